@@ -1,0 +1,149 @@
+"""What travels between stages: Artifact, Bundle, Manifest. A leaf: imports nothing of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+MANIFEST_NAME = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+class Role(StrEnum):
+    """What a file is to the model. A stage replaces the roles it makes; all others travel on untouched."""
+
+    WEIGHTS = "weights"
+    PROJECTOR = "projector"
+    CONFIG = "config"
+    TOKENIZER = "tokenizer"
+    CHAT_TEMPLATE = "chat_template"
+    PREPROCESSOR = "preprocessor"
+    GENERATION = "generation_config"
+    CARD = "card"
+    REPORT = "report"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file. `kind` is `format` or `format/TYPE`: `safetensors`, `gguf/Q8_0`, `json`.
+
+    In a forecast (before it exists) `size` is the predicted number of bytes and `sha256` is empty.
+    """
+
+    kind: str
+    path: Path
+    size: int
+    sha256: str = ""
+
+    @property
+    def format(self) -> str:
+        return self.kind.partition("/")[0]
+
+    @property
+    def type(self) -> str:
+        return self.kind.partition("/")[2]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Who the model is, for file names and provenance. `revision` is a hub commit, empty for a local checkpoint."""
+
+    name: str  # as in file names: Fara-7B
+    hub: str = ""  # microsoft/Fara-7B
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model on disk: files by role. A role may hold several files (shards, or one GGUF a type)."""
+
+    model: Model
+    roles: Mapping[Role, tuple[Artifact, ...]] = field(default_factory=dict)
+
+    def with_(self, **roles: Artifact | tuple[Artifact, ...]) -> Bundle:
+        """This bundle with some roles replaced: `source.with_(weights=new)`. An empty tuple drops a role."""
+        merged = dict(self.roles)
+        for name, value in roles.items():
+            merged[Role(name)] = (value,) if isinstance(value, Artifact) else value
+        return replace(self, roles={role: files for role, files in merged.items() if files})
+
+    def of(self, role: Role) -> tuple[Artifact, ...]:
+        return self.roles.get(role, ())
+
+    def artifacts(self) -> Iterator[tuple[Role, Artifact]]:
+        for role, files in self.roles.items():
+            for artifact in files:
+                yield role, artifact
+
+    def moved(self, old: Path, new: Path) -> Bundle:
+        """The same bundle after the folder `old` was renamed to `new`."""
+
+        def move(artifact: Artifact) -> Artifact:
+            if not artifact.path.is_relative_to(old):
+                return artifact
+            return replace(artifact, path=new / artifact.path.relative_to(old))
+
+        return replace(self, roles={role: tuple(map(move, files)) for role, files in self.roles.items()})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` of a finished stage says. Holds no times: equal inputs give equal bytes."""
+
+    stage: str  # the name in the recipe
+    use: str
+    key: str
+    ingredients: Mapping[str, Any]  # what the key was made from: version, options, tools, inputs
+    recipe_sha256: str
+    bundle: Bundle
+
+    def to_json(self, folder: Path) -> str:
+        """JSON text; files inside `folder` are written relative to it, others absolute."""
+        model = self.bundle.model
+        return (
+            json.dumps(
+                {
+                    "schema_version": SCHEMA_VERSION,
+                    "stage": self.stage,
+                    "use": self.use,
+                    "key": self.key,
+                    "ingredients": self.ingredients,
+                    "recipe_sha256": self.recipe_sha256,
+                    "model": {"name": model.name, "hub": model.hub, "revision": model.revision},
+                    "artifacts": [_artifact_json(role, a, folder) for role, a in self.bundle.artifacts()],
+                },
+                indent=2,
+                ensure_ascii=False,
+            )
+            + "\n"
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest in `folder`.
+
+        Raises FileNotFoundError where there is none, ValueError where it is not one of ours.
+        """
+        try:
+            raw = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+            if raw["schema_version"] != SCHEMA_VERSION:
+                raise ValueError(f"schema_version {raw['schema_version']}, wanted {SCHEMA_VERSION}")
+            roles: dict[Role, tuple[Artifact, ...]] = {}
+            for entry in raw["artifacts"]:
+                artifact = Artifact(entry["kind"], folder / entry["path"], entry["size"], entry["sha256"])
+                role = Role(entry["role"])
+                roles[role] = (*roles.get(role, ()), artifact)
+            bundle = Bundle(Model(**raw["model"]), roles)
+            return cls(raw["stage"], raw["use"], raw["key"], raw["ingredients"], raw["recipe_sha256"], bundle)
+        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{folder / MANIFEST_NAME} is not a manifest: {error!r}") from error
+
+
+def _artifact_json(role: Role, artifact: Artifact, folder: Path) -> dict[str, Any]:
+    inside = artifact.path.is_relative_to(folder)
+    path = artifact.path.relative_to(folder) if inside else artifact.path
+    return {"role": role, "kind": artifact.kind, "path": str(path), "size": artifact.size, "sha256": artifact.sha256}

@@ -1,0 +1,85 @@
+"""Files that are hashed while they are written, and names that appear whole or not at all. A leaf."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from convert.bundle import Artifact
+
+CHUNK_BYTES = 8 << 20
+
+
+class Buffer(Protocol):
+    """Anything with bytes in it: bytes, memoryview, a contiguous array."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+class HashedFile:
+    """A new file, written in order from its first byte to its last, hashed on the way.
+
+    Leave the `with` block and it is on the disk (fsync); `artifact(kind)` then describes it without reading it
+    again. When the block ends in an error the file is removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by __exit__
+
+    def write(self, data: bytes | Buffer) -> None:
+        view = memoryview(data).cast("B")
+        self._hash.update(view)
+        self.size += len(view)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def pad_to(self, alignment: int) -> None:
+        self.write(bytes(-self.size % alignment))
+
+    def artifact(self, kind: str) -> Artifact:
+        return Artifact(kind, self.path, self.size, self._hash.hexdigest())
+
+    def __enter__(self) -> HashedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            os.fsync(self._file.fileno())
+        self._file.close()
+        if error is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, kind: str = "text") -> Artifact:
+    """The artifact of a new text file at `path`, hashed and on the disk."""
+    with HashedFile(path) as file:
+        file.write(text.encode())
+    return file.artifact(kind)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put `text` under `path` in one step: a reader sees the old file or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    write_text(partial, text)
+    partial.replace(path)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut; a file system that cannot is left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

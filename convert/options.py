@@ -1,0 +1,39 @@
+"""What a stage's options are made of. A leaf; the only place where stages meet pydantic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+
+
+class Options(BaseModel):
+    """The words a stage understands. Subclass it in the stage's module under the same name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _from_recipe(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    return path if folder is None else Path(folder) / path.expanduser()
+
+
+RecipePath = Annotated[Path, AfterValidator(_from_recipe)]
+"""A file or folder named in a recipe: relative to the recipe's own folder, not to where the command is run."""
+
+
+def named_paths(value: Any) -> Iterator[Path]:
+    """Every path an options object names, at any depth; the plan hashes what they hold into the step's key."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from named_paths(getattr(value, name))
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from named_paths(inner)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for inner in value:
+            yield from named_paths(inner)

@@ -1,0 +1,30 @@
+"""How a stage tells how far it is, without knowing who listens. A leaf."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Given to every stage; the command line, a script's `--json` reader and the step's log file sit behind it."""
+
+    def start(self, what: str, total: int, unit: str = "B") -> None:
+        """A long task begins: `what` in a few words, `total` in `unit` ("B" shows bytes per second)."""
+
+    def advance(self, amount: int) -> None:
+        """`amount` more units of the running task are done."""
+
+    def note(self, text: str) -> None:
+        """One line worth keeping: it goes into the step's log, and to the screen with -v."""
+
+    def warn(self, text: str) -> None:
+        """One line the user should see: log, screen, and event stream."""
+
+
+class Silent:
+    """A Progress that tells nobody; for tests and the Python API."""
+
+    def start(self, what: str, total: int, unit: str = "B") -> None: ...
+    def advance(self, amount: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...

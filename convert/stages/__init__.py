@@ -1,0 +1,65 @@
+"""One module per word a recipe can say in `use:`; adding a stage is adding a file here.
+
+A stage module has
+
+    VERSION: int            raise it when the same inputs would give other bytes
+    TOOLS: tuple[str, ...]  distributions whose versions are part of the key: ("gguf", "numpy")
+    NEEDS: dict[str, str]   module that must be importable -> extra that brings it: {"gguf": "gguf"}
+    Options                 a subclass of convert.options.Options
+    check(options, inputs) -> list[Problem]     reads headers only, never weights; never raises for bad input
+    forecast(options, inputs) -> Bundle         the bundle `run` will return, with predicted sizes, no hashes
+    run(options, inputs, out, progress) -> Bundle
+
+and may have
+
+    explain(options, inputs) -> list[str]       lines for `convert plan -v`
+
+`inputs` maps the names in the recipe's `from:` to bundles (forecasts, in check and forecast, of what is not built
+yet). `out` is an empty folder; every file the stage makes goes there, under its final name. A module whose name
+starts with an underscore is not a stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from convert.bundle import Bundle
+from convert.errors import Problem
+from convert.progress import Progress
+
+Inputs = Mapping[str, Bundle]
+
+
+class Stage(Protocol):
+    """The shape of a stage module."""
+
+    __name__: str
+    __doc__: str | None
+    VERSION: int
+    TOOLS: tuple[str, ...]
+    NEEDS: Mapping[str, str]
+    Options: type[Any]
+
+    def check(self, options: Any, inputs: Inputs) -> list[Problem]: ...
+    def forecast(self, options: Any, inputs: Inputs) -> Bundle: ...
+    def run(self, options: Any, inputs: Inputs, out: Path, progress: Progress) -> Bundle: ...
+
+
+def names() -> list[str]:
+    """Every word `use:` understands, in order."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def load(name: str) -> Stage:
+    """The stage module called `name`; the caller has looked in `names()`."""
+    return cast(Stage, importlib.import_module(f"{__name__}.{name}"))
+
+
+def only(inputs: Inputs) -> Bundle:
+    """The single input of a stage that takes exactly one."""
+    (bundle,) = inputs.values()
+    return bundle
