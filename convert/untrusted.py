@@ -1,0 +1,124 @@
+"""Files from strangers: which of them may be opened, and JSON from them that is what it claims to be. A leaf."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from convert.errors import InputError
+
+MAX_JSON_BYTES = 64 << 20  # the largest tokenizer.json of the field is about 40 MB
+LFS_POINTER = b"version https://git-lfs"
+HUB_REPO_PREFIX = "models--"
+
+
+def shown(text: object, limit: int = 80) -> str:
+    """`text` as it may stand in a message: quoted, one line, no control characters, never long."""
+    quoted = repr(text if len(str(text)) <= limit else f"{str(text)[:limit]}…")
+    return quoted if quoted.isprintable() else ascii(text)[: limit + 2]
+
+
+def listed(names: Iterable[str], limit: int = 4) -> str:
+    """The first few names and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shown, names[:limit])) + more
+
+
+def inside(folder: Path, name: str, where: Path | None = None) -> Path:
+    """The regular file called `name` in `folder`; `where` is the file that names it.
+
+    `name` is a bare file name. A symbolic link is followed only when it ends in the same folder, or, in the hub's
+    cache (`models--org--name/snapshots/<commit>/`), in the same repository's `blobs/` or the `blobs/` that the
+    cache's repositories share (huggingface_hub 2). Raises InputError otherwise.
+    """
+    where = where or folder
+    bare = name not in ("", ".", "..") and name == PurePosixPath(name).name == PureWindowsPath(name).name
+    if not bare or "\0" in name:
+        raise InputError(
+            str(where), f"names a file outside its folder, {shown(name)}", "a bare file name", "do not trust this model"
+        )
+    path = folder / name
+    try:
+        real = path.resolve(strict=True)
+        mode = real.stat().st_mode
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, in Python 3.11 and 3.12
+        raise _unreadable(path, where, error) from None
+    if not any(real.is_relative_to(root) for root in _roots(folder.resolve())):
+        raise InputError(
+            str(path),
+            f"is a link that leads out of its folder, to {shown(str(real))}",
+            "a file in the folder",
+            "put a copy of the file in its place if you trust it",
+        )
+    if not stat.S_ISREG(mode):
+        raise InputError(str(path), "is not a regular file", "a file")
+    return path
+
+
+def _roots(folder: Path) -> tuple[Path, ...]:
+    """Where files of `folder` may really lie."""
+    repository = folder.parent.parent
+    if folder.parent.name == "snapshots" and repository.name.startswith(HUB_REPO_PREFIX):
+        return folder, repository / "blobs", repository.parent / "blobs"
+    return (folder,)
+
+
+def _unreadable(path: Path, where: Path, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        if path.is_symlink():
+            return InputError(str(path), "is a link to a file that is not there", "", "download the file again")
+        named = "" if where == path.parent else f"{where.name} names "
+        return InputError(str(where), f"{named}{shown(path.name)}, which is not there", "", "download the file again")
+    return InputError(str(path), f"cannot be read ({getattr(error, 'strerror', None) or error})")
+
+
+def read_object(path: Path, limit: int = MAX_JSON_BYTES, *, unique: bool = False) -> dict[str, Any]:
+    """The JSON object in the file at `path`, of at most `limit` bytes. Raises InputError; `unique` as below."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})") from None
+    if len(raw) > limit:
+        raise InputError(str(path), "is too large", f"at most {limit >> 20} MiB", "is it the right file?")
+    refuse_pointer(path, raw)
+    return parse_object(str(path), raw, unique=unique)
+
+
+def parse_object(where: str, raw: bytes, *, unique: bool = False) -> dict[str, Any]:
+    """The JSON object in `raw`; with `unique`, a key that stands twice is an error, else the last one counts.
+
+    Raises InputError. `NaN` and `Infinity` pass, as in every reader of config.json written in Python.
+    """
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique if unique else None)
+    except RecursionError:
+        raise InputError(where, "is JSON nested too deeply") from None
+    except ValueError as error:  # not UTF-8, not JSON, a key twice, or a number of thousands of digits
+        raise InputError(where, f"is not valid JSON ({shown(error, 160)[1:-1]})") from None
+    if not isinstance(value, dict):
+        raise InputError(where, f"holds a JSON {type(value).__name__}", "a JSON object")
+    return value
+
+
+def refuse_pointer(path: Path, start: bytes) -> None:
+    """Raise InputError when a file that starts with `start` is empty or git-lfs's stand-in for the real one."""
+    if not start:
+        raise InputError(str(path), "is empty", "", "download the file again")
+    if start.startswith(LFS_POINTER):
+        raise InputError(
+            str(path), "is a git-lfs pointer, not the file itself", "", "run `git lfs pull` in that repository"
+        )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"{shown(twice)} stands in it twice")
+    return result
