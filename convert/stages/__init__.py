@@ -12,6 +12,8 @@ A stage module has
 
 and may have
 
+    reads(options) -> list[Path]                files whose content is part of the key; where it is not there, the
+                                                files that the options name
     explain(options, inputs) -> list[str]       lines for `convert plan -v`
 
 `inputs` maps the names in the recipe's `from:` to bundles (forecasts, in check and forecast, of what is not built
@@ -57,6 +59,16 @@ def names() -> list[str]:
 def load(name: str) -> Stage:
     """The stage module called `name`; the caller has looked in `names()`."""
     return cast(Stage, importlib.import_module(f"{__name__}.{name}"))
+
+
+def reads(stage: Stage, options: Any) -> list[Path]:
+    """The files outside its inputs whose content decides what the stage makes."""
+    own = getattr(stage, "reads", None)
+    if own is not None:
+        return list(own(options))
+    from convert.options import named_paths
+
+    return [path for path in named_paths(options) if path.is_file()]
 
 
 def only(inputs: Inputs) -> Bundle:

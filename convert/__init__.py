@@ -1,0 +1,24 @@
+"""One recipe turns a model into every format people run, and proves that each output still is that model.
+
+    from convert import load_recipe, plan, run
+    result = run(plan(load_recipe("recipes/demo.yaml"), out="out"))
+"""
+
+from convert.errors import ConvertError, PlanError, Problem, RecipeError
+from convert.plan import Plan, Step, plan
+from convert.recipe import Recipe, load_recipe
+from convert.run import Result, run
+
+__all__ = [
+    "ConvertError",
+    "Plan",
+    "PlanError",
+    "Problem",
+    "Recipe",
+    "RecipeError",
+    "Result",
+    "Step",
+    "load_recipe",
+    "plan",
+    "run",
+]

@@ -1,0 +1,199 @@
+"""The command line; the only module that prints.
+
+Exit codes: 0 good, 1 a stage failed, 2 the recipe or the usage is wrong (nothing was started), 3 a validation limit
+was passed or an output could not be validated, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from convert.plan import Plan
+    from convert.run import Event, Result
+
+EPILOG = "Exit codes: 0 good, 1 a stage failed, 2 the recipe or usage is wrong, 3 a validation limit was passed."
+INTERRUPTED = 130
+
+recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
+out_option = click.option(
+    "--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Folder for OUT/<recipe name>/."
+)
+force_option = click.option("--force", multiple=True, metavar="STAGE", help="Run this stage even if it is up to date.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Everything the stages have to say.")
+
+
+def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
+    """Turn what a command raises into one clear message and the documented exit code."""
+
+    @wraps(command)
+    def wrapped(**options: Any) -> None:
+        from convert.errors import ConvertError
+
+        try:
+            code = command(**options)
+        except ConvertError as error:
+            _say_problems(error.problems, bool(options.get("as_json")), error.exit_code)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            click.echo("stopped; finished stages are kept, the next run continues after them", err=True)
+            code = INTERRUPTED
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader went away; there is nobody left to tell
+            code = 1
+        sys.exit(code)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.version_option(package_name="convert")
+def main() -> None:
+    """Turn a model into every format people run, and prove that each output still is that model."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@main.command(epilog=EPILOG)
+@recipe_argument
+@out_option
+@force_option
+@json_option
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
+@verbose_option
+@reports_errors
+def run(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool) -> int:
+    """Build what is out of date, validate every output, write the report."""
+    from convert.console import listener
+    from convert.plan import plan
+    from convert.recipe import load_recipe
+    from convert.run import run
+
+    loaded = load_recipe(recipe)
+    with listener(as_json=as_json, quiet=quiet, verbose=verbose) as listen:
+        result = run(plan(loaded, out, force=force), listen)
+    if as_json:
+        _say_json(_result_json(result))
+    elif not quiet:
+        _say_result(result)
+    return result.exit_code
+
+
+@main.command(epilog=EPILOG)
+@recipe_argument
+@out_option
+@force_option
+@json_option
+@verbose_option
+@reports_errors
+def plan(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, verbose: bool) -> int:
+    """Say what a run would do, why, and what would stop it. Starts nothing."""
+    from convert.plan import plan
+    from convert.recipe import load_recipe
+
+    planned = plan(load_recipe(recipe), out, force=force)
+    if as_json:
+        _say_json(_plan_json(planned))
+    else:
+        from convert.console import show_plan
+
+        show_plan(planned, verbose)
+        _say_problems(planned.problems, False, 2)
+    return 2 if planned.problems else 0
+
+
+@main.command()
+@reports_errors
+def stages() -> int:
+    """List what a recipe can say in `use:`, with the options of each."""
+    from convert.console import show_stages
+
+    show_stages()
+    return 0
+
+
+@main.command()
+@reports_errors
+def schema() -> int:
+    """Print the JSON Schema of a recipe, for editors."""
+    from convert.recipe import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@verbose_option
+@reports_errors
+def inspect(file: Path, as_json: bool, verbose: bool) -> int:
+    """Show what a safetensors or GGUF file holds, from its header alone."""
+    from convert.inspect import inspect_file
+
+    inspection = inspect_file(file)
+    if as_json:
+        import dataclasses
+
+        _say_json(dataclasses.asdict(inspection))
+    else:
+        from convert.console import show_inspection
+
+        show_inspection(inspection, verbose)
+    return 0
+
+
+def _say_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _say_problems(problems: Iterable[Any], as_json: bool, exit_code: int) -> None:
+    lines = [str(problem) for problem in problems]
+    if as_json:
+        _say_json({"event": "error", "exit_code": exit_code, "problems": lines})
+    for line in lines:
+        click.echo(f"error: {line}", err=True)
+
+
+def _say_result(result: Result) -> None:
+    from convert.console import show_result
+
+    show_result(result)
+
+
+def _result_json(result: Result) -> dict[str, Any]:
+    outputs = None if result.report is None else result.report["outputs"]
+    return {
+        "event": "finished",
+        "exit_code": result.exit_code,
+        "folder": str(result.folder),
+        "ran": list(result.ran),
+        "outputs": outputs,
+    }
+
+
+def _plan_json(planned: Plan) -> dict[str, Any]:
+    from convert.run import step_json
+
+    return {
+        "recipe": planned.recipe.name,
+        "folder": str(planned.folder),
+        "steps": [step_json(step) for step in planned.steps],
+        "write_bytes": planned.write_bytes,
+        "free_bytes": planned.free_bytes,
+        "notes": list(planned.notes),
+        "problems": [str(problem) for problem in planned.problems],
+    }
+
+
+def event_line(event: Event) -> str:
+    """The event as one line of JSON."""
+    return json.dumps({"event": event.kind, "step": event.step, **event.data}, ensure_ascii=False)

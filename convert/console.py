@@ -1,0 +1,242 @@
+"""How plans, runs and files look on a terminal. Used by the command line alone."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from convert.inspect import Inspection
+    from convert.plan import Plan
+    from convert.run import Event, Listener, Result
+
+PLAIN_SECONDS = 10.0  # how often a long task says how far it is where there is no terminal
+METRIC_COLUMNS: tuple[tuple[str, str, str], ...] = (  # heading, metric of the report, format
+    ("KL mean", "kl_mean", ".2e"),
+    ("KL p99", "kl_p99", ".2e"),
+    ("top-1", "top1", ".2%"),
+    ("ppl", "ppl", ".4f"),
+    ("ppl ratio", "ppl_ratio", ".5f"),
+    ("clicks", "click_accuracy", ".1%"),
+)
+
+
+def size(count: float) -> str:
+    """Bytes as the hub shows them: decimal units, three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def listener(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Listener]:
+    """Something that shows a run's events: JSON lines, bars on a terminal, plain lines elsewhere, or nothing."""
+    if as_json:
+        from convert.cli import event_line
+
+        yield lambda event: click.echo(event_line(event))
+    elif quiet:
+        yield lambda event: _warning(event)
+    elif click.get_text_stream("stdout").isatty():
+        with _bars(verbose) as listen:
+            yield listen
+    else:
+        yield _Plain(verbose)
+
+
+def _warning(event: Event) -> None:
+    if event.kind == "warning":
+        click.echo(f"warning: {event.data['text']}", err=True)
+
+
+def step_line(event: Event) -> str:
+    """The line that a step's beginning or end deserves; empty for all other events."""
+    data = event.data
+    if event.kind == "step_started":
+        return f"{event.step}: {data['reason']}"
+    if event.kind == "step_skipped":
+        return f"{event.step}: {data['reason']}"
+    if event.kind == "step_finished":
+        made = ", ".join(f"{Path(f['path']).name} {size(f['size'])}" for f in data["files"])
+        return f"{event.step}: done in {data['seconds']:.1f} s" + (f" ({made})" if made else "")
+    return ""
+
+
+class _Plain:
+    """Lines for logs and pipes: one when a task starts, and one now and then."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose, self._last, self._began = verbose, 0.0, 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        _warning(event)
+        if line := step_line(event):
+            click.echo(line)
+        elif event.kind == "task":
+            self._last = self._began = now
+            if event.data["total"]:
+                click.echo(f"{event.step}:   {event.data['what']}")
+        elif event.kind == "progress" and now - self._last >= PLAIN_SECONDS:
+            self._last = now
+            click.echo(f"{event.step}:   {event.data['what']} {_how_far(event.data, now - self._began)}")
+        elif event.kind == "note" and self._verbose:
+            click.echo(f"{event.step}:   {event.data['text']}")
+
+
+def _how_far(data: Mapping[str, Any], seconds: float) -> str:
+    speed = data["done"] / max(seconds, 1e-9)
+    if data["unit"] == "B":
+        return f"{size(data['done'])} of {size(data['total'])}, {size(speed)}/s"
+    return f"{data['done']} of {data['total']} {data['unit']}, {speed:.0f} {data['unit']}/s"
+
+
+@contextlib.contextmanager
+def _bars(verbose: bool) -> Iterator[Listener]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[far]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        state: dict[str, Any] = {"task": None, "began": 0.0}
+
+        def clear() -> None:
+            if state["task"] is not None:
+                progress.remove_task(state["task"])
+                state["task"] = None
+
+        def listen(event: Event) -> None:
+            if event.kind == "task":
+                clear()
+                state["began"] = time.monotonic()
+                what = escape(f"{event.step}: {event.data['what']}")
+                state["task"] = progress.add_task(what, total=event.data["total"] or None, far="")
+            elif event.kind == "progress" and state["task"] is not None:
+                far = _how_far(event.data, time.monotonic() - state["began"])
+                progress.update(state["task"], completed=event.data["done"], far=far)
+            elif line := step_line(event):
+                clear()
+                console.print(escape(line))
+            elif event.kind == "warning":
+                console.print(f"[yellow]warning:[/] {escape(event.data['text'])}")
+            elif event.kind == "note" and verbose:
+                console.print(escape(f"{event.step}:   {event.data['text']}"))
+
+        yield listen
+
+
+def show_plan(planned: Plan, verbose: bool) -> None:
+    """Steps, what each will do and why, what will be written, and what the plan wants noted."""
+    rows = [
+        (step.name, step.spec.use, "skip" if step.up_to_date else "run", _bytes_of(step), step.reason)
+        for step in planned.steps
+    ]
+    click.echo(f"{planned.recipe.name} -> {planned.folder}")
+    _table(("step", "stage", "does", "writes", "why"), rows, right=("writes",))
+    for step in planned.steps:
+        if step.bundle is not None and (names := _files_of(step)):
+            click.echo(f"\n{step.name}:")
+            for line in names:
+                click.echo(f"  {line}")
+        if verbose and step.bundle is not None:
+            for line in step.explain(planned.inputs(step)):
+                click.echo(f"  {line}")
+    click.echo(f"\nwrites {size(planned.write_bytes)}; {size(planned.free_bytes)} are free on that disk")
+    for note in planned.notes:
+        click.echo(f"note: {note}")
+
+
+def _bytes_of(step: Any) -> str:
+    return "-" if step.up_to_date or not step.key else size(step.write_bytes)
+
+
+def _files_of(step: Any) -> list[str]:
+    return [f"{a.path.name:<40} {size(a.size):>8}" for _, a in step.bundle.artifacts() if a.path.is_relative_to(step.out)]
+
+
+def show_result(result: Result) -> None:
+    """The table of outputs with their sizes and metrics, the verdict, and where everything lies."""
+    if not result.ran:
+        click.echo("nothing to do: every step is up to date")
+    if result.report is None:
+        for artifact in _made(result):
+            click.echo(f"  {_shown(artifact.path)}  {size(artifact.size)}")
+        click.echo("not validated: the recipe has no `validate:` section")
+        return
+    outputs = result.report["outputs"]
+    columns = [c for c in METRIC_COLUMNS if any(c[1] in o["metrics"] for o in outputs)]
+    rows = [
+        (
+            Path(output["path"]).name,
+            size(output["size_bytes"]),
+            *(_metric(output["metrics"].get(metric), spec) for _, metric, spec in columns),
+            output["status"].replace("_", " "),
+        )
+        for output in outputs
+    ]
+    click.echo("")
+    heads = ("output", "size", *(heading for heading, _, _ in columns), "status")
+    _table(heads, rows, right=heads[1:-1])
+    for output in outputs:
+        if output["status"] != "passed":
+            click.echo(f"{output['status'].replace('_', ' ')}: {Path(output['path']).name}: {output['reason']}")
+    click.echo(f"\nreport: {_shown(result.folder / 'report.md')}")
+
+
+def _made(result: Result) -> Iterator[Any]:
+    for bundle in result.bundles.values():
+        yield from (a for _, a in bundle.artifacts() if a.path.is_relative_to(result.folder))
+
+
+def _metric(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)
+
+
+def _shown(path: Path) -> str:
+    """The path as the user would type it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def show_stages() -> None:
+    """Every stage with its options: name, type, default, meaning."""
+    from convert import stages
+    from convert.recipe import SOURCE, VALIDATE
+
+    for name in stages.names():
+        stage = stages.load(name)
+        section = {SOURCE: "model:", VALIDATE: "validate:"}.get(name, f"use: {name}")
+        click.echo(f"{section}\n  {(stage.__doc__ or '').splitlines()[0]}")
+        for option, info in stage.Options.model_fields.items():
+            default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)!r}"
+            click.echo(f"    {option:<18} {default}" + (f"; {info.description}" if info.description else ""))
+        click.echo("")
+
+
+def show_inspection(inspection: Inspection, verbose: bool) -> None:
+    """Totals, metadata and tensors of a file; long values are cut unless verbose."""
+    for line in inspection.lines(verbose=verbose):
+        click.echo(line)
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[str, ...] = ()) -> None:
+    """Columns as wide as they need to be; never wrapped, so that it can be copied and searched."""
+    widths = [max(len(str(row[i])) for row in (heads, *rows)) for i in range(len(heads))]
+
+    def line(cells: tuple[str, ...]) -> str:
+        parts = [c.rjust(w) if h in right else c.ljust(w) for c, w, h in zip(cells, widths, heads, strict=True)]
+        return "  ".join(parts).rstrip()
+
+    click.echo(line(heads))
+    click.echo(line(tuple("-" * w for w in widths)))
+    for row in rows:
+        click.echo(line(row))

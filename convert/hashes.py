@@ -1,0 +1,85 @@
+"""Content hashes of files, remembered by (path, size, mtime, ctime, inode): a checkpoint is read once for its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from convert.bundle import Artifact
+from convert.files import CHUNK_BYTES, replace_text
+from convert.progress import Progress
+
+# A file written within this time of being hashed may change again under the same time stamp (see git's "racy" index).
+RACY_NS = 2_000_000_000
+
+
+class HashMemory:
+    """sha256 of files by path, kept in a JSON file. A memory that is lost or damaged only costs time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, list[object]] = {}
+        try:
+            self._known = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            self._known = {}
+        self._changed = False
+
+    def recall(self, path: Path) -> str | None:
+        """The hash of an unchanged file, without reading it; None when it has to be read."""
+        try:
+            stamp, digest = self._known[str(path.absolute())]
+        except (KeyError, ValueError, TypeError):
+            return None
+        try:
+            return str(digest) if stamp == _stamp(path) else None
+        except OSError:
+            return None
+
+    def learn(self, artifacts: Iterable[Artifact]) -> None:
+        """Remember files that were hashed while they were written."""
+        for artifact in artifacts:
+            self._known[str(artifact.path.absolute())] = [_stamp(artifact.path), artifact.sha256]
+            self._changed = True
+
+    def of(self, paths: Iterable[Path], progress: Progress) -> dict[Path, str]:
+        """The hash of every file; those not remembered are read. Raises OSError for what cannot be read."""
+        digests = {path: self.recall(path) for path in paths}
+        unread = [path for path, digest in digests.items() if digest is None]
+        if unread:
+            progress.start("hashing the inputs", sum(path.stat().st_size for path in unread))
+        for path in unread:
+            digests[path] = self._read(path, progress)
+        return {path: digest for path, digest in digests.items() if digest is not None}
+
+    def _read(self, path: Path, progress: Progress) -> str:
+        stamp, now = _stamp(path), time.time_ns()
+        hasher = hashlib.sha256()
+        with open(path, "rb", buffering=0) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                hasher.update(chunk)
+                progress.advance(len(chunk))
+        if max(stamp[2:4]) + RACY_NS < now and stamp == _stamp(path):
+            self._known[str(path.absolute())] = [stamp, hasher.hexdigest()]
+            self._changed = True
+        return hasher.hexdigest()
+
+    def save(self) -> None:
+        """Write what was learnt; where the folder cannot be written, forget it."""
+        if not self._changed:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(self._path, json.dumps(self._known, indent=0))
+        except OSError:
+            return
+        self._changed = False
+
+
+def _stamp(path: Path) -> list[int]:
+    status = os.stat(path)
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]

@@ -1,0 +1,336 @@
+"""Recipe -> Plan: the steps in order, what each will do and why, and everything that would make it fail.
+
+A step's key is sha256 over the stage's word and VERSION, this package's version, the options (files they name by
+their content), the versions of the tools, and the keys of its inputs; the key of `source` holds the content hash of
+every file of the checkpoint. So equal keys mean equal bytes, and all keys are known before anything runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from convert import stages
+from convert.bundle import Artifact, Bundle, Manifest
+from convert.errors import ConvertError, Problem
+from convert.hashes import HashMemory
+from convert.progress import Progress, Silent
+from convert.recipe import SOURCE, Recipe, StageSpec
+
+STATE_FOLDER = ".convert"
+DISK_MARGIN_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of one recipe. `bundle` is what is on disk when it is up to date, else what is forecast."""
+
+    name: str
+    spec: StageSpec
+    out: Path
+    key: str  # empty while an input is not known yet
+    ingredients: Mapping[str, Any]
+    up_to_date: bool
+    reason: str
+    bundle: Bundle | None
+
+    @property
+    def stage(self) -> stages.Stage:
+        return stages.load(self.spec.use)
+
+    @property
+    def write_bytes(self) -> int:
+        """Bytes this step will write; 0 when it is up to date."""
+        if self.up_to_date or self.bundle is None:
+            return 0
+        return sum(a.size for _, a in self.bundle.artifacts() if a.path.is_relative_to(self.out))
+
+    def explain(self, inputs: stages.Inputs) -> list[str]:
+        """The stage's own words about what it will do."""
+        explain = getattr(self.stage, "explain", None)
+        return list(explain(self.spec.options, inputs)) if explain else []
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do. With `problems` it cannot start; `notes` are worth reading but stop nothing."""
+
+    recipe: Recipe
+    folder: Path  # out/<recipe name>
+    steps: tuple[Step, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+    needs_download: bool = False
+    force: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def write_bytes(self) -> int:
+        return sum(step.write_bytes for step in self.steps)
+
+    @property
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(_existing(self.folder)).free
+
+    def inputs(self, step: Step) -> dict[str, Bundle]:
+        """The bundles a step takes, by stage name; only those known so far."""
+        by_name = {s.name: s.bundle for s in self.steps}
+        return {name: bundle for name in step.spec.inputs if (bundle := by_name[name]) is not None}
+
+
+def plan(
+    recipe: Recipe, out: str | Path = "out", *, force: Collection[str] = (), progress: Progress | None = None
+) -> Plan:
+    """The plan of `recipe` with its outputs under `out`/<recipe name>; `force` names stages to run in any case.
+
+    Reads headers and hashes files; writes nothing but the memory of those hashes. What is wrong is in the plan's
+    `problems`, all of it, and never raised.
+    """
+    folder = Path(out).absolute() / recipe.name
+    memory = HashMemory(folder / STATE_FOLDER / "hashes.json")
+    planner = _Planner(recipe, folder, frozenset(force), memory, progress or Silent())
+    for name in recipe.stages:
+        planner.add(name)
+    planner.check_disk()
+    if folder.is_dir():
+        memory.save()
+    return planner.plan()
+
+
+class _Planner:
+    def __init__(
+        self, recipe: Recipe, folder: Path, force: frozenset[str], memory: HashMemory, progress: Progress
+    ) -> None:
+        self.recipe, self.folder, self.force = recipe, folder, force
+        self.memory, self.progress = memory, progress
+        self.steps: dict[str, Step] = {}
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.needs_download = False
+        for name in sorted(force - set(recipe.stages)):
+            self.problems.append(Problem("--force", f"no stage '{name}'", f"one of {', '.join(recipe.stages)}"))
+
+    def plan(self) -> Plan:
+        return Plan(
+            self.recipe,
+            self.folder,
+            tuple(self.steps.values()),
+            tuple(self.problems),
+            tuple(self.notes),
+            self.needs_download,
+            self.force,
+        )
+
+    def add(self, name: str) -> None:
+        spec = self.recipe.stages[name]
+        out = self.folder / name
+        waiting = [i for i in spec.inputs if not self.steps[i].key]
+        if waiting or (name == SOURCE and self._undownloaded(spec)):
+            reason = "waits for " + ", ".join(waiting) if waiting else "has to be downloaded first"
+            self.steps[name] = Step(name, spec, out, "", {}, False, reason, None)
+            self.problems += _missing_packages(self.recipe, name, spec)
+            return
+        try:
+            self.steps[name] = self._known_step(name, spec, out)
+        except (ConvertError, OSError) as error:
+            self.problems += _as_problems(error, self.recipe.where_stage(name))
+            self.steps[name] = Step(name, spec, out, "", {}, False, "cannot run: see below", None)
+
+    def _undownloaded(self, spec: StageSpec) -> bool:
+        """Whether the checkpoint is on the hub and not here yet; then only the source can be planned."""
+        from convert.stages import source
+
+        options: Any = spec.options
+        if not options.hub or source.locate(options, download=False, progress=self.progress) is not None:
+            return False
+        self.needs_download = True
+        return True
+
+    def _known_step(self, name: str, spec: StageSpec, out: Path) -> Step:
+        inputs = {i: bundle for i in spec.inputs if (bundle := self.steps[i].bundle) is not None}
+        if name == SOURCE and (problems := spec_check(self.recipe, name, spec, inputs)):
+            self.problems += problems
+            return Step(name, spec, out, "", {}, False, "cannot run: see below", None)
+        ingredients = self._ingredients(spec)
+        key = _sha256(ingredients)
+        reason, bundle = self._why(name, out, key, ingredients, self._at_hand(spec, inputs))
+        if bundle is not None:
+            return Step(name, spec, out, key, ingredients, True, "up to date", bundle)
+        if name != SOURCE and (problems := spec_check(self.recipe, name, spec, inputs)):
+            self.problems += problems
+            return Step(name, spec, out, "", {}, False, "cannot run: see below", None)
+        forecast = _under(out, spec_stage(spec).forecast(spec.options, inputs))
+        return Step(name, spec, out, key, ingredients, False, reason, forecast)
+
+    def _ingredients(self, spec: StageSpec) -> dict[str, Any]:
+        stage = spec_stage(spec)
+        files = sorted(set(stages.reads(stage, spec.options)))
+        digests = self.memory.of(files, self.progress)
+        return {
+            "use": spec.use,
+            "version": stage.VERSION,
+            "options": _plain(spec.options.model_dump(mode="python")),
+            "files": {_label(path, files): digests[path] for path in files},
+            "tools": {"convert": _version("convert")} | {tool: _version(tool) for tool in stage.TOOLS},
+            "inputs": {name: self.steps[name].key for name in spec.inputs},
+        }
+
+    def _why(
+        self, name: str, out: Path, key: str, ingredients: Mapping[str, Any], at_hand: Mapping[tuple[str, str], Path]
+    ) -> tuple[str, Bundle | None]:
+        """Why the step must run, or ("", its bundle) when what is on disk is what would be built."""
+        if name in self.force:
+            return "asked for by --force", None
+        try:
+            manifest = Manifest.read(out)
+        except FileNotFoundError:
+            return "not built yet", None
+        except (ValueError, OSError) as error:
+            return f"its manifest cannot be read ({error})", None
+        if manifest.key != key:
+            return _difference(manifest.ingredients, ingredients), None
+        bundle = _relocated(manifest.bundle, out, at_hand)
+        for _, artifact in bundle.artifacts():
+            if not artifact.path.is_file():
+                return f"{artifact.path.name} is missing", None
+            if artifact.path.is_relative_to(out) and self._digest(artifact.path) != artifact.sha256:
+                return f"{artifact.path.name} is not what was written", None
+        return "", bundle
+
+    def _at_hand(self, spec: StageSpec, inputs: Mapping[str, Bundle]) -> dict[tuple[str, str], Path]:
+        """Where the files are that the step gets, by name and content."""
+        found = {(a.path.name, a.sha256): a.path for bundle in inputs.values() for _, a in bundle.artifacts()}
+        files = stages.reads(spec_stage(spec), spec.options)
+        return found | {(path.name, digest): path for path, digest in self.memory.of(files, self.progress).items()}
+
+    def _digest(self, path: Path) -> str:
+        return self.memory.of([path], self.progress)[path]
+
+    def check_disk(self) -> None:
+        made = self.plan()
+        need, free = made.write_bytes, made.free_bytes
+        if need and need + DISK_MARGIN_BYTES > free:
+            self.problems.append(
+                Problem(
+                    str(self.folder),
+                    f"{free / 1e9:.2f} GB are free",
+                    f"{(need + DISK_MARGIN_BYTES) / 1e9:.2f} GB for what the run writes",
+                    "free some, or name another disk with --out",
+                )
+            )
+
+
+def spec_stage(spec: StageSpec) -> stages.Stage:
+    return stages.load(spec.use)
+
+
+def spec_check(recipe: Recipe, name: str, spec: StageSpec, inputs: stages.Inputs) -> list[Problem]:
+    """What keeps the stage from running: packages that are missing, else what the stage itself finds."""
+    return _missing_packages(recipe, name, spec) or spec_stage(spec).check(spec.options, inputs)
+
+
+def _missing_packages(recipe: Recipe, name: str, spec: StageSpec) -> list[Problem]:
+    needs = spec_stage(spec).NEEDS
+    missing = [module for module in needs if importlib.util.find_spec(module) is None]
+    extras = sorted({needs[module] for module in missing})
+    if not missing:
+        return []
+    got = f"stage '{name}' needs {', '.join(missing)}, not installed"
+    return [Problem(recipe.where_stage(name), got, "", f"pip install 'convert[{','.join(extras)}]'")]
+
+
+def _under(out: Path, bundle: Bundle) -> Bundle:
+    """A forecast names the files a stage will make by their bare names; they will lie in `out`."""
+    return replace(
+        bundle,
+        roles={r: tuple(replace(a, path=out / a.path) for a in files) for r, files in bundle.roles.items()},
+    )
+
+
+def _relocated(bundle: Bundle, out: Path, at_hand: Mapping[tuple[str, str], Path]) -> Bundle:
+    """Files that travel with the bundle but lie elsewhere, where they lie now: the checkpoint may have been moved."""
+
+    def find(artifact: Artifact) -> Artifact:
+        if artifact.path.is_relative_to(out):
+            return artifact
+        return replace(artifact, path=at_hand.get((artifact.path.name, artifact.sha256), artifact.path))
+
+    return replace(bundle, roles={role: tuple(map(find, files)) for role, files in bundle.roles.items()})
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What changed between two sets of ingredients, in a few words."""
+    changes = []
+    for part in new.keys() | old.keys():
+        before, after = old.get(part), new.get(part)
+        if before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            names = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+            changes += [_change(part, n, before.get(n), after.get(n)) for n in names]
+        else:
+            changes.append(_change("stage", part, before, after))
+    return "; ".join(sorted(changes)) or "changed"
+
+
+def _change(part: str, name: str, before: Any, after: Any) -> str:
+    if part == "inputs":
+        return f"input '{name}' changed"
+    if part == "files":
+        return f"{name} " + ("is new" if before is None else "is gone" if after is None else "changed")
+    word = {"options": "option", "tools": "tool", "stage": "stage"}[part]
+    return f"{word} {name} changed: {_short(before)} -> {_short(after)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Options as JSON. A path becomes its last part: what the file holds counts, not where it lies."""
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(v) for v in value)
+    return value
+
+
+def _label(path: Path, paths: Iterable[Path]) -> str:
+    """The file's name, with its folder where two files have the same name."""
+    same = [p for p in paths if p.name == path.name]
+    return path.name if len(same) == 1 else str(path)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _as_problems(error: Exception, where: str) -> list[Problem]:
+    if isinstance(error, ConvertError):
+        return [p if isinstance(p, Problem) else Problem(where, p) for p in error.problems]
+    if isinstance(error, OSError):
+        return [Problem(str(error.filename or where), f"cannot be read: {error.strerror or error}")]
+    return [Problem(where, str(error))]
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder that is there already."""
+    return next(p for p in (folder, *folder.parents) if p.exists())

@@ -1,0 +1,304 @@
+"""recipe.yaml -> Recipe; every problem of the file at once, each with its line. Exports the JSON Schema.
+
+A recipe is a mapping with `name`, `model`, `stages` and `validate`. `model` holds the options of the stage `source`,
+`validate` those of the stage `validate`, and every entry of `stages` says `use:` (which stage), `from:` (whose output
+it takes; `source` when left out) and that stage's options. This module knows none of their words: it asks each stage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import graphlib
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convert import stages
+from convert.errors import Problem, RecipeError, raise_all
+
+if TYPE_CHECKING:
+    from convert.options import Options
+
+SOURCE, VALIDATE = "source", "validate"
+MAX_RECIPE_BYTES = 1 << 20
+MAX_NODES = 10_000  # aliases can make a small file expand without end
+WORDS = ("name", "model", "stages", "validate")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RESERVED = (SOURCE, VALIDATE, "logs")  # folders the pipeline itself makes
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One step as the recipe asks for it, its options already checked by the stage itself."""
+
+    use: str
+    inputs: tuple[str, ...]
+    options: Options
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe. `stages` is in an order that can be run; its first is `source`, its last `validate`, if asked for."""
+
+    name: str
+    path: Path
+    sha256: str
+    stages: Mapping[str, StageSpec]
+    lines: Mapping[Place, int]
+
+    def where(self, *place: str | int) -> str:
+        """`file:line` of a place in the YAML, such as ("stages", "q4", "types")."""
+        return _where(self.path, self.lines, place)
+
+    def where_stage(self, name: str) -> str:
+        return self.where(*_section(name))
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """The recipe in the YAML file at `path`. Raises RecipeError with every problem found."""
+    path = Path(path)
+    data = _read(path)
+    raw, lines = _parse(data, path)
+    reader = _Reader(path, lines)
+    recipe = reader.recipe(raw, hashlib.sha256(data).hexdigest())
+    raise_all(reader.problems, RecipeError)
+    return recipe
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?` for a near miss, else the list of what is known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, for editors: every stage's own words included."""
+    definitions: dict[str, Any] = {}
+
+    def options_schema(stage: str) -> dict[str, Any]:
+        schema: dict[str, Any] = stages.load(stage).Options.model_json_schema(ref_template="#/$defs/{model}")
+        definitions.update(schema.pop("$defs", {}))
+        return schema
+
+    def entry(stage: str) -> dict[str, Any]:
+        schema = options_schema(stage)
+        names = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+        own = {
+            "use": {"const": stage, "description": (stages.load(stage).__doc__ or "").splitlines()[0]},
+            "from": names | {"description": "the stage or stages whose output this one takes; source when left out"},
+        }
+        return schema | {
+            "title": stage,
+            "properties": own | schema.get("properties", {}),
+            "required": ["use", *schema.get("required", [])],
+        }
+
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "convert recipe",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["name", "model"],
+        "properties": {
+            "name": {
+                "type": "string",
+                "pattern": f"^{NAME.pattern}$",
+                "description": "the folder under the output folder",
+            },
+            "model": options_schema(SOURCE),
+            "stages": {
+                "type": "object",
+                "additionalProperties": {"oneOf": [entry(s) for s in stages.names() if s not in (SOURCE, VALIDATE)]},
+            },
+            "validate": options_schema(VALIDATE),
+        },
+        "$defs": definitions,
+    }
+
+
+class _Reader:
+    """Turns plain YAML data into a Recipe and gathers what is wrong on the way."""
+
+    def __init__(self, path: Path, lines: Mapping[Place, int]) -> None:
+        self.path, self.lines, self.problems = path, lines, list[Problem]()
+
+    def say(self, place: Place, got: str, wanted: str = "", remedy: str = "") -> None:
+        self.problems.append(Problem(_where(self.path, self.lines, place), got, wanted, remedy))
+
+    def recipe(self, raw: Any, sha256: str) -> Recipe:
+        raw = self.mapping((), raw)
+        for word in raw.keys() - set(WORDS):
+            self.say((word,), f"unknown word '{word}'", remedy=suggest(word, WORDS))
+        name = raw.get("name")
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            got = "no name" if name is None else f"name is {name!r}"
+            self.say(("name",), got, "letters, digits, '.', '_' and '-', at most 100", "it names the output folder")
+        specs = {SOURCE: StageSpec(SOURCE, (), self.options(SOURCE, (("model",)), raw.get("model")))}
+        specs |= self.stages(raw.get("stages"))
+        if "validate" in raw:
+            options = self.options(VALIDATE, ("validate",), {} if raw["validate"] is None else raw["validate"])
+            specs[VALIDATE] = StageSpec(VALIDATE, tuple(specs), options)
+        return Recipe(str(name), self.path, sha256, self.ordered(specs), self.lines)
+
+    def mapping(self, place: Place, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        what = "nothing" if value is None else f"a {type(value).__name__}"
+        self.say(place, f"got {what}", "a mapping of words to values")
+        return {}
+
+    def stages(self, raw: Any) -> dict[str, StageSpec]:
+        specs: dict[str, StageSpec] = {}
+        for name, entry in self.mapping(("stages",), {} if raw is None else raw).items():
+            place = ("stages", name)
+            if not NAME.fullmatch(name) or name in RESERVED or name.endswith((".partial", ".old")):
+                self.say(place, f"'{name}' cannot name a stage", "letters, digits, '.', '_', '-'", "choose another name")
+                continue
+            fields = dict(self.mapping(place, entry))
+            use, inputs = fields.pop("use", None), fields.pop("from", SOURCE)
+            known = [s for s in stages.names() if s not in (SOURCE, VALIDATE)]
+            if use not in known:
+                got = f"stage '{name}' has no `use:`" if use is None else f"`use: {use}` is not a stage"
+                self.say((*place, "use"), got, remedy=suggest(str(use), known))
+                continue
+            if isinstance(inputs, str):
+                inputs = [inputs]
+            if not isinstance(inputs, list) or not inputs or not all(isinstance(i, str) for i in inputs):
+                self.say((*place, "from"), f"`from: {inputs}`", "a stage's name or a list of names")
+                inputs = [SOURCE]
+            specs[name] = StageSpec(use, tuple(dict.fromkeys(inputs)), self.options(use, place, fields))
+        return specs
+
+    def options(self, stage: str, place: Place, raw: Any) -> Options:
+        """The stage's options object; what it refuses becomes problems at the refused word's line."""
+        from pydantic import ValidationError
+
+        kind: type[Options] = stages.load(stage).Options
+        try:
+            return kind.model_validate(self.mapping(place, raw), context={"folder": self.path.parent})
+        except ValidationError as error:
+            for detail in error.errors():
+                self._refused(kind, place, detail)
+            return kind.model_construct()
+
+    def _refused(self, kind: type[Options], place: Place, detail: Any) -> None:
+        at = tuple(part for part in detail["loc"] if (*place, part) in self.lines or isinstance(part, int | str))
+        word = detail["loc"][-1] if detail["loc"] else ""
+        if detail["type"] == "extra_forbidden":
+            known = _words(kind, detail["loc"][:-1])
+            self.say((*place, *at), f"unknown word '{word}'", remedy=suggest(str(word), known))
+        elif detail["type"] == "missing":
+            self.say(place, f"'{word}' is missing", remedy=f"add `{word}:`")
+        elif detail["type"] == "value_error":
+            self.say((*place, *at), str(detail["ctx"]["error"]))
+        else:
+            self.say((*place, *at), f"{word} is {detail['input']!r}: {detail['msg'][:1].lower()}{detail['msg'][1:]}")
+
+    def ordered(self, specs: Mapping[str, StageSpec]) -> dict[str, StageSpec]:
+        """The stages so that each comes after its inputs; unknown inputs and cycles become problems."""
+        graph: dict[str, list[str]] = {}
+        for name, spec in specs.items():
+            graph[name] = [i for i in spec.inputs if i in specs and i != VALIDATE]
+            for missing in (i for i in spec.inputs if i not in specs or i == VALIDATE):
+                known = [s for s in specs if s not in (name, VALIDATE)]
+                remedy = suggest(missing, known)
+                self.say((*_section(name), "from"), f"stage '{name}' takes `from: {missing}`, which is not there", "", remedy)
+        try:
+            order = list(graphlib.TopologicalSorter(graph).static_order())
+        except graphlib.CycleError as error:
+            cycle = " -> ".join(reversed(error.args[1]))
+            self.say((*_section(error.args[1][0]), "from"), f"the stages go round in a circle: {cycle}", "one direction")
+            order = list(specs)
+        # Steady: recipe order where the graph leaves a choice, so that two runs print the same plan.
+        rank = {name: i for i, name in enumerate(specs)}
+        depth: dict[str, int] = {}
+        for name in order:
+            depth[name] = max((depth.get(i, 0) + 1 for i in graph[name]), default=0)
+        return {name: specs[name] for name in sorted(order, key=lambda n: (n == VALIDATE, depth[n], rank[n]))}
+
+
+def _section(stage: str) -> Place:
+    return {SOURCE: ("model",), VALIDATE: ("validate",)}.get(stage, ("stages", stage))
+
+
+def _words(kind: type[Options], inside: tuple[Any, ...]) -> list[str]:
+    """The words known where one was not: those of the options, or of the options object nested at `inside`."""
+    from pydantic import BaseModel
+
+    model: Any = kind
+    for part in inside:
+        if not isinstance(part, str) or part not in model.model_fields:
+            continue
+        annotation = model.model_fields[part].annotation
+        nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        model = next((a for a in nested if issubclass(a, BaseModel)), model)
+    words = list(model.model_fields)
+    return words if inside else [*words, *(("use", "from") if kind.__module__.split(".")[-1] not in (SOURCE, VALIDATE) else ())]
+
+
+def _where(path: Path, lines: Mapping[Place, int], place: Place) -> str:
+    for length in range(len(place), -1, -1):  # the nearest enclosing place that has a line
+        if place[:length] in lines:
+            return f"{path}:{lines[place[:length]]}"
+    return str(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_RECIPE_BYTES + 1)
+    except OSError as error:
+        raise RecipeError(Problem(str(path), f"cannot be read: {error.strerror}", "", "give the path of a recipe")) from error
+    if len(data) > MAX_RECIPE_BYTES:
+        raise RecipeError(Problem(str(path), "is larger than 1 MiB", "a recipe in YAML"))
+    return data
+
+
+def _parse(data: bytes, path: Path) -> tuple[Any, dict[Place, int]]:
+    """Plain Python data and the line of every place in it. YAML 1.2: `1e-4` is a number, `no` is a word."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        tree = YAML(typ="rt").load(data.decode("utf-8"))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = (error.problem or "not YAML").splitlines()[0]
+        raise RecipeError(Problem(where, f"not valid YAML: {problem}", "", "correct the line")) from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(Problem(str(path), f"not valid YAML: {str(error).splitlines()[0]}")) from error
+    lines: dict[Place, int] = {(): 1}
+    counter = iter(range(MAX_NODES))
+    return _plain(tree, (), lines, path, counter), lines
+
+
+def _plain(node: Any, place: Place, lines: dict[Place, int], path: Path, counter: Iterator[int]) -> Any:
+    if next(counter, None) is None or len(place) > 20:
+        raise RecipeError(Problem(str(path), f"expands to more than {MAX_NODES} values", "", "use fewer aliases"))
+    if isinstance(node, dict):
+        result = {}
+        for key, value in node.items():
+            line = node.lc.key(key)[0] + 1 if key in node.lc.data else lines[place]
+            lines[(*place, key)] = line
+            if not isinstance(key, str):
+                problem = Problem(f"{path}:{line}", f"the word {key!r} is not text", "", f"write it as '{key}'")
+                raise RecipeError(problem)
+            result[str(key)] = _plain(value, (*place, str(key)), lines, path, counter)
+        return result
+    if isinstance(node, list):
+        for i in range(len(node)):
+            lines[(*place, i)] = node.lc.item(i)[0] + 1
+        return [_plain(value, (*place, i), lines, path, counter) for i, value in enumerate(node)]
+    if type(node).__name__ == "ScalarBoolean":  # an int to Python
+        return bool(node)
+    for kind in (bool, int, float, str):  # ruamel's own scalar types remember their spelling; we do not need it
+        if isinstance(node, kind):
+            return kind(node)
+    return node if node is None else str(node)
