@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -52,9 +52,9 @@ class LazyTensor:
     name: str
     shape: tuple[int, ...]
     dtype: str  # safetensors' name: F32, F16, BF16, ...
-    load: Callable[[], np.ndarray]  # STORAGE[dtype] values of `shape`, a read-only view of the mapped file
+    load: Callable[[], np.ndarray] = field(repr=False)  # STORAGE[dtype] values, a read-only view of the mapped file
     file: str = ""  # where it comes from, for messages
-    release: Callable[[], None] = _nothing  # gives the pages that were touched back; a view of them stays valid
+    release: Callable[[], None] = field(default=_nothing, repr=False)  # gives touched pages back; views stay valid
 
     @property
     def nbytes(self) -> int:
