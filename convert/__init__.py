@@ -1,7 +1,7 @@
 """One recipe turns a model into every format people run, and proves that each output still is that model.
 
-    from convert import load_recipe, plan, run
-    result = run(plan(load_recipe("recipes/demo.yaml"), out="out"))
+from convert import load_recipe, plan, run
+result = run(plan(load_recipe("recipes/demo.yaml"), out="out"))
 """
 
 from convert.errors import ConvertError, PlanError, Problem, RecipeError

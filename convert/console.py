@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def listener(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Listener]
 
         yield lambda event: click.echo(event_line(event))
     elif quiet:
-        yield lambda event: _warning(event)
+        yield _warning
     elif click.get_text_stream("stdout").isatty():
         with _bars(verbose) as listen:
             yield listen
@@ -160,7 +160,8 @@ def _bytes_of(step: Any) -> str:
 
 
 def _files_of(step: Any) -> list[str]:
-    return [f"{a.path.name:<40} {size(a.size):>8}" for _, a in step.bundle.artifacts() if a.path.is_relative_to(step.out)]
+    mine = [a for _, a in step.bundle.artifacts() if a.path.is_relative_to(step.out)]
+    return [f"{a.path.name:<40} {size(a.size):>8}" for a in mine]
 
 
 def show_result(result: Result) -> None:
@@ -228,7 +229,7 @@ def show_inspection(inspection: Inspection, verbose: bool) -> None:
         click.echo(line)
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[str, ...] = ()) -> None:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[str, ...] = ()) -> None:
     """Columns as wide as they need to be; never wrapped, so that it can be copied and searched."""
     widths = [max(len(str(row[i])) for row in (heads, *rows)) for i in range(len(heads))]
 

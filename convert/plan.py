@@ -154,7 +154,7 @@ class _Planner:
 
     def _known_step(self, name: str, spec: StageSpec, out: Path) -> Step:
         inputs = {i: bundle for i in spec.inputs if (bundle := self.steps[i].bundle) is not None}
-        if name == SOURCE and (problems := spec_check(self.recipe, name, spec, inputs)):
+        if name == SOURCE and (problems := _check(self.recipe, name, spec, inputs)):
             self.problems += problems
             return Step(name, spec, out, "", {}, False, "cannot run: see below", None)
         ingredients = self._ingredients(spec)
@@ -162,14 +162,14 @@ class _Planner:
         reason, bundle = self._why(name, out, key, ingredients, self._at_hand(spec, inputs))
         if bundle is not None:
             return Step(name, spec, out, key, ingredients, True, "up to date", bundle)
-        if name != SOURCE and (problems := spec_check(self.recipe, name, spec, inputs)):
+        if name != SOURCE and (problems := _check(self.recipe, name, spec, inputs)):
             self.problems += problems
             return Step(name, spec, out, "", {}, False, "cannot run: see below", None)
-        forecast = _under(out, spec_stage(spec).forecast(spec.options, inputs))
+        forecast = _under(out, _stage(spec).forecast(spec.options, inputs))
         return Step(name, spec, out, key, ingredients, False, reason, forecast)
 
     def _ingredients(self, spec: StageSpec) -> dict[str, Any]:
-        stage = spec_stage(spec)
+        stage = _stage(spec)
         files = sorted(set(stages.reads(stage, spec.options)))
         digests = self.memory.of(files, self.progress)
         return {
@@ -206,7 +206,7 @@ class _Planner:
     def _at_hand(self, spec: StageSpec, inputs: Mapping[str, Bundle]) -> dict[tuple[str, str], Path]:
         """Where the files are that the step gets, by name and content."""
         found = {(a.path.name, a.sha256): a.path for bundle in inputs.values() for _, a in bundle.artifacts()}
-        files = stages.reads(spec_stage(spec), spec.options)
+        files = stages.reads(_stage(spec), spec.options)
         return found | {(path.name, digest): path for path, digest in self.memory.of(files, self.progress).items()}
 
     def _digest(self, path: Path) -> str:
@@ -226,17 +226,17 @@ class _Planner:
             )
 
 
-def spec_stage(spec: StageSpec) -> stages.Stage:
+def _stage(spec: StageSpec) -> stages.Stage:
     return stages.load(spec.use)
 
 
-def spec_check(recipe: Recipe, name: str, spec: StageSpec, inputs: stages.Inputs) -> list[Problem]:
+def _check(recipe: Recipe, name: str, spec: StageSpec, inputs: stages.Inputs) -> list[Problem]:
     """What keeps the stage from running: packages that are missing, else what the stage itself finds."""
-    return _missing_packages(recipe, name, spec) or spec_stage(spec).check(spec.options, inputs)
+    return _missing_packages(recipe, name, spec) or _stage(spec).check(spec.options, inputs)
 
 
 def _missing_packages(recipe: Recipe, name: str, spec: StageSpec) -> list[Problem]:
-    needs = spec_stage(spec).NEEDS
+    needs = _stage(spec).NEEDS
     missing = [module for module in needs if importlib.util.find_spec(module) is None]
     extras = sorted({needs[module] for module in missing})
     if not missing:

@@ -43,7 +43,7 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `stages` is in an order that can be run; its first is `source`, its last `validate`, if asked for."""
+    """A checked recipe. `stages` is in an order that can be run: `source` first, `validate`, if asked for, last."""
 
     name: str
     path: Path
@@ -149,8 +149,10 @@ class _Reader:
     def mapping(self, place: Place, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
-        what = "nothing" if value is None else f"a {type(value).__name__}"
-        self.say(place, f"got {what}", "a mapping of words to values")
+        what = "missing or empty" if value is None else f"a {type(value).__name__}"
+        self.say(
+            place, f"`{place[-1]}:` is {what}" if place else f"the recipe is {what}", "a mapping of words to values"
+        )
         return {}
 
     def stages(self, raw: Any) -> dict[str, StageSpec]:
@@ -158,7 +160,8 @@ class _Reader:
         for name, entry in self.mapping(("stages",), {} if raw is None else raw).items():
             place = ("stages", name)
             if not NAME.fullmatch(name) or name in RESERVED or name.endswith((".partial", ".old")):
-                self.say(place, f"'{name}' cannot name a stage", "letters, digits, '.', '_', '-'", "choose another name")
+                wanted = f"letters, digits, '.', '_' and '-', and none of {', '.join(RESERVED)}"
+                self.say(place, f"'{name}' cannot name a stage", wanted)
                 continue
             fields = dict(self.mapping(place, entry))
             use, inputs = fields.pop("use", None), fields.pop("from", SOURCE)
@@ -180,8 +183,11 @@ class _Reader:
         from pydantic import ValidationError
 
         kind: type[Options] = stages.load(stage).Options
+        if not isinstance(raw, dict):
+            self.mapping(place, raw)
+            return kind.model_construct()
         try:
-            return kind.model_validate(self.mapping(place, raw), context={"folder": self.path.parent})
+            return kind.model_validate(raw, context={"folder": self.path.parent})
         except ValidationError as error:
             for detail in error.errors():
                 self._refused(kind, place, detail)
@@ -206,14 +212,15 @@ class _Reader:
         for name, spec in specs.items():
             graph[name] = [i for i in spec.inputs if i in specs and i != VALIDATE]
             for missing in (i for i in spec.inputs if i not in specs or i == VALIDATE):
-                known = [s for s in specs if s not in (name, VALIDATE)]
-                remedy = suggest(missing, known)
-                self.say((*_section(name), "from"), f"stage '{name}' takes `from: {missing}`, which is not there", "", remedy)
+                remedy = suggest(missing, [s for s in specs if s not in (name, VALIDATE)])
+                got = f"stage '{name}' takes `from: {missing}`, which is not there"
+                self.say((*_section(name), "from"), got, "", remedy)
         try:
             order = list(graphlib.TopologicalSorter(graph).static_order())
         except graphlib.CycleError as error:
-            cycle = " -> ".join(reversed(error.args[1]))
-            self.say((*_section(error.args[1][0]), "from"), f"the stages go round in a circle: {cycle}", "one direction")
+            nodes = error.args[1]
+            got = f"the stages go round in a circle: {' -> '.join(reversed(nodes))}"
+            self.say((*_section(nodes[0]), "from"), got, "one direction")
             order = list(specs)
         # Steady: recipe order where the graph leaves a choice, so that two runs print the same plan.
         rank = {name: i for i, name in enumerate(specs)}
@@ -238,8 +245,8 @@ def _words(kind: type[Options], inside: tuple[Any, ...]) -> list[str]:
         annotation = model.model_fields[part].annotation
         nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
         model = next((a for a in nested if issubclass(a, BaseModel)), model)
-    words = list(model.model_fields)
-    return words if inside else [*words, *(("use", "from") if kind.__module__.split(".")[-1] not in (SOURCE, VALIDATE) else ())]
+    own_section = kind.__module__.endswith((f".{SOURCE}", f".{VALIDATE}"))
+    return [*model.model_fields, *(() if inside or own_section else ("use", "from"))]
 
 
 def _where(path: Path, lines: Mapping[Place, int], place: Place) -> str:
@@ -254,7 +261,8 @@ def _read(path: Path) -> bytes:
         with open(path, "rb") as file:
             data = file.read(MAX_RECIPE_BYTES + 1)
     except OSError as error:
-        raise RecipeError(Problem(str(path), f"cannot be read: {error.strerror}", "", "give the path of a recipe")) from error
+        problem = Problem(str(path), f"cannot be read: {error.strerror}", "", "give the path of a recipe")
+        raise RecipeError(problem) from error
     if len(data) > MAX_RECIPE_BYTES:
         raise RecipeError(Problem(str(path), "is larger than 1 MiB", "a recipe in YAML"))
     return data

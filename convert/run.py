@@ -1,10 +1,10 @@
 """Plan -> Bundles: skip what is up to date, run the rest, publish each step in one rename.
 
-    out/<recipe>/<stage>.partial/   being built
-    out/<recipe>/<stage>/           whole: every file and the folder were fsynced before the rename
-    out/<recipe>/<stage>.old/       the folder that a rename is just replacing; gone a moment later
-    out/<recipe>/logs/<stage>.log   what the step said, and the traceback when it failed
-    out/<recipe>/.convert/          the lock, and the memory of file hashes
+out/<recipe>/<stage>.partial/   being built
+out/<recipe>/<stage>/           whole: every file and the folder were fsynced before the rename
+out/<recipe>/<stage>.old/       the folder that a rename is just replacing; gone a moment later
+out/<recipe>/logs/<stage>.log   what the step said, and the traceback when it failed
+out/<recipe>/.convert/          the lock, and the memory of file hashes
 """
 
 from __future__ import annotations
@@ -116,9 +116,7 @@ def _replanned(planned: Plan, listener: Listener) -> Plan:
     return now
 
 
-def _build(
-    step: Step, bundles: Mapping[str, Bundle], planned: Plan, memory: HashMemory, listener: Listener
-) -> Bundle:
+def _build(step: Step, bundles: Mapping[str, Bundle], planned: Plan, memory: HashMemory, listener: Listener) -> Bundle:
     """Run one step in its `.partial` folder and publish it."""
     partial = _beside(step.out, ".partial")
     started = time.monotonic()

@@ -1,0 +1,10 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports torch or numpy: two test processes share two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")

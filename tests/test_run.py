@@ -1,0 +1,242 @@
+"""What runs, what is skipped and why; what is on disk after every kind of end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert import Result, load_recipe, plan, run
+from convert.bundle import Manifest, Role
+from convert.errors import BusyError, PlanError, StageError
+from convert.run import Event
+from tests import fake_stages
+
+RECIPE = """\
+name: demo
+model: {path: model.txt}
+stages:
+  one: {use: upper, suffix: "?"}
+  two: {use: upper, from: one}
+validate: {limit: 100}
+"""
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    with fake_stages.installed(monkeypatch) as fakes:
+        yield fakes
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "model.txt").write_text("hello")
+    return tmp_path
+
+
+def go(place: Path, recipe: str = RECIPE, **options: Any) -> Result:
+    (place / "r.yaml").write_text(recipe)
+    return run(plan(load_recipe(place / "r.yaml"), place / "out", **options))
+
+
+def reasons(place: Path, recipe: str = RECIPE) -> dict[str, str]:
+    (place / "r.yaml").write_text(recipe)
+    return {s.name: s.reason for s in plan(load_recipe(place / "r.yaml"), place / "out").steps}
+
+
+def test_the_whole_flow_and_then_nothing_to_do(place: Path, fakes: Any) -> None:
+    result = go(place)
+    assert result.ran == ("source", "one", "two", "validate")
+    assert (place / "out/demo/two/upper.txt").read_text() == "HELLO?!"
+    assert result.passed
+    assert json.loads((place / "out/demo/report.json").read_text()) == result.report
+    assert (place / "out/demo/report.md").read_text() == "# report"
+    again = go(place)
+    assert again.ran == ()
+    assert again.bundles == result.bundles
+    assert again.report == result.report
+    assert len(fakes["upper"].runs) == 2
+
+
+def test_the_manifest_names_every_file_with_its_hash(place: Path) -> None:
+    go(place)
+    manifest = Manifest.read(place / "out/demo/one")
+    (artifact,) = manifest.bundle.of(Role.WEIGHTS)
+    assert artifact.sha256 == hashlib.sha256(b"HELLO?").hexdigest()
+    assert artifact.size == 6
+    source = Manifest.read(place / "out/demo/source")
+    assert list(source.ingredients["files"]) == ["model.txt"]
+    assert source.bundle.of(Role.WEIGHTS)[0].sha256 == source.ingredients["files"]["model.txt"]
+
+
+def test_a_changed_option_runs_what_depends_on_it(place: Path) -> None:
+    go(place)
+    changed = RECIPE.replace('"?"', '"."')
+    assert reasons(place, changed) == {
+        "source": "up to date",
+        "one": 'option suffix changed: "?" -> "."',
+        "two": "input 'one' changed",
+        "validate": "input 'one' changed; input 'two' changed",
+    }
+    assert go(place, changed).ran == ("one", "two", "validate")
+    only_two = changed.replace("from: one", "from: one, times: 2")
+    assert go(place, only_two).ran == ("two", "validate")
+
+
+def test_a_changed_input_byte_runs_everything(place: Path) -> None:
+    go(place)
+    (place / "model.txt").write_text("jello")
+    assert reasons(place)["source"] == "model.txt changed"
+    assert go(place).ran == ("source", "one", "two", "validate")
+    assert (place / "out/demo/two/upper.txt").read_text() == "JELLO?!"
+
+
+def test_a_changed_tool_runs_its_stage(place: Path, fakes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes["upper"].TOOLS = ("click",)
+    go(place)
+    import importlib.metadata
+
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99" if name == "click" else real(name))
+    assert reasons(place)["one"].startswith("tool click changed: ")
+    assert go(place).ran == ("one", "two", "validate")
+
+
+def test_a_file_an_option_names_is_part_of_the_key(place: Path) -> None:
+    (place / "extra.txt").write_text("a")
+    recipe = RECIPE.replace("from: one", "from: one, extra: extra.txt")
+    go(place, recipe)
+    (place / "extra.txt").write_text("b")
+    assert reasons(place, recipe)["two"] == "extra.txt changed"
+
+
+def test_a_damaged_or_missing_output_is_made_again(place: Path) -> None:
+    first = go(place)
+    target = place / "out/demo/one/upper.txt"
+    target.write_text("HELLO.")  # same size
+    assert reasons(place)["one"] == "upper.txt is not what was written"
+    assert go(place).ran == ("one",)
+    target.unlink()
+    assert go(place).ran == ("one",)
+    (place / "out/demo/one/manifest.json").write_text("{")
+    assert go(place).ran == ("one",)
+    assert go(place).bundles == first.bundles
+
+
+def test_a_moved_checkpoint_is_still_the_same(place: Path) -> None:
+    go(place)
+    (place / "new").mkdir()
+    (place / "model.txt").rename(place / "new/model.txt")
+    result = go(place, RECIPE.replace("model.txt", "new/model.txt"))
+    assert result.ran == ()
+    assert result.bundles["source"].of(Role.WEIGHTS)[0].path == place / "new/model.txt"
+
+
+def test_force(place: Path) -> None:
+    go(place)
+    assert go(place, force=["one"]).ran == ("one",)
+    with pytest.raises(PlanError, match="no stage 'onne'"):
+        go(place, force=["onne"])
+
+
+def test_a_limit_that_is_passed(place: Path) -> None:
+    result = go(place, RECIPE.replace("limit: 100", "limit: 6"))
+    assert not result.passed
+    assert result.exit_code == 3
+    assert go(place, RECIPE.replace("limit: 100", "limit: 6")).exit_code == 3  # and again when nothing has to run
+
+
+def test_a_failing_stage_leaves_its_log_and_nothing_else(place: Path) -> None:
+    go(place)
+    (place / "model.txt").write_text("fail")
+    with pytest.raises(StageError, match=r"stage 'one': RuntimeError: the text says so; the details are in .*one\.log"):
+        go(place)
+    demo = place / "out/demo"
+    assert "Traceback" in (demo / "logs/one.log").read_text()
+    assert (demo / "one/upper.txt").read_text() == "HELLO?"  # the last good one stays
+    assert not list(demo.glob("*.partial"))
+    assert not (demo / "report.json").exists()  # it spoke of other outputs
+    (place / "model.txt").write_text("hello")
+    assert go(place).report is not None
+
+
+def test_ctrl_c_leaves_nothing_half_done(place: Path) -> None:
+    (place / "model.txt").write_text("stop")
+    with pytest.raises(KeyboardInterrupt):
+        go(place)
+    assert sorted(p.name for p in (place / "out/demo").iterdir()) == [".convert", "logs", "source"]
+
+
+def test_a_full_disk_is_one_message(place: Path, fakes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    fakes["upper"].run = full
+    with pytest.raises(StageError, match="the disk is full"):
+        go(place)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    with pytest.raises(PlanError, match=r"0\.00 GB are free, wanted 0\.07 GB"):
+        go(place)
+
+
+def test_what_a_killed_run_left_is_cleared(place: Path) -> None:
+    first = go(place)
+    demo = place / "out/demo"
+    (demo / "one.partial").mkdir()
+    (demo / "one.partial/upper.txt").write_text("half")
+    (demo / "two").rename(demo / "two.old")  # killed between the two renames
+    result = go(place)
+    assert result.ran == ()
+    assert result.bundles == first.bundles
+    assert not list(demo.glob("*.partial"))
+    assert not list(demo.glob("*.old"))
+
+
+def _hold(folder: Path, held: Any, done: Any) -> None:
+    from convert.run import _hold
+
+    with _hold(folder):
+        held.set()
+        done.wait(30)
+
+
+def test_the_second_run_says_who_holds_the_folder(place: Path) -> None:
+    go(place)
+    context = multiprocessing.get_context("fork")
+    held, done = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(place / "out/demo", held, done))
+    other.start()
+    try:
+        assert held.wait(30)
+        with pytest.raises(BusyError, match=f"is held by process {other.pid} on "):
+            go(place)
+    finally:
+        done.set()
+        other.join()
+    assert go(place).ran == ()
+
+
+def test_a_problem_starts_nothing(place: Path, fakes: Any) -> None:
+    fakes["upper"].NEEDS = {"no_such_module": "gguf"}
+    (place / "model.txt").unlink()
+    planned = plan(load_recipe(place / "r.yaml"), place / "out")
+    text = "\n".join(map(str, planned.problems))
+    assert "model.txt: is not there, wanted a file; check the path" in text
+    assert "r.yaml:4: stage 'one' needs no_such_module, not installed; pip install 'convert[gguf]'" in text
+    with pytest.raises(PlanError):
+        run(planned)
+    assert not (place / "out").exists()
+
+
+def test_events_tell_the_story(place: Path) -> None:
+    events: list[Event] = []
+    run(plan(load_recipe(place / "r.yaml"), place / "out"), events.append)
+    assert [e.step for e in events if e.kind == "step_started"] == ["source", "one", "two", "validate"]
+    progress = [e.data for e in events if e.kind == "progress" and e.step == "one"]
+    assert progress[-1] == {"what": "capitals", "done": 5, "total": 5, "unit": "B"}
+    json.dumps([dict(e.data) for e in events])
