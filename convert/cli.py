@@ -75,11 +75,13 @@ def run(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, quiet: b
     from convert.console import listener
     from convert.plan import plan
     from convert.recipe import load_recipe
-    from convert.run import run
+    from convert.run import StepProgress, run
 
     loaded = load_recipe(recipe)
     with listener(as_json=as_json, quiet=quiet, verbose=verbose) as listen:
-        result = run(plan(loaded, out, force=force), listen)
+        with StepProgress("plan", listen) as progress:
+            planned = plan(loaded, out, force=force, progress=progress)
+        result = run(planned, listen)
     if as_json:
         _say_json(_result_json(result))
     elif not quiet:

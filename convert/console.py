@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def listener(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Listener]
         yield lambda event: click.echo(event_line(event))
     elif quiet:
         yield _warning
-    elif click.get_text_stream("stdout").isatty():
+    elif sys.stdout.isatty():
         with _bars(verbose) as listen:
             yield listen
     else:

@@ -68,7 +68,8 @@ class Plan:
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
     needs_download: bool = False
-    force: frozenset[str] = field(default_factory=frozenset)
+    force: frozenset[str] = frozenset()
+    hashes: HashMemory | None = field(default=None, repr=False, compare=False)
 
     @property
     def write_bytes(self) -> int:
@@ -85,21 +86,26 @@ class Plan:
 
 
 def plan(
-    recipe: Recipe, out: str | Path = "out", *, force: Collection[str] = (), progress: Progress | None = None
+    recipe: Recipe,
+    out: str | Path = "out",
+    *,
+    force: Collection[str] = (),
+    progress: Progress | None = None,
+    hashes: HashMemory | None = None,
 ) -> Plan:
     """The plan of `recipe` with its outputs under `out`/<recipe name>; `force` names stages to run in any case.
 
     Reads headers and hashes files; writes nothing but the memory of those hashes. What is wrong is in the plan's
-    `problems`, all of it, and never raised.
+    `problems`, all of it, and never raised. `hashes` is the memory of an earlier plan, so that nothing is read twice.
     """
     folder = Path(out).absolute() / recipe.name
-    memory = HashMemory(folder / STATE_FOLDER / "hashes.json")
-    planner = _Planner(recipe, folder, frozenset(force), memory, progress or Silent())
+    hashes = hashes or HashMemory(folder / STATE_FOLDER / "hashes.json")
+    planner = _Planner(recipe, folder, frozenset(force), hashes, progress or Silent())
     for name in recipe.stages:
         planner.add(name)
     planner.check_disk()
     if folder.is_dir():
-        memory.save()
+        hashes.save()
     return planner.plan()
 
 
@@ -125,6 +131,7 @@ class _Planner:
             tuple(self.notes),
             self.needs_download,
             self.force,
+            self.memory,
         )
 
     def add(self, name: str) -> None:

@@ -288,9 +288,11 @@ def _parse(data: bytes, path: Path) -> tuple[Any, dict[Place, int]]:
 
 
 def _plain(node: Any, place: Place, lines: dict[Place, int], path: Path, counter: Iterator[int]) -> Any:
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
     if next(counter, None) is None or len(place) > 20:
         raise RecipeError(Problem(str(path), f"expands to more than {MAX_NODES} values", "", "use fewer aliases"))
-    if isinstance(node, dict):
+    if isinstance(node, CommentedMap):
         result = {}
         for key, value in node.items():
             line = node.lc.key(key)[0] + 1 if key in node.lc.data else lines[place]
@@ -300,7 +302,7 @@ def _plain(node: Any, place: Place, lines: dict[Place, int], path: Path, counter
                 raise RecipeError(problem)
             result[str(key)] = _plain(value, (*place, str(key)), lines, path, counter)
         return result
-    if isinstance(node, list):
+    if isinstance(node, CommentedSeq):
         for i in range(len(node)):
             lines[(*place, i)] = node.lc.item(i)[0] + 1
         return [_plain(value, (*place, i), lines, path, counter) for i, value in enumerate(node)]

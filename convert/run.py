@@ -88,7 +88,7 @@ def run(planned: Plan, listener: Listener = lambda event: None) -> Result:
         # What lies on disk may have changed between planning and holding the lock: the other run may have built it.
         planned = _replanned(planned, listener)
         listener(Event("plan", "", {"steps": [step_json(step) for step in planned.steps]}))
-        memory = HashMemory(folder / STATE_FOLDER / "hashes.json")
+        memory = planned.hashes or HashMemory(folder / STATE_FOLDER / "hashes.json")
         bundles: dict[str, Bundle] = {}
         if not all(step.up_to_date for step in planned.steps):
             _retract_report(folder)
@@ -105,13 +105,13 @@ def run(planned: Plan, listener: Listener = lambda event: None) -> Result:
 
 def _replanned(planned: Plan, listener: Listener) -> Plan:
     """The plan of this moment; a checkpoint that is still on the hub is fetched first."""
-    with _StepLog(planned.folder, SOURCE, listener) as progress:
+    with StepProgress(SOURCE, listener, planned.folder / "logs" / f"{SOURCE}.log") as progress:
         if planned.needs_download:
             from convert.stages import source
 
             source.locate(planned.recipe.stages[SOURCE].options, download=True, progress=progress)
         out = planned.folder.parent
-        now = plan(planned.recipe, out, force=planned.force, progress=progress)
+        now = plan(planned.recipe, out, force=planned.force, progress=progress, hashes=planned.hashes)
     raise_all(now.problems, PlanError)
     return now
 
@@ -121,7 +121,8 @@ def _build(step: Step, bundles: Mapping[str, Bundle], planned: Plan, memory: Has
     partial = _beside(step.out, ".partial")
     started = time.monotonic()
     listener(Event("step_started", step.name, {"reason": step.reason, "write_bytes": step.write_bytes}))
-    with _StepLog(planned.folder, step.name, listener) as progress, _failing(step, partial, progress):
+    log = planned.folder / "logs" / f"{step.name}.log"
+    with StepProgress(step.name, listener, log) as progress, _failing(step, partial, progress):
         progress.note(f"stage {step.name}: {step.reason}")
         partial.mkdir()
         inputs = {name: bundles[name] for name in step.spec.inputs}
@@ -151,7 +152,7 @@ def _hashed(bundle: Bundle, memory: HashMemory, progress: Progress) -> Bundle:
 
 
 @contextlib.contextmanager
-def _failing(step: Step, partial: Path, progress: _StepLog) -> Iterator[None]:
+def _failing(step: Step, partial: Path, progress: StepProgress) -> Iterator[None]:
     """Whatever goes wrong inside becomes one StageError, and the half-built folder goes away."""
     try:
         yield
@@ -238,16 +239,16 @@ def _hold(folder: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-class _StepLog:
-    """The Progress a stage is given: writes the step's log file, tells the listener, not too often."""
+class StepProgress:
+    """The Progress a stage is given: tells the listener, not too often, and writes the step's log, if it has one."""
 
-    def __init__(self, folder: Path, step: str, listener: Listener) -> None:
-        self.path = folder / "logs" / f"{step}.log"
+    def __init__(self, step: str, listener: Listener, log: Path | None = None) -> None:
+        self.path = log
         self._step, self._listener = step, listener
         self._file: IO[str] | None = None
         self._what, self._unit, self._total, self._done, self._told = "", "B", 0, 0, 0.0
 
-    def __enter__(self) -> _StepLog:
+    def __enter__(self) -> StepProgress:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -289,6 +290,8 @@ class _StepLog:
         self._listener(Event("progress", self._step, data))
 
     def _write(self, text: str) -> None:
+        if self.path is None:
+            return
         # A log that cannot be written (the disk is full) must not hide the error it was to tell of.
         with contextlib.suppress(OSError):
             if self._file is None:

@@ -1,0 +1,127 @@
+"""The command line: exit codes, what is printed where, and that help costs nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from convert.cli import main
+from tests import fake_stages
+
+RECIPE = "name: demo\nmodel: {path: model.txt}\nstages:\n  one: {use: upper}\nvalidate: {limit: 100}\n"
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    with fake_stages.installed(monkeypatch) as fakes:
+        yield fakes
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "model.txt").write_text("hello")
+    return tmp_path
+
+
+def convert(*words: str) -> Result:
+    return CliRunner().invoke(main, words, catch_exceptions=False)
+
+
+def test_a_run_prints_its_steps_and_a_table(place: Path) -> None:
+    result = convert("run", "r.yaml")
+    assert result.exit_code == 0
+    assert "one: not built yet\n" in result.stdout
+    assert "upper.txt" in result.stdout
+    assert "passed" in result.stdout
+    assert "report: out/demo/report.md" in result.stdout
+    again = convert("run", "r.yaml")
+    assert again.exit_code == 0
+    assert "nothing to do: every step is up to date" in again.stdout
+
+
+def test_quiet_prints_nothing(place: Path) -> None:
+    result = convert("run", "r.yaml", "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_json_lines(place: Path) -> None:
+    lines = [json.loads(line) for line in convert("run", "r.yaml", "--json").stdout.splitlines()]
+    (planned,) = [line for line in lines if line["event"] == "plan"]
+    assert [s["run"] for s in planned["steps"]] == [True, True, True]
+    assert lines[-1]["event"] == "finished"
+    assert lines[-1]["exit_code"] == 0
+    assert lines[-1]["outputs"][0]["status"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model", "code", "message"),
+    [
+        (RECIPE, "fail", 1, "error: stage 'one': RuntimeError: the text says so; the details are in "),
+        (RECIPE.replace("upper", "uper"), "hello", 2, "`use: uper` is not a stage; did you mean 'upper'?"),
+        (RECIPE.replace("100", "3"), "hello", 3, ""),
+        (RECIPE, "stop", 130, "stopped; finished stages are kept"),
+        (RECIPE.replace("model.txt", "none.txt"), "hello", 2, "is not there, wanted a file; check the path"),
+    ],
+)
+def test_exit_codes(place: Path, recipe: str, model: str, code: int, message: str) -> None:
+    (place / "r.yaml").write_text(recipe)
+    (place / "model.txt").write_text(model)
+    result = convert("run", "r.yaml")
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_errors_are_json_too_when_asked(place: Path) -> None:
+    result = convert("run", "none.yaml", "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["problems"] == [
+        "none.yaml: cannot be read: No such file or directory; give the path of a recipe"
+    ]
+
+
+def test_wrong_usage_is_2(place: Path) -> None:
+    assert convert("run").exit_code == 2
+    assert convert("rum").exit_code == 2
+
+
+def test_plan_starts_nothing(place: Path) -> None:
+    result = convert("plan", "r.yaml")
+    assert result.exit_code == 0
+    assert "not built yet" in result.stdout
+    assert not (place / "out").exists()
+    convert("run", "r.yaml", "-q")
+    assert "up to date" in convert("plan", "r.yaml").stdout
+    planned = json.loads(convert("plan", "r.yaml", "--json").stdout)
+    assert [s["run"] for s in planned["steps"]] == [False, False, False]
+
+
+def test_stages_and_schema(place: Path) -> None:
+    listed = convert("stages").stdout
+    assert "use: upper\n  The text in capitals." in listed
+    assert "suffix             default '!'" in listed
+    assert json.loads(convert("schema").stdout)["title"] == "convert recipe"
+
+
+@pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("--version",)])
+def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
+    code = (
+        "import sys\nfrom convert.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & "
+        "{'numpy', 'torch', 'pydantic', 'rich', 'ruamel', 'transformers', 'gguf'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_python_m_convert() -> None:
+    done = subprocess.run([sys.executable, "-m", "convert", "--version"], capture_output=True, text=True, check=True)
+    assert "convert, version" in done.stdout
