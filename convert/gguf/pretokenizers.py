@@ -1,0 +1,252 @@
+"""The name of the llama.cpp pre-tokenizer that cuts text as a tokenizer.json does: found by what the pipeline is.
+
+Not by how one text encodes. llama.cpp's byte-level BPE cuts a text by a list of regular expressions, one after the
+other, before it merges; a file picks the list by a name (`tokenizer.ggml.pre`). tokenizer.json spells the same thing
+out as a pipeline. Both are brought into one canonical spelling here and compared:
+
+    tokenizer.json pre_tokenizer -> steps -> canonical spelling -> looked up in TABLE -> name
+
+The names and what each does are facts of llama.cpp (src/llama-vocab.cpp: the regex switch, and the flags set beside
+each name in llama_vocab::impl::load). The tests prove each entry by encoding with both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from convert.errors import InputError
+
+# --- the regular expressions, in canonical spelling -------------------------------------------------------------------
+
+ANY_CASE = "<contractions, any case>"  # 's 't 're 've 'm 'll 'd, and 'S 'T ...
+LOWER_CASE = "<contractions>"
+
+GPT2 = LOWER_CASE + r"| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)"
+QWEN2 = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
+LLAMA3 = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _TAIL
+QWEN35 = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)"
+SEED_CODER = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)"
+BAILING = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)"
+NO_CONTRACTIONS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
+_SPACES = "".join(rf"|\s{{{n}}}(?!\S)" for n in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2")) + r"|\s{1}"
+JAIS2 = LLAMA3.removesuffix(r"|\s+(?!\S)") + _SPACES
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)"
+
+
+def _cased(ending: str) -> str:
+    """Words cut where upper case follows lower: `camelCase` -> `camel`, `Case`."""
+    return rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{ending}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{ending}"
+
+
+TEKKEN = _cased("") + r"|\p{N}" + _CASED_TAIL
+GPT4O = _cased(ANY_CASE + "?") + r"|\p{N}{1,3}" + _CASED_TAIL
+
+DIGIT, DIGITS, DIGITS3 = r"\p{N}", r"\p{N}+", r"\p{N}{1,3}"
+CJK = "[一-龥぀-ゟ゠-ヿ]+"
+_ASCII_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
+DEEPSEEK3 = (
+    _ASCII_PUNCTUATION + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)"
+)
+DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", DIGIT)
+BLOOM = " ?[^(\\s|.,!?…。，、।۔،)]+"
+THREE_DIGITS = "[0-9][0-9][0-9]"
+PUNCTUATION_RUNS = "<punctuation, contiguous>"
+BYTES = "<bytes>"  # only where something follows it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name llama.cpp knows. `note` says where it is known to cut otherwise than the pipeline it stands for."""
+
+    name: str
+    steps: tuple[str, ...]
+    ignore_merges: bool = False  # a word that is a token is that token, whatever the merges say
+    note: str = ""
+
+
+_CASE_NOTE = (
+    "llama.cpp finds upper and lower case of a-z only: words of other alphabets in mixed case may be cut elsewhere"
+)
+
+TABLE: tuple[Entry, ...] = (
+    Entry("gpt-2", (GPT2,)),
+    Entry("qwen2", (QWEN2,)),
+    Entry("qwen35", (QWEN35,)),
+    Entry("llama-bpe", (LLAMA3,), ignore_merges=True),
+    Entry("dbrx", (LLAMA3,)),
+    Entry("starcoder", (DIGIT, GPT2)),
+    Entry("deepseek-v3", (DIGITS3, CJK, DEEPSEEK3)),
+    Entry("deepseek-coder", DEEPSEEK_CODER),
+    Entry("tekken", (TEKKEN,), ignore_merges=True, note=_CASE_NOTE),
+    Entry("gpt-4o", (GPT4O,), note=_CASE_NOTE),
+    Entry("falcon", (PUNCTUATION_RUNS, GPT2, BYTES, DIGITS, THREE_DIGITS)),
+    Entry("bloom", (BLOOM,)),
+    Entry("viking", (BLOOM, DIGIT)),
+    Entry("seed-coder", (SEED_CODER,)),
+    Entry("bailingmoe", (BAILING,)),
+    Entry("ufakzeka", (NO_CONTRACTIONS,)),
+    Entry("jais-2", (JAIS2,)),
+)
+"""Preferred name first among those that cut alike."""
+
+CLASSES: Mapping[str, str] = MappingProxyType({"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"})
+"""tokenizer_class -> name, for the models that come as vocab.json and merges.txt alone: their code is the pipeline."""
+
+
+# --- one spelling for what is one expression --------------------------------------------------------------------------
+
+_SAME: tuple[tuple[str, str], ...] = (
+    ("\r", r"\r"),
+    ("\n", r"\n"),
+    ("\t", r"\t"),
+    # the seven contractions, as people write them; none is the beginning of another, so their order says nothing
+    ("(?i:'s|'t|'re|'ve|'m|'ll|'d)", ANY_CASE),
+    ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", ANY_CASE),
+    ("'(?i:[sdmt]|ll|ve|re)", ANY_CASE),
+    ("(?i:'(?:[sdmt]|ll|ve|re))", ANY_CASE),
+    ("'(?:[sdmt]|ll|ve|re)", LOWER_CASE),
+    ("'s|'t|'re|'ve|'m|'ll|'d", LOWER_CASE),
+    # possessive and greedy find the same where nothing after could take a character back
+    (r"[^\r\n\p{L}\p{N}]?+\p{L}", r"[^\r\n\p{L}\p{N}]?\p{L}"),
+    (r"\p{L}++|", r"\p{L}+|"),
+    (r"[^\s\p{L}\p{N}]++[\r\n]*+", r"[^\s\p{L}\p{N}]+[\r\n]*"),
+    (r"[^\s\p{L}\p{N}]++[\r\n]*", r"[^\s\p{L}\p{N}]+[\r\n]*"),
+    (r"\p{N}{1}|", r"\p{N}|"),
+    # a class inside a class is their union
+    ("[^(\\s|[.,!?…。，、।۔،])]", "[^(\\s|.,!?…。，、।۔،)]"),
+)
+
+
+def canonical(regex: str) -> str:
+    """`regex` in the spelling TABLE uses; two that come out equal match the same texts.
+
+    The last `|\\s+` after `\\s+(?!\\S)` goes: all it ever finds is one space before a word, which stands alone without
+    it too, being the gap between two matches.
+    """
+    for spelled, common in _SAME:
+        regex = regex.replace(spelled, common)
+    return regex.removesuffix(r"|\s+") if regex.endswith(r"|\s+(?!\S)|\s+") else regex
+
+
+def steps(pre_tokenizer: object, where: str = "tokenizer.json") -> tuple[str, ...]:
+    """The pipeline `pre_tokenizer` of a tokenizer.json as canonical expressions, in order; () for none.
+
+    A step that has no such form is its own JSON, so that it is in no table and readable in a message.
+    """
+    found = [step for part in _flat(pre_tokenizer, "pretokenizers", where) for step in _step(part)]
+    return tuple(found[:-1] if found and found[-1] == BYTES else found)
+
+
+def _flat(part: object, inner: str, where: str) -> Iterable[Mapping[str, Any]]:
+    """The members of nested Sequences, in order."""
+    if part is None:
+        return
+    if not isinstance(part, Mapping):
+        raise InputError(where, f"a pipeline step is {str(part)[:60]!r}", "an object with a type")
+    if part.get("type") != "Sequence":
+        yield part
+        return
+    members = part.get(inner)
+    if not isinstance(members, list):
+        raise InputError(where, f"a Sequence without {inner}", "a list")
+    for member in members:
+        yield from _flat(member, inner, where)
+
+
+def _step(part: Mapping[str, Any]) -> list[str]:
+    kind = part.get("type")
+    if kind == "ByteLevel" and not part.get("add_prefix_space", True):
+        return [GPT2, BYTES] if part.get("use_regex", True) else [BYTES]
+    if kind == "Digits":
+        return [DIGIT if part.get("individual_digits") else DIGITS]
+    if kind == "Punctuation" and part.get("behavior") == "Contiguous":
+        return [PUNCTUATION_RUNS]
+    if kind == "Split":
+        pattern = part.get("pattern")
+        regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
+        if isinstance(regex, str):
+            # what a regex that leaves no gap finds is the same whether its matches are kept or the gaps removed
+            no_gap = regex.endswith(r"|\s+") and (part.get("behavior"), part.get("invert")) == ("Removed", True)
+            if no_gap or (part.get("behavior") == "Isolated" and not part.get("invert")):
+                return [canonical(regex)]
+    return [json.dumps(part, ensure_ascii=False, sort_keys=True)]
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """`name` goes into tokenizer.ggml.pre; `notes` say where llama.cpp is known to encode otherwise."""
+
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+def recognize(
+    tokenizer_json: Mapping[str, Any], override: str | None = None, where: str = "tokenizer.json"
+) -> PreTokenizer:
+    """The pre-tokenizer of a byte-level BPE tokenizer.json, or `override` as its name.
+
+    Raises InputError that shows the pipeline, for one that llama.cpp has no name for.
+    """
+    notes = _normalizer_notes(tokenizer_json.get("normalizer"), where, override)
+    if override is not None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", override):
+            raise InputError("pre_tokenizer", repr(override), "a name llama.cpp knows, such as qwen2")
+        return PreTokenizer(override, (*notes, f"pre-tokenizer {override} was set by hand, not recognized"))
+    pipeline = steps(tokenizer_json.get("pre_tokenizer"), where)
+    alike = [entry for entry in TABLE if entry.steps == pipeline]
+    if not alike:
+        raise InputError(
+            where,
+            f"the pre-tokenizer {_shown(pipeline)} is none that llama.cpp has a name for",
+            remedy="name the one that cuts alike with `pre_tokenizer: <name>`; validation shows whether it does",
+        )
+    model = tokenizer_json.get("model")
+    model = model if isinstance(model, Mapping) else {}
+    wanted = model.get("ignore_merges") is True
+    entry = next((e for e in alike if e.ignore_merges == wanted), alike[0])
+    if entry.ignore_merges != wanted and (unreachable := _not_merged(model)):
+        raise InputError(
+            where,
+            f"ignore_merges is {str(wanted).lower()}, and no merge makes the token {unreachable!r}",
+            f"ignore_merges {str(entry.ignore_merges).lower()}, which is all llama.cpp does for {entry.name}",
+        )
+    return PreTokenizer(entry.name, (*notes, entry.note) if entry.note else notes)
+
+
+def _shown(pipeline: tuple[str, ...]) -> str:
+    text = " then ".join(pipeline) or "(none)"
+    return text if len(text) < 600 else text[:600] + "..."
+
+
+def _normalizer_notes(normalizer: object, where: str, override: str | None) -> tuple[str, ...]:
+    """llama.cpp normalizes nothing before byte-level BPE. NFC leaves nearly every text as it is; others do not."""
+    notes = []
+    for part in _flat(normalizer, "normalizers", where):
+        if part.get("type") == "NFC":
+            notes.append("llama.cpp does not apply the tokenizer's NFC: text in decomposed form encodes otherwise")
+        elif override is not None:
+            notes.append(f"llama.cpp does not apply the tokenizer's normalizer {part.get('type')}")
+        else:
+            raise InputError(
+                where,
+                f"the normalizer {json.dumps(part, ensure_ascii=False)[:120]}",
+                "none or NFC: llama.cpp applies no other before byte-level BPE",
+                "to convert all the same, name the pre-tokenizer with `pre_tokenizer: <name>`",
+            )
+    return tuple(notes)
+
+
+def _not_merged(model: Mapping[str, Any]) -> str | None:
+    """A token of several characters that is the product of no merge; None: then ignore_merges changes nothing."""
+    merges, vocabulary = model.get("merges"), model.get("vocab")
+    pairs = merges if isinstance(merges, list) else []
+    made = {"".join(pair) if isinstance(pair, list) else str(pair).replace(" ", "", 1) for pair in pairs}
+    tokens = vocabulary if isinstance(vocabulary, Mapping) else {}
+    return next((token for token in tokens if len(token) > 1 and token not in made), None)
