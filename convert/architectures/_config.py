@@ -1,0 +1,126 @@
+"""config.json from strangers: every value is checked for type and range before it is used, all problems at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from convert.errors import PlanError, Problem, raise_all
+
+MAX_SIZE = 1 << 24  # rows or columns of a weight; the largest vocabularies of the field are below 2**19
+MAX_LAYERS = 1024
+MAX_CONTEXT = (1 << 31) - 1  # llama.cpp counts positions in 32 bits
+
+_MISSING = object()
+T = TypeVar("T")
+
+
+@dataclass
+class Config:
+    """A config's values by name.
+
+    A getter returns a harmless stand-in for a bad value and remembers the problem; `finish()` raises PlanError with
+    all of them.
+    """
+
+    values: Mapping[str, Any]
+    where: str = "config.json"
+    problems: list[Problem] = field(default_factory=list)
+
+    def sub(self, key: str) -> Config:
+        """The object under `key`, an empty one where there is none; problems go to the same list."""
+        value = self.values.get(key)
+        if value is None:
+            value = {}
+        elif not isinstance(value, Mapping):
+            self.complain(key, value, "an object")
+            value = {}
+        return Config(value, f"{self.where}: {key}", self.problems)
+
+    def merged(self, key: str) -> Config:
+        """This config with the values of the object under `key` on top."""
+        return Config({**self.values, **self.sub(key).values}, self.where, self.problems)
+
+    def size(self, key: str, default: int | None = None, most: int = MAX_SIZE) -> int:
+        """A whole number from 1 to `most`."""
+        value = self._get(key, default)
+        if value is _MISSING:
+            return 1
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            return self._bad(key, value, f"a whole number from 1 to {most}", 1)
+        return int(value)
+
+    def number(self, key: str, default: float | None = None, least: float = 0.0, above: bool = True) -> float:
+        """A finite number above (or, with above=False, not below) `least` that a float32 can hold."""
+        value = self._get(key, default)
+        if value is _MISSING:
+            return 1.0
+        good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 3e38
+        if not good or math.isnan(value) or value < least or (above and value == least):
+            return self._bad(key, value, f"a number {'above' if above else 'from'} {least:g}", 1.0)
+        return float(value)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        return value if isinstance(value, bool) else self._bad(key, value, "true or false", default)
+
+    def word(self, key: str, default: str, allowed: Sequence[str], why: str = "") -> str:
+        """One of the words in `allowed`; `why` is what to know when it is another."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if value not in allowed:
+            self.complain(key, value, " or ".join(map(repr, allowed)), why)
+            return default
+        return str(value)
+
+    def sizes(self, key: str, default: Sequence[int] | None = None, most: int = MAX_SIZE) -> tuple[int, ...]:
+        """A list of whole numbers from 0 to `most`, at most MAX_LAYERS of them."""
+        value = self._get(key, default)
+        if value is _MISSING:
+            return ()
+        good = isinstance(value, list | tuple) and len(value) <= MAX_LAYERS
+        if not good or not all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= most for v in value):
+            return self._bad(key, value, f"a list of whole numbers from 0 to {most}", ())
+        return tuple(map(int, value))
+
+    def numbers(self, key: str, count: int, default: Sequence[float] | None = None) -> tuple[float, ...]:
+        """A list of `count` finite numbers."""
+        value = self._get(key, default)
+        if value is _MISSING:
+            return (1.0,) * count
+        good = isinstance(value, list | tuple) and len(value) == count
+        if not good or not all(isinstance(v, int | float) and abs(v) < 3e38 for v in value):
+            return self._bad(key, value, f"a list of {count} numbers", (1.0,) * count)
+        return tuple(map(float, value))
+
+    def has(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def complain(self, key: str, got: object, wanted: str, remedy: str = "") -> None:
+        self.problems.append(Problem(self.where, f"{key} is {_short(got)}", wanted, remedy))
+
+    def finish(self) -> None:
+        raise_all(self.problems, PlanError)
+
+    def _get(self, key: str, default: object) -> Any:
+        value = self.values.get(key)
+        if value is not None:
+            return value
+        if default is not None:
+            return default
+        self.problems.append(Problem(self.where, f"{key} is missing"))
+        return _MISSING
+
+    def _bad(self, key: str, value: object, wanted: str, stand_in: T) -> T:
+        self.complain(key, value, wanted)
+        return stand_in
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
