@@ -1,0 +1,112 @@
+"""What is measured, which way is better, and the verdict on a number. Nothing is a pass because it is missing."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Better(StrEnum):
+    """Which side of its limit a metric has to stay on."""
+
+    LOWER = "<="
+    HIGHER = ">="
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a metric's number means."""
+
+    better: Better
+    meaning: str
+
+
+_LOWER, _HIGHER = Better.LOWER, Better.HIGHER
+
+DEFINITIONS: Mapping[str, Definition] = {
+    "kl_mean": Definition(_LOWER, "KL(reference || candidate) in nats, mean over token positions"),
+    "kl_median": Definition(_LOWER, "KL, median over token positions"),
+    "kl_p99": Definition(_LOWER, "KL, 99th percentile over token positions"),
+    "kl_max": Definition(_LOWER, "KL, worst token position"),
+    "top1": Definition(_HIGHER, "share of positions whose most likely token is the reference's"),
+    "p_rms": Definition(_LOWER, "root mean square change of the probability of the text's own next token"),
+    "logit_max_abs": Definition(_LOWER, "largest difference of any logit"),
+    "ppl_ratio": Definition(_LOWER, "perplexity over the reference's perplexity, on the same windows"),
+    "ppl_change": Definition(_LOWER, "|perplexity ratio - 1|: a perplexity that falls is a change too"),
+    "tokens_equal": Definition(_HIGHER, "share of the hard strings that get the reference's token ids"),
+    "vocabulary_equal": Definition(_HIGHER, "share of the vocabulary whose text is the reference's"),
+    "templates_equal": Definition(_HIGHER, "share of the conversations rendered like the reference, byte for byte"),
+    "templates_runtime_equal": Definition(_HIGHER, "the same, rendered by the runtime's own template engine"),
+    "special_ids_equal": Definition(_HIGHER, "share of the special-token facts (BOS, EOS, …) that agree"),
+    "image_cosine": Definition(_HIGHER, "cosine of the projector's embedding to the source's, worst image token"),
+    "image_max_error": Definition(_LOWER, "largest difference of any value of the projector's embeddings"),
+    "image_kl": Definition(_LOWER, "KL of the next token's distribution after an image, worst image"),
+    "image_top1": Definition(_HIGHER, "share of image prompts whose next token is the reference's"),
+    "clicks": Definition(_HIGHER, "share of clicks that hit their target"),
+    "clicks_drop": Definition(_LOWER, "the source's share of hits minus the candidate's"),
+    "click_distance": Definition(_LOWER, "pixels between the candidate's clicks and the source's, mean"),
+}
+
+# What no output may miss, whatever the recipe says of drift; a recipe may relax each by name.
+CONTRACT_LIMITS: Mapping[str, float] = {
+    "tokens_equal": 1.0,
+    "vocabulary_equal": 1.0,
+    "templates_equal": 1.0,
+    "special_ids_equal": 1.0,
+}
+
+# Where a recipe sets no limit of its own: about four times the drift published for each type on Llama-3-8B and
+# wikitext-2 (F16 5e-5, Q8_0 0.0014, Q6_K 0.0055, Q5_K_M 0.011, Q4_K_M 0.031, Q3_K_M 0.10, Q2_K 0.45), because models
+# differ by as much. They catch a broken file, not a slightly worse one: that is what the recipe's own limits are for.
+DEFAULT_LIMITS: Mapping[str, Mapping[str, float]] = {
+    "F32": {"kl_mean": 0.0002, "top1": 0.99},
+    "F16": {"kl_mean": 0.001, "top1": 0.98},
+    "BF16": {"kl_mean": 0.004, "top1": 0.97},
+    "Q8_0": {"kl_mean": 0.006, "top1": 0.95},
+    "Q6_K": {"kl_mean": 0.022, "top1": 0.92},
+    "Q5": {"kl_mean": 0.05, "top1": 0.90},
+    "Q4": {"kl_mean": 0.13, "top1": 0.85},
+    "Q3": {"kl_mean": 0.45, "top1": 0.75},
+    "*": {"kl_mean": 1.8, "top1": 0.5},
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number and the limit it has to keep; NaN and infinity never keep any."""
+
+    name: str
+    value: float
+    limit: float | None = None
+
+    @property
+    def better(self) -> Better:
+        return DEFINITIONS[self.name].better
+
+    @property
+    def passed(self) -> bool:
+        if not math.isfinite(self.value):
+            return False
+        if self.limit is None:
+            return True
+        return self.value <= self.limit if self.better is Better.LOWER else self.value >= self.limit
+
+    def __str__(self) -> str:
+        """`kl_mean 0.0132, limit <= 0.002`; what a reason quotes."""
+        text = f"{self.name} {self.value:.4g}"
+        return text if self.limit is None else f"{text}, limit {self.better} {self.limit:g}"
+
+
+def default_limits(type_: str) -> Mapping[str, float]:
+    """The limits an output of this type has to keep where the recipe names none: `Q4_K_M` falls under `Q4`."""
+    matching = [name for name in DEFAULT_LIMITS if type_.upper().startswith(name)]
+    return {**CONTRACT_LIMITS, **DEFAULT_LIMITS[max(matching, key=len, default="*")]}
+
+
+def unknown_metrics(names: Mapping[str, object]) -> dict[str, str]:
+    """Names that are no metric, each with the nearest one that is, or an empty string."""
+    wrong = [name for name in names if name not in DEFINITIONS]
+    return {name: next(iter(difflib.get_close_matches(name, DEFINITIONS, 1)), "") for name in wrong}

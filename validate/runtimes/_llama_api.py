@@ -1,0 +1,208 @@
+"""llama.cpp's C API, called through ctypes in the shared library of the xllamacpp wheel. No compiler needed.
+
+Structs that are passed by value are declared as llama.h and mtmd.h of build 11549 lay them out, with room behind for
+fields a later build adds, and are filled by llama.cpp's own `*_default_params()`. Before a field is set, `defaults`
+compares what came back with the defaults those headers document: a build that moved a field is refused by name
+instead of being handed a wrong number.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import functools
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from validate.runtimes import RuntimeFailure
+
+GGML_TYPE_F32 = 0
+GGML_TYPE_F16 = 1
+FLASH_ATTENTION_OFF = 0
+AUTO = -1
+IMAGE_CHUNK = 1  # MTMD_INPUT_CHUNK_TYPE_IMAGE
+LOG_WARNING, LOG_CONTINUED = 3, 5  # ggml_log_level
+
+_SPARE = ("spare", C.c_uint8 * 512)
+
+
+class ModelParams(C.Structure):
+    """llama_model_params; nothing in it is ever set."""
+
+    _fields_ = (_SPARE,)
+
+
+class ContextParams(C.Structure):
+    """llama_context_params."""
+
+    _fields_ = (
+        *((name, C.c_uint32) for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_rs_seq")),
+        *((name, C.c_uint32) for name in ("n_outputs_max", "n_outputs_max_per_seq")),
+        *((name, C.c_int32) for name in ("n_threads", "n_threads_batch", "ctx_type", "rope_scaling_type")),
+        *((name, C.c_int32) for name in ("pooling_type", "attention_type", "flash_attn_type")),
+        *((name, C.c_float) for name in ("rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor")),
+        *((name, C.c_float) for name in ("yarn_beta_fast", "yarn_beta_slow")),
+        ("yarn_orig_ctx", C.c_uint32),
+        ("defrag_thold", C.c_float),
+        *((name, C.c_void_p) for name in ("cb_eval", "cb_eval_user_data")),
+        *((name, C.c_int32) for name in ("type_k", "type_v")),
+        _SPARE,
+    )
+
+
+class ImageParams(C.Structure):
+    """mtmd_context_params."""
+
+    _fields_ = (
+        ("use_gpu", C.c_bool),
+        ("device", C.c_void_p),
+        ("print_timings", C.c_bool),
+        ("n_threads", C.c_int32),
+        *((name, C.c_void_p) for name in ("image_marker", "media_marker")),
+        ("flash_attn_type", C.c_int32),
+        ("warmup", C.c_bool),
+        *((name, C.c_int32) for name in ("image_min_tokens", "image_max_tokens")),
+        *((name, C.c_void_p) for name in ("cb_eval", "cb_eval_user_data")),
+        ("batch_max_tokens", C.c_int32),
+        _SPARE,
+    )
+
+
+class Batch(C.Structure):
+    """llama_batch."""
+
+    _fields_ = (
+        ("n_tokens", C.c_int32),
+        ("token", C.POINTER(C.c_int32)),
+        ("embd", C.POINTER(C.c_float)),
+        ("pos", C.POINTER(C.c_int32)),
+        ("n_seq_id", C.POINTER(C.c_int32)),
+        ("seq_id", C.POINTER(C.POINTER(C.c_int32))),
+        ("logits", C.POINTER(C.c_int8)),
+    )
+
+
+class Text(C.Structure):
+    """mtmd_input_text."""
+
+    _fields_ = (("text", C.c_char_p), ("length", C.c_size_t), ("add_special", C.c_bool), ("parse_special", C.c_bool))
+
+
+# The defaults that show a struct is laid out as above: those that are not zero, and a neighbour or two.
+_CONTEXT_DEFAULTS = {
+    "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max_per_seq": 1, "rope_scaling_type": -1,
+    "pooling_type": -1, "attention_type": -1, "flash_attn_type": AUTO, "rope_freq_base": 0.0, "yarn_ext_factor": -1.0,
+    "yarn_beta_slow": -1.0, "yarn_orig_ctx": 0, "defrag_thold": -1.0, "cb_eval": None, "type_k": GGML_TYPE_F16,
+    "type_v": GGML_TYPE_F16,
+}  # fmt: skip
+_IMAGE_DEFAULTS = {
+    "use_gpu": True, "device": None, "print_timings": True, "n_threads": 4, "image_marker": None,
+    "flash_attn_type": AUTO, "warmup": True, "image_min_tokens": -1, "image_max_tokens": -1, "cb_eval": None,
+    "batch_max_tokens": 1024,
+}  # fmt: skip
+
+LogCallback = C.CFUNCTYPE(None, C.c_int, C.c_char_p, C.c_void_p)
+
+_P, _I, _B, _F, _S = C.c_void_p, C.c_int32, C.c_bool, C.POINTER(C.c_float), C.c_char_p
+_IS = C.POINTER(C.c_int32)
+_SIGNATURES: tuple[tuple[str, Any, list[Any]], ...] = (
+    ("llama_backend_init", None, []),
+    ("llama_log_set", None, [_P, _P]),
+    ("llama_print_system_info", _S, []),
+    ("llama_model_default_params", ModelParams, []),
+    ("llama_model_load_from_file", _P, [_S, ModelParams]),
+    ("llama_model_free", None, [_P]),
+    ("llama_model_get_vocab", _P, [_P]),
+    ("llama_model_n_embd", _I, [_P]),
+    ("llama_model_n_ctx_train", _I, [_P]),
+    ("llama_model_chat_template", _S, [_P, _S]),
+    ("llama_model_meta_count", _I, [_P]),
+    ("llama_model_meta_key_by_index", _I, [_P, _I, _S, C.c_size_t]),
+    ("llama_model_meta_val_str", _I, [_P, _S, _S, C.c_size_t]),
+    ("llama_vocab_n_tokens", _I, [_P]),
+    ("llama_vocab_bos", _I, [_P]),
+    ("llama_vocab_eos", _I, [_P]),
+    ("llama_vocab_eot", _I, [_P]),
+    ("llama_vocab_pad", _I, [_P]),
+    ("llama_vocab_get_add_bos", _B, [_P]),
+    ("llama_vocab_get_add_eos", _B, [_P]),
+    ("llama_vocab_is_eog", _B, [_P, _I]),
+    ("llama_vocab_get_text", _S, [_P, _I]),
+    ("llama_tokenize", _I, [_P, _S, _I, _IS, _I, _B, _B]),
+    ("llama_detokenize", _I, [_P, _IS, _I, _S, _I, _B, _B]),
+    ("llama_context_default_params", ContextParams, []),
+    ("llama_init_from_model", _P, [_P, ContextParams]),
+    ("llama_free", None, [_P]),
+    ("llama_get_memory", _P, [_P]),
+    ("llama_memory_clear", None, [_P, _B]),
+    ("llama_batch_init", Batch, [_I, _I, _I]),
+    ("llama_batch_free", None, [Batch]),
+    ("llama_decode", _I, [_P, Batch]),
+    ("llama_get_logits", _F, [_P]),
+    ("llama_get_logits_ith", _F, [_P, _I]),
+    ("mtmd_log_set", None, [_P, _P]),
+    ("mtmd_helper_log_set", None, [_P, _P]),
+    ("mtmd_context_params_default", ImageParams, []),
+    ("mtmd_init_from_file", _P, [_S, _P, ImageParams]),
+    ("mtmd_free", None, [_P]),
+    ("mtmd_support_vision", _B, [_P]),
+    ("mtmd_default_marker", _S, []),
+    ("mtmd_bitmap_init", _P, [C.c_uint32, C.c_uint32, _S]),
+    ("mtmd_bitmap_free", None, [_P]),
+    ("mtmd_input_chunks_init", _P, []),
+    ("mtmd_input_chunks_free", None, [_P]),
+    ("mtmd_input_chunks_size", C.c_size_t, [_P]),
+    ("mtmd_input_chunks_get", _P, [_P, C.c_size_t]),
+    ("mtmd_input_chunk_get_type", C.c_int, [_P]),
+    ("mtmd_input_chunk_get_n_tokens", C.c_size_t, [_P]),
+    ("mtmd_tokenize", _I, [_P, _P, C.POINTER(Text), C.POINTER(_P), C.c_size_t]),
+    ("mtmd_encode_chunk", _I, [_P, _P]),
+    ("mtmd_get_output_embd", _F, [_P]),
+    ("mtmd_helper_get_n_tokens", C.c_size_t, [_P]),
+    ("mtmd_helper_eval_chunks", _I, [_P, _P, _P, _I, _I, _I, _B, _IS]),
+)
+
+
+def library_path() -> Path | None:
+    """The shared library with llama.cpp in it, found without importing xllamacpp; None when it is not installed."""
+    spec = importlib.util.find_spec("xllamacpp")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return next((found for folder in folders for found in Path(folder).glob("xllamacpp*.so")), None)
+
+
+@functools.cache
+def library() -> Any:
+    """The loaded library with every signature declared; typed Any, as ctypes is."""
+    path = library_path()
+    if path is None:
+        raise RuntimeFailure("xllamacpp is not installed")
+    lib = C.CDLL(str(path))
+    for name, result, arguments in _SIGNATURES:
+        try:
+            function = getattr(lib, name)
+        except AttributeError as error:
+            raise RuntimeFailure(f"{path.name} has no function {name}: not the llama.cpp build this was made for") from error
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+def context_params() -> ContextParams:
+    """llama.cpp's default context parameters, their layout verified."""
+    return _verified(library().llama_context_default_params(), _CONTEXT_DEFAULTS)  # type: ignore[no-any-return]
+
+
+def image_params() -> ImageParams:
+    """mtmd's default parameters, their layout verified."""
+    return _verified(library().mtmd_context_params_default(), _IMAGE_DEFAULTS)  # type: ignore[no-any-return]
+
+
+def _verified(params: Any, defaults: Mapping[str, Any]) -> Any:
+    for name, wanted in defaults.items():
+        got = getattr(params, name)
+        if got != wanted:
+            raise RuntimeFailure(
+                f"{type(params).__name__}.{name} is {got} by default, wanted {wanted}: this build of llama.cpp lays its "
+                "parameters out in another way; install xllamacpp==2026.10.11549"
+            )
+    return params

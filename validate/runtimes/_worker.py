@@ -1,0 +1,42 @@
+"""The other end of an IsolatedSession: `python -m validate.runtimes._worker MODULE FILE_DESCRIPTOR`."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+from validate.runtimes import RuntimeFailure
+from validate.runtimes._isolated import receive, send
+
+
+def main(module: str, descriptor: int) -> None:
+    """Answer questions until the other end closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
+    runtime = importlib.import_module(module)
+    session: Any = None
+    with Connection(descriptor) as pipe:
+        while True:
+            try:
+                method, args, options = receive(pipe)
+            except EOFError:
+                break
+            try:
+                if method == "open":
+                    session, value = runtime.open(*args, **options), None
+                else:
+                    value = getattr(session, method)(*args, **options)
+                answer = ("answer", value)
+            except RuntimeFailure as error:
+                answer = (type(error).__name__, str(error))
+            except Exception as error:  # whatever it is, the other side has to hear of it
+                answer = ("RuntimeFailure", f"{type(error).__name__}: {error}")
+            send(pipe, answer)
+    if session is not None:
+        session.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,366 @@
+"""GGUF files on llama.cpp, text and (with a projector file) images, through its C API.
+
+Settings that matter to numbers: the KV cache is F32 and flash attention is off, so that what is measured is the
+weights' drift, not the cache's. llama.cpp's CPU kernels still round activations to the weight's companion type (F16
+for F16 weights, Q8_0 for Q8_0): that is how people will run the file, and it is part of the drift.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes as C
+import importlib.metadata
+import json
+import os
+import secrets
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
+from validate.runtimes import _llama_api as api
+
+NAME = "llama.cpp"
+FORMATS = ("gguf",)
+ISOLATED = True
+
+IMAGE_BATCH = 512
+RENDER_SECONDS = 30
+_NONE = -1  # LLAMA_TOKEN_NULL
+
+
+def available() -> str | None:
+    """Why llama.cpp cannot run here, or None."""
+    if api.library_path() is None:
+        return "xllamacpp is not installed: pip install 'convert[validate]'"
+    return None
+
+
+def version() -> str:
+    return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+
+
+def open(
+    model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
+) -> LlamaSession:
+    """A session on a GGUF file; `context` is the longest window of tokens it will be asked for."""
+    return LlamaSession(model, projector, context, threads)
+
+
+class _Log:
+    """Collects what llama.cpp says, to quote it when a call fails."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=200)
+        self.complaints: deque[str] = deque(maxlen=5)
+        self.callback = api.LogCallback(self._add)  # held here: ctypes does not
+        self.listen()
+
+    def listen(self) -> None:
+        """Make llama.cpp speak to us; its server puts a log of its own in place."""
+        lib = api.library()
+        lib.llama_log_set(self.callback, None)
+        lib.mtmd_helper_log_set(self.callback, None)
+        lib.mtmd_log_set(self.callback, None)
+
+    def _add(self, level: int, text: bytes, _: object) -> None:
+        line = text.decode(errors="replace").strip()
+        if line:
+            self.lines.append(line)
+            if api.LOG_WARNING <= level < api.LOG_CONTINUED:
+                self.complaints.append(line)
+
+    def failure(self, what: str) -> RuntimeFailure:
+        """An error that carries the last complaints, then forgets them."""
+        said = "; ".join(self.complaints)
+        self.complaints.clear()
+        return RuntimeFailure(f"llama.cpp {what}" + (f": {said}" if said else ""))
+
+
+class LlamaSession:
+    """A GGUF model in this process; see Session for the methods."""
+
+    def __init__(self, model: Path, projector: Path | None, context: int, threads: int | None) -> None:
+        self._lib = api.library()
+        self._log = _Log()
+        self._path, self._threads = model, threads or os.cpu_count() or 1
+        self._model = self._context = self._eyes = None
+        self._room = 0  # tokens that fit into the context
+        self._server: tuple[Any, str] | None = None  # llama.cpp's server and its key, once one was needed
+        self._lib.llama_backend_init()
+        try:
+            self._model = self._lib.llama_model_load_from_file(
+                os.fsencode(model), self._lib.llama_model_default_params()
+            )
+            if not self._model:
+                raise self._log.failure("could not load the file")
+            self._vocab = self._lib.llama_model_get_vocab(self._model)
+            self._n_vocab = self._lib.llama_vocab_n_tokens(self._vocab)
+            self._make_room(context)
+            if projector is not None:
+                self._open_eyes(projector)
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- loading and freeing
+
+    def _make_room(self, tokens: int) -> None:
+        """A context for at least `tokens` positions, all of which may ask for logits."""
+        if self._room >= tokens:
+            return
+        params = api.context_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = -(-tokens // 256) * 256  # llama.cpp rounds to 256 itself
+        params.n_threads = params.n_threads_batch = self._threads
+        params.type_k = params.type_v = api.GGML_TYPE_F32
+        params.flash_attn_type = api.FLASH_ATTENTION_OFF
+        if self._context:
+            self._lib.llama_free(self._context)
+        self._context, self._room = self._lib.llama_init_from_model(self._model, params), 0
+        if not self._context:
+            raise self._log.failure(f"could not make a context of {tokens} tokens")
+        cache = [line for line in self._log.lines if "K (" in line and "V (" in line]
+        if cache and "K (f32)" not in cache[-1]:
+            raise RuntimeFailure(f"llama.cpp was asked for an F32 cache and made another: {cache[-1]}")
+        self._room = params.n_ctx
+
+    def _open_eyes(self, projector: Path) -> None:
+        params = api.image_params()
+        params.n_threads, params.print_timings, params.warmup = self._threads, False, False
+        params.flash_attn_type = api.FLASH_ATTENTION_OFF
+        self._eyes = self._lib.mtmd_init_from_file(os.fsencode(projector), self._model, params)
+        if not self._eyes:
+            raise self._log.failure(f"could not load the projector {projector.name}")
+
+    def close(self) -> None:
+        self._server = None  # its destructor stops it
+        for free, name in (("mtmd_free", "_eyes"), ("llama_free", "_context"), ("llama_model_free", "_model")):
+            handle = getattr(self, name)
+            if handle:
+                getattr(self._lib, free)(handle)
+            setattr(self, name, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- the vocabulary
+
+    def identity(self) -> Identity:
+        lib, vocab = self._lib, self._vocab
+        special = (getattr(lib, f"llama_vocab_{name}")(vocab) for name in ("bos", "eos", "eot", "pad"))
+        return Identity(
+            self._n_vocab,
+            *special,
+            end_of_generation=frozenset(i for i in range(self._n_vocab) if lib.llama_vocab_is_eog(vocab, i)),
+            adds_bos=lib.llama_vocab_get_add_bos(vocab),
+            adds_eos=lib.llama_vocab_get_add_eos(vocab),
+            templates=self._templates(),
+            sees=bool(self._eyes and lib.mtmd_support_vision(self._eyes)),
+        )
+
+    def _templates(self) -> dict[str, str]:
+        prefix = "tokenizer.chat_template"
+        keys = [key for key in self._metadata_keys() if key == prefix or key.startswith(f"{prefix}.")]
+        return {key.removeprefix(prefix).removeprefix(".") or "default": self._metadata(key) for key in keys}
+
+    def _metadata_keys(self) -> Iterator[str]:
+        buffer = C.create_string_buffer(1024)
+        for i in range(self._lib.llama_model_meta_count(self._model)):
+            if self._lib.llama_model_meta_key_by_index(self._model, i, buffer, len(buffer)) >= 0:
+                yield buffer.value.decode(errors="replace")
+
+    def _metadata(self, key: str) -> str:
+        size = self._lib.llama_model_meta_val_str(self._model, key.encode(), None, 0)
+        buffer = C.create_string_buffer(max(size, 0) + 1)
+        self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.raw[: max(size, 0)].decode(errors="replace")
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        raw = text.encode(errors="surrogatepass")
+        room = len(raw) + 8
+        while True:
+            ids = (C.c_int32 * room)()
+            count = self._lib.llama_tokenize(self._vocab, raw, len(raw), ids, room, add_special, parse_special)
+            if count >= 0:
+                return ids[:count]
+            if -count <= room:
+                raise self._log.failure(f"could not tokenize {len(raw)} bytes")
+            room = -count  # it says how many it needs
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        ids = (C.c_int32 * len(tokens))(*tokens)
+        room = 16 * len(tokens) + 16
+        while True:
+            buffer = C.create_string_buffer(room)
+            count = self._lib.llama_detokenize(self._vocab, ids, len(tokens), buffer, room, False, False)
+            if count >= 0:
+                return buffer.raw[:count].decode(errors="replace")
+            room = -count
+
+    def pieces(self) -> list[str]:
+        text = self._lib.llama_vocab_get_text
+        return [(text(self._vocab, i) or b"").decode(errors="replace") for i in range(self._n_vocab)]
+
+    # ---- text
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        self._make_room(len(tokens))
+        self._forget()
+        self._decode(tokens, 0, every=True)
+        shape = (len(tokens), self._n_vocab)
+        return np.ctypeslib.as_array(self._lib.llama_get_logits(self._context), shape).copy()
+
+    def generate(self, tokens: Sequence[int], count: int) -> list[int]:
+        self._make_room(len(tokens) + count)
+        self._forget()
+        self._decode(tokens, 0)
+        return self._continue(len(tokens), count)
+
+    def _continue(self, position: int, count: int) -> list[int]:
+        """Greedy tokens after what was decoded last."""
+        out: list[int] = []
+        while len(out) < count:
+            token = int(self._last_logits().argmax())
+            out.append(token)
+            if self._lib.llama_vocab_is_eog(self._vocab, token):
+                break
+            if len(out) < count:
+                self._decode([token], position)
+                position += 1
+        return out
+
+    def _last_logits(self) -> np.ndarray:
+        """A view of llama.cpp's own buffer: the next decode overwrites it."""
+        last = self._lib.llama_get_logits_ith(self._context, -1)
+        if not last:
+            raise self._log.failure("has no logits for the last token")
+        return np.ctypeslib.as_array(last, (self._n_vocab,))
+
+    def _forget(self) -> None:
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
+
+    def _decode(self, tokens: Sequence[int], position: int, every: bool = False) -> None:
+        if not tokens:
+            raise RuntimeFailure("there are no tokens to decode")
+        wrong = [t for t in tokens if not 0 <= t < self._n_vocab]
+        if wrong:
+            raise RuntimeFailure(f"token id {wrong[0]} is outside of a vocabulary of {self._n_vocab}")
+        batch = self._lib.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for i, token in enumerate(tokens):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position + i, 1
+                batch.seq_id[i][0] = 0
+                batch.logits[i] = every or i == len(tokens) - 1
+            if self._lib.llama_decode(self._context, batch):
+                raise self._log.failure(f"could not decode {len(tokens)} tokens at position {position}")
+        finally:
+            self._lib.llama_batch_free(batch)
+
+    # ---- images
+
+    @contextlib.contextmanager
+    def _chunks(self, prompt: str, pixels: np.ndarray) -> Iterator[Any]:
+        """The prompt cut by mtmd into text and image chunks; freed at the end."""
+        if not self._eyes:
+            raise Unsupported("no projector file was given")
+        lib = self._lib
+        raw = prompt.replace(IMAGE_MARK, lib.mtmd_default_marker().decode()).encode()
+        pixels = np.ascontiguousarray(pixels, np.uint8)
+        height, width, _ = pixels.shape
+        bitmap, chunks = lib.mtmd_bitmap_init(width, height, pixels.tobytes()), lib.mtmd_input_chunks_init()
+        try:
+            text = api.Text(raw, len(raw), False, True)
+            if lib.mtmd_tokenize(self._eyes, chunks, C.byref(text), (C.c_void_p * 1)(bitmap), 1):
+                raise self._log.failure("could not cut the prompt into text and image")
+            yield chunks
+        finally:
+            lib.mtmd_input_chunks_free(chunks)
+            lib.mtmd_bitmap_free(bitmap)
+
+    def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        lib = self._lib
+        with self._chunks(IMAGE_MARK, pixels) as chunks:
+            for i in range(lib.mtmd_input_chunks_size(chunks)):
+                chunk = lib.mtmd_input_chunks_get(chunks, i)
+                if lib.mtmd_input_chunk_get_type(chunk) != api.IMAGE_CHUNK:
+                    continue
+                if lib.mtmd_encode_chunk(self._eyes, chunk):
+                    raise self._log.failure("could not encode the image")
+                shape = (lib.mtmd_input_chunk_get_n_tokens(chunk), lib.llama_model_n_embd(self._model))
+                return np.ctypeslib.as_array(lib.mtmd_get_output_embd(self._eyes), shape).copy()
+        raise RuntimeFailure("llama.cpp made no image chunk of an image")
+
+    def _read(self, prompt: str, pixels: np.ndarray, more: int) -> int:
+        """Decode a prompt with an image; the position of the next token."""
+        with self._chunks(prompt, pixels) as chunks:
+            self._make_room(self._lib.mtmd_helper_get_n_tokens(chunks) + more)
+            self._forget()
+            past = C.c_int32()
+            if self._lib.mtmd_helper_eval_chunks(
+                self._eyes, self._context, chunks, 0, 0, IMAGE_BATCH, True, C.byref(past)
+            ):
+                raise self._log.failure("could not evaluate the image prompt")
+            return past.value
+
+    def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
+        self._read(prompt, pixels, 1)
+        return self._last_logits().copy()
+
+    def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
+        return [
+            self._continue(self._read(prompt, pixels, count), count)
+            for prompt, pixels in zip(prompts, images, strict=True)
+        ]
+
+    # ---- the template, as llama.cpp's own server renders it
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Message] | None, generation_prompt: bool) -> str:
+        """What llama.cpp's server makes of a conversation: its own template engine, not jinja2.
+
+        The C API only knows a list of template families (llama_chat_apply_template); the engine that reads the
+        file's template is reachable through the server in the same library, on a port of the loopback interface
+        that exists for as long as the session and answers only to a random key.
+        """
+        body = {"messages": messages, "add_generation_prompt": generation_prompt, **({"tools": tools} if tools else {})}
+        server, key = self._server = self._server or self._start_server()
+        request = urllib.request.Request(
+            f"{server.listening_address}/apply-template",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=RENDER_SECONDS) as answer:
+                return str(json.load(answer)["prompt"])
+        except urllib.error.HTTPError as error:
+            raise RuntimeFailure(f"llama.cpp's server refused the conversation: {error.read().decode()}") from error
+        except (OSError, ValueError, KeyError) as error:
+            raise Unsupported(f"llama.cpp's server could not be asked: {error}") from error
+
+    def _start_server(self) -> tuple[Any, str]:
+        import xllamacpp
+
+        key = secrets.token_hex(16)
+        params = xllamacpp.CommonParams()
+        params.model.path = str(self._path)
+        params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
+        params.n_ctx, params.n_parallel, params.warmup, params.ui = 256, 1, False, False
+        params.no_extra_bufts = True  # a repacked copy of the weights would be for nothing
+        params.use_jinja = True
+        try:
+            return xllamacpp.Server(params), key
+        except Exception as error:
+            raise Unsupported(f"llama.cpp's server did not start: {error}") from error
+        finally:
+            self._log.listen()
