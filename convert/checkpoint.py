@@ -18,10 +18,6 @@ from convert.safetensors import Entry, MappedFile, read_header
 from convert.untrusted import inside, listed, read_object, shown
 
 CONFIG_NAME = "config.json"
-SINGLE_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
-SHARD_NAME = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
-PICKLE_NAME = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin")
 MAX_CONFIG_BYTES = 4 << 20
 
 STORAGE: dict[str, np.dtype] = {
@@ -40,6 +36,35 @@ STORAGE: dict[str, np.dtype] = {
     "BOOL": np.dtype("?"),
 }
 """safetensors' dtype -> how `LazyTensor.load` gives its values."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a kind of weight file is named on the hub."""
+
+    kind: str
+    single: str
+    shard: str  # with the shard's number and their count
+    suffix: str
+
+    @property
+    def index(self) -> str:
+        return f"{self.single}.index.json"
+
+    def count(self, name: str) -> int:
+        """The shards of the set that the file called `name` belongs to; 0 when it is not named as a shard."""
+        pattern = re.escape(self.shard).replace("NUMBER", "[0-9]{5}").replace("COUNT", "([0-9]{5})")
+        match = re.fullmatch(pattern, name)
+        return int(match[1]) if match else 0
+
+    def names(self, count: int) -> list[str]:
+        """The file names of a checkpoint in `count` shards."""
+        shards = [self.shard.replace("NUMBER", f"{i:05}").replace("COUNT", f"{count:05}") for i in range(1, count + 1)]
+        return shards if count > 1 else [self.single]
+
+
+SAFETENSORS = Layout("safetensors", "model.safetensors", "model-NUMBER-of-COUNT.safetensors", ".safetensors")
+PICKLES = Layout("pickled", "pytorch_model.bin", "pytorch_model-NUMBER-of-COUNT.bin", ".bin")
 
 
 def _nothing() -> None: ...
@@ -77,10 +102,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     `model-00001-of-0000N.safetensors`. Raises InputError for anything broken, hostile or ambiguous.
     """
     config = read_config(folder)
+    if layout(folder) is PICKLES:
+        raise InputError(
+            str(folder), "has pickled weights only", "safetensors", "name it as a recipe's model: it is converted there"
+        )
     files, index = weight_files(folder)
     tensors = _tensors(files)
-    if index:
-        _check_index(folder / INDEX_NAME, index, tensors)
+    check_index(folder / SAFETENSORS.index, index, {name: tensor.file for name, tensor in tensors.items()})
     return Checkpoint(folder, config, tensors)
 
 
@@ -108,69 +136,95 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES)
 
 
-def weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The safetensors files that hold the model, in order, and the index (tensor name -> file name; empty if none).
+def layout(folder: Path) -> Layout:
+    """PICKLES when `folder` has them and no safetensors weights, else SAFETENSORS."""
+    present = _present(folder)
+    found = [
+        kind
+        for kind in (SAFETENSORS, PICKLES)
+        if {kind.single, kind.index} & set(present) or any(map(kind.count, present))
+    ]
+    return found[0] if found else SAFETENSORS
 
-    Other safetensors files, such as the `consolidated.safetensors` some publishers put beside, are not the model's.
+
+def weight_files(folder: Path, kind: Layout = SAFETENSORS) -> tuple[list[Path], dict[str, str]]:
+    """The files that hold the model, in order, and the index (tensor name -> file name; empty if there is none).
+
+    Other weights, such as the `consolidated.safetensors` some publishers put beside, are not the model's.
     Raises InputError for a shard that is missing, a name that leads out of the folder, or two sets of weights.
     """
-    present = sorted(path.name for path in folder.iterdir())
-    index = _read_index(folder) if INDEX_NAME in present else {}
-    shards = [name for name in present if SHARD_NAME.fullmatch(name)]
+    present = _present(folder)
+    index = _read_index(folder, kind) if kind.index in present else {}
+    shards = [name for name in present if kind.count(name)]
     names = sorted(set(index.values())) if index else shards
-    if SINGLE_NAME in present:
-        if names not in ([], [SINGLE_NAME]):
-            raise InputError(
-                str(folder),
-                f"has {SINGLE_NAME} and also the shards {listed(names)}",
-                "one set of weights",
-                "move away the one that is not the model's",
-            )
-        names = [SINGLE_NAME]
+    if kind.single in present and names not in ([], [kind.single]):
+        raise InputError(
+            str(folder),
+            f"has {kind.single} and also the shards {listed(names)}",
+            "one set of weights",
+            "move away the one that is not the model's",
+        )
+    if kind.single in present:
+        names = [kind.single]
     elif not index:
-        _check_complete(folder, shards, present)
+        _check_complete(folder, shards, present, kind)
     missing = [name for name in names if name not in present]
-    if missing and all(name == Path(name).name for name in missing):
-        where = str(folder / INDEX_NAME)
+    if missing and all(name == Path(name).name for name in names):
+        where = str(folder / kind.index)
         raise InputError(
             where, f"names {listed(missing)}, not in the folder", "every shard", "download the model again"
         )
-    return [inside(folder, name, folder / INDEX_NAME) for name in names], index
+    return [inside(folder, name, folder / kind.index) for name in names], index
 
 
-def _read_index(folder: Path) -> dict[str, str]:
-    where = inside(folder, INDEX_NAME)
+def check_index(where: Path, index: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise InputError unless the index (if there is one) names the tensors that were found, in the same files."""
+    if not index:
+        return
+    lacking = [name for name, file in index.items() if found.get(name) != file]
+    if lacking:
+        got = f"puts {shown(lacking[0])} in {shown(index[lacking[0]])}, which does not hold it ({len(lacking)} such)"
+        raise InputError(str(where), got, "an index that agrees with its shards", "download the model again")
+    unlisted = [name for name in found if name not in index]
+    if unlisted:
+        got = f"does not list {listed(unlisted)}, which its shards hold"
+        raise InputError(str(where), got, "an index that agrees with its shards", "download the model again")
+
+
+def _present(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise InputError(str(folder), f"cannot be listed ({error.strerror})", "a checkpoint's folder") from None
+
+
+def _read_index(folder: Path, kind: Layout) -> dict[str, str]:
+    where = inside(folder, kind.index)
     weight_map = read_object(where, unique=True).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(str(where), "has no weight_map", "an object of tensor name -> file name")
     for tensor, file in weight_map.items():
-        if not isinstance(file, str) or not file.endswith(".safetensors"):
-            raise InputError(str(where), f"puts {shown(tensor)} in {shown(file)}", "the name of a safetensors file")
+        if not isinstance(file, str) or not file.endswith(kind.suffix):
+            raise InputError(str(where), f"puts {shown(tensor)} in {shown(file)}", f"the name of a {kind.suffix} file")
     return weight_map
 
 
-def _check_complete(folder: Path, shards: Sequence[str], present: Sequence[str]) -> None:
+def _check_complete(folder: Path, shards: Sequence[str], present: Sequence[str], kind: Layout) -> None:
     """Raise InputError unless `shards` are all of one set."""
-    if shards:
-        totals = {int(match[2]) for name in shards if (match := SHARD_NAME.fullmatch(name))}
-        wanted = [f"model-{i:05}-of-{max(totals):05}.safetensors" for i in range(1, max(totals) + 1)]
-        missing = [name for name in wanted if name not in shards]
-        if missing or len(totals) > 1:
-            got = f"lacks {listed(missing)}" if missing else f"has shards of {len(totals)} sets"
-            raise InputError(str(folder), got, f"a complete set of {max(totals)} shards", "download the model again")
+    counts = set(map(kind.count, shards))
+    if counts:
+        missing = [name for name in kind.names(max(counts)) if name not in shards]
+        if missing or len(counts) > 1:
+            got = f"lacks {listed(missing)}" if missing else f"has shards of {len(counts)} sets"
+            wanted = f"a complete set of {max(counts)} shards"
+            raise InputError(str(folder), got, wanted, "download the model again")
         return
-    pickles = [name for name in present if PICKLE_NAME.fullmatch(name)]
-    others = [name for name in present if name.endswith(".safetensors")]
-    if pickles:
-        got, remedy = (
-            f"has pickled weights only ({listed(pickles)})",
-            "use it as a recipe's model: it is converted there",
-        )
-    elif others:
-        got, remedy = f"has none of the model's weights, only {listed(others)}", "is it an adapter, or another layout?"
-    else:
-        got, remedy = "has no weights", "download the model again"
-    raise InputError(str(folder), got, f"{SINGLE_NAME} or {INDEX_NAME} and its shards", remedy)
+    others = [name for name in present if name.endswith(kind.suffix)]
+    wanted = f"{kind.single}, or {kind.index} and its shards"
+    if others:
+        got = f"has none of the model's weights, only {listed(others)}"
+        raise InputError(str(folder), got, wanted, "is it an adapter, or another layout?")
+    raise InputError(str(folder), "has no weights", wanted, "download the model again")
 
 
 def _tensors(files: Sequence[Path]) -> dict[str, LazyTensor]:
@@ -201,16 +255,3 @@ def _lazy(path: Path, mapped: MappedFile, entry: Entry) -> LazyTensor:
         )
     load, release = partial(mapped.view, entry, storage), partial(mapped.release, entry)
     return LazyTensor(entry.name, entry.shape, entry.dtype, load, path.name, release)
-
-
-def _check_index(where: Path, index: Mapping[str, str], tensors: Mapping[str, LazyTensor]) -> None:
-    """Raise InputError unless the index and the shards name the same tensors in the same files."""
-    lacking = [name for name, file in index.items() if name not in tensors or tensors[name].file != file]
-    if lacking:
-        name = lacking[0]
-        got = f"puts {shown(name)} in {shown(index[name])}, which does not hold it ({len(lacking)} such)"
-        raise InputError(str(where), got, "an index that agrees with its shards", "download the model again")
-    unlisted = [name for name in tensors if name not in index]
-    if unlisted:
-        got = f"does not list {listed(unlisted)}, which its shards hold"
-        raise InputError(str(where), got, "an index that agrees with its shards", "download the model again")

@@ -1,0 +1,176 @@
+"""The checkpoint that everything is made from: a folder, or a model of the Hugging Face hub at a pinned revision.
+
+Every recipe has this stage first, under the name `source`; the recipe's `model:` holds its options. Safetensors stay
+where they are. Pickled weights are converted, into this stage's own folder, without running what is in them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from convert import checkpoint, companions, hub, pickled
+from convert.bundle import Artifact, Bundle, Model, Role
+from convert.checkpoint import PICKLES
+from convert.errors import InputError, Problem
+from convert.options import Options as BaseOptions
+from convert.options import RecipePath
+from convert.progress import Progress
+from convert.stages import Inputs
+from convert.untrusted import inside
+
+VERSION = 1
+TOOLS: tuple[str, ...] = ()
+NEEDS: dict[str, str] = {}
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
+"""What may stand in a file name of every system."""
+
+
+class Options(BaseOptions):
+    """Which model, and what to call it."""
+
+    path: RecipePath | None = Field(None, description="the folder of a Hugging Face checkpoint")
+    hub: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$",
+        max_length=96,
+        description="a model of the Hugging Face hub: microsoft/Fara-7B",
+    )
+    revision: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$",
+        max_length=200,
+        description="commit, tag or branch of the hub model; pin a commit, main moves",
+    )
+    name: Name | None = Field(
+        None, description="the model's name in file names; the hub's or the folder's when left out"
+    )
+    trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("name the model by `path` (a folder) or by `hub` (org/name), one of them")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("`revision` belongs to `hub`; a folder has none")
+        return self
+
+
+def locate(options: Options, *, download: bool, progress: Progress) -> Path | None:
+    """The checkpoint's folder; None when it is a hub model that is not in the cache and may not be downloaded.
+
+    Raises InputError when a download was asked for and fails.
+    """
+    if options.hub is None:
+        return options.path
+    revision = options.revision or hub.DEFAULT_REVISION
+    if not download:
+        return hub.cached(options.hub, revision)
+    return hub.locate(options.hub, revision, download=True, progress=progress)
+
+
+def reads(options: Options) -> list[Path]:
+    """Every file of the checkpoint that counts: weights, their index, companions. Raises InputError."""
+    folder = _here(options)
+    if folder is None:
+        return []
+    kind = checkpoint.layout(folder)
+    files, index = checkpoint.weight_files(folder, kind)
+    beside = [path for paths in _companions(folder).values() for path in paths]
+    return [*files, *([folder / kind.index] if index else []), *beside]
+
+
+def check(options: Options, inputs: Inputs) -> list[Problem]:
+    """What is wrong with the checkpoint, by its headers; nothing for a hub model that is not downloaded yet."""
+    folder = _here(options)
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        return _problems(lambda: checkpoint.read_config(folder))
+    found = _problems(lambda: _companions(folder)) + _problems(lambda: checkpoint.read_config(folder))
+    return list(dict.fromkeys(found + _problems(lambda: _check_weights(folder))))
+
+
+def forecast(options: Options, inputs: Inputs) -> Bundle:
+    """The checkpoint's files where they are; those that will be converted by their bare names."""
+    folder = _here(options)
+    if folder is None:
+        return Bundle(_model(options, None))
+    roles = {role: tuple(_artifact(path) for path in paths) for role, paths in _companions(folder).items()}
+    kind = checkpoint.layout(folder)
+    files, _ = checkpoint.weight_files(folder, kind)
+    weights = pickled.forecast(files) if kind is PICKLES else tuple(_artifact(path) for path in files)
+    return Bundle(_model(options, folder), {Role.WEIGHTS: weights, **roles})
+
+
+def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+    """The bundle of the checkpoint; pickled weights become safetensors in `out`. Files left in place have no hash."""
+    folder = locate(options, download=True, progress=progress)
+    bundle = forecast(options, inputs)
+    if folder is None or checkpoint.layout(folder) is not PICKLES:
+        return bundle
+    files, index = checkpoint.weight_files(folder, PICKLES)
+    config = checkpoint.read_config(folder)
+    tied = bool(config.get("tie_word_embeddings"))
+    return bundle.with_(weights=pickled.convert(files, index, out, tied=tied, progress=progress))
+
+
+def _here(options: Options) -> Path | None:
+    from convert.progress import Silent
+
+    folder = locate(options, download=False, progress=Silent())
+    return folder.absolute() if folder is not None else None
+
+
+def _companions(folder: Path) -> dict[Role, tuple[Path, ...]]:
+    """The companions by role; in the hub's cache their links may lead to its blobs."""
+    snapshot = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    found = companions.collect(folder, folder.parent.parent.parent if snapshot else None)
+    for paths in found.values():
+        for path in paths:
+            if path.parent == folder:
+                inside(folder, path.name)
+    return found
+
+
+def _check_weights(folder: Path) -> None:
+    kind = checkpoint.layout(folder)
+    if kind is not PICKLES:
+        checkpoint.open_checkpoint(folder)
+        return
+    files, _ = checkpoint.weight_files(folder, kind)
+    for path in files:
+        pickled.scan(path)
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(str(folder), "has pickled weights", "torch to read them", "pip install 'convert[pickle]'")
+
+
+def _problems(look: Callable[[], object]) -> list[Problem]:
+    try:
+        look()
+    except InputError as error:
+        return [error.problem]
+    return []
+
+
+def _artifact(path: Path) -> Artifact:
+    kind = {".safetensors": "safetensors", ".json": "json"}.get(path.suffix, "text")
+    return Artifact("binary" if path.suffix == ".model" else kind, path, path.stat().st_size)
+
+
+def _model(options: Options, folder: Path | None) -> Model:
+    if options.hub is not None:
+        revision = folder.name if folder is not None else ""
+        return Model(options.name or _safe(options.hub.rpartition("/")[2]), options.hub, revision)
+    return Model(options.name or _safe(folder.name if folder is not None else ""))
+
+
+def _safe(name: str) -> str:
+    """`name` as it may stand in a file name: other characters become `-`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
