@@ -127,15 +127,19 @@ class Companions:
         """Token text -> id: the vocabulary of tokenizer.json or vocab.json with the added tokens.
 
         Empty of ordinary tokens where only a sentencepiece model exists: that one is read by the vocabulary.
+        Raises InputError for an id that is no number.
         """
+        name = "vocab.json" if self.tokenizer_json is None else "tokenizer.json"
         vocabulary: object = None
         if self.tokenizer_json is not None:
             vocabulary = _mapping(self.tokenizer_json.get("model")).get("vocab")
-        elif "vocab.json" in self.files:
-            vocabulary = read_json(self.files["vocab.json"], TOKENIZER_BYTES)
-        ids = {text: number for text, number in _mapping(vocabulary).items() if _is_id(number)}
-        ids.update({str(entry["content"]): number for number, entry in self.added_tokens.items()})
-        return ids
+        elif name in self.files:
+            vocabulary = read_json(self.files[name], TOKENIZER_BYTES)
+        ids = dict(_mapping(vocabulary))
+        for text, number in ids.items():
+            if not _is_id(number):
+                raise InputError(str(self.files.get(name, name)), f"token {text!r} has the id {str(number)[:40]!r}")
+        return ids | {str(entry["content"]): number for number, entry in self.added_tokens.items()}
 
     @cached_property
     def special_ids(self) -> Mapping[str, int]:

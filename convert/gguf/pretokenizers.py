@@ -140,12 +140,12 @@ def steps(pre_tokenizer: object, where: str = "tokenizer.json") -> tuple[str, ..
 
     A step that has no such form is its own JSON, so that it is in no table and readable in a message.
     """
-    found = [step for part in _flat(pre_tokenizer, "pretokenizers", where) for step in _step(part)]
+    found = [step for part in flat(pre_tokenizer, "pretokenizers", where) for step in _step(part)]
     return tuple(found[:-1] if found and found[-1] == BYTES else found)
 
 
-def _flat(part: object, inner: str, where: str) -> Iterable[Mapping[str, Any]]:
-    """The members of nested Sequences, in order."""
+def flat(part: object, inner: str, where: str = "tokenizer.json") -> Iterable[Mapping[str, Any]]:
+    """The steps of a part of tokenizer.json, in order; `inner` is what a Sequence of such steps calls its members."""
     if part is None:
         return
     if not isinstance(part, Mapping):
@@ -157,7 +157,7 @@ def _flat(part: object, inner: str, where: str) -> Iterable[Mapping[str, Any]]:
     if not isinstance(members, list):
         raise InputError(where, f"a Sequence without {inner}", "a list")
     for member in members:
-        yield from _flat(member, inner, where)
+        yield from flat(member, inner, where)
 
 
 def _step(part: Mapping[str, Any]) -> list[str]:
@@ -228,7 +228,7 @@ def _shown(pipeline: tuple[str, ...]) -> str:
 def _normalizer_notes(normalizer: object, where: str, override: str | None) -> tuple[str, ...]:
     """llama.cpp normalizes nothing before byte-level BPE. NFC leaves nearly every text as it is; others do not."""
     notes = []
-    for part in _flat(normalizer, "normalizers", where):
+    for part in flat(normalizer, "normalizers", where):
         if part.get("type") == "NFC":
             notes.append("llama.cpp does not apply the tokenizer's NFC: text in decomposed form encodes otherwise")
         elif override is not None:

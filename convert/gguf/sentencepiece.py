@@ -13,6 +13,7 @@ Source: sentencepiece's src/sentencepiece_model.proto.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def _piece(data: memoryview) -> Piece:
             (score,) = struct.unpack("<f", value)
         elif number == 3 and isinstance(value, int):
             kind = value
-    if kind not in range(NORMAL, BYTE + 1) or score != score:
+    if kind not in range(NORMAL, BYTE + 1) or math.isnan(score):
         raise _Malformed(f"a piece of type {kind} with score {score}")
     return Piece(text, score, kind)
 
