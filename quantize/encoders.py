@@ -18,8 +18,9 @@ ENCODERS: Mapping[str, Encoder] = {
 }
 
 OVERFLOW: Mapping[str, float] = {
+    "F32": floats.F32_OVERFLOW,
     "F16": floats.F16_OVERFLOW,
+    "BF16": floats.BF16_OVERFLOW,
     "Q8_0": floats.F16_OVERFLOW * 127,  # its float16 scale is max|x| / 127
 }
-"""From this absolute value on, an encoded value would read back as infinity. Types not named here hold all of F32
-but the last half step of BF16, which no trained weight comes near."""
+"""From this absolute value on, an encoded value would read back as infinity."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-F16_OVERFLOW = 65520.0  # from here on, round-to-nearest gives infinity in float16
+# From here on, round-to-nearest gives infinity: half a step above the largest number of the type.
+F16_OVERFLOW = 65520.0
+F32_OVERFLOW = float.fromhex("0x1.ffffffp127")
+BF16_OVERFLOW = float.fromhex("0x1.ffp127")
 
 
 def f32(values: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ class OutputTensor:
 
 
 def part_tensors(part: Part, entries: tuple[Entry, ...]) -> tuple[OutputTensor, ...]:
-    """The file's tensors: generated ones first, then in the order of the checkpoint, so that it is read once through."""
+    """The file's tensors: generated ones, then in the order of the checkpoint, which is read once through."""
     generated = (OutputTensor(Target(g.name, g.values.shape), values=g.values) for g in part.generated)
     from_checkpoint = (OutputTensor(target, e.source) for e in entries for target in e.wanted.targets)
     return (*generated, *from_checkpoint)

@@ -77,6 +77,7 @@ class FilePlan:
 
 
 def padded(size: int) -> int:
+    """`size` and the bytes after it up to the next multiple of the alignment."""
     return size + -size % ALIGNMENT
 
 
@@ -119,7 +120,7 @@ def write_files(
         chunks = _chunks(tensors, [tuple(plan.infos[i].type for plan in plans) for i in range(len(tensors))])
         for chunk, encoded in _in_order(pool, chunks, workers):
             for file, data in zip(files, encoded, strict=True):
-                file.write(data)
+                file.write(data.data)
                 if chunk.last:
                     file.pad_to(ALIGNMENT)
             if chunk.tensor.source is not None:
@@ -183,7 +184,7 @@ def _storage(chunk: _Chunk) -> str:
 def _check_range(chunk: _Chunk, values: np.ndarray, storage: str) -> None:
     """Raise InputError for NaN, infinity, and what would become infinity in one of the types."""
     largest = _largest(values, storage)
-    limits = {kind.name: OVERFLOW.get(kind.name, np.inf) for kind in chunk.types}
+    limits = {kind.name: OVERFLOW[kind.name] for kind in chunk.types}
     if all(largest < limit for limit in limits.values()):
         return
     name, limit = min(limits.items(), key=lambda item: item[1])
