@@ -138,7 +138,8 @@ class _Planner:
         spec = self.recipe.stages[name]
         out = self.folder / name
         waiting = [i for i in spec.inputs if not self.steps[i].key]
-        if waiting or (name == SOURCE and self._undownloaded(spec)):
+        self.notes += stages.notes(_stage(spec), spec.options)
+        if waiting or self._undownloaded(spec):
             reason = "waits for " + ", ".join(waiting) if waiting else "has to be downloaded first"
             self.steps[name] = Step(name, spec, out, "", {}, False, reason, None)
             self.problems += _missing_packages(self.recipe, name, spec)
@@ -150,11 +151,9 @@ class _Planner:
             self.steps[name] = Step(name, spec, out, "", {}, False, "cannot run: see below", None)
 
     def _undownloaded(self, spec: StageSpec) -> bool:
-        """Whether the checkpoint is on the hub and not here yet; then only the source can be planned."""
-        from convert.stages import source
-
-        options: Any = spec.options
-        if not options.hub or source.locate(options, download=False, progress=self.progress) is not None:
+        """Whether the stage's files are not on this machine yet; then nothing that needs them can be planned."""
+        locate = getattr(_stage(spec), "locate", None)
+        if locate is None or locate(spec.options, download=False, progress=self.progress) is not None:
             return False
         self.needs_download = True
         return True

@@ -107,9 +107,9 @@ def _replanned(planned: Plan, listener: Listener) -> Plan:
     """The plan of this moment; a checkpoint that is still on the hub is fetched first."""
     with StepProgress(SOURCE, listener, planned.folder / "logs" / f"{SOURCE}.log") as progress:
         if planned.needs_download:
-            from convert.stages import source
-
-            source.locate(planned.recipe.stages[SOURCE].options, download=True, progress=progress)
+            for step in planned.steps:
+                if locate := getattr(step.stage, "locate", None):
+                    locate(step.spec.options, download=True, progress=progress)
         out = planned.folder.parent
         now = plan(planned.recipe, out, force=planned.force, progress=progress, hashes=planned.hashes)
     raise_all(now.problems, PlanError)

@@ -14,6 +14,9 @@ and may have
 
     reads(options) -> list[Path]                files whose content is part of the key; where it is not there, the
                                                 files that the options name
+    locate(options, *, download, progress) -> Path | None
+                                                where files lie that may have to be fetched first; None while they do
+    notes(options) -> list[str]                 what a user should know before the run, though it stops nothing
     explain(options, inputs) -> list[str]       lines for `convert plan -v`
 
 `inputs` maps the names in the recipe's `from:` to bundles (forecasts, in check and forecast, of what is not built
@@ -69,6 +72,12 @@ def reads(stage: Stage, options: Any) -> list[Path]:
     from convert.options import named_paths
 
     return [path for path in named_paths(options) if path.is_file()]
+
+
+def notes(stage: Stage, options: Any) -> list[str]:
+    """What the stage wants to be known before a run."""
+    own = getattr(stage, "notes", None)
+    return list(own(options)) if own is not None else []
 
 
 def only(inputs: Inputs) -> Bundle:

@@ -1,0 +1,92 @@
+"""Contracts over the folder listings: a new stage or recipe is tested the moment its file exists."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from convert import load_recipe, stages
+from convert.options import Options
+from convert.recipe import json_schema
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_listings_are_not_empty() -> None:
+    assert {"source", "gguf", "validate"} <= set(stages.names())
+    assert {"demo.yaml", "fara7b.yaml"} <= {path.name for path in RECIPES}
+
+
+@pytest.mark.parametrize("name", stages.names())
+def test_a_stage_has_the_shape_of_a_stage(name: str) -> None:
+    stage = stages.load(name)
+    assert isinstance(stage.VERSION, int)
+    assert issubclass(stage.Options, Options)
+    assert stage.Options.model_config["extra"] == "forbid"
+    assert (stage.__doc__ or "").splitlines()[0].strip()
+    for function in ("check", "forecast", "run"):
+        assert callable(getattr(stage, function))
+    for field, info in stage.Options.model_fields.items():
+        assert info.description, f"option {field} of stage {name} has no description: editors show it"
+
+
+@pytest.mark.parametrize("name", stages.names())
+def test_what_a_stage_needs_is_an_extra_of_ours(name: str) -> None:
+    stage = stages.load(name)
+    assert set(stage.NEEDS.values()) <= set(PROJECT["optional-dependencies"])
+    for tool in stage.TOOLS:
+        assert importlib.metadata.version(tool), f"{tool} is not a distribution: its version could not be in the key"
+
+
+@pytest.mark.parametrize("name", stages.names())
+def test_a_stage_is_imported_at_once(name: str) -> None:
+    """The plan imports every stage; torch and its like must wait until the stage runs."""
+    code = (
+        f"import sys; import convert.stages.{name}; "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'gguf', 'xllamacpp'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_every_recipe_we_ship_is_right(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name
+    assert "validate" in recipe.stages, "a recipe of ours proves its outputs"
+
+
+def test_the_schema_is_json_and_knows_every_stage() -> None:
+    text = json.dumps(json_schema())
+    for name in stages.names():
+        assert stages.load(name).__doc__
+        for option in stages.load(name).Options.model_fields:
+            assert f'"{option}"' in text
+
+
+@pytest.mark.parametrize("group", [None, *PROJECT["optional-dependencies"]])
+def test_every_dependency_is_pinned_and_has_its_reason(group: str | None) -> None:
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    pinned = PROJECT["dependencies"] if group is None else PROJECT["optional-dependencies"][group]
+    for requirement in pinned:
+        assert "==" in requirement
+        assert any(f'"{requirement}"' in line and "#" in line for line in lines), f"{requirement} has no reason"
+
+
+def test_public_functions_of_a_stage_agree_on_their_parameters() -> None:
+    import inspect
+
+    for name in stages.names():
+        stage = importlib.import_module(f"convert.stages.{name}")
+        assert list(inspect.signature(stage.check).parameters) == ["options", "inputs"]
+        assert list(inspect.signature(stage.forecast).parameters) == ["options", "inputs"]
+        assert list(inspect.signature(stage.run).parameters) == ["options", "inputs", "out", "progress"]
