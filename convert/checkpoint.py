@@ -15,7 +15,7 @@ import numpy as np
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
 from convert.safetensors import Entry, MappedFile, read_header
-from convert.untrusted import inside, listed, read_object, shown
+from convert.untrusted import check_bare, inside, listed, read_object, shown
 
 CONFIG_NAME = "config.json"
 MAX_CONFIG_BYTES = 4 << 20
@@ -169,7 +169,7 @@ def weight_files(folder: Path, kind: Layout = SAFETENSORS) -> tuple[list[Path], 
     elif not index:
         _check_complete(folder, shards, present, kind)
     missing = [name for name in names if name not in present]
-    if missing and all(name == Path(name).name for name in names):
+    if missing:
         where = str(folder / kind.index)
         raise InputError(
             where, f"names {listed(missing)}, not in the folder", "every shard", "download the model again"
@@ -206,6 +206,8 @@ def _read_index(folder: Path, kind: Layout) -> dict[str, str]:
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or not file.endswith(kind.suffix):
             raise InputError(str(where), f"puts {shown(tensor)} in {shown(file)}", f"the name of a {kind.suffix} file")
+    for file in sorted(set(weight_map.values())):
+        check_bare(file, where)
     return weight_map
 
 

@@ -36,11 +36,7 @@ def inside(folder: Path, name: str, where: Path | None = None) -> Path:
     cache's repositories share (huggingface_hub 2). Raises InputError otherwise.
     """
     where = where or folder
-    bare = name not in ("", ".", "..") and name == PurePosixPath(name).name == PureWindowsPath(name).name
-    if not bare or "\0" in name:
-        raise InputError(
-            str(where), f"names a file outside its folder, {shown(name)}", "a bare file name", "do not trust this model"
-        )
+    check_bare(name, where)
     path = folder / name
     try:
         real = path.resolve(strict=True)
@@ -57,6 +53,15 @@ def inside(folder: Path, name: str, where: Path | None = None) -> Path:
     if not stat.S_ISREG(mode):
         raise InputError(str(path), "is not a regular file", "a file")
     return path
+
+
+def check_bare(name: str, where: Path) -> None:
+    """Raise InputError unless `name`, which the file `where` says, is a bare file name on every system."""
+    parts = {PurePosixPath(name).name, PureWindowsPath(name).name}
+    if parts != {name} or name in ("", ".", "..") or "\0" in name:
+        raise InputError(
+            str(where), f"names a file outside its folder, {shown(name)}", "a bare file name", "do not trust this model"
+        )
 
 
 def _roots(folder: Path) -> tuple[Path, ...]:
