@@ -59,18 +59,20 @@ class Mix:
 
 VECTORS = Rule(lambda t: len(t.shape) < 2, "F32", "vectors stay float32")
 NORMS = Rule(lambda t: t.name.endswith("_norm.weight"), "F32", "norms stay float32")
-# as upstream: this is also where the second half of a split Conv3d, v.patch_embd.weight.1, becomes F32
 NOT_WEIGHTS = Rule(lambda t: not t.name.endswith(".weight"), "F32", "what is not named .weight stays float32")
-ALWAYS_F32 = (VECTORS, NORMS, NOT_WEIGHTS)
+
+
+def _patches(kind: str) -> Rule:
+    """The convolution that cuts an image into patches (two of them where the model takes two frames at once)."""
+    return Rule(lambda t: ".patch_embd.weight" in t.name, kind, f"patch embeddings are {kind} in such a file")
+
+
+def _mix(name: str, file_type: int, patches: str = "F32") -> Mix:
+    return Mix(name, file_type, (VECTORS, NORMS, _patches(patches), NOT_WEIGHTS), name)
+
 
 MIXES: Mapping[str, Mix] = {
-    mix.name: mix
-    for mix in (
-        Mix("F32", 0, ALWAYS_F32, "F32"),
-        Mix("F16", 1, ALWAYS_F32, "F16"),
-        Mix("Q8_0", 7, ALWAYS_F32, "Q8_0"),
-        Mix("BF16", 32, ALWAYS_F32, "BF16"),
-    )
+    mix.name: mix for mix in (_mix("F32", 0), _mix("F16", 1, patches="F16"), _mix("Q8_0", 7), _mix("BF16", 32))
 }
 """File type by the name a recipe uses."""
 

@@ -140,7 +140,7 @@ class _Files:
         from convert.gguf.general import general_metadata
 
         parameters = sum(prod(t.shape) for t in tensors)
-        general = general_metadata(self.companions, self.bundle.model, parameters)
+        general = general_metadata(self.companions, self.bundle.model, parameters, type="mmproj")
         return _plan(f"mmproj-{self.name}-{kind}.gguf", kind, (part, general, []), tensors)
 
 
