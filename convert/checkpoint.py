@@ -101,7 +101,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     The weights are the files of `model.safetensors.index.json`, or `model.safetensors`, or a complete set of
     `model-00001-of-0000N.safetensors`. Raises InputError for anything broken, hostile or ambiguous.
     """
-    config = read_config(folder)
+    return Checkpoint(folder, read_config(folder), open_tensors(folder))
+
+
+def open_tensors(folder: Path) -> dict[str, LazyTensor]:
+    """The tensors of the safetensors checkpoint in `folder`, its config unread. Raises InputError as above."""
     if layout(folder) is PICKLES:
         raise InputError(
             str(folder), "has pickled weights only", "safetensors", "name it as a recipe's model: it is converted there"
@@ -109,7 +113,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     files, index = weight_files(folder)
     tensors = _tensors(files)
     check_index(folder / SAFETENSORS.index, index, {name: tensor.file for name, tensor in tensors.items()})
-    return Checkpoint(folder, config, tensors)
+    return tensors
 
 
 def open_bundle(bundle: Bundle) -> Checkpoint:

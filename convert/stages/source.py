@@ -93,8 +93,9 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
         return []
     if not folder.is_dir():
         return _problems(lambda: checkpoint.read_config(folder))
-    found = _problems(lambda: _companions(folder)) + _problems(lambda: checkpoint.read_config(folder))
-    return list(dict.fromkeys(found + _problems(lambda: _check_weights(folder))))
+    looks = (lambda: checkpoint.read_config(folder), lambda: _companions(folder), lambda: _check_weights(folder))
+    found = [problem for look in looks for problem in _problems(look)]
+    return list({problem.where: problem for problem in reversed(found)}.values())[::-1]  # the first word on each file
 
 
 def forecast(options: Options, inputs: Inputs) -> Bundle:
@@ -142,7 +143,7 @@ def _companions(folder: Path) -> dict[Role, tuple[Path, ...]]:
 def _check_weights(folder: Path) -> None:
     kind = checkpoint.layout(folder)
     if kind is not PICKLES:
-        checkpoint.open_checkpoint(folder)
+        checkpoint.open_tensors(folder)
         return
     files, _ = checkpoint.weight_files(folder, kind)
     for path in files:
