@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import pickletools
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -183,7 +184,8 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     with open(path, "rb") as file:
         zipped = file.read(4) == ZIP_START
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings(action="ignore"):  # what torch thinks of a stranger's file is in the error
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a stranger's program for torch's interpreter: it may fail in any way
         reason = shown(str(error).splitlines()[0] if str(error) else type(error).__name__, 160)
         raise InputError(str(path), f"torch cannot read it safely ({reason})", "a state dict of tensors") from None

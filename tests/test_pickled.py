@@ -223,6 +223,7 @@ def test_not_a_state_dict_at_all(raw: bytes, tmp_path: Path) -> None:
         pickled.scan(tmp_path / NAME)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torch_script_is_refused(tmp_path: Path) -> None:
     module = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
     torch.jit.save(module, tmp_path / NAME)
