@@ -45,8 +45,8 @@ DEFINITIONS: Mapping[str, Definition] = {
     "image_max_error": Definition(_LOWER, "largest difference of any value of the projector's embeddings"),
     "image_kl": Definition(_LOWER, "KL of the next token's distribution after an image, worst image"),
     "image_top1": Definition(_HIGHER, "share of image prompts whose next token is the reference's"),
-    "clicks": Definition(_HIGHER, "share of clicks that hit their target"),
-    "clicks_drop": Definition(_LOWER, "the source's share of hits minus the candidate's"),
+    "click_accuracy": Definition(_HIGHER, "share of clicks that hit their target"),
+    "click_drop": Definition(_LOWER, "the source's share of hits minus the candidate's"),
     "click_distance": Definition(_LOWER, "pixels between the candidate's clicks and the source's, mean"),
 }
 

@@ -52,8 +52,10 @@ class Identity:
     adds_bos: bool = False
     adds_eos: bool = False
     templates: Mapping[str, str] = field(default_factory=dict)  # "default" and, where there are, named ones
-    image_ids: Mapping[str, int] = field(default_factory=dict)  # role -> id: {"image": 151655}
+    image_ids: Mapping[str, int] = field(default_factory=dict)  # {"image_token_id": 151655}
+    added: Mapping[str, bool] = field(default_factory=dict)  # text of an added token -> whether it is a special one
     sees: bool = False  # takes images
+    parameters: int = 0  # weights in the file, as the runtime counts them; 0 where it does not
 
 
 class Session(Protocol):

@@ -167,6 +167,7 @@ class LlamaSession:
             adds_eos=lib.llama_vocab_get_add_eos(vocab),
             templates=self._templates(),
             sees=bool(self._eyes and lib.mtmd_support_vision(self._eyes)),
+            parameters=lib.llama_model_n_params(self._model),
         )
 
     def _templates(self) -> dict[str, str]:

@@ -95,17 +95,24 @@ class TransformersSession:
             adds_eos=len(special) > len(plain) and special[-1] == eos,
             templates=self._templates(),
             image_ids={n: i for n in _IMAGE_IDS if isinstance(i := getattr(self._config, n, None), int)},
+            added={str(token): token.special for token in tokenizer.added_tokens_decoder.values()},
             sees=getattr(self._config, "vision_config", None) is not None,
         )
 
     def _templates(self) -> dict[str, str]:
+        """The tokenizer's; where it has none, the processor's."""
         templates = self.tokenizer.chat_template
-        legacy = self._folder / "chat_template.json"  # older checkpoints keep it with the processor
-        if templates is None and legacy.is_file():
-            templates = json.loads(legacy.read_text(encoding="utf-8"))["chat_template"]
         if templates is None:
-            return {}
+            return self._processor_templates()
         return dict(templates) if isinstance(templates, dict) else {"default": templates}
+
+    def _processor_templates(self) -> dict[str, str]:
+        for name in ("processor_config.json", "chat_template.json"):
+            path = self._folder / name
+            template = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
+            if isinstance(template, str):
+                return {"default": template}
+        return {}
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         return list(
@@ -192,7 +199,23 @@ class TransformersSession:
         except Exception as error:
             raise RuntimeFailure(f"the image processor does not load: {_first_line(error)}") from error
 
-    @property
+    def image_prompt(self, text: str, tools: Sequence[Message] | None = None) -> str:
+        """A user's turn of one image and `text`, rendered, with IMAGE_MARK where the image goes.
+
+        By the tokenizer's template, else the processor's; a checkpoint whose templates know no images gets the bare
+        two, one after the other.
+        """
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
+        for templates in (self._templates(), self._processor_templates()):
+            try:
+                prompt = self.render([message], tools, True, templates)
+            except Exception:  # a template raises what it likes when content is not a string
+                continue
+            if prompt.count(self.image_span) == 1:
+                return prompt.replace(self.image_span, IMAGE_MARK)
+        return f"{IMAGE_MARK}{text}"
+
+    @functools.cached_property
     def image_span(self) -> str:
         """What the source's chat template writes for one image."""
         ids = self.identity().image_ids

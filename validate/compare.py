@@ -1,0 +1,272 @@
+"""The whole comparison: one reference, any number of candidates, the same tokens, images and clicks into all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from validate import contract, drift, vision
+from validate.drift import NotComparable
+from validate.perplexity import perplexity
+from validate.runtimes import Runtime, RuntimeFailure, Session, Unsupported, open_session
+
+CLICK_BATCH = 10  # screenshots the reference answers at once
+MEMORY_SHARE = 0.5  # of what is free, that candidates opened together may take
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One output to compare. `runtime` is None where no runtime for its format is known."""
+
+    path: Path
+    projector: Path | None
+    runtime: Runtime | None
+    size: int  # bytes on disk, the measure of its memory
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is put to the reference and to every candidate."""
+
+    windows: Sequence[Sequence[int]]
+    images: Sequence[tuple[str, np.ndarray]] = ()
+    clicks: Sequence[vision.ClickTask] = ()
+
+
+@dataclass
+class Measurement:
+    """What was found out about one candidate; filled while the comparison goes on, read when it is over."""
+
+    runtime: str = ""
+    parameters: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    checks: list[contract.Check] = field(default_factory=list)
+    images: list[vision.ImageDrift] = field(default_factory=list)
+    clicks: vision.ClickScore | None = None
+    vision_reason: str = ""  # why there is no vision part
+    failures: list[str] = field(default_factory=list)  # never a pass
+    not_run: str = ""  # never a pass either
+
+
+class Watcher:
+    """Told how far the comparison is; this one does not listen."""
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """A part begins."""
+
+    def advance(self, amount: int) -> None:
+        """So many more of the part's units are done."""
+
+
+def text_windows(reference: Session, text: str, tokens: int, window: int) -> list[list[int]]:
+    """The first `tokens` tokens of a text in windows that do not overlap, each of at most `window` tokens.
+
+    Where the model puts BOS before a text, every window starts with one: that is what the model was trained to see.
+    """
+    identity = reference.identity()
+    lead = [identity.bos] if identity.adds_bos else []
+    ids = reference.tokenize(text)[:tokens]
+    step = window - len(lead)
+    windows = [lead + ids[i : i + step] for i in range(0, len(ids), step)]
+    return [w for w in windows if len(w) >= 2]
+
+
+def measure(
+    reference: Any,
+    candidates: Sequence[Candidate],
+    questions: Questions,
+    *,
+    threads: int | None = None,
+    watcher: Watcher | None = None,
+    free_bytes: int | None = None,
+) -> list[Measurement]:
+    """What each candidate gives, in order. Never raises for what a candidate does.
+
+    Memory: the reference, one window of its logits and one of a candidate's, and as many candidates at a time as fit
+    into half of what is free; where that is not all of them, the reference's logits are computed again for the rest.
+    """
+    watcher = watcher or Watcher()
+    results = [Measurement() for _ in candidates]
+    free = _free_bytes() if free_bytes is None else free_bytes
+    seen = _Seen(reference, questions, watcher)
+    per_window = sum(map(len, questions.windows))
+    watcher.start("comparing logits", per_window * len(candidates), "tok")
+    for group in _groups(list(zip(candidates, results, strict=True)), free * MEMORY_SHARE):
+        _measure_group(reference, group, questions, threads, watcher, seen)
+    return results
+
+
+Pair = tuple[Candidate, Measurement]
+Open = tuple[Session, Candidate, Measurement]
+
+
+def _groups(pairs: Sequence[Pair], budget: float) -> Iterator[list[Pair]]:
+    group: list[Pair] = []
+    for pair in pairs:
+        if group and sum(c.size for c, _ in group) + pair[0].size > budget:
+            yield group
+            group = []
+        group.append(pair)
+    if group:
+        yield group
+
+
+def _free_bytes() -> int:
+    """Memory that can be had without swapping; 0 where the system does not say, and then one candidate at a time."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return 0
+
+
+def _measure_group(
+    reference: Any,
+    group: Sequence[Pair],
+    questions: Questions,
+    threads: int | None,
+    watcher: Watcher,
+    seen: _Seen,
+) -> None:
+    longest = max(map(len, questions.windows), default=1)
+    with ExitStack() as stack:
+        opened = [o for pair in group if (o := _open(stack, *pair, longest, threads)) is not None]
+        _measure_text(reference, opened, questions.windows, watcher)
+        for session, candidate, result in opened:
+            with _Noting(result, "contract"):
+                result.checks = contract.check_contract(reference, session)
+                result.metrics |= {c.metric: c.score for c in result.checks if c.metric}
+            with _Noting(result, "images"):
+                _measure_vision(session, candidate, result, seen)
+
+
+def _open(
+    stack: ExitStack, candidate: Candidate, result: Measurement, context: int, threads: int | None
+) -> Open | None:
+    runtime = candidate.runtime
+    if runtime is None:
+        result.not_run = f"no runtime here runs {candidate.path.name}"
+        return None
+    result.runtime = f"{runtime.NAME}"
+    reason = runtime.available()
+    if reason:
+        result.not_run = reason
+        return None
+    result.runtime = f"{runtime.NAME} ({runtime.version()})"
+    with _Noting(result, ""):
+        session = open_session(
+            runtime, candidate.path, projector=candidate.projector, context=context, threads=threads
+        )
+        stack.enter_context(session)
+        result.parameters = session.identity().parameters
+        return session, candidate, result
+    return None
+
+
+class _Noting:
+    """Writes what goes wrong in a `with` block into the measurement and goes on after the block."""
+
+    def __init__(self, result: Measurement, part: str) -> None:
+        self._result, self._part = result, part
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, RuntimeFailure | NotComparable):
+            return False
+        self._result.failures.append(f"{self._part}: {error}" if self._part else str(error))
+        return True
+
+
+# ---- text
+
+
+def _measure_text(
+    reference: Session, opened: Sequence[Open], windows: Sequence[Sequence[int]], watcher: Watcher
+) -> None:
+    compared: dict[int, list[drift.WindowDrift]] = {id(result): [] for _, _, result in opened}
+    alive = list(opened)
+    for window in windows:
+        if not alive:
+            break
+        reference_logits = reference.logits(window)
+        for one in list(alive):
+            session, _, result = one
+            before = len(result.failures)
+            with _Noting(result, "text"):
+                compared[id(result)].append(drift.compare(reference_logits, session.logits(window), window))
+            watcher.advance(len(window))
+            if len(result.failures) > before:
+                alive.remove(one)
+    for _, _, result in alive:
+        with _Noting(result, "text"):
+            result.metrics |= asdict(drift.summarize(compared[id(result)]))
+            result.metrics |= asdict(perplexity(compared[id(result)]))
+
+
+# ---- images and clicks
+
+
+class _Seen:
+    """What the reference makes of the images and clicks: computed when first asked for, then kept."""
+
+    def __init__(self, reference: Any, questions: Questions, watcher: Watcher) -> None:
+        self.reference, self.questions, self.watcher = reference, questions, watcher
+        self.sees = reference.identity().sees
+        self._images: list[vision.Seen] | None = None
+        self._clicks: tuple[list[str], list[vision.Click]] | None = None
+
+    def images(self) -> list[vision.Seen]:
+        if self._images is None:
+            self._images = [vision.look(self.reference, name, pixels) for name, pixels in self.questions.images]
+        return self._images
+
+    def clicks(self) -> tuple[list[str], list[vision.Click]]:
+        """Rendered prompts and the reference's answers."""
+        if self._clicks is None:
+            tasks = self.questions.clicks
+            prompts = [self.reference.image_prompt(task.instruction, task.tools) for task in tasks]
+            self._clicks = prompts, self.answers("clicks of the source", self.reference, prompts)
+        return self._clicks
+
+    def answers(self, what: str, session: Session, prompts: Sequence[str]) -> list[vision.Click]:
+        tasks, answers = self.questions.clicks, list[vision.Click]()
+        self.watcher.start(what, len(tasks), "click")
+        for i in range(0, len(tasks), CLICK_BATCH):
+            images = [_pixels(task) for task in tasks[i : i + CLICK_BATCH]]
+            answers += vision.do_clicks(session, prompts[i : i + CLICK_BATCH], images)
+            self.watcher.advance(len(images))
+        return answers
+
+
+def _pixels(task: vision.ClickTask) -> np.ndarray:
+    try:
+        return vision.read_image(task.image)
+    except ValueError as error:
+        raise NotComparable(str(error)) from error
+
+
+def _measure_vision(session: Session, candidate: Candidate, result: Measurement, seen: _Seen) -> None:
+    if not seen.sees:
+        result.vision_reason = "the source takes no images"
+        return
+    if candidate.projector is None:
+        result.vision_reason = "no projector was made beside this file"
+        return
+    if not session.identity().sees:
+        raise Unsupported(f"the projector {candidate.projector.name} has no vision part")
+    result.images = [vision.compare_image(image, session) for image in seen.images()]
+    result.metrics |= vision.image_metrics(result.images)
+    if seen.questions.clicks:
+        prompts, wanted = seen.clicks()
+        got = seen.answers(f"clicks of {candidate.path.name}", session, prompts)
+        result.clicks = vision.score_clicks(seen.questions.clicks, wanted, got)
+        result.metrics |= vision.click_metrics(result.clicks)
+
+
+__all__ = ["Candidate", "Measurement", "Questions", "Watcher", "measure", "text_windows"]

@@ -1,0 +1,302 @@
+"""What has to be the same and not merely close: token ids, templates, special tokens."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from validate.runtimes import Identity, RuntimeFailure, Session, Unsupported
+from validate.samples import CONVERSATIONS, HARD_STRINGS, Conversation
+
+__all__ = ["CONVERSATIONS", "HARD_STRINGS", "Check", "Difference", "check_contract"]
+
+SHOWN = 5  # differences kept of each check; the counts are of all
+SHOWN_CHARACTERS = 160
+ADDED_TOKENS = 64  # of the model's own, tried in text; some models have thousands
+
+
+class Reference(Session, Protocol):
+    """A session that can also render templates which are not its own."""
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        generation_prompt: bool,
+        templates: dict[str, str] | None = None,
+    ) -> str: ...
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing on which the two disagree."""
+
+    what: str
+    reference: str
+    candidate: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part of the contract. `metric` names the Metric its score is; empty when it is only reported."""
+
+    name: str
+    title: str
+    total: int
+    equal: int
+    differences: tuple[Difference, ...] = ()
+    metric: str = ""
+    note: str = ""
+
+    @property
+    def score(self) -> float:
+        return self.equal / self.total if self.total else 1.0
+
+
+def check_contract(reference: Reference, candidate: Session, strings: Iterable[str] = HARD_STRINGS) -> list[Check]:
+    """Every check of the contract, in the order of a report.
+
+    Raises RuntimeFailure when a session dies; a session that cannot answer a question gets a note.
+    """
+    ours, theirs = reference.identity(), candidate.identity()
+    return [
+        _special_ids(ours, theirs, reference, candidate),
+        _vocabulary(reference, candidate),
+        *_tokens(reference, candidate, [*strings, *_around_added_tokens(ours)]),
+        _templates(reference, ours, theirs),
+        _runtime_templates(reference, candidate, ours, theirs),
+    ]
+
+
+# ---- token ids
+
+
+def _around_added_tokens(identity: Identity) -> list[str]:
+    """The model's own added tokens, in text: beside letters, spaces and newlines."""
+    tokens = list(identity.added)[:ADDED_TOKENS]
+    return [text for token in tokens for text in (token, f"a{token}b", f" {token} {token}\n{token}{token}")]
+
+
+def _tokens(reference: Session, candidate: Session, strings: Sequence[str]) -> list[Check]:
+    """Ids with special tokens read and added; then with special tokens in the text taken as text."""
+    ours, theirs = reference.identity(), candidate.identity()
+    pieces = candidate.pieces()
+    stops = [pieces[i] for i in theirs.end_of_generation - ours.end_of_generation]
+    read = _compare_tokens(reference, candidate, strings, True, [name for name in stops if name not in ours.added])
+    as_text = _compare_tokens(reference, candidate, strings, False, [*stops, *ours.added])
+    checks = [
+        read.exact.check("tokens", "token ids of hard strings", "tokens_equal"),
+        as_text.exact.check("tokens_as_text", "token ids, special tokens taken as text", "", _AS_TEXT),
+        read.normalization.check("normalization", "strings that are not in normal form", "", _NORMALIZATION),
+        read.by_name.check("special_by_name", "strings with a token that is special by its name", "", _BY_NAME),
+    ]
+    return [check for check in checks if check.total]
+
+
+_AS_TEXT = "for information: what a runtime does with text that must not be read as markup"
+_NORMALIZATION = "the source puts text into normal form (NFC) before it cuts it, llama.cpp does not: send NFC"
+_BY_NAME = "llama.cpp takes tokens named like another model's end of text for special ones, whatever the file says"
+
+
+@dataclass(frozen=True)
+class _TokenCounters:
+    """Differences, those of known limits of the runtime apart: each of them is proven string by string."""
+
+    exact: _Counter
+    normalization: _Counter
+    by_name: _Counter
+
+
+def _compare_tokens(
+    reference: Session, candidate: Session, strings: Sequence[str], special: bool, names: Sequence[str]
+) -> _TokenCounters:
+    counters = _TokenCounters(_Counter(), _Counter(), _Counter())
+
+    def both(text: str) -> tuple[list[int], list[int]]:
+        return (
+            reference.tokenize(text, add_special=special, parse_special=special),
+            candidate.tokenize(text, add_special=special, parse_special=special),
+        )
+
+    for text in strings:
+        wanted, got = both(text)
+        normal, unnamed = unicodedata.normalize("NFC", text), _without(text, names)
+        if wanted != got and normal != text and both(normal) == (wanted, wanted):
+            counters.normalization.differ(_quoted(text), _ids(wanted), _ids(got))
+        elif wanted != got and unnamed != text and len(set(map(tuple, both(unnamed)))) == 1:
+            counters.by_name.differ(_quoted(text), _ids(wanted), _ids(got))
+        else:
+            counters.exact.compare(_quoted(text), wanted, got, _ids)
+    return counters
+
+
+def _without(text: str, names: Sequence[str]) -> str:
+    for name in names:
+        text = text.replace(name, "")
+    return text
+
+
+def _vocabulary(reference: Session, candidate: Session) -> Check:
+    """The text of every id. An id that the source leaves unnamed (padding rows) may be called anything."""
+    counter = _Counter()
+    theirs = candidate.pieces()
+    for i, piece in enumerate(reference.pieces()):
+        if piece:
+            counter.compare(f"token {i}", piece, theirs[i] if i < len(theirs) else "no such id", repr)
+    return counter.check("vocabulary", "text of every token id", "vocabulary_equal")
+
+
+# ---- special tokens
+
+
+def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate: Session) -> Check:
+    counter = _Counter()
+    counter.compare("vocabulary size", ours.vocab, theirs.vocab)
+    one = (reference.tokenize("a", add_special=True), candidate.tokenize("a", add_special=True))
+    counter.compare("BOS tokens put before a text", *(ids.count(ours.bos) for ids in one))
+    counter.compare("EOS tokens put behind a text", *(ids[1:].count(ours.eos) for ids in one))
+    if ours.adds_bos:  # a model that never uses it may name any, or none
+        counter.compare("BOS", ours.bos, theirs.bos)
+    if ours.eos >= 0:
+        counter.compare("EOS", ours.eos, theirs.eos)
+    if ours.pad >= 0:
+        counter.compare("PAD", ours.pad, theirs.pad)
+    ends, stops = ours.end_of_generation, theirs.end_of_generation
+    counter.compare("ends of generation that are kept", sorted(ends), sorted(ends & stops))
+    if theirs.eot >= 0:
+        counter.compare("end of turn is one of the source's ends", True, theirs.eot in ends)
+    own_pieces, their_pieces = (reference.pieces(), candidate.pieces()) if ours.image_ids else ([], [])
+    for name, i in ours.image_ids.items():
+        wanted = own_pieces[i] if i < len(own_pieces) else ""
+        counter.compare(name, (i, wanted), (i, their_pieces[i] if i < len(their_pieces) else "no such id"), repr)
+        counter.compare(f"{name} read in text", [i], candidate.tokenize(wanted), _ids)
+    more = sorted(stops - ends)
+    note = f"the runtime also stops at {_ids(more)}, which it knows by their names" if more else ""
+    return counter.check("special_ids", "special tokens", "special_ids_equal", note)
+
+
+# ---- templates
+
+
+def _templates(reference: Reference, ours: Identity, theirs: Identity) -> Check:
+    """The file's template, rendered by the engine that renders the source's: every byte."""
+    counter = _Counter()
+    counter.compare("names of the templates", sorted(ours.templates), sorted(theirs.templates))
+    if not ours.templates:
+        return counter.check("templates", "chat template", "templates_equal", "the source has no chat template")
+    for name in sorted(ours.templates.keys() & theirs.templates.keys()):
+        counter.compare(f"text of the template '{name}'", ours.templates[name], theirs.templates[name], _quoted)
+    for talk in CONVERSATIONS:
+        wanted = _rendered(lambda talk=talk: reference.render(talk.messages, talk.tools, talk.generation_prompt))
+        got = _rendered(
+            lambda talk=talk: reference.render(
+                talk.messages, talk.tools, talk.generation_prompt, dict(theirs.templates)
+            )
+        )
+        counter.compare(talk.name, wanted, got, _quoted)
+    return counter.check("templates", "chat template of the file, rendered by jinja2", "templates_equal")
+
+
+def _runtime_templates(reference: Reference, candidate: Session, ours: Identity, theirs: Identity) -> Check:
+    """The same conversations rendered by the runtime's own engine: what its users will get."""
+    name, title, metric = "templates_runtime", "chat template, rendered by the runtime itself", "templates_runtime_equal"
+    counter = _Counter()
+    if not (ours.templates and theirs.templates):
+        return counter.check(name, title, "", "there is no chat template to render")
+    notes = [
+        "left out: images, for which the runtime renders a marker of its own, and conversations that end with an "
+        "answer, which it continues"
+    ]
+    for talk in CONVERSATIONS:
+        if talk.has_image or talk.messages[-1]["role"] == "assistant":
+            continue
+        wanted = _rendered(lambda talk=talk: reference.render(talk.messages, talk.tools, talk.generation_prompt))
+        try:
+            got = _rendered(lambda talk=talk: candidate.render(*_sendable(talk)))
+        except Unsupported as error:
+            return counter.check(name, title, "", f"not checked: {error}")
+        if wanted.startswith(_REFUSED) and not got.startswith(_REFUSED):
+            notes.append(f"'{talk.name}' is refused by the source's template and rendered by the runtime")
+            continue
+        counter.compare(talk.name, wanted, got, _quoted)
+    return counter.check(name, title, metric, "; ".join(notes))
+
+
+_REFUSED = "refused: "
+
+
+def _rendered(render: Callable[[], str]) -> str:
+    """The text, or that the template refused: a template may raise on purpose, and so must its copy."""
+    try:
+        return render()
+    except Unsupported:
+        raise
+    except RuntimeFailure as error:
+        return f"{_REFUSED}{error}"
+    except Exception as error:  # jinja2's own errors, and whatever a template calls into
+        return f"{_REFUSED}{error}"
+
+
+def _sendable(talk: Conversation) -> tuple[Any, Any, bool]:
+    """The conversation as the runtime's API takes it: arguments of a call are a string there."""
+    import json
+
+    def message(m: Mapping[str, Any]) -> dict[str, Any]:
+        calls = [
+            {**c, "function": {**c["function"], "arguments": json.dumps(c["function"]["arguments"])}}
+            for c in m.get("tool_calls", ())
+        ]
+        return {**m, **({"tool_calls": calls} if calls else {})}
+
+    return [message(m) for m in talk.messages], talk.tools, talk.generation_prompt
+
+
+# ---- counting
+
+
+class _Counter:
+    """Counts what is equal and keeps the first differences."""
+
+    def __init__(self) -> None:
+        self.total = self.equal = 0
+        self.differences: list[Difference] = []
+
+    def compare(self, what: str, reference: Any, candidate: Any, show: Callable[[Any], str] = str) -> None:
+        if reference == candidate:
+            self.total, self.equal = self.total + 1, self.equal + 1
+        elif isinstance(reference, str) and isinstance(candidate, str) and show is _quoted:
+            self.differ(what, *_where_they_part(reference, candidate))
+        else:
+            self.differ(what, show(reference), show(candidate))
+
+    def differ(self, what: str, reference: str, candidate: str) -> None:
+        self.total += 1
+        if len(self.differences) < SHOWN:
+            self.differences.append(Difference(what, reference, candidate))
+
+    def check(self, name: str, title: str, metric: str, note: str = "") -> Check:
+        return Check(name, title, self.total, self.equal, tuple(self.differences), metric, note)
+
+
+def _ids(ids: Iterable[int]) -> str:
+    return _shortened(" ".join(map(str, ids)) or "nothing")
+
+
+def _quoted(text: str) -> str:
+    """As a Python string, so that whitespace and invisible characters show."""
+    return _shortened(ascii(text) if any(not c.isprintable() for c in text.replace("\n", "")) else repr(text))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
+
+
+def _where_they_part(reference: str, candidate: str) -> tuple[str, str]:
+    """Both texts from a little before the first character that differs."""
+    pairs = zip(reference, candidate, strict=False)
+    start = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(reference), len(candidate)))
+    start = max(0, start - 20)
+    lead = "…" if start else ""
+    return lead + _quoted(reference[start:]), lead + _quoted(candidate[start:])

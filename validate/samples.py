@@ -1,0 +1,236 @@
+"""What every output is asked: hard strings, conversations, and a text for when a recipe names none. All our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Each line is hard for some tokenizer: it broke a pre-tokenizer pattern, a normalizer or a byte fallback somewhere.
+HARD_STRINGS: tuple[str, ...] = (
+    # whitespace
+    "",
+    " ",
+    "  ",
+    "   three leading, three trailing   ",
+    "\n",
+    "\n\n",
+    "\n\n\n\n text after four newlines",
+    "\t",
+    "\t\t two tabs",
+    " \t \n \t mixed \n\t",
+    "\r\n windows \r\n lines \r\n",
+    "a\rb carriage return alone",
+    "word" + " " * 17 + "seventeen spaces",
+    "no-break\u00a0space and\u2003em space",
+    "ideographic\u3000space, zero\u200bwidth\u200bspace",
+    "\ufeffbyte order mark first",
+    "line\u2028separator and paragraph\u2029separator",
+    "vertical\x0btab and form\x0cfeed and next\x85line",
+    " trailing newline\n",
+    "if x:\n    if y:\n        return z\n",
+    # numbers and punctuation
+    "0 1 12 123 1234 12345 123456789 1234567890123",
+    "3.14159 -2.5e-10 1,000,000.00 0x1F 1_000",
+    "007 1st 2nd 42nd 5'10\" 50% $9.99 €20 №7",
+    "１２３ full-width ４５６",
+    "٣٤٥ Arabic-Indic and ५६७ Devanagari digits",
+    "½ ⅓ ² ³ ① Ⅷ 百二十三",
+    "!!! ??? ... --- ___ *** /// \\\\\\ |||",
+    "(((a)))[[[b]]]{{{c}}}<<<d>>>",
+    "“curly” ‘quotes’ «guillemets» „low“ 「corner」",
+    "a-b–c—d…e·f•g",
+    # contractions and case
+    "I'm you're he'll she'd we've it's don't o'clock",
+    "I'M YOU'RE HE'LL SHE'D WE'VE IT'S DON'T",
+    "I’m you’re he’ll with typographic apostrophes",
+    "'s 't 're 've 'm 'll 'd alone, and 'tis",
+    "camelCase PascalCase snake_case kebab-case SCREAMING_SNAKE iPhone15Pro",
+    "ſ long s, K kelvin sign, İstanbul ıstanbul ẞ ß",
+    # scripts
+    "Ĉu vi parolas Esperanton? Ďakujem, žluťoučký kůň",
+    "Съешь же ещё этих мягких французских булок",
+    "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία",
+    "敏捷的棕色狐狸跳过了懒狗。",
+    "いろはにほへと ちりぬるを カタカナ ﾊﾝｶｸ",
+    "키스의 고유조건은 입술끼리 만나야 하고",
+    "中文English混排123数字，标点。",
+    "صِف خَلقَ خَودِ كَمِثلِ الشَمسِ",
+    "דג סקרן שט בים מאוכזב ולפתע",
+    "left \u202bright to left\u202c left again",
+    "ऋषियों को सताने वाले दुष्ट राक्षसों",
+    "เป็นมนุษย์สุดประเสริฐเลิศคุณค่า",
+    "አማርኛ ქართული հայերեն မြန်မာ",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝒶𝓃𝒹 𐍈 beyond the first plane 𠜎",
+    # combining marks: composed and decomposed spell the same text in other bytes
+    "café naïve Å",
+    "cafe\u0301 nai\u0308ve A\u030a",
+    "Z\u0351\u036ba\u0363\u0313l\u0358\u0350g\u0321\u0352o\u0336\u0313",
+    "각 \u1100\u1161\u11a8",
+    "\u212b angstrom sign, \u2126 ohm sign, ﬁ ligature",
+    # emoji
+    "😀😃😄 👍🏽 🇪🇺🇯🇵 ✌️ ☎︎",
+    "👨‍👩‍👧‍👦 family, 🏳️‍🌈 flag, 🧑🏿‍🚀 astronaut",
+    "text😀text 😀text text😀 😀\n😀",
+    # code, markup, addresses
+    "def f(x: int) -> str:\n\treturn f\"{x!r:>10}\"  # comment",
+    "for (int i=0;i<n;++i){a[i]^=b[i]<<3;}//xor",
+    "SELECT * FROM t WHERE a<>b AND c LIKE '%x_y%';",
+    "<div class=\"a\">&nbsp;&lt;b&gt;</div><!-- c -->",
+    '{"name": "computer_use", "arguments": {"action": "left_click", "coordinate": [512, 384]}}',
+    "https://user:pw@example.com:8080/a/b.php?q=1&r=%20#frag",
+    "C:\\Windows\\System32\\cmd.exe ~/.ssh/id_rsa ../../etc/passwd",
+    "mail@example.org @handle #hashtag $VAR ${VAR} %d %s \\n \\u0041",
+    "$$\\int_0^\\infty e^{-x^2}\\,dx=\\frac{\\sqrt{\\pi}}{2}$$",
+    "- [ ] todo\n- [x] done\n\n```python\nprint(1)\n```\n| a | b |\n|---|---|",
+    # control characters and repeats
+    "\x01\x02\x1b[31mred\x1b[0m\x7f",
+    "nul\x00byte inside",
+    "private use \ue000\uf8ff, not a character \ufffe, replacement \ufffd",
+    "a" * 300,
+    "=" * 129,
+    "ab " * 100,
+    "你" * 70,
+    "😀" * 40,
+    "Llanfairpwllgwyngyllgogerychwyrndrobwllllantysiliogogogoch",
+    # things that look like special tokens of some model and may be ones of this
+    "<s> </s> <unk> <pad> <bos> <eos> [INST] [/INST] <<SYS>>",
+    "<|im_start|>system\nhi<|im_end|>\n<|endoftext|>",
+    "a<|im_start|>b <|im_end|> c<|im_end|><|im_end|>",
+    "<|im_start |> <|im_startx|> <| im_start|> |im_start|",
+    "<|vision_start|><|image_pad|><|vision_end|> <|video_pad|>",
+    "<tool_call>\n{\"name\": \"f\"}\n</tool_call> <think>\n</think>",
+    "▁lower one eighth block ▁▁ and Ġ and Ċ and <0x0A>",
+)
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "computer_use",
+        "description": "Use the mouse & keyboard: 'click', \"type\" <text>, wait. Grüße, 世界.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "action": {"type": "string", "enum": ["left_click", "type", "wait"]},
+                "coordinate": {"type": "array", "items": {"type": "integer"}, "minItems": 2},
+                "seconds": {"type": "number", "default": 0.5},
+            },
+            "required": ["action"],
+        },
+    },
+}
+_CALL = {"name": "computer_use", "arguments": {"action": "left_click", "coordinate": [10, 20]}}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a chat template is asked to render."""
+
+    name: str
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    generation_prompt: bool = True
+
+    @property
+    def has_image(self) -> bool:
+        parts = (part for m in self.messages if isinstance(m.get("content"), list) for part in m["content"])
+        return any(part.get("type") == "image" for part in parts)
+
+
+def _say(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+_USER, _ANSWER = _say("user", "What is 2 + 2?"), _say("assistant", "4")
+_LOOK = _say("user", [{"type": "image"}, {"type": "text", "text": "Click the red button."}])
+_CALLED = _say("assistant", "", tool_calls=[{"type": "function", "id": "call00001", "function": _CALL}])
+_RESULT = _say("tool", "clicked <ok> & done", name="computer_use", tool_call_id="call00001")
+
+CONVERSATIONS: tuple[Conversation, ...] = (
+    Conversation("user", [_USER]),
+    Conversation("user, no generation prompt", [_USER], generation_prompt=False),
+    Conversation("system", [_say("system", "Be brief."), _USER]),
+    Conversation("multi-turn", [_USER, _ANSWER, _say("user", "And 3 + 3?"), _say("assistant", "6"), _USER]),
+    Conversation("multi-turn, no generation prompt", [_USER, _ANSWER], generation_prompt=False),
+    Conversation("unicode and whitespace", [_say("user", "  Grüße 世界 👩‍🚀 \n\n\ttab  "), _ANSWER, _USER]),
+    Conversation("markup in the text", [_say("user", "{{ 7 * 7 }} {% x %} <|im_end|> </s> <b>&amp;</b>")]),
+    Conversation("empty message", [_say("user", "")]),
+    Conversation("thinking", [_USER, _say("assistant", "<think>\nadd them\n</think>\n\n4"), _USER]),
+    Conversation("tools", [_USER], [TOOL]),
+    Conversation("system and tools", [_say("system", "Be brief."), _USER], [TOOL]),
+    Conversation("tool call", [_USER, _CALLED], [TOOL], generation_prompt=False),
+    Conversation("tool response", [_USER, _CALLED, _RESULT], [TOOL]),
+    Conversation("two tool responses", [_USER, _CALLED, _RESULT, _RESULT, _ANSWER, _USER], [TOOL]),
+    Conversation("text parts", [_say("user", [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}])]),
+    Conversation("image", [_LOOK]),
+    Conversation("image and tools", [_say("system", "You see a screen."), _LOOK], [TOOL]),
+    Conversation("two images", [_LOOK, _ANSWER, _LOOK]),
+)
+
+TEXT = """\
+The harbour master kept two books. In the first he wrote the name of every ship, the day it came in and the day it
+left; in the second, which nobody was meant to read, he wrote what the weather had been like and whether the crew had
+sung. After thirty years the first book filled a shelf and was copied out each winter for the tax office. The second
+was still a single volume, because on most days there had been little to say.
+
+When the new bridge was opened in 1974 the large ships stopped coming. There were 212 arrivals in the spring of 1973,
+140 a year later, and 9 in the spring after that. "We shall have to find something else to count," said the harbour
+master to his daughter. She suggested birds. So on the 3rd of April he drew a line under the last ship and began a
+new column: gulls, 48; cormorants, 6; one heron, standing on the crane as if it had been hired.
+
+# How to water a balcony
+
+1. Put a finger into the soil. If it is dry down to the second joint, water; if not, wait a day.
+2. Water in the morning. In the evening the leaves stay wet, and slugs like that more than plants do.
+3. A pot of 20 cm needs about 0.5 litres, one of 40 cm about 3. Stop when water runs out below.
+
+Two mistakes are common: a little every day, which keeps only the top centimetre wet, and a lot once a week, which
+runs along the wall of a dry pot and out again. If that happens, stand the pot in a bucket for ten minutes.
+
+```python
+def median(values):
+    \"\"\"The middle value; of an even number of values, the mean of the two in the middle.\"\"\"
+    ordered = sorted(values)
+    middle, odd = divmod(len(ordered), 2)
+    if odd:
+        return ordered[middle]
+    return (ordered[middle - 1] + ordered[middle]) / 2
+
+assert median([3, 1, 2]) == 2
+assert median([4, 1, 3, 2]) == 2.5
+```
+
+2026-03-14 09:21:07 INFO  worker-3 opened /var/spool/in/0042.json (18,204 bytes)
+2026-03-14 09:21:07 WARN  worker-3 field "colour" is missing, using "grey"
+2026-03-14 09:21:09 ERROR worker-1 connection to 10.0.7.12:5432 refused, retry 1 of 5 in 2.0 s
+2026-03-14 09:21:11 INFO  worker-1 connected after 1 retry; 37 rows written in 0.18 s
+
+{"order": 1187, "items": [{"sku": "A-100", "count": 2, "price": 9.5}, {"sku": "B-007", "count": 1, "price": 120.0}],
+ "total": 139.0, "paid": true, "note": "ring twice"}
+
+Der Zug nach Freiburg hatte zwanzig Minuten Verspätung, und niemand auf dem Bahnsteig wunderte sich darüber. Eine
+Frau packte ein Brot aus, teilte es mit ihrem Nachbarn und fragte, ob er auch bis Offenburg fahre. « Non, dit-il, je
+descends avant. » Le contrôleur passa sans rien demander. Por la ventana se veían los campos, todavía verdes, y un
+perro que corría al lado del tren hasta que se cansó. 窓の外では雨が降り始めた。彼は本を閉じて、しばらく黙って外を見ていた。
+
+Q: Why does a mirror swap left and right but not up and down?
+A: It swaps neither. It swaps front and back. Point to the east in front of a mirror and your image points to the east
+as well; point at the mirror, and your image points back at you. We speak of left and right because we imagine
+walking around behind the glass and turning to face ourselves, and it is that turn, not the mirror, which swaps them.
+
+The committee met for the last time on a Thursday. Of its eleven members seven came, which was enough to decide and
+not enough to disagree. They decided that the path along the river should be open from sunrise to sunset, that dogs
+were welcome and bicycles were not, and that the bench which Mr. Alder had given in memory of his wife should be moved
+two metres to the left, where in summer there is shade. Then somebody asked who would write this down, and everybody
+looked at the window, where a heavy bee was trying to leave through the part of it that was closed.
+
+A small program is a promise about the future: whoever reads it will be in a hurry, will know less than you do now,
+and will believe the comments. It follows that names matter more than cleverness, that an error message should say
+what to do next, and that the shortest way to say a thing is often to leave out the thing nobody needed. Measure
+before you make it faster; measure again afterwards, on the same machine, with the same input, on a quiet day.
+
+To find the depth of a well, drop a stone and count. After one second it has fallen about 4.9 metres, after two 19.6,
+after three 44.1; the sound takes a little longer to come back up, about 0.03 seconds for every ten metres. A farmer I
+knew counted to four, said "deep enough", and went to fetch the rope. He had never heard of Galileo and was right to
+within half a metre, which is the length of a bucket.
+"""

@@ -1,0 +1,255 @@
+"""What becomes of an image: the projector's embeddings, the next token, and where the model clicks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from validate.drift import NotComparable, check_finite, compare
+from validate.runtimes import Message, Session
+
+PROMPT = "What is in this picture?"
+ANSWER_TOKENS = 96  # a click is about 40
+MAX_IMAGE_PIXELS = 64_000_000  # larger than any screen; refuses a file that unpacks to gigabytes
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+
+
+class Seeing(Session, Protocol):
+    """A reference that takes images."""
+
+    def image_prompt(self, text: str, tools: Sequence[Message] | None = None) -> str: ...
+    def processed_size(self, pixels: np.ndarray) -> tuple[int, int]: ...
+
+
+# ---- images
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the reference makes of an image."""
+
+    name: str
+    pixels: np.ndarray  # uint8 (height, width, 3)
+    prompt: str  # with IMAGE_MARK
+    embeddings: np.ndarray  # (image token, hidden)
+    logits: np.ndarray  # (vocab,) of the next token
+    processed: tuple[int, int]  # width, height after the source's own resizing
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+@dataclass(frozen=True)
+class ImageDrift:
+    """One image's differences. Where `resized`, they include those of the two resizing methods."""
+
+    name: str
+    width: int
+    height: int
+    resized: bool
+    tokens: int
+    cosine_min: float
+    cosine_mean: float
+    max_error: float
+    kl: float
+    next_reference: int
+    next_candidate: int
+
+
+def read_image(path: Path) -> np.ndarray:
+    """RGB uint8 (height, width, 3); raises ValueError for what is not an image or too large a one."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise ValueError(f"{path} has {image.width} x {image.height} pixels, at most {MAX_IMAGE_PIXELS} wanted")
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's words for a broken file
+        raise ValueError(f"{path} is not an image that can be read: {error}") from error
+
+
+def test_image(width: int = 280, height: int = 196) -> np.ndarray:
+    """A drawing for when a recipe names no image: a page with a bar, a button and lines. Multiples of 28: not resized."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (width, height), (244, 242, 238))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, width, 24), fill=(38, 70, 120))
+    draw.ellipse((width - 60, 50, width - 20, 90), fill=(230, 160, 30))
+    draw.rectangle((30, 130, 130, 165), fill=(200, 40, 50), outline=(20, 20, 20))
+    for i in range(6):
+        draw.line((30, 42 + 13 * i, 150 + 7 * (i % 3), 42 + 13 * i), fill=(60 + 20 * i, 60, 60), width=3)
+    gradient = np.asarray(image).astype(np.int16)
+    gradient[:, :, 2] -= np.linspace(0, 40, width).astype(np.int16)  # no patch equals its neighbour
+    return np.clip(gradient, 0, 255).astype(np.uint8)
+
+
+test_image.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
+
+
+def look(reference: Seeing, name: str, pixels: np.ndarray, text: str = PROMPT) -> Seen:
+    """What the reference makes of an image and a question; computed once for all candidates."""
+    prompt = reference.image_prompt(text)
+    embeddings, logits = reference.image_embeddings(pixels), reference.image_logits(prompt, pixels)
+    return Seen(name, pixels, prompt, embeddings, logits, reference.processed_size(pixels))
+
+
+def compare_image(seen: Seen, candidate: Session) -> ImageDrift:
+    """A candidate's differences for one image; raises NotComparable for another number of tokens, and for NaN."""
+    embeddings = candidate.image_embeddings(seen.pixels)
+    if embeddings.shape != seen.embeddings.shape:
+        raise NotComparable(
+            f"{seen.name}: embeddings have shape {embeddings.shape}, the reference's {seen.embeddings.shape} "
+            "(image token, hidden)"
+        )
+    check_finite(embeddings, f"{seen.name}: the projector's")
+    check_finite(seen.embeddings, f"{seen.name}: the reference's")
+    a, b = seen.embeddings.astype(np.float64), embeddings.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = np.where(norms > 0, (a * b).sum(1) / np.maximum(norms, np.finfo(float).tiny), float(np.array_equal(a, b)))
+    logits = candidate.image_logits(seen.prompt, seen.pixels)
+    return ImageDrift(
+        seen.name,
+        *seen.size,
+        resized=seen.processed != seen.size,
+        tokens=len(a),
+        cosine_min=float(cosine.min()),
+        cosine_mean=float(cosine.mean()),
+        max_error=float(np.abs(a - b).max()),
+        kl=float(compare(seen.logits[None], logits[None], [0]).kl[0]),
+        next_reference=int(seen.logits.argmax()),
+        next_candidate=int(logits.argmax()),
+    )
+
+
+# ---- clicks
+
+
+@dataclass(frozen=True)
+class ClickTask:
+    """A screenshot, what to click there, and the box a click has to hit: x0 <= x < x1, y0 <= y < y1, in pixels."""
+
+    image: Path
+    instruction: str
+    box: Box
+    tools: Sequence[Message] | None = None
+
+
+@dataclass(frozen=True)
+class Click:
+    """An answer and the point in it, None where it holds no coordinate."""
+
+    answer: str
+    point: Point | None
+
+
+@dataclass(frozen=True)
+class ClickScore:
+    """`distance` is the mean of pixels between both sides' clicks, over the tasks where both click."""
+
+    tasks: int
+    accuracy_reference: float
+    accuracy: float
+    same: float  # share of tasks with the same point
+    well_formed: float  # share of the candidate's answers that hold a coordinate
+    distance: float
+
+
+def read_clicks(path: Path, limit: int | None = None) -> list[ClickTask]:
+    """Tasks from a JSON-lines file: `image` (beside the file), `instruction`, `box` or `target`, maybe `tools`.
+
+    Raises ValueError with the line's number for a line that is not a task, or an image outside the file's folder.
+    """
+    tasks: list[ClickTask] = []
+    home = path.parent.resolve()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if limit is not None and len(tasks) >= limit:
+            break
+        if line.strip():
+            tasks.append(_task(line, home, f"{path}:{number}"))
+    return tasks
+
+
+def _task(line: str, home: Path, where: str) -> ClickTask:
+    try:
+        raw = json.loads(line)
+        x0, y0, x1, y1 = map(float, raw.get("box") or raw["target"])
+        image = (home / str(raw["image"])).resolve()
+        task = ClickTask(image, str(raw["instruction"]), (x0, y0, x1, y1), raw.get("tools"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where}: not a click task ({error!r}), wanted image, instruction and box") from error
+    if not image.is_relative_to(home):
+        raise ValueError(f"{where}: the image {raw['image']!r} lies outside of the file's folder")
+    return task
+
+
+def do_clicks(session: Session, prompts: Sequence[str], images: Sequence[np.ndarray]) -> list[Click]:
+    """What a session answers, greedily, to rendered prompts with IMAGE_MARK."""
+    answers = [session.detokenize(ids) for ids in session.image_generate(prompts, images, ANSWER_TOKENS)]
+    return [Click(answer, clicked(answer)) for answer in answers]
+
+
+def clicked(answer: str) -> Point | None:
+    """The coordinate of the first JSON object in an answer, as a tool call has it; None where there is none."""
+    start = answer.find("{")
+    if start < 0:
+        return None
+    try:
+        call, _ = json.JSONDecoder().raw_decode(answer, start)
+        arguments: Any = call.get("arguments", call)
+        x, y = arguments["coordinate"]
+        point = float(x), float(y)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return point if all(map(math.isfinite, point)) else None
+
+
+def score_clicks(tasks: Sequence[ClickTask], reference: Sequence[Click], candidate: Sequence[Click]) -> ClickScore:
+    """Hits of both sides, and how far apart they click."""
+    count = len(tasks)
+    pairs = [(r.point, c.point) for r, c in zip(reference, candidate, strict=True)]
+    apart = [math.dist(r, c) for r, c in pairs if r is not None and c is not None]
+    return ClickScore(
+        tasks=count,
+        accuracy_reference=sum(_hits(t.box, r) for t, (r, _) in zip(tasks, pairs, strict=True)) / count,
+        accuracy=sum(_hits(t.box, c) for t, (_, c) in zip(tasks, pairs, strict=True)) / count,
+        same=sum(r == c for r, c in pairs) / count,
+        well_formed=sum(c is not None for _, c in pairs) / count,
+        distance=sum(apart) / len(apart) if apart else float("nan"),
+    )
+
+
+def _hits(box: Box, point: Point | None) -> bool:
+    return point is not None and box[0] <= point[0] < box[2] and box[1] <= point[1] < box[3]
+
+
+def image_metrics(images: Sequence[ImageDrift]) -> Mapping[str, float]:
+    """The worst over all images; nothing when there are none."""
+    if not images:
+        return {}
+    return {
+        "image_cosine": min(i.cosine_min for i in images),
+        "image_max_error": max(i.max_error for i in images),
+        "image_kl": max(i.kl for i in images),
+        "image_top1": sum(i.next_reference == i.next_candidate for i in images) / len(images),
+    }
+
+
+def click_metrics(score: ClickScore) -> Mapping[str, float]:
+    """The click score as metrics."""
+    return {
+        "click_accuracy_reference": score.accuracy_reference,
+        "click_accuracy": score.accuracy,
+        "click_drop": score.accuracy_reference - score.accuracy,
+        "click_distance": score.distance,
+    }
