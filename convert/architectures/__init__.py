@@ -9,6 +9,7 @@ and may have
 
     RENAMES: tuple[tuple[str, str], ...]        other writers' beginnings of tensor names -> the ones in its tables
     vision(config, preprocessor) -> Part        the mmproj file of a model that sees
+    VISION: str                                 how the names of its tensors start
 
 A module whose name starts with an underscore is not a family.
 """

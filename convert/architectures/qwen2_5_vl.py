@@ -22,13 +22,14 @@ from convert.gguf.mmproj import VisionTower, vision_fields
 CLASSES = ("Qwen2_5_VLForConditionalGeneration",)
 
 # newer transformers, and writers that save the wrapped modules as they are, put a level in between
+VISION = "visual."
 RENAMES = (("model.language_model.", "model."), ("model.visual.", "visual."), ("language_model.", ""))
 
 TEMPORAL_PATCH = 2  # frames under one patch; a still image is two equal frames
 VISION_EPSILON = 1e-6  # fixed in transformers' Qwen2_5_VLVisionBlock, in no config
 
 _V, _B = "visual.blocks.{i}", "v.blk.{i}"
-VISION: tuple[Row, ...] = (
+TOWER: tuple[Row, ...] = (
     (f"{_V}.norm1.weight", f"{_B}.ln1.weight", ("width",)),
     (f"{_V}.norm2.weight", f"{_B}.ln2.weight", ("width",)),
     (f"{_V}.attn.proj.weight", f"{_B}.attn_out.weight", ("width", "width")),
@@ -102,7 +103,7 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
     wanted = (
         _patch_embedding(tower.width, tower.patch),
         *(_fused(layer, tower.width, part) for layer in range(tower.layers) for part in ("weight", "bias")),
-        *expand(VISION, sizes, layers=tower.layers),
+        *expand(TOWER, sizes, layers=tower.layers),
     )
     return Part("clip", tuple(fields), wanted, left_out=(VISION_FREQUENCIES,), notes=tuple(notes))
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
+from types import ModuleType
 
 import numpy as np
 
 from convert import architectures
 from convert.architectures._part import LeftOut, Part
-from convert.bundle import Bundle, Role
+from convert.bundle import Bundle, Model, Role
 from convert.checkpoint import LazyTensor, open_bundle
 from convert.companions import Companions, read_companions
 from convert.errors import ConvertError, PlanError, Problem, StageError
 from convert.gguf.fields import Field
-from convert.gguf.ledger import settle
+from convert.gguf.general import general_metadata
+from convert.gguf.ledger import Ledger, settle
 from convert.gguf.tensors import CHUNK_VALUES, OutputTensor, forecast_tensors, part_tensors
+from convert.gguf.vocabulary import vocabulary_metadata, vocabulary_notes
 from convert.gguf.writer import FilePlan, TensorInfo
 from quantize.mixes import MIXES, QUANTIZATION_VERSION
 
@@ -49,44 +53,86 @@ class Conversion:
         return (self.text,) if self.projector is None else (self.text, self.projector)
 
 
-def prepare(bundle: Bundle, types: Sequence[str], mmproj: str | bool | None = None, name: str = "") -> Conversion:
-    """The conversion of a source bundle into files of `types`, named after `name` or the model.
+@dataclass(frozen=True)
+class Wish:
+    """What a conversion is asked for."""
 
-    `mmproj` is the projector's type: None for F16 where the model sees, False for no projector. Weights that are not
-    there yet (they will be converted from pickles first) are taken to be what config.json promises.
+    types: Sequence[str]  # of the language model's files
+    mmproj: str | bool | None = None  # the projector's type; None: F16 where the model sees, False: no projector
+    name: str = ""  # start of the file names; the model's where empty
+    pre_tokenizer: str | None = None  # llama.cpp's name for it, where the tokenizer's own is not recognized
 
-    Raises ConvertError with every problem found.
+
+def prepare(bundle: Bundle, wish: Wish) -> Conversion:
+    """The conversion of a source bundle into the files wished for.
+
+    Weights that are not there yet (they will be converted from pickles first) are taken to be what config.json
+    promises. Raises ConvertError with every problem found.
     """
     companions = read_companions(bundle)
     family = architectures.find(companions.config)
     problems: list[Problem] = []
-    text = _part(problems, family.text, companions.config)
-    seeing = getattr(family, "vision", None)
-    vision = _part(problems, seeing, companions.config, companions.preprocessor) if seeing else None
-    if mmproj and seeing is None:
-        problems.append(Problem("mmproj", "the model has no vision tower", "no mmproj option"))
-    if text is None or problems:
-        raise PlanError(*problems)
-    parts, skipped = ((text,), (vision,)) if mmproj is False and vision else ((text, *([vision] if vision else [])), ())
+    parts = _parts(problems, family, companions, wish)
+    if problems:
+        raise PlanError(*dict.fromkeys(problems))
     if built(bundle):
+        skipped = family.VISION if wish.mmproj is False and hasattr(family, "vision") else ""
         ledger = settle(open_bundle(bundle).tensors, parts, skipped, getattr(family, "RENAMES", ()))
         problems += ledger.problems
-        tensors = [part_tensors(part, tuple(e for e in ledger.entries if e.part == i)) for i, part in enumerate(parts)]
-        left_out, twins = ledger.left_out, ledger.twins
+        tensors = [part_tensors(part, [e for e in ledger.entries if e.part == i]) for i, part in enumerate(parts)]
     else:
-        tensors, left_out, twins = [forecast_tensors(part) for part in parts], {}, ()
-    problems += _vocabulary_problems(companions, _vocab_size(text))
+        ledger, tensors = Ledger(), [forecast_tensors(part) for part in parts]
+    vocabulary = _vocabulary(problems, companions, _vocab_size(parts[0]), wish.pre_tokenizer)
     if problems:
         raise PlanError(*problems)
-    name = name or bundle.model.name
-    files = _Files(bundle, companions, name)
+    about = _About(bundle.model, companions, wish.name or bundle.model.name)
     return Conversion(
-        Group(files.text(text, tensors[0], types), tensors[0]),
-        Group((files.projector(parts[1], tensors[1], str(mmproj or "F16")),), tensors[1]) if len(parts) > 1 else None,
-        left_out,
-        twins,
-        tuple(note for part in parts for note in part.notes),
+        about.text(parts[0], tensors[0], wish.types, vocabulary.fields),
+        about.projector(parts[1], tensors[1], str(wish.mmproj or "F16")) if len(parts) > 1 else None,
+        ledger.left_out,
+        ledger.twins,
+        (*(note for part in parts for note in part.notes), *companions.notes, *vocabulary.notes),
     )
+
+
+def _parts(problems: list[Problem], family: ModuleType, companions: Companions, wish: Wish) -> list[Part]:
+    """What goes into the text file and, where one is made, into the projector's."""
+    makers = [partial(family.text, companions.config)]
+    if hasattr(family, "vision") and wish.mmproj is not False:
+        makers.append(partial(family.vision, companions.config, companions.preprocessor))
+    elif wish.mmproj:
+        problems.append(Problem("mmproj", "the model has no vision tower", "no mmproj option"))
+    parts = []
+    for make in makers:
+        try:
+            parts.append(make())
+        except ConvertError as error:
+            problems += _problems(error)
+    return parts
+
+
+@dataclass(frozen=True)
+class _About:
+    """Whose files they are."""
+
+    model: Model
+    companions: Companions
+    start: str  # of the file names
+
+    def text(
+        self, part: Part, tensors: Sequence[OutputTensor], types: Sequence[str], vocabulary: Sequence[Field]
+    ) -> Group:
+        fields = (self._general(tensors, "model") + list(part.fields), vocabulary)
+        plans = (_plan(self.start, kind, part, fields, tensors) for kind in dict.fromkeys(types))
+        return Group(tuple(plans), tuple(tensors))
+
+    def projector(self, part: Part, tensors: Sequence[OutputTensor], kind: str) -> Group:
+        fields = (self._general(tensors, "mmproj") + list(part.fields), ())
+        return Group((_plan(f"mmproj-{self.start}", kind, part, fields, tensors),), tuple(tensors))
+
+    def _general(self, tensors: Sequence[OutputTensor], kind: str) -> list[Field]:
+        parameters = sum(prod(t.shape) for t in tensors)
+        return general_metadata(self.companions, self.model, parameters, type=kind)
 
 
 def built(bundle: Bundle) -> bool:
@@ -116,61 +162,29 @@ def prove_twins(conversion: Conversion) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Makes the plans of a model's files."""
-
-    bundle: Bundle
-    companions: Companions
-    name: str
-
-    def text(self, part: Part, tensors: Sequence[OutputTensor], types: Sequence[str]) -> tuple[FilePlan, ...]:
-        from convert.gguf.general import general_metadata
-        from convert.gguf.vocabulary import vocabulary_metadata
-
-        parameters = sum(prod(t.shape) for t in tensors)
-        general = general_metadata(self.companions, self.bundle.model, parameters)
-        vocabulary = vocabulary_metadata(self.companions, _vocab_size(part))
-        return tuple(
-            _plan(f"{self.name}-{kind}.gguf", kind, (part, general, vocabulary), tensors)
-            for kind in dict.fromkeys(types)
-        )
-
-    def projector(self, part: Part, tensors: Sequence[OutputTensor], kind: str) -> FilePlan:
-        from convert.gguf.general import general_metadata
-
-        parameters = sum(prod(t.shape) for t in tensors)
-        general = general_metadata(self.companions, self.bundle.model, parameters, type="mmproj")
-        return _plan(f"mmproj-{self.name}-{kind}.gguf", kind, (part, general, []), tensors)
-
-
 def _plan(
-    name: str, kind: str, metadata: tuple[Part, Sequence[Field], Sequence[Field]], tensors: Sequence[OutputTensor]
+    start: str,
+    kind: str,
+    part: Part,
+    metadata: tuple[Sequence[Field], Sequence[Field]],
+    tensors: Sequence[OutputTensor],
 ) -> FilePlan:
-    part, general, vocabulary = metadata
+    """The file of one type; `metadata` is what stands before and after the fields that depend on the type."""
     mix = MIXES[kind]
+    before, after = metadata
     fields = (
         Field.string("general.architecture", part.architecture),
-        *general,
-        *part.fields,
+        *before,
         Field.uint32("general.file_type", mix.file_type),
         Field.uint32("general.quantization_version", QUANTIZATION_VERSION),
-        *vocabulary,
+        *after,
     )
     infos = tuple(TensorInfo(t.name, t.shape, mix.choose(t.name, t.shape).type) for t in tensors)
-    return FilePlan(name, f"gguf/{kind}", fields, infos)
+    return FilePlan(f"{start}-{kind}.gguf", f"gguf/{kind}", fields, infos)
 
 
-def _part(problems: list[Problem], make: object, *arguments: object) -> Part | None:
-    """What `make` makes, or None when it refuses; its problems are added."""
-    assert callable(make)
-    try:
-        part = make(*arguments)
-    except ConvertError as error:
-        problems += [p for p in error.problems if isinstance(p, Problem)]
-        return None
-    assert isinstance(part, Part)
-    return part
+def _problems(error: ConvertError) -> list[Problem]:
+    return [p if isinstance(p, Problem) else Problem("gguf", p) for p in error.problems]
 
 
 def _vocab_size(text: Part) -> int:
@@ -178,10 +192,19 @@ def _vocab_size(text: Part) -> int:
     return next(t.shape[0] for w in text.wanted for t in w.targets if t.name == "token_embd.weight")
 
 
-def _vocabulary_problems(companions: Companions, vocab_size: int) -> list[Problem]:
-    from convert.gguf.vocabulary import check_vocabulary
+@dataclass(frozen=True)
+class _Vocabulary:
+    fields: Sequence[Field] = ()
+    notes: Sequence[str] = ()
 
-    return list(check_vocabulary(companions, vocab_size))
+
+def _vocabulary(problems: list[Problem], companions: Companions, size: int, pre_tokenizer: str | None) -> _Vocabulary:
+    try:
+        fields = vocabulary_metadata(companions, size, pre_tokenizer=pre_tokenizer)
+        return _Vocabulary(fields, vocabulary_notes(companions, size, pre_tokenizer=pre_tokenizer))
+    except ConvertError as error:
+        problems += _problems(error)
+        return _Vocabulary()
 
 
 def _source_bytes(tensor: OutputTensor) -> int:

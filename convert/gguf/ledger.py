@@ -6,7 +6,7 @@ A projector file of 1.2 kB has been shipped by others because nobody counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from convert.architectures._part import LeftOut, Part, Wanted
 from convert.checkpoint import LazyTensor
@@ -31,55 +31,54 @@ class Entry:
 class Ledger:
     """Where every checkpoint tensor went. `entries` are in the order of the checkpoint's bytes."""
 
-    entries: tuple[Entry, ...]
-    left_out: Mapping[str, LeftOut]  # by the checkpoint's own names
-    twins: tuple[tuple[LazyTensor, LazyTensor], ...]  # left out because equal: to be proven before writing
-    problems: tuple[Problem, ...]
+    entries: tuple[Entry, ...] = ()
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)  # by the checkpoint's own names
+    twins: tuple[tuple[LazyTensor, LazyTensor], ...] = ()  # (left out because equal, kept): to be proven
+    problems: tuple[Problem, ...] = ()
 
 
 def settle(
-    sources: Mapping[str, LazyTensor],
-    parts: Sequence[Part],
-    skipped: Sequence[Part] = (),
-    renames: Iterable[Rename] = (),
+    sources: Mapping[str, LazyTensor], parts: Sequence[Part], skipped: str = "", renames: Iterable[Rename] = ()
 ) -> Ledger:
-    """The ledger of a checkpoint for the files `parts`; tensors of `skipped` parts are left out as asked.
+    """The ledger of a checkpoint for the files `parts`; tensors whose names start with `skipped` are in none of them.
 
     What is wrong is in `problems`: tensors that are missing, unknown, there twice, of another shape, or no floats.
     """
-    renames = tuple(renames)
     wanted = {w.source: (number, w) for number, part in enumerate(parts) for w in part.wanted}
-    unwanted = {w.source for part in skipped for w in part.wanted}
-    rules = [rule for part in (*parts, *skipped) for rule in part.left_out]
-    found: dict[str, LazyTensor] = {}
+    rules = [rule for part in parts for rule in part.left_out]
+    found, problems = _known_as(sources, tuple(renames))
     entries: list[Entry] = []
     left_out: dict[str, LeftOut] = {}
     unknown: list[str] = []
-    problems: list[Problem] = []
-    for name, source in sources.items():
-        known_as = _renamed(name, renames)
-        if known_as in found:
-            other = found[known_as].name
-            problems.append(Problem(source.file or name, f"{name} and {other} are the same tensor", "one of them"))
-            continue
-        found[known_as] = source
-        if known_as in wanted:
-            entries.append(Entry(source, wanted[known_as][1], wanted[known_as][0]))
-        elif known_as in unwanted:
-            left_out[name] = LeftOut(known_as, "the recipe leaves the vision tower out")
-        elif rule := next((r for r in rules if known_as.endswith(r.suffix)), None):
-            left_out[name] = rule
+    for name, source in found.items():
+        if name in wanted:
+            number, want = wanted[name]
+            entries.append(Entry(source, want, number))
+        elif skipped and name.startswith(skipped):
+            left_out[source.name] = LeftOut(name, "the recipe leaves the vision tower out")
+        elif rule := next((r for r in rules if name.endswith(r.suffix)), None):
+            left_out[source.name] = rule
         else:
-            unknown.append(name)
+            unknown.append(source.name)
     problems += _misfits(entries)
     problems += _lacking([w for w in wanted if w not in found], "lacks", "download the model again")
     problems += _lacking(unknown, "has tensors no rule takes:", "config.json describes another model, or they are new")
-    twins = tuple(
-        (sources[name], found[rule.same_as])
-        for name, rule in left_out.items()
-        if rule.same_as and rule.same_as in found
-    )
-    return Ledger(tuple(entries), left_out, twins, tuple(problems))
+    twins = ((sources[name], found[rule.same_as]) for name, rule in left_out.items() if rule.same_as in found)
+    return Ledger(tuple(entries), left_out, tuple(twins), tuple(problems))
+
+
+def _known_as(
+    sources: Mapping[str, LazyTensor], renames: Sequence[Rename]
+) -> tuple[dict[str, LazyTensor], list[Problem]]:
+    """The tensors by the names the family's tables use, in the same order."""
+    found: dict[str, LazyTensor] = {}
+    problems = []
+    for name, source in sources.items():
+        other = found.setdefault(_renamed(name, renames), source)
+        if other is not source:
+            got = f"{name} and {other.name} are two names of one tensor"
+            problems.append(Problem(source.file or "checkpoint", got, "one of them"))
+    return found, problems
 
 
 def _renamed(name: str, renames: Iterable[Rename]) -> str:

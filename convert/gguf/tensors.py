@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -56,7 +56,7 @@ class OutputTensor:
             yield values[start : start + step].reshape(-1, self.row_values)
 
 
-def part_tensors(part: Part, entries: tuple[Entry, ...]) -> tuple[OutputTensor, ...]:
+def part_tensors(part: Part, entries: Iterable[Entry]) -> tuple[OutputTensor, ...]:
     """The file's tensors: generated ones, then in the order of the checkpoint, which is read once through."""
     generated = (OutputTensor(Target(g.name, g.values.shape), values=g.values) for g in part.generated)
     from_checkpoint = (OutputTensor(target, e.source) for e in entries for target in e.wanted.targets)

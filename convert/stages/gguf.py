@@ -60,6 +60,9 @@ class Options(BaseOptions):
         max_length=96,
         description="start of the file names; the model's name when left out",
     )
+    pre_tokenizer: str | None = Field(
+        None, max_length=64, description="llama.cpp's name of the pre-tokenizer, where it is not recognized"
+    )
 
 
 def check(options: Options, inputs: Inputs) -> list[Problem]:
@@ -113,9 +116,10 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
 
 
 def _prepare(options: Options, inputs: Inputs) -> Conversion:
-    from convert.gguf.conversion import prepare
+    from convert.gguf.conversion import Wish, prepare
 
-    return prepare(only(inputs), options.types, options.mmproj, options.name or "")
+    wish = Wish(options.types, options.mmproj, options.name or "", options.pre_tokenizer)
+    return prepare(only(inputs), wish)
 
 
 def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:
