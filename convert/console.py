@@ -148,7 +148,9 @@ def show_plan(planned: Plan, verbose: bool) -> None:
             click.echo(f"\n{step.name}:")
             for line in names:
                 click.echo(f"  {line}")
-        if verbose and step.bundle is not None:
+        if step.bundle is None:
+            click.echo(f"\n{step.name}: {_options_of(step)}")
+        elif verbose:
             for line in step.explain(planned.inputs(step)):
                 click.echo(f"  {line}")
     click.echo(f"\nwrites {size(planned.write_bytes)}; {size(planned.free_bytes)} are free on that disk")
@@ -158,6 +160,14 @@ def show_plan(planned: Plan, verbose: bool) -> None:
 
 def _bytes_of(step: Any) -> str:
     return "-" if step.up_to_date or not step.key else size(step.write_bytes)
+
+
+def _options_of(step: Any) -> str:
+    """What the recipe asks of a step whose files cannot be named yet."""
+    options = step.spec.options
+    said = {name: getattr(options, name) for name in sorted(options.model_fields_set)}
+    shown = {name: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for name, v in said.items()}
+    return "; ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def _files_of(step: Any) -> list[str]:

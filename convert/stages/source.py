@@ -75,6 +75,22 @@ def locate(options: Options, *, download: bool, progress: Progress) -> Path | No
     return hub.locate(options.hub, revision, download=True, progress=progress)
 
 
+def notes(options: Options) -> list[str]:
+    """That the model has to be fetched, and that a branch is not a pinned revision."""
+    if options.hub is None:
+        return []
+    revision = options.revision or hub.DEFAULT_REVISION
+    found = hub.cached(options.hub, revision)
+    said = []
+    if found is None:
+        place = f"{options.hub} at {revision} is not in {hub.cache_folder()}"
+        said.append(f"{place}; a run downloads it first, sizes and checks follow then")
+    if not hub.COMMIT.fullmatch(revision):
+        pin = f"it is {found.name} now" if found is not None else "the hub shows it under Files and versions"
+        said.append(f"revision '{revision}' can move; put a commit in its place ({pin})")
+    return said
+
+
 def reads(options: Options) -> list[Path]:
     """Every file of the checkpoint that counts: weights, their index, companions. Raises InputError."""
     folder = _here(options)
