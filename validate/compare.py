@@ -1,12 +1,13 @@
-"""The whole comparison: one reference, any number of candidates, the same tokens, images and clicks into all of them."""
+"""The whole comparison: one reference, any number of candidates, the same tokens, images and clicks into all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -53,8 +54,16 @@ class Measurement:
     not_run: str = ""  # never a pass either
 
 
-class Watcher:
-    """Told how far the comparison is; this one does not listen."""
+@dataclass(frozen=True)
+class Settings:
+    """How to go about it, not what to ask. `free_bytes` of memory: what the system says when left out."""
+
+    threads: int | None = None
+    free_bytes: int | None = None
+
+
+class Watcher(Protocol):
+    """Told how far the comparison is."""
 
     def start(self, what: str, total: int, unit: str) -> None:
         """A part begins."""
@@ -80,24 +89,20 @@ def measure(
     reference: Any,
     candidates: Sequence[Candidate],
     questions: Questions,
-    *,
-    threads: int | None = None,
-    watcher: Watcher | None = None,
-    free_bytes: int | None = None,
+    settings: Settings,
+    watcher: Watcher,
 ) -> list[Measurement]:
     """What each candidate gives, in order. Never raises for what a candidate does.
 
     Memory: the reference, one window of its logits and one of a candidate's, and as many candidates at a time as fit
     into half of what is free; where that is not all of them, the reference's logits are computed again for the rest.
     """
-    watcher = watcher or Watcher()
     results = [Measurement() for _ in candidates]
-    free = _free_bytes() if free_bytes is None else free_bytes
-    seen = _Seen(reference, questions, watcher)
-    per_window = sum(map(len, questions.windows))
-    watcher.start("comparing logits", per_window * len(candidates), "tok")
+    free = _free_bytes() if settings.free_bytes is None else settings.free_bytes
+    comparison = _Comparison(reference, questions, settings, watcher)
+    watcher.start("comparing logits", sum(map(len, questions.windows)) * len(candidates), "tok")
     for group in _groups(list(zip(candidates, results, strict=True)), free * MEMORY_SHARE):
-        _measure_group(reference, group, questions, threads, watcher, seen)
+        comparison.measure(group)
     return results
 
 
@@ -125,29 +130,9 @@ def _free_bytes() -> int:
         return 0
 
 
-def _measure_group(
-    reference: Any,
-    group: Sequence[Pair],
-    questions: Questions,
-    threads: int | None,
-    watcher: Watcher,
-    seen: _Seen,
-) -> None:
-    longest = max(map(len, questions.windows), default=1)
-    with ExitStack() as stack:
-        opened = [o for pair in group if (o := _open(stack, *pair, longest, threads)) is not None]
-        _measure_text(reference, opened, questions.windows, watcher)
-        for session, candidate, result in opened:
-            with _Noting(result, "contract"):
-                result.checks = contract.check_contract(reference, session)
-                result.metrics |= {c.metric: c.score for c in result.checks if c.metric}
-            with _Noting(result, "images"):
-                _measure_vision(session, candidate, result, seen)
-
-
 def _open(
     stack: ExitStack, candidate: Candidate, result: Measurement, context: int, threads: int | None
-) -> Open | None:
+) -> Session | None:
     runtime = candidate.runtime
     if runtime is None:
         result.not_run = f"no runtime here runs {candidate.path.name}"
@@ -159,12 +144,10 @@ def _open(
         return None
     result.runtime = f"{runtime.NAME} ({runtime.version()})"
     with _Noting(result, ""):
-        session = open_session(
-            runtime, candidate.path, projector=candidate.projector, context=context, threads=threads
-        )
+        session = open_session(runtime, candidate.path, projector=candidate.projector, context=context, threads=threads)
         stack.enter_context(session)
         result.parameters = session.identity().parameters
-        return session, candidate, result
+        return session
     return None
 
 
@@ -183,58 +166,75 @@ class _Noting:
         return True
 
 
-# ---- text
+class _Comparison:
+    """The reference and the questions; what the reference makes of images is kept for all candidates."""
 
-
-def _measure_text(
-    reference: Session, opened: Sequence[Open], windows: Sequence[Sequence[int]], watcher: Watcher
-) -> None:
-    compared: dict[int, list[drift.WindowDrift]] = {id(result): [] for _, _, result in opened}
-    alive = list(opened)
-    for window in windows:
-        if not alive:
-            break
-        reference_logits = reference.logits(window)
-        for one in list(alive):
-            session, _, result = one
-            before = len(result.failures)
-            with _Noting(result, "text"):
-                compared[id(result)].append(drift.compare(reference_logits, session.logits(window), window))
-            watcher.advance(len(window))
-            if len(result.failures) > before:
-                alive.remove(one)
-    for _, _, result in alive:
-        with _Noting(result, "text"):
-            result.metrics |= asdict(drift.summarize(compared[id(result)]))
-            result.metrics |= asdict(perplexity(compared[id(result)]))
-
-
-# ---- images and clicks
-
-
-class _Seen:
-    """What the reference makes of the images and clicks: computed when first asked for, then kept."""
-
-    def __init__(self, reference: Any, questions: Questions, watcher: Watcher) -> None:
-        self.reference, self.questions, self.watcher = reference, questions, watcher
+    def __init__(self, reference: Any, questions: Questions, settings: Settings, watcher: Watcher) -> None:
+        self.reference, self.questions = reference, questions
+        self.settings, self.watcher = settings, watcher
         self.sees = reference.identity().sees
-        self._images: list[vision.Seen] | None = None
-        self._clicks: tuple[list[str], list[vision.Click]] | None = None
 
-    def images(self) -> list[vision.Seen]:
-        if self._images is None:
-            self._images = [vision.look(self.reference, name, pixels) for name, pixels in self.questions.images]
-        return self._images
+    def measure(self, group: Sequence[Pair]) -> None:
+        longest = max(map(len, self.questions.windows), default=1)
+        with ExitStack() as stack:
+            opened = [
+                (session, candidate, result)
+                for candidate, result in group
+                if (session := _open(stack, candidate, result, longest, self.settings.threads)) is not None
+            ]
+            self.measure_text(opened)
+            for session, candidate, result in opened:
+                with _Noting(result, "contract"):
+                    result.checks = contract.check_contract(self.reference, session)
+                    result.metrics |= {c.metric: c.score for c in result.checks if c.metric}
+                with _Noting(result, "vision"):
+                    self.measure_vision(session, candidate, result)
 
-    def clicks(self) -> tuple[list[str], list[vision.Click]]:
+    def measure_text(self, opened: Sequence[Open]) -> None:
+        compared: dict[int, list[drift.WindowDrift]] = {id(result): [] for _, _, result in opened}
+        for window in self.questions.windows:
+            alive = [(session, result) for session, _, result in opened if not result.failures]
+            if not alive:
+                return
+            reference_logits = self.reference.logits(window)
+            for session, result in alive:
+                with _Noting(result, "text"):
+                    compared[id(result)].append(drift.compare(reference_logits, session.logits(window), window))
+                self.watcher.advance(len(window))
+        for _, _, result in opened:
+            if not result.failures:
+                with _Noting(result, "text"):
+                    windows_compared = compared[id(result)]
+                    result.metrics |= asdict(drift.summarize(windows_compared)) | asdict(perplexity(windows_compared))
+
+    def measure_vision(self, session: Session, candidate: Candidate, result: Measurement) -> None:
+        if not self.sees:
+            result.vision_reason = "the source takes no images"
+            return
+        if candidate.projector is None:
+            result.vision_reason = "no projector was made beside this file"
+            return
+        if not session.identity().sees:
+            raise Unsupported(f"the projector {candidate.projector.name} has no vision part")
+        result.images = [vision.compare_image(image, session) for image in self.seen_images]
+        result.metrics |= vision.image_metrics(result.images)
+        if self.questions.clicks:
+            prompts, wanted = self.seen_clicks
+            got = self.click(f"clicks of {candidate.path.name}", session, prompts)
+            result.clicks = vision.score_clicks(self.questions.clicks, wanted, got)
+            result.metrics |= vision.click_metrics(result.clicks)
+
+    @cached_property
+    def seen_images(self) -> list[vision.Seen]:
+        return [vision.look(self.reference, name, pixels) for name, pixels in self.questions.images]
+
+    @cached_property
+    def seen_clicks(self) -> tuple[list[str], list[vision.Click]]:
         """Rendered prompts and the reference's answers."""
-        if self._clicks is None:
-            tasks = self.questions.clicks
-            prompts = [self.reference.image_prompt(task.instruction, task.tools) for task in tasks]
-            self._clicks = prompts, self.answers("clicks of the source", self.reference, prompts)
-        return self._clicks
+        prompts = [self.reference.image_prompt(task.instruction, task.tools) for task in self.questions.clicks]
+        return prompts, self.click("clicks of the source", self.reference, prompts)
 
-    def answers(self, what: str, session: Session, prompts: Sequence[str]) -> list[vision.Click]:
+    def click(self, what: str, session: Session, prompts: Sequence[str]) -> list[vision.Click]:
         tasks, answers = self.questions.clicks, list[vision.Click]()
         self.watcher.start(what, len(tasks), "click")
         for i in range(0, len(tasks), CLICK_BATCH):
@@ -249,24 +249,3 @@ def _pixels(task: vision.ClickTask) -> np.ndarray:
         return vision.read_image(task.image)
     except ValueError as error:
         raise NotComparable(str(error)) from error
-
-
-def _measure_vision(session: Session, candidate: Candidate, result: Measurement, seen: _Seen) -> None:
-    if not seen.sees:
-        result.vision_reason = "the source takes no images"
-        return
-    if candidate.projector is None:
-        result.vision_reason = "no projector was made beside this file"
-        return
-    if not session.identity().sees:
-        raise Unsupported(f"the projector {candidate.projector.name} has no vision part")
-    result.images = [vision.compare_image(image, session) for image in seen.images()]
-    result.metrics |= vision.image_metrics(result.images)
-    if seen.questions.clicks:
-        prompts, wanted = seen.clicks()
-        got = seen.answers(f"clicks of {candidate.path.name}", session, prompts)
-        result.clicks = vision.score_clicks(seen.questions.clicks, wanted, got)
-        result.metrics |= vision.click_metrics(result.clicks)
-
-
-__all__ = ["Candidate", "Measurement", "Questions", "Watcher", "measure", "text_windows"]

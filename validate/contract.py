@@ -155,8 +155,8 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
     counter = _Counter()
     counter.compare("vocabulary size", ours.vocab, theirs.vocab)
     one = (reference.tokenize("a", add_special=True), candidate.tokenize("a", add_special=True))
-    counter.compare("BOS tokens put before a text", *(ids.count(ours.bos) for ids in one))
-    counter.compare("EOS tokens put behind a text", *(ids[1:].count(ours.eos) for ids in one))
+    counter.compare("BOS tokens put before a text", one[0].count(ours.bos), one[1].count(ours.bos))
+    counter.compare("EOS tokens put behind a text", one[0][1:].count(ours.eos), one[1][1:].count(ours.eos))
     if ours.adds_bos:  # a model that never uses it may name any, or none
         counter.compare("BOS", ours.bos, theirs.bos)
     if ours.eos >= 0:
@@ -201,7 +201,11 @@ def _templates(reference: Reference, ours: Identity, theirs: Identity) -> Check:
 
 def _runtime_templates(reference: Reference, candidate: Session, ours: Identity, theirs: Identity) -> Check:
     """The same conversations rendered by the runtime's own engine: what its users will get."""
-    name, title, metric = "templates_runtime", "chat template, rendered by the runtime itself", "templates_runtime_equal"
+    name, title, metric = (
+        "templates_runtime",
+        "chat template, rendered by the runtime itself",
+        "templates_runtime_equal",
+    )
     counter = _Counter()
     if not (ours.templates and theirs.templates):
         return counter.check(name, title, "", "there is no chat template to render")
@@ -212,9 +216,9 @@ def _runtime_templates(reference: Reference, candidate: Session, ours: Identity,
     for talk in CONVERSATIONS:
         if talk.has_image or talk.messages[-1]["role"] == "assistant":
             continue
-        wanted = _rendered(lambda talk=talk: reference.render(talk.messages, talk.tools, talk.generation_prompt))
+        wanted = _rendered(reference.render, talk.messages, talk.tools, talk.generation_prompt)
         try:
-            got = _rendered(lambda talk=talk: candidate.render(*_sendable(talk)))
+            got = _rendered(candidate.render, *_sendable(talk))
         except Unsupported as error:
             return counter.check(name, title, "", f"not checked: {error}")
         if wanted.startswith(_REFUSED) and not got.startswith(_REFUSED):
@@ -227,10 +231,10 @@ def _runtime_templates(reference: Reference, candidate: Session, ours: Identity,
 _REFUSED = "refused: "
 
 
-def _rendered(render: Callable[[], str]) -> str:
+def _rendered(render: Callable[..., str], *asked: Any) -> str:
     """The text, or that the template refused: a template may raise on purpose, and so must its copy."""
     try:
-        return render()
+        return render(*asked)
     except Unsupported:
         raise
     except RuntimeFailure as error:

@@ -73,10 +73,10 @@ HARD_STRINGS: tuple[str, ...] = (
     "👨‍👩‍👧‍👦 family, 🏳️‍🌈 flag, 🧑🏿‍🚀 astronaut",
     "text😀text 😀text text😀 😀\n😀",
     # code, markup, addresses
-    "def f(x: int) -> str:\n\treturn f\"{x!r:>10}\"  # comment",
+    'def f(x: int) -> str:\n\treturn f"{x!r:>10}"  # comment',
     "for (int i=0;i<n;++i){a[i]^=b[i]<<3;}//xor",
     "SELECT * FROM t WHERE a<>b AND c LIKE '%x_y%';",
-    "<div class=\"a\">&nbsp;&lt;b&gt;</div><!-- c -->",
+    '<div class="a">&nbsp;&lt;b&gt;</div><!-- c -->',
     '{"name": "computer_use", "arguments": {"action": "left_click", "coordinate": [512, 384]}}',
     "https://user:pw@example.com:8080/a/b.php?q=1&r=%20#frag",
     "C:\\Windows\\System32\\cmd.exe ~/.ssh/id_rsa ../../etc/passwd",
@@ -99,7 +99,7 @@ HARD_STRINGS: tuple[str, ...] = (
     "a<|im_start|>b <|im_end|> c<|im_end|><|im_end|>",
     "<|im_start |> <|im_startx|> <| im_start|> |im_start|",
     "<|vision_start|><|image_pad|><|vision_end|> <|video_pad|>",
-    "<tool_call>\n{\"name\": \"f\"}\n</tool_call> <think>\n</think>",
+    '<tool_call>\n{"name": "f"}\n</tool_call> <think>\n</think>',
     "▁lower one eighth block ▁▁ and Ġ and Ċ and <0x0A>",
 )
 
@@ -211,7 +211,8 @@ assert median([4, 1, 3, 2]) == 2.5
 Der Zug nach Freiburg hatte zwanzig Minuten Verspätung, und niemand auf dem Bahnsteig wunderte sich darüber. Eine
 Frau packte ein Brot aus, teilte es mit ihrem Nachbarn und fragte, ob er auch bis Offenburg fahre. « Non, dit-il, je
 descends avant. » Le contrôleur passa sans rien demander. Por la ventana se veían los campos, todavía verdes, y un
-perro que corría al lado del tren hasta que se cansó. 窓の外では雨が降り始めた。彼は本を閉じて、しばらく黙って外を見ていた。
+perro que corría al lado del tren hasta que se cansó.
+窓の外では雨が降り始めた。彼は本を閉じて、しばらく黙って外を見ていた。
 
 Q: Why does a mirror swap left and right but not up and down?
 A: It swaps neither. It swaps front and back. Point to the east in front of a mirror and your image points to the east

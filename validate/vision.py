@@ -78,8 +78,11 @@ def read_image(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is not an image that can be read: {error}") from error
 
 
-def test_image(width: int = 280, height: int = 196) -> np.ndarray:
-    """A drawing for when a recipe names no image: a page with a bar, a button and lines. Multiples of 28: not resized."""
+def drawing(width: int = 280, height: int = 196) -> np.ndarray:
+    """An image for when a recipe names none: a page with a bar, a button and lines.
+
+    Its sides are multiples of 28, so that nothing is resized.
+    """
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (width, height), (244, 242, 238))
@@ -92,9 +95,6 @@ def test_image(width: int = 280, height: int = 196) -> np.ndarray:
     gradient = np.asarray(image).astype(np.int16)
     gradient[:, :, 2] -= np.linspace(0, 40, width).astype(np.int16)  # no patch equals its neighbour
     return np.clip(gradient, 0, 255).astype(np.uint8)
-
-
-test_image.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
 
 
 def look(reference: Seeing, name: str, pixels: np.ndarray, text: str = PROMPT) -> Seen:

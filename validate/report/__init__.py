@@ -1,0 +1,21 @@
+"""Measurements -> report.json (for machines) and report.md (for who decides on a release).
+
+rows = [output(measurement, ...) for ...]
+report = {...: Report}
+to_json(report), to_markdown(report)
+"""
+
+from validate.report.build import Subject, output, to_json, verdict
+from validate.report.markdown import to_markdown
+from validate.report.schema import SCHEMA_VERSION, Output, Report
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Output",
+    "Report",
+    "Subject",
+    "output",
+    "to_json",
+    "to_markdown",
+    "verdict",
+]

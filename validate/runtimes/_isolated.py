@@ -31,7 +31,7 @@ _FAILURES = {"Unsupported": Unsupported}
 def send(pipe: Connection, value: Any) -> None:
     """Write any picklable value; the bytes of its arrays follow the pickle."""
     buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(value, protocol=5, buffer_callback=lambda b: bool(buffers.append(b)))
+    head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     pipe.send_bytes(pickle.dumps([len(b.raw()) for b in buffers]))
     pipe.send_bytes(head)
     for buffer in buffers:
@@ -45,9 +45,9 @@ def receive(pipe: Connection) -> Any:
     head = pipe.recv_bytes()
     buffers = []
     for size in sizes:
-        buffer = np.empty(size, np.uint8)
+        buffer = bytearray(size)  # recv_bytes would hand out bytes, and arrays over those cannot be written to
         if size:
-            pipe.recv_bytes_into(memoryview(buffer))
+            pipe.recv_bytes_into(buffer)
         buffers.append(buffer)
     return pickle.loads(head, buffers=buffers)
 

@@ -180,7 +180,9 @@ def library() -> Any:
         try:
             function = getattr(lib, name)
         except AttributeError as error:
-            raise RuntimeFailure(f"{path.name} has no function {name}: not the llama.cpp build this was made for") from error
+            raise RuntimeFailure(
+                f"{path.name} has no function {name}: not the llama.cpp build this was made for"
+            ) from error
         function.restype, function.argtypes = result, arguments
     return lib
 
@@ -200,7 +202,7 @@ def _verified(params: Any, defaults: Mapping[str, Any]) -> Any:
         got = getattr(params, name)
         if got != wanted:
             raise RuntimeFailure(
-                f"{type(params).__name__}.{name} is {got} by default, wanted {wanted}: this build of llama.cpp lays its "
-                "parameters out in another way; install xllamacpp==2026.10.11549"
+                f"{type(params).__name__}.{name} is {got} by default, wanted {wanted}: this build of llama.cpp lays "
+                "its parameters out in another way; install xllamacpp==2026.10.11549"
             )
     return params

@@ -43,12 +43,11 @@ def available() -> str | None:
 
 
 def version() -> str:
+    """What ran, for the report."""
     return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
 
 
-def open(
-    model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
-) -> LlamaSession:
+def open(model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None) -> LlamaSession:
     """A session on a GGUF file; `context` is the longest window of tokens it will be asked for."""
     return LlamaSession(model, projector, context, threads)
 
@@ -158,10 +157,12 @@ class LlamaSession:
 
     def identity(self) -> Identity:
         lib, vocab = self._lib, self._vocab
-        special = (getattr(lib, f"llama_vocab_{name}")(vocab) for name in ("bos", "eos", "eot", "pad"))
         return Identity(
             self._n_vocab,
-            *special,
+            bos=lib.llama_vocab_bos(vocab),
+            eos=lib.llama_vocab_eos(vocab),
+            eot=lib.llama_vocab_eot(vocab),
+            pad=lib.llama_vocab_pad(vocab),
             end_of_generation=frozenset(i for i in range(self._n_vocab) if lib.llama_vocab_is_eog(vocab, i)),
             adds_bos=lib.llama_vocab_get_add_bos(vocab),
             adds_eos=lib.llama_vocab_get_add_eos(vocab),

@@ -30,6 +30,7 @@ def available() -> str | None:
 
 
 def version() -> str:
+    """What ran, for the report."""
     return f"transformers {importlib.metadata.version('transformers')}, torch {importlib.metadata.version('torch')}"
 
 
@@ -122,9 +123,7 @@ class TransformersSession:
         )
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        return str(
-            self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def pieces(self) -> list[str]:
         pieces = [""] * self._text.vocab_size
@@ -304,7 +303,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-class _quiet:  # noqa: N801 - used as a with-block
+class _quiet:
     """No progress bars and no advice on the screen while transformers loads or generates."""
 
     def __enter__(self) -> None:

@@ -1,0 +1,328 @@
+"""Runs every output on its real runtime against the source, and writes report.json and report.md.
+
+The reference is the source checkpoint on transformers in float32; each GGUF runs on llama.cpp with the same token ids,
+images and clicks. What an output must keep is in `limits`; where the recipe says nothing, defaults catch a broken file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+
+from convert.bundle import Artifact, Bundle, Role
+from convert.errors import Problem, StageError
+from convert.files import write_text
+from convert.options import Options as BaseOptions
+from convert.options import RecipePath
+from convert.progress import Progress
+from convert.stages import Inputs
+
+if TYPE_CHECKING:
+    from validate.compare import Measurement, Questions
+    from validate.report import Output, Report
+    from validate.report.schema import FileEntry
+
+VERSION = 1
+TOOLS: tuple[str, ...] = ("torch", "transformers", "tokenizers", "xllamacpp", "numpy", "pillow")
+NEEDS: dict[str, str] = {"torch": "validate", "transformers": "validate"}  # an output's runtime may be missing: not_run
+
+SOURCE = "source"
+FORMATS = ("gguf",)  # what a row of the report is made for
+REPORT_BYTES = 64 << 10  # what to count with before there is one
+EVERYTHING = "*"
+
+
+class Options(BaseOptions):
+    """What to measure on, and what every output has to keep."""
+
+    text: RecipePath | None = Field(
+        None, description="UTF-8 text for drift and perplexity; a short one of our own when left out"
+    )
+    tokens: int = Field(2048, ge=2, description="how many tokens of the text to use, from its start")
+    window: int = Field(512, ge=8, le=32768, description="tokens a window; the cache is empty at the start of each")
+    images: list[RecipePath] = Field(
+        [],
+        description="images for the projector; one of our own drawing when left out. Multiples of 28 are not resized",
+    )
+    clicks: RecipePath | None = Field(
+        None, description="JSON lines of image, instruction and box: a computer-use model's clicks are compared on them"
+    )
+    clicks_limit: int | None = Field(None, ge=1, description="use only the first so many of the clicks")
+    limits: dict[str, dict[str, float]] = Field(
+        {}, description="a type (Q8_0), a stage, stage/type or '*' -> metric -> limit; the more exact one counts"
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
+    trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
+
+    @field_validator("limits")
+    @classmethod
+    def _known_metrics(cls, limits: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        from validate.metrics import unknown_metrics
+
+        for where, metrics in limits.items():
+            for name, nearest in unknown_metrics(metrics).items():
+                hint = f"; did you mean '{nearest}'?" if nearest else ""
+                raise ValueError(f"limits of '{where}': there is no metric '{name}'{hint}")
+        return limits
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One row of the report."""
+
+    stage: str
+    weights: Artifact
+    projector: Artifact | None
+
+
+def reads(options: Options) -> list[Path]:
+    """The files whose content decides the report: text, images, clicks, and the screenshots the clicks name."""
+    named = [p for p in (options.text, options.clicks, *options.images) if p is not None]
+    if options.clicks is not None and options.clicks.is_file():
+        with contextlib.suppress(ValueError, OSError):  # check() says what is wrong with it
+            named += [task.image for task in _tasks(options)]
+    return [path for path in dict.fromkeys(named) if path.is_file()]
+
+
+def check(options: Options, inputs: Inputs) -> list[Problem]:
+    """Missing files, clicks that are none, and limits for outputs that do not exist."""
+    problems = [
+        Problem("validate", f"no file {path}", remedy="paths are relative to the recipe")
+        for path in (options.text, options.clicks, *options.images)
+        if path is not None and not path.is_file()
+    ]
+    if options.clicks is not None and options.clicks.is_file():
+        problems += _check_clicks(options)
+    targets = _targets(inputs)
+    if not targets:
+        return [*problems, Problem("validate", "no stage makes an output to validate", " or ".join(FORMATS))]
+    known = {EVERYTHING} | {name for t in targets for name in _names(t)}
+    for name in options.limits.keys() - known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean '{near[0]}'?" if near else ""
+        wanted = f"one of {', '.join(sorted(known))}"
+        problems.append(Problem("validate", f"limits for '{name}', which is no output of this recipe", wanted, hint))
+    return problems
+
+
+def _check_clicks(options: Options) -> list[Problem]:
+    try:
+        tasks = _tasks(options)
+    except (ValueError, OSError) as error:
+        return [Problem("validate", str(error))]
+    missing = [task.image for task in tasks if not task.image.is_file()]
+    if missing:
+        return [Problem(str(options.clicks), f"{len(missing)} images are not there, the first is {missing[0]}")]
+    return [] if tasks else [Problem(str(options.clicks), "there is no click in it")]
+
+
+def forecast(options: Options, inputs: Inputs) -> Bundle:
+    """The source's bundle with a report of about the size reports have."""
+    del options
+    files = (
+        Artifact("json", Path("report.json"), REPORT_BYTES * (1 + len(_targets(inputs)))),
+        Artifact("markdown", Path("report.md"), REPORT_BYTES),
+    )
+    return inputs[SOURCE].with_(report=files)
+
+
+def explain(options: Options, inputs: Inputs) -> list[str]:
+    """What each output will be held to, for `convert plan -v`."""
+    lines = []
+    for target in _targets(inputs):
+        limits = _limits(options, target)
+        words = ", ".join(f"{name} {limit:g} ({source})" for name, (limit, source) in limits.items())
+        lines.append(f"{target.weights.path.name}: {words}")
+    return lines
+
+
+def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+    """The source's bundle with report.json and report.md; a limit that is passed over is in there, not raised."""
+    from validate import runtimes
+    from validate.compare import Candidate, Settings, measure
+    from validate.report import to_json, to_markdown
+
+    source, targets = inputs[SOURCE], _targets(inputs)
+    candidates = [
+        Candidate(
+            t.weights.path,
+            t.projector.path if t.projector else None,
+            runtimes.for_format(t.weights.format),
+            t.weights.size + (t.projector.size if t.projector else 0),
+        )
+        for t in targets
+    ]
+    with _reference(options, source) as reference:
+        questions = _questions(options, reference)
+        progress.note(f"{sum(map(len, questions.windows))} tokens in {len(questions.windows)} windows")
+        results = measure(reference, candidates, questions, Settings(options.threads), progress)
+    outputs = [_row(options, out, t, m) for t, m in zip(targets, results, strict=True)]
+    for row in outputs:
+        say = progress.note if row["status"] == "passed" else progress.warn
+        say(f"{Path(row['path']).name}: {row['status']} {row['reason']}".rstrip())
+    report = _report(options, source, out, questions, outputs)
+    return source.with_(
+        report=(
+            write_text(out / "report.json", to_json(report), "json"),
+            write_text(out / "report.md", to_markdown(report), "markdown"),
+        )
+    )
+
+
+# ---- inputs
+
+
+def _targets(inputs: Inputs) -> list[_Target]:
+    """Every weights file that can be run, once: a stage that hands another's on makes no second row."""
+    found: dict[Path, _Target] = {}
+    for stage, bundle in inputs.items():
+        for weights in bundle.of(Role.WEIGHTS):
+            if stage != SOURCE and weights.format in FORMATS:
+                found.setdefault(weights.path, _Target(stage, weights, next(iter(bundle.of(Role.PROJECTOR)), None)))
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def _reference(options: Options, source: Bundle) -> Iterator[Any]:
+    """The source on transformers, in a folder that holds links to the bundle's files and nothing else.
+
+    So what is compared with is what was converted: not a second set of weights beside it, and no Python file.
+    """
+    from validate import runtimes
+    from validate.runtimes import transformers
+
+    with tempfile.TemporaryDirectory(prefix="reference-") as name:
+        folder = Path(name)
+        _link(source, folder, code=options.trust_remote_code)
+        try:
+            session = transformers.open(folder, threads=options.threads, trust_remote_code=options.trust_remote_code)
+        except runtimes.RuntimeFailure as error:
+            raise StageError(
+                "the reference", str(error), remedy="the source itself has to run before it is compared"
+            ) from error
+        with session:
+            yield session
+
+
+def _link(source: Bundle, folder: Path, code: bool) -> None:
+    home = next(iter(source.of(Role.CONFIG))).path.parent
+    wanted = [a.path for role, a in source.artifacts() if role not in (Role.CARD, Role.REPORT)]
+    for shard_folder in {a.path.parent for a in source.of(Role.WEIGHTS)}:
+        wanted += shard_folder.glob("*.safetensors.index.json")
+    if code:
+        wanted += home.glob("*.py")
+    for path in wanted:
+        inside = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
+        link = folder / inside
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(path.resolve())
+
+
+def _questions(options: Options, reference: Any) -> Questions:
+    from validate import samples, vision
+    from validate.compare import Questions, text_windows
+
+    text = samples.TEXT if options.text is None else _read(options.text)
+    windows = text_windows(reference, text, options.tokens, options.window)
+    if not windows:
+        raise StageError("validate", f"{options.text} has fewer than two tokens", "a text to measure on")
+    if not reference.identity().sees:
+        return Questions(windows)
+    try:
+        images = [(path.name, vision.read_image(path)) for path in options.images]
+        return Questions(windows, images or [("our drawing", vision.drawing())], _tasks(options))
+    except ValueError as error:
+        raise StageError("validate", str(error)) from error
+
+
+def _tasks(options: Options) -> list[Any]:
+    from validate import vision
+
+    return [] if options.clicks is None else vision.read_clicks(options.clicks, options.clicks_limit)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StageError("validate", f"{path} is not UTF-8: {error}") from error
+
+
+# ---- limits
+
+
+def _names(target: _Target) -> tuple[str, ...]:
+    """The names a limit may address an output by, the least exact first."""
+    type_ = target.weights.type
+    return EVERYTHING, target.stage, type_, f"{target.stage}/{type_}"
+
+
+def _limits(options: Options, target: _Target) -> dict[str, tuple[float, str]]:
+    """Metric -> (limit, where it is from)."""
+    from validate.metrics import default_limits
+
+    limits = {name: (limit, "default") for name, limit in default_limits(target.weights.type).items()}
+    for name in _names(target):
+        limits |= {metric: (limit, "recipe") for metric, limit in options.limits.get(name, {}).items()}
+    return limits
+
+
+# ---- the report
+
+
+def _row(options: Options, out: Path, target: _Target, measurement: Measurement) -> Output:
+    from validate.report import Subject, output
+
+    weights, projector = target.weights, target.projector
+    subject = Subject(
+        target.stage,
+        weights.format,
+        weights.type,
+        _file(out, weights),
+        _file(out, projector) if projector else None,
+        projector.type if projector else "",
+    )
+    return output(subject, measurement, _limits(options, target))
+
+
+def _file(out: Path, artifact: Artifact) -> FileEntry:
+    path, home = artifact.path, out.parent
+    name = path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name
+    return {"path": name, "size_bytes": artifact.size, "sha256": artifact.sha256}
+
+
+def _report(options: Options, source: Bundle, out: Path, questions: Questions, outputs: list[Output]) -> Report:
+    from validate import samples
+    from validate.report import SCHEMA_VERSION
+    from validate.runtimes import transformers
+
+    text = samples.TEXT.encode() if options.text is None else options.text.read_bytes()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": out.parent.name,
+        "reference": {
+            "model": source.model.name,
+            "hub": source.model.hub,
+            "revision": source.model.revision,
+            "runtime": transformers.version(),
+            "dtype": "float32",
+            "files": [_file(out, artifact) for artifact in source.of(Role.WEIGHTS)],
+        },
+        "text": {
+            "name": "our own sample text" if options.text is None else options.text.name,
+            "sha256": hashlib.sha256(text).hexdigest(),
+            "tokens": sum(map(len, questions.windows)),
+            "windows": len(questions.windows),
+            "window": max(map(len, questions.windows)),
+        },
+        "outputs": outputs,
+    }

@@ -1,0 +1,113 @@
+"""Measurements -> the entries of report.json, and the verdict on each."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from validate.compare import Measurement
+from validate.metrics import DEFINITIONS, Metric
+from validate.report.schema import CheckEntry, FileEntry, Limit, Output, Report, Status, VisionEntry
+
+REQUIRED = ("kl_mean", "top1", "ppl_ratio")  # an output without these was not validated, whatever else was measured
+
+
+def verdict(measurement: Measurement, limits: Mapping[str, float]) -> tuple[Status, str]:
+    """Passed only when all was measured, finite and inside its limit; else the reasons, the gravest first."""
+    if measurement.not_run:
+        return "not_run", measurement.not_run
+    reasons = list(measurement.failures)
+    values = measurement.metrics
+    reasons += [f"{name} is not a finite number" for name, value in values.items() if not math.isfinite(value)]
+    judged = [Metric(name, values[name], limit) for name, limit in limits.items() if name in values]
+    reasons += [str(metric) for metric in judged if math.isfinite(metric.value) and not metric.passed]
+    if not measurement.failures:
+        reasons += [f"{name} was not measured" for name in dict.fromkeys((*REQUIRED, *limits)) if name not in values]
+    return ("failed", "; ".join(reasons)) if reasons else ("passed", "")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The files a row of the report is about."""
+
+    stage: str
+    format: str
+    type: str
+    file: FileEntry
+    projector: FileEntry | None = None
+    projector_type: str = ""
+
+
+def output(subject: Subject, measurement: Measurement, limits: Mapping[str, tuple[float, str]]) -> Output:
+    """One row of the report; `limits` maps a metric to its limit and where that comes from."""
+    status, reason = verdict(measurement, {name: limit for name, (limit, _) in limits.items()})
+    parameters = measurement.parameters or None
+    return {
+        "stage": subject.stage,
+        "format": subject.format,
+        "type": subject.type,
+        **subject.file,
+        "parameters": parameters,
+        "bits_per_weight": round(subject.file["size_bytes"] * 8 / parameters, 3) if parameters else None,
+        "runtime": measurement.runtime,
+        "status": status,
+        "reason": reason,
+        "metrics": {name: _number(value) for name, value in measurement.metrics.items()},
+        "limits": {
+            name: Limit(better=DEFINITIONS[name].better, limit=limit, source=source)
+            for name, (limit, source) in limits.items()
+        },
+        "contract": contract_json(measurement),
+        "vision": vision_json(measurement, subject),
+    }
+
+
+def contract_json(measurement: Measurement) -> dict[str, CheckEntry]:
+    """Check name -> its entry."""
+    return {
+        check.name: {
+            "title": check.title,
+            "total": check.total,
+            "equal": check.equal,
+            "metric": check.metric or None,
+            "note": check.note,
+            "differences": [
+                {"what": d.what, "reference": d.reference, "candidate": d.candidate} for d in check.differences
+            ],
+        }
+        for check in measurement.checks
+    }
+
+
+def vision_json(measurement: Measurement, subject: Subject) -> VisionEntry:
+    """The vision part; empty lists and a reason where there is none."""
+    return {
+        "reason": measurement.vision_reason,
+        "projector": subject.projector,
+        "projector_type": subject.projector_type,
+        "images": [_finite(asdict(image)) for image in measurement.images],
+        "clicks": None if measurement.clicks is None else _finite(asdict(measurement.clicks)),
+    }
+
+
+def to_json(report: Report) -> str:
+    """Strict JSON: no NaN, no infinity, no lone surrogate."""
+    text = json.dumps(_finite(report), indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", errors="backslashreplace").decode() + "\n"
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
