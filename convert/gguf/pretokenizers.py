@@ -48,6 +48,13 @@ def _cased(ending: str) -> str:
 TEKKEN = _cased("") + r"|\p{N}" + _CASED_TAIL
 GPT4O = _cased(ANY_CASE + "?") + r"|\p{N}{1,3}" + _CASED_TAIL
 
+EXAONE_MOE = (
+    ANY_CASE + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)"
+)
+MINICPM5 = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+" + _TAIL
+LINES = r"[^\n]+|[\n]+"
+
 DIGIT, DIGITS, DIGITS3 = r"\p{N}", r"\p{N}+", r"\p{N}{1,3}"
 CJK = "[一-龥぀-ゟ゠-ヿ]+"
 _ASCII_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
@@ -71,8 +78,10 @@ class Entry:
     note: str = ""
 
 
-_CASE_NOTE = (
-    "llama.cpp finds upper and lower case of a-z only: words of other alphabets in mixed case may be cut elsewhere"
+_CASED_NOTE = "llama.cpp knows the case of a-z alone, and cuts at combining marks: other scripts may encode otherwise"
+_SPACE_NOTE = "llama.cpp cuts otherwise at spaces that are not ASCII"
+_DIGIT_NOTE = (
+    "llama.cpp does not cut a space from the digits after it; merges learned with this pipeline never join them"
 )
 
 TABLE: tuple[Entry, ...] = (
@@ -83,14 +92,17 @@ TABLE: tuple[Entry, ...] = (
     Entry("dbrx", (LLAMA3,)),
     Entry("starcoder", (DIGIT, GPT2)),
     Entry("deepseek-v3", (DIGITS3, CJK, DEEPSEEK3)),
-    Entry("deepseek-coder", DEEPSEEK_CODER),
-    Entry("tekken", (TEKKEN,), ignore_merges=True, note=_CASE_NOTE),
-    Entry("gpt-4o", (GPT4O,), note=_CASE_NOTE),
-    Entry("falcon", (PUNCTUATION_RUNS, GPT2, BYTES, DIGITS, THREE_DIGITS)),
+    Entry("deepseek-coder", DEEPSEEK_CODER, note=_SPACE_NOTE),
+    Entry("tekken", (TEKKEN,), ignore_merges=True, note=_CASED_NOTE),
+    Entry("gpt-4o", (GPT4O,), note=_CASED_NOTE),
+    Entry("falcon", (PUNCTUATION_RUNS, GPT2, BYTES, DIGITS, THREE_DIGITS), note=_DIGIT_NOTE),
     Entry("bloom", (BLOOM,)),
     Entry("viking", (BLOOM, DIGIT)),
     Entry("seed-coder", (SEED_CODER,)),
     Entry("bailingmoe", (BAILING,)),
+    Entry("exaone-moe", (EXAONE_MOE,)),
+    Entry("minicpm5", (DIGITS3, MINICPM5), ignore_merges=True),
+    Entry("laguna", (LINES, QWEN2)),
     Entry("ufakzeka", (NO_CONTRACTIONS,)),
     Entry("jais-2", (JAIS2,)),
 )
@@ -208,10 +220,9 @@ def recognize(
             remedy="name the one that cuts alike with `pre_tokenizer: <name>`; validation shows whether it does",
         )
     model = tokenizer_json.get("model")
-    model = model if isinstance(model, Mapping) else {}
-    wanted = model.get("ignore_merges") is True
+    wanted = isinstance(model, Mapping) and model.get("ignore_merges") is True
     entry = next((e for e in alike if e.ignore_merges == wanted), alike[0])
-    if entry.ignore_merges != wanted and (unreachable := _not_merged(model)):
+    if entry.ignore_merges != wanted and (unreachable := _not_merged(tokenizer_json)):
         raise InputError(
             where,
             f"ignore_merges is {str(wanted).lower()}, and no merge makes the token {unreachable!r}",
@@ -243,10 +254,15 @@ def _normalizer_notes(normalizer: object, where: str, override: str | None) -> t
     return tuple(notes)
 
 
-def _not_merged(model: Mapping[str, Any]) -> str | None:
-    """A token of several characters that is the product of no merge; None: then ignore_merges changes nothing."""
-    merges, vocabulary = model.get("merges"), model.get("vocab")
+def _not_merged(tokenizer_json: Mapping[str, Any]) -> str | None:
+    """A token of several characters that no merge makes; None: then ignore_merges changes nothing.
+
+    Added tokens do not count: they are found in the text before anything is merged.
+    """
+    model = tokenizer_json["model"]
+    merges, vocabulary, added = model.get("merges"), model.get("vocab"), tokenizer_json.get("added_tokens")
     pairs = merges if isinstance(merges, list) else []
-    made = {"".join(pair) if isinstance(pair, list) else str(pair).replace(" ", "", 1) for pair in pairs}
+    made = {"".join(map(str, pair)) if isinstance(pair, list) else str(pair).replace(" ", "", 1) for pair in pairs}
+    made |= {str(token.get("content")) for token in added or () if isinstance(token, Mapping)}
     tokens = vocabulary if isinstance(vocabulary, Mapping) else {}
     return next((token for token in tokens if len(token) > 1 and token not in made), None)

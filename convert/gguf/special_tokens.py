@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from convert.companions import Companions
+from convert.companions import Companions, token_text
 from convert.errors import InputError
 from convert.gguf.fields import Field
 
@@ -84,9 +84,9 @@ def find(companions: Companions, texts: Mapping[str, int], unknown: int | None =
     ]
     # a sentencepiece model without tokenizer.json: its config names tokens that only the vocabulary knows
     for kind in ("bos", "eos", "unk", "pad"):
-        named = companions.tokenizer_config.get(f"{kind}_token")
-        if kind not in ids and isinstance(named, str) and named in texts:
-            ids[kind] = texts[named]
+        named = token_text(companions.tokenizer_config.get(f"{kind}_token"))
+        if named is not None and named in texts:
+            ids.setdefault(kind, texts[named])
     if unknown is not None:
         ids.setdefault("unk", unknown)
     for kind, names in BY_TEXT.items():

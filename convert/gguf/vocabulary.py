@@ -90,7 +90,13 @@ def check_vocabulary(companions: Companions, vocab_size: int, *, pre_tokenizer: 
 def vocabulary_notes(companions: Companions, vocab_size: int, *, pre_tokenizer: str | None = None) -> list[str]:
     """What the tokenizer does that llama.cpp will not, one line each. Raises InputError as vocabulary_metadata does."""
     vocabulary = read_vocabulary(companions, vocab_size, pre_tokenizer)
-    return [*vocabulary.notes, *_specials(companions, vocabulary).notes, *_strip_notes(companions)]
+    named = [p.text for p in vocabulary.pieces if p.type == NORMAL and p.text in special_tokens.ENDS_BY_TEXT]
+    return [
+        *vocabulary.notes,
+        *_specials(companions, vocabulary).notes,
+        *_strip_notes(companions),
+        *(f"llama.cpp takes the ordinary token {text!r} for an end of text, wherever a text has it" for text in named),
+    ]
 
 
 def read_vocabulary(companions: Companions, vocab_size: int, pre_tokenizer: str | None = None) -> Vocabulary:
@@ -265,7 +271,8 @@ def _pieces_of_json(companions: Companions, where: str) -> dict[int, Piece]:
         if text == unknown:
             pieces[number] = Piece(text, 0.0, UNKNOWN)
         elif number in companions.added_tokens:
-            continue
+            if text in _object(model, "vocab", where):  # <s>: in the model file too; the others came later
+                pieces[number] = Piece(text, 0.0, _added_type(companions.added_tokens[number]))
         elif len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             pieces[number] = Piece(text, 0.0, BYTE)
         else:
@@ -323,7 +330,7 @@ def _padded(pieces: Mapping[int, Piece], vocab_size: int, where: str) -> tuple[P
     if vocab_size - len(pieces) > MAX_PADDING:
         raise InputError(where, f"{len(pieces)} tokens for an embedding of {vocab_size} rows", "about as many")
     taken: dict[str, int] = {}
-    for number, piece in pieces.items():
+    for number, piece in sorted(pieces.items()):
         if piece.text in taken:
             raise InputError(where, f"tokens {taken[piece.text]} and {number} are both {piece.text!r}", "one id a text")
         if not piece.text:
