@@ -1,4 +1,4 @@
-"""Compare our GGUF files with those of llama.cpp's own converter, tensor by tensor. Run by hand; not collected by pytest.
+"""Compare our GGUF files with those of llama.cpp's converter, tensor by tensor. Run by hand; not collected by pytest.
 
     python tests/peer_compare.py LLAMA_CPP_DIR CHECKPOINT [TYPE ...]
 

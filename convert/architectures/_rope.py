@@ -15,7 +15,11 @@ from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._part import Generated
 from convert.gguf.fields import Field
 
-FACTOR_RANGE_REMEDY = "llama.cpp knows no other position scaling for this architecture"
+NO_OTHER_SCALING = "llama.cpp knows no other position scaling for this architecture"
+YARN_BETAS = {
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+}  # llama-hparams.h; only mistral3, grok and a few read them from the file
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ def read_rope(config: Config, kinds: Sequence[str], context: int, theta: float =
     key = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
     values = config.sub(key)
     spelled = "rope_type" if values.has("rope_type") else "type"
-    kind = values.word(spelled, "default", ("default", "mrope", *kinds), FACTOR_RANGE_REMEDY)
+    kind = values.word(spelled, "default", ("default", "mrope", *kinds), NO_OTHER_SCALING)
     theta = (values if values.has("rope_theta") else config).number("rope_theta", theta)
     for owner in (values, config):
         if owner.number("partial_rotary_factor", 1.0) != 1.0:
@@ -66,7 +70,7 @@ def _yarn(rope: Rope, prefix: str) -> list[Field]:
     if not values.flag("truncate", True):
         values.complain("truncate", False, "true", "llama.cpp always rounds the correction range outwards")
     if values.has("mscale") or values.has("mscale_all_dim"):
-        values.complain("mscale", values.values.get("mscale"), "none", FACTOR_RANGE_REMEDY)
+        values.complain("mscale", values.values.get("mscale"), "none", NO_OTHER_SCALING)
     fields = [
         Field.string(f"{prefix}.type", "yarn"),
         Field.float32(f"{prefix}.factor", factor),
@@ -76,8 +80,14 @@ def _yarn(rope: Rope, prefix: str) -> list[Field]:
         # llama.cpp multiplies its own 1 + 0.1 ln(factor) by this one (llama-context.cpp, yarn_attn_factor)
         attention = values.number("attention_factor") / (1 + 0.1 * math.log(factor))
         fields.append(Field.float32(f"{prefix}.attn_factor", attention))
-    betas = (key for key in ("beta_fast", "beta_slow") if values.has(key))
-    return [*fields, *(Field.float32(f"{prefix}.yarn_{key}", values.number(key)) for key in betas)]
+    for key, value in YARN_BETAS.items():
+        if values.has(key):
+            fields.append(Field.float32(f"{prefix}.yarn_{key}", value))
+            if values.number(key) != value:
+                values.complain(
+                    key, values.values[key], f"{value:g}", "llama.cpp reads it for other architectures only"
+                )
+    return fields
 
 
 _SCALINGS = {"default": _none, "llama3": _none, "linear": _linear, "yarn": _yarn}
