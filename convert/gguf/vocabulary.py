@@ -81,7 +81,7 @@ def vocabulary_metadata(companions: Companions, vocab_size: int, *, pre_tokenize
 def check_vocabulary(companions: Companions, vocab_size: int, *, pre_tokenizer: str | None = None) -> list[Problem]:
     """Why the tokenizer cannot be written; empty when it can."""
     try:
-        vocabulary_metadata(companions, vocab_size, pre_tokenizer=pre_tokenizer)
+        _specials(companions, read_vocabulary(companions, vocab_size, pre_tokenizer))
     except InputError as error:
         return [error.problem]
     return []
@@ -181,12 +181,12 @@ def _merges(merges: object, where: str) -> tuple[str, ...]:
         raise InputError(where, f"merges are {str(merges)[:40]!r}", "a list")
     lines = []
     for rank, merge in enumerate(merges):
-        parts = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(p, str) and p for p in parts):
-            raise InputError(where, f"merge {rank} is {str(merge)[:60]!r}", "two tokens")
-        if any(" " in part for part in parts):
-            raise InputError(where, f"merge {rank}, {merge!r}, has a token with a space", "tokens spelled as bytes")
-        lines.append(" ".join(parts))
+        pair = isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
+        line = " ".join(merge) if pair else merge
+        # one space, between two tokens; a space inside a token could not be told from it
+        if not isinstance(line, str) or line.count(" ") != 1 or line[0] == " " or line[-1] == " ":
+            raise InputError(where, f"merge {rank} is {str(merge)[:60]!r}", "two tokens without spaces")
+        lines.append(line)
     return tuple(lines)
 
 
