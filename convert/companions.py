@@ -76,7 +76,7 @@ def _matches(folder: Path, pattern: str) -> Iterable[Path]:
         return [path] if path.exists() or path.is_symlink() else []
     if not folder.is_dir():
         return []
-    return [path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern)]
+    return [path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern) and not path.is_dir()]
 
 
 def _check_regular(path: Path, home: Path) -> None:

@@ -31,6 +31,12 @@ def test_every_name_has_its_role(tmp_path: Path) -> None:
     assert all(list(paths) == sorted(paths) for paths in found.values())
 
 
+def test_a_folder_of_licences_is_no_licence_file(tmp_path: Path) -> None:
+    (tmp_path / "LICENSES").mkdir()
+    (tmp_path / "LICENSE-MIT").write_text("")
+    assert collect(tmp_path) == {Role.CARD: (tmp_path / "LICENSE-MIT",)}
+
+
 def test_an_empty_folder_has_no_companions(tmp_path: Path) -> None:
     assert collect(tmp_path) == {}
     companions = read_companions(bundle_of(tmp_path))

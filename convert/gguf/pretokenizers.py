@@ -158,18 +158,20 @@ def steps(pre_tokenizer: object, where: str = "tokenizer.json") -> tuple[str, ..
 
 def flat(part: object, inner: str, where: str = "tokenizer.json") -> Iterable[Mapping[str, Any]]:
     """The steps of a part of tokenizer.json, in order; `inner` is what a Sequence of such steps calls its members."""
-    if part is None:
-        return
-    if not isinstance(part, Mapping):
-        raise InputError(where, f"a pipeline step is {str(part)[:60]!r}", "an object with a type")
-    if part.get("type") != "Sequence":
-        yield part
-        return
-    members = part.get(inner)
-    if not isinstance(members, list):
-        raise InputError(where, f"a Sequence without {inner}", "a list")
-    for member in members:
-        yield from flat(member, inner, where)
+    waiting = [part]
+    while waiting:
+        part = waiting.pop()
+        if part is None:
+            continue
+        if not isinstance(part, Mapping):
+            raise InputError(where, f"a pipeline step is {str(part)[:60]!r}", "an object with a type")
+        if part.get("type") != "Sequence":
+            yield part
+            continue
+        members = part.get(inner)
+        if not isinstance(members, list):
+            raise InputError(where, f"a Sequence without {inner}", "a list")
+        waiting.extend(reversed(members))
 
 
 def _step(part: Mapping[str, Any]) -> list[str]:
