@@ -278,11 +278,15 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         if before == after:
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            names = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+            names = sorted({n for n, _ in _items(before) ^ _items(after)})
             changes += [_change(part, n, before.get(n), after.get(n)) for n in names]
         else:
             changes.append(_change("stage", part, before, after))
     return "; ".join(sorted(changes)) or "changed"
+
+
+def _items(values: Mapping[str, Any]) -> set[tuple[str, str]]:
+    return {(name, json.dumps(value, sort_keys=True)) for name, value in values.items()}
 
 
 def _change(part: str, name: str, before: Any, after: Any) -> str:
