@@ -166,7 +166,7 @@ def _options_of(step: Any) -> str:
     """What the recipe asks of a step whose files cannot be named yet."""
     options = step.spec.options
     said = {name: getattr(options, name) for name in sorted(options.model_fields_set)}
-    shown = {name: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for name, v in said.items()}
+    shown = {name: ", ".join(map(str, v)) if isinstance(v, list | tuple | dict) else v for name, v in said.items()}
     return "; ".join(f"{name} {value}" for name, value in shown.items())
 
 
