@@ -28,7 +28,8 @@ class BlockType:
         return row_values // self.values * self.bytes
 
 
-# Bytes per block, as ggml-common.h lays the structs out; "d" and "m" below are f16 scale and minimum.
+# Bytes per block, as ggml-common.h lays the structs out; "d" and "m" below are f16 scale and minimum. Q8_1 and Q8_K
+# are not here: ggml makes them while it computes, no file holds them.
 _ROWS = (
     ("F32", 0, 1, 4),
     ("F16", 1, 1, 2),
@@ -37,13 +38,11 @@ _ROWS = (
     ("Q5_0", 6, 32, 2 + 4 + 16),  # d, fifth bits, low 4 bits
     ("Q5_1", 7, 32, 4 + 4 + 16),
     ("Q8_0", 8, 32, 2 + 32),  # d, 8-bit values
-    ("Q8_1", 9, 32, 4 + 32),
     ("Q2_K", 10, 256, 16 + 64 + 4),  # 4-bit scales and minimums, 2-bit values, d and m
     ("Q3_K", 11, 256, 32 + 64 + 12 + 2),  # third bits, low 2 bits, 6-bit scales, d
     ("Q4_K", 12, 256, 4 + 12 + 128),  # d and m, 6-bit scales and minimums, 4-bit values
     ("Q5_K", 13, 256, 4 + 12 + 32 + 128),
     ("Q6_K", 14, 256, 128 + 64 + 16 + 2),  # low 4 bits, high 2 bits, 8-bit scales, d
-    ("Q8_K", 15, 256, 4 + 256 + 32),
     ("IQ2_XXS", 16, 256, 2 + 64),
     ("IQ2_XS", 17, 256, 2 + 64 + 8),
     ("IQ3_XXS", 18, 256, 2 + 96),

@@ -1,13 +1,17 @@
 """Compare our GGUF files with those of llama.cpp's converter, tensor by tensor. Run by hand; not collected by pytest.
 
-    python tests/peer_compare.py LLAMA_CPP_DIR CHECKPOINT [TYPE ...]
+    python -m tests.peer_compare LLAMA_CPP_DIR CHECKPOINT [TYPE ...]
+    python -m tests.peer_compare LLAMA_CPP_DIR --golden
 
 Converts CHECKPOINT with both, text and (where the model sees) projector, prints every tensor whose name, shape, type or
-bytes differ and every metadata key that differs, and exits with 1 when a tensor does.
+bytes differ and every metadata key that differs, and exits with 1 when a tensor does. With --golden, writes
+tests/gguf/golden_peer.json: digests of the peer's tensors for fixtures_gguf.golden_checkpoints, to which
+the test suite compares ours. (The peer maps the merger only when there are at least three vision blocks.)
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -16,6 +20,10 @@ from pathlib import Path
 from convert.progress import Silent
 from convert.stages import gguf as stage
 from convert.stages import source
+from tests.fixtures_gguf import digests, golden_checkpoints
+
+TYPES = ("F32", "F16", "BF16", "Q8_0")
+GOLDEN = Path(__file__).parent / "gguf" / "golden_peer.json"
 
 # The peer knows a tokenizer by a hash and refuses new ones; ours is compared elsewhere, by what it encodes.
 PEER = """
@@ -44,8 +52,7 @@ def main(llama_cpp: Path, checkpoint: Path, types: list[str]) -> int:
             for path in ours:
                 projector = path.name.startswith("mmproj-")
                 theirs = Path(folder) / f"theirs-{path.name}"
-                command = [str(checkpoint), "--outtype", kind.lower(), "--outfile", str(theirs)]
-                run_peer(llama_cpp, [*command, *(["--mmproj"] if projector else [])])
+                run_peer(llama_cpp, checkpoint, kind, theirs, mmproj=projector)
                 print(f"== {path.name}")
                 differences += compare(path, theirs)
     return differences
@@ -61,8 +68,9 @@ def convert_ours(checkpoint: Path, kind: str, out: Path) -> list[Path]:
     return sorted(out.glob("*.gguf"))
 
 
-def run_peer(llama_cpp: Path, arguments: list[str]) -> None:
+def run_peer(llama_cpp: Path, checkpoint: Path, kind: str, out: Path, *, mmproj: bool) -> None:
     """Run the peer in a process of its own: it brings its own gguf package."""
+    arguments = [str(checkpoint), "--outtype", kind.lower(), "--outfile", str(out), *(["--mmproj"] if mmproj else [])]
     done = subprocess.run(
         [sys.executable, "-c", PEER, str(llama_cpp), *arguments], capture_output=True, text=True, check=False
     )
@@ -112,7 +120,23 @@ def tensor_difference(ours: object, theirs: object) -> str:
     return f"{wrong} bytes" if wrong else ""
 
 
+def write_golden(llama_cpp: Path) -> None:
+    """Convert the golden checkpoints with the peer and write the digests of what it made."""
+    golden = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, checkpoint in golden_checkpoints(Path(folder)).items():
+            for kind in TYPES:
+                for mmproj in (False, True) if name == "vl" else (False,):
+                    out = Path(folder) / "peer.gguf"
+                    run_peer(llama_cpp, checkpoint, kind, out, mmproj=mmproj)
+                    golden[f"{name} {'mmproj ' if mmproj else ''}{kind}"] = digests(out)
+    GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+
+
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         raise SystemExit(__doc__)
-    sys.exit(bool(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or ["F32", "F16", "BF16", "Q8_0"])))
+    if sys.argv[2] == "--golden":
+        write_golden(Path(sys.argv[1]))
+    else:
+        sys.exit(bool(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or list(TYPES))))

@@ -97,7 +97,8 @@ def rope_tensors(rope: Rope, head_dim: int) -> tuple[Generated, ...]:
     """`rope_freqs.weight` of a model with llama3 scaling: what each frequency is divided by, float32 (head_dim / 2).
 
     Wavelengths under a limit stay, long ones are divided by `factor`, those between slide from one to the other
-    (transformers, modeling_rope_utils, llama3). Every step in float32, as there.
+    (transformers, modeling_rope_utils, llama3). Every other step in float32 and in torch's order, where a number
+    divided by a tensor is the number times the tensor's reciprocal.
     """
     if rope.kind != "llama3":
         return ()
@@ -107,9 +108,10 @@ def rope_tensors(rope: Rope, head_dim: int) -> tuple[Generated, ...]:
     if high <= low:
         values.complain("high_freq_factor", float(high), f"more than low_freq_factor, {low:g}")
         return ()
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    wavelengths = np.float32(2 * math.pi) * np.float32(rope.theta) ** exponents
-    smooth = (original / wavelengths - low) / (high - low)
+    # the power in float64: numpy's float32 one differs between processors in the last bit
+    powers = np.float64(rope.theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    wavelengths = np.float32(2 * math.pi) * (one / (one / powers.astype(np.float32)))
+    smooth = (original * (one / wavelengths) - low) / (high - low)
     between = one / ((one - smooth) / factor + smooth)
     divisors = np.where(wavelengths > original / low, factor, between)
     divisors = np.where(wavelengths < original / high, one, divisors)

@@ -54,6 +54,11 @@ _RANGES = {
     GGUFValueType.INT64: (-(2**63), 2**63 - 1),
 }
 
+_LARGEST = {
+    GGUFValueType.FLOAT32: float.fromhex("0x1.fffffep127"),
+    GGUFValueType.FLOAT64: float.fromhex("0x1.fffffffffffffp1023"),
+}
+
 
 @dataclass(frozen=True)
 class Field:
@@ -124,14 +129,30 @@ class Field:
 def _checked(key: str, value: object, kind: GGUFValueType) -> object:
     """`value` where `kind` can hold it; a bool is no number and a number no bool."""
     if kind is GGUFValueType.STRING:
-        good = isinstance(value, str)
+        good = isinstance(value, str) and _is_text(value)
     elif kind is GGUFValueType.BOOL:
         good = isinstance(value, bool)
     elif kind in (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64):
-        good = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        good = isinstance(value, int | float) and not isinstance(value, bool) and _fits(value, kind)
     else:
         low, high = _RANGES[kind]
         good = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
     if not good:
-        raise InputError(f"GGUF field {key}", repr(value)[:80], f"a value of type {kind.name}")
+        raise InputError(f"GGUF field {key}", ascii(value)[:80], f"a value of type {kind.name}")
     return value
+
+
+def _fits(value: float, kind: GGUFValueType) -> bool:
+    """Whether the number is one, and infinite in the file only when it is infinite here."""
+    return not math.isnan(value) and (math.isinf(value) or abs(value) <= _LARGEST[kind])
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written: JSON can hold halves of surrogate pairs, UTF-8 cannot."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
