@@ -289,8 +289,9 @@ def _ids(ids: Iterable[int]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As a Python string, so that whitespace and invisible characters show."""
-    return _shortened(ascii(text) if any(not c.isprintable() for c in text.replace("\n", "")) else repr(text))
+    """As a Python string, so that what does not show, and what looks like another character, is spelled out."""
+    plain = unicodedata.is_normalized("NFC", text) and all(c.isprintable() for c in text.replace("\n", ""))
+    return _shortened(repr(text) if plain else ascii(text))
 
 
 def _shortened(text: str) -> str:

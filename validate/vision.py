@@ -93,7 +93,8 @@ def drawing(width: int = 280, height: int = 196) -> np.ndarray:
     for i in range(6):
         draw.line((30, 42 + 13 * i, 150 + 7 * (i % 3), 42 + 13 * i), fill=(60 + 20 * i, 60, 60), width=3)
     gradient = np.asarray(image).astype(np.int16)
-    gradient[:, :, 2] -= np.linspace(0, 40, width).astype(np.int16)  # no patch equals its neighbour
+    gradient[:, :, 2] -= np.linspace(0, 40, width).astype(np.int16)  # shades both ways: no two patches are equal
+    gradient[:, :, 1] -= np.linspace(0, 30, height).astype(np.int16)[:, None]
     return np.clip(gradient, 0, 255).astype(np.uint8)
 
 
@@ -246,10 +247,11 @@ def image_metrics(images: Sequence[ImageDrift]) -> Mapping[str, float]:
 
 
 def click_metrics(score: ClickScore) -> Mapping[str, float]:
-    """The click score as metrics."""
-    return {
+    """The click score as metrics; no distance where the two sides never both click."""
+    metrics = {
         "click_accuracy_reference": score.accuracy_reference,
         "click_accuracy": score.accuracy,
         "click_drop": score.accuracy_reference - score.accuracy,
         "click_distance": score.distance,
     }
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}

@@ -46,8 +46,8 @@ class Options(BaseOptions):
     text: RecipePath | None = Field(
         None, description="UTF-8 text for drift and perplexity; a short one of our own when left out"
     )
-    tokens: int = Field(2048, ge=2, description="how many tokens of the text to use, from its start")
-    window: int = Field(512, ge=8, le=32768, description="tokens a window; the cache is empty at the start of each")
+    tokens: int = Field(2048, ge=16, description="how many tokens of the text to use, from its start")
+    window: int = Field(512, ge=16, le=32768, description="tokens a window; the cache is empty at the start of each")
     images: list[RecipePath] = Field(
         [],
         description="images for the projector; one of our own drawing when left out. Multiples of 28 are not resized",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
 
 from validate.metrics import DEFINITIONS
-from validate.report.schema import Output, Report
+from validate.report.schema import CheckEntry, Output, Report
 
 _WORDS = {"passed": "passed", "failed": "**FAILED**", "not_run": "**NOT RUN**"}
 
@@ -33,6 +33,35 @@ def _verdict(report: Report) -> Iterable[str]:
         yield f"- {_WORDS[output['status']]} `{_name(output)}`: {_text(output['reason'])}"
     if bad:
         yield ""
+    yield from _in_short([o for o in outputs if o["metrics"]])
+
+
+def _in_short(outputs: Sequence[Output]) -> Iterable[str]:
+    """The worst of each kind, in a sentence: what a reader wants to know before the tables."""
+    drifted = [o for o in outputs if o["metrics"].get("kl_mean") is not None]
+    if drifted:
+        worst = max(drifted, key=lambda o: o["metrics"]["kl_mean"] or 0.0)
+        kl, top = _metric("kl_mean", ".2g")(worst), _metric("top1", ".2%")(worst)
+        yield f"- Drift: `{_name(worst)}` is furthest from the source: KL {kl}, the same top token at {top}."
+    checked = [o for o in outputs if o["contract"]]
+    if checked:
+        differ = {c["title"] for o in checked for c in o["contract"].values() if "**" in _state(c, o)}
+        said = (
+            "differs in " + ", ".join(sorted(differ)) if differ else "token ids, templates and special tokens are equal"
+        )
+        yield f"- Contract: {said}."
+    images = [i for o in outputs for i in o["vision"]["images"]]
+    if images:
+        same = sum(i["next_reference"] == i["next_candidate"] for i in images)
+        yield f"- Vision: the source's next token after {same} of {len(images)} image prompts."
+    clicks = [(o, c) for o in outputs if (c := o["vision"]["clicks"]) is not None]
+    if clicks:
+        output, worst_clicks = min(clicks, key=lambda pair: pair[1]["accuracy"])
+        yield (
+            f"- Clicks: {worst_clicks['accuracy']:.1%} hit with `{_name(output)}`, "
+            f"{worst_clicks['accuracy_reference']:.1%} with the source."
+        )
+    yield ""
 
 
 def _headline(outputs: Sequence[Output], bad: Sequence[Output]) -> str:
@@ -72,7 +101,7 @@ _COLUMNS: tuple[tuple[str, str, _Cell], ...] = (  # heading, alignment, cell
     ("size", "--:", lambda o: _size(o["size_bytes"])),
     ("bits per weight", "--:", lambda o: "–" if o["bits_per_weight"] is None else f"{o['bits_per_weight']:.2f}"),
     ("KL mean", "--:", _metric_se("kl_mean", "kl_mean_ci95", ".2g")),
-    ("KL 99 %", "--:", _metric("kl_p99", ".2g")),
+    ("KL p99", "--:", _metric("kl_p99", ".2g")),
     ("KL max", "--:", _metric("kl_max", ".2g")),
     ("same top token", "--:", _metric("top1", ".2%")),
     ("perplexity", "--:", _metric("ppl", ".4g")),
@@ -146,7 +175,7 @@ def _contract(report: Report) -> Iterable[str]:
         for check in first["contract"].values():
             equal, total = check["equal"], check["total"]
             score = "nothing to compare" if not total else f"{equal} of {total}"
-            rows.append([check["title"], score, _state(equal, total, check["metric"]), _text(check["note"])])
+            rows.append([check["title"], score, _state(check, first), _text(check["note"])])
         yield from _table(["", "equal", "", "note"], [":--", "--:", ":--", ":--"], rows)
         yield ""
         for check in first["contract"].values():
@@ -158,10 +187,15 @@ def _contract(report: Report) -> Iterable[str]:
                 yield ""
 
 
-def _state(equal: int, total: int, metric: str | None) -> str:
-    if equal == total:
-        return "ok" if total else ""
-    return "**differs**" if metric else "known limit of the runtime"
+def _state(check: CheckEntry, output: Output) -> str:
+    if check["equal"] == check["total"]:
+        return "ok" if check["total"] else ""
+    if check["metric"] is None:
+        return "known limit of the runtime"
+    limit = output["limits"].get(check["metric"])
+    if limit is None:
+        return "differs; no limit is set for it"
+    return "differs, within its limit" if check["equal"] / check["total"] >= limit["limit"] else "**differs**"
 
 
 def _alike(outputs: Sequence[Output]) -> list[list[Output]]:
@@ -301,6 +335,6 @@ def _text(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """A code span that survives a table: no pipe, no backtick, one line."""
-    text = " ".join(text.replace("`", "'").replace("|", "¦").splitlines())
+    """A code span that survives a table: one line, no backtick, pipes escaped as GitHub wants them in a table."""
+    text = " ".join(text.replace("`", "'").replace("|", r"\|").splitlines())
     return f"`{text}`" if text.strip() else "(nothing)"

@@ -52,6 +52,18 @@ def open(model: Path, *, projector: Path | None = None, context: int = 512, thre
     return LlamaSession(model, projector, context, threads)
 
 
+def _cores() -> int:
+    """The threads OMP_NUM_THREADS allows, else the cores this process may use: a container's, not its host's.
+
+    One thread more than there are free cores costs far more than it brings: ggml's threads wait for each other by
+    spinning.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class _Log:
     """Collects what llama.cpp says, to quote it when a call fails."""
 
@@ -88,7 +100,7 @@ class LlamaSession:
     def __init__(self, model: Path, projector: Path | None, context: int, threads: int | None) -> None:
         self._lib = api.library()
         self._log = _Log()
-        self._path, self._threads = model, threads or os.cpu_count() or 1
+        self._path, self._threads = model, threads or _cores()
         self._model = self._context = self._eyes = None
         self._room = 0  # tokens that fit into the context
         self._server: tuple[Any, str] | None = None  # llama.cpp's server and its key, once one was needed

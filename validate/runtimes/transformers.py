@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
+from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure
 
 NAME = "transformers"
 FORMATS = ("safetensors",)
@@ -171,11 +171,11 @@ class TransformersSession:
         """The rendered conversation; with `templates`, those instead of the checkpoint's own."""
         templates = self._templates() if templates is None else templates
         if not templates:
-            raise Unsupported("there is no chat template")
+            raise RuntimeFailure("there is no chat template")
         # As transformers chooses: the template named tool_use when there are tools and there is one.
         name = "tool_use" if tools and "tool_use" in templates else "default"
         if name not in templates:
-            raise Unsupported("there is no default chat template")
+            raise RuntimeFailure("there is no default chat template")
         return str(
             self.tokenizer.apply_chat_template(
                 list(messages),

@@ -1,0 +1,170 @@
+"""The contract holds for our files and is broken by each thing that people have shipped broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert.bundle import Bundle
+from tests import tiny
+from tests.fixtures_validate import convert_tiny, folder, rewritten, tiny_text, weights
+from validate import contract, runtimes
+from validate.contract import CONVERSATIONS, HARD_STRINGS, Check
+from validate.runtimes import llama_cpp, transformers
+
+__all__ = ["tiny_text"]  # fixture
+
+Broken = Callable[..., dict[str, Check]]
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_text: dict[str, Bundle]) -> Iterator[Any]:
+    with runtimes.open_session(transformers, folder(tiny_text)) as session:
+        yield session
+
+
+@pytest.fixture
+def broken(tiny_text: dict[str, Bundle], reference: Any, tmp_path: Path) -> Broken:
+    """The checks of the good file with some metadata changed."""
+
+    def checks(**change: Any) -> dict[str, Check]:
+        changed = {key.replace("__", "."): value for key, value in change.items()}
+        path = rewritten(weights(tiny_text, "F32").path, tmp_path / "broken.gguf", changed)
+        with runtimes.open_session(llama_cpp, path) as candidate:
+            return {check.name: check for check in contract.check_contract(reference, candidate)}
+
+    return checks
+
+
+def test_the_questions_are_many_and_all_different() -> None:
+    assert len(HARD_STRINGS) >= 60
+    assert len(set(HARD_STRINGS)) == len(HARD_STRINGS)
+    assert len({talk.name for talk in CONVERSATIONS}) == len(CONVERSATIONS) >= 12
+    assert any(talk.has_image for talk in CONVERSATIONS)
+
+
+def test_our_file_keeps_it(broken: Broken) -> None:
+    checks = broken()
+    for check in checks.values():
+        if check.metric:
+            assert check.score == 1.0, check
+    assert checks["tokens"].total > len(HARD_STRINGS)
+    assert checks["templates_runtime"].total >= 10
+    # The one known difference is counted where it belongs: llama.cpp does not normalize.
+    assert checks["normalization"].equal == 0
+    assert all("\\u0" in d.what or "\\u1" in d.what or "\\u2" in d.what for d in checks["normalization"].differences)
+
+
+def test_another_end_of_sequence(broken: Broken, reference: Any) -> None:
+    check = broken(tokenizer__ggml__eos_token_id=5)["special_ids"]
+    assert {d.what for d in check.differences} >= {"EOS"}
+    assert str(reference.identity().eos) in {d.reference for d in check.differences}
+
+
+def test_a_beginning_of_sequence_nobody_asked_for(broken: Broken) -> None:
+    checks = broken(tokenizer__ggml__add_bos_token=True, tokenizer__ggml__bos_token_id=7)
+    assert "BOS tokens put before a text" in {d.what for d in checks["special_ids"].differences} or (
+        checks["tokens"].equal == 0
+    )
+    assert checks["tokens"].score < 0.5
+
+
+def test_a_template_with_one_byte_changed(broken: Broken, reference: Any) -> None:
+    template = reference.identity().templates["default"]
+    checks = broken(tokenizer__chat_template=template.replace("<|im_end|>\n", "<|im_end|>", 1))
+    assert checks["templates"].score < 0.5
+    assert checks["templates_runtime"].score < 0.5
+    assert checks["templates"].differences[0].what == "text of the template 'default'"
+
+
+def test_a_template_that_is_gone(broken: Broken) -> None:
+    check = broken(tokenizer__chat_template=None)["templates"]
+    assert check.differences[0].what == "names of the templates"
+
+
+def test_another_pre_tokenizer(tmp_path: Path) -> None:
+    """Qwen's cuts digits apart, GPT-2's does not: it shows where the merges know a pair of digits."""
+    bundles = convert_tiny(qwen_with_a_pair_of_digits, tmp_path, ["F32"])
+    good = weights(bundles, "F32").path
+    wrong = rewritten(good, tmp_path / "wrong.gguf", {"tokenizer.ggml.pre": "gpt-2"})
+    scores = []
+    with runtimes.open_session(transformers, folder(bundles)) as reference:
+        for path in (good, wrong):
+            with runtimes.open_session(llama_cpp, path) as candidate:
+                scores.append({c.name: c for c in contract.check_contract(reference, candidate)}["tokens"])
+    assert scores[0].score == 1.0
+    assert scores[1].score < 1.0
+    assert all("12" in d.what for d in scores[1].differences)
+
+
+def qwen_with_a_pair_of_digits(home: Path) -> Path:
+    """A tiny Qwen2 whose last merge makes `12`, in the place of whatever it made before."""
+    path = tiny.tiny_qwen2(home) / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    vocab["12"] = vocab.pop("".join(merges.pop()))
+    merges.append(["1", "2"])
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    return home
+
+
+def test_a_special_token_marked_as_a_normal_one(broken: Broken, reference: Any, tiny_text: dict[str, Bundle]) -> None:
+    import gguf
+
+    key = "tokenizer.ggml.token_type"
+    types = list(gguf.GGUFReader(weights(tiny_text, "F32").path).fields[key].contents())
+    types[reference.tokenize("<|image_pad|>")[0]] = 1
+    checks = broken(**{key.replace(".", "__"): types})
+    assert checks["tokens"].equal < checks["tokens"].total
+
+
+def test_two_tokens_that_changed_places(broken: Broken, tiny_text: dict[str, Bundle]) -> None:
+    import gguf
+
+    key = "tokenizer.ggml.tokens"
+    tokens = list(gguf.GGUFReader(weights(tiny_text, "F32").path).fields[key].contents())
+    tokens[40], tokens[41] = tokens[41], tokens[40]
+    check = broken(**{key.replace(".", "__"): tokens})["vocabulary"]
+    assert [d.what for d in check.differences] == ["token 40", "token 41"]
+
+
+class Stub:
+    """A session that only tokenizes."""
+
+    def __init__(self, tokenize: Callable[[str], list[int]], **identity: Any) -> None:
+        self._tokenize, self._identity = tokenize, runtimes.Identity(vocab=9, **identity)
+
+    def identity(self) -> runtimes.Identity:
+        return self._identity
+
+    def pieces(self) -> list[str]:
+        return ["x"] * 8 + ["</s>"]
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        return self._tokenize(text)
+
+
+def test_known_limits_are_proven_not_assumed() -> None:
+    import unicodedata
+
+    decomposed, named = "e\u0301", "a </s> b"
+    nfc: Any = Stub(lambda text: [ord(c) for c in unicodedata.normalize("NFC", text)])
+    raw: Any = Stub(lambda text: [ord(c) for c in text])
+    wrong: Any = Stub(lambda text: [0])
+    names = [check.name for check in contract._tokens(nfc, raw, [decomposed, "abc"])]
+    assert names == ["tokens", "tokens_as_text", "normalization"]
+    # wrong in normal form as well: normalization is no excuse
+    (tokens, *_) = contract._tokens(nfc, wrong, [decomposed])
+    assert (tokens.equal, tokens.total) == (0, 1)
+
+    by_name: Any = Stub(
+        lambda text: [8 if part == "</s>" else 1 for part in text.split()], end_of_generation=frozenset({8})
+    )
+    plain: Any = Stub(lambda text: [1 for _ in text.split()])
+    checks = {check.name: check for check in contract._tokens(plain, by_name, [named, "abc"])}
+    assert checks["special_by_name"].total == 1
+    assert checks["tokens"].score == 1.0

@@ -1,0 +1,133 @@
+"""Verdicts and the two report files."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from validate.compare import Measurement
+from validate.contract import Check, Difference
+from validate.metrics import CONTRACT_LIMITS, DEFAULT_LIMITS, DEFINITIONS, Metric, default_limits, unknown_metrics
+from validate.report import Report, Subject, output, to_json, to_markdown, verdict
+
+GOOD = {"kl_mean": 0.001, "top1": 0.99, "ppl_ratio": 1.001}
+
+
+@pytest.mark.parametrize(
+    ("metric", "passed"),
+    [
+        (Metric("kl_mean", 0.1, 0.1), True),
+        (Metric("kl_mean", 0.11, 0.1), False),
+        (Metric("top1", 0.9, 0.9), True),
+        (Metric("top1", 0.89, 0.9), False),
+        (Metric("ppl_ratio", 1.2, 1.1), False),
+        (Metric("kl_mean", 5.0), True),
+        (Metric("kl_mean", math.nan), False),
+        (Metric("kl_mean", math.nan, math.inf), False),
+        (Metric("top1", math.inf, 0.5), False),
+        (Metric("kl_mean", -math.inf, 0.5), False),
+    ],
+)
+def test_a_metric_passes_inside_its_limit_and_when_finite(metric: Metric, passed: bool) -> None:
+    assert metric.passed is passed
+
+
+def test_limits_name_metrics_that_exist() -> None:
+    for limits in (CONTRACT_LIMITS, *DEFAULT_LIMITS.values()):
+        assert limits.keys() <= DEFINITIONS.keys()
+    assert default_limits("Q4_K_M")["kl_mean"] == DEFAULT_LIMITS["Q4"]["kl_mean"]
+    assert default_limits("IQ2_XS")["kl_mean"] == DEFAULT_LIMITS["*"]["kl_mean"]
+    assert unknown_metrics({"kl_maen": 1, "top1": 1}) == {"kl_maen": "kl_mean"}
+
+
+@pytest.mark.parametrize(
+    ("measurement", "status", "said"),
+    [
+        (Measurement(metrics=GOOD), "passed", ""),
+        (Measurement(metrics=GOOD | {"kl_mean": 0.2}), "failed", "kl_mean 0.2, limit <= 0.1"),
+        (Measurement(metrics=GOOD | {"kl_max": math.nan}), "failed", "kl_max is not a finite number"),
+        (Measurement(metrics={"top1": 1.0, "kl_mean": 0.0}), "failed", "ppl_ratio was not measured"),
+        (Measurement(), "failed", "kl_mean was not measured"),
+        (Measurement(metrics=GOOD, failures=["vision: it died"]), "failed", "vision: it died"),
+        (Measurement(metrics=GOOD, not_run="no runtime"), "not_run", "no runtime"),
+    ],
+)
+def test_only_all_measured_finite_and_inside_passes(measurement: Measurement, status: str, said: str) -> None:
+    got, reason = verdict(measurement, {"kl_mean": 0.1})
+    assert got == status
+    assert said in reason
+
+
+def test_a_limit_on_what_was_not_measured_is_no_pass() -> None:
+    assert verdict(Measurement(metrics=GOOD), {"click_accuracy": 0.5}) == ("failed", "click_accuracy was not measured")
+
+
+def make_report(*measurements: Measurement) -> Report:
+    def row(name: str, measurement: Measurement) -> Any:
+        file: Any = {"path": f"gguf/{name}.gguf", "size_bytes": 1234, "sha256": "ab" * 32}
+        limits = {"kl_mean": (0.1, "recipe"), "templates_equal": (1.0, "default")}
+        return output(Subject("gguf", "gguf", "Q8_0", file), measurement, limits)
+
+    return {
+        "schema_version": 1,
+        "recipe": "demo",
+        "reference": {
+            "model": "m",
+            "hub": "",
+            "revision": "",
+            "runtime": "transformers 5",
+            "dtype": "float32",
+            "files": [],
+        },
+        "text": {"name": "t.txt", "sha256": "cd" * 32, "tokens": 9, "windows": 1, "window": 9},
+        "outputs": [row(f"m{i}", m) for i, m in enumerate(measurements)],
+    }
+
+
+def refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_json_is_strict_and_nan_is_null_with_a_reason() -> None:
+    report = make_report(Measurement(metrics=GOOD | {"kl_mean": math.nan, "kl_max": math.inf}))
+    (row,) = json.loads(to_json(report), parse_constant=refuse_constant)["outputs"]
+    assert row["metrics"]["kl_mean"] is None
+    assert row["metrics"]["kl_max"] is None
+    assert row["status"] == "failed"
+    assert "kl_mean is not a finite number" in row["reason"]
+    assert set(row) >= {
+        "stage",
+        "format",
+        "type",
+        "path",
+        "size_bytes",
+        "runtime",
+        "status",
+        "reason",
+        "metrics",
+        "contract",
+    }
+
+
+def test_markdown_opens_with_the_verdict_and_shows_differences() -> None:
+    check = Check("templates", "chat template", 2, 1, (Difference("user", "'a|b'", "'a`b\n'"),), "templates_equal")
+    bad = Measurement(metrics=GOOD | {"kl_mean": 0.3, "templates_equal": 0.5}, checks=[check], parameters=1000)
+    text = to_markdown(make_report(Measurement(metrics=dict(GOOD)), bad))
+    assert text.startswith("# demo: 2 of 2 outputs did not pass\n")
+    assert "| `m1.gguf` | Q8_0 | 1.23 kB | 9.87 |" in text
+    assert r"| `user` | `'a\|b'` | `'a'b '` |" in text
+    assert "Contract: differs in chat template." in text
+
+
+def test_markdown_of_passes_and_of_nothing() -> None:
+    good = Measurement(metrics=GOOD | {"templates_equal": 1.0})
+    assert to_markdown(make_report(good)).startswith("# demo: the output passed\n")
+    assert to_markdown(make_report()).startswith("# demo: nothing was validated\n")
+
+
+def test_a_strangers_words_cannot_break_the_table() -> None:
+    text = to_markdown(make_report(Measurement(failures=["a|b\n# <script>alert(1)</script> [x](y)"])))
+    assert r"a\|b # \<script\>alert(1)\</script\> \[x\](y)" in text

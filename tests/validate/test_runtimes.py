@@ -1,0 +1,192 @@
+"""What every runtime has to do, and what happens when native code does not survive a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert.bundle import Bundle
+from tests.fixtures_validate import folder, rewritten, tiny_text, tiny_vision, weights
+from validate import runtimes
+from validate.runtimes import RuntimeFailure, Unsupported, _llama_api, llama_cpp, transformers
+
+__all__ = ["tiny_text", "tiny_vision"]  # fixtures
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_text: dict[str, Bundle]) -> Iterator[Any]:
+    with runtimes.open_session(transformers, folder(tiny_text)) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def candidate(tiny_text: dict[str, Bundle]) -> Iterator[Any]:
+    with runtimes.open_session(llama_cpp, weights(tiny_text, "F32").path, context=64) as session:
+        yield session
+
+
+@pytest.mark.parametrize("name", runtimes.names())
+def test_every_runtime_has_the_shape(name: str) -> None:
+    runtime = runtimes.load(name)
+    assert runtime.NAME
+    assert runtime.FORMATS
+    assert isinstance(runtime.ISOLATED, bool)
+    assert runtime.available() is None or "pip install" in runtime.available()
+    assert any(character.isdigit() for character in runtime.version())
+    for format_ in runtime.FORMATS:
+        assert runtimes.for_format(format_) is runtime
+
+
+def test_no_runtime_is_made_up() -> None:
+    assert runtimes.for_format("punch cards") is None
+
+
+@pytest.mark.parametrize("name", ["validate.runtimes._worker", *(f"validate.runtimes.{n}" for n in runtimes.names())])
+def test_importing_a_runtime_imports_no_library(name: str) -> None:
+    heavy = "{'torch', 'transformers', 'xllamacpp', 'convert'}"
+    code = f"import sys, {name}; sys.exit(' '.join({heavy} & sys.modules.keys()) or 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_both_sides_answer_the_same_questions_alike(reference: Any, candidate: Any) -> None:
+    text = "Click the button, don't wait 12 seconds."
+    ids = reference.tokenize(text)
+    assert candidate.tokenize(text) == ids
+    assert candidate.detokenize(ids) == reference.detokenize(ids) == text
+    wanted, got = reference.logits(ids), candidate.logits(ids)
+    assert wanted.shape == got.shape == (len(ids), reference.identity().vocab)
+    assert wanted.dtype == got.dtype == np.float32
+    np.testing.assert_allclose(got, wanted, atol=2e-5)
+    assert candidate.generate(ids, 12) == reference.generate(ids, 12)
+    messages = [{"role": "user", "content": "hello"}]
+    assert candidate.render(messages, None, True) == reference.render(messages, None, True)
+
+
+def test_a_window_starts_with_an_empty_cache_and_may_be_longer_than_asked(candidate: Any) -> None:
+    first = candidate.logits([5, 6, 7])
+    longer = candidate.logits(list(range(10, 310)))
+    assert longer.shape[0] == 300
+    np.testing.assert_array_equal(candidate.logits([5, 6, 7]), first)
+    first[0, 0] = 1.0  # what comes back is the caller's own
+
+
+def test_bad_questions_are_errors_and_not_the_end(candidate: Any) -> None:
+    for tokens in ([], [10**6], [-1]):
+        with pytest.raises(RuntimeFailure):
+            candidate.logits(tokens)
+    with pytest.raises(Unsupported, match="no projector"):
+        candidate.image_embeddings(np.zeros((28, 28, 3), np.uint8))
+    assert candidate.logits([1]).shape[0] == 1
+
+
+def test_images_through_the_projector(tiny_vision: dict[str, Bundle]) -> None:
+    from validate import vision
+
+    projector = tiny_vision["gguf"].roles["projector"][0].path  # type: ignore[index]
+    with (
+        runtimes.open_session(transformers, folder(tiny_vision)) as reference,
+        runtimes.open_session(llama_cpp, weights(tiny_vision, "F16").path, projector=projector) as candidate,
+    ):
+        assert reference.identity().sees
+        assert candidate.identity().sees
+        seen = vision.look(reference, "drawing", vision.drawing())  # type: ignore[arg-type]
+        image = vision.compare_image(seen, candidate)
+        assert not image.resized
+        assert image.tokens == 70
+        assert image.cosine_min > 0.99999
+        assert image.kl < 1e-5
+        assert image.next_reference == image.next_candidate
+        pixels = [vision.drawing(), vision.drawing(140, 84)]
+        prompts = [seen.prompt, reference.image_prompt("Another, longer question for the batch?")]  # type: ignore[attr-defined]
+        together = reference.image_generate(prompts, pixels, 6)
+        alone = [reference.image_generate([p], [x], 6)[0] for p, x in zip(prompts, pixels, strict=True)]
+        assert together == alone == candidate.image_generate(prompts, pixels, 6)
+
+
+# ---- files that do not load
+
+
+def test_a_truncated_file_is_a_failure_that_says_so(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    whole = weights(tiny_text, "F32").path.read_bytes()
+    for share in (0.1, 0.5, 0.99):
+        broken = tmp_path / f"{share}.gguf"
+        broken.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(RuntimeFailure, match="could not load the file: "):
+            runtimes.open_session(llama_cpp, broken)
+
+
+def test_a_file_with_a_wrong_shape_is_a_failure(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    original = weights(tiny_text, "F32").path
+    broken = rewritten(original, tmp_path / "broken.gguf", {"qwen2.attention.head_count": 3})
+    with pytest.raises(RuntimeFailure, match=r"llama\.cpp"):
+        runtimes.open_session(llama_cpp, broken)
+
+
+def test_a_process_that_dies_is_a_failure_with_its_last_words(tiny_text: dict[str, Bundle]) -> None:
+    session: Any = runtimes.open_session(llama_cpp, weights(tiny_text, "F32").path, context=64)
+    with session:
+        os.kill(session._process.pid, signal.SIGABRT)
+        with pytest.raises(RuntimeFailure, match=r"llama\.cpp was stopped by SIGABRT in logits"):
+            session.logits([1, 2])
+
+
+def test_closing_ends_the_process(tiny_text: dict[str, Bundle]) -> None:
+    session: Any = runtimes.open_session(llama_cpp, weights(tiny_text, "F32").path, context=64)
+    session.close()
+    assert session._process.returncode == 0
+
+
+def test_an_unknown_parameter_layout_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_llama_api._CONTEXT_DEFAULTS, "type_k", 7)
+    with pytest.raises(RuntimeFailure, match=r"ContextParams\.type_k is 1 by default, wanted 7"):
+        _llama_api.context_params()
+
+
+def test_a_missing_runtime_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_llama_api, "library_path", lambda: None)
+    with pytest.raises(Unsupported, match="xllamacpp is not installed: pip install"):
+        runtimes.open_session(llama_cpp, Path("x.gguf"))
+
+
+# ---- references that are none
+
+
+@pytest.mark.parametrize("break_it", ["missing", "unexpected"])
+def test_a_source_with_a_tensor_too_few_or_too_many_is_no_reference(
+    tiny_text: dict[str, Bundle], tmp_path: Path, break_it: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for path in folder(tiny_text).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    if break_it == "missing":
+        del tensors[name]
+    else:
+        tensors["model.layers.1.mlp.side_proj.weight"] = tensors[name].clone()
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RuntimeFailure, match=f"1 {break_it} keys: model.layers.1.mlp"):
+        runtimes.open_session(transformers, tmp_path)
+
+
+def test_code_of_a_checkpoint_is_not_run(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    import json
+
+    for path in folder(tiny_text).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "ours", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(RuntimeFailure, match="could not load"):
+        runtimes.open_session(transformers, tmp_path)
+    assert not (tmp_path / "ran").exists()

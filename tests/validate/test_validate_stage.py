@@ -1,0 +1,190 @@
+"""The stage: from bundles to a report, with files that are good, drifted, broken or not runnable."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from convert.bundle import Artifact, Bundle, Role
+from convert.errors import StageError
+from convert.progress import Silent
+from convert.stages import validate as stage
+from tests.fixtures_validate import rewritten, tiny_text, tiny_vision, weights
+from validate import compare, runtimes, vision
+
+__all__ = ["tiny_text", "tiny_vision"]  # fixtures
+
+FEW = {"tokens": 96, "window": 48, "threads": 1}
+
+
+def report_of(options: stage.Options, inputs: dict[str, Bundle], tmp_path: Path) -> tuple[dict[str, Any], str]:
+    out = tmp_path / "demo" / "validate.partial"
+    out.mkdir(parents=True)
+    bundle = stage.run(options, inputs, out, Silent())
+    files = {a.path.name: a for a in bundle.of(Role.REPORT)}
+    assert files.keys() == {"report.json", "report.md"}
+    assert bundle.of(Role.WEIGHTS) == inputs["source"].of(Role.WEIGHTS)
+    return json.loads(files["report.json"].path.read_text()), files["report.md"].path.read_text()
+
+
+def with_weights(inputs: dict[str, Bundle], *paths: tuple[str, Path]) -> dict[str, Bundle]:
+    made = tuple(Artifact(f"gguf/{type_}", path, path.stat().st_size, "0" * 64) for type_, path in paths)
+    return inputs | {"gguf": inputs["gguf"].with_(weights=made)}
+
+
+def test_good_files_pass_and_the_report_has_its_words(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Don't click the button 12 times, then wait. " * 20)
+    options = stage.Options(text=text, limits={"F32": {"kl_mean": 1e-9}, "*": {"ppl_change": 0.02}}, **FEW)
+    report, page = report_of(options, tiny_text, tmp_path)
+    assert report["schema_version"] == 1
+    assert report["recipe"] == "demo"
+    assert report["text"]["name"] == "text.txt"
+    assert [row["type"] for row in report["outputs"]] == ["F32", "Q8_0"]
+    exact, rounded = report["outputs"]
+    assert exact["status"] == "passed", exact["reason"]
+    assert exact["metrics"]["kl_mean"] < 1e-9 < rounded["metrics"]["kl_mean"]
+    assert exact["metrics"]["positions"] == 96
+    assert exact["limits"]["kl_mean"] == {"better": "<=", "limit": 1e-9, "source": "recipe"}
+    assert rounded["limits"]["kl_mean"]["source"] == "default"
+    assert rounded["size_bytes"] == weights(tiny_text, "Q8_0").path.stat().st_size
+    assert rounded["vision"]["reason"] == "the source takes no images"
+    assert page.startswith("# demo: ")
+    assert "## Vision" not in page
+
+
+def test_limits_decide_and_the_reason_says_so(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    options = stage.Options(limits={"gguf/Q8_0": {"kl_mean": 1e-9}, "Q8_0": {"kl_mean": 1.0}}, **FEW)
+    report, page = report_of(options, tiny_text, tmp_path)
+    rounded = report["outputs"][1]
+    assert rounded["status"] == "failed"
+    assert "limit <= 1e-09" in rounded["reason"]
+    assert "did not pass" in page.splitlines()[0]
+
+
+def test_broken_files_fail_their_row_and_only_theirs(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    good = weights(tiny_text, "F32").path
+    truncated, nan = tmp_path / "truncated.gguf", tmp_path / "nan.gguf"
+    truncated.write_bytes(good.read_bytes()[:-1000])
+
+    def poison(name: str, data: Any) -> Any:
+        if name == "blk.1.ffn_norm.weight":
+            data[3] = float("nan")
+        return data
+
+    rewritten(good, nan, {}, poison)
+    inputs = with_weights(tiny_text, ("F16", truncated), ("Q8_0", nan), ("F32", good))
+    report, page = report_of(stage.Options(**FEW), inputs, tmp_path)
+    first, second, third = report["outputs"]
+    assert (first["status"], second["status"], third["status"]) == ("failed", "failed", "passed")
+    assert "not within the file bounds" in first["reason"]
+    assert "the candidate's logits are not finite" in second["reason"]
+    assert second["contract"]["tokens"]["equal"] == second["contract"]["tokens"]["total"]
+    assert "2 of 3 outputs did not pass" in page
+
+
+def test_a_runtime_that_is_not_there_is_never_a_pass(
+    tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes.llama_cpp, "available", lambda: "xllamacpp is not installed: pip install it")
+    report, page = report_of(stage.Options(**FEW), tiny_text, tmp_path)
+    assert {row["status"] for row in report["outputs"]} == {"not_run"}
+    assert "NOT RUN" in page
+    assert "pip install" in report["outputs"][0]["reason"]
+
+
+def test_a_source_that_does_not_run_is_an_error(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    source = tiny_text["source"].with_(weights=())
+    with pytest.raises(StageError, match="transformers could not load"):
+        report_of(stage.Options(**FEW), tiny_text | {"source": source}, tmp_path)
+
+
+def test_images_and_clicks(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
+    for i in range(2):
+        Image.fromarray(vision.drawing(112 + 28 * i, 84)).save(tmp_path / f"{i}.png")
+    clicks = tmp_path / "clicks.jsonl"
+    rows = [{"image": f"{i}.png", "instruction": "Click the red button.", "box": [0, 0, 9, 9]} for i in range(2)]
+    clicks.write_text("\n".join(map(json.dumps, rows)))
+    options = stage.Options(clicks=clicks, images=[tmp_path / "0.png"], **FEW)
+    assert {path.name for path in stage.reads(options)} == {"clicks.jsonl", "0.png", "1.png"}
+    report, page = report_of(options, tiny_vision, tmp_path)
+    (row,) = report["outputs"]
+    assert row["status"] == "passed", row["reason"]
+    assert row["vision"]["images"][0]["name"] == "0.png"
+    assert row["vision"]["clicks"]["tasks"] == 2
+    assert row["metrics"]["image_top1"] == 1.0
+    assert row["metrics"]["click_drop"] == 0.0
+    assert "## Vision" in page
+
+
+def test_a_vision_model_without_projector_says_so(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
+    inputs = tiny_vision | {"gguf": tiny_vision["gguf"].with_(projector=())}
+    report, page = report_of(stage.Options(**FEW), inputs, tmp_path)
+    assert report["outputs"][0]["vision"]["reason"] == "no projector was made beside this file"
+    assert "no projector was made beside this file" in page
+
+
+def test_candidates_that_do_not_fit_together_go_one_after_the_other(
+    tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, _ = report_of(stage.Options(**FEW), tiny_text, tmp_path / "together")
+    monkeypatch.setattr(compare, "_free_bytes", lambda: 0)
+    alone, _ = report_of(stage.Options(**FEW), tiny_text, tmp_path / "alone")
+    assert [row["metrics"] for row in alone["outputs"]] == [row["metrics"] for row in together["outputs"]]
+
+
+# ---- before anything runs
+
+
+def test_check_names_everything_that_is_wrong(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    clicks = tmp_path / "clicks.jsonl"
+    clicks.write_text("{")
+    options = stage.Options(text=tmp_path / "none.txt", clicks=clicks, limits={"Q8_1": {"kl_mean": 1}})
+    problems = list(map(str, stage.check(options, tiny_text)))
+    assert len(problems) == 3
+    assert "none.txt" in problems[0]
+    assert "clicks.jsonl:1" in problems[1]
+    assert "did you mean 'Q8_0'?" in problems[2]
+    assert stage.check(stage.Options(limits={"gguf/F32": {}, "*": {}, "gguf": {}}), tiny_text) == []
+
+
+def test_nothing_to_validate_is_a_problem(tiny_text: dict[str, Bundle]) -> None:
+    (problem,) = stage.check(stage.Options(), {"source": tiny_text["source"]})
+    assert "no stage makes an output" in str(problem)
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="no metric 'kl_maen'; did you mean 'kl_mean'"):
+        stage.Options(limits={"F16": {"kl_maen": 1.0}})
+
+
+def test_plan_can_say_what_will_be_asked(tiny_text: dict[str, Bundle]) -> None:
+    lines = stage.explain(stage.Options(limits={"F32": {"kl_mean": 1e-9}}), tiny_text)
+    assert "kl_mean 1e-09 (recipe)" in lines[0]
+    forecast = stage.forecast(stage.Options(), tiny_text)
+    assert {a.path.name for a in forecast.of(Role.REPORT)} == {"report.json", "report.md"}
+
+
+def test_the_reference_sees_the_bundles_files_and_no_others(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    source = tiny_text["source"]
+    home = source.of(Role.CONFIG)[0].path.parent
+    (home / "pytorch_model.bin").write_bytes(b"not this one")
+    (home / "evil.py").write_text("raise SystemExit")
+    try:
+        stage._link(source, tmp_path, code=False)
+    finally:
+        (home / "pytorch_model.bin").unlink()
+        (home / "evil.py").unlink()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not names & {"pytorch_model.bin", "evil.py"}
+
+
+def test_a_file_handed_on_by_a_second_stage_makes_no_second_row(tiny_text: dict[str, Bundle]) -> None:
+    twice = tiny_text | {"copy": replace(tiny_text["gguf"])}
+    assert [t.stage for t in stage._targets(twice)] == ["gguf", "gguf"]
