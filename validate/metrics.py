@@ -58,6 +58,9 @@ CONTRACT_LIMITS: Mapping[str, float] = {
     "special_ids_equal": 1.0,
 }
 
+# What a projector may not miss: a few resized pixels move an embedding by hundredths, a wrong tensor by all of it.
+PROJECTOR_LIMITS: Mapping[str, float] = {"image_cosine": 0.9}
+
 # Where a recipe sets no limit of its own: about four times the drift published for each type on Llama-3-8B and
 # wikitext-2 (F16 5e-5, Q8_0 0.0014, Q6_K 0.0055, Q5_K_M 0.011, Q4_K_M 0.031, Q3_K_M 0.10, Q2_K 0.45), because models
 # differ by as much. They catch a broken file, not a slightly worse one: that is what the recipe's own limits are for.
@@ -100,10 +103,11 @@ class Metric:
         return text if self.limit is None else f"{text}, limit {self.better} {self.limit:g}"
 
 
-def default_limits(type_: str) -> Mapping[str, float]:
+def default_limits(type_: str, projector: bool = False) -> Mapping[str, float]:
     """The limits an output of this type has to keep where the recipe names none: `Q4_K_M` falls under `Q4`."""
     matching = [name for name in DEFAULT_LIMITS if type_.upper().startswith(name)]
-    return {**CONTRACT_LIMITS, **DEFAULT_LIMITS[max(matching, key=len, default="*")]}
+    drift = DEFAULT_LIMITS[max(matching, key=len, default="*")]
+    return {**CONTRACT_LIMITS, **drift, **(PROJECTOR_LIMITS if projector else {})}
 
 
 def unknown_metrics(names: Mapping[str, object]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
     ]
     if options.clicks is not None and options.clicks.is_file():
         problems += _check_clicks(options)
+    problems += _check_window(options, inputs[SOURCE])
     targets = _targets(inputs)
     if not targets:
         return [*problems, Problem("validate", "no stage makes an output to validate", " or ".join(FORMATS))]
@@ -111,6 +113,18 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
         wanted = f"one of {', '.join(sorted(known))}"
         problems.append(Problem("validate", f"limits for '{name}', which is no output of this recipe", wanted, hint))
     return problems
+
+
+def _check_window(options: Options, source: Bundle) -> list[Problem]:
+    """A window longer than what the model was made for measures how it breaks."""
+    try:
+        config = json.loads(next(iter(source.of(Role.CONFIG))).path.read_bytes())
+        longest = config.get("text_config", config).get("max_position_embeddings")
+    except (StopIteration, OSError, ValueError, AttributeError):
+        return []  # the source's own stage says what is wrong with a config
+    if not isinstance(longest, int) or options.window <= longest:
+        return []
+    return [Problem("validate", f"window: {options.window}", f"at most the model's {longest} positions")]
 
 
 def _check_clicks(options: Options) -> list[Problem]:
@@ -163,7 +177,10 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
     with _reference(options, source) as reference:
         questions = _questions(options, reference)
         progress.note(f"{sum(map(len, questions.windows))} tokens in {len(questions.windows)} windows")
-        results = measure(reference, candidates, questions, Settings(options.threads), progress)
+        try:
+            results = measure(reference, candidates, questions, Settings(options.threads), progress)
+        except runtimes.RuntimeFailure as error:  # a candidate's are in its row; this is the reference's
+            raise StageError("the reference", str(error)) from error
     outputs = [_row(options, out, t, m) for t, m in zip(targets, results, strict=True)]
     for row in outputs:
         say = progress.note if row["status"] == "passed" else progress.warn
@@ -270,7 +287,8 @@ def _limits(options: Options, target: _Target) -> dict[str, tuple[float, str]]:
     """Metric -> (limit, where it is from)."""
     from validate.metrics import default_limits
 
-    limits = {name: (limit, "default") for name, limit in default_limits(target.weights.type).items()}
+    defaults = default_limits(target.weights.type, projector=target.projector is not None)
+    limits = {name: (limit, "default") for name, limit in defaults.items()}
     for name in _names(target):
         limits |= {metric: (limit, "recipe") for metric, limit in options.limits.get(name, {}).items()}
     return limits

@@ -130,6 +130,19 @@ def test_a_file_with_a_wrong_shape_is_a_failure(tiny_text: dict[str, Bundle], tm
         runtimes.open_session(llama_cpp, broken)
 
 
+def test_a_file_that_makes_the_runtime_abort_is_a_failure_with_its_last_words(
+    tiny_text: dict[str, Bundle], tmp_path: Path
+) -> None:
+    import gguf
+
+    original, key = weights(tiny_text, "F32").path, "tokenizer.ggml.tokens"
+    tokens = list(gguf.GGUFReader(original).fields[key].contents())
+    tokens[40] = tokens[41]  # llama.cpp asserts that no two tokens are alike
+    broken = rewritten(original, tmp_path / "broken.gguf", {key: tokens})
+    with pytest.raises(RuntimeFailure, match=r"was stopped by SIGABRT in open: .*GGML_ASSERT"):
+        runtimes.open_session(llama_cpp, broken)
+
+
 def test_a_process_that_dies_is_a_failure_with_its_last_words(tiny_text: dict[str, Bundle]) -> None:
     session: Any = runtimes.open_session(llama_cpp, weights(tiny_text, "F32").path, context=64)
     with session:

@@ -153,6 +153,11 @@ def test_check_names_everything_that_is_wrong(tiny_text: dict[str, Bundle], tmp_
     assert stage.check(stage.Options(limits={"gguf/F32": {}, "*": {}, "gguf": {}}), tiny_text) == []
 
 
+def test_a_window_longer_than_the_model_is_a_problem(tiny_text: dict[str, Bundle]) -> None:
+    (problem,) = stage.check(stage.Options(window=30_000), tiny_text)
+    assert "window: 30000" in str(problem)
+
+
 def test_nothing_to_validate_is_a_problem(tiny_text: dict[str, Bundle]) -> None:
     (problem,) = stage.check(stage.Options(), {"source": tiny_text["source"]})
     assert "no stage makes an output" in str(problem)

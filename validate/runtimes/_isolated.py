@@ -89,7 +89,11 @@ class IsolatedSession:
         raise _FAILURES.get(kind, RuntimeFailure)(value)
 
     def _obituary(self, method: str) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:  # the pipe broke and the process lives on
+            self._process.kill()
+            code = self._process.wait()
         how = f"was stopped by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure
+from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
 
 NAME = "transformers"
 FORMATS = ("safetensors",)
@@ -50,14 +50,13 @@ class TransformersSession:
     """A checkpoint in this process; see Session for the methods."""
 
     def __init__(self, folder: Path, threads: int | None, trust_remote_code: bool) -> None:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a validation downloads nothing
         import torch
         import transformers
 
         self._torch, self._folder = torch, folder
         if threads:
             torch.set_num_threads(threads)
-        common = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+        common = {"trust_remote_code": trust_remote_code, "local_files_only": True}  # a validation downloads nothing
         try:
             with _quiet():
                 self._config = transformers.AutoConfig.from_pretrained(folder, **common)
@@ -134,8 +133,17 @@ class TransformersSession:
 
     # ---- text
 
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """No gradients; what torch raises becomes a RuntimeFailure."""
+        try:
+            with self._torch.inference_mode():
+                yield
+        except (RuntimeError, IndexError, ValueError, TypeError, MemoryError) as error:
+            raise RuntimeFailure(f"transformers could not run the source: {_first_line(error)}") from error
+
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
-        with self._torch.inference_mode():
+        with self._running():
             out = self._model(input_ids=self._torch.tensor([list(tokens)]), use_cache=False)
         return out.logits[0].numpy()  # type: ignore[no-any-return]
 
@@ -146,7 +154,7 @@ class TransformersSession:
     def _greedy(self, inputs: dict[str, Any], count: int) -> list[list[int]]:
         ends = sorted(self.identity().end_of_generation)
         pad = max(0, _id(self.tokenizer.pad_token_id))
-        with self._torch.inference_mode(), _quiet():
+        with self._running(), _quiet():
             out = self._model.generate(
                 **inputs,
                 max_new_tokens=count,
@@ -233,14 +241,14 @@ class TransformersSession:
         return dict(self._processor([Image.fromarray(pixels) for pixels in images], return_tensors="pt"))
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        with self._torch.inference_mode():
+        with self._running():
             out = self._model.get_image_features(**self._see([pixels]))
         out = getattr(out, "pooler_output", out)
         rows = out if isinstance(out, self._torch.Tensor) else self._torch.cat(list(out))
         return rows.numpy()  # type: ignore[no-any-return]
 
     def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
-        with self._torch.inference_mode():
+        with self._running():
             out = self._model(**self._image_inputs([prompt], [pixels]), use_cache=False)
         return out.logits[0, -1].numpy()  # type: ignore[no-any-return]
 
@@ -249,7 +257,9 @@ class TransformersSession:
 
     def _image_inputs(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, Any]:
         """One batch, padded on the left; each image's placeholder repeated once per embedding."""
-        torch, image_id = self._torch, self.identity().image_ids["image_token_id"]
+        torch, image_id = self._torch, self.identity().image_ids.get("image_token_id", -1)
+        if image_id < 0:
+            raise Unsupported("the config has no image_token_id: images of this family are not known here yet")
         seen = self._see(images)
         counts = seen["image_grid_thw"].prod(1) // self._processor.merge_size**2
         rows = []
