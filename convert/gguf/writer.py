@@ -188,7 +188,7 @@ def _check_range(chunk: _Chunk, values: np.ndarray, storage: str) -> None:
     if all(largest < limit for limit in limits.values()):
         return
     name, limit = min(limits.items(), key=lambda item: item[1])
-    numbers = bf16_to_f32(values) if storage == "BF16" else values
+    numbers = (bf16_to_f32(values) if storage == "BF16" else values).astype(np.float64)
     row, column = np.argwhere(~(np.abs(numbers) < limit))[0].tolist()
     place = np.unravel_index((chunk.first_row + row) * chunk.tensor.row_values + column, chunk.tensor.shape)
     value = numbers[row, column]

@@ -1,0 +1,192 @@
+"""A contract for every file in convert/architectures, tested unasked: a new family needs only a tiny model below."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert import architectures
+from convert.architectures._part import Part
+from convert.errors import ConvertError, InputError, PlanError
+from tests import tiny
+from tests.fixtures_gguf import LLAMA3_ROPE
+
+MODELS: Mapping[str, Callable[[Path], Path]] = {
+    "LlamaForCausalLM": lambda f: tiny.tiny_llama(f, tied=False, attention_bias=True, mlp_bias=True, head_dim=32),
+    "MistralForCausalLM": lambda f: tiny.tiny_llama(f, architectures=["MistralForCausalLM"], model_type="mistral"),
+    "Qwen2ForCausalLM": tiny.tiny_qwen2,
+    "Qwen3ForCausalLM": tiny.tiny_qwen3,
+    "Qwen2_5_VLForConditionalGeneration": tiny.tiny_qwen2_5_vl,
+}
+VALUES_OF_STRANGERS = (0, -1, 1.5, "8", True, [], {}, [1], None, 10**9, 10**30, float("nan"), float("inf"), "\ud800")
+
+
+def parts(config: Mapping[str, Any]) -> list[Part]:
+    family = architectures.find(config)
+    made = [family.text(config)]
+    if hasattr(family, "vision"):
+        made.append(family.vision(config, tiny.PREPROCESSOR))
+    return made
+
+
+@pytest.fixture(scope="module", params=architectures.known())
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert request.param in MODELS, f"add a tiny {request.param} to MODELS"
+    return MODELS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+def refusals(config: Mapping[str, Any]) -> list[str]:
+    try:
+        parts(config)
+    except ConvertError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "config.json").read_text()))
+
+
+def test_every_class_is_served_by_one_family() -> None:
+    classes = [name for family in architectures.names() for name in architectures.load(family).CLASSES]
+    assert len(classes) == len(set(classes)) >= 5
+
+
+def test_tables_name_every_parameter_of_transformers_with_its_shape(checkpoint: Path) -> None:
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(checkpoint)
+    with torch.device("meta"):
+        model = getattr(transformers, config.architectures[0])(config)
+    theirs = {tiny._hub_name(name): tuple(p.shape) for name, p in model.named_parameters()}
+    ours = {w.source: w.shape for part in parts(config_of(checkpoint)) for w in part.wanted}
+    assert ours == theirs
+
+
+def test_every_target_has_its_own_name_and_all_values(checkpoint: Path) -> None:
+    import numpy as np
+
+    for part in parts(config_of(checkpoint)):
+        names = [t.name for w in part.wanted for t in w.targets] + [g.name for g in part.generated]
+        assert len(names) == len(set(names))
+        assert all(len(name) < 64 for name in names)  # ggml.h, GGML_MAX_NAME
+        for wanted in part.wanted:
+            source = np.arange(np.prod(wanted.shape)).reshape(wanted.shape)
+            views = [t.view(source) if t.view else source for t in wanted.targets]
+            assert [v.size for v in views] == [np.prod(t.shape) for t in wanted.targets]
+            assert sorted(np.concatenate([v.reshape(-1) for v in views])) == list(range(source.size))
+
+
+def test_both_spellings_of_the_config_say_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    """transformers 5 writes rope_parameters and, for a model that sees, text_config."""
+    import transformers
+
+    transformers.AutoConfig.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    old, new = config_of(checkpoint), config_of(tmp_path)
+    assert "rope_theta" in old
+    assert "rope_theta" not in new
+    for one, other in zip(parts(old), parts(new), strict=True):
+        assert {f.key: f.value for f in one.fields} == {f.key: f.value for f in other.fields}
+        assert [(w.source, w.shape) for w in one.wanted] == [(w.source, w.shape) for w in other.wanted]
+
+
+def test_any_value_of_a_stranger_is_taken_or_refused_in_one_line(checkpoint: Path) -> None:
+    """No other exception, no endless loop, whatever stands in the config."""
+    config = config_of(checkpoint)
+    started = time.monotonic()
+    for place in (config, *(v for v in config.values() if isinstance(v, dict))):
+        for key, good in list(place.items()):
+            for bad in VALUES_OF_STRANGERS:
+                place[key] = bad
+                said = refusals(config)
+                assert all(len(line.splitlines()) == 1 and len(line) < 400 for line in said), said
+            place[key] = good
+    assert time.monotonic() - started < 20
+    assert parts(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, wanted a whole number from 1"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads is 3, wanted a divisor"),
+        ({"hidden_size": "64"}, "hidden_size is '64'"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "type is 'dynamic'"),
+        ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 16}}, "beta_fast is 16, wanted 32"),
+        ({"rope_scaling": {**LLAMA3_ROPE, "high_freq_factor": 1.0}}, "high_freq_factor is 1.0"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"head_dim": 15}, "head_dim is 15, wanted an even number"),
+    ],
+)
+def test_what_llama_cpp_cannot_compute_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    config = config_of(tiny.tiny_llama(tmp_path, layers=1))
+    with pytest.raises(PlanError) as caught:
+        parts({**config, **changes})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fullatt_block_indexes": [0, 3]}, "fullatt_block_indexes is [0, 3]"),
+        ({"fullatt_block_indexes": [1]}, "wanted every n-th of 4 blocks"),
+        ({"window_size": 224}, "window_size is 224, wanted 112"),
+        ({"spatial_merge_size": 4}, "spatial_merge_size is 4, wanted 2"),
+        ({"temporal_patch_size": 1}, "temporal_patch_size is 1, wanted 2"),
+        ({"out_hidden_size": 128}, "out_hidden_size is 128, wanted 64"),
+        ({"num_heads": 3}, "num_heads is 3"),
+        ({"in_chans": 1}, "in_chans is 1"),
+    ],
+)
+def test_vision_towers_llama_cpp_cannot_run_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    config = config_of(tiny.tiny_qwen2_5_vl(tmp_path, layers=1))
+    config["vision_config"] |= changes
+    with pytest.raises(PlanError) as caught:
+        parts(config)
+    assert message in str(caught.value)
+
+
+def test_all_problems_of_a_config_come_at_once(tmp_path: Path) -> None:
+    config = config_of(tiny.tiny_llama(tmp_path, layers=1))
+    with pytest.raises(PlanError) as caught:
+        parts({**config, "hidden_size": -1, "vocab_size": None, "rope_theta": "x"})
+    assert len(caught.value.problems) >= 3
+
+
+@pytest.mark.parametrize("named", [None, [], [3], ["LlamaForCausalML"], "LlamaForCausalLM", [["x"]]])
+def test_an_unknown_architecture_lists_the_known_ones(named: object) -> None:
+    with pytest.raises(InputError, match="Qwen3ForCausalLM") as caught:
+        architectures.find({"architectures": named})
+    if named == ["LlamaForCausalML"]:
+        assert "did you mean LlamaForCausalLM?" in str(caught.value)
+
+
+def test_pixel_limits_reach_the_projector_and_those_llama_cpp_shrinks_are_noted(tmp_path: Path) -> None:
+    config = config_of(tiny.tiny_qwen2_5_vl(tmp_path, layers=1))
+    family = architectures.find(config)
+    size = {"shortest_edge": 3136, "longest_edge": 12845056}  # as transformers 5 spells min_pixels and max_pixels
+    processor = {k: v for k, v in tiny.PREPROCESSOR.items() if not k.endswith("_pixels")} | {"size": size}
+    part = family.vision(config, {"image_processor": processor})
+    fields = {f.key: f.value for f in part.fields}
+    assert fields["clip.vision.image_min_pixels"] == 3136
+    assert fields["clip.vision.image_max_pixels"] == 12845056
+    assert "--image-max-tokens 16384" in part.notes[0]
+    assert not family.vision(config, tiny.PREPROCESSOR).notes
+
+
+def test_a_sliding_window_is_noted(tmp_path: Path) -> None:
+    config = config_of(MODELS["MistralForCausalLM"](tmp_path))
+    assert not parts(config)[0].notes
+    (note,) = parts({**config, "sliding_window": 128})[0].notes
+    assert "last 128 tokens" in note
