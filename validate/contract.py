@@ -64,7 +64,7 @@ def check_contract(reference: Reference, candidate: Session, strings: Iterable[s
     return [
         _special_ids(ours, theirs, reference, candidate),
         _vocabulary(reference, candidate),
-        *_tokens(reference, candidate, [*strings, *_around_added_tokens(ours)]),
+        *_tokens(reference, candidate, [*strings, *_around_added_tokens(ours), *_prompts(reference, ours)]),
         _templates(reference, ours, theirs),
         _runtime_templates(reference, candidate, ours, theirs),
     ]
@@ -77,6 +77,14 @@ def _around_added_tokens(identity: Identity) -> list[str]:
     """The model's own added tokens, in text: beside letters, spaces and newlines."""
     tokens = list(identity.added)[:ADDED_TOKENS]
     return [text for token in tokens for text in (token, f"a{token}b", f" {token} {token}\n{token}{token}")]
+
+
+def _prompts(reference: Session, identity: Identity) -> list[str]:
+    """The conversations as the source renders them: what a model is really sent."""
+    if not identity.templates:
+        return []
+    rendered = [_rendered(reference.render, t.messages, t.tools, t.generation_prompt) for t in CONVERSATIONS]
+    return [text for text in rendered if not text.startswith(_REFUSED)]
 
 
 def _tokens(reference: Session, candidate: Session, strings: Sequence[str]) -> list[Check]:
@@ -209,10 +217,9 @@ def _runtime_templates(reference: Reference, candidate: Session, ours: Identity,
     counter = _Counter()
     if not (ours.templates and theirs.templates):
         return counter.check(name, title, "", "there is no chat template to render")
-    notes = [
-        "left out: images, for which the runtime renders a marker of its own, and conversations that end with an "
-        "answer, which it continues"
-    ]
+    bos = reference.pieces()[ours.bos] if ours.adds_bos else ""
+    left_out = "left out: images, for which the runtime has a marker of its own; answers at the end, which it continues"
+    notes = dict.fromkeys([left_out])
     for talk in CONVERSATIONS:
         if talk.has_image or talk.messages[-1]["role"] == "assistant":
             continue
@@ -221,8 +228,11 @@ def _runtime_templates(reference: Reference, candidate: Session, ours: Identity,
             got = _rendered(candidate.render, *_sendable(talk))
         except Unsupported as error:
             return counter.check(name, title, "", f"not checked: {error}")
+        if bos and wanted.startswith(bos) and not got.startswith(bos):
+            wanted = wanted.removeprefix(bos)
+            notes["the runtime leaves out the BOS of the template, its tokenizer adds it"] = None
         if wanted.startswith(_REFUSED) and not got.startswith(_REFUSED):
-            notes.append(f"'{talk.name}' is refused by the source's template and rendered by the runtime")
+            notes[f"'{talk.name}' is refused by the source's template and rendered by the runtime"] = None
             continue
         counter.compare(talk.name, wanted, got, _quoted)
     return counter.check(name, title, metric, "; ".join(notes))

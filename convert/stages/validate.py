@@ -102,6 +102,7 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
     ]
     if options.clicks is not None and options.clicks.is_file():
         problems += _check_clicks(options)
+    problems += _check_contents(options)
     problems += _check_window(options, inputs[SOURCE])
     targets = _targets(inputs)
     if not targets:
@@ -112,6 +113,25 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
         hint = f"did you mean '{near[0]}'?" if near else ""
         wanted = f"one of {', '.join(sorted(known))}"
         problems.append(Problem("validate", f"limits for '{name}', which is no output of this recipe", wanted, hint))
+    return problems
+
+
+def _check_contents(options: Options) -> list[Problem]:
+    """A text that is none and images that are none, before an hour is spent on the way to them."""
+    problems = []
+    try:
+        if options.text is not None and options.text.is_file():
+            _read(options.text)
+        if options.images:
+            from validate import vision
+
+            for path in options.images:
+                if path.is_file():
+                    vision.read_image(path)
+    except StageError as error:
+        problems.append(error.problem)
+    except ValueError as error:
+        problems.append(Problem("validate", str(error)))
     return problems
 
 
@@ -271,7 +291,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise StageError("validate", f"{path} is not UTF-8: {error}") from error
+        raise StageError(str(path), f"not UTF-8: {error}", "a text") from error
 
 
 # ---- limits

@@ -59,6 +59,22 @@ def test_our_file_keeps_it(broken: Broken) -> None:
     assert all("\\u0" in d.what or "\\u1" in d.what or "\\u2" in d.what for d in checks["normalization"].differences)
 
 
+def test_a_llama_keeps_it_too(tmp_path: Path) -> None:
+    """Sentencepiece, a BOS before every text, and a template that writes the BOS itself."""
+    bundles = convert_tiny(tiny.tiny_llama, tmp_path, ["F32"])
+    with (
+        runtimes.open_session(transformers, folder(bundles)) as reference,
+        runtimes.open_session(llama_cpp, weights(bundles, "F32").path) as candidate,
+    ):
+        assert reference.identity().adds_bos
+        checks = {check.name: check for check in contract.check_contract(reference, candidate)}
+    for check in checks.values():
+        assert check.score == 1.0 or check.name == "templates_runtime", check
+    # The tiny template prints a list of text parts as Python does; llama.cpp joins them.
+    assert [d.what for d in checks["templates_runtime"].differences] == ["text parts"]
+    assert "BOS" in checks["templates_runtime"].note
+
+
 def test_another_end_of_sequence(broken: Broken, reference: Any) -> None:
     check = broken(tokenizer__ggml__eos_token_id=5)["special_ids"]
     assert {d.what for d in check.differences} >= {"EOS"}

@@ -153,6 +153,13 @@ def test_check_names_everything_that_is_wrong(tiny_text: dict[str, Bundle], tmp_
     assert stage.check(stage.Options(limits={"gguf/F32": {}, "*": {}, "gguf": {}}), tiny_text) == []
 
 
+def test_a_text_and_an_image_that_are_none_are_problems(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"\xff\xfe not text, not an image")
+    assert "not UTF-8" in str(stage.check(stage.Options(text=path), tiny_text)[0])
+    assert "not an image" in str(stage.check(stage.Options(images=[path]), tiny_text)[0])
+
+
 def test_a_window_longer_than_the_model_is_a_problem(tiny_text: dict[str, Bundle]) -> None:
     (problem,) = stage.check(stage.Options(window=30_000), tiny_text)
     assert "window: 30000" in str(problem)
