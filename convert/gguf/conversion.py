@@ -57,7 +57,7 @@ class Conversion:
 class Wish:
     """What a conversion is asked for."""
 
-    types: Sequence[str]  # of the language model's files
+    types: tuple[str, ...]  # of the language model's files
     mmproj: str | bool | None = None  # the projector's type; None: F16 where the model sees, False: no projector
     name: str = ""  # start of the file names; the model's where empty
     pre_tokenizer: str | None = None  # llama.cpp's name for it, where the tokenizer's own is not recognized

@@ -10,6 +10,7 @@ A string is its length (uint64) and its UTF-8. Everything is little-endian. Sour
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,7 @@ class FilePlan:
     fields: tuple[Field, ...]
     infos: tuple[TensorInfo, ...]
 
+    @functools.cached_property
     def header(self) -> bytes:
         """All bytes before the first tensor."""
         parts = [MAGIC, struct.pack("<IQQ", VERSION, len(self.infos), len(self.fields))]
@@ -73,7 +75,7 @@ class FilePlan:
     @property
     def size(self) -> int:
         """The file's size in bytes."""
-        return len(self.header()) + sum(padded(info.nbytes) for info in self.infos)
+        return len(self.header) + sum(padded(info.nbytes) for info in self.infos)
 
 
 def padded(size: int) -> int:
@@ -115,7 +117,7 @@ def write_files(
     with ExitStack() as stack:
         files = [stack.enter_context(HashedFile(out / plan.name)) for plan in plans]
         for file, plan in zip(files, plans, strict=True):
-            file.write(plan.header())
+            file.write(plan.header)
         pool = stack.enter_context(ThreadPoolExecutor(workers))
         chunks = _chunks(tensors, [tuple(plan.infos[i].type for plan in plans) for i in range(len(tensors))])
         for chunk, encoded in _in_order(pool, chunks, workers):

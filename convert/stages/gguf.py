@@ -6,6 +6,7 @@ One pass over the checkpoint writes every file; nothing lies in between.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from convert.bundle import Artifact, Bundle
+from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import ConvertError, Problem
 from convert.options import Options as BaseOptions
 from convert.progress import Progress
@@ -21,7 +22,7 @@ from convert.stages import Inputs, only
 from quantize.mixes import MIXES
 
 if TYPE_CHECKING:
-    from convert.gguf.conversion import Conversion
+    from convert.gguf.conversion import Conversion, Wish
 
 VERSION = 1
 TOOLS = ("numpy",)
@@ -88,7 +89,7 @@ def explain(options: Options, inputs: Inputs) -> Iterator[str]:
     conversion = _prepare(options, inputs)
     for group in conversion.groups:
         for plan in group.plans:
-            yield f"{plan.name}: {plan.size / 1e9:.3f} GB"
+            yield f"{plan.name}: {plan.size:,} bytes"
             mix = MIXES[plan.kind.partition("/")[2]]
             count: Counter[tuple[str, str]] = Counter()
             for info in plan.infos:
@@ -116,10 +117,27 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
 
 
 def _prepare(options: Options, inputs: Inputs) -> Conversion:
-    from convert.gguf.conversion import Wish, prepare
+    """The conversion; worked out once for check, forecast, explain and run, unless a file changes in between."""
+    from convert.gguf.conversion import Wish
 
-    wish = Wish(options.types, options.mmproj, options.name or "", options.pre_tokenizer)
-    return prepare(only(inputs), wish)
+    source = only(inputs)
+    wish = Wish(tuple(options.types), options.mmproj, options.name or "", options.pre_tokenizer)
+    return _prepared(source.model, tuple(source.roles.items()), _stamps(source), wish)
+
+
+@functools.lru_cache(maxsize=2)
+def _prepared(
+    model: Model, roles: tuple[tuple[Role, tuple[Artifact, ...]], ...], stamps: tuple[object, ...], wish: Wish
+) -> Conversion:
+    from convert.gguf.conversion import prepare
+
+    return prepare(Bundle(model, dict(roles)), wish)
+
+
+def _stamps(source: Bundle) -> tuple[object, ...]:
+    """What changes when a file of the bundle does."""
+    paths = [artifact.path for _, artifact in source.artifacts() if artifact.path.is_file()]
+    return tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
 
 
 def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:

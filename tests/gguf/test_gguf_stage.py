@@ -165,7 +165,7 @@ def test_memory_is_a_few_chunks_whatever_the_models_size(tmp_path: Path) -> None
             tensors[f"model.layers.0.mlp.{name}_proj.weight"] = torch.full(shape, 0.25, dtype=torch.bfloat16)
 
     edit_weights(folder, grow)
-    text = prepare(source_inputs(folder)["source"], Wish(["F16", "Q8_0"])).text
+    text = prepare(source_inputs(folder)["source"], Wish(("F16", "Q8_0"))).text
     tracemalloc.start()
     written = sum(a.size for a in write_files(tmp_path, text.plans, text.tensors, Silent()))
     peak = tracemalloc.get_traced_memory()[1]

@@ -36,7 +36,7 @@ INFOS = (
 
 
 def plan(fields: tuple[Field, ...] = FIELDS, infos: tuple[TensorInfo, ...] = INFOS) -> bytes:
-    header = FilePlan("x.gguf", "gguf/F16", fields, infos).header()
+    header = FilePlan("x.gguf", "gguf/F16", fields, infos).header
     return header + b"".join(bytes(padded(i.nbytes)) for i in infos)
 
 
