@@ -66,10 +66,10 @@ class Plan:
     folder: Path  # out/<recipe name>
     steps: tuple[Step, ...]
     problems: tuple[Problem, ...]
+    hashes: HashMemory = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
     needs_download: bool = False
     force: frozenset[str] = frozenset()
-    hashes: HashMemory | None = field(default=None, repr=False, compare=False)
 
     @property
     def write_bytes(self) -> int:
@@ -91,30 +91,31 @@ def plan(
     *,
     force: Collection[str] = (),
     progress: Progress | None = None,
-    hashes: HashMemory | None = None,
+    earlier: Plan | None = None,
 ) -> Plan:
     """The plan of `recipe` with its outputs under `out`/<recipe name>; `force` names stages to run in any case.
 
     Reads headers and hashes files; writes nothing but the memory of those hashes. What is wrong is in the plan's
-    `problems`, all of it, and never raised. `hashes` is the memory of an earlier plan, so that nothing is read twice.
+    `problems`, all of it, and never raised. `earlier` is a plan of the same recipe: what still
+    holds of it is not looked at again.
     """
     folder = Path(out).absolute() / recipe.name
-    hashes = hashes or HashMemory(folder / STATE_FOLDER / "hashes.json")
-    planner = _Planner(recipe, folder, frozenset(force), hashes, progress or Silent())
+    planner = _Planner(recipe, folder, frozenset(force), progress or Silent(), earlier)
     for name in recipe.stages:
         planner.add(name)
     planner.check_disk()
     if folder.is_dir():
-        hashes.save()
+        planner.hashes.save()
     return planner.plan()
 
 
 class _Planner:
     def __init__(
-        self, recipe: Recipe, folder: Path, force: frozenset[str], memory: HashMemory, progress: Progress
+        self, recipe: Recipe, folder: Path, force: frozenset[str], progress: Progress, earlier: Plan | None
     ) -> None:
-        self.recipe, self.folder, self.force = recipe, folder, force
-        self.memory, self.progress = memory, progress
+        self.recipe, self.folder, self.force, self.progress = recipe, folder, force, progress
+        self.hashes = earlier.hashes if earlier else HashMemory(folder / STATE_FOLDER / "hashes.json")
+        self.earlier = {step.name: step for step in earlier.steps} if earlier else {}
         self.steps: dict[str, Step] = {}
         self.problems: list[Problem] = []
         self.notes: list[str] = []
@@ -128,10 +129,10 @@ class _Planner:
             self.folder,
             tuple(self.steps.values()),
             tuple(self.problems),
+            self.hashes,
             tuple(self.notes),
             self.needs_download,
             self.force,
-            self.memory,
         )
 
     def add(self, name: str) -> None:
@@ -168,6 +169,9 @@ class _Planner:
         reason, bundle = self._why(name, out, key, ingredients, self._at_hand(spec, inputs))
         if bundle is not None:
             return Step(name, spec, out, key, ingredients, True, "up to date", bundle)
+        known = self.earlier.get(name)
+        if known and known.key == key and not known.up_to_date:
+            return known  # checked and forecast from the same inputs
         if name != SOURCE and (problems := _check(self.recipe, name, spec, inputs)):
             self.problems += problems
             return Step(name, spec, out, "", {}, False, "cannot run: see below", None)
@@ -177,7 +181,7 @@ class _Planner:
     def _ingredients(self, spec: StageSpec) -> dict[str, Any]:
         stage = _stage(spec)
         files = sorted(set(stages.reads(stage, spec.options)))
-        digests = self.memory.of(files, self.progress)
+        digests = self.hashes.of(files, self.progress)
         return {
             "use": spec.use,
             "version": stage.VERSION,
@@ -213,10 +217,10 @@ class _Planner:
         """Where the files are that the step gets, by name and content."""
         found = {(a.path.name, a.sha256): a.path for bundle in inputs.values() for _, a in bundle.artifacts()}
         files = stages.reads(_stage(spec), spec.options)
-        return found | {(path.name, digest): path for path, digest in self.memory.of(files, self.progress).items()}
+        return found | {(path.name, digest): path for path, digest in self.hashes.of(files, self.progress).items()}
 
     def _digest(self, path: Path) -> str:
-        return self.memory.of([path], self.progress)[path]
+        return self.hashes.of([path], self.progress)[path]
 
     def check_disk(self) -> None:
         made = self.plan()

@@ -88,7 +88,7 @@ def run(planned: Plan, listener: Listener = lambda event: None) -> Result:
         # What lies on disk may have changed between planning and holding the lock: the other run may have built it.
         planned = _replanned(planned, listener)
         listener(Event("plan", "", {"steps": [step_json(step) for step in planned.steps]}))
-        memory = planned.hashes or HashMemory(folder / STATE_FOLDER / "hashes.json")
+        memory = planned.hashes
         bundles: dict[str, Bundle] = {}
         if not all(step.up_to_date for step in planned.steps):
             _retract_report(folder)
@@ -111,7 +111,7 @@ def _replanned(planned: Plan, listener: Listener) -> Plan:
                 if locate := getattr(step.stage, "locate", None):
                     locate(step.spec.options, download=True, progress=progress)
         out = planned.folder.parent
-        now = plan(planned.recipe, out, force=planned.force, progress=progress, hashes=planned.hashes)
+        now = plan(planned.recipe, out, force=planned.force, progress=progress, earlier=planned)
     raise_all(now.problems, PlanError)
     return now
 

@@ -189,11 +189,10 @@ class MappedFile:
             raise InputError(str(self._path), f"cannot be mapped ({error.strerror})") from None
 
     def view(self, entry: Entry, dtype: np.dtype) -> np.ndarray:
-        """The tensor's values, read-only, without a copy; with one where an odd header left them unaligned."""
+        """The tensor's values, read-only, without a copy. An odd header leaves them unaligned (`flags.aligned`)."""
         if entry.start == entry.stop:
             return np.empty(entry.shape, dtype)
-        values = np.frombuffer(self._map, dtype, prod(entry.shape), entry.start).reshape(entry.shape)
-        return values if values.flags.aligned else values.copy()
+        return np.frombuffer(self._map, dtype, prod(entry.shape), entry.start).reshape(entry.shape)
 
     def release(self, entry: Entry) -> None:
         """Take the tensor's pages out of this process; a view of it stays valid and reads them again."""
