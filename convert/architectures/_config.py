@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from convert.errors import PlanError, Problem, raise_all
 
 MAX_SIZE = 1 << 24  # rows or columns of a weight; the largest vocabularies of the field are below 2**19
-MAX_LAYERS = 1024
+MAX_LAYERS = 512  # llama.cpp, LLAMA_MAX_LAYERS
 MAX_CONTEXT = (1 << 31) - 1  # llama.cpp counts positions in 32 bits
 
 _MISSING = object()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.architectures._config import Config
+from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import (
     QUERY_KEY,
     QUERY_KEY_BIAS,
@@ -73,7 +73,7 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
     text_width = root.merged("text_config").size("hidden_size")
     tower = VisionTower(
         projector="qwen2.5vl_merger",
-        layers=config.size("depth", most=512),
+        layers=config.size("depth", most=MAX_LAYERS),
         width=config.size("hidden_size"),
         ffn=config.size("intermediate_size"),
         heads=config.size("num_heads"),
@@ -115,7 +115,7 @@ def _require(config: Config, key: str, value: int, why: str = "") -> None:
 
 def _full_attention_every(config: Config) -> int:
     """n when exactly the blocks n-1, 2n-1, ... see the entire image; llama.cpp can say no other pattern."""
-    depth = config.size("depth", most=512)
+    depth = config.size("depth", most=MAX_LAYERS)
     indexes = config.sizes("fullatt_block_indexes")
     every = indexes[0] + 1 if indexes else depth + 1  # never
     if list(indexes) != list(range(every - 1, depth, every)):
