@@ -36,6 +36,7 @@ class Questions:
 
     windows: Sequence[Sequence[int]]
     images: Sequence[tuple[str, np.ndarray]] = ()
+    image_text: str = vision.PROMPT
     clicks: Sequence[vision.ClickTask] = ()
 
 
@@ -226,7 +227,8 @@ class _Comparison:
 
     @cached_property
     def seen_images(self) -> list[vision.Seen]:
-        return [vision.look(self.reference, name, pixels) for name, pixels in self.questions.images]
+        questions = self.questions
+        return [vision.look(self.reference, name, pixels, questions.image_text) for name, pixels in questions.images]
 
     @cached_property
     def seen_clicks(self) -> tuple[list[str], list[vision.Click]]:

@@ -53,6 +53,7 @@ class Options(BaseOptions):
         [],
         description="images for the projector; one of our own drawing when left out. Multiples of 28 are not resized",
     )
+    image_text: str = Field("What is in this picture?", description="what is asked behind each image")
     clicks: RecipePath | None = Field(
         None, description="JSON lines of image, instruction and box: a computer-use model's clicks are compared on them"
     )
@@ -276,7 +277,8 @@ def _questions(options: Options, reference: Any) -> Questions:
         return Questions(windows)
     try:
         images = [(path.name, vision.read_image(path)) for path in options.images]
-        return Questions(windows, images or [("our drawing", vision.drawing())], _tasks(options))
+        images = images or [("our drawing", vision.drawing())]
+        return Questions(windows, images, options.image_text, _tasks(options))
     except ValueError as error:
         raise StageError("validate", str(error)) from error
 

@@ -32,6 +32,7 @@ ISOLATED = True
 
 IMAGE_BATCH = 512
 RENDER_SECONDS = 30
+SMALL_BYTES = 64 << 20
 _NONE = -1  # LLAMA_TOKEN_NULL
 
 
@@ -52,15 +53,17 @@ def open(model: Path, *, projector: Path | None = None, context: int = 512, thre
     return LlamaSession(model, projector, context, threads)
 
 
-def _cores() -> int:
-    """The threads OMP_NUM_THREADS allows, else the cores this process may use: a container's, not its host's.
+def _useful_threads(model: Path) -> int:
+    """OMP_NUM_THREADS, else one for a small file, else the cores this process may use: a container's, not its host's.
 
-    One thread more than there are free cores costs far more than it brings: ggml's threads wait for each other by
-    spinning.
+    ggml's threads meet after every operation and wait for each other by spinning. A model of a few million weights
+    spends its time there: on two busy cores two threads took 8 times as long as one.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked):
         return int(asked)
+    if model.is_file() and model.stat().st_size < SMALL_BYTES:
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -100,7 +103,7 @@ class LlamaSession:
     def __init__(self, model: Path, projector: Path | None, context: int, threads: int | None) -> None:
         self._lib = api.library()
         self._log = _Log()
-        self._path, self._threads = model, threads or _cores()
+        self._path, self._threads = model, threads or _useful_threads(model)
         self._model = self._context = self._eyes = None
         self._room = 0  # tokens that fit into the context
         self._server: tuple[Any, str] | None = None  # llama.cpp's server and its key, once one was needed
