@@ -13,7 +13,7 @@ from convert.checkpoint import LazyTensor
 from convert.errors import Problem
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-NAMED = 10  # tensors that a message names
+NAMED = 5  # tensors that a message names
 
 Rename = tuple[str, str]
 
@@ -87,23 +87,29 @@ def _renamed(name: str, renames: Iterable[Rename]) -> str:
 
 
 def _misfits(entries: Iterable[Entry]) -> list[Problem]:
-    """Tensors the config describes otherwise, or that hold no floating-point numbers."""
+    """Tensors that hold no floating-point numbers, and those the config describes otherwise: a problem each kind."""
+    entries = list(entries)
+    no_floats = [f"{e.source.name} of {e.source.dtype}" for e in entries if e.source.dtype not in FLOATS]
+    misshapen = [
+        f"{e.source.name} {list(e.source.shape)} where it says {list(e.wanted.shape)}"
+        for e in entries
+        if tuple(e.source.shape) != e.wanted.shape
+    ]
     problems = []
-    for entry in entries:
-        source = entry.source
-        if source.dtype not in FLOATS:
-            got, wanted = f"holds {source.dtype} values", f"one of {', '.join(FLOATS)}"
-            problems.append(Problem(f"tensor {source.name}", got, wanted, "convert the model it was made from"))
-        elif tuple(source.shape) != entry.wanted.shape:
-            got = f"config disagrees with tensor {source.name}: got {list(source.shape)}"
-            problems.append(Problem("config.json", got, str(list(entry.wanted.shape))))
-    if len(problems) > NAMED:
-        problems[NAMED:] = [Problem("checkpoint", f"{len(problems) - NAMED} more tensors like these")]
+    if no_floats:
+        remedy = "convert the model it was made from"
+        problems.append(Problem("checkpoint", f"holds {_some(no_floats)}", f"one of {', '.join(FLOATS)}", remedy))
+    if misshapen:
+        remedy = "config.json and weights are of two models, or one is damaged"
+        problems.append(Problem("config.json", f"disagrees with the weights: {_some(misshapen)}", "", remedy))
     return problems
 
 
 def _lacking(names: Sequence[str], what: str, remedy: str) -> list[Problem]:
     if not names:
         return []
-    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-    return [Problem("checkpoint", f"{what} {shown}", "every tensor used once or left out on purpose", remedy)]
+    return [Problem("checkpoint", f"{what} {_some(names)}", "every tensor used once or left out on purpose", remedy)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -168,7 +168,7 @@ def _in_order(
 def _encode(chunk: _Chunk) -> list[np.ndarray]:
     """The chunk's bytes in each file; equal types share one array."""
     storage = _storage(chunk)
-    values = np.ascontiguousarray(chunk.values)
+    values = np.require(chunk.values, requirements=("C", "A"))  # an odd header leaves a mapped tensor unaligned
     _check_range(chunk, values, storage)
     encoded = {storage: values}  # these bits are already what such a file holds
     if any(kind.name != storage for kind in chunk.types):

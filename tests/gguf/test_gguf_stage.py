@@ -245,7 +245,7 @@ def test_a_config_that_disagrees_with_the_weights_names_the_tensor(tmp_path: Pat
     folder = tiny.tiny_llama(tmp_path)
     edit_config(folder, intermediate_size=96)
     found = problems(folder)
-    wanted = "config disagrees with tensor model.layers.0.mlp.up_proj.weight: got [128, 64], wanted [96, 64]"
+    wanted = "model.layers.0.mlp.up_proj.weight [128, 64] where it says [96, 64]"
     assert wanted in found
 
 
@@ -270,7 +270,7 @@ def test_the_ledger_counts(kind: str, tmp_path: Path) -> None:
     named = {
         "missing": "lacks visual.merger.mlp.2.weight",
         "unknown": "no rule takes: model.layers.0.mlp.experts.weight",
-        "integers": "tensor model.norm.weight: holds I8 values",
+        "integers": "holds model.norm.weight of I8",
         "twice": "model.norm.weight and model.language_model.norm.weight are two names",
     }[kind]
     assert named in found
