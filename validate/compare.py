@@ -16,7 +16,7 @@ from validate.drift import NotComparable
 from validate.perplexity import perplexity
 from validate.runtimes import Runtime, RuntimeFailure, Session, Unsupported, open_session
 
-CLICK_BATCH = 10  # screenshots the reference answers at once
+CLICK_BATCH = 20  # screenshots the reference answers at once
 MEMORY_SHARE = 0.5  # of what is free, that candidates opened together may take
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
 from validate.runtimes import _llama_api as api
+from validate.runtimes._threads import useful_threads
 
 NAME = "llama.cpp"
 FORMATS = ("gguf",)
@@ -32,7 +33,6 @@ ISOLATED = True
 
 IMAGE_BATCH = 512
 RENDER_SECONDS = 30
-SMALL_BYTES = 64 << 20
 _NONE = -1  # LLAMA_TOKEN_NULL
 
 
@@ -51,20 +51,6 @@ def version() -> str:
 def open(model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None) -> LlamaSession:
     """A session on a GGUF file; `context` is the longest window of tokens it will be asked for."""
     return LlamaSession(model, projector, context, threads)
-
-
-def _useful_threads(model: Path) -> int:
-    """OMP_NUM_THREADS, else one for a small file, else the cores this process may use: a container's, not its host's.
-
-    ggml's threads meet after every operation and wait for each other by spinning. A model of a few million weights
-    spends its time there: on two busy cores two threads took 8 times as long as one.
-    """
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    if model.is_file() and model.stat().st_size < SMALL_BYTES:
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Log:
@@ -103,7 +89,7 @@ class LlamaSession:
     def __init__(self, model: Path, projector: Path | None, context: int, threads: int | None) -> None:
         self._lib = api.library()
         self._log = _Log()
-        self._path, self._threads = model, threads or _useful_threads(model)
+        self._path, self._threads = model, threads or useful_threads(model)
         self._model = self._context = self._eyes = None
         self._room = 0  # tokens that fit into the context
         self._server: tuple[Any, str] | None = None  # llama.cpp's server and its key, once one was needed

@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
+from validate.runtimes._threads import useful_threads
 
 NAME = "transformers"
 FORMATS = ("safetensors",)
@@ -54,8 +55,8 @@ class TransformersSession:
         import transformers
 
         self._torch, self._folder = torch, folder
-        if threads:
-            torch.set_num_threads(threads)
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads or useful_threads(*folder.glob("*.safetensors")))
         common = {"trust_remote_code": trust_remote_code, "local_files_only": True}  # a validation downloads nothing
         try:
             with _quiet():
@@ -276,6 +277,7 @@ class TransformersSession:
 
     def close(self) -> None:
         self._model = None
+        self._torch.set_num_threads(self._threads_before)
 
     def __enter__(self) -> Self:
         return self
