@@ -1,0 +1,422 @@
+"""float32xN for numba: LANES blocks of one type encoded side by side, each lane in ggml's own order of operations.
+
+Why: ggml's searches add floats in a fixed order, so no compiler may vectorize them. Here lane k of every vector belongs
+to block k. Inside a lane the order is ggml's, so the bits are too; LANES blocks advance together, so it is fast.
+Nothing is contracted into fused multiply-adds and no fast-math flag is set: both would change bits.
+
+Types, as seen inside a kernel (they cannot leave one):
+    float32xN   LANES floats: + - * / and unary -
+    int32xN     LANES signed integers: + - * & | ^ << and >> (arithmetic)
+    maskxN      what < <= > >= == != give: & | ~ , for `where` and `any_lane`
+The other operand of an operator, and the branches of `where`, may be a scalar: it is rounded to the lanes' type and
+repeated. Comparisons are C's: false with NaN, except != which is true.
+
+    @simd.kernel
+    def double(values, out):
+        for at in range(0, values.shape[0], simd.LANES):
+            simd.store(out, at, simd.load(values, at) * 2)
+"""
+
+# numba is not typed, and what stands inside its functions is not Python
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped,misc"
+
+from __future__ import annotations
+
+import operator
+import os
+
+import numba
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
+
+from quantize.kernelcache import cached
+
+_FEATURES = binding.get_host_cpu_features()
+
+REGISTER = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
+"""Floats in a register of this processor: AVX-512, AVX2, or SSE and NEON."""
+
+LANES = int(os.environ.get("QUANTIZE_LANES", 2 * REGISTER))
+"""Floats in a vector, a multiple of REGISTER; the environment variable is there to measure others."""
+if LANES % REGISTER or LANES.bit_count() != 1:
+    raise ValueError(f"QUANTIZE_LANES={LANES}: want a power of two from {REGISTER} on, this processor's register")
+
+_F32, _I32, _I1 = ir.FloatType(), ir.IntType(32), ir.IntType(1)
+
+
+class Lanes(types.Type):
+    """The numba type of LANES values of one LLVM type."""
+
+    def __init__(self, name: str, element: ir.Type):
+        super().__init__(name=f"{name}x{LANES}")
+        self.vector = ir.VectorType(element, LANES)
+
+
+class _FloatLanes(Lanes):
+    pass
+
+
+class _IntLanes(Lanes):
+    pass
+
+
+class _MaskLanes(Lanes):
+    pass
+
+
+float32xN = _FloatLanes("float32", _F32)
+int32xN = _IntLanes("int32", _I32)
+maskxN = _MaskLanes("mask", _I1)
+
+
+@register_model(_FloatLanes)
+@register_model(_IntLanes)
+@register_model(_MaskLanes)
+class _Model(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, fe_type.vector)
+
+
+def kernel(function):
+    """`function` compiled for arrays and numbers, without the GIL, kept on disk for this processor and lane count."""
+    return cached(numba.njit(nogil=True, error_model="numpy")(function), LANES)
+
+
+def inlined(function):
+    """`function` for use inside kernels: no call remains, constants passed to it are constants in it."""
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
+# -- scalars and lanes together ---------------------------------------------------------------------------------------
+
+
+def _widen(context, builder, value, kind, lanes):
+    """`value` of numba type `kind` as the LLVM vector of `lanes`: repeated when it is a scalar."""
+    if isinstance(kind, Lanes):
+        return value
+    scalar = context.cast(builder, value, kind, types.float32 if lanes is float32xN else types.int32)
+    undefined = ir.Constant(lanes.vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, _I32(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+
+
+def _common(args):
+    """The lanes type of operands of which at least one is lanes, the others scalars; None when they do not fit."""
+    lanes = {kind for kind in args if isinstance(kind, Lanes)}
+    if len(lanes) == 1 and all(isinstance(kind, (Lanes, types.Number)) for kind in args):
+        return lanes.pop()
+    return None
+
+
+def _operator(op, instructions, compares=False):
+    """Defines `op` on lanes; `instructions` maps an operand type to builder calls (a, b) -> value."""
+
+    @infer_global(op)
+    class _Template(AbstractTemplate):
+        def generic(self, args, kws):
+            lanes = _common(args)
+            if lanes in instructions:
+                return signature(maskxN if compares else lanes, *args)
+            return None
+
+    def lower(context, builder, sig, args):
+        lanes = _common(sig.args)
+        wide = [_widen(context, builder, arg, kind, lanes) for arg, kind in zip(args, sig.args, strict=True)]
+        return instructions[lanes](builder, *wide)
+
+    for lanes in instructions:
+        for operands in ((lanes, lanes), (lanes, types.Number), (types.Number, lanes)):
+            lower_builtin(op, *operands)(lower)
+
+
+_B = ir.IRBuilder
+for _op, _instructions in {
+    operator.add: {float32xN: _B.fadd, int32xN: _B.add},
+    operator.sub: {float32xN: _B.fsub, int32xN: _B.sub},
+    operator.mul: {float32xN: _B.fmul, int32xN: _B.mul},
+    operator.truediv: {float32xN: _B.fdiv},
+    operator.and_: {int32xN: _B.and_, maskxN: _B.and_},
+    operator.or_: {int32xN: _B.or_, maskxN: _B.or_},
+    operator.xor: {int32xN: _B.xor, maskxN: _B.xor},
+    operator.lshift: {int32xN: _B.shl},
+    operator.rshift: {int32xN: _B.ashr},
+}.items():
+    _operator(_op, _instructions)
+    _operator(getattr(operator, f"i{_op.__name__.strip('_')}"), _instructions)  # a += b
+
+
+def _comparison(sign):
+    def floats(builder, a, b):
+        compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
+        return compare(sign, a, b)
+
+    return {float32xN: floats, int32xN: lambda builder, a, b: builder.icmp_signed(sign, a, b)}
+
+
+for _op, _sign in {
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.eq: "==",
+    operator.ne: "!=",
+}.items():
+    _operator(_op, _comparison(_sign), compares=True)
+
+
+def _unary_operator(op, instructions):
+    @infer_global(op)
+    class _Template(AbstractTemplate):
+        def generic(self, args, kws):
+            return signature(args[0], args[0]) if args[0] in instructions else None
+
+    for lanes, instruction in instructions.items():
+        lower_builtin(op, lanes)(lambda context, builder, sig, args, do=instruction: do(builder, args[0]))
+
+
+_unary_operator(operator.neg, {float32xN: _B.fneg, int32xN: _B.neg})
+_unary_operator(operator.invert, {int32xN: _B.not_, maskxN: _B.not_})
+
+
+@intrinsic
+def where(typing_context, mask, then, otherwise):
+    """`then` in the lanes where `mask` holds, `otherwise` in the others; one of them may be a scalar."""
+    lanes = _common((then, otherwise))
+
+    def codegen(context, builder, sig, args):
+        branches = (_widen(context, builder, args[i], sig.args[i], lanes) for i in (1, 2))
+        return builder.select(args[0], *branches)
+
+    return (lanes(maskxN, then, otherwise), codegen) if lanes and mask is maskxN else None
+
+
+@intrinsic
+def any_lane(typing_context, mask):
+    """Whether `mask` holds in any lane: a scalar, to branch on."""
+
+    def codegen(context, builder, sig, args):
+        word = ir.IntType(LANES)
+        return builder.icmp_unsigned("!=", builder.bitcast(args[0], word), word(0))
+
+    return (types.boolean(maskxN), codegen) if mask is maskxN else None
+
+
+# -- conversions and functions of one operand --------------------------------------------------------------------------
+
+
+def _function(doc, result, operand, instruction):
+    def function(typing_context, value):
+        def codegen(context, builder, sig, args):
+            return instruction(builder, _widen(context, builder, args[0], sig.args[0], operand))
+
+        fits = value is operand or isinstance(value, types.Number)
+        return (result(value), codegen) if fits else None
+
+    function.__doc__ = doc
+    return intrinsic(function)
+
+
+def _llvm(name):
+    def call(builder, value):
+        kind = ir.FunctionType(value.type, [value.type])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f32")
+        return builder.call(function, [value])
+
+    return call
+
+
+def _to(operation, lanes):
+    return lambda builder, value: getattr(builder, operation)(value, lanes.vector)
+
+
+def _same(builder, value):
+    return value
+
+
+splat = _function("LANES times one number, as float32xN.", float32xN, float32xN, _same)
+splat_int = _function("LANES times one number, as int32xN.", int32xN, int32xN, _same)
+fabs = _function("C's fabsf.", float32xN, float32xN, _llvm("fabs"))
+sqrt = _function("C's sqrtf, correctly rounded.", float32xN, float32xN, _llvm("sqrt"))
+round_away = _function(
+    "C's roundf: to the nearest whole number, halves away from 0.", float32xN, float32xN, _llvm("round")
+)
+to_float = _function("int32xN -> float32xN, rounded to nearest.", float32xN, int32xN, _to("sitofp", float32xN))
+to_int = _function(
+    "float32xN -> int32xN, cut towards 0; out of range is undefined.", int32xN, float32xN, _to("fptosi", int32xN)
+)
+bits = _function("The bits of float32xN as int32xN.", int32xN, float32xN, _to("bitcast", int32xN))
+from_bits = _function("float32xN of the bits in int32xN.", float32xN, int32xN, _to("bitcast", float32xN))
+
+
+@inlined
+def minimum(a, b):
+    """`a < b ? a : b`, lane by lane."""
+    return where(a < b, a, b)
+
+
+@inlined
+def maximum(a, b):
+    """`a > b ? a : b`, lane by lane."""
+    return where(a > b, a, b)
+
+
+# Adding 1.5 * 2**23 to a float leaves its nearest whole number (ties to even) in the low 23 bits of the sum.
+_MAGIC = 12582912.0
+_MAGIC_BITS = 0x4B400000
+
+
+@inlined
+def nearest_int(value):
+    """int32xN: `value` rounded to nearest, ties to even; from 2**22 on, and for NaN, what ggml's nearest_int makes of it.
+
+    Infinity gives -2**22, NaN gives 0 (ggml-quants.c).
+    """
+    return (bits(value + _MAGIC) & 0x7FFFFF) - 0x400000
+
+
+@inlined
+def nearest_level(value, low, high):
+    """float32xN: `nearest_int(value)` limited to the whole numbers low..high, as a float."""
+    # The limits are applied to the integer bits of the sum: one conversion less, and free where floats are the bottleneck.
+    level = (bits(value + _MAGIC) & 0x7FFFFF) | 0x4B000000
+    level = maximum(level, splat_int(low + _MAGIC_BITS))
+    level = minimum(level, splat_int(high + _MAGIC_BITS))
+    return from_bits(level) - _MAGIC
+
+
+@inlined
+def to_float16(value):
+    """int32xN: the 16 bits of `value` as float16, to nearest, ties to even, subnormals included; NaN gives 0x7e00 | sign."""
+    word = bits(value)
+    size = word & 0x7FFFFFFF
+    normal = (size + 0xFFF + ((size >> 13) & 1) - (112 << 23)) >> 13
+    subnormal = bits(from_bits(size) + 0.5) - 0x3F000000  # the last bit of 0.5 is 2**-24, that of a subnormal
+    half = where(size < 113 << 23, subnormal, normal)
+    half = where(size >= 0x477FF000, 0x7C00, half)  # 65520 and more
+    half = where(size > 0x7F800000, 0x7E00, half)
+    return half | ((word >> 16) & 0x8000)
+
+
+@inlined
+def from_float16(half):
+    """float32xN: the value of the float16 whose 16 bits each lane of int32xN holds."""
+    size = (half & 0x7FFF) << 13
+    value = from_bits(size) * 2.0**112  # exact, subnormals too
+    value = where(size >= 0x7C00 << 13, from_bits(size | 0x7F800000), value)
+    return from_bits(bits(value) | ((half & 0x8000) << 16))
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def _address(context, builder, kind, array, index, index_type, element):
+    """A pointer to `element` at position `index` (any integer type) of a contiguous array."""
+    at = context.cast(builder, index, index_type, types.intp)
+    view = context.make_array(kind)(context, builder, array)
+    return builder.bitcast(builder.gep(view.data, [at], inbounds=True), element.as_pointer())
+
+
+_LANES_OF = {types.float32: float32xN, types.int32: int32xN}
+
+
+@intrinsic
+def load(typing_context, array, index):
+    """LANES consecutive items, from `index` on, of a contiguous float32 or int32 array."""
+    lanes = _LANES_OF[array.dtype]
+
+    def codegen(context, builder, sig, args):
+        pointer = _address(context, builder, sig.args[0], args[0], args[1], sig.args[1], lanes.vector)
+        return builder.load(pointer, align=4)
+
+    return lanes(array, index), codegen
+
+
+@intrinsic
+def store(typing_context, array, index, value):
+    """Writes the lanes of `value` to LANES consecutive items, from `index` on, of a contiguous array of their type."""
+
+    def codegen(context, builder, sig, args):
+        pointer = _address(context, builder, sig.args[0], args[0], args[1], sig.args[1], sig.args[2].vector)
+        builder.store(args[2], pointer, align=4)
+        return context.get_dummy_value()
+
+    return (types.void(array, index, value), codegen) if value is _LANES_OF.get(array.dtype) else None
+
+
+def _scatter(width):
+    element = ir.IntType(width)
+
+    def scatter(typing_context, out, offset, stride, value):
+        def codegen(context, builder, sig, args):
+            step = context.cast(builder, args[2], sig.args[2], types.intp)
+            at = context.cast(builder, args[1], sig.args[1], types.intp)
+            for lane in range(LANES):
+                item = builder.extract_element(args[3], _I32(lane))
+                item = item if width == 32 else builder.trunc(item, element)
+                pointer = _address(context, builder, sig.args[0], args[0], at, types.intp, element)
+                builder.store(item, pointer, align=1)
+                at = builder.add(at, step)
+            return context.get_dummy_value()
+
+        fits = out.dtype == types.uint8 and value is int32xN
+        return (types.void(out, offset, stride, value), codegen) if fits else None
+
+    scatter.__doc__ = f"""Writes the low {width} bits of lane k to bytes `out[offset + k * stride]` on, little-endian.
+
+    `out` is a contiguous uint8 array; with the bytes per block as stride, lane k lands in block k.
+    """
+    return intrinsic(scatter)
+
+
+put_word, put_half, put_byte = _scatter(32), _scatter(16), _scatter(8)
+
+
+@intrinsic
+def _transpose_tile(typing_context, source, start, stride, target, at):
+    """target[at + i * LANES + k] = source[start + k * stride + i] for i and k below REGISTER."""
+
+    def codegen(context, builder, sig, args):
+        vector = ir.VectorType(_F32, REGISTER)
+        index, step, into = (context.cast(builder, args[i], sig.args[i], types.intp) for i in (1, 2, 4))
+        rows = []
+        for _ in range(REGISTER):
+            pointer = _address(context, builder, sig.args[0], args[0], index, types.intp, vector)
+            rows.append(builder.load(pointer, align=4))
+            index = builder.add(index, step)
+        for row in _transposed(builder, rows):
+            builder.store(row, _address(context, builder, sig.args[3], args[3], into, types.intp, vector), align=4)
+            into = builder.add(into, into.type(LANES))
+        return context.get_dummy_value()
+
+    return types.void(source, start, stride, target, at), codegen
+
+
+def _transposed(builder, rows):
+    """The square of `rows` mirrored: at each power of two, the two off-diagonal quarters of all squares change places."""
+    n, half = len(rows), 1
+    while half < n:
+        # shuffle_vector counts lanes of the first operand 0..n-1, of the second n..2n-1
+        upper = [p if not p & half else n + p - half for p in range(n)]
+        lower = [n + p if p & half else p + half for p in range(n)]
+        mirrored = list(rows)
+        for i in (i for i in range(n) if not i & half):
+            for row, lanes in ((i, upper), (i + half, lower)):
+                mask = ir.Constant(ir.VectorType(_I32, n), lanes)
+                mirrored[row] = builder.shuffle_vector(rows[i], rows[i + half], mask)
+        rows, half = mirrored, 2 * half
+    return rows
+
+
+@inlined
+def gather(source, start, stride, n, target):
+    """Copies n values of each of LANES blocks into lanes: target[i * LANES + k] = source[start + k * stride + i].
+
+    `n` is a multiple of REGISTER (all of ggml's blocks are); both arrays are contiguous float32.
+    """
+    for lane in range(0, LANES, REGISTER):
+        for i in range(0, n, REGISTER):
+            _transpose_tile(source, start + lane * stride + i, stride, target, i * LANES + lane)
