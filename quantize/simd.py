@@ -26,6 +26,7 @@ import operator
 import os
 
 import numba
+import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
@@ -289,6 +290,12 @@ def nearest_level(value, low, high):
 
 
 @inlined
+def limited(value, low, high):
+    """int32xN: `value` (int32xN), but at least `low` and at most `high`."""
+    return minimum(maximum(value, splat_int(low)), splat_int(high))
+
+
+@inlined
 def to_float16(value):
     """int32xN: the 16 bits of `value` as float16, to nearest, ties to even, subnormals included; NaN gives 0x7e00 | sign."""
     word = bits(value)
@@ -409,6 +416,14 @@ def _transposed(builder, rows):
                 mirrored[row] = builder.shuffle_vector(rows[i], rows[i + half], mask)
         rows, half = mirrored, 2 * half
     return rows
+
+
+@inlined
+def workspace(n):
+    """A float32 array of n vectors, at a multiple of 64 bytes: a load across cache lines costs two."""
+    memory = np.empty(n * LANES + 16, np.float32)
+    skip = (-memory.ctypes.data % 64) // 4
+    return memory[skip : skip + n * LANES]
 
 
 @inlined
