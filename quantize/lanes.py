@@ -26,6 +26,8 @@ def encode(name: str, plain: Kernel, weighted: Kernel, values: np.ndarray, weigh
     out = np.empty((len(values), kind.row_bytes(values.shape[1])), np.uint8)
     flat, encoded = values.reshape(-1), out.reshape(-1)
     if weights is not None:
+        if weights.shape != values.shape[1:]:
+            raise ValueError(f"{weights.size} weights for rows of {values.shape[1]} values; there is one for each column")
         weights = np.resize(np.asarray(weights, np.float32), values.shape[1] + LANES * kind.values)
 
     def run(some: np.ndarray, first: int, into: np.ndarray) -> None:

@@ -27,18 +27,19 @@ import os
 
 import numba
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import lower_builtin
+from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
 from quantize.kernelcache import cached
 
-_FEATURES = binding.get_host_cpu_features()
+_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")  # what numba compiles for
 
-REGISTER = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
+REGISTER = 16 if "+avx512f" in _FEATURES else 8 if "+avx2" in _FEATURES else 4
 """Floats in a register of this processor: AVX-512, AVX2, or SSE and NEON."""
 
 LANES = int(os.environ.get("QUANTIZE_LANES", 2 * REGISTER))
@@ -272,9 +273,9 @@ _MAGIC_BITS = 0x4B400000
 
 @inlined
 def nearest_int(value):
-    """int32xN: `value` rounded to nearest, ties to even; from 2**22 on, and for NaN, what ggml's nearest_int makes of it.
+    """int32xN: `value` rounded to nearest, ties to even.
 
-    Infinity gives -2**22, NaN gives 0 (ggml-quants.c).
+    From 2**22 on it is what ggml's nearest_int makes of it: of infinity -2**22, of NaN 0 (ggml-quants.c).
     """
     return (bits(value + _MAGIC) & 0x7FFFFF) - 0x400000
 
@@ -282,7 +283,7 @@ def nearest_int(value):
 @inlined
 def nearest_level(value, low, high):
     """float32xN: `nearest_int(value)` limited to the whole numbers low..high, as a float."""
-    # The limits are applied to the integer bits of the sum: one conversion less, and free where floats are the bottleneck.
+    # The limits are applied to the integer bits of the sum: one conversion less, on units that floats leave idle.
     level = (bits(value + _MAGIC) & 0x7FFFFF) | 0x4B000000
     level = maximum(level, splat_int(low + _MAGIC_BITS))
     level = minimum(level, splat_int(high + _MAGIC_BITS))
@@ -297,7 +298,7 @@ def limited(value, low, high):
 
 @inlined
 def to_float16(value):
-    """int32xN: the 16 bits of `value` as float16, to nearest, ties to even, subnormals included; NaN gives 0x7e00 | sign."""
+    """int32xN: the 16 bits of `value` as float16, to nearest, ties to even; NaN is ggml's, 0x7e00 and the sign."""
     word = bits(value)
     size = word & 0x7FFFFFFF
     normal = (size + 0xFFF + ((size >> 13) & 1) - (112 << 23)) >> 13
@@ -403,7 +404,7 @@ def _transpose_tile(typing_context, source, start, stride, target, at):
 
 
 def _transposed(builder, rows):
-    """The square of `rows` mirrored: at each power of two, the two off-diagonal quarters of all squares change places."""
+    """The square of `rows` mirrored: in squares of 2, 4, 8 ... rows, the two off-diagonal quarters change places."""
     n, half = len(rows), 1
     while half < n:
         # shuffle_vector counts lanes of the first operand 0..n-1, of the second n..2n-1
