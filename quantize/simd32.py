@@ -1,0 +1,297 @@
+"""One block of 32 floats as one vector: what the encoders need where no order of a sum has to be kept.
+
+`simd.py` puts one block in each lane, which a search needs; here the 32 values of one block lie side by side, as in
+memory, and nothing is transposed. LLVM cuts a vector of 32 into what the processor has (two registers of AVX-512, four
+of AVX2, eight of NEON). Positions are in elements of the array they belong to.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
+
+WIDTH = 32
+_I1, _I8, _I16, _I32 = (ir.IntType(bits) for bits in (1, 8, 16, 32))
+_FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
+_BYTES = ir.VectorType(_I8, WIDTH)
+_INTS = ir.VectorType(_I32, WIDTH)
+_MAGNITUDE = 0x7FFFFFFF  # a float32 without its sign
+
+
+class _Vector(types.Type):
+    """A numba type that is one LLVM vector."""
+
+
+float32x32 = _Vector("float32x32")
+uint8x32 = _Vector("uint8x32")
+
+
+@register_model(_Vector)
+class _Model(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: _Vector) -> None:
+        super().__init__(dmm, fe_type, _FLOATS if fe_type.name == "float32x32" else _BYTES)
+
+
+def _all(vector: ir.VectorType, value: float) -> ir.Constant:
+    return ir.Constant(vector, [value] * WIDTH)
+
+
+def _at(context: Any, builder: Any, sig: Any, args: Any, wanted: ir.Type) -> Any:
+    """Where the first two arguments of an intrinsic, array and position, point to."""
+    position = context.cast(builder, args[1], sig.args[1], types.intp)
+    data = cgutils.create_struct_proxy(sig.args[0])(context, builder, args[0]).data
+    return builder.bitcast(builder.gep(data, [position]), wanted.as_pointer())
+
+
+def _splat(builder: Any, vector: ir.VectorType, value: Any) -> Any:
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, value, _I32(0))
+    return builder.shuffle_vector(first, undefined, _all(_INTS, 0))
+
+
+def _call(builder: Any, name: str, result: ir.Type, *args: Any) -> Any:
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}"), args)
+
+
+def _float_operator(op: Callable, instruction: str) -> None:
+    """`vector op scalar`: the scalar stands for 32 of itself."""
+
+    @infer_global(op)
+    class Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            if tuple(args) == (float32x32, types.float32):
+                return signature(float32x32, float32x32, types.float32)
+            return None
+
+    @lower_builtin(op, float32x32, types.float32)
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, instruction)(args[0], _splat(builder, _FLOATS, args[1]))
+
+
+for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+    _float_operator(_op, _name)
+
+
+@intrinsic
+def load(typing_context: Any, array: Any, position: Any) -> Any:
+    """32 consecutive floats of a one-dimensional contiguous array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value = builder.load(_at(context, builder, sig, args, _FLOATS))
+        value.align = 4
+        return value
+
+    return float32x32(array, position), codegen
+
+
+def _magnitudes(builder: Any, values: Any) -> Any:
+    return builder.and_(builder.bitcast(values, _INTS), _all(_INTS, _MAGNITUDE))
+
+
+@intrinsic
+def largest_magnitude(typing_context: Any, values: Any) -> Any:
+    """The largest |value|, as the bits of a float32: without their sign, floats are ordered like their bits."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call(builder, f"vector.reduce.umax.v{WIDTH}i32", _I32, _magnitudes(builder, args[0]))
+
+    return types.uint32(values), codegen
+
+
+@intrinsic
+def having_magnitude(typing_context: Any, values: Any, magnitude: Any) -> Any:
+    """A bit for each value, the first lowest: whether its |value| has these bits."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        wanted = _splat(builder, _INTS, args[1])
+        return builder.bitcast(builder.icmp_unsigned("==", _magnitudes(builder, args[0]), wanted), _I32)
+
+    return types.uint32(values, types.uint32), codegen
+
+
+@intrinsic
+def lowest_bit(typing_context: Any, bits: Any) -> Any:
+    """The position of the lowest bit that is set, in a uint32 that is not 0."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(_call(builder, "cttz.i32", _I32, args[0], _I1(1)), ir.IntType(64))
+
+    return types.intp(types.uint32), codegen
+
+
+def _extreme(name: str, reduction: str) -> Any:
+    """A reduction over integers ordered as the floats are, -0 below +0: the bits of negatives are turned around."""
+
+    def function(typing_context: Any, values: Any) -> Any:
+        def turned(builder: Any, bits: Any, kind: Any, splat: Callable) -> Any:
+            return builder.xor(bits, builder.and_(builder.ashr(bits, splat(31)), splat(_MAGNITUDE)))
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            keys = turned(builder, builder.bitcast(args[0], _INTS), _INTS, lambda n: _all(_INTS, n))
+            key = _call(builder, f"vector.reduce.{reduction}.v{WIDTH}i32", _I32, keys)
+            return builder.bitcast(turned(builder, key, _I32, _I32), ir.FloatType())
+
+        return types.float32(values), codegen
+
+    function.__name__ = name
+    return intrinsic(function)
+
+
+lowest, highest = _extreme("lowest", "smin"), _extreme("highest", "smax")
+
+
+@intrinsic
+def away_from_zero(typing_context: Any, values: Any, amount: Any) -> Any:
+    """Every value plus `amount`, or minus it where the value is negative."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        amount = _splat(builder, _FLOATS, args[1])
+        signed = _call(builder, f"copysign.v{WIDTH}f32", _FLOATS, amount, args[0])
+        return builder.fadd(args[0], signed)
+
+    return float32x32(values, types.float32), codegen
+
+
+@intrinsic
+def cut(typing_context: Any, values: Any, top: Any) -> Any:
+    """The values without their fractions, at most `top`, as bytes (two's complement). They must fit int32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        whole = builder.fptosi(args[0], _INTS)
+        whole = _call(builder, f"smin.v{WIDTH}i32", _INTS, whole, _splat(builder, _INTS, args[1]))
+        return builder.trunc(whole, _BYTES)
+
+    return uint8x32(values, types.int32), codegen
+
+
+@intrinsic
+def nearest_levels(typing_context: Any, values: Any, low: Any, high: Any) -> Any:
+    """Every value rounded to nearest, ties to even, and limited to low..high, as a byte counted from `low`.
+
+    What is too large for ggml's nearest_int, or NaN, is rounded as there (see simd.nearest_int).
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        low, high = (_splat(builder, _INTS, context.cast(builder, args[i], sig.args[i], types.int32)) for i in (1, 2))
+        sums = builder.bitcast(builder.fadd(args[0], _all(_FLOATS, 12582912.0)), _INTS)  # 1.5 * 2**23
+        whole = builder.sub(builder.and_(sums, _all(_INTS, 0x7FFFFF)), _all(_INTS, 0x400000))
+        whole = _call(builder, f"smin.v{WIDTH}i32", _INTS, whole, high)
+        whole = _call(builder, f"smax.v{WIDTH}i32", _INTS, whole, low)
+        return builder.trunc(builder.sub(whole, low), _BYTES)
+
+    return uint8x32(values, low, high), codegen
+
+
+@intrinsic
+def passed(typing_context: Any, values: Any, limits: Any) -> Any:
+    """How many of `limits`, a tuple of numbers, every value reaches, as a byte; NaN reaches all."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        count = _all(_BYTES, 0)
+        for i, kind in enumerate(sig.args[1]):
+            limit = context.cast(builder, builder.extract_value(args[1], i), kind, types.float32)
+            reached = builder.fcmp_unordered(">=", args[0], _splat(builder, _FLOATS, limit))
+            count = builder.add(count, builder.zext(reached, _BYTES))
+        return count
+
+    return uint8x32(values, limits), codegen
+
+
+@intrinsic
+def nearest_int(typing_context: Any, value: Any) -> Any:
+    """int32: the float32 `value` rounded as simd.nearest_int does it."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(builder.fadd(args[0], ir.Constant(ir.FloatType(), 12582912.0)), _I32)
+        return builder.sub(builder.and_(bits, _I32(0x7FFFFF)), _I32(0x400000))
+
+    return types.int32(types.float32), codegen
+
+
+@intrinsic
+def zeros(typing_context: Any) -> Any:
+    """32 bytes that are 0."""
+    return uint8x32(), lambda context, builder, sig, args: _all(_BYTES, 0)
+
+
+@intrinsic
+def store_bytes(typing_context: Any, out: Any, position: Any, values: Any) -> Any:
+    """32 bytes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[2], _at(context, builder, sig, args, _BYTES)).align = 1
+        return context.get_dummy_value()
+
+    return types.void(out, position, values), codegen
+
+
+@intrinsic
+def store_nibbles(typing_context: Any, out: Any, position: Any, values: Any) -> Any:
+    """16 bytes: the low halves of values 0..15 below those of values 16..31."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        half = ir.VectorType(_I8, 16)
+        constant = lambda n: ir.Constant(half, [n] * 16)  # noqa: E731
+        part = lambda start: ir.Constant(ir.VectorType(_I32, 16), list(range(start, start + 16)))  # noqa: E731
+        low, high = (builder.shuffle_vector(args[2], args[2], part(start)) for start in (0, 16))
+        packed = builder.or_(builder.and_(low, constant(15)), builder.shl(high, constant(4)))
+        builder.store(packed, _at(context, builder, sig, args, half)).align = 1
+        return context.get_dummy_value()
+
+    return types.void(out, position, values), codegen
+
+
+@intrinsic
+def fifth_bits(typing_context: Any, values: Any) -> Any:
+    """Bit 4 of every byte, value 0's lowest."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        fifth = builder.and_(args[0], _all(_BYTES, 16))
+        return builder.bitcast(builder.icmp_unsigned("!=", fifth, _all(_BYTES, 0)), _I32)
+
+    return types.uint32(values), codegen
+
+
+@intrinsic
+def as_float(typing_context: Any, bits: Any) -> Any:
+    """The float32 of these 32 bits."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.uint32), codegen
+
+
+@intrinsic
+def as_bits(typing_context: Any, value: Any) -> Any:
+    """The 32 bits of this float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _I32)
+
+    return types.uint32(types.float32), codegen
+
+
+def _store_integer(name: str, kind: types.Integer, wanted: ir.IntType) -> Any:
+    def function(typing_context: Any, out: Any, position: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            builder.store(args[2], _at(context, builder, sig, args, wanted)).align = 1
+            return context.get_dummy_value()
+
+        return types.void(out, position, kind), codegen
+
+    function.__name__ = name
+    return intrinsic(function)
+
+
+store_uint16 = _store_integer("store_uint16", types.uint16, _I16)
+store_uint32 = _store_integer("store_uint32", types.uint32, _I32)
