@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantize import simd, simd32
+from quantize.simd import inlined, kernel
+from quantize.simd32 import as_bits, as_float
 
 
-@simd.inlined
+@inlined
 def half_bits(bits):
     """The float16 (uint32) nearest to the float32 of these bits, ties to even; too large is infinity.
 
@@ -17,7 +18,7 @@ def half_bits(bits):
     """
     magnitude = bits & np.uint32(0x7FFFFFFF)
     # the last bit of a number in [0.5, 1) is 2**-24, as that of a denormal float16: the addition rounds
-    denormal = simd32.as_bits(simd32.as_float(magnitude) + np.float32(0.5)) - np.uint32(0x3F000000)
+    denormal = as_bits(as_float(magnitude) + np.float32(0.5)) - np.uint32(0x3F000000)
     odd = (magnitude >> np.uint32(13)) & np.uint32(1)
     normal = (magnitude + odd + np.uint32(0xFFF) - np.uint32(112 << 23)) >> np.uint32(13)
     nearest = denormal if magnitude < np.uint32(0x38800000) else normal  # 2**-14, the least normal number
@@ -26,20 +27,20 @@ def half_bits(bits):
     return (bits >> np.uint32(16) & np.uint32(0x8000)) | nearest
 
 
-@simd.inlined
+@inlined
 def half(value):
     """The bits of the float16 nearest to the float32 `value`."""
-    return np.uint16(half_bits(simd32.as_bits(value)))
+    return np.uint16(half_bits(as_bits(value)))
 
 
-@simd.kernel
+@kernel
 def to_float16(bits, out):
     """Fills `out` (uint16) with the float16 of the float32 in `bits` (uint32)."""
     for i in range(bits.size):
         out[i] = np.uint16(half_bits(bits[i]))
 
 
-@simd.kernel
+@kernel
 def to_bfloat16(bits, out):
     """Fills `out` (uint16) with the bfloat16 of the float32 in `bits` (uint32).
 

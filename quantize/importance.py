@@ -12,27 +12,26 @@ from collections.abc import Callable
 
 import numpy as np
 
-from quantize import simd
-from quantize.simd import LANES
+from quantize.simd import LANES, gather, inlined, kernel, load, splat, sqrt, store
 
 BLOCK = 32  # values
 SCRATCH = BLOCK * LANES  # floats of LANES blocks
 
 
-@simd.kernel
+@kernel
 def _sums_of_squares(flat, run, sums):
     """sums[k]: the squares of the `run` values from flat[k * run] on, added in order. `run` is a multiple of 32."""
     lanes = np.empty(SCRATCH, np.float32)
     done = 0 if sums.size < LANES else sums.size
     for group in range(0, done, LANES):
         first = min(group, sums.size - LANES)  # one run a lane; the last lanes sum some runs once more
-        total = simd.splat(0.0)
+        total = splat(0)
         for start in range(0, run, BLOCK):
-            simd.gather(flat, first * run + start, run, BLOCK, lanes)
+            gather(flat, first * run + start, run, BLOCK, lanes)
             for i in range(0, SCRATCH, LANES):
-                value = simd.load(lanes, i)
-                total = total + value * value
-        simd.store(sums, first, total)
+                value = load(lanes, i)
+                total += value * value
+        store(sums, first, total)
     for k in range(done, sums.size):  # less than LANES
         total = np.float32(0)
         for i in range(k * run, (k + 1) * run):
@@ -40,17 +39,17 @@ def _sums_of_squares(flat, run, sums):
         sums[k] = total
 
 
-@simd.inlined
+@inlined
 def weigh(weights, sigma2, first, values, out):
     """Fills out[i * LANES + k] with the weight of value i of block first + k, which stands in `values` at that place.
 
     `weights` is what `repeated` gives, `sigma2` what `mean_squares` gives.
     """
-    mean = simd.load(sigma2, first)
-    simd.gather(weights, first * BLOCK % (weights.size - SCRATCH), BLOCK, BLOCK, out)
+    mean = load(sigma2, first)
+    gather(weights, first * BLOCK % (weights.size - SCRATCH), BLOCK, BLOCK, out)
     for i in range(0, SCRATCH, LANES):
-        value = simd.load(values, i)
-        simd.store(out, i, simd.load(out, i) * simd.sqrt(mean + value * value))
+        value = load(values, i)
+        store(out, i, load(out, i) * sqrt(mean + value * value))
 
 
 def mean_squares(flat: np.ndarray, run: int, scaled: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -60,9 +59,11 @@ def mean_squares(flat: np.ndarray, run: int, scaled: Callable[[np.ndarray], np.n
     return np.repeat(scaled(sums), run // BLOCK)
 
 
-def repeated(weights: np.ndarray) -> np.ndarray:
+def repeated(weights: np.ndarray, n: int) -> np.ndarray:
     """A row's weights (n,) and, for lanes that reach into the next rows, LANES blocks more from its beginning again."""
-    return np.resize(np.asarray(weights, np.float32), weights.size + SCRATCH)
+    if weights.shape != (n,):
+        raise ValueError(f"{weights.size} weights for rows of {n} values; there is one for each column")
+    return np.resize(np.asarray(weights, np.float32), n + SCRATCH)
 
 
 def padded(values: np.ndarray) -> np.ndarray:

@@ -25,17 +25,18 @@ from itertools import pairwise
 
 import numpy as np
 
-from quantize import importance, simd, simd32
 from quantize.blocks import TYPES
 from quantize.halves import half
-from quantize.importance import BLOCK, SCRATCH
+from quantize.importance import BLOCK, SCRATCH, mean_squares, padded, repeated, weigh
 from quantize.searches import EPSILON
-from quantize.simd import LANES
+from quantize.simd import LANES, fabs, gather, inlined, kernel, load, maximum, splat, store, where
+from quantize.simd32 import load_block, nearest_whole, passed, store_nibbles, store_uint16, store_uint32
 
 LEVELS = (-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0)
 MIDDLES = tuple((low + high) / 2 for low, high in pairwise(LEVELS))
+TRIALS = tuple(LEVELS[0] + step for step in range(-7, 8))
+"""What the value furthest from zero is mapped to, one after the other."""
 
-_REACH = 7  # trials to either side
 _SUPER = 8  # blocks in a super-block
 
 
@@ -54,68 +55,68 @@ def iq4_xs(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
 
 
 def _search(values: np.ndarray, weights: np.ndarray | None, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Room for the blocks of a type, the values in one row (see importance.padded), the scale of every 32 of them."""
+    """Room for the blocks of a type, the values in one row (see padded), the scale of every 32 of them."""
     out = np.empty((len(values), TYPES[name].row_bytes(values.shape[1])), np.uint8)
-    flat = importance.padded(values)
+    flat = padded(values)
     scales = np.empty(flat.size // BLOCK, np.float32)
     if weights is None:
         _plain_search(flat, scales)
     else:
         run = TYPES[name].values
-        sigma2 = importance.mean_squares(flat, run, lambda sums: sums * np.float32(2 / run))
-        _weighted_search(flat, importance.repeated(weights), sigma2, scales)
+        sigma2 = mean_squares(flat, run, lambda sums: sums * np.float32(2 / run))
+        _weighted_search(flat, repeated(weights, values.shape[1]), sigma2, scales)
     return out, flat, scales
 
 
-@simd.kernel
+@kernel
 def _plain_search(x, scales):
     room = np.empty((7, SCRATCH), np.float32)
     for group in range(0, scales.size, LANES):
         first = min(group, scales.size - LANES)  # the last lanes search for some blocks once more
-        simd.gather(x, first * BLOCK, BLOCK, BLOCK, room[0])
+        gather(x, first * BLOCK, BLOCK, BLOCK, room[0])
         for i in range(0, SCRATCH, LANES):
-            value = simd.load(room[0], i)
-            simd.store(room[1], i, value * value)
-        simd.store(scales, first, _best_scale(room))
+            value = load(room[0], i)
+            store(room[1], i, value * value)
+        store(scales, first, _best_scale(room))
 
 
-@simd.kernel
+@kernel
 def _weighted_search(x, weights, sigma2, scales):
     room = np.empty((7, SCRATCH), np.float32)
     for group in range(0, scales.size, LANES):
         first = min(group, scales.size - LANES)
-        simd.gather(x, first * BLOCK, BLOCK, BLOCK, room[0])
-        importance.weigh(weights, sigma2, first, room[0], room[1])
-        simd.store(scales, first, _best_scale(room))
+        gather(x, first * BLOCK, BLOCK, BLOCK, room[0])
+        weigh(weights, sigma2, first, room[0], room[1])
+        store(scales, first, _best_scale(room))
 
 
-@simd.inlined
+@inlined
 def _best_scale(room):
     """The scale of the block in each lane; its values are in room[0], their weights in room[1], the rest is free."""
     values, middles = room[0], room[2]
-    furthest, size = simd.splat(0), simd.splat(0)
+    furthest, size = splat(0), splat(0)
     for i in range(0, SCRATCH, LANES):
-        value = simd.load(values, i)
-        further = simd.fabs(value) > size
-        furthest = simd.where(further, value, furthest)
-        size = simd.where(further, simd.fabs(value), size)
+        value = load(values, i)
+        further = fabs(value) > size
+        furthest = where(further, value, furthest)
+        size = where(further, fabs(value), size)
     product, square = _first_sums(room, furthest)
-    scale = simd.where(square > 0, product / square, 0)
+    scale = where(square > 0, product / square, 0)
     best = scale * product
-    for trial in range(-_REACH, _REACH + 1):
-        inverse = (np.float32(trial) + np.float32(LEVELS[0])) / furthest
-        product, square = simd.splat(0), simd.splat(0)
+    for trial in TRIALS:
+        inverse = trial / furthest
+        product, square = splat(0), splat(0)
         for i in range(0, SCRATCH, LANES):
-            above = inverse * simd.load(values, i) >= simd.load(middles, i)
-            product += simd.where(above, simd.load(room[4], i), simd.load(room[3], i))
-            square += simd.where(above, simd.load(room[6], i), simd.load(room[5], i))
+            above = inverse * load(values, i) >= load(middles, i)
+            product += where(above, load(room[4], i), load(room[3], i))
+            square += where(above, load(room[6], i), load(room[5], i))
         better = (square > 0) & (product * product > best * square)
-        scale = simd.where(better, product / square, scale)
-        best = simd.where(better, scale * product, best)
-    return simd.where(size < EPSILON, 0, scale)
+        scale = where(better, product / square, scale)
+        best = where(better, scale * product, best)
+    return where(size < EPSILON, 0, scale)
 
 
-@simd.inlined
+@inlined
 def _first_sums(room, furthest):
     """The sums of w * level * x and w * level**2 for the scale that puts `furthest` on minus the lowest level.
 
@@ -123,40 +124,40 @@ def _first_sums(room, furthest):
     sum below the middle and from it on, room[5] and room[6] what it adds to the second.
     """
     inverse = 1 / (-furthest / LEVELS[0])
-    longest, shortest = (LEVELS[0] - _REACH) / furthest, (LEVELS[0] + _REACH) / furthest
-    product, square = simd.splat(0), simd.splat(0)
+    longest, shortest = TRIALS[0] / furthest, TRIALS[-1] / furthest
+    product, square = splat(0), splat(0)
     for i in range(0, SCRATCH, LANES):
-        value, weight = simd.load(room[0], i), simd.load(room[1], i)
+        value, weight = load(room[0], i), load(room[1], i)
         first = inverse * value
-        reached = simd.maximum(longest * value, shortest * value)
-        level = below = above = simd.splat(LEVELS[0])
-        middle = simd.splat(MIDDLES[0])
+        reached = maximum(longest * value, shortest * value)
+        level = below = above = splat(LEVELS[0])
+        middle = splat(MIDDLES[0])
         for k in range(len(MIDDLES)):
-            level = simd.where(first >= MIDDLES[k], LEVELS[k + 1], level)
-            passed = reached >= MIDDLES[k]
-            middle = simd.where(passed, MIDDLES[k], middle)
-            below = simd.where(passed, LEVELS[k], below)
-            above = simd.where(passed, LEVELS[k + 1], above)
+            level = where(first >= MIDDLES[k], LEVELS[k + 1], level)
+            beyond = reached >= MIDDLES[k]
+            middle = where(beyond, MIDDLES[k], middle)
+            below = where(beyond, LEVELS[k], below)
+            above = where(beyond, LEVELS[k + 1], above)
         product += weight * level * value
         square += weight * level * level
-        simd.store(room[2], i, middle)
-        simd.store(room[3], i, weight * below * value)
-        simd.store(room[4], i, weight * above * value)
-        simd.store(room[5], i, weight * below * below)
-        simd.store(room[6], i, weight * above * above)
+        store(room[2], i, middle)
+        store(room[3], i, weight * below * value)
+        store(room[4], i, weight * above * value)
+        store(room[5], i, weight * below * below)
+        store(room[6], i, weight * above * above)
     return product, square
 
 
-@simd.kernel
+@kernel
 def _pack_nl(x, scales, out):
     for block in range(out.size // 18):
         scale = scales[block]
         inverse = np.float32(1) / scale if scale != 0 else np.float32(0)
-        simd32.store_uint16(out, 18 * block, half(scale))
-        simd32.store_nibbles(out, 18 * block + 2, simd32.passed(simd32.load(x, BLOCK * block) * inverse, MIDDLES))
+        store_uint16(out, 18 * block, half(scale))
+        store_nibbles(out, 18 * block + 2, passed(load_block(x, BLOCK * block) * inverse, MIDDLES))
 
 
-@simd.kernel
+@kernel
 def _pack_xs(x, scales, out):
     for block in range(out.size // 136):
         at, first = 136 * block, _SUPER * block
@@ -168,13 +169,13 @@ def _pack_xs(x, scales, out):
         inverse = np.float32(1) / scale if scale != 0 else np.float32(0)
         high_bits = low_bits = np.uint32(0)
         for k in range(_SUPER):
-            factor = max(-32, min(31, simd32.nearest_int(inverse * scales[first + k])))
+            factor = max(-32, min(31, nearest_whole(inverse * scales[first + k])))
             block_scale = scale * np.float32(factor)
             block_inverse = np.float32(1) / block_scale if block_scale != 0 else np.float32(0)
-            levels = simd32.passed(simd32.load(x, BLOCK * (first + k)) * block_inverse, MIDDLES)
-            simd32.store_nibbles(out, at + 8 + 16 * k, levels)
+            levels = passed(load_block(x, BLOCK * (first + k)) * block_inverse, MIDDLES)
+            store_nibbles(out, at + 8 + 16 * k, levels)
             low_bits |= np.uint32(factor + 32 & 15) << np.uint32(4 * k)
             high_bits |= np.uint32(factor + 32 >> 4) << np.uint32(2 * k)
-        simd32.store_uint16(out, at, half(scale))
-        simd32.store_uint16(out, at + 2, np.uint16(high_bits))
-        simd32.store_uint32(out, at + 4, low_bits)
+        store_uint16(out, at, half(scale))
+        store_uint16(out, at + 2, np.uint16(high_bits))
+        store_uint32(out, at + 4, low_bits)

@@ -5,11 +5,12 @@ memory, and nothing is transposed. LLVM cuts a vector of 32 into what the proces
 of AVX2, eight of NEON). Positions are in elements of the array they belong to.
 """
 
+# numba is not typed, and what stands inside its functions is not Python
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped,misc"
+
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -36,44 +37,44 @@ uint8x32 = _Vector("uint8x32")
 
 @register_model(_Vector)
 class _Model(models.PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: _Vector) -> None:
+    def __init__(self, dmm, fe_type):
         super().__init__(dmm, fe_type, _FLOATS if fe_type.name == "float32x32" else _BYTES)
 
 
-def _all(vector: ir.VectorType, value: float) -> ir.Constant:
+def _all(vector, value):
     return ir.Constant(vector, [value] * WIDTH)
 
 
-def _at(context: Any, builder: Any, sig: Any, args: Any, wanted: ir.Type) -> Any:
+def _at(context, builder, sig, args, wanted):
     """Where the first two arguments of an intrinsic, array and position, point to."""
     position = context.cast(builder, args[1], sig.args[1], types.intp)
     data = cgutils.create_struct_proxy(sig.args[0])(context, builder, args[0]).data
     return builder.bitcast(builder.gep(data, [position]), wanted.as_pointer())
 
 
-def _splat(builder: Any, vector: ir.VectorType, value: Any) -> Any:
+def _splat(builder, vector, value):
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, _I32(0))
     return builder.shuffle_vector(first, undefined, _all(_INTS, 0))
 
 
-def _call(builder: Any, name: str, result: ir.Type, *args: Any) -> Any:
+def _call(builder, name, result, *args):
     kind = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}"), args)
 
 
-def _float_operator(op: Callable, instruction: str) -> None:
+def _float_operator(op, instruction):
     """`vector op scalar`: the scalar stands for 32 of itself."""
 
     @infer_global(op)
     class Template(AbstractTemplate):
-        def generic(self, args: Any, kws: Any) -> Any:
+        def generic(self, args, kws):
             if tuple(args) == (float32x32, types.float32):
                 return signature(float32x32, float32x32, types.float32)
             return None
 
     @lower_builtin(op, float32x32, types.float32)
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def lower(context, builder, sig, args):
         return getattr(builder, instruction)(args[0], _splat(builder, _FLOATS, args[1]))
 
 
@@ -82,36 +83,34 @@ for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul
 
 
 @intrinsic
-def load(typing_context: Any, array: Any, position: Any) -> Any:
+def load_block(typing_context, array, position):
     """32 consecutive floats of a one-dimensional contiguous array."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value = builder.load(_at(context, builder, sig, args, _FLOATS))
-        value.align = 4
-        return value
+    def codegen(context, builder, sig, args):
+        return builder.load(_at(context, builder, sig, args, _FLOATS), align=4)
 
     return float32x32(array, position), codegen
 
 
-def _magnitudes(builder: Any, values: Any) -> Any:
+def _magnitudes(builder, values):
     return builder.and_(builder.bitcast(values, _INTS), _all(_INTS, _MAGNITUDE))
 
 
 @intrinsic
-def largest_magnitude(typing_context: Any, values: Any) -> Any:
+def largest_magnitude(typing_context, values):
     """The largest |value|, as the bits of a float32: without their sign, floats are ordered like their bits."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         return _call(builder, f"vector.reduce.umax.v{WIDTH}i32", _I32, _magnitudes(builder, args[0]))
 
     return types.uint32(values), codegen
 
 
 @intrinsic
-def having_magnitude(typing_context: Any, values: Any, magnitude: Any) -> Any:
+def having_magnitude(typing_context, values, magnitude):
     """A bit for each value, the first lowest: whether its |value| has these bits."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         wanted = _splat(builder, _INTS, args[1])
         return builder.bitcast(builder.icmp_unsigned("==", _magnitudes(builder, args[0]), wanted), _I32)
 
@@ -119,23 +118,23 @@ def having_magnitude(typing_context: Any, values: Any, magnitude: Any) -> Any:
 
 
 @intrinsic
-def lowest_bit(typing_context: Any, bits: Any) -> Any:
+def lowest_bit(typing_context, bits):
     """The position of the lowest bit that is set, in a uint32 that is not 0."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         return builder.zext(_call(builder, "cttz.i32", _I32, args[0], _I1(1)), ir.IntType(64))
 
     return types.intp(types.uint32), codegen
 
 
-def _extreme(name: str, reduction: str) -> Any:
+def _extreme(name, reduction):
     """A reduction over integers ordered as the floats are, -0 below +0: the bits of negatives are turned around."""
 
-    def function(typing_context: Any, values: Any) -> Any:
-        def turned(builder: Any, bits: Any, kind: Any, splat: Callable) -> Any:
+    def function(typing_context, values):
+        def turned(builder, bits, kind, splat):
             return builder.xor(bits, builder.and_(builder.ashr(bits, splat(31)), splat(_MAGNITUDE)))
 
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def codegen(context, builder, sig, args):
             keys = turned(builder, builder.bitcast(args[0], _INTS), _INTS, lambda n: _all(_INTS, n))
             key = _call(builder, f"vector.reduce.{reduction}.v{WIDTH}i32", _I32, keys)
             return builder.bitcast(turned(builder, key, _I32, _I32), ir.FloatType())
@@ -150,10 +149,10 @@ lowest, highest = _extreme("lowest", "smin"), _extreme("highest", "smax")
 
 
 @intrinsic
-def away_from_zero(typing_context: Any, values: Any, amount: Any) -> Any:
+def away_from_zero(typing_context, values, amount):
     """Every value plus `amount`, or minus it where the value is negative."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         amount = _splat(builder, _FLOATS, args[1])
         signed = _call(builder, f"copysign.v{WIDTH}f32", _FLOATS, amount, args[0])
         return builder.fadd(args[0], signed)
@@ -162,10 +161,10 @@ def away_from_zero(typing_context: Any, values: Any, amount: Any) -> Any:
 
 
 @intrinsic
-def cut(typing_context: Any, values: Any, top: Any) -> Any:
+def cut(typing_context, values, top):
     """The values without their fractions, at most `top`, as bytes (two's complement). They must fit int32."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         whole = builder.fptosi(args[0], _INTS)
         whole = _call(builder, f"smin.v{WIDTH}i32", _INTS, whole, _splat(builder, _INTS, args[1]))
         return builder.trunc(whole, _BYTES)
@@ -174,13 +173,13 @@ def cut(typing_context: Any, values: Any, top: Any) -> Any:
 
 
 @intrinsic
-def nearest_levels(typing_context: Any, values: Any, low: Any, high: Any) -> Any:
+def nearest_levels(typing_context, values, low, high):
     """Every value rounded to nearest, ties to even, and limited to low..high, as a byte counted from `low`.
 
     What is too large for ggml's nearest_int, or NaN, is rounded as there (see simd.nearest_int).
     """
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         low, high = (_splat(builder, _INTS, context.cast(builder, args[i], sig.args[i], types.int32)) for i in (1, 2))
         sums = builder.bitcast(builder.fadd(args[0], _all(_FLOATS, 12582912.0)), _INTS)  # 1.5 * 2**23
         whole = builder.sub(builder.and_(sums, _all(_INTS, 0x7FFFFF)), _all(_INTS, 0x400000))
@@ -192,10 +191,10 @@ def nearest_levels(typing_context: Any, values: Any, low: Any, high: Any) -> Any
 
 
 @intrinsic
-def passed(typing_context: Any, values: Any, limits: Any) -> Any:
+def passed(typing_context, values, limits):
     """How many of `limits`, a tuple of numbers, every value reaches, as a byte; NaN reaches all."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         count = _all(_BYTES, 0)
         for i, kind in enumerate(sig.args[1]):
             limit = context.cast(builder, builder.extract_value(args[1], i), kind, types.float32)
@@ -207,10 +206,10 @@ def passed(typing_context: Any, values: Any, limits: Any) -> Any:
 
 
 @intrinsic
-def nearest_int(typing_context: Any, value: Any) -> Any:
+def nearest_whole(typing_context, value):
     """int32: the float32 `value` rounded as simd.nearest_int does it."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         bits = builder.bitcast(builder.fadd(args[0], ir.Constant(ir.FloatType(), 12582912.0)), _I32)
         return builder.sub(builder.and_(bits, _I32(0x7FFFFF)), _I32(0x400000))
 
@@ -218,43 +217,37 @@ def nearest_int(typing_context: Any, value: Any) -> Any:
 
 
 @intrinsic
-def zeros(typing_context: Any) -> Any:
-    """32 bytes that are 0."""
-    return uint8x32(), lambda context, builder, sig, args: _all(_BYTES, 0)
-
-
-@intrinsic
-def store_bytes(typing_context: Any, out: Any, position: Any, values: Any) -> Any:
+def store_bytes(typing_context, out, position, values):
     """32 bytes."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.store(args[2], _at(context, builder, sig, args, _BYTES)).align = 1
+    def codegen(context, builder, sig, args):
+        builder.store(args[2], _at(context, builder, sig, args, _BYTES), align=1)
         return context.get_dummy_value()
 
     return types.void(out, position, values), codegen
 
 
 @intrinsic
-def store_nibbles(typing_context: Any, out: Any, position: Any, values: Any) -> Any:
+def store_nibbles(typing_context, out, position, values):
     """16 bytes: the low halves of values 0..15 below those of values 16..31."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         half = ir.VectorType(_I8, 16)
-        constant = lambda n: ir.Constant(half, [n] * 16)  # noqa: E731
-        part = lambda start: ir.Constant(ir.VectorType(_I32, 16), list(range(start, start + 16)))  # noqa: E731
-        low, high = (builder.shuffle_vector(args[2], args[2], part(start)) for start in (0, 16))
-        packed = builder.or_(builder.and_(low, constant(15)), builder.shl(high, constant(4)))
-        builder.store(packed, _at(context, builder, sig, args, half)).align = 1
+        first, last = (ir.Constant(ir.VectorType(_I32, 16), list(range(start, start + 16))) for start in (0, 16))
+        low, high = (builder.shuffle_vector(args[2], args[2], part) for part in (first, last))
+        low = builder.and_(low, ir.Constant(half, [15] * 16))
+        packed = builder.or_(low, builder.shl(high, ir.Constant(half, [4] * 16)))
+        builder.store(packed, _at(context, builder, sig, args, half), align=1)
         return context.get_dummy_value()
 
     return types.void(out, position, values), codegen
 
 
 @intrinsic
-def fifth_bits(typing_context: Any, values: Any) -> Any:
+def fifth_bits(typing_context, values):
     """Bit 4 of every byte, value 0's lowest."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         fifth = builder.and_(args[0], _all(_BYTES, 16))
         return builder.bitcast(builder.icmp_unsigned("!=", fifth, _all(_BYTES, 0)), _I32)
 
@@ -262,29 +255,29 @@ def fifth_bits(typing_context: Any, values: Any) -> Any:
 
 
 @intrinsic
-def as_float(typing_context: Any, bits: Any) -> Any:
+def as_float(typing_context, bits):
     """The float32 of these 32 bits."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         return builder.bitcast(args[0], ir.FloatType())
 
     return types.float32(types.uint32), codegen
 
 
 @intrinsic
-def as_bits(typing_context: Any, value: Any) -> Any:
+def as_bits(typing_context, value):
     """The 32 bits of this float32."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(context, builder, sig, args):
         return builder.bitcast(args[0], _I32)
 
     return types.uint32(types.float32), codegen
 
 
-def _store_integer(name: str, kind: types.Integer, wanted: ir.IntType) -> Any:
-    def function(typing_context: Any, out: Any, position: Any, value: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            builder.store(args[2], _at(context, builder, sig, args, wanted)).align = 1
+def _store_integer(name, kind, wanted):
+    def function(typing_context, out, position, value):
+        def codegen(context, builder, sig, args):
+            builder.store(args[2], _at(context, builder, sig, args, wanted), align=1)
             return context.get_dummy_value()
 
         return types.void(out, position, kind), codegen

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantize import iquants
-from tests.fixtures_blocks import CASES, IMPORTANCE, assert_bytes_are_ggmls, importance_of, rows_of
+from quantize.iquants import LEVELS, MIDDLES, TRIALS, iq4_nl, iq4_xs
+from tests.fixtures_blocks import CASES, assert_bytes_are_ggmls, rows_of
+from tests.fixtures_quantize import IMPORTANCE, importance
 
-ENCODERS = {"IQ4_NL": iquants.iq4_nl, "IQ4_XS": iquants.iq4_xs}
+ENCODERS = {"IQ4_NL": iq4_nl, "IQ4_XS": iq4_xs}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -21,8 +22,8 @@ def test_plain(name: str, case: str) -> None:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_with_importance(name: str, case: str) -> None:
     values = rows_of(case, 7, 256)
-    for kind in IMPORTANCE:
-        assert_bytes_are_ggmls(ENCODERS[name], name, values, importance_of(kind, 256))
+    for of in IMPORTANCE:
+        assert_bytes_are_ggmls(ENCODERS[name], name, values, importance(of, 256))
 
 
 @pytest.mark.parametrize(
@@ -32,22 +33,25 @@ def test_with_importance(name: str, case: str) -> None:
 def test_shapes(name: str, shape: tuple[int, int]) -> None:
     values = rows_of("normal", *shape)
     assert_bytes_are_ggmls(ENCODERS[name], name, values)
-    assert_bytes_are_ggmls(ENCODERS[name], name, values, importance_of("random", shape[1]))
+    assert_bytes_are_ggmls(ENCODERS[name], name, values, importance("random", shape[1]))
+
+
+def test_there_is_one_weight_a_column() -> None:
+    with pytest.raises(ValueError, match="512 weights for rows of 256 values"):
+        iq4_xs(np.zeros((2, 256), np.float32), np.ones(512, np.float32))
 
 
 def test_the_nearest_level_is_told_by_the_middles() -> None:
     # ggml compares the distances to both neighbours, rounded to float32
-    levels = np.array(iquants.LEVELS, np.float32)
-    near = [(np.float32(m).view(np.int32) + np.arange(-5000, 5001, dtype=np.int32)) for m in iquants.MIDDLES]
-    x = np.concatenate([np.concatenate(near).view(np.float32), np.linspace(-130, 120, 100001, dtype=np.float32)])
+    levels, middles = np.array(LEVELS, np.float32), np.array(MIDDLES, np.float32)
+    near = (middles[:, None].view(np.int32) + np.arange(-5000, 5001, dtype=np.int32)).view(np.float32).reshape(-1)
+    x = np.concatenate([near, np.linspace(-130, 120, 100001, dtype=np.float32)])
     upper = np.searchsorted(levels, x, side="right").clip(1, 15)
     nearest = np.where(x - levels[upper - 1] < levels[upper] - x, upper - 1, upper)
-    np.testing.assert_array_equal(np.searchsorted(np.float32(iquants.MIDDLES), x, side="right"), nearest)
+    np.testing.assert_array_equal(np.searchsorted(middles, x, side="right"), nearest)
 
 
 def test_a_value_passes_one_middle_at_most_in_all_trials() -> None:
-    middles = np.array(iquants.MIDDLES)
-    longest, shortest = -iquants.LEVELS[0] + iquants._REACH, -iquants.LEVELS[0] - iquants._REACH
-    negative, positive = -middles[middles < 0][::-1], middles[middles > 0]
-    for side in (negative, positive):
-        assert (side[1:] / side[:-1] > longest / shortest).all()
+    middles = np.array(MIDDLES)
+    for side in (middles[middles > 0], -middles[middles < 0][::-1]):
+        assert (side[1:] / side[:-1]).min() > TRIALS[0] / TRIALS[-1]
