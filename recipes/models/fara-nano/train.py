@@ -1,4 +1,6 @@
-"""fara-nano from nothing: tokenizer, model, training, files. `python train.py --minutes 40`.
+"""fara-nano from nothing: tokenizer, model, training, files. `python train.py`, on two cores.
+
+Where others use the cores too, `OMP_WAIT_POLICY=passive` keeps the threads from spinning for each other.
 
 Two things make it learn in minutes. Each screenshot carries several instructions at once, as branches that do not see
 each other, so its cost is paid once. And two heads that are thrown away afterwards tell every image token what it lies
@@ -346,7 +348,7 @@ def train(model: Any, encoder: Encoder, minutes: float, peak: float, out: Path) 
 def main() -> None:
     """Reads the options, makes everything, evaluates it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--minutes", type=float, default=36)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peak", type=float, default=5e-3, help="highest learning rate")
     parser.add_argument("--out", type=Path, default=HERE)
