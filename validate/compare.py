@@ -16,7 +16,7 @@ from validate.drift import NotComparable
 from validate.perplexity import perplexity
 from validate.runtimes import Runtime, RuntimeFailure, Session, Unsupported, open_session
 
-CLICK_BATCH = 20  # screenshots the reference answers at once
+CLICK_BATCH = 20  # screenshots the reference answers at once; a candidate gets one a question, as a user would ask
 MEMORY_SHARE = 0.5  # of what is free, that candidates opened together may take
 
 
@@ -221,7 +221,7 @@ class _Comparison:
         result.metrics |= vision.image_metrics(result.images)
         if self.questions.clicks:
             prompts, wanted = self.seen_clicks
-            got = self.click(f"clicks of {candidate.path.name}", session, prompts)
+            got = self.click(f"clicks of {candidate.path.name}", session, prompts, batch=1)
             result.clicks = vision.score_clicks(self.questions.clicks, wanted, got)
             result.metrics |= vision.click_metrics(result.clicks)
 
@@ -234,14 +234,14 @@ class _Comparison:
     def seen_clicks(self) -> tuple[list[str], list[vision.Click]]:
         """Rendered prompts and the reference's answers."""
         prompts = [self.reference.image_prompt(task.instruction, task.tools) for task in self.questions.clicks]
-        return prompts, self.click("clicks of the source", self.reference, prompts)
+        return prompts, self.click("clicks of the source", self.reference, prompts, CLICK_BATCH)
 
-    def click(self, what: str, session: Session, prompts: Sequence[str]) -> list[vision.Click]:
+    def click(self, what: str, session: Session, prompts: Sequence[str], batch: int) -> list[vision.Click]:
         tasks, answers = self.questions.clicks, list[vision.Click]()
         self.watcher.start(what, len(tasks), "click")
-        for i in range(0, len(tasks), CLICK_BATCH):
-            images = [_pixels(task) for task in tasks[i : i + CLICK_BATCH]]
-            answers += vision.do_clicks(session, prompts[i : i + CLICK_BATCH], images)
+        for i in range(0, len(tasks), batch):
+            images = [_pixels(task) for task in tasks[i : i + batch]]
+            answers += vision.do_clicks(session, prompts[i : i + batch], images)
             self.watcher.advance(len(images))
         return answers
 
