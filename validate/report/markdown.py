@@ -122,7 +122,7 @@ def _outputs(report: Report) -> Iterable[str]:
     if source is not None:
         yield (
             f"The source's own perplexity is {source:.4g}. ± behind KL is the 95 % confidence interval of the mean, "
-            "behind the ratio its paired standard error."
+            "behind the ratio its paired standard error; both from blocks of tokens, because neighbours are alike."
         )
         yield ""
 

@@ -11,8 +11,6 @@ from types import TracebackType
 CHECK_SECONDS = 1.0
 IDLE_SECONDS = 300.0  # without a tick of processor time: waiting for a lock that nobody holds
 ANSWER_SECONDS = 7200.0  # however busy it is: one question is one window of text or one image
-    7200.0  # however busy it is; a window of 2048 tokens on 8B weights and two cores takes about 15 minutes
-)
 
 
 class Watchdog:
