@@ -62,7 +62,10 @@ class Result:
     @property
     def passed(self) -> bool:
         """Whether every validated output passed; an output that could not be run did not pass."""
-        return self.report is None or all(o["status"] == "passed" for o in self.report["outputs"])
+        if self.report is None:
+            return True
+        outputs = self.report["outputs"]
+        return bool(outputs) and all(output["status"] == "passed" for output in outputs)
 
     @property
     def exit_code(self) -> int:
@@ -207,9 +210,9 @@ def _publish_report(folder: Path, bundles: Mapping[str, Bundle]) -> Mapping[str,
     report = None
     for bundle in bundles.values():
         for artifact in bundle.of(Role.REPORT):
-            text = artifact.path.read_text(encoding="utf-8")
-            if not (folder / artifact.path.name).is_file() or (folder / artifact.path.name).read_text("utf-8") != text:
-                replace_text(folder / artifact.path.name, text)
+            text, copy = artifact.path.read_text(encoding="utf-8"), folder / artifact.path.name
+            if not copy.is_file() or copy.read_bytes() != text.encode():
+                replace_text(copy, text)
             if artifact.kind == "json":
                 report = json.loads(text)
     return report

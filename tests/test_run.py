@@ -184,6 +184,67 @@ def test_a_full_disk_is_one_message(place: Path, fakes: Any, monkeypatch: pytest
         go(place)
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_no_run_made_is_not_replaced(place: Path, kind: str) -> None:
+    mine = place / "out/demo/one"
+    (place / "elsewhere").mkdir()
+    mine.parent.mkdir(parents=True)
+    if kind == "folder":
+        mine.mkdir()
+        (mine / "precious.txt").write_text("years of work")
+    elif kind == "file":
+        mine.write_text("years of work")
+    else:
+        mine.symlink_to(place / "elsewhere")
+    with pytest.raises(PlanError, match=r"out/demo/one: is there, and no run of ours made it.*another --out"):
+        go(place)
+    assert mine.is_symlink() or (mine / "precious.txt" if kind == "folder" else mine).read_text() == "years of work"
+    assert sorted(p.name for p in mine.parent.iterdir()) == ["one"]
+
+
+def test_an_empty_folder_is_nobodys(place: Path) -> None:
+    (place / "out/demo/one").mkdir(parents=True)
+    assert go(place).ran == ("source", "one", "two", "validate")
+
+
+def test_a_model_in_the_folder_of_a_stage_is_not_deleted(place: Path) -> None:
+    go(place)
+    model = place / "out/demo/source/model.txt"  # beside a manifest, so that it looks like an output
+    model.write_text("mine")
+    with pytest.raises(PlanError, match=r"source/model\.txt: lies in the output folder of stage 'source'"):
+        go(place, RECIPE.replace("model.txt", "out/demo/source/model.txt"))
+    assert model.read_text() == "mine"
+
+
+@pytest.mark.parametrize("how", ["file", "read only"])
+def test_an_output_folder_that_cannot_be_is_a_problem_of_the_plan(
+    place: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "file":
+        (place / "out").write_text("a file")
+    else:
+        import os  # root may write anywhere, so the question itself is answered otherwise
+
+        monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and Path(path).exists())
+    found = plan(load_recipe(place / "r.yaml"), place / "out").problems
+    assert [str(p).partition(": ")[2] for p in found] == [
+        "is a file, wanted a folder; name another --out"
+        if how == "file"
+        else "cannot be written to; change its permissions or name another --out"
+    ]
+
+
+def test_a_report_someone_edited_is_put_right(place: Path) -> None:
+    first = go(place)
+    (place / "out/demo/report.json").write_bytes(b"\xff\xfe")
+    assert go(place).report == first.report
+    assert json.loads((place / "out/demo/report.json").read_text()) == first.report
+
+
+def test_a_report_without_outputs_is_no_pass(tmp_path: Path) -> None:
+    assert Result(tmp_path, {}, (), {"outputs": []}).exit_code == 3
+
+
 def test_what_a_killed_run_left_is_cleared(place: Path) -> None:
     first = go(place)
     demo = place / "out/demo"
