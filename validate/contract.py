@@ -175,13 +175,14 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
     counter.compare("ends of generation that are kept", sorted(ends), sorted(ends & stops))
     if theirs.eot >= 0:
         counter.compare("end of turn is one of the source's ends", True, theirs.eot in ends)
-    own_pieces, their_pieces = (reference.pieces(), candidate.pieces()) if ours.image_ids else ([], [])
+    own_pieces, their_pieces = reference.pieces(), candidate.pieces()
     for name, i in ours.image_ids.items():
         wanted = own_pieces[i] if i < len(own_pieces) else ""
         counter.compare(name, (i, wanted), (i, their_pieces[i] if i < len(their_pieces) else "no such id"), repr)
         counter.compare(f"{name} read in text", [i], candidate.tokenize(wanted), _ids)
     more = sorted(stops - ends)
-    note = f"the runtime also stops at {_ids(more)}, which it knows by their names" if more else ""
+    names = [own_pieces[i] if i < len(own_pieces) else str(i) for i in more]
+    note = f"the runtime also stops at {_shortened(' '.join(names))}, which it knows by their names" if more else ""
     return counter.check("special_ids", "special tokens", "special_ids_equal", note)
 
 

@@ -36,6 +36,7 @@ DEFINITIONS: Mapping[str, Definition] = {
     "logit_max_abs": Definition(_LOWER, "largest difference of any logit"),
     "ppl_ratio": Definition(_LOWER, "perplexity over the reference's perplexity, on the same windows"),
     "ppl_change": Definition(_LOWER, "|perplexity ratio - 1|: a perplexity that falls is a change too"),
+    "greedy_equal": Definition(_HIGHER, "share of a greedy continuation that is written before the first difference"),
     "tokens_equal": Definition(_HIGHER, "share of the hard strings that get the reference's token ids"),
     "vocabulary_equal": Definition(_HIGHER, "share of the vocabulary whose text is the reference's"),
     "templates_equal": Definition(_HIGHER, "share of the conversations rendered like the reference, byte for byte"),

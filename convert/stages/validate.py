@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from validate.report import Output, Report
     from validate.report.schema import FileEntry
 
-VERSION = 1
+VERSION = 2
 TOOLS: tuple[str, ...] = ("torch", "transformers", "tokenizers", "xllamacpp", "numpy", "pillow")
 NEEDS: dict[str, str] = {"torch": "validate", "transformers": "validate"}  # an output's runtime may be missing: not_run
 
@@ -39,6 +39,7 @@ SOURCE = "source"
 FORMATS = ("gguf",)  # what a row of the report is made for
 REPORT_BYTES = 64 << 10  # what to count with before there is one
 EVERYTHING = "*"
+MIN_TOKENS = 16
 
 
 class Options(BaseOptions):
@@ -47,7 +48,7 @@ class Options(BaseOptions):
     text: RecipePath | None = Field(
         None, description="UTF-8 text for drift and perplexity; a short one of our own when left out"
     )
-    tokens: int = Field(2048, ge=16, description="how many tokens of the text to use, from its start")
+    tokens: int = Field(2048, ge=MIN_TOKENS, description="how many tokens of the text to use, from its start")
     window: int = Field(512, ge=16, le=32768, description="tokens a window; the cache is empty at the start of each")
     images: list[RecipePath] = Field(
         [],
@@ -106,6 +107,7 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
     problems += _check_contents(options)
     problems += _check_window(options, inputs[SOURCE])
     targets = _targets(inputs)
+    problems += _check_eyes(options, inputs[SOURCE], targets)
     if not targets:
         return [*problems, Problem("validate", "no stage makes an output to validate", " or ".join(FORMATS))]
     known = {EVERYTHING} | {name for t in targets for name in _names(t)}
@@ -136,13 +138,38 @@ def _check_contents(options: Options) -> list[Problem]:
     return problems
 
 
-def _check_window(options: Options, source: Bundle) -> list[Problem]:
-    """A window longer than what the model was made for measures how it breaks."""
+def _wants_eyes(options: Options) -> bool:
+    return bool(options.images or options.clicks)
+
+
+def _check_eyes(options: Options, source: Bundle, targets: list[_Target]) -> list[Problem]:
+    """Images and clicks that nothing could be shown."""
+    config = _config(source)
+    if not _wants_eyes(options) or config is None:
+        return []
+    named = " and ".join(name for name in ("images", "clicks") if getattr(options, name))
+    if not isinstance(config.get("vision_config"), dict):
+        return [Problem("validate", f"{named} for a model that takes no images", remedy=f"leave out {named}")]
+    if targets and not any(t.projector for t in targets):
+        remedy = f"give a stage `mmproj: F16`, or leave out {named}"
+        return [Problem("validate", f"{named}, but no stage makes a projector", "an mmproj file", remedy)]
+    return []
+
+
+def _config(source: Bundle) -> dict[str, Any] | None:
+    """The source's config.json; None where there is none to read, which its own stage says."""
     try:
         config = json.loads(next(iter(source.of(Role.CONFIG))).path.read_bytes())
-        longest = config.get("text_config", config).get("max_position_embeddings")
-    except (StopIteration, OSError, ValueError, AttributeError):
-        return []  # the source's own stage says what is wrong with a config
+    except (StopIteration, OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _check_window(options: Options, source: Bundle) -> list[Problem]:
+    """A window longer than what the model was made for measures how it breaks."""
+    config = _config(source) or {}
+    text = config.get("text_config", config)
+    longest = text.get("max_position_embeddings") if isinstance(text, dict) else None
     if not isinstance(longest, int) or options.window <= longest:
         return []
     return [Problem("validate", f"window: {options.window}", f"at most the model's {longest} positions")]
@@ -197,7 +224,7 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
     ]
     with _reference(options, source) as reference:
         questions = _questions(options, reference)
-        progress.note(f"{sum(map(len, questions.windows))} tokens in {len(questions.windows)} windows")
+        _tell_tokens(options, questions, progress)
         try:
             results = measure(reference, candidates, questions, Settings(options.threads), progress)
         except runtimes.RuntimeFailure as error:  # a candidate's are in its row; this is the reference's
@@ -216,6 +243,13 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
 
 
 # ---- inputs
+
+
+def _tell_tokens(options: Options, questions: Questions, progress: Progress) -> None:
+    tokens = sum(map(len, questions.windows))
+    progress.note(f"{tokens} tokens in {len(questions.windows)} windows")
+    if options.text is not None and tokens < options.tokens:
+        progress.warn(f"{options.text} has {tokens} tokens, fewer than the {options.tokens} asked for")
 
 
 def _targets(inputs: Inputs) -> list[_Target]:
@@ -271,14 +305,15 @@ def _questions(options: Options, reference: Any) -> Questions:
 
     text = samples.TEXT if options.text is None else _read(options.text)
     windows = text_windows(reference, text, options.tokens, options.window)
-    if not windows:
-        raise StageError("validate", f"{options.text} has fewer than two tokens", "a text to measure on")
+    got, where = sum(map(len, windows)), str(options.text or "our own text")
+    if got < MIN_TOKENS:
+        raise StageError(where, f"{got} tokens", f"at least {MIN_TOKENS}", "name a longer text")
     if not reference.identity().sees:
         return Questions(windows)
     try:
         images = [(path.name, vision.read_image(path)) for path in options.images]
         images = images or [("our drawing", vision.drawing())]
-        return Questions(windows, images, options.image_text, _tasks(options))
+        return Questions(windows, images, options.image_text, _tasks(options), _wants_eyes(options))
     except ValueError as error:
         raise StageError("validate", str(error)) from error
 

@@ -56,6 +56,13 @@ def test_good_files_pass_and_the_report_has_its_words(tiny_text: dict[str, Bundl
     assert rounded["vision"]["reason"] == "the source takes no images"
     assert page.startswith("# demo: ")
     assert "## Vision" not in page
+    assert exact["greedy"] == {
+        "prompt_tokens": 24,
+        "tokens": exact["greedy"]["tokens"],
+        "equal": exact["greedy"]["tokens"],
+    }
+    assert exact["metrics"]["greedy_equal"] == 1.0
+    assert "greedy_equal" not in exact["limits"]
 
 
 def test_limits_decide_and_the_reason_says_so(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
@@ -129,6 +136,33 @@ def test_a_vision_model_without_projector_says_so(tiny_vision: dict[str, Bundle]
     assert "no projector was made beside this file" in page
 
 
+def test_images_by_name_and_no_projector_is_no_pass(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
+    Image.fromarray(vision.drawing(112, 84)).save(tmp_path / "0.png")
+    options = stage.Options(images=[tmp_path / "0.png"], **FEW)
+    inputs = tiny_vision | {"gguf": tiny_vision["gguf"].with_(projector=())}
+    (problem,) = stage.check(options, inputs)
+    assert "images, but no stage makes a projector" in str(problem)
+    report, page = report_of(options, inputs, tmp_path)
+    assert report["outputs"][0]["status"] == "failed"
+    assert "no projector was made" in report["outputs"][0]["reason"]
+    assert "did not pass" in page.splitlines()[0]
+
+
+def test_a_text_of_a_few_words_is_no_text_to_measure_on(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    for i, words in enumerate(("", " \n", "one two")):
+        (tmp_path / "text.txt").write_text(words)
+        with pytest.raises(StageError, match="at least 16"):
+            report_of(stage.Options(text=tmp_path / "text.txt"), tiny_text, tmp_path / str(i))
+
+
+def test_windows_of_logits_count_as_memory() -> None:
+    candidate = compare.Candidate(Path("x"), None, None, size=10)
+    pairs = [(candidate, compare.Measurement()) for _ in range(4)]
+    assert [len(group) for group in compare._groups(pairs, 40, 0)] == [4]
+    assert [len(group) for group in compare._groups(pairs, 40, 10)] == [2, 2]
+    assert [len(group) for group in compare._groups(pairs, 5, 10)] == [1, 1, 1, 1]
+
+
 def test_candidates_that_do_not_fit_together_go_one_after_the_other(
     tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,10 +180,11 @@ def test_check_names_everything_that_is_wrong(tiny_text: dict[str, Bundle], tmp_
     clicks.write_text("{")
     options = stage.Options(text=tmp_path / "none.txt", clicks=clicks, limits={"Q8_1": {"kl_mean": 1}})
     problems = list(map(str, stage.check(options, tiny_text)))
-    assert len(problems) == 3
+    assert len(problems) == 4
     assert "none.txt" in problems[0]
     assert "clicks.jsonl:1" in problems[1]
-    assert "did you mean 'Q8_0'?" in problems[2]
+    assert "clicks for a model that takes no images" in problems[2]
+    assert "did you mean 'Q8_0'?" in problems[3]
     assert stage.check(stage.Options(limits={"gguf/F32": {}, "*": {}, "gguf": {}}), tiny_text) == []
 
 
