@@ -267,7 +267,17 @@ def _stage(spec: StageSpec) -> stages.Stage:
 
 def _check(recipe: Recipe, name: str, spec: StageSpec, inputs: stages.Inputs) -> list[Problem]:
     """What keeps the stage from running: packages that are missing, else what the stage itself finds."""
-    return _missing_packages(recipe, name, spec) or _stage(spec).check(spec.options, inputs)
+    found = _missing_packages(recipe, name, spec) or _stage(spec).check(spec.options, inputs)
+    return [_placed(recipe, name, spec, problem) for problem in found]
+
+
+def _placed(recipe: Recipe, name: str, spec: StageSpec, problem: Problem) -> Problem:
+    """The problem at its line of the recipe, where the stage, which knows no recipe, named itself or its option."""
+    if problem.where in (spec.use, name):
+        return replace(problem, where=recipe.where_stage(name))
+    if problem.where in type(spec.options).model_fields:
+        return replace(problem, where=recipe.where_stage(name, problem.where), got=f"{problem.where}: {problem.got}")
+    return problem
 
 
 def _missing_packages(recipe: Recipe, name: str, spec: StageSpec) -> list[Problem]:

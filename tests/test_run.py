@@ -294,6 +294,17 @@ def test_a_problem_starts_nothing(place: Path, fakes: Any) -> None:
     assert not (place / "out").exists()
 
 
+def test_a_stages_own_problem_is_at_its_line(place: Path, fakes: Any) -> None:
+    from convert.errors import Problem
+
+    (place / "r.yaml").write_text(RECIPE.replace('{use: upper, suffix: "?"}', '\n    use: upper\n    suffix: "?"'))
+    said = [Problem("upper", "is odd"), Problem("suffix", "is worse"), Problem("a.bin", "is torn")]
+    fakes["upper"].check = lambda options, inputs: said
+    found = plan(load_recipe(place / "r.yaml"), place / "out").problems
+    at = f"{place}/r.yaml"
+    assert [str(p) for p in found] == [f"{at}:4: is odd", f"{at}:6: suffix: is worse", "a.bin: is torn"]
+
+
 def test_events_tell_the_story(place: Path) -> None:
     events: list[Event] = []
     run(plan(load_recipe(place / "r.yaml"), place / "out"), events.append)
