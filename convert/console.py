@@ -27,6 +27,10 @@ METRIC_COLUMNS: tuple[tuple[str, str, str], ...] = (  # heading, metric of the r
 )
 
 
+class ReaderGone(BaseException):
+    """Who read our output went away (`| head`). No Exception: a stage that tells of its progress has not failed."""
+
+
 def size(count: float) -> str:
     """Bytes as the hub shows them: decimal units, three digits."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -42,14 +46,26 @@ def listener(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Listener]
     if as_json:
         from convert.cli import event_line
 
-        yield lambda event: click.echo(event_line(event))
+        yield _heard(lambda event: click.echo(event_line(event)))
     elif quiet:
-        yield _warning
+        yield _heard(_warning)
     elif sys.stdout.isatty():
         with _bars(verbose) as listen:
             yield listen
     else:
-        yield _Plain(verbose)
+        yield _heard(_Plain(verbose))
+
+
+def _heard(listen: Listener) -> Listener:
+    """`listen`, raising ReaderGone once nobody reads what it prints."""
+
+    def tell(event: Event) -> None:
+        try:
+            listen(event)
+        except BrokenPipeError:
+            raise ReaderGone from None
+
+    return tell
 
 
 def _warning(event: Event) -> None:

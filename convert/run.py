@@ -32,6 +32,12 @@ from convert.progress import Progress
 from convert.recipe import SOURCE
 
 PROGRESS_SECONDS = 0.1
+FULL = ("the disk is full", "free some space or name another disk with --out, then run again")
+DISK_ERRORS = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,  # the user's share of it is
+    errno.EFBIG: ("the disk takes no file as large as this", "name another disk with --out"),  # FAT32: 4 GiB
+}
 REPORT_NAMES = ("report.json", "report.md")
 
 
@@ -165,9 +171,9 @@ def _failing(step: Step, partial: Path, progress: StepProgress) -> Iterator[None
         where = f"stage '{step.name}'"
         if isinstance(error, ConvertError) or not isinstance(error, Exception):
             raise  # it says all there is to say; or Ctrl-C
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free some space or name another disk with --out, then run again"
-            raise StageError(where, f"the disk is full ({partial.parent})", "", remedy) from error
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            got, remedy = DISK_ERRORS[error.errno]
+            raise StageError(where, f"{got} ({partial.parent})", "", remedy) from error
         if isinstance(error, MemoryError):
             raise StageError(where, "out of memory", "", "run it on a machine with more") from error
         got = f"{type(error).__name__}: {error}"
@@ -227,7 +233,7 @@ def _hold(folder: Path) -> Iterator[None]:
     with open(path, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another run"
             remedy = "wait for it, stop it, or give another --out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +174,14 @@ def test_ctrl_c_leaves_nothing_half_done(place: Path) -> None:
 
 
 def test_a_full_disk_is_one_message(place: Path, fakes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: Any) -> Any:
-        raise OSError(28, "No space left on device")
+    for number, says in ((28, "the disk is full"), (27, "the disk takes no file as large as this")):
 
-    fakes["upper"].run = full
-    with pytest.raises(StageError, match="the disk is full"):
-        go(place)
+        def full(*arguments: Any, number: int = number) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        fakes["upper"].run = full
+        with pytest.raises(StageError, match=says):
+            go(place)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(PlanError, match=r"0\.00 GB are free, wanted 0\.07 GB"):
         go(place)
@@ -223,8 +226,7 @@ def test_an_output_folder_that_cannot_be_is_a_problem_of_the_plan(
     if how == "file":
         (place / "out").write_text("a file")
     else:
-        import os  # root may write anywhere, so the question itself is answered otherwise
-
+        # Root may write anywhere, so the question itself is answered otherwise.
         monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and Path(path).exists())
     found = plan(load_recipe(place / "r.yaml"), place / "out").problems
     assert [str(p).partition(": ")[2] for p in found] == [
