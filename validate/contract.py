@@ -163,8 +163,8 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
     counter = _Counter()
     counter.compare("vocabulary size", ours.vocab, theirs.vocab)
     one = (reference.tokenize("a", add_special=True), candidate.tokenize("a", add_special=True))
-    counter.compare("BOS tokens put before a text", one[0].count(ours.bos), one[1].count(ours.bos))
-    counter.compare("EOS tokens put behind a text", one[0][1:].count(ours.eos), one[1][1:].count(ours.eos))
+    counter.compare("BOS tokens put before a text", one[0].count(ours.bos), one[1].count(theirs.bos))
+    counter.compare("EOS tokens put behind a text", one[0][1:].count(ours.eos), one[1][1:].count(theirs.eos))
     if ours.adds_bos:  # a model that never uses it may name any, or none
         counter.compare("BOS", ours.bos, theirs.bos)
     if ours.eos >= 0:

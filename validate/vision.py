@@ -98,6 +98,13 @@ def drawing(width: int = 280, height: int = 196) -> np.ndarray:
     return np.clip(gradient, 0, 255).astype(np.uint8)
 
 
+def drawing_for(reference: Seeing) -> np.ndarray:
+    """Our drawing in a size that the source takes as it is."""
+    pixels = drawing()
+    width, height = reference.processed_size(pixels)
+    return pixels if pixels.shape[:2] == (height, width) else drawing(width, height)
+
+
 def look(reference: Seeing, name: str, pixels: np.ndarray, text: str = PROMPT) -> Seen:
     """What the reference makes of an image and a question; computed once for all candidates."""
     prompt = reference.image_prompt(text)
@@ -238,7 +245,9 @@ def image_metrics(images: Sequence[ImageDrift]) -> Mapping[str, float]:
     """The worst over all images; nothing when there are none."""
     if not images:
         return {}
+    exact = [i.cosine_min for i in images if not i.resized]
     return {
+        **({"image_cosine_unresized": min(exact)} if exact else {}),
         "image_cosine": min(i.cosine_min for i in images),
         "image_max_error": max(i.max_error for i in images),
         "image_kl": max(i.kl for i in images),

@@ -52,7 +52,7 @@ class Options(BaseOptions):
     window: int = Field(512, ge=16, le=32768, description="tokens a window; the cache is empty at the start of each")
     images: list[RecipePath] = Field(
         [],
-        description="images for the projector; one of our own drawing when left out. Multiples of 28 are not resized",
+        description="images for the projector, beside one of our own drawing. Multiples of 28 are not resized",
     )
     image_text: str = Field("What is in this picture?", description="what is asked behind each image")
     clicks: RecipePath | None = Field(
@@ -312,7 +312,7 @@ def _questions(options: Options, reference: Any) -> Questions:
         return Questions(windows)
     try:
         images = [(path.name, vision.read_image(path)) for path in options.images]
-        images = images or [("our drawing", vision.drawing())]
+        images.append(("our drawing", vision.drawing_for(reference)))  # in a size that nobody has to resize
         return Questions(windows, images, options.image_text, _tasks(options), _wants_eyes(options))
     except ValueError as error:
         raise StageError("validate", str(error)) from error

@@ -122,7 +122,8 @@ def test_images_and_clicks(tiny_vision: dict[str, Bundle], tmp_path: Path) -> No
     report, page = report_of(options, tiny_vision, tmp_path)
     (row,) = report["outputs"]
     assert row["status"] == "passed", row["reason"]
-    assert row["vision"]["images"][0]["name"] == "0.png"
+    assert [image["name"] for image in row["vision"]["images"]] == ["0.png", "our drawing"]
+    assert row["metrics"]["image_cosine_unresized"] > 0.9999
     assert row["vision"]["clicks"]["tasks"] == 2
     assert row["metrics"]["image_top1"] == 1.0
     assert row["metrics"]["click_drop"] == 0.0
@@ -134,6 +135,18 @@ def test_a_vision_model_without_projector_says_so(tiny_vision: dict[str, Bundle]
     report, page = report_of(stage.Options(**FEW), inputs, tmp_path)
     assert report["outputs"][0]["vision"]["reason"] == "no projector was made beside this file"
     assert "no projector was made beside this file" in page
+
+
+def test_one_zeroed_tensor_of_a_projector_is_no_pass(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
+    (good,) = tiny_vision["gguf"].of(Role.PROJECTOR)
+    blank = lambda name, data: data * 0 if name == "v.patch_embd.weight.1" else data  # noqa: E731
+    path = rewritten(good.path, tmp_path / "mmproj.gguf", {}, blank)
+    projector = Artifact("gguf/F16", path, path.stat().st_size, "0" * 64)
+    inputs = tiny_vision | {"gguf": tiny_vision["gguf"].with_(projector=projector)}
+    report, page = report_of(stage.Options(**FEW), inputs, tmp_path)
+    assert report["outputs"][0]["status"] == "failed"
+    assert "image_cosine_unresized" in report["outputs"][0]["reason"]
+    assert "check that the projector file was made from this source" in page
 
 
 def test_images_by_name_and_no_projector_is_no_pass(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,19 @@ def test_images_are_read_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(vision, "MAX_IMAGE_PIXELS", 14)
     with pytest.raises(ValueError, match="5 x 3 pixels"):
         vision.read_image(tmp_path / "a.png")
+
+
+class Picky:
+    """A processor that makes every image at least 56 x 560."""
+
+    def processed_size(self, pixels: np.ndarray) -> tuple[int, int]:
+        return max(560, pixels.shape[1]), max(56, pixels.shape[0])
+
+
+def test_our_drawing_comes_in_a_size_that_nobody_resizes() -> None:
+    picky: Any = Picky()
+    pixels = vision.drawing_for(picky)
+    assert (pixels.shape[1], pixels.shape[0]) == picky.processed_size(pixels) == (560, 196)
 
 
 def test_our_drawing_is_always_the_same_and_has_no_two_equal_patches() -> None:

@@ -25,7 +25,9 @@ _ADVICE: dict[str, str] = {
     "greedy_equal": _DRIFT,
     **dict.fromkeys(("tokens_equal", "vocabulary_equal", "special_ids_equal"), _VOCABULARY),
     **dict.fromkeys(("templates_equal", "templates_runtime_equal"), _TEMPLATE),
-    **dict.fromkeys(("image_cosine", "image_max_error", "image_kl", "image_top1"), _PROJECTOR),
+    **dict.fromkeys(
+        ("image_cosine", "image_cosine_unresized", "image_max_error", "image_kl", "image_top1"), _PROJECTOR
+    ),
     **dict.fromkeys(("click_accuracy", "click_drop", "click_distance"), _CLICKS),
 }
 
