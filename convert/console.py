@@ -193,6 +193,8 @@ def _files_of(step: Any) -> list[str]:
 
 def show_result(result: Result) -> None:
     """The table of outputs with their sizes and metrics, the verdict, and where everything lies."""
+    from convert.recipe import VALIDATE
+
     if not result.ran:
         click.echo("nothing to do: every step is up to date")
     if result.report is None:
@@ -217,6 +219,8 @@ def show_result(result: Result) -> None:
     for output in outputs:
         if output["status"] != "passed":
             click.echo(f"{output['status'].replace('_', ' ')}: {Path(output['path']).name}: {output['reason']}")
+    if not result.passed and VALIDATE not in result.ran:
+        click.echo(f"measured by an earlier run; `--force {VALIDATE}` measures again")
     click.echo(f"\nreport: {_shown(result.folder / 'report.md')}")
 
 

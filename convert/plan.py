@@ -105,6 +105,7 @@ def plan(
     for name in recipe.stages:
         planner.add(name)
     planner.check_disk()
+    planner.note_leftovers()
     if folder.is_dir():
         planner.hashes.save()
     return planner.plan()
@@ -239,6 +240,13 @@ class _Planner:
     def _digest(self, path: Path) -> str:
         return self.hashes.of([path], self.progress)[path]
 
+    def note_leftovers(self) -> None:
+        """Outputs of an earlier state of the recipe; they are kept, and easily taken for outputs of this one."""
+        for manifest in sorted(self.folder.glob(f"*/{MANIFEST_NAME}")):
+            if manifest.parent.name not in self.recipe.stages and manifest.parent.suffix not in (".partial", ".old"):
+                said = "made for a stage that the recipe does not have now; delete it if you need it no more"
+                self.notes.append(f"{manifest.parent}: {said}")
+
     def check_disk(self) -> None:
         """Whether the output folder can be made and written to, and holds what will be."""
         there = _existing(self.folder)
@@ -359,7 +367,7 @@ def _sha256(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """Options as JSON. A path becomes its last part: what the file holds counts, not where it lies."""
     if isinstance(value, Path):
-        return value.name
+        return Path(os.path.normpath(value.absolute())).name  # of `.` and `..` too: a folder's name is the model's
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -114,10 +114,11 @@ def json_schema() -> dict[str, Any]:
             },
             "model": options_schema(SOURCE),
             "stages": {
-                "type": "object",
+                "type": ["object", "null"],
+                "propertyNames": {"pattern": f"^{NAME.pattern}$", "not": {"enum": list(RESERVED)}},
                 "additionalProperties": {"oneOf": [entry(s) for s in stages.names() if s not in (SOURCE, VALIDATE)]},
             },
-            "validate": options_schema(VALIDATE),
+            "validate": {"anyOf": [options_schema(VALIDATE), {"type": "null"}]},
         },
         "$defs": definitions,
     }

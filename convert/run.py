@@ -97,6 +97,8 @@ def run(planned: Plan, listener: Listener = lambda event: None) -> Result:
         # What lies on disk may have changed between planning and holding the lock: the other run may have built it.
         planned = _replanned(planned, listener)
         listener(Event("plan", "", {"steps": [step_json(step) for step in planned.steps]}))
+        for note in planned.notes:
+            listener(Event("note", "plan", {"text": note}))
         memory = planned.hashes
         bundles: dict[str, Bundle] = {}
         if not all(step.up_to_date for step in planned.steps):

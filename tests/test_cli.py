@@ -83,6 +83,15 @@ def test_exit_codes(place: Path, recipe: str, model: str, code: int, message: st
     assert "Traceback" not in result.output
 
 
+def test_a_failure_of_an_earlier_run_says_how_to_measure_again(place: Path) -> None:
+    (place / "r.yaml").write_text(RECIPE.replace("100", "3"))
+    hint = "measured by an earlier run; `--force validate` measures again"
+    assert hint not in convert("run", "r.yaml").stdout
+    again = convert("run", "r.yaml")
+    assert again.exit_code == 3
+    assert hint in again.stdout
+
+
 def test_an_operating_systems_no_is_one_message(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> None:
         raise PermissionError(13, "Permission denied", "out/demo/report.json")

@@ -119,3 +119,11 @@ def test_the_schema_knows_every_stage(fakes: Any) -> None:
     assert entry["properties"]["use"] == {"const": "upper", "description": "The text in capitals."}
     assert set(entry["properties"]) == {"use", "from", "suffix", "times", "extra"}
     assert set(schema["properties"]) == {"name", "model", "stages", "validate"}
+
+
+def test_the_schema_allows_what_a_recipe_may_say() -> None:
+    """Sections that may be left empty, and the names that a stage may not have."""
+    properties = json_schema()["properties"]
+    assert {"type": "null"} in properties["validate"]["anyOf"]
+    assert properties["stages"]["type"] == ["object", "null"]
+    assert "report.json" in properties["stages"]["propertyNames"]["not"]["enum"]

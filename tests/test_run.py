@@ -138,6 +138,31 @@ def test_a_moved_checkpoint_is_still_the_same(place: Path) -> None:
     assert result.bundles["source"].of(Role.WEIGHTS)[0].path == place / "new/model.txt"
 
 
+def test_a_folder_named_by_a_dot_counts_by_its_name(place: Path) -> None:
+    """The model's name is its folder's, so another name is another output."""
+    from convert.plan import _plain
+
+    assert _plain(place / "a/.") == _plain(place / "a/../a") == "a"
+    assert _plain(Path()) == Path.cwd().name
+
+
+def test_folders_of_stages_that_are_gone_are_pointed_out(place: Path) -> None:
+    go(place)
+    (place / "out/demo/mine").mkdir()
+    (place / "r.yaml").write_text(
+        RECIPE.replace("  one:", "  uno:").replace("from: one", "from: uno").split("validate")[0]
+    )
+    events: list[Event] = []
+    planned = plan(load_recipe(place / "r.yaml"), place / "out")
+    said = [
+        f"{place}/out/demo/{name}: made for a stage that the recipe does not have now; delete it if you need it no more"
+        for name in ("one", "validate")
+    ]
+    assert list(planned.notes) == said
+    run(planned, events.append)
+    assert [e.data["text"] for e in events if e.kind == "note" and e.step == "plan"] == said
+
+
 def test_force(place: Path) -> None:
     go(place)
     assert go(place, force=["one"]).ran == ("one",)
