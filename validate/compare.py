@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from validate import contract, drift, vision
+from validate import contract, drift, memory, vision
 from validate.continuation import Continuation, continued, prompt_of
 from validate.drift import NotComparable
 from validate.perplexity import perplexity
@@ -105,7 +105,7 @@ def measure(
     computed again for the rest.
     """
     results = [Measurement() for _ in candidates]
-    free = _free_bytes() if settings.free_bytes is None else settings.free_bytes
+    free = memory.free_bytes() or 0 if settings.free_bytes is None else settings.free_bytes  # 0: one at a time
     comparison = _Comparison(reference, questions, settings, watcher)
     watcher.start("comparing logits", sum(map(len, questions.windows)) * len(candidates), "tok")
     window_bytes = LOGITS_HELD * 4 * max(map(len, questions.windows), default=0) * reference.identity().vocab
@@ -127,15 +127,6 @@ def _groups(pairs: Sequence[Pair], budget: float, window_bytes: int) -> Iterator
         group.append(pair)
     if group:
         yield group
-
-
-def _free_bytes() -> int:
-    """Memory that can be had without swapping; 0 where the system does not say, and then one candidate at a time."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return 0
 
 
 def _open(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from convert.options import Options as BaseOptions
 from convert.options import RecipePath
 from convert.progress import Progress
 from convert.stages import Inputs
+from convert.stages._validate_checks import check_all, read_text, wants_eyes
 
 if TYPE_CHECKING:
     from validate.compare import Measurement, Questions
@@ -97,17 +97,8 @@ def reads(options: Options) -> list[Path]:
 
 def check(options: Options, inputs: Inputs) -> list[Problem]:
     """Missing files, clicks that are none, and limits for outputs that do not exist."""
-    problems = [
-        Problem("validate", f"no file {path}", remedy="paths are relative to the recipe")
-        for path in (options.text, options.clicks, *options.images)
-        if path is not None and not path.is_file()
-    ]
-    if options.clicks is not None and options.clicks.is_file():
-        problems += _check_clicks(options)
-    problems += _check_contents(options)
-    problems += _check_window(options, inputs[SOURCE])
     targets = _targets(inputs)
-    problems += _check_eyes(options, inputs[SOURCE], targets)
+    problems = check_all(options, inputs[SOURCE], any(t.projector for t in targets))
     if not targets:
         return [*problems, Problem("validate", "no stage makes an output to validate", " or ".join(FORMATS))]
     known = {EVERYTHING} | {name for t in targets for name in _names(t)}
@@ -117,73 +108,6 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
         wanted = f"one of {', '.join(sorted(known))}"
         problems.append(Problem("validate", f"limits for '{name}', which is no output of this recipe", wanted, hint))
     return problems
-
-
-def _check_contents(options: Options) -> list[Problem]:
-    """A text that is none and images that are none, before an hour is spent on the way to them."""
-    problems = []
-    try:
-        if options.text is not None and options.text.is_file():
-            _read(options.text)
-        if options.images:
-            from validate import vision
-
-            for path in options.images:
-                if path.is_file():
-                    vision.read_image(path)
-    except StageError as error:
-        problems.append(error.problem)
-    except ValueError as error:
-        problems.append(Problem("validate", str(error)))
-    return problems
-
-
-def _wants_eyes(options: Options) -> bool:
-    return bool(options.images or options.clicks)
-
-
-def _check_eyes(options: Options, source: Bundle, targets: list[_Target]) -> list[Problem]:
-    """Images and clicks that nothing could be shown."""
-    config = _config(source)
-    if not _wants_eyes(options) or config is None:
-        return []
-    named = " and ".join(name for name in ("images", "clicks") if getattr(options, name))
-    if not isinstance(config.get("vision_config"), dict):
-        return [Problem("validate", f"{named} for a model that takes no images", remedy=f"leave out {named}")]
-    if targets and not any(t.projector for t in targets):
-        remedy = f"give a stage `mmproj: F16`, or leave out {named}"
-        return [Problem("validate", f"{named}, but no stage makes a projector", "an mmproj file", remedy)]
-    return []
-
-
-def _config(source: Bundle) -> dict[str, Any] | None:
-    """The source's config.json; None where there is none to read, which its own stage says."""
-    try:
-        config = json.loads(next(iter(source.of(Role.CONFIG))).path.read_bytes())
-    except (StopIteration, OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) else None
-
-
-def _check_window(options: Options, source: Bundle) -> list[Problem]:
-    """A window longer than what the model was made for measures how it breaks."""
-    config = _config(source) or {}
-    text = config.get("text_config", config)
-    longest = text.get("max_position_embeddings") if isinstance(text, dict) else None
-    if not isinstance(longest, int) or options.window <= longest:
-        return []
-    return [Problem("validate", f"window: {options.window}", f"at most the model's {longest} positions")]
-
-
-def _check_clicks(options: Options) -> list[Problem]:
-    try:
-        tasks = _tasks(options)
-    except (ValueError, OSError) as error:
-        return [Problem("validate", str(error))]
-    missing = [task.image for task in tasks if not task.image.is_file()]
-    if missing:
-        return [Problem(str(options.clicks), f"{len(missing)} images are not there, the first is {missing[0]}")]
-    return [] if tasks else [Problem(str(options.clicks), "there is no click in it")]
 
 
 def forecast(options: Options, inputs: Inputs) -> Bundle:
@@ -303,7 +227,7 @@ def _questions(options: Options, reference: Any) -> Questions:
     from validate import samples, vision
     from validate.compare import Questions, text_windows
 
-    text = samples.TEXT if options.text is None else _read(options.text)
+    text = samples.TEXT if options.text is None else read_text(options.text)
     windows = text_windows(reference, text, options.tokens, options.window)
     got, where = sum(map(len, windows)), str(options.text or "our own text")
     if got < MIN_TOKENS:
@@ -313,7 +237,7 @@ def _questions(options: Options, reference: Any) -> Questions:
     try:
         images = [(path.name, vision.read_image(path)) for path in options.images]
         images.append(("our drawing", vision.drawing_for(reference)))  # in a size that nobody has to resize
-        return Questions(windows, images, options.image_text, _tasks(options), _wants_eyes(options))
+        return Questions(windows, images, options.image_text, _tasks(options), wants_eyes(options))
     except ValueError as error:
         raise StageError("validate", str(error)) from error
 
@@ -322,13 +246,6 @@ def _tasks(options: Options) -> list[Any]:
     from validate import vision
 
     return [] if options.clicks is None else vision.read_clicks(options.clicks, options.clicks_limit)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise StageError(str(path), f"not UTF-8: {error}", "a text") from error
 
 
 # ---- limits

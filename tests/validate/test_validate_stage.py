@@ -180,7 +180,7 @@ def test_candidates_that_do_not_fit_together_go_one_after_the_other(
     tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together, _ = report_of(stage.Options(**FEW), tiny_text, tmp_path / "together")
-    monkeypatch.setattr(compare, "_free_bytes", lambda: 0)
+    monkeypatch.setattr(compare.memory, "free_bytes", lambda: None)
     alone, _ = report_of(stage.Options(**FEW), tiny_text, tmp_path / "alone")
     assert [row["metrics"] for row in alone["outputs"]] == [row["metrics"] for row in together["outputs"]]
 
@@ -248,3 +248,12 @@ def test_the_reference_sees_the_bundles_files_and_no_others(tiny_text: dict[str,
 def test_a_file_handed_on_by_a_second_stage_makes_no_second_row(tiny_text: dict[str, Bundle]) -> None:
     twice = tiny_text | {"copy": replace(tiny_text["gguf"])}
     assert [t.stage for t in stage._targets(twice)] == ["gguf", "gguf"]
+
+
+def test_a_source_larger_than_the_machine_is_a_problem(
+    tiny_text: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare.memory, "total_bytes", lambda: 1000)
+    (problem,) = stage.check(stage.Options(), tiny_text)
+    assert "GB of memory" in str(problem)
+    assert "on a machine with more" in str(problem)
