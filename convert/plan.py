@@ -253,7 +253,7 @@ class _Planner:
         if not there.is_dir():
             self.problems.append(Problem(str(there), "is a file", "a folder", "name another --out"))
             return
-        if not os.access(there, os.W_OK | os.X_OK):
+        if not all(step.up_to_date for step in self.steps.values()) and not os.access(there, os.W_OK | os.X_OK):
             remedy = "change its permissions or name another --out"
             self.problems.append(Problem(str(there), "cannot be written to", "", remedy))
         made = self.plan()

@@ -261,6 +261,12 @@ def test_an_output_folder_that_cannot_be_is_a_problem_of_the_plan(
     ]
 
 
+def test_a_finished_output_folder_may_be_read_only(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(place)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and Path(path).exists())
+    assert not plan(load_recipe(place / "r.yaml"), place / "out").problems
+
+
 def test_a_report_someone_edited_is_put_right(place: Path) -> None:
     first = go(place)
     (place / "out/demo/report.json").write_bytes(b"\xff\xfe")
