@@ -28,7 +28,7 @@ from convert.errors import BusyError, ConvertError, PlanError, Problem, StageErr
 from convert.files import fsync_folder, replace_text, write_text
 from convert.hashes import HashMemory
 from convert.plan import STATE_FOLDER, Plan, Step, plan
-from convert.progress import Progress
+from convert.progress import Progress, Silent
 from convert.recipe import SOURCE
 
 PROGRESS_SECONDS = 0.1
@@ -139,6 +139,7 @@ def _build(step: Step, bundles: Mapping[str, Bundle], planned: Plan, memory: Has
         inputs = {name: bundles[name] for name in step.spec.inputs}
         bundle = step.stage.run(step.spec.options, inputs, partial, progress)
         bundle = _hashed(bundle, memory, progress)
+        _check_unchanged(step, inputs, bundle, memory)
         manifest = Manifest(step.name, step.spec.use, step.key, step.ingredients, planned.recipe.sha256, bundle)
         write_text(partial / MANIFEST_NAME, manifest.to_json(partial))
         _publish(partial, step.out)
@@ -160,6 +161,19 @@ def _hashed(bundle: Bundle, memory: HashMemory, progress: Progress) -> Bundle:
         return artifact if artifact.sha256 else replace(artifact, sha256=digests[artifact.path])
 
     return replace(bundle, roles={role: tuple(map(fill, files)) for role, files in bundle.roles.items()})
+
+
+def _check_unchanged(step: Step, inputs: Mapping[str, Bundle], made: Bundle, memory: HashMemory) -> None:
+    """Raise StageError when a file that was read is not what the step's key was made from any more."""
+    known = {a.path: a.sha256 for bundle in inputs.values() for _, a in bundle.artifacts() if a.sha256}
+    now = memory.of(known, Silent())
+    changed = [path for path, digest in known.items() if now[path] != digest]
+    if not inputs:  # the source: its files are in the key themselves
+        kept = [a for _, a in made.artifacts() if not a.path.is_relative_to(_beside(step.out, ".partial"))]
+        changed += [a.path for a in kept if a.sha256 not in step.ingredients["files"].values()]
+    if changed:
+        got = f"changed while stage '{step.name}' was reading it"
+        raise StageError(str(changed[0]), got, "", "let nothing write to the model, then run again")
 
 
 @contextlib.contextmanager

@@ -177,6 +177,35 @@ def test_a_limit_that_is_passed(place: Path) -> None:
     assert go(place, RECIPE.replace("limit: 100", "limit: 6")).exit_code == 3  # and again when nothing has to run
 
 
+def test_a_checkpoint_that_changes_while_it_is_read_is_no_good(place: Path, fakes: Any) -> None:
+    """The key is of the bytes that were hashed; an output of other bytes must never be found under it."""
+    real = fakes["upper"].run
+
+    def slow(options: Any, inputs: Any, out: Path, progress: Any) -> Any:
+        (place / "model.txt").write_text("jello")
+        return real(options, inputs, out, progress)
+
+    fakes["upper"].run = slow
+    with pytest.raises(StageError, match=r"model\.txt: changed while stage 'one' was reading it.*run again"):
+        go(place)
+    assert not (place / "out/demo/one").exists()
+    fakes["upper"].run = real
+    (place / "model.txt").write_text("hello")
+    assert (go(place).folder / "one/upper.txt").read_text() == "HELLO?"
+
+
+def test_a_checkpoint_that_changes_before_the_source_is_looked_at_is_no_good(place: Path, fakes: Any) -> None:
+    real = fakes["source"].run
+
+    def late(*arguments: Any) -> Any:
+        (place / "model.txt").write_text("jello")
+        return real(*arguments)
+
+    fakes["source"].run = late
+    with pytest.raises(StageError, match=r"model\.txt: changed while stage 'source' was reading it"):
+        go(place)
+
+
 def test_a_failing_stage_leaves_its_log_and_nothing_else(place: Path) -> None:
     go(place)
     (place / "model.txt").write_text("fail")
