@@ -102,8 +102,17 @@ class Metric:
 
     def __str__(self) -> str:
         """`kl_mean 0.0132, limit <= 0.002`; what a reason quotes."""
-        text = f"{self.name} {self.value:.4g}"
+        text = f"{self.name} {number(self.value, self.limit)}"
         return text if self.limit is None else f"{text}, limit {self.better} {self.limit:g}"
+
+
+def number(value: float, limit: float | None = None) -> str:
+    """Four digits, or as many as show on which side of its limit the value is: 0.99996 is not 1."""
+    for digits in (4, 6, 9):
+        text = f"{value:.{digits}g}"
+        if limit is None or (float(text) > limit, float(text) < limit) == (value > limit, value < limit):
+            return text
+    return repr(value)
 
 
 def default_limits(type_: str, projector: bool = False) -> Mapping[str, float]:

@@ -236,7 +236,7 @@ def _questions(options: Options, reference: Any) -> Questions:
         return Questions(windows)
     try:
         images = [(path.name, vision.read_image(path)) for path in options.images]
-        images.append(("our drawing", vision.drawing_for(reference)))  # in a size that nobody has to resize
+        images.append((vision.DRAWING, vision.drawing_for(reference)))  # in a size that nobody has to resize
         return Questions(windows, images, options.image_text, _tasks(options), wants_eyes(options))
     except ValueError as error:
         raise StageError("validate", str(error)) from error

@@ -163,3 +163,9 @@ def test_how_long_both_write_the_same_is_in_both_reports() -> None:
     report = make_report(Measurement(metrics=GOOD | {"greedy_equal": greedy.share}, greedy=greedy))
     assert report["outputs"][0]["greedy"] == {"prompt_tokens": 32, "tokens": 64, "equal": 17}
     assert "17 of 64" in to_markdown(report)
+
+
+def test_rounding_never_hides_on_which_side_of_a_limit_a_number_is() -> None:
+    assert str(Metric("top1", 0.99996, 1.0)) == "top1 0.99996, limit >= 1"
+    assert str(Metric("kl_mean", 0.1000000001, 0.1)) == "kl_mean 0.1000000001, limit <= 0.1"
+    assert str(Metric("kl_mean", 0.0132456, 0.002)) == "kl_mean 0.01325, limit <= 0.002"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
 
-from validate.metrics import DEFINITIONS
+from validate.metrics import DEFINITIONS, number
 from validate.report.advice import advice, kept
 from validate.report.schema import CheckEntry, Output, Report
+from validate.vision import judged
 
 _WORDS = {"passed": "passed", "failed": "**FAILED**", "not_run": "**NOT RUN**"}
 
@@ -52,9 +53,10 @@ def _in_short(outputs: Sequence[Output]) -> Iterable[str]:
         said = (
             "differs in " + ", ".join(sorted(differ)) if differ else "token ids, templates and special tokens are equal"
         )
-        known = f"; no verdict hangs on what differs in {', '.join(sorted(told))}" if told else ""
-        yield f"- Contract: {said}{known}."
-    images = [i for o in outputs for i in o["vision"]["images"]]
+        yield f"- Contract: {said}."
+        if told:
+            yield f"  - Differences that decide nothing here, shown below: {'; '.join(sorted(told))}."
+    images = judged([i for o in outputs for i in o["vision"]["images"]], lambda i: i["name"])
     if images:
         same = sum(i["next_reference"] == i["next_candidate"] for i in images)
         yield f"- Vision: the source's next token after {same} of {len(images)} image prompts."
@@ -136,7 +138,8 @@ def _outputs(report: Report) -> Iterable[str]:
         yield (
             f"The source's own perplexity is {source:.4g}. ± behind KL is the 95 % confidence interval of the mean, "
             "behind the ratio its paired standard error; both from blocks of tokens, because neighbours are alike. "
-            "Same greedy text: how many tokens both write alike, left alone after the text's first ones."
+            "Same greedy text: how many tokens both write alike, left alone after the text's first ones. "
+            "Bits per weight are of the whole file."
         )
         yield ""
 
@@ -153,7 +156,7 @@ def _limits(report: Report) -> Iterable[str]:
                 [
                     f"`{_name(output)}`",
                     f"`{name}`",
-                    "–" if value is None else f"{value:.4g}",
+                    "–" if value is None else number(value, limit["limit"]),
                     f"{limit['better']} {limit['limit']:g}",
                     limit["source"],
                     "kept" if inside else "**not measured**" if inside is None else "**broken**",
