@@ -1,11 +1,12 @@
 """The command line; the only module that prints.
 
 Exit codes: 0 good, 1 a stage failed, 2 the recipe or the usage is wrong (nothing was started), 3 a validation limit
-was passed or an output could not be validated, 130 stopped by Ctrl-C.
+was passed or an output could not be validated, 130 stopped by Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
@@ -37,7 +38,8 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(**options: Any) -> None:
-        from convert.errors import ConvertError
+        from convert.console import ReaderGone
+        from convert.errors import ConvertError, Problem
 
         try:
             code = command(**options)
@@ -47,9 +49,13 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
         except KeyboardInterrupt:
             click.echo("stopped; finished stages are kept, the next run continues after them", err=True)
             code = INTERRUPTED
-        except BrokenPipeError:
-            sys.stderr.close()  # the reader went away; there is nobody left to tell
-            code = 1
+        except (BrokenPipeError, ReaderGone):
+            raise BrokenPipeError(errno.EPIPE, "the reader went away") from None  # click ends quietly, with 1
+        except OSError as error:
+            where = str(error.filename or "the operating system")
+            problem = Problem(where, error.strerror or str(error))
+            _say_problems([problem], bool(options.get("as_json")), ConvertError.exit_code)
+            code = ConvertError.exit_code
         sys.exit(code)
 
     return wrapped
@@ -59,7 +65,9 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
 @click.version_option(package_name="convert")
 def main() -> None:
     """Turn a model into every format people run, and prove that each output still is that model."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):  # end as by Ctrl-C: nothing half-built stays, no process goes on alone
+        if (which := getattr(signal, name, None)) and signal.getsignal(which) != signal.SIG_IGN:  # nohup
+            signal.signal(which, signal.default_int_handler)
 
 
 @main.command(epilog=EPILOG)

@@ -27,6 +27,10 @@ METRIC_COLUMNS: tuple[tuple[str, str, str], ...] = (  # heading, metric of the r
 )
 
 
+class ReaderGone(BaseException):
+    """Who read our output went away (`| head`). No Exception: a stage that tells of its progress has not failed."""
+
+
 def size(count: float) -> str:
     """Bytes as the hub shows them: decimal units, three digits."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -42,14 +46,26 @@ def listener(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Listener]
     if as_json:
         from convert.cli import event_line
 
-        yield lambda event: click.echo(event_line(event))
+        yield _heard(lambda event: click.echo(event_line(event)))
     elif quiet:
-        yield _warning
+        yield _heard(_warning)
     elif sys.stdout.isatty():
         with _bars(verbose) as listen:
             yield listen
     else:
-        yield _Plain(verbose)
+        yield _heard(_Plain(verbose))
+
+
+def _heard(listen: Listener) -> Listener:
+    """`listen`, raising ReaderGone once nobody reads what it prints."""
+
+    def tell(event: Event) -> None:
+        try:
+            listen(event)
+        except BrokenPipeError:
+            raise ReaderGone from None
+
+    return tell
 
 
 def _warning(event: Event) -> None:
@@ -177,6 +193,8 @@ def _files_of(step: Any) -> list[str]:
 
 def show_result(result: Result) -> None:
     """The table of outputs with their sizes and metrics, the verdict, and where everything lies."""
+    from convert.recipe import VALIDATE
+
     if not result.ran:
         click.echo("nothing to do: every step is up to date")
     if result.report is None:
@@ -201,6 +219,8 @@ def show_result(result: Result) -> None:
     for output in outputs:
         if output["status"] != "passed":
             click.echo(f"{output['status'].replace('_', ' ')}: {Path(output['path']).name}: {output['reason']}")
+    if not result.passed and VALIDATE not in result.ran:
+        click.echo(f"measured by an earlier run; `--force {VALIDATE}` measures again")
     click.echo(f"\nreport: {_shown(result.folder / 'report.md')}")
 
 

@@ -14,6 +14,7 @@ from convert.progress import Progress
 
 # A file written within this time of being hashed may change again under the same time stamp (see git's "racy" index).
 RACY_NS = 2_000_000_000
+WORTH_WAITING_BYTES = 1 << 30  # of a file this large and this new: two seconds now, or reading it all again later
 
 
 class HashMemory:
@@ -57,6 +58,10 @@ class HashMemory:
 
     def _read(self, path: Path, progress: Progress) -> str:
         stamp, now = _stamp(path), time.time_ns()
+        wait = max(stamp[2:4]) + RACY_NS - now
+        if stamp[0] >= WORTH_WAITING_BYTES and 0 <= wait <= RACY_NS:
+            time.sleep((wait + 1_000_000) / 1e9)
+            stamp, now = _stamp(path), time.time_ns()
         hasher = hashlib.sha256()
         with open(path, "rb", buffering=0) as file:
             while chunk := file.read(CHUNK_BYTES):

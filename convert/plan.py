@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from convert import stages
-from convert.bundle import Artifact, Bundle, Manifest
+from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest
 from convert.errors import ConvertError, Problem
 from convert.hashes import HashMemory
 from convert.progress import Progress, Silent
@@ -104,6 +105,7 @@ def plan(
     for name in recipe.stages:
         planner.add(name)
     planner.check_disk()
+    planner.note_leftovers()
     if folder.is_dir():
         planner.hashes.save()
     return planner.plan()
@@ -172,7 +174,8 @@ class _Planner:
         known = self.earlier.get(name)
         if known and known.key == key and not known.up_to_date:
             return known  # checked and forecast from the same inputs
-        if name != SOURCE and (problems := _check(self.recipe, name, spec, inputs)):
+        problems = [] if name == SOURCE else _check(self.recipe, name, spec, inputs)
+        if problems := [*problems, *_unreplaceable(out, name), *self._within_outputs(spec)]:
             self.problems += problems
             return Step(name, spec, out, "", {}, False, "cannot run: see below", None)
         forecast = _under(out, _stage(spec).forecast(spec.options, inputs))
@@ -199,7 +202,7 @@ class _Planner:
             return "asked for by --force", None
         try:
             manifest = Manifest.read(out)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return "not built yet", None
         except (ValueError, OSError) as error:
             return f"its manifest cannot be read ({error})", None
@@ -219,10 +222,40 @@ class _Planner:
         files = stages.reads(_stage(spec), spec.options)
         return found | {(path.name, digest): path for path, digest in self.hashes.of(files, self.progress).items()}
 
+    def _within_outputs(self, spec: StageSpec) -> list[Problem]:
+        """Files the step reads that lie where a stage's output will be put: replacing it would delete them."""
+        homes = {(self.folder / name).resolve(): name for name in self.recipe.stages}
+        return [
+            Problem(
+                str(path),
+                f"lies in the output folder of stage '{homes[home]}', which is replaced when the stage runs",
+                "",
+                "move it, or name another --out",
+            )
+            for path in stages.reads(_stage(spec), spec.options)
+            for home in (path.absolute().resolve(), *path.absolute().resolve().parents)
+            if home in homes
+        ][:1]
+
     def _digest(self, path: Path) -> str:
         return self.hashes.of([path], self.progress)[path]
 
+    def note_leftovers(self) -> None:
+        """Outputs of an earlier state of the recipe; they are kept, and easily taken for outputs of this one."""
+        for manifest in sorted(self.folder.glob(f"*/{MANIFEST_NAME}")):
+            if manifest.parent.name not in self.recipe.stages and manifest.parent.suffix not in (".partial", ".old"):
+                said = "made for a stage that the recipe does not have now; delete it if you need it no more"
+                self.notes.append(f"{manifest.parent}: {said}")
+
     def check_disk(self) -> None:
+        """Whether the output folder can be made and written to, and holds what will be."""
+        there = _existing(self.folder)
+        if not there.is_dir():
+            self.problems.append(Problem(str(there), "is a file", "a folder", "name another --out"))
+            return
+        if not all(step.up_to_date for step in self.steps.values()) and not os.access(there, os.W_OK | os.X_OK):
+            remedy = "change its permissions or name another --out"
+            self.problems.append(Problem(str(there), "cannot be written to", "", remedy))
         made = self.plan()
         need, free = made.write_bytes, made.free_bytes
         if need and need + DISK_MARGIN_BYTES > free:
@@ -242,7 +275,17 @@ def _stage(spec: StageSpec) -> stages.Stage:
 
 def _check(recipe: Recipe, name: str, spec: StageSpec, inputs: stages.Inputs) -> list[Problem]:
     """What keeps the stage from running: packages that are missing, else what the stage itself finds."""
-    return _missing_packages(recipe, name, spec) or _stage(spec).check(spec.options, inputs)
+    found = _missing_packages(recipe, name, spec) or _stage(spec).check(spec.options, inputs)
+    return [_placed(recipe, name, spec, problem) for problem in found]
+
+
+def _placed(recipe: Recipe, name: str, spec: StageSpec, problem: Problem) -> Problem:
+    """The problem at its line of the recipe, where the stage, which knows no recipe, named itself or its option."""
+    if problem.where in (spec.use, name):
+        return replace(problem, where=recipe.where_stage(name))
+    if problem.where in type(spec.options).model_fields:
+        return replace(problem, where=recipe.where_stage(name, problem.where), got=f"{problem.where}: {problem.got}")
+    return problem
 
 
 def _missing_packages(recipe: Recipe, name: str, spec: StageSpec) -> list[Problem]:
@@ -253,6 +296,16 @@ def _missing_packages(recipe: Recipe, name: str, spec: StageSpec) -> list[Proble
         return []
     got = f"stage '{name}' needs {', '.join(missing)}, not installed"
     return [Problem(recipe.where_stage(name), got, "", f"pip install 'convert[{','.join(extras)}]'")]
+
+
+def _unreplaceable(out: Path, name: str) -> list[Problem]:
+    """What lies where the stage's output goes and is not an earlier output of it: it is somebody's, and stays."""
+    ours = (out / MANIFEST_NAME).is_file() and not out.is_symlink()
+    empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
+    if ours or empty or not (out.exists() or out.is_symlink()):
+        return []
+    got = f"is there, and no run of ours made it (stage '{name}' puts its output there)"
+    return [Problem(str(out), got, "", "move it away, or name another --out")]
 
 
 def _under(out: Path, bundle: Bundle) -> Bundle:
@@ -314,7 +367,7 @@ def _sha256(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """Options as JSON. A path becomes its last part: what the file holds counts, not where it lies."""
     if isinstance(value, Path):
-        return value.name
+        return Path(os.path.normpath(value.absolute())).name  # of `.` and `..` too: a folder's name is the model's
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -347,4 +400,4 @@ def _as_problems(error: Exception, where: str) -> list[Problem]:
 
 def _existing(folder: Path) -> Path:
     """The nearest folder that is there already."""
-    return next(p for p in (folder, *folder.parents) if p.exists())
+    return next(p for p in (folder, *folder.parents) if os.access(p, os.F_OK))  # False where none may look

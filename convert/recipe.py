@@ -27,7 +27,7 @@ MAX_RECIPE_BYTES = 1 << 20
 MAX_NODES = 10_000  # aliases can make a small file expand without end
 WORDS = ("name", "model", "stages", "validate")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-RESERVED = (SOURCE, VALIDATE, "logs")  # folders the pipeline itself makes
+RESERVED = (SOURCE, VALIDATE, "logs", "report.json", "report.md")  # what the pipeline itself puts beside the stages
 
 Place = tuple[str | int, ...]
 
@@ -55,8 +55,9 @@ class Recipe:
         """`file:line` of a place in the YAML, such as ("stages", "q4", "types")."""
         return _where(self.path, self.lines, place)
 
-    def where_stage(self, name: str) -> str:
-        return self.where(*_section(name))
+    def where_stage(self, name: str, *words: str) -> str:
+        """`file:line` of a stage, or of one of its options."""
+        return self.where(*_section(name), *words)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -113,10 +114,11 @@ def json_schema() -> dict[str, Any]:
             },
             "model": options_schema(SOURCE),
             "stages": {
-                "type": "object",
+                "type": ["object", "null"],
+                "propertyNames": {"pattern": f"^{NAME.pattern}$", "not": {"enum": list(RESERVED)}},
                 "additionalProperties": {"oneOf": [entry(s) for s in stages.names() if s not in (SOURCE, VALIDATE)]},
             },
-            "validate": options_schema(VALIDATE),
+            "validate": {"anyOf": [options_schema(VALIDATE), {"type": "null"}]},
         },
         "$defs": definitions,
     }
@@ -138,7 +140,10 @@ class _Reader:
         name = raw.get("name")
         if not isinstance(name, str) or not NAME.fullmatch(name):
             got = "no name" if name is None else f"name is {name!r}"
-            self.say(("name",), got, "letters, digits, '.', '_' and '-', at most 100", "it names the output folder")
+            if isinstance(name, int | float):
+                self.say(("name",), got, "text", f"write it as '{name}'")
+            else:
+                self.say(("name",), got, "letters, digits, '.', '_' and '-', at most 100", "it names the output folder")
         specs = {SOURCE: StageSpec(SOURCE, (), self.options(SOURCE, (("model",)), raw.get("model")))}
         specs |= self.stages(raw.get("stages"))
         if "validate" in raw:
@@ -295,7 +300,7 @@ def _plain(node: Any, place: Place, lines: dict[Place, int], path: Path, counter
     if isinstance(node, CommentedMap):
         result = {}
         for key, value in node.items():
-            line = node.lc.key(key)[0] + 1 if key in node.lc.data else lines[place]
+            line = node.lc.key(key)[0] + 1 if key in (node.lc.data or ()) else lines[place]
             lines[(*place, key)] = line
             if not isinstance(key, str):
                 problem = Problem(f"{path}:{line}", f"the word {key!r} is not text", "", f"write it as '{key}'")
@@ -304,7 +309,7 @@ def _plain(node: Any, place: Place, lines: dict[Place, int], path: Path, counter
         return result
     if isinstance(node, CommentedSeq):
         for i in range(len(node)):
-            lines[(*place, i)] = node.lc.item(i)[0] + 1
+            lines[(*place, i)] = node.lc.item(i)[0] + 1 if node.lc.data else lines[place]  # a tagged list has none
         return [_plain(value, (*place, i), lines, path, counter) for i, value in enumerate(node)]
     if type(node).__name__ == "ScalarBoolean":  # an int to Python
         return bool(node)

@@ -28,10 +28,16 @@ from convert.errors import BusyError, ConvertError, PlanError, Problem, StageErr
 from convert.files import fsync_folder, replace_text, write_text
 from convert.hashes import HashMemory
 from convert.plan import STATE_FOLDER, Plan, Step, plan
-from convert.progress import Progress
+from convert.progress import Progress, Silent
 from convert.recipe import SOURCE
 
 PROGRESS_SECONDS = 0.1
+FULL = ("the disk is full", "free some space or name another disk with --out, then run again")
+DISK_ERRORS = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,  # the user's share of it is
+    errno.EFBIG: ("the disk takes no file as large as this", "name another disk with --out"),  # FAT32: 4 GiB
+}
 REPORT_NAMES = ("report.json", "report.md")
 
 
@@ -62,7 +68,10 @@ class Result:
     @property
     def passed(self) -> bool:
         """Whether every validated output passed; an output that could not be run did not pass."""
-        return self.report is None or all(o["status"] == "passed" for o in self.report["outputs"])
+        if self.report is None:
+            return True
+        outputs = self.report["outputs"]
+        return bool(outputs) and all(output["status"] == "passed" for output in outputs)
 
     @property
     def exit_code(self) -> int:
@@ -88,6 +97,8 @@ def run(planned: Plan, listener: Listener = lambda event: None) -> Result:
         # What lies on disk may have changed between planning and holding the lock: the other run may have built it.
         planned = _replanned(planned, listener)
         listener(Event("plan", "", {"steps": [step_json(step) for step in planned.steps]}))
+        for note in planned.notes:
+            listener(Event("note", "plan", {"text": note}))
         memory = planned.hashes
         bundles: dict[str, Bundle] = {}
         if not all(step.up_to_date for step in planned.steps):
@@ -128,6 +139,7 @@ def _build(step: Step, bundles: Mapping[str, Bundle], planned: Plan, memory: Has
         inputs = {name: bundles[name] for name in step.spec.inputs}
         bundle = step.stage.run(step.spec.options, inputs, partial, progress)
         bundle = _hashed(bundle, memory, progress)
+        _check_unchanged(step, inputs, bundle, memory)
         manifest = Manifest(step.name, step.spec.use, step.key, step.ingredients, planned.recipe.sha256, bundle)
         write_text(partial / MANIFEST_NAME, manifest.to_json(partial))
         _publish(partial, step.out)
@@ -151,6 +163,19 @@ def _hashed(bundle: Bundle, memory: HashMemory, progress: Progress) -> Bundle:
     return replace(bundle, roles={role: tuple(map(fill, files)) for role, files in bundle.roles.items()})
 
 
+def _check_unchanged(step: Step, inputs: Mapping[str, Bundle], made: Bundle, memory: HashMemory) -> None:
+    """Raise StageError when a file that was read is not what the step's key was made from any more."""
+    known = {a.path: a.sha256 for bundle in inputs.values() for _, a in bundle.artifacts() if a.sha256}
+    now = memory.of(known, Silent())
+    changed = [path for path, digest in known.items() if now[path] != digest]
+    if not inputs:  # the source: its files are in the key themselves
+        kept = [a for _, a in made.artifacts() if not a.path.is_relative_to(_beside(step.out, ".partial"))]
+        changed += [a.path for a in kept if a.sha256 not in step.ingredients["files"].values()]
+    if changed:
+        got = f"changed while stage '{step.name}' was reading it"
+        raise StageError(str(changed[0]), got, "", "let nothing write to the model, then run again")
+
+
 @contextlib.contextmanager
 def _failing(step: Step, partial: Path, progress: StepProgress) -> Iterator[None]:
     """Whatever goes wrong inside becomes one StageError, and the half-built folder goes away."""
@@ -162,9 +187,9 @@ def _failing(step: Step, partial: Path, progress: StepProgress) -> Iterator[None
         where = f"stage '{step.name}'"
         if isinstance(error, ConvertError) or not isinstance(error, Exception):
             raise  # it says all there is to say; or Ctrl-C
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free some space or name another disk with --out, then run again"
-            raise StageError(where, f"the disk is full ({partial.parent})", "", remedy) from error
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            got, remedy = DISK_ERRORS[error.errno]
+            raise StageError(where, f"{got} ({partial.parent})", "", remedy) from error
         if isinstance(error, MemoryError):
             raise StageError(where, "out of memory", "", "run it on a machine with more") from error
         got = f"{type(error).__name__}: {error}"
@@ -207,9 +232,9 @@ def _publish_report(folder: Path, bundles: Mapping[str, Bundle]) -> Mapping[str,
     report = None
     for bundle in bundles.values():
         for artifact in bundle.of(Role.REPORT):
-            text = artifact.path.read_text(encoding="utf-8")
-            if not (folder / artifact.path.name).is_file() or (folder / artifact.path.name).read_text("utf-8") != text:
-                replace_text(folder / artifact.path.name, text)
+            text, copy = artifact.path.read_text(encoding="utf-8"), folder / artifact.path.name
+            if not copy.is_file() or copy.read_bytes() != text.encode():
+                replace_text(copy, text)
             if artifact.kind == "json":
                 report = json.loads(text)
     return report
@@ -224,7 +249,7 @@ def _hold(folder: Path) -> Iterator[None]:
     with open(path, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another run"
             remedy = "wait for it, stop it, or give another --out"

@@ -258,7 +258,7 @@ def test_broken(case: str, folder: Path) -> None:
     assert message.startswith(str(folder))
 
 
-@pytest.mark.parametrize("case", BY_CONFIG)
+@pytest.mark.parametrize("case", sorted(BY_CONFIG))
 def test_broken_by_config_only(case: str, folder: Path) -> None:
     """Nothing in the files is wrong: the architecture's check has to see it."""
     BROKEN[case](folder)

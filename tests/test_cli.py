@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -78,6 +81,66 @@ def test_exit_codes(place: Path, recipe: str, model: str, code: int, message: st
     assert result.exit_code == code
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_failure_of_an_earlier_run_says_how_to_measure_again(place: Path) -> None:
+    (place / "r.yaml").write_text(RECIPE.replace("100", "3"))
+    hint = "measured by an earlier run; `--force validate` measures again"
+    assert hint not in convert("run", "r.yaml").stdout
+    again = convert("run", "r.yaml")
+    assert again.exit_code == 3
+    assert hint in again.stdout
+
+
+def test_an_operating_systems_no_is_one_message(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(13, "Permission denied", "out/demo/report.json")
+
+    monkeypatch.setattr(sys.modules["convert.run"], "_publish_report", refuse)
+    result = convert("run", "r.yaml")
+    assert (result.exit_code, result.stderr) == (1, "error: out/demo/report.json: Permission denied\n")
+
+
+@pytest.mark.parametrize("words", [("run", "--json"), ("run",), ("plan",), ("inspect", "-v")])
+def test_a_reader_that_goes_away_is_no_error(place: Path, words: tuple[str, ...]) -> None:
+    """`convert run … | head -1`: stop at the next line, blame nobody."""
+    from safetensors.numpy import save_file
+
+    save_file({f"tensor{i}": np.zeros(1, np.float32) for i in range(5000)}, place / "m.safetensors")
+    code = (
+        "import pytest, sys\nfrom convert.cli import main\nfrom tests import fake_stages\n"
+        "with pytest.MonkeyPatch.context() as patch, fake_stages.installed(patch):\n    main(sys.argv[1:])\n"
+    )
+    file = "m.safetensors" if words[0] == "inspect" else "r.yaml"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, file],
+        check=False,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert not (place / "out/demo/validate").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_being_told_to_end_is_like_ctrl_c(place: Path, fakes: Any, name: str) -> None:
+    def killed(*arguments: Any) -> None:
+        os.kill(os.getpid(), getattr(signal, name))
+
+    before = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGHUP)}
+    fakes["upper"].run = killed
+    try:
+        result = convert("run", "r.yaml")
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+    assert result.exit_code == 130
+    assert sorted(p.name for p in (place / "out/demo").iterdir()) == [".convert", "logs", "source"]
 
 
 def test_errors_are_json_too_when_asked(place: Path) -> None:

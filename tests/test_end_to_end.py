@@ -88,7 +88,7 @@ def test_broken_input_is_one_message_and_no_file(llama: Path, tmp_path: Path, ca
 def test_inspect_reads_what_we_write(vl: Path, tmp_path: Path) -> None:
     place = placed(vl, tmp_path)
     convert(place, "run", "tiny.yaml", "-q")
-    for path in sorted(place.glob("out/tiny/gguf/*.gguf")) + [place / "Tiny/model.safetensors"]:
+    for path in (*sorted(place.glob("out/tiny/gguf/*.gguf")), place / "Tiny/model.safetensors"):
         done = convert(place, "inspect", str(path))
         assert done.returncode == 0, done.stderr
         assert path.name in done.stdout

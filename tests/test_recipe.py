@@ -93,6 +93,10 @@ def test_a_cycle_is_drawn(tmp_path: Path) -> None:
         ("name: d\nmodel: {path: a}\nstages: {a: {use: upper, from: []}}\n", "wanted a stage's name or a list"),
         ("name: d\nmodel: {path: a}\nstages: {a: {use: upper, from: validate}}\nvalidate:\n", "which is not there"),
         ("name: d\nmodel: {path: a}\nstages: {use: upper}\n", "`use:` is a str, wanted a mapping"),
+        ("name: 12\nmodel: {path: a}\n", "r.yaml:1: name is 12, wanted text; write it as '12'"),
+        ("name: !!python/object/apply:os.system [id]\nmodel: {path: a}\n", "r.yaml:1: name is ['id']"),
+        ("name: !x {a: 1}\nmodel: {path: a}\n", "r.yaml:1: name is {'a': 1}"),
+        ("name: d\nmodel: {path: a}\nstages: {report.json: {use: upper}}\nvalidate:\n", "cannot name a stage"),
         ("x: " + "y" * MAX_RECIPE_BYTES, "larger than 1 MiB"),
         (BOMB, "fewer aliases"),
     ],
@@ -115,3 +119,11 @@ def test_the_schema_knows_every_stage(fakes: Any) -> None:
     assert entry["properties"]["use"] == {"const": "upper", "description": "The text in capitals."}
     assert set(entry["properties"]) == {"use", "from", "suffix", "times", "extra"}
     assert set(schema["properties"]) == {"name", "model", "stages", "validate"}
+
+
+def test_the_schema_allows_what_a_recipe_may_say() -> None:
+    """Sections that may be left empty, and the names that a stage may not have."""
+    properties = json_schema()["properties"]
+    assert {"type": "null"} in properties["validate"]["anyOf"]
+    assert properties["stages"]["type"] == ["object", "null"]
+    assert "report.json" in properties["stages"]["propertyNames"]["not"]["enum"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,31 @@ def test_a_moved_checkpoint_is_still_the_same(place: Path) -> None:
     assert result.bundles["source"].of(Role.WEIGHTS)[0].path == place / "new/model.txt"
 
 
+def test_a_folder_named_by_a_dot_counts_by_its_name(place: Path) -> None:
+    """The model's name is its folder's, so another name is another output."""
+    from convert.plan import _plain
+
+    assert _plain(place / "a/.") == _plain(place / "a/../a") == "a"
+    assert _plain(Path()) == Path.cwd().name
+
+
+def test_folders_of_stages_that_are_gone_are_pointed_out(place: Path) -> None:
+    go(place)
+    (place / "out/demo/mine").mkdir()
+    (place / "r.yaml").write_text(
+        RECIPE.replace("  one:", "  uno:").replace("from: one", "from: uno").split("validate")[0]
+    )
+    events: list[Event] = []
+    planned = plan(load_recipe(place / "r.yaml"), place / "out")
+    said = [
+        f"{place}/out/demo/{name}: made for a stage that the recipe does not have now; delete it if you need it no more"
+        for name in ("one", "validate")
+    ]
+    assert list(planned.notes) == said
+    run(planned, events.append)
+    assert [e.data["text"] for e in events if e.kind == "note" and e.step == "plan"] == said
+
+
 def test_force(place: Path) -> None:
     go(place)
     assert go(place, force=["one"]).ran == ("one",)
@@ -149,6 +175,35 @@ def test_a_limit_that_is_passed(place: Path) -> None:
     assert not result.passed
     assert result.exit_code == 3
     assert go(place, RECIPE.replace("limit: 100", "limit: 6")).exit_code == 3  # and again when nothing has to run
+
+
+def test_a_checkpoint_that_changes_while_it_is_read_is_no_good(place: Path, fakes: Any) -> None:
+    """The key is of the bytes that were hashed; an output of other bytes must never be found under it."""
+    real = fakes["upper"].run
+
+    def slow(options: Any, inputs: Any, out: Path, progress: Any) -> Any:
+        (place / "model.txt").write_text("jello")
+        return real(options, inputs, out, progress)
+
+    fakes["upper"].run = slow
+    with pytest.raises(StageError, match=r"model\.txt: changed while stage 'one' was reading it.*run again"):
+        go(place)
+    assert not (place / "out/demo/one").exists()
+    fakes["upper"].run = real
+    (place / "model.txt").write_text("hello")
+    assert (go(place).folder / "one/upper.txt").read_text() == "HELLO?"
+
+
+def test_a_checkpoint_that_changes_before_the_source_is_looked_at_is_no_good(place: Path, fakes: Any) -> None:
+    real = fakes["source"].run
+
+    def late(*arguments: Any) -> Any:
+        (place / "model.txt").write_text("jello")
+        return real(*arguments)
+
+    fakes["source"].run = late
+    with pytest.raises(StageError, match=r"model\.txt: changed while stage 'source' was reading it"):
+        go(place)
 
 
 def test_a_failing_stage_leaves_its_log_and_nothing_else(place: Path) -> None:
@@ -173,15 +228,83 @@ def test_ctrl_c_leaves_nothing_half_done(place: Path) -> None:
 
 
 def test_a_full_disk_is_one_message(place: Path, fakes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: Any) -> Any:
-        raise OSError(28, "No space left on device")
+    for number, says in ((28, "the disk is full"), (27, "the disk takes no file as large as this")):
 
-    fakes["upper"].run = full
-    with pytest.raises(StageError, match="the disk is full"):
-        go(place)
+        def full(*arguments: Any, number: int = number) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        fakes["upper"].run = full
+        with pytest.raises(StageError, match=says):
+            go(place)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(PlanError, match=r"0\.00 GB are free, wanted 0\.07 GB"):
         go(place)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_no_run_made_is_not_replaced(place: Path, kind: str) -> None:
+    mine = place / "out/demo/one"
+    (place / "elsewhere").mkdir()
+    mine.parent.mkdir(parents=True)
+    if kind == "folder":
+        mine.mkdir()
+        (mine / "precious.txt").write_text("years of work")
+    elif kind == "file":
+        mine.write_text("years of work")
+    else:
+        mine.symlink_to(place / "elsewhere")
+    with pytest.raises(PlanError, match=r"out/demo/one: is there, and no run of ours made it.*another --out"):
+        go(place)
+    assert mine.is_symlink() or (mine / "precious.txt" if kind == "folder" else mine).read_text() == "years of work"
+    assert sorted(p.name for p in mine.parent.iterdir()) == ["one"]
+
+
+def test_an_empty_folder_is_nobodys(place: Path) -> None:
+    (place / "out/demo/one").mkdir(parents=True)
+    assert go(place).ran == ("source", "one", "two", "validate")
+
+
+def test_a_model_in_the_folder_of_a_stage_is_not_deleted(place: Path) -> None:
+    go(place)
+    model = place / "out/demo/source/model.txt"  # beside a manifest, so that it looks like an output
+    model.write_text("mine")
+    with pytest.raises(PlanError, match=r"source/model\.txt: lies in the output folder of stage 'source'"):
+        go(place, RECIPE.replace("model.txt", "out/demo/source/model.txt"))
+    assert model.read_text() == "mine"
+
+
+@pytest.mark.parametrize("how", ["file", "read only"])
+def test_an_output_folder_that_cannot_be_is_a_problem_of_the_plan(
+    place: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "file":
+        (place / "out").write_text("a file")
+    else:
+        # Root may write anywhere, so the question itself is answered otherwise.
+        monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and Path(path).exists())
+    found = plan(load_recipe(place / "r.yaml"), place / "out").problems
+    assert [str(p).partition(": ")[2] for p in found] == [
+        "is a file, wanted a folder; name another --out"
+        if how == "file"
+        else "cannot be written to; change its permissions or name another --out"
+    ]
+
+
+def test_a_finished_output_folder_may_be_read_only(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(place)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and Path(path).exists())
+    assert not plan(load_recipe(place / "r.yaml"), place / "out").problems
+
+
+def test_a_report_someone_edited_is_put_right(place: Path) -> None:
+    first = go(place)
+    (place / "out/demo/report.json").write_bytes(b"\xff\xfe")
+    assert go(place).report == first.report
+    assert json.loads((place / "out/demo/report.json").read_text()) == first.report
+
+
+def test_a_report_without_outputs_is_no_pass(tmp_path: Path) -> None:
+    assert Result(tmp_path, {}, (), {"outputs": []}).exit_code == 3
 
 
 def test_what_a_killed_run_left_is_cleared(place: Path) -> None:
@@ -231,6 +354,17 @@ def test_a_problem_starts_nothing(place: Path, fakes: Any) -> None:
     with pytest.raises(PlanError):
         run(planned)
     assert not (place / "out").exists()
+
+
+def test_a_stages_own_problem_is_at_its_line(place: Path, fakes: Any) -> None:
+    from convert.errors import Problem
+
+    (place / "r.yaml").write_text(RECIPE.replace('{use: upper, suffix: "?"}', '\n    use: upper\n    suffix: "?"'))
+    said = [Problem("upper", "is odd"), Problem("suffix", "is worse"), Problem("a.bin", "is torn")]
+    fakes["upper"].check = lambda options, inputs: said
+    found = plan(load_recipe(place / "r.yaml"), place / "out").problems
+    at = f"{place}/r.yaml"
+    assert [str(p) for p in found] == [f"{at}:4: is odd", f"{at}:6: suffix: is worse", "a.bin: is torn"]
 
 
 def test_events_tell_the_story(place: Path) -> None:

@@ -166,6 +166,8 @@ def test_a_linked_tokenizer_does_not_travel(folder: Path, tmp_path: Path) -> Non
 def test_the_folder_names_the_model(folder_name: str, name: str, good: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(good, tmp_path / folder_name))
     assert source.forecast(Options(path=folder), {}).model.name == name
+    (folder / "x").mkdir()
+    assert source.forecast(Options(path=folder / "x/.."), {}).model.name == name
 
 
 def test_a_hub_model(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ PREPROCESSOR = {
 }
 
 
-def _text_config(  # noqa: PLR0917 - in the order of the callers' own arguments
+def _text_config(
     model_type: str,
     architecture: str,
     hidden: int,

@@ -11,13 +11,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from validate import contract, drift, vision
+from validate import contract, drift, memory, vision
+from validate.continuation import Continuation, continued, prompt_of
 from validate.drift import NotComparable
 from validate.perplexity import perplexity
 from validate.runtimes import Runtime, RuntimeFailure, Session, Unsupported, open_session
 
-CLICK_BATCH = 20  # screenshots the reference answers at once
+CLICK_BATCH = 20  # screenshots the reference answers at once; a candidate gets one a question, as a user would ask
 MEMORY_SHARE = 0.5  # of what is free, that candidates opened together may take
+LOGITS_HELD = 3  # windows of logits a candidate's process has at once: computed, handed out, copied
+GREEDY_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Questions:
     images: Sequence[tuple[str, np.ndarray]] = ()
     image_text: str = vision.PROMPT
     clicks: Sequence[vision.ClickTask] = ()
+    must_see: bool = False  # images were asked for by name: an output that cannot be shown one fails
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Measurement:
     parameters: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     checks: list[contract.Check] = field(default_factory=list)
+    greedy: Continuation | None = None
     images: list[vision.ImageDrift] = field(default_factory=list)
     clicks: vision.ClickScore | None = None
     vision_reason: str = ""  # why there is no vision part
@@ -96,13 +101,15 @@ def measure(
     """What each candidate gives, in order. Never raises for what a candidate does.
 
     Memory: the reference, one window of its logits and one of a candidate's, and as many candidates at a time as fit
-    into half of what is free; where that is not all of them, the reference's logits are computed again for the rest.
+    into half of what is free, their own windows counted; where that is not all of them, the reference's logits are
+    computed again for the rest.
     """
     results = [Measurement() for _ in candidates]
-    free = _free_bytes() if settings.free_bytes is None else settings.free_bytes
+    free = memory.free_bytes() or 0 if settings.free_bytes is None else settings.free_bytes  # 0: one at a time
     comparison = _Comparison(reference, questions, settings, watcher)
     watcher.start("comparing logits", sum(map(len, questions.windows)) * len(candidates), "tok")
-    for group in _groups(list(zip(candidates, results, strict=True)), free * MEMORY_SHARE):
+    window_bytes = LOGITS_HELD * 4 * max(map(len, questions.windows), default=0) * reference.identity().vocab
+    for group in _groups(list(zip(candidates, results, strict=True)), free * MEMORY_SHARE, window_bytes):
         comparison.measure(group)
     return results
 
@@ -111,24 +118,15 @@ Pair = tuple[Candidate, Measurement]
 Open = tuple[Session, Candidate, Measurement]
 
 
-def _groups(pairs: Sequence[Pair], budget: float) -> Iterator[list[Pair]]:
+def _groups(pairs: Sequence[Pair], budget: float, window_bytes: int) -> Iterator[list[Pair]]:
     group: list[Pair] = []
     for pair in pairs:
-        if group and sum(c.size for c, _ in group) + pair[0].size > budget:
+        if group and sum(c.size + window_bytes for c, _ in [*group, pair]) > budget:
             yield group
             group = []
         group.append(pair)
     if group:
         yield group
-
-
-def _free_bytes() -> int:
-    """Memory that can be had without swapping; 0 where the system does not say, and then one candidate at a time."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return 0
 
 
 def _open(
@@ -187,7 +185,9 @@ class _Comparison:
             for session, candidate, result in opened:
                 with _Noting(result, "contract"):
                     result.checks = contract.check_contract(self.reference, session)
-                    result.metrics |= {c.metric: c.score for c in result.checks if c.metric}
+                    result.metrics |= {c.metric: c.score for c in result.checks if c.metric and c.total}
+                with _Noting(result, "greedy"):
+                    self.measure_greedy(session, result)
                 with _Noting(result, "vision"):
                     self.measure_vision(session, candidate, result)
 
@@ -202,11 +202,19 @@ class _Comparison:
                 with _Noting(result, "text"):
                     compared[id(result)].append(drift.compare(reference_logits, session.logits(window), window))
                 self.watcher.advance(len(window))
+            del reference_logits  # before the next window's are made: 311 MB for 512 x 152k
         for _, _, result in opened:
             if not result.failures:
                 with _Noting(result, "text"):
                     windows_compared = compared[id(result)]
                     result.metrics |= asdict(drift.summarize(windows_compared)) | asdict(perplexity(windows_compared))
+
+    def measure_greedy(self, session: Session, result: Measurement) -> None:
+        if result.failures:
+            return  # what went wrong is said already, and would be said again
+        prompt, wanted = self.seen_greedy
+        result.greedy = continued(len(prompt), wanted, session.generate(prompt, GREEDY_TOKENS))
+        result.metrics["greedy_equal"] = result.greedy.share
 
     def measure_vision(self, session: Session, candidate: Candidate, result: Measurement) -> None:
         if not self.sees:
@@ -214,6 +222,8 @@ class _Comparison:
             return
         if candidate.projector is None:
             result.vision_reason = "no projector was made beside this file"
+            if self.questions.must_see:
+                raise Unsupported("the recipe names images or clicks, but no projector was made beside this file")
             return
         if not session.identity().sees:
             raise Unsupported(f"the projector {candidate.projector.name} has no vision part")
@@ -221,9 +231,15 @@ class _Comparison:
         result.metrics |= vision.image_metrics(result.images)
         if self.questions.clicks:
             prompts, wanted = self.seen_clicks
-            got = self.click(f"clicks of {candidate.path.name}", session, prompts)
+            got = self.click(f"clicks of {candidate.path.name}", session, prompts, batch=1)
             result.clicks = vision.score_clicks(self.questions.clicks, wanted, got)
             result.metrics |= vision.click_metrics(result.clicks)
+
+    @cached_property
+    def seen_greedy(self) -> tuple[list[int], list[int]]:
+        """A prompt from the text and how the reference goes on."""
+        prompt = prompt_of(self.questions.windows)
+        return prompt, self.reference.generate(prompt, GREEDY_TOKENS)
 
     @cached_property
     def seen_images(self) -> list[vision.Seen]:
@@ -234,14 +250,14 @@ class _Comparison:
     def seen_clicks(self) -> tuple[list[str], list[vision.Click]]:
         """Rendered prompts and the reference's answers."""
         prompts = [self.reference.image_prompt(task.instruction, task.tools) for task in self.questions.clicks]
-        return prompts, self.click("clicks of the source", self.reference, prompts)
+        return prompts, self.click("clicks of the source", self.reference, prompts, CLICK_BATCH)
 
-    def click(self, what: str, session: Session, prompts: Sequence[str]) -> list[vision.Click]:
+    def click(self, what: str, session: Session, prompts: Sequence[str], batch: int) -> list[vision.Click]:
         tasks, answers = self.questions.clicks, list[vision.Click]()
         self.watcher.start(what, len(tasks), "click")
-        for i in range(0, len(tasks), CLICK_BATCH):
-            images = [_pixels(task) for task in tasks[i : i + CLICK_BATCH]]
-            answers += vision.do_clicks(session, prompts[i : i + CLICK_BATCH], images)
+        for i in range(0, len(tasks), batch):
+            images = [_pixels(task) for task in tasks[i : i + batch]]
+            answers += vision.do_clicks(session, prompts[i : i + batch], images)
             self.watcher.advance(len(images))
         return answers
 

@@ -163,8 +163,8 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
     counter = _Counter()
     counter.compare("vocabulary size", ours.vocab, theirs.vocab)
     one = (reference.tokenize("a", add_special=True), candidate.tokenize("a", add_special=True))
-    counter.compare("BOS tokens put before a text", one[0].count(ours.bos), one[1].count(ours.bos))
-    counter.compare("EOS tokens put behind a text", one[0][1:].count(ours.eos), one[1][1:].count(ours.eos))
+    counter.compare("BOS tokens put before a text", one[0].count(ours.bos), one[1].count(theirs.bos))
+    counter.compare("EOS tokens put behind a text", one[0][1:].count(ours.eos), one[1][1:].count(theirs.eos))
     if ours.adds_bos:  # a model that never uses it may name any, or none
         counter.compare("BOS", ours.bos, theirs.bos)
     if ours.eos >= 0:
@@ -175,13 +175,14 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
     counter.compare("ends of generation that are kept", sorted(ends), sorted(ends & stops))
     if theirs.eot >= 0:
         counter.compare("end of turn is one of the source's ends", True, theirs.eot in ends)
-    own_pieces, their_pieces = (reference.pieces(), candidate.pieces()) if ours.image_ids else ([], [])
+    own_pieces, their_pieces = reference.pieces(), candidate.pieces()
     for name, i in ours.image_ids.items():
         wanted = own_pieces[i] if i < len(own_pieces) else ""
         counter.compare(name, (i, wanted), (i, their_pieces[i] if i < len(their_pieces) else "no such id"), repr)
         counter.compare(f"{name} read in text", [i], candidate.tokenize(wanted), _ids)
     more = sorted(stops - ends)
-    note = f"the runtime also stops at {_ids(more)}, which it knows by their names" if more else ""
+    names = [own_pieces[i] if i < len(own_pieces) else str(i) for i in more]
+    note = f"the runtime also stops at {_shortened(' '.join(names))}, which it knows by their names" if more else ""
     return counter.check("special_ids", "special tokens", "special_ids_equal", note)
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from validate.drift import NotComparable, WindowDrift
+from validate.drift import NotComparable, WindowDrift, standard_error
 
 
 @dataclass(frozen=True)
 class Perplexity:
     """exp of the mean negative log-likelihood, over every token of every window but its first.
 
-    `ppl_ratio_se` is the paired standard error of the ratio: the differences token by token, not the two spreads,
-    which are a hundred times larger and mostly the text's own.
+    `ppl_ratio_se` is the paired standard error of the ratio: the differences token by token and in blocks, not the two
+    spreads, which are a hundred times larger and mostly the text's own.
     """
 
     tokens: int
@@ -34,12 +34,12 @@ def perplexity(windows: Sequence[WindowDrift]) -> Perplexity:
         raise NotComparable("no token has one before it in its window: nothing to score")
     difference = candidate - reference
     ratio = float(np.exp(difference.mean()))
-    spread = float(difference.std(ddof=1)) if len(difference) > 1 else float("inf")
+    error, _ = standard_error([w.nll_candidate - w.nll_reference for w in windows])
     return Perplexity(
         tokens=len(reference),
         ppl_reference=float(np.exp(reference.mean())),
         ppl=float(np.exp(candidate.mean())),
         ppl_ratio=ratio,
-        ppl_ratio_se=ratio * spread / len(difference) ** 0.5,
+        ppl_ratio_se=ratio * error,
         ppl_change=abs(ratio - 1),
     )

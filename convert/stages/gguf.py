@@ -10,12 +10,12 @@ import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from convert.bundle import Artifact, Bundle, Model, Role
-from convert.errors import ConvertError, Problem
+from convert.errors import ConvertError, InputError, Problem
 from convert.options import Options as BaseOptions
 from convert.progress import Progress
 from convert.stages import Inputs, only
@@ -34,25 +34,36 @@ PROJECTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
 def _one_of(words: Sequence[str]) -> tuple[Any, ...]:
     """What makes a `str` option one of `words`; the message for another names the nearest."""
 
-    def check(word: str) -> str:
+    def check(word: object) -> object:
         if word in words:
             return word
-        close = difflib.get_close_matches(word.upper().replace("-", "_"), words, 1, 0.5)
+        close = difflib.get_close_matches(str(word).upper().replace("-", "_"), words, 1, 0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"{word!r} is not one of {', '.join(words)}{hint}")
 
-    return AfterValidator(check), WithJsonSchema({"enum": list(words), "type": "string"})
+    return BeforeValidator(check), WithJsonSchema({"enum": list(words), "type": "string"})
+
+
+def _type_or_none(word: object) -> object:
+    """A projector's type, or False or None; one message where a union's members would each have theirs."""
+    if word is None or word is False or word in PROJECTOR_TYPES:
+        return word
+    raise ValueError(f"{word!r} is not one of {', '.join(PROJECTOR_TYPES)} or false")
 
 
 TextType = Annotated[str, *_one_of(tuple(MIXES))]
-ProjectorType = Annotated[str, *_one_of(PROJECTOR_TYPES)]
+ProjectorType = Annotated[
+    str | bool | None,
+    BeforeValidator(_type_or_none),
+    WithJsonSchema({"enum": [*PROJECTOR_TYPES, False, None]}),
+]
 
 
 class Options(BaseOptions):
     """Which files to make."""
 
     types: list[TextType] = Field(min_length=1, description="types of the language model's files: [F16, Q8_0]")
-    mmproj: ProjectorType | Literal[False] | None = Field(
+    mmproj: ProjectorType = Field(
         None, description="type of the projector's file, F16 when left out; false to make none"
     )
     name: str | None = Field(
@@ -120,9 +131,21 @@ def _prepare(options: Options, inputs: Inputs) -> Conversion:
     """The conversion; worked out once for check, forecast, explain and run, unless a file changes in between."""
     from convert.gguf.conversion import Wish
 
-    source = only(inputs)
+    source = _checkpoint(inputs)
     wish = Wish(tuple(options.types), options.mmproj, options.name or "", options.pre_tokenizer)
     return _prepared(source.model, tuple(source.roles.items()), _stamps(source), wish)
+
+
+def _checkpoint(inputs: Inputs) -> Bundle:
+    """The one input. Raises InputError for more than one, and for weights that are no checkpoint's."""
+    if len(inputs) != 1:
+        got = f"takes from {len(inputs)} stages: {', '.join(inputs)}"
+        raise InputError("gguf", got, "one", "name one in `from:`")
+    ((stage, source),) = inputs.items()
+    if other := sorted({a.format for a in source.of(Role.WEIGHTS)} - {"safetensors"}):
+        remedy = "take it `from:` source or a stage that makes one"
+        raise InputError("gguf", f"stage '{stage}' gives {', '.join(other)} weights", "a checkpoint", remedy)
+    return source
 
 
 @functools.lru_cache(maxsize=2)

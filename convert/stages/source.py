@@ -7,6 +7,7 @@ where they are. Pickled weights are converted, into this stage's own folder, wit
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -185,7 +186,9 @@ def _model(options: Options, folder: Path | None) -> Model:
     if options.hub is not None:
         revision = folder.name if folder is not None else ""
         return Model(options.name or _safe(options.hub.rpartition("/")[2]), options.hub, revision)
-    return Model(options.name or _safe(folder.name if folder is not None else ""))
+    return Model(
+        options.name or _safe(Path(os.path.normpath(folder)).name if folder is not None else "")
+    )  # of `..` too
 
 
 def _safe(name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,13 +24,14 @@ from convert.options import Options as BaseOptions
 from convert.options import RecipePath
 from convert.progress import Progress
 from convert.stages import Inputs
+from convert.stages._validate_checks import check_all, read_text, wants_eyes
 
 if TYPE_CHECKING:
     from validate.compare import Measurement, Questions
     from validate.report import Output, Report
     from validate.report.schema import FileEntry
 
-VERSION = 1
+VERSION = 2
 TOOLS: tuple[str, ...] = ("torch", "transformers", "tokenizers", "xllamacpp", "numpy", "pillow")
 NEEDS: dict[str, str] = {"torch": "validate", "transformers": "validate"}  # an output's runtime may be missing: not_run
 
@@ -39,6 +39,7 @@ SOURCE = "source"
 FORMATS = ("gguf",)  # what a row of the report is made for
 REPORT_BYTES = 64 << 10  # what to count with before there is one
 EVERYTHING = "*"
+MIN_TOKENS = 16
 
 
 class Options(BaseOptions):
@@ -47,11 +48,11 @@ class Options(BaseOptions):
     text: RecipePath | None = Field(
         None, description="UTF-8 text for drift and perplexity; a short one of our own when left out"
     )
-    tokens: int = Field(2048, ge=16, description="how many tokens of the text to use, from its start")
+    tokens: int = Field(2048, ge=MIN_TOKENS, description="how many tokens of the text to use, from its start")
     window: int = Field(512, ge=16, le=32768, description="tokens a window; the cache is empty at the start of each")
     images: list[RecipePath] = Field(
         [],
-        description="images for the projector; one of our own drawing when left out. Multiples of 28 are not resized",
+        description="images for the projector, beside one of our own drawing. Multiples of 28 are not resized",
     )
     image_text: str = Field("What is in this picture?", description="what is asked behind each image")
     clicks: RecipePath | None = Field(
@@ -96,16 +97,8 @@ def reads(options: Options) -> list[Path]:
 
 def check(options: Options, inputs: Inputs) -> list[Problem]:
     """Missing files, clicks that are none, and limits for outputs that do not exist."""
-    problems = [
-        Problem("validate", f"no file {path}", remedy="paths are relative to the recipe")
-        for path in (options.text, options.clicks, *options.images)
-        if path is not None and not path.is_file()
-    ]
-    if options.clicks is not None and options.clicks.is_file():
-        problems += _check_clicks(options)
-    problems += _check_contents(options)
-    problems += _check_window(options, inputs[SOURCE])
     targets = _targets(inputs)
+    problems = check_all(options, inputs[SOURCE], any(t.projector for t in targets))
     if not targets:
         return [*problems, Problem("validate", "no stage makes an output to validate", " or ".join(FORMATS))]
     known = {EVERYTHING} | {name for t in targets for name in _names(t)}
@@ -115,48 +108,6 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
         wanted = f"one of {', '.join(sorted(known))}"
         problems.append(Problem("validate", f"limits for '{name}', which is no output of this recipe", wanted, hint))
     return problems
-
-
-def _check_contents(options: Options) -> list[Problem]:
-    """A text that is none and images that are none, before an hour is spent on the way to them."""
-    problems = []
-    try:
-        if options.text is not None and options.text.is_file():
-            _read(options.text)
-        if options.images:
-            from validate import vision
-
-            for path in options.images:
-                if path.is_file():
-                    vision.read_image(path)
-    except StageError as error:
-        problems.append(error.problem)
-    except ValueError as error:
-        problems.append(Problem("validate", str(error)))
-    return problems
-
-
-def _check_window(options: Options, source: Bundle) -> list[Problem]:
-    """A window longer than what the model was made for measures how it breaks."""
-    try:
-        config = json.loads(next(iter(source.of(Role.CONFIG))).path.read_bytes())
-        longest = config.get("text_config", config).get("max_position_embeddings")
-    except (StopIteration, OSError, ValueError, AttributeError):
-        return []  # the source's own stage says what is wrong with a config
-    if not isinstance(longest, int) or options.window <= longest:
-        return []
-    return [Problem("validate", f"window: {options.window}", f"at most the model's {longest} positions")]
-
-
-def _check_clicks(options: Options) -> list[Problem]:
-    try:
-        tasks = _tasks(options)
-    except (ValueError, OSError) as error:
-        return [Problem("validate", str(error))]
-    missing = [task.image for task in tasks if not task.image.is_file()]
-    if missing:
-        return [Problem(str(options.clicks), f"{len(missing)} images are not there, the first is {missing[0]}")]
-    return [] if tasks else [Problem(str(options.clicks), "there is no click in it")]
 
 
 def forecast(options: Options, inputs: Inputs) -> Bundle:
@@ -197,7 +148,7 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
     ]
     with _reference(options, source) as reference:
         questions = _questions(options, reference)
-        progress.note(f"{sum(map(len, questions.windows))} tokens in {len(questions.windows)} windows")
+        _tell_tokens(options, questions, progress)
         try:
             results = measure(reference, candidates, questions, Settings(options.threads), progress)
         except runtimes.RuntimeFailure as error:  # a candidate's are in its row; this is the reference's
@@ -216,6 +167,13 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
 
 
 # ---- inputs
+
+
+def _tell_tokens(options: Options, questions: Questions, progress: Progress) -> None:
+    tokens = sum(map(len, questions.windows))
+    progress.note(f"{tokens} tokens in {len(questions.windows)} windows")
+    if options.text is not None and tokens < options.tokens:
+        progress.warn(f"{options.text} has {tokens} tokens, fewer than the {options.tokens} asked for")
 
 
 def _targets(inputs: Inputs) -> list[_Target]:
@@ -269,16 +227,17 @@ def _questions(options: Options, reference: Any) -> Questions:
     from validate import samples, vision
     from validate.compare import Questions, text_windows
 
-    text = samples.TEXT if options.text is None else _read(options.text)
+    text = samples.TEXT if options.text is None else read_text(options.text)
     windows = text_windows(reference, text, options.tokens, options.window)
-    if not windows:
-        raise StageError("validate", f"{options.text} has fewer than two tokens", "a text to measure on")
+    got, where = sum(map(len, windows)), str(options.text or "our own text")
+    if got < MIN_TOKENS:
+        raise StageError(where, f"{got} tokens", f"at least {MIN_TOKENS}", "name a longer text")
     if not reference.identity().sees:
         return Questions(windows)
     try:
         images = [(path.name, vision.read_image(path)) for path in options.images]
-        images = images or [("our drawing", vision.drawing())]
-        return Questions(windows, images, options.image_text, _tasks(options))
+        images.append((vision.DRAWING, vision.drawing_for(reference)))  # in a size that nobody has to resize
+        return Questions(windows, images, options.image_text, _tasks(options), wants_eyes(options))
     except ValueError as error:
         raise StageError("validate", str(error)) from error
 
@@ -287,13 +246,6 @@ def _tasks(options: Options) -> list[Any]:
     from validate import vision
 
     return [] if options.clicks is None else vision.read_clicks(options.clicks, options.clicks_limit)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise StageError(str(path), f"not UTF-8: {error}", "a text") from error
 
 
 # ---- limits

@@ -344,6 +344,10 @@ def test_large_numbers_fit_the_types_that_hold_them(tmp_path: Path) -> None:
         ({"types": ["banana"]}, "not one of F32, F16, Q8_0, BF16"),
         ({"types": []}, "at least 1"),
         ({"types": ["F16"], "mmproj": "Q4"}, "not one of F32"),
+        (
+            {"types": ["F16"], "mmproj": True},
+            "^1 validation error(.|\n)*True is not one of F32, F16, BF16, Q8_0 or false",
+        ),
         ({"types": ["F16"], "name": "../x"}, "pattern"),
         ({"types": ["F16"], "typs": 1}, "Extra inputs"),
     ],
@@ -351,6 +355,18 @@ def test_large_numbers_fit_the_types_that_hold_them(tmp_path: Path) -> None:
 def test_words_of_a_recipe_are_checked(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said.replace("?", r"\?")):
         stage.Options.model_validate(options)
+
+
+def test_it_takes_one_checkpoint(tmp_path: Path) -> None:
+    inputs = source_inputs(tiny.tiny_llama(tmp_path / "tiny"))
+    made = {"a": inputs["source"].with_(weights=Artifact("gguf/F16", tmp_path / "a.gguf", 9))}
+    options = stage.Options(types=["F16"])
+    (found,) = stage.check(options, made)
+    assert str(found) == (
+        "gguf: stage 'a' gives gguf weights, wanted a checkpoint; take it `from:` source or a stage that makes one"
+    )
+    (found,) = stage.check(options, inputs | made)
+    assert str(found) == "gguf: takes from 2 stages: source, a, wanted one; name one in `from:`"
 
 
 def test_a_folder_without_config_is_a_problem_not_an_exception() -> None:

@@ -47,7 +47,32 @@ def test_every_number_is_what_the_plain_formula_gives(logits: tuple[np.ndarray, 
     assert ppl.ppl == pytest.approx(math.exp(sum(nll[1]) / 36))
     assert ppl.ppl_ratio == pytest.approx(ppl.ppl / ppl.ppl_reference)
     differences = np.subtract(nll[1], nll[0])
-    assert ppl.ppl_ratio_se == pytest.approx(ppl.ppl_ratio * differences.std(ddof=1) / 6)
+    blocks = [differences[i : i + 4] - differences.mean() for i in range(0, 36, 4)]
+    between = math.sqrt(sum(b.sum() ** 2 for b in blocks) * 9 / 8) / 36
+    alone = differences.std(ddof=1) / 6
+    assert ppl.ppl_ratio_se == pytest.approx(ppl.ppl_ratio * max(between, alone))
+
+
+def test_the_interval_holds_the_mean_in_95_of_100_though_neighbours_are_alike() -> None:
+    rng = np.random.default_rng(2)
+    noise = rng.standard_normal((1000, 8, 256))
+    for i in range(1, 256):
+        noise[:, :, i] += 0.7 * noise[:, :, i - 1]  # a hard passage is hard for a while
+    held = np.mean([abs(text.mean()) <= drift.ci95(list(text)) for text in noise])
+    naive = np.mean([abs(text.mean()) <= 1.96 * text.std() / 2048**0.5 for text in noise])
+    assert 0.93 <= held <= 0.97
+    assert naive < 0.7
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(7, 2.3646), (8, 2.3060), (20, 2.0860), (63, 1.9983), (10**6, 1.96)])
+def test_quantiles_of_students_t(freedom: int, quantile: float) -> None:
+    assert drift._t975(freedom) == pytest.approx(quantile, abs=1e-3)
+
+
+def test_one_position_has_no_interval() -> None:
+    assert drift.ci95([np.ones(1)]) == math.inf
+    assert drift.ci95([]) == math.inf
+    assert 0 < drift.ci95([np.array([1.0, 2.0])]) < math.inf
 
 
 def test_chunks_and_windows_change_nothing(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from validate.compare import Measurement
+from validate.continuation import Continuation
 from validate.contract import Check, Difference
 from validate.metrics import CONTRACT_LIMITS, DEFAULT_LIMITS, DEFINITIONS, Metric, default_limits, unknown_metrics
 from validate.report import Report, Subject, output, to_json, to_markdown, verdict
@@ -117,7 +118,7 @@ def test_markdown_opens_with_the_verdict_and_shows_differences() -> None:
     bad = Measurement(metrics=GOOD | {"kl_mean": 0.3, "templates_equal": 0.5}, checks=[check], parameters=1000)
     text = to_markdown(make_report(Measurement(metrics=dict(GOOD)), bad))
     assert text.startswith("# demo: 2 of 2 outputs did not pass\n")
-    assert "| `m1.gguf` | Q8_0 | 1.23 kB | 9.87 |" in text
+    assert "| `m1.gguf` | **FAILED** | Q8_0 | 1.23 kB | 9.87 |" in text
     assert r"| `user` | `'a\|b'` | `'a'b '` |" in text
     assert "Contract: differs in chat template." in text
 
@@ -131,3 +132,40 @@ def test_markdown_of_passes_and_of_nothing() -> None:
 def test_a_strangers_words_cannot_break_the_table() -> None:
     text = to_markdown(make_report(Measurement(failures=["a|b\n# <script>alert(1)</script> [x](y)"])))
     assert r"a\|b # \<script\>alert(1)\</script\> \[x\](y)" in text
+
+
+def test_a_failure_says_what_to_do() -> None:
+    drifted = Measurement(metrics=GOOD | {"kl_mean": 0.3, "templates_equal": 1.0})
+    chat = Measurement(metrics=GOOD | {"templates_equal": 0.5})
+    page = to_markdown(make_report(drifted, chat, Measurement(failures=["it died"]), Measurement(not_run="no runtime")))
+    todo = [line for line in page.splitlines() if "What to do" in line]
+    assert len(todo) == 4
+    assert "publish a finer type" in todo[0]
+    assert "chats reach the model in another form" in todo[1]
+    assert "convert it again" in todo[2]
+    assert "run again" in todo[3]
+
+
+def test_every_metric_that_can_have_a_limit_has_advice() -> None:
+    from validate.report import advice
+
+    assert advice._ADVICE.keys() == DEFINITIONS.keys()
+
+
+def test_what_was_not_looked_at_is_said_in_the_first_lines() -> None:
+    good = Measurement(metrics=GOOD | {"templates_equal": 1.0}, vision_reason="no projector was made beside this file")
+    head = to_markdown(make_report(good)).partition("## ")[0]
+    assert "**not looked at** for `m0.gguf`" in head
+
+
+def test_how_long_both_write_the_same_is_in_both_reports() -> None:
+    greedy = Continuation(32, 64, 17)
+    report = make_report(Measurement(metrics=GOOD | {"greedy_equal": greedy.share}, greedy=greedy))
+    assert report["outputs"][0]["greedy"] == {"prompt_tokens": 32, "tokens": 64, "equal": 17}
+    assert "17 of 64" in to_markdown(report)
+
+
+def test_rounding_never_hides_on_which_side_of_a_limit_a_number_is() -> None:
+    assert str(Metric("top1", 0.99996, 1.0)) == "top1 0.99996, limit >= 1"
+    assert str(Metric("kl_mean", 0.1000000001, 0.1)) == "kl_mean 0.1000000001, limit <= 0.1"
+    assert str(Metric("kl_mean", 0.0132456, 0.002)) == "kl_mean 0.01325, limit <= 0.002"

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from convert.bundle import Bundle
 from tests.fixtures_validate import folder, rewritten, tiny_text, tiny_vision, weights
 from validate import runtimes
-from validate.runtimes import RuntimeFailure, Unsupported, _llama_api, llama_cpp, transformers
+from validate.runtimes import RuntimeFailure, Unsupported, _llama_api, _watchdog, llama_cpp, transformers
 
 __all__ = ["tiny_text", "tiny_vision"]  # fixtures
 
@@ -203,3 +204,83 @@ def test_code_of_a_checkpoint_is_not_run(tiny_text: dict[str, Bundle], tmp_path:
     with pytest.raises(RuntimeFailure, match="could not load"):
         runtimes.open_session(transformers, tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+# ---- processes that hang, and processes that are left behind
+
+
+def test_a_process_that_stops_working_is_ended_and_named(
+    tiny_text: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_watchdog, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(_watchdog, "IDLE_SECONDS", 0.5)
+    session: Any = runtimes.open_session(llama_cpp, weights(tiny_text, "F32").path, context=64)
+    with session:
+        os.kill(session._process.pid, signal.SIGSTOP)
+        with pytest.raises(RuntimeFailure, match=r"llama\.cpp did nothing for .* s in logits and was ended"):
+            session.logits([1, 2])
+        assert session._process.returncode == -signal.SIGKILL
+
+
+def test_a_process_that_only_spins_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_watchdog, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(_watchdog, "ANSWER_SECONDS", 0.5)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        watchdog = _watchdog.Watchdog(process)
+        with watchdog:
+            assert process.wait(20) == -signal.SIGKILL
+    assert watchdog.reason.startswith("gave no answer for")
+
+
+def test_nobody_is_ended_while_no_answer_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_watchdog, "CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(_watchdog, "IDLE_SECONDS", 0.1)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        watchdog = _watchdog.Watchdog(process)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        watchdog.close()
+        process.kill()
+    assert not watchdog.reason
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_busy_process_does_not_outlive_the_one_that_asked(tmp_path: Path, how: signal.Signals) -> None:
+    (tmp_path / "sleepy.py").write_text(
+        "import os, pathlib, time\n"
+        "def open(model, **options):\n"
+        "    model.with_suffix('.tmp').write_text(str(os.getpid()))\n"
+        "    model.with_suffix('.tmp').rename(model)\n"
+        "    time.sleep(600)\n"
+    )
+    told = tmp_path / "pid"
+    asker = (
+        "import pathlib, types\n"
+        "from validate.runtimes._isolated import IsolatedSession\n"
+        "runtime = types.SimpleNamespace(__name__='sleepy', NAME='sleepy')\n"
+        f"IsolatedSession(runtime, pathlib.Path({str(told)!r}), projector=None, context=1, threads=1)\n"
+    )
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
+    with subprocess.Popen([sys.executable, "-c", asker], env=env, stderr=subprocess.DEVNULL) as process:
+        _until(told.exists)
+        process.send_signal(how)
+        process.wait(20)
+    worker = int(told.read_text())
+    _until(lambda: _watchdog.processor_seconds(worker) is None or _is_zombie(worker))
+
+
+def _until(true: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come true in 20 seconds")
+
+
+def _is_zombie(pid: int) -> bool:
+    """Ended, but whoever adopts orphans here has not asked for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

@@ -56,6 +56,13 @@ def test_good_files_pass_and_the_report_has_its_words(tiny_text: dict[str, Bundl
     assert rounded["vision"]["reason"] == "the source takes no images"
     assert page.startswith("# demo: ")
     assert "## Vision" not in page
+    assert exact["greedy"] == {
+        "prompt_tokens": 24,
+        "tokens": exact["greedy"]["tokens"],
+        "equal": exact["greedy"]["tokens"],
+    }
+    assert exact["metrics"]["greedy_equal"] == 1.0
+    assert "greedy_equal" not in exact["limits"]
 
 
 def test_limits_decide_and_the_reason_says_so(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
@@ -115,7 +122,8 @@ def test_images_and_clicks(tiny_vision: dict[str, Bundle], tmp_path: Path) -> No
     report, page = report_of(options, tiny_vision, tmp_path)
     (row,) = report["outputs"]
     assert row["status"] == "passed", row["reason"]
-    assert row["vision"]["images"][0]["name"] == "0.png"
+    assert [image["name"] for image in row["vision"]["images"]] == ["0.png", "our drawing"]
+    assert row["metrics"]["image_cosine_unresized"] > 0.9999
     assert row["vision"]["clicks"]["tasks"] == 2
     assert row["metrics"]["image_top1"] == 1.0
     assert row["metrics"]["click_drop"] == 0.0
@@ -129,11 +137,50 @@ def test_a_vision_model_without_projector_says_so(tiny_vision: dict[str, Bundle]
     assert "no projector was made beside this file" in page
 
 
+def test_one_zeroed_tensor_of_a_projector_is_no_pass(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
+    (good,) = tiny_vision["gguf"].of(Role.PROJECTOR)
+    blank = lambda name, data: data * 0 if name == "v.patch_embd.weight.1" else data  # noqa: E731
+    path = rewritten(good.path, tmp_path / "mmproj.gguf", {}, blank)
+    projector = Artifact("gguf/F16", path, path.stat().st_size, "0" * 64)
+    inputs = tiny_vision | {"gguf": tiny_vision["gguf"].with_(projector=projector)}
+    report, page = report_of(stage.Options(**FEW), inputs, tmp_path)
+    assert report["outputs"][0]["status"] == "failed"
+    assert "image_cosine_unresized" in report["outputs"][0]["reason"]
+    assert "check that the projector file was made from this source" in page
+
+
+def test_images_by_name_and_no_projector_is_no_pass(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
+    Image.fromarray(vision.drawing(112, 84)).save(tmp_path / "0.png")
+    options = stage.Options(images=[tmp_path / "0.png"], **FEW)
+    inputs = tiny_vision | {"gguf": tiny_vision["gguf"].with_(projector=())}
+    (problem,) = stage.check(options, inputs)
+    assert "images, but no stage makes a projector" in str(problem)
+    report, page = report_of(options, inputs, tmp_path)
+    assert report["outputs"][0]["status"] == "failed"
+    assert "no projector was made" in report["outputs"][0]["reason"]
+    assert "did not pass" in page.splitlines()[0]
+
+
+def test_a_text_of_a_few_words_is_no_text_to_measure_on(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    for i, words in enumerate(("", " \n", "one two")):
+        (tmp_path / "text.txt").write_text(words)
+        with pytest.raises(StageError, match="at least 16"):
+            report_of(stage.Options(text=tmp_path / "text.txt"), tiny_text, tmp_path / str(i))
+
+
+def test_windows_of_logits_count_as_memory() -> None:
+    candidate = compare.Candidate(Path("x"), None, None, size=10)
+    pairs = [(candidate, compare.Measurement()) for _ in range(4)]
+    assert [len(group) for group in compare._groups(pairs, 40, 0)] == [4]
+    assert [len(group) for group in compare._groups(pairs, 40, 10)] == [2, 2]
+    assert [len(group) for group in compare._groups(pairs, 5, 10)] == [1, 1, 1, 1]
+
+
 def test_candidates_that_do_not_fit_together_go_one_after_the_other(
     tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together, _ = report_of(stage.Options(**FEW), tiny_text, tmp_path / "together")
-    monkeypatch.setattr(compare, "_free_bytes", lambda: 0)
+    monkeypatch.setattr(compare.memory, "free_bytes", lambda: None)
     alone, _ = report_of(stage.Options(**FEW), tiny_text, tmp_path / "alone")
     assert [row["metrics"] for row in alone["outputs"]] == [row["metrics"] for row in together["outputs"]]
 
@@ -146,10 +193,11 @@ def test_check_names_everything_that_is_wrong(tiny_text: dict[str, Bundle], tmp_
     clicks.write_text("{")
     options = stage.Options(text=tmp_path / "none.txt", clicks=clicks, limits={"Q8_1": {"kl_mean": 1}})
     problems = list(map(str, stage.check(options, tiny_text)))
-    assert len(problems) == 3
+    assert len(problems) == 4
     assert "none.txt" in problems[0]
     assert "clicks.jsonl:1" in problems[1]
-    assert "did you mean 'Q8_0'?" in problems[2]
+    assert "clicks for a model that takes no images" in problems[2]
+    assert "did you mean 'Q8_0'?" in problems[3]
     assert stage.check(stage.Options(limits={"gguf/F32": {}, "*": {}, "gguf": {}}), tiny_text) == []
 
 
@@ -200,3 +248,12 @@ def test_the_reference_sees_the_bundles_files_and_no_others(tiny_text: dict[str,
 def test_a_file_handed_on_by_a_second_stage_makes_no_second_row(tiny_text: dict[str, Bundle]) -> None:
     twice = tiny_text | {"copy": replace(tiny_text["gguf"])}
     assert [t.stage for t in stage._targets(twice)] == ["gguf", "gguf"]
+
+
+def test_a_source_larger_than_the_machine_is_a_problem(
+    tiny_text: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare.memory, "total_bytes", lambda: 1000)
+    (problem,) = stage.check(stage.Options(), tiny_text)
+    assert "GB of memory" in str(problem)
+    assert "on a machine with more" in str(problem)

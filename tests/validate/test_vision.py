@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,8 +90,34 @@ def test_images_are_read_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         vision.read_image(tmp_path / "a.png")
 
 
+class Picky:
+    """A processor that makes every image at least 56 x 560."""
+
+    def processed_size(self, pixels: np.ndarray) -> tuple[int, int]:
+        return max(560, pixels.shape[1]), max(56, pixels.shape[0])
+
+
+def test_our_drawing_comes_in_a_size_that_nobody_resizes() -> None:
+    picky: Any = Picky()
+    pixels = vision.drawing_for(picky)
+    assert (pixels.shape[1], pixels.shape[0]) == picky.processed_size(pixels) == (560, 196)
+
+
 def test_our_drawing_is_always_the_same_and_has_no_two_equal_patches() -> None:
     pixels = vision.drawing()
     assert np.array_equal(pixels, vision.drawing())
     patches = {pixels[y : y + 28, x : x + 28].tobytes() for y in range(0, 196, 28) for x in range(0, 280, 28)}
     assert len(patches) == 70
+
+
+def test_the_next_token_is_judged_on_the_recipes_images_and_the_projector_on_all() -> None:
+    def image(name: str, cosine: float, candidate: int, resized: bool = False) -> vision.ImageDrift:
+        return vision.ImageDrift(name, 28, 28, resized, 1, cosine, cosine, 0.1, candidate / 10, 0, candidate)
+
+    ours = image(vision.DRAWING, 0.95, 1)
+    named = [image("a.png", 0.97, 0, resized=True), image("b.png", 0.99, 0)]
+    got = vision.image_metrics([*named, ours])
+    assert (got["image_cosine"], got["image_cosine_unresized"]) == (0.95, 0.95)
+    assert (got["image_top1"], got["image_kl"]) == (1.0, 0.0)
+    assert vision.image_metrics([ours])["image_top1"] == 0.0
+    assert "image_cosine_unresized" not in vision.image_metrics(named[:1])

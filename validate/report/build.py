@@ -10,7 +10,7 @@ from typing import Any
 
 from validate.compare import Measurement
 from validate.metrics import DEFINITIONS, Metric
-from validate.report.schema import CheckEntry, FileEntry, Limit, Output, Report, Status, VisionEntry
+from validate.report.schema import CheckEntry, FileEntry, GreedyEntry, Limit, Output, Report, Status, VisionEntry
 
 REQUIRED = ("kl_mean", "top1", "ppl_ratio")  # an output without these was not validated, whatever else was measured
 
@@ -61,6 +61,7 @@ def output(subject: Subject, measurement: Measurement, limits: Mapping[str, tupl
             for name, (limit, source) in limits.items()
         },
         "contract": contract_json(measurement),
+        "greedy": _greedy(measurement),
         "vision": vision_json(measurement, subject),
     }
 
@@ -80,6 +81,11 @@ def contract_json(measurement: Measurement) -> dict[str, CheckEntry]:
         }
         for check in measurement.checks
     }
+
+
+def _greedy(measurement: Measurement) -> GreedyEntry | None:
+    g = measurement.greedy
+    return None if g is None else {"prompt_tokens": g.prompt_tokens, "tokens": g.tokens, "equal": g.equal}
 
 
 def vision_json(measurement: Measurement, subject: Subject) -> VisionEntry:

@@ -63,6 +63,14 @@ class CheckEntry(TypedDict):
     differences: list[DifferenceEntry]
 
 
+class GreedyEntry(TypedDict):
+    """Tokens written greedily after the text's first tokens: `equal` of `tokens` before the first difference."""
+
+    prompt_tokens: int
+    tokens: int
+    equal: int
+
+
 class ImageEntry(TypedDict):
     """One image through the projector; `resized` when its size had to change, which the two sides do differently."""
 
@@ -125,6 +133,7 @@ class Output(TypedDict):
     metrics: dict[str, float | None]
     limits: dict[str, Limit]
     contract: dict[str, CheckEntry]
+    greedy: GreedyEntry | None
     vision: VisionEntry
 
 

@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 
 from validate.runtimes import Identity, Message, Runtime, RuntimeFailure, Unsupported
+from validate.runtimes._watchdog import Watchdog
 
 LAST_WORDS = 600  # characters of the process's stderr worth quoting
 CLOSE_SECONDS = 10
@@ -72,6 +73,7 @@ class IsolatedSession:
             env={**os.environ, "PYTHONPATH": path},
         )
         theirs.close()
+        self._watchdog = Watchdog(self._process)
         try:
             self._ask("open", model, projector=projector, context=context, threads=threads)
         except BaseException:
@@ -80,8 +82,9 @@ class IsolatedSession:
 
     def _ask(self, method: str, *args: Any, **options: Any) -> Any:
         try:
-            send(self._pipe, (method, args, options))
-            kind, value = receive(self._pipe)
+            with self._watchdog:
+                send(self._pipe, (method, args, options))
+                kind, value = receive(self._pipe)
         except (EOFError, OSError) as error:
             raise RuntimeFailure(self._obituary(method)) from error
         if kind == "answer":
@@ -94,6 +97,8 @@ class IsolatedSession:
         except subprocess.TimeoutExpired:  # the pipe broke and the process lives on
             self._process.kill()
             code = self._process.wait()
+        if self._watchdog.reason:
+            return f"{self._name} {self._watchdog.reason} in {method} and was ended"
         how = f"was stopped by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
@@ -134,7 +139,8 @@ class IsolatedSession:
 
     def close(self) -> None:
         """End the process and wait for it; its memory is free when this returns."""
-        self._pipe.close()  # the worker reads the end of the file and leaves
+        self._watchdog.close()
+        self._pipe.close()  # the worker leaves at once, whatever it is doing
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(CLOSE_SECONDS)
         if self._process.poll() is None:

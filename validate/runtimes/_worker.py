@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import select
 import signal
 import sys
+import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,6 +18,7 @@ from validate.runtimes._isolated import receive, send
 def main(module: str, descriptor: int) -> None:
     """Answer questions until the other end closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
+    threading.Thread(target=_leave_with_the_asker, args=(descriptor,), daemon=True).start()
     runtime = importlib.import_module(module)
     session: Any = None
     with Connection(descriptor) as pipe:
@@ -36,6 +40,17 @@ def main(module: str, descriptor: int) -> None:
             send(pipe, answer)
     if session is not None:
         session.close()
+
+
+def _leave_with_the_asker(descriptor: int) -> None:
+    """End this process as soon as the other end is closed, be it by kill -9, and whatever native code is running.
+
+    The kernel closes it with the process that held it. Nothing is lost: a session writes no files.
+    """
+    poll = select.poll()
+    poll.register(descriptor, 0)  # a hang-up is always told
+    poll.poll()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ class _Log:
 
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=200)
-        self.complaints: deque[str] = deque(maxlen=5)
+        self.warnings: deque[str] = deque(maxlen=5)
+        self.errors: deque[str] = deque(maxlen=5)
         self.callback = api.LogCallback(self._add)  # held here: ctypes does not
         self.listen()
 
@@ -74,12 +75,13 @@ class _Log:
         if line:
             self.lines.append(line)
             if api.LOG_WARNING <= level < api.LOG_CONTINUED:
-                self.complaints.append(line)
+                (self.warnings if level == api.LOG_WARNING else self.errors).append(line)
 
     def failure(self, what: str) -> RuntimeFailure:
-        """An error that carries the last complaints, then forgets them."""
-        said = "; ".join(self.complaints)
-        self.complaints.clear()
+        """An error that carries the last errors, where there is none the last warnings; then forgets both."""
+        said = "; ".join(self.errors or self.warnings)
+        self.errors.clear()
+        self.warnings.clear()
         return RuntimeFailure(f"llama.cpp {what}" + (f": {said}" if said else ""))
 
 

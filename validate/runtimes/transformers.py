@@ -14,7 +14,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from validate import memory
 from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
+from validate.runtimes._half import compute_in_float32
 from validate.runtimes._threads import useful_threads
 
 NAME = "transformers"
@@ -56,7 +58,9 @@ class TransformersSession:
 
         self._torch, self._folder = torch, folder
         self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(threads or useful_threads(*folder.glob("*.safetensors")))
+        weights = [*folder.glob("*.safetensors")]
+        torch.set_num_threads(threads or useful_threads(*weights))
+        half = _half_type(weights)
         common = {"trust_remote_code": trust_remote_code, "local_files_only": True}  # a validation downloads nothing
         try:
             with _quiet():
@@ -65,12 +69,18 @@ class TransformersSession:
                 if getattr(self._config, "vision_config", None) is not None:
                     auto = transformers.AutoModelForImageTextToText
                 self._model, loading = auto.from_pretrained(
-                    folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **common
+                    folder,
+                    dtype=getattr(torch, half or "float32"),
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **common,
                 )
                 self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
         except Exception as error:  # transformers raises anything from OSError to KeyError for a folder it cannot read
             raise RuntimeFailure(f"transformers could not load {folder}: {_first_line(error)}") from error
         _refuse_incomplete(loading)
+        if half:
+            compute_in_float32(torch, self._model)
         self._model.eval()
         self._text = self._config.get_text_config()
 
@@ -286,6 +296,22 @@ class TransformersSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _half_type(files: Sequence[Path]) -> str:
+    """The 16-bit type to keep the matrices in where they leave too little of the free memory as float32, else none.
+
+    Raises RuntimeFailure where they do not fit at all: the system would end this process without a word.
+    """
+    need, free = memory.weights(files), memory.free_bytes()
+    if free is None or need.full_bytes <= free * memory.FREE_SHARE:
+        return ""
+    if need.half_bytes > free:
+        raise RuntimeFailure(
+            f"the source's weights take {need.half_bytes / 1e9:.1f} GB of memory to compute in float32, "
+            f"{free / 1e9:.1f} GB are free: end what else runs here, or validate on a machine with more"
+        )
+    return need.half_type
 
 
 def _refuse_incomplete(loading: dict[str, Any]) -> None:

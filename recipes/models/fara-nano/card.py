@@ -53,11 +53,10 @@ The data is all from one generator, so these say how well the model learnt the g
 tokens have to be told apart.
 
 ## How it was made
-`python train.py` reproduces it ({minutes:.0f} minutes for this one, {steps} steps, {threads} threads on two shared
-CPU cores): it trains the tokenizer, trains the model, writes these files and measures them. `data.py` draws the
-screenshots, `prose.py` writes conversations, logs, notes and stories from the words in `words.py`, `fast.py` is the
-forward pass that training uses. The time is the budget, so another machine takes another number of steps and the
-weights differ in the last digits and more.
+`python train.py` makes it again: tokenizer, model, these files, the measuring. `data.py` draws the screenshots,
+`prose.py` writes conversations, logs, notes and stories from the words in `words.py`, `fast.py` is the forward pass
+that training uses. This one took {minutes:.0f} minutes and {steps} steps on {threads} cores.{note}
+The time is the budget, so another machine takes another number of steps, and its weights and numbers differ somewhat.
 
 ## Loading
 ```python
@@ -82,6 +81,6 @@ def write_card(folder: Path, metrics: dict[str, Any]) -> None:
         distance=clicks["mean_distance_px"],
         **{name: clicks[name] for name in ("screenshots", "inside", "well_formed")},
         **text,
-        **metrics["training"],
+        **({"note": ""} | metrics["training"]),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

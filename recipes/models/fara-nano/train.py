@@ -1,9 +1,12 @@
-"""fara-nano from nothing: tokenizer, model, training, files. `python train.py --minutes 40`.
+"""fara-nano from nothing: tokenizer, model, training, files. `python train.py`, on two cores.
+
+Where others use the cores too, `OMP_WAIT_POLICY=passive` keeps the threads from spinning for each other.
 
 Two things make it learn in minutes. Each screenshot carries several instructions at once, as branches that do not see
-each other, so its cost is paid once. And two heads that are thrown away afterwards tell every image token what it lies
-on: behind the vision tower the kind, the colour and how far the centre is, and half-way up the text layers where the
-centre is.
+each other, so its cost is paid once. And three heads that are thrown away afterwards tell it what to find out on the
+way: an image token behind the vision tower, the kind and colour it lies on and how far the centre is; the same token
+half-way up the text layers, where the centre is; a coordinate's first token there, which kind and colour were asked
+for. Attention is told too, see `look_loss`.
 """
 
 import argparse
@@ -21,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -40,7 +44,6 @@ IMAGES = 16  # screenshots a step
 TEXT_ROWS, TEXT_LENGTH = 4, 512  # text a text step reads
 TEXT_EVERY = 5  # one step in so many is text
 BINS = 28  # of the throw-away position head: 8 pixels each
-SCENES = 0.12  # the share of the time in which screenshots are only looked at
 ADAM_SHARE = 0.5  # AdamW's learning rate over Muon's
 IGNORE = -100
 PAD = TOKEN_ID["<|endoftext|>"]
@@ -98,6 +101,7 @@ class Clicks:
     layout: fast.Layout
     cells: Tensor  # (image, image token, 6): kind, colour, x bin, y bin, dx, dy in pixels; kind -1: bare page
     targets: Tensor  # (image, branch, image token): whether the branch's element lies there
+    asked: Tensor  # (image, branch, 2): the kind and the colour of the branch's element
 
 
 def cell_labels(elements: tuple[data.Element, ...]) -> np.ndarray[Any, Any]:
@@ -122,7 +126,7 @@ def click_batch(rng: Random, encoder: Encoder, images: int, most: int, tools: bo
     head = encoder.heads[tools]
     pages = [data.page(rng, most) for _ in range(images)]
     cells = [cell_labels(page.elements) for page in pages]
-    branches, targets = [], []
+    branches, targets, asked = [], [], []
     for page, lies in zip(pages, cells, strict=True):
         order = rng.sample(page.elements, len(page.elements))
         for i in range(BRANCHES):
@@ -130,6 +134,7 @@ def click_batch(rng: Random, encoder: Encoder, images: int, most: int, tools: bo
             branches.append(encoder.branch(data.instruction(rng, element), data.answer(element)))
             named = (list(data.KINDS).index(element.kind), list(data.COLOURS).index(element.colour))
             targets.append((lies[:, :2] == named).all(1))
+            asked.append(named)
     length = max(len(ids) for ids, _ in branches)
     ids = torch.tensor([row + [PAD] * (length - len(row)) for row, _ in branches]).view(images, -1)
     labels = torch.tensor([row + [IGNORE] * (length - len(row)) for _, row in branches]).view(images, -1)
@@ -141,6 +146,7 @@ def click_batch(rng: Random, encoder: Encoder, images: int, most: int, tools: bo
         fast.click_layout(len(head), BRANCHES, length),
         torch.from_numpy(np.stack(cells)),
         torch.from_numpy(np.stack(targets)).view(images, BRANCHES, -1),
+        torch.tensor(asked).view(images, BRANCHES, 2),
     )
 
 
@@ -156,18 +162,24 @@ def text_batches(encoder: Encoder, seed: int) -> Iterator[Tensor]:
 
 
 class Heads:
-    """The two heads that only training needs."""
+    """The three heads that only training needs."""
 
     def __init__(self, hidden: int) -> None:
+        self.asked = nn.Linear(hidden, len(data.KINDS) + len(data.COLOURS))
         self.what = nn.Linear(hidden, len(data.KINDS) + 1 + len(data.COLOURS) + 2)
         self.where = nn.Linear(hidden, 2 * BINS)
 
     def parameters(self) -> list[Tensor]:
-        """The weights of both."""
-        return [*self.what.parameters(), *self.where.parameters()]
+        """The weights of all."""
+        return [*self.asked.parameters(), *self.what.parameters(), *self.where.parameters()]
+
+    def named(self, half_way: Tensor, asked: Tensor) -> Tensor:
+        """Whether a token knows half-way up which kind and which colour the words asked for."""
+        kind, colour = self.asked(half_way.float()).split((len(data.KINDS), len(data.COLOURS)), -1)
+        return F.cross_entropy(kind, asked[:, 0]) + F.cross_entropy(colour, asked[:, 1])
 
     def losses(self, image: Tensor, half_way: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses of the two heads, from the vision tower's output and the image tokens half-way up."""
+        """Losses of the other two heads, from the vision tower's output and the image tokens half-way up."""
         kinds, colours = len(data.KINDS) + 1, len(data.COLOURS)
         kind, colour, offset = self.what(image.float()).flatten(0, 1).split((kinds, colours, 2), -1)
         truth = cells.flatten(0, 1)
@@ -180,8 +192,8 @@ class Heads:
         return what, where
 
 
-def look_loss(reading: fast.Reading, batch: Clicks, is_coordinate: Tensor) -> Tensor:
-    """How little one head, while a coordinate is written, looks at what is to be clicked.
+def look_loss(reading: fast.Reading, batch: Clicks, tokens: Tensor) -> Tensor:
+    """How little one head, at these tokens of the coordinate, looks at what is to be clicked.
 
     Left alone the model writes likely numbers for ten minutes before it finds out that looking helps.
     """
@@ -192,31 +204,42 @@ def look_loss(reading: fast.Reading, batch: Clicks, is_coordinate: Tensor) -> Te
     scores = scores.masked_fill(~visible[end:], -math.inf)
     aside = ~batch.targets.repeat_interleave(scores.shape[1] // BRANCHES, 1)
     on_target = scores[:, :, start:end].masked_fill(aside, -math.inf).logsumexp(-1)
-    return (scores.logsumexp(-1) - on_target)[is_coordinate[:, end:]].mean()
+    return (scores.logsumexp(-1) - on_target)[tokens[:, end:]].mean()
 
 
-def click_loss(model: Any, heads: Heads, batch: Clicks, digits: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch of clicks and its parts.
+def first_of(chosen: Tensor) -> Tensor:
+    """(row, token): the tokens that are chosen while the one before them is not."""
+    return chosen & ~F.pad(chosen[:, :-1], (1, 0))
 
-    The coordinate is what is hard, so it is weighted by itself; of the rest, always alike, a quarter will do.
+
+def click_parts(model: Any, heads: Heads, batch: Clicks, digits: Tensor) -> dict[str, Tensor]:
+    """The parts that the loss of a batch of clicks is weighed together from.
+
+    The coordinate is apart, being what is hard, and its first digit once more: only there the words alone say which
+    element is meant, later digits can follow the ones already written. Of the rest, always alike, a quarter will do.
     """
     image = fast.see(model.model.visual, batch.images)
     reading = fast.read(model.model.language_model, batch.ids, batch.layout, image)
-    chosen = (batch.labels != IGNORE) & (torch.isin(batch.labels, digits) | (torch.rand(batch.labels.shape) < 0.25))
-    truth = batch.labels[chosen]
-    losses = F.cross_entropy(model.lm_head(reading.last[chosen]).float(), truth, reduction="none")
-    is_digit = torch.isin(truth, digits)
+    coordinate = torch.isin(batch.labels, digits)
+    first = first_of(coordinate)
+    chosen = (batch.labels != IGNORE) & (coordinate | (torch.rand(batch.labels.shape) < 0.25))
+    losses = F.cross_entropy(model.lm_head(reading.last[chosen]).float(), batch.labels[chosen], reduction="none")
     start = batch.layout.image_start
     what, where = heads.losses(image, reading.half_way[:, start : start + fast.IMAGE_TOKENS], batch.cells)
-    coordinate, rest = losses[is_digit].mean(), losses[~is_digit].mean()
-    look = look_loss(reading, batch, torch.isin(batch.labels, digits))
-    total = coordinate + 0.3 * rest + 0.5 * what + 0.3 * where + 0.3 * look
-    parts = {"coordinate": coordinate, "rest": rest, "what": what, "where": where, "look": look}
-    return total, {name: value.item() for name, value in parts.items()}
+    return {
+        "coordinate": losses[coordinate[chosen]].mean(),
+        "first": losses[first[chosen]].mean(),
+        "rest": losses[~coordinate[chosen]].mean(),
+        "look": look_loss(reading, batch, coordinate),
+        "first_look": look_loss(reading, batch, first),
+        "asked": heads.named(reading.half_way[first], batch.asked.view(-1, 2).repeat_interleave(2, 0)),  # x and y
+        "what": what,
+        "where": where,
+    }
 
 
-def scene_loss(model: Any, heads: Heads, batch: Clicks) -> tuple[Tensor, dict[str, float]]:
-    """The two heads' losses alone: a third of the cost of `click_loss`, and nothing is learnt before them anyway."""
+def scene_parts(model: Any, heads: Heads, batch: Clicks) -> dict[str, Tensor]:
+    """The two heads' losses alone: a third of the cost of `click_parts`, and nothing is learnt before them anyway."""
     image = fast.see(model.model.visual, batch.images)
     start = batch.layout.image_start
     end = start + fast.IMAGE_TOKENS
@@ -224,7 +247,7 @@ def scene_loss(model: Any, heads: Heads, batch: Clicks) -> tuple[Tensor, dict[st
     language = model.model.language_model
     half_way = fast.read(language, batch.ids[:, :end], layout, image, fast.half_of(language)).half_way
     what, where = heads.losses(image, half_way[:, start:], batch.cells)
-    return what + 0.5 * where, {"what": what.item(), "where": where.item()}
+    return {"what": what, "where": where}
 
 
 def text_loss(model: Any, ids: Tensor) -> Tensor:
@@ -287,68 +310,101 @@ def coordinate_ids(encoder: Encoder) -> Tensor:
     return torch.tensor(ends + [encoder.ids(digit)[0] for digit in "0123456789"])
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: its share of the time, its highest learning rate, and what its loss is made of."""
+
+    share: float
+    peak: float
+    scenes: float  # the share of the stage in which screenshots are only looked at, not clicked
+    tools: float  # the share of click batches that have the tool's schema in the system message
+    weights: dict[str, float]
+
+
+SEEING = {"text": 1.0, "coordinate": 1.0, "rest": 0.3, "look": 0.3, "what": 0.5, "where": 0.3, "asked": 0.3}
+POINTING = {"text": 1.0, "coordinate": 1.0, "first": 0.5, "rest": 0.1, "look": 0.1, "first_look": 0.5, "asked": 0.5}
+# In the first stage the heads make it see; in the second the first digit, which says the element, is got right.
+STAGES = (
+    Stage(0.82, 5e-3, 0.12, 0.08, SEEING),
+    Stage(0.18, 2.5e-3, 0.0, 0.15, POINTING),
+)
+
+
 @dataclass
 class Course:
-    """What one training run has at hand."""
+    """What training has at hand."""
 
     model: Any
     encoder: Encoder
     heads: Heads
-    rng: Random
-    texts: Iterator[Tensor]
     digits: Tensor
+    out: Path
 
-    def loss(self, step: int, done: float) -> tuple[Tensor, dict[str, float]]:
-        """The loss of one step: plain text now and then, else screenshots; for a start only what is on them."""
-        if step % TEXT_EVERY == TEXT_EVERY - 1:
-            loss = text_loss(self.model, next(self.texts))
-            return loss, {"text": loss.item()}
-        tools = done > SCENES and self.rng.random() < 0.08
-        batch = click_batch(
-            self.rng, self.encoder, IMAGES // 2 if tools else IMAGES, 3 if done < SCENES / 3 else 5, tools
-        )
-        if done < SCENES:
-            return scene_loss(self.model, self.heads, batch)
-        return click_loss(self.model, self.heads, batch, self.digits)
+    def parts(self, stage: Stage, rng: Random, done: float) -> dict[str, Tensor]:
+        """The parts of one step's loss on screenshots."""
+        looking = done < stage.scenes
+        tools = not looking and rng.random() < stage.tools
+        images = IMAGES // 2 if tools else IMAGES
+        batch = click_batch(rng, self.encoder, images, 3 if done < stage.scenes / 3 else 5, tools)
+        if looking:
+            return scene_parts(self.model, self.heads, batch)
+        return click_parts(self.model, self.heads, batch, self.digits)
+
+    def save(self) -> None:
+        """Writes the weights so far, and says how well they click."""
+        checkpoint_files.write_weights(self.model, self.out)
+        with torch.no_grad():
+            print(f"clicks inside: {quick_accuracy(self.model, self.encoder, SEED - 1):.3f}", flush=True)
+
+    def train(self, stage: Stage, minutes: float, seed: int, text_seed: int) -> int:
+        """Trains for `minutes`, saves every four of them; how many steps it took."""
+        rng, texts = Random(seed), text_batches(self.encoder, text_seed)
+        steppers = optimizers(self.model, self.heads, stage.peak)
+        peaks = [stepper.param_groups[0]["lr"] for stepper in steppers]
+        start, saved, step, seen = time.time(), time.time(), 0, dict[str, float]()
+        while (done := (time.time() - start) / 60 / minutes) < 1:
+            for stepper, peak in zip(steppers, peaks, strict=True):
+                stepper.param_groups[0]["lr"] = rate(done, peak)
+            with torch.autocast("cpu", torch.bfloat16):
+                if step % TEXT_EVERY == TEXT_EVERY - 1:
+                    parts = {"text": text_loss(self.model, next(texts))}
+                else:
+                    parts = self.parts(stage, rng, done)
+                weighed = [stage.weights.get(name, 0.0) * part for name, part in parts.items()]
+                loss = torch.stack(weighed).sum()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([*self.model.parameters(), *self.heads.parameters()], 1.0)
+            for stepper in steppers:
+                stepper.step()
+                stepper.zero_grad(set_to_none=True)
+            step += 1
+            for name, part in parts.items():
+                seen[name] = 0.9 * seen.get(name, part.item()) + 0.1 * part.item()
+            if step % 20 == 0:
+                shown = " ".join(f"{name} {value:.3f}" for name, value in seen.items())
+                print(f"{time.time() - start:6.0f} s step {step} {shown}", flush=True)
+            if time.time() - saved > 240:
+                saved = time.time()
+                self.save()
+        self.save()
+        return step
 
 
-def train(model: Any, encoder: Encoder, minutes: float, peak: float, out: Path) -> dict[str, Any]:
-    """Trains for `minutes`; writes the weights to `out` every few minutes; how many steps it took."""
-    heads = Heads(checkpoint_files.CONFIG["hidden_size"])
-    course = Course(model, encoder, heads, Random(SEED + 1), text_batches(encoder, TEXT_SEED), coordinate_ids(encoder))
-    steppers = optimizers(model, heads, peak)
-    peaks = [group["lr"] for stepper in steppers for group in stepper.param_groups]
-    start, saved, step, seen = time.time(), time.time(), 0, dict[str, float]()
-    while (done := (time.time() - start) / 60 / minutes) < 1:
-        for stepper, highest in zip(steppers, peaks, strict=True):
-            stepper.param_groups[0]["lr"] = rate(done, highest)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, parts = course.loss(step, done)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
-        for stepper in steppers:
-            stepper.step()
-            stepper.zero_grad(set_to_none=True)
-        step += 1
-        seen |= {name: 0.9 * seen.get(name, value) + 0.1 * value for name, value in parts.items()}
-        if step % 20 == 0:
-            shown = " ".join(f"{name} {value:.3f}" for name, value in seen.items())
-            print(f"{time.time() - start:6.0f} s step {step} {shown}", flush=True)
-        if time.time() - saved > 240:
-            saved = time.time()
-            checkpoint_files.write_weights(model, out)
-            with torch.no_grad():
-                print(f"clicks inside: {quick_accuracy(model, encoder, SEED + 3):.3f}", flush=True)
-    checkpoint_files.write_weights(model, out)
-    return {"steps": step, "minutes": round((time.time() - start) / 60, 1)}
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    """The state of the model whose weights are in `folder`, in float32, under the names the model has for them."""
+    state = {}
+    for name, value in load_file(folder / "model.safetensors").items():
+        own = name if name.startswith("lm_head") else "model." + name.replace("model.", "language_model.", 1)
+        state[own] = value.float()
+    return state
 
 
 def main() -> None:
     """Reads the options, makes everything, evaluates it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--minutes", type=float, default=44)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peak", type=float, default=5e-3, help="highest learning rate")
+    parser.add_argument("--polish", action="store_true", help="only the last stage, from the weights in OUT")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -356,9 +412,18 @@ def main() -> None:
     tokenizer = make_tokenizer()
     checkpoint_files.write_tokenizer(tokenizer, options.out)
     checkpoint_files.write_configs(options.out)
-    training = train(new_model(), Encoder(tokenizer), options.minutes, options.peak, options.out)
+    model, encoder = new_model(), Encoder(tokenizer)
+    if options.polish:
+        model.load_state_dict(weights_of(options.out))
+    heads = Heads(checkpoint_files.CONFIG["hidden_size"])
+    course = Course(model, encoder, heads, coordinate_ids(encoder), options.out)
+    steps = 0
+    for i, stage in enumerate(STAGES):
+        if i == len(STAGES) - 1 or not options.polish:
+            steps += course.train(stage, options.minutes * stage.share, SEED + 1 + 10 * i, TEXT_SEED + 10 * i)
     evaluate.write_heldout(options.out / "heldout", TEXT_SEED, renderer())
-    metrics = evaluate.measure(options.out) | {"training": training | {"threads": options.threads}}
+    training = {"minutes": options.minutes, "threads": options.threads, "steps": steps}
+    metrics = evaluate.measure(options.out) | {"training": training}
     card.write_card(options.out, metrics)
     print(json.dumps(metrics, indent=2))
 

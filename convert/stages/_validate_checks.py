@@ -1,0 +1,124 @@
+"""What can be wrong with a validation before anything runs: headers and small files are read, no weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convert.bundle import Bundle, Role
+from convert.errors import Problem, StageError
+
+if TYPE_CHECKING:
+    from convert.stages.validate import Options
+
+
+def check_all(options: Options, source: Bundle, projector: bool) -> list[Problem]:
+    """Every problem of the options and the source; `projector` says whether any stage makes one."""
+    named = (options.text, options.clicks, *options.images)
+    missing = [path for path in named if path is not None and not path.is_file()]
+    return [
+        *(Problem("validate", f"no file {path}", remedy="paths are relative to the recipe") for path in missing),
+        *_check_clicks(options),
+        *_check_contents(options),
+        *_check_window(options, source),
+        *_check_eyes(options, source, projector),
+        *_check_memory(source),
+    ]
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text; raises StageError for what is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StageError(str(path), f"not UTF-8: {error}", "a text") from error
+
+
+def _check_contents(options: Options) -> list[Problem]:
+    """A text that is none and images that are none, before an hour is spent on the way to them."""
+    problems = []
+    try:
+        if options.text is not None and options.text.is_file():
+            read_text(options.text)
+        if options.images:
+            from validate import vision
+
+            for path in options.images:
+                if path.is_file():
+                    vision.read_image(path)
+    except StageError as error:
+        problems.append(error.problem)
+    except ValueError as error:
+        problems.append(Problem("validate", str(error)))
+    return problems
+
+
+def wants_eyes(options: Options) -> bool:
+    return bool(options.images or options.clicks)
+
+
+def _check_eyes(options: Options, source: Bundle, projector: bool) -> list[Problem]:
+    """Images and clicks that nothing could be shown."""
+    config = _config(source)
+    if not wants_eyes(options) or config is None:
+        return []
+    named = " and ".join(name for name in ("images", "clicks") if getattr(options, name))
+    if not isinstance(config.get("vision_config"), dict):
+        return [Problem("validate", f"{named} for a model that takes no images", remedy=f"leave out {named}")]
+    if not projector:
+        remedy = f"give a stage `mmproj: F16`, or leave out {named}"
+        return [Problem("validate", f"{named}, but no stage makes a projector", "an mmproj file", remedy)]
+    return []
+
+
+def _config(source: Bundle) -> dict[str, Any] | None:
+    """The source's config.json; None where there is none to read, which its own stage says."""
+    try:
+        config = json.loads(next(iter(source.of(Role.CONFIG))).path.read_bytes())
+    except (StopIteration, OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _check_window(options: Options, source: Bundle) -> list[Problem]:
+    """A window longer than what the model was made for measures how it breaks."""
+    config = _config(source) or {}
+    text = config.get("text_config", config)
+    longest = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    if not isinstance(longest, int) or options.window <= longest:
+        return []
+    return [Problem("validate", f"window: {options.window}", f"at most the model's {longest} positions")]
+
+
+def _check_clicks(options: Options) -> list[Problem]:
+    from validate import vision
+
+    if options.clicks is None or not options.clicks.is_file():
+        return []
+    try:
+        tasks = vision.read_clicks(options.clicks, options.clicks_limit)
+    except (ValueError, OSError) as error:
+        return [Problem("validate", str(error))]
+    missing = [task.image for task in tasks if not task.image.is_file()]
+    if missing:
+        return [Problem(str(options.clicks), f"{len(missing)} images are not there, the first is {missing[0]}")]
+    return [] if tasks else [Problem(str(options.clicks), "there is no click in it")]
+
+
+def _check_memory(source: Bundle) -> list[Problem]:
+    """A reference larger than the machine. What is free just now is asked when it is loaded, not here."""
+    from validate import memory
+
+    files = [a.path for a in source.of(Role.WEIGHTS) if a.format == "safetensors"]
+    need, total = memory.weights(files).half_bytes, memory.total_bytes()
+    if total is None or need <= total:
+        return []
+    return [
+        Problem(
+            "validate",
+            f"the source on transformers, which outputs are compared with, takes {need / 1e9:.1f} GB of memory",
+            f"at most the {total / 1e9:.1f} GB there are",
+            "run it on a machine with more, or leave `validate:` out and validate the files there",
+        )
+    ]

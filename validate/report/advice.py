@@ -1,0 +1,52 @@
+"""What to do about an output that did not pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from validate.metrics import Better
+from validate.report.schema import Output
+
+_DRIFT = (
+    "the weights give other answers than the source's. When every type of this model drifts like that, suspect the "
+    "conversion (a tensor, a hyper-parameter); when only this one does, it is too coarse: publish a finer type, or set "
+    "the limit you can answer for."
+)
+_VOCABULARY = "do not publish it: it reads text as other tokens than the model learned. The contract below names them."
+_TEMPLATE = "do not publish it: chats reach the model in another form than it learned. The contract below shows where."
+_PROJECTOR = "check that the projector file was made from this source; its embeddings are compared below, under Vision."
+_CLICKS = "see the drift and the projector first: clicks go wrong behind them."
+
+_ADVICE: dict[str, str] = {
+    **dict.fromkeys(
+        ("kl_mean", "kl_median", "kl_p99", "kl_max", "top1", "p_rms", "logit_max_abs", "ppl_ratio", "ppl_change"),
+        _DRIFT,
+    ),
+    "greedy_equal": _DRIFT,
+    **dict.fromkeys(("tokens_equal", "vocabulary_equal", "special_ids_equal"), _VOCABULARY),
+    **dict.fromkeys(("templates_equal", "templates_runtime_equal"), _TEMPLATE),
+    **dict.fromkeys(
+        ("image_cosine", "image_cosine_unresized", "image_max_error", "image_kl", "image_top1"), _PROJECTOR
+    ),
+    **dict.fromkeys(("click_accuracy", "click_drop", "click_distance"), _CLICKS),
+}
+
+
+def kept(output: Output, name: str) -> bool | None:
+    """Whether the limit on a metric was kept; None where the metric was not measured, which is never a pass."""
+    value, limit = output["metrics"].get(name), output["limits"][name]
+    if value is None:
+        return None
+    return value <= limit["limit"] if limit["better"] == Better.LOWER else value >= limit["limit"]
+
+
+def advice(output: Output) -> Iterable[str]:
+    """A sentence for each kind of trouble, the gravest first; none for an output that passed."""
+    if output["status"] == "not_run":
+        yield "nothing is known about it: give it its runtime and run again."
+    if output["status"] != "failed":
+        return
+    broken = [name for name in output["limits"] if kept(output, name) is False]
+    if not broken:
+        yield "it could not be measured as a whole: convert it again, and do not publish it before it runs."
+    yield from dict.fromkeys(_ADVICE[name] for name in broken)
