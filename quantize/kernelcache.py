@@ -4,8 +4,6 @@ numba's own key is the kernel's file, its code and the processor. Our kernels ar
 from this package, and of the lane count: a change there would leave a stale kernel in use. Both go into the key.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="import-untyped,misc"
-
 from __future__ import annotations
 
 import contextlib
@@ -13,25 +11,26 @@ import hashlib
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from numba.core.caching import FunctionCache
 
 _PACKAGE = __name__.partition(".")[0] + "."
 
 
-def cached(dispatcher, lanes: int):
+def cached(dispatcher: Any, lanes: int) -> Any:
     """`dispatcher`, its machine code kept beside the package, or in the user's cache where that cannot be written."""
     with contextlib.suppress(RuntimeError):  # numba has no folder it may write to: every process compiles
         dispatcher._cache = _KernelCache(dispatcher.py_func, lanes)
     return dispatcher
 
 
-class _KernelCache(FunctionCache):
-    def __init__(self, function, lanes: int):
+class _KernelCache(FunctionCache):  # type: ignore[misc]  # numba has no types
+    def __init__(self, function: Any, lanes: int) -> None:
         super().__init__(function)
         self.module, self.lanes = function.__module__, lanes
 
-    def _index_key(self, sig, codegen):
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
         return (*super()._index_key(sig, codegen), self.lanes, _sources(self.module))
 
 

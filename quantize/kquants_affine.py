@@ -4,6 +4,7 @@ Lane k of all vectors belongs to super-block k of a group. Four levels at a time
 that packing them is a few shifts for four bytes of LANES blocks. Block layouts are those of ggml-common.h.
 """
 
+# ruff: noqa: PLR0913, PLR0917 - a kernel has no objects: workspaces and constants are passed one by one
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped,misc"
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _Q4_K_BYTES = 144
 _Q5_K_BYTES = 176
 
 
-# -- the search, over all sub-blocks ------------------------------------------------------------------------------------
+# -- the search, over all sub-blocks ---------------------------------------------------------------------------------
 
 
 @inlined
@@ -66,6 +67,7 @@ def _size_weights(x, at, n, w):
 
 @inlined
 def mean_square(x, factor):
+    """`factor` times the mean of x**2 over the super-block."""
     total = splat(0)
     for i in range(_SUPER):
         v = load(x, i * LANES)
@@ -106,12 +108,12 @@ def _shared(x, whole, n, top, clip):
     return to_float16(largest / np.float32(top))
 
 
-# -- levels and packing -------------------------------------------------------------------------------------------------
+# -- levels and packing ----------------------------------------------------------------------------------------------
 
 
 @inlined
 def _levels(x, at, n, d, dmin, inverse, low, top, words):
-    """Vector at/4.. of `words`: levels of x for the stored scales, four a word; ggml keeps the search's where d is 0."""
+    """Vectors at / 4 on of `words`: the levels of x for the stored scales; where d is 0, ggml keeps the search's."""
     unscaled = d == 0
     some_unscaled = any_lane(unscaled)
     for i in range(0, n, 4):
@@ -223,75 +225,67 @@ def put_twos(words, out, at, stride):
             put_word(out, at + 32 * h + 4 * i, stride, word)
 
 
-# -- kernels ------------------------------------------------------------------------------------------------------------
+# -- kernels ---------------------------------------------------------------------------------------------------------
 
 
-@inlined
-def _plain_45(values, out, top, start, steps, stride):
-    x, w, levels = workspace(_SUPER), workspace(32), workspace(32)
-    scales, minimums, inverses, lows = workspace(8), workspace(8), workspace(8), workspace(8)
-    whole_scales, whole_minimums = workspace(8).view(np.int32), workspace(8).view(np.int32)
-    words = workspace(_SUPER // 4).view(np.int32)
-    for first in range(0, values.shape[0] // _SUPER, LANES):
-        gather(values, first * _SUPER, _SUPER, _SUPER, x)
-        for j in range(8):
-            _rms_weights(x, 32 * j, 32, w)
-            found = affine_search(x, 32 * j, w, levels, 32, top, start, 0.1, steps, False)
-            _keep(found, j, scales, minimums, inverses, lows)
-        d = _shared(scales, whole_scales, 8, 63, 63)
-        dmin = _shared(minimums, whole_minimums, 8, 63, 63)
-        at = first * stride
-        _finish_45(x, d, dmin, whole_scales, whole_minimums, inverses, lows, top, words, out, at, stride)
+def _plain_45(top, start, steps, stride):
+    """The kernel of a type of 8 sub-blocks without importance, for whole groups of LANES super-blocks."""
 
-
-@inlined
-def _weighted_45(values, weights, number, out, top, clip, stride):
-    x, w, levels, sums = workspace(_SUPER), workspace(32), workspace(32), workspace(8)
-    scales, minimums, inverses, lows = workspace(8), workspace(8), workspace(8), workspace(8)
-    whole_scales, whole_minimums = workspace(8).view(np.int32), workspace(8).view(np.int32)
-    words = workspace(_SUPER // 4).view(np.int32)
-    columns = weights.shape[0] - LANES * _SUPER
-    for first in range(0, values.shape[0] // _SUPER, LANES):
-        gather(values, first * _SUPER, _SUPER, _SUPER, x)
-        square = mean_square(x, 2)
-        column = (number + first) * _SUPER % columns
-        for j in range(8):
-            gather(weights, column + 32 * j, _SUPER, 32, w)
-            store(sums, j * LANES, importance_weights(x, 32 * j, 32, square, w))
-            found = affine_search(x, 32 * j, w, levels, 32, top, -0.9, 0.05, 36, False)
-            _keep(found, j, scales, minimums, inverses, lows)
-        d = to_float16(positive_search(scales, sums, whole_scales, 8, 63))
-        dmin = to_float16(positive_search(minimums, sums, whole_minimums, 8, 63))
-        if clip:
+    @kernel
+    def encode(values, out):
+        x, w, levels = workspace(_SUPER), workspace(32), workspace(32)
+        scales, minimums, inverses, lows = workspace(8), workspace(8), workspace(8), workspace(8)
+        whole_scales, whole_minimums = workspace(8).view(np.int32), workspace(8).view(np.int32)
+        words = workspace(_SUPER // 4).view(np.int32)
+        for first in range(0, values.shape[0] // _SUPER, LANES):
+            gather(values, first * _SUPER, _SUPER, _SUPER, x)
             for j in range(8):
-                store(whole_scales, j * LANES, minimum(load(whole_scales, j * LANES), splat_int(63)))
-                store(whole_minimums, j * LANES, minimum(load(whole_minimums, j * LANES), splat_int(63)))
-        at = first * stride
-        _finish_45(x, d, dmin, whole_scales, whole_minimums, inverses, lows, top, words, out, at, stride)
+                _rms_weights(x, 32 * j, 32, w)
+                found = affine_search(x, 32 * j, w, levels, 32, top, start, 0.1, steps, False)
+                _keep(found, j, scales, minimums, inverses, lows)
+            d = _shared(scales, whole_scales, 8, 63, 63)
+            dmin = _shared(minimums, whole_minimums, 8, 63, 63)
+            at = first * stride
+            _finish_45(x, d, dmin, whole_scales, whole_minimums, inverses, lows, top, words, out, at, stride)
+
+    return encode
 
 
-@kernel
-def q4_k(values, out):
-    """Q4_K of whole groups of LANES super-blocks."""
-    _plain_45(values, out, 15, -1.0, 20, _Q4_K_BYTES)
+def _weighted_45(top, clip, stride):
+    """The same with importance; ggml limits the whole scales of Q5_K once more (`clip`), not those of Q4_K."""
+
+    @kernel
+    def encode(values, weights, number, out):
+        x, w, levels, sums = workspace(_SUPER), workspace(32), workspace(32), workspace(8)
+        scales, minimums, inverses, lows = workspace(8), workspace(8), workspace(8), workspace(8)
+        whole_scales, whole_minimums = workspace(8).view(np.int32), workspace(8).view(np.int32)
+        words = workspace(_SUPER // 4).view(np.int32)
+        columns = weights.shape[0] - LANES * _SUPER
+        for first in range(0, values.shape[0] // _SUPER, LANES):
+            gather(values, first * _SUPER, _SUPER, _SUPER, x)
+            square = mean_square(x, 2)
+            column = (number + first) * _SUPER % columns
+            for j in range(8):
+                gather(weights, column + 32 * j, _SUPER, 32, w)
+                store(sums, j * LANES, importance_weights(x, 32 * j, 32, square, w))
+                found = affine_search(x, 32 * j, w, levels, 32, top, -0.9, 0.05, 36, False)
+                _keep(found, j, scales, minimums, inverses, lows)
+            d = to_float16(positive_search(scales, sums, whole_scales, 8, 63))
+            dmin = to_float16(positive_search(minimums, sums, whole_minimums, 8, 63))
+            if clip:
+                for j in range(8):
+                    store(whole_scales, j * LANES, minimum(load(whole_scales, j * LANES), splat_int(63)))
+                    store(whole_minimums, j * LANES, minimum(load(whole_minimums, j * LANES), splat_int(63)))
+            at = first * stride
+            _finish_45(x, d, dmin, whole_scales, whole_minimums, inverses, lows, top, words, out, at, stride)
+
+    return encode
 
 
-@kernel
-def q4_k_weighted(values, weights, number, out):
-    """Q4_K with importance; ggml limits the whole scales of Q5_K again, not those of Q4_K."""
-    _weighted_45(values, weights, number, out, 15, False, _Q4_K_BYTES)
-
-
-@kernel
-def q5_k(values, out):
-    """Q5_K of whole groups of LANES super-blocks."""
-    _plain_45(values, out, 31, -0.5, 15, _Q5_K_BYTES)
-
-
-@kernel
-def q5_k_weighted(values, weights, number, out):
-    """Q5_K with importance."""
-    _weighted_45(values, weights, number, out, 31, True, _Q5_K_BYTES)
+q4_k = _plain_45(15, -1.0, 20, _Q4_K_BYTES)
+q4_k_weighted = _weighted_45(15, False, _Q4_K_BYTES)
+q5_k = _plain_45(31, -0.5, 15, _Q5_K_BYTES)
+q5_k_weighted = _weighted_45(31, True, _Q5_K_BYTES)
 
 
 @kernel

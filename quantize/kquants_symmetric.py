@@ -4,6 +4,7 @@ Lanes and words as in kquants_affine.py. Levels are stored from 0 on: 4 or 32 is
 zeros ggml leaves the stored level 0, which counts only where the stored scale is 0 too.
 """
 
+# ruff: noqa: PLR0913, PLR0917 - a kernel has no objects: workspaces and constants are passed one by one
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped,misc"
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ Kernel = Callable[..., Any]
 
 
 def encode(name: str, plain: Kernel, weighted: Kernel, values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """uint8 (rows, row bytes): `values` (rows, n) as blocks of type `name`.
+    """uint8 (rows, row bytes): `values` (rows, n) as blocks of type `name`; ValueError where lengths do not fit.
 
-    `plain(values, out)` and `weighted(values, weights, first, out)` are kernels over flat arrays, float32 and uint8, of a
-    multiple of LANES blocks; `first` is the number of the first of them, counted over all rows. The weights they get are
-    those of a row and then of LANES blocks more, from the row's beginning again: block b of a row, in lane 0, finds those
-    of all lanes from b on, also where the next lanes are in the next rows.
+    `plain(values, out)` and `weighted(values, weights, first, out)` are kernels over flat arrays, float32 and uint8,
+    of a multiple of LANES blocks; `first` is the number of the first of them, counted over all rows. The weights they
+    get are those of a row and then of LANES blocks more, from the row's beginning again: with block b of a row in lane
+    0, those of all lanes stand from b on, also where the next lanes are in the next rows.
     """
     kind = TYPES[name]
     values = np.ascontiguousarray(values, np.float32)
@@ -27,7 +27,9 @@ def encode(name: str, plain: Kernel, weighted: Kernel, values: np.ndarray, weigh
     flat, encoded = values.reshape(-1), out.reshape(-1)
     if weights is not None:
         if weights.shape != values.shape[1:]:
-            raise ValueError(f"{weights.size} weights for rows of {values.shape[1]} values; there is one for each column")
+            raise ValueError(
+                f"{weights.size} weights for rows of {values.shape[1]} values; there is one for each column"
+            )
         weights = np.resize(np.asarray(weights, np.float32), values.shape[1] + LANES * kind.values)
 
     def run(some: np.ndarray, first: int, into: np.ndarray) -> None:

@@ -1,10 +1,11 @@
 """ggml's searches for the scale of a group of values, LANES groups at a time.
 
-A group is n vectors in a workspace, from vector `at` on: lane k of vector i is value i of group k. Every sum is in ggml's
-order; products are left to right as in C (w * x * l is (w * x) * l). What ggml does only under a condition is done in
-all lanes and kept where the condition holds.
+A group is n vectors in a workspace, from vector `at` on: lane k of vector i is value i of group k. Every sum is in
+ggml's order; products are left to right as in C (w * x * l is (w * x) * l). What ggml does only under a condition is
+done in all lanes and kept where the condition holds.
 """
 
+# ruff: noqa: PLR0913, PLR0917 - a kernel has no objects: workspaces and constants are passed one by one
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped,misc"
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from quantize.simd import (
     minimum,
     nearest_int,
     nearest_level,
+    no_lane,
     splat,
     splat_int,
     store,
@@ -136,7 +138,7 @@ def _symmetric_sums(x, at, w, wx, n, top, inverse):
 def refined_search(x, at, levels, n, top):
     """Scale, and which groups are all zeros: x is about scale * level, the levels in -top..top-1, left in `levels`.
 
-    make_q3_quants of ggml-quants.c: weights x**2; levels change one at a time, in up to 5 rounds, where that fits better.
+    make_q3_quants of ggml-quants.c: weights x**2; in up to 5 rounds levels change one at a time where that fits better.
     A lane in which a round changed nothing is at rest: ggml stops there, here further rounds change nothing either.
     """
     largest, extreme = splat(0), splat(0)
@@ -155,8 +157,7 @@ def refined_search(x, at, levels, n, top):
         sum_xl += weight * v * level
         sum_l2 += weight * level * level
     for _ in range(5):
-        changed = sum_l2 != sum_l2
-        changed = changed & ~changed
+        changed = no_lane()
         for i in range(n):
             v = load(x, (at + i) * LANES)
             level = load(levels, (at + i) * LANES)
@@ -205,8 +206,7 @@ def positive_search(x, w, levels, n, top):
         sum_xl += weight * v * level
         sum_l2 += weight * level * level
     for _ in range(5):
-        changed = sum_l2 != sum_l2
-        changed = changed & ~changed
+        changed = no_lane()
         for i in range(n):
             v, weight, whole = load(x, i * LANES), load(w, i * LANES), load(levels, i * LANES)
             level = to_float(whole)

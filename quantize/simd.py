@@ -17,180 +17,78 @@ repeated. Comparisons are C's: false with NaN, except != which is true.
             simd.store(out, at, simd.load(values, at) * 2)
 """
 
+# ruff: noqa: PLR0913, PLR0917 - intrinsics take what they work on, one by one
 # numba is not typed, and what stands inside its functions is not Python
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped,misc"
 
 from __future__ import annotations
-
-import operator
-import os
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.imputils import lower_builtin
-from numba.core.registry import cpu_target
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic
 
 from quantize.kernelcache import cached
+from quantize.simd_types import F32, I32, LANES, REGISTER, common, float32xN, int32xN, maskxN, widen
 
-_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")  # what numba compiles for
-
-REGISTER = 16 if "+avx512f" in _FEATURES else 8 if "+avx2" in _FEATURES else 4
-"""Floats in a register of this processor: AVX-512, AVX2, or SSE and NEON."""
-
-LANES = int(os.environ.get("QUANTIZE_LANES", 2 * REGISTER))
-"""Floats in a vector, a multiple of REGISTER; the environment variable is there to measure others."""
-if LANES % REGISTER or LANES.bit_count() != 1:
-    raise ValueError(f"QUANTIZE_LANES={LANES}: want a power of two from {REGISTER} on, this processor's register")
-
-_F32, _I32, _I1 = ir.FloatType(), ir.IntType(32), ir.IntType(1)
-
-
-class Lanes(types.Type):
-    """The numba type of LANES values of one LLVM type."""
-
-    def __init__(self, name: str, element: ir.Type):
-        super().__init__(name=f"{name}x{LANES}")
-        self.vector = ir.VectorType(element, LANES)
-
-
-class _FloatLanes(Lanes):
-    pass
-
-
-class _IntLanes(Lanes):
-    pass
-
-
-class _MaskLanes(Lanes):
-    pass
-
-
-float32xN = _FloatLanes("float32", _F32)
-int32xN = _IntLanes("int32", _I32)
-maskxN = _MaskLanes("mask", _I1)
-
-
-@register_model(_FloatLanes)
-@register_model(_IntLanes)
-@register_model(_MaskLanes)
-class _Model(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, fe_type.vector)
+__all__ = [
+    "LANES",
+    "REGISTER",
+    "any_lane",
+    "bits",
+    "fabs",
+    "float32xN",
+    "from_bits",
+    "from_float16",
+    "gather",
+    "inlined",
+    "int32xN",
+    "kernel",
+    "limited",
+    "load",
+    "maskxN",
+    "maximum",
+    "minimum",
+    "nearest_int",
+    "nearest_level",
+    "no_lane",
+    "put_byte",
+    "put_half",
+    "put_word",
+    "round_away",
+    "splat",
+    "splat_int",
+    "sqrt",
+    "store",
+    "to_float",
+    "to_float16",
+    "to_int",
+    "where",
+    "workspace",
+]
 
 
 def kernel(function):
     """`function` compiled for arrays and numbers, without the GIL, kept on disk for this processor and lane count."""
-    return cached(numba.njit(nogil=True, error_model="numpy")(function), LANES)
+    return cached(numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function), LANES)
 
 
 def inlined(function):
     """`function` for use inside kernels: no call remains, constants passed to it are constants in it."""
-    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
-
-
-# -- scalars and lanes together ---------------------------------------------------------------------------------------
-
-
-def _widen(context, builder, value, kind, lanes):
-    """`value` of numba type `kind` as the LLVM vector of `lanes`: repeated when it is a scalar."""
-    if isinstance(kind, Lanes):
-        return value
-    scalar = context.cast(builder, value, kind, types.float32 if lanes is float32xN else types.int32)
-    undefined = ir.Constant(lanes.vector, ir.Undefined)
-    first = builder.insert_element(undefined, scalar, _I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
-
-
-def _common(args):
-    """The lanes type of operands of which at least one is lanes, the others scalars; None when they do not fit."""
-    lanes = {kind for kind in args if isinstance(kind, Lanes)}
-    if len(lanes) == 1 and all(isinstance(kind, (Lanes, types.Number)) for kind in args):
-        return lanes.pop()
-    return None
-
-
-def _operator(op, instructions, compares=False):
-    """Defines `op` on lanes; `instructions` maps an operand type to builder calls (a, b) -> value."""
-
-    @infer_global(op)
-    class _Template(AbstractTemplate):
-        def generic(self, args, kws):
-            lanes = _common(args)
-            if lanes in instructions:
-                return signature(maskxN if compares else lanes, *args)
-            return None
-
-    def lower(context, builder, sig, args):
-        lanes = _common(sig.args)
-        wide = [_widen(context, builder, arg, kind, lanes) for arg, kind in zip(args, sig.args, strict=True)]
-        return instructions[lanes](builder, *wide)
-
-    for lanes in instructions:
-        for operands in ((lanes, lanes), (lanes, types.Number), (types.Number, lanes)):
-            lower_builtin(op, *operands)(lower)
-
-
-_B = ir.IRBuilder
-for _op, _instructions in {
-    operator.add: {float32xN: _B.fadd, int32xN: _B.add},
-    operator.sub: {float32xN: _B.fsub, int32xN: _B.sub},
-    operator.mul: {float32xN: _B.fmul, int32xN: _B.mul},
-    operator.truediv: {float32xN: _B.fdiv},
-    operator.and_: {int32xN: _B.and_, maskxN: _B.and_},
-    operator.or_: {int32xN: _B.or_, maskxN: _B.or_},
-    operator.xor: {int32xN: _B.xor, maskxN: _B.xor},
-    operator.lshift: {int32xN: _B.shl},
-    operator.rshift: {int32xN: _B.ashr},
-}.items():
-    _operator(_op, _instructions)
-    _operator(getattr(operator, f"i{_op.__name__.strip('_')}"), _instructions)  # a += b
-
-
-def _comparison(sign):
-    def floats(builder, a, b):
-        compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
-        return compare(sign, a, b)
-
-    return {float32xN: floats, int32xN: lambda builder, a, b: builder.icmp_signed(sign, a, b)}
-
-
-for _op, _sign in {
-    operator.lt: "<",
-    operator.le: "<=",
-    operator.gt: ">",
-    operator.ge: ">=",
-    operator.eq: "==",
-    operator.ne: "!=",
-}.items():
-    _operator(_op, _comparison(_sign), compares=True)
-
-
-def _unary_operator(op, instructions):
-    @infer_global(op)
-    class _Template(AbstractTemplate):
-        def generic(self, args, kws):
-            return signature(args[0], args[0]) if args[0] in instructions else None
-
-    for lanes, instruction in instructions.items():
-        lower_builtin(op, lanes)(lambda context, builder, sig, args, do=instruction: do(builder, args[0]))
-
-
-_unary_operator(operator.neg, {float32xN: _B.fneg, int32xN: _B.neg})
-_unary_operator(operator.invert, {int32xN: _B.not_, maskxN: _B.not_})
+    # Without the entries from Python and C, each of which would compile a copy of it for nobody.
+    entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True, **entries)(function)
 
 
 @intrinsic
 def where(typing_context, mask, then, otherwise):
     """`then` in the lanes where `mask` holds, `otherwise` in the others; one of them may be a scalar."""
-    lanes = _common((then, otherwise))
+    lanes = common((then, otherwise))
 
     def codegen(context, builder, sig, args):
-        branches = (_widen(context, builder, args[i], sig.args[i], lanes) for i in (1, 2))
+        branches = (widen(context, builder, args[i], sig.args[i], lanes) for i in (1, 2))
         return builder.select(args[0], *branches)
 
     return (lanes(maskxN, then, otherwise), codegen) if lanes and mask is maskxN else None
@@ -207,13 +105,19 @@ def any_lane(typing_context, mask):
     return (types.boolean(maskxN), codegen) if mask is maskxN else None
 
 
-# -- conversions and functions of one operand --------------------------------------------------------------------------
+@inlined
+def no_lane():
+    """A mask that holds nowhere."""
+    return splat_int(0) != 0
+
+
+# -- conversions and functions of one operand ------------------------------------------------------------------------
 
 
 def _function(doc, result, operand, instruction):
     def function(typing_context, value):
         def codegen(context, builder, sig, args):
-            return instruction(builder, _widen(context, builder, args[0], sig.args[0], operand))
+            return instruction(builder, widen(context, builder, args[0], sig.args[0], operand))
 
         fits = value is operand or isinstance(value, types.Number)
         return (result(value), codegen) if fits else None
@@ -318,7 +222,7 @@ def from_float16(half):
     return from_bits(bits(value) | ((half & 0x8000) << 16))
 
 
-# -- memory ------------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------------------------
 
 
 def _address(context, builder, kind, array, index, index_type, element):
@@ -363,7 +267,7 @@ def _scatter(width):
             step = context.cast(builder, args[2], sig.args[2], types.intp)
             at = context.cast(builder, args[1], sig.args[1], types.intp)
             for lane in range(LANES):
-                item = builder.extract_element(args[3], _I32(lane))
+                item = builder.extract_element(args[3], I32(lane))
                 item = item if width == 32 else builder.trunc(item, element)
                 pointer = _address(context, builder, sig.args[0], args[0], at, types.intp, element)
                 builder.store(item, pointer, align=1)
@@ -388,7 +292,7 @@ def _transpose_tile(typing_context, source, start, stride, target, at):
     """target[at + i * LANES + k] = source[start + k * stride + i] for i and k below REGISTER."""
 
     def codegen(context, builder, sig, args):
-        vector = ir.VectorType(_F32, REGISTER)
+        vector = ir.VectorType(F32, REGISTER)
         index, step, into = (context.cast(builder, args[i], sig.args[i], types.intp) for i in (1, 2, 4))
         rows = []
         for _ in range(REGISTER):
@@ -413,7 +317,7 @@ def _transposed(builder, rows):
         mirrored = list(rows)
         for i in (i for i in range(n) if not i & half):
             for row, lanes in ((i, upper), (i + half, lower)):
-                mask = ir.Constant(ir.VectorType(_I32, n), lanes)
+                mask = ir.Constant(ir.VectorType(I32, n), lanes)
                 mirrored[row] = builder.shuffle_vector(rows[i], rows[i + half], mask)
         rows, half = mirrored, 2 * half
     return rows

@@ -27,7 +27,8 @@ def ggml() -> C.CDLL:
 def oracle(values: np.ndarray, name: str, weights: np.ndarray | None = None) -> np.ndarray:
     """uint8 (rows, row bytes): what ggml_quantize_chunk makes of float32 `values` (rows, n) and `weights` (n,)."""
     kind = TYPES[name]
-    assert values.dtype == np.float32 and values.flags.c_contiguous
+    assert values.dtype == np.float32
+    assert values.flags.c_contiguous
     assert weights is None or (weights.dtype == np.float32 and weights.shape == values.shape[1:])
     out = np.zeros((len(values), kind.row_bytes(values.shape[1])), np.uint8)
     importance = None if weights is None else weights.ctypes.data
@@ -37,8 +38,28 @@ def oracle(values: np.ndarray, name: str, weights: np.ndarray | None = None) -> 
 
 
 CASES = (
-    *("normal", "heavy tails", "constant", "negative constant", "zero", "negative zero", "positive", "negative", "mixed"),
-    *("huge", "tiny", "denormal", "least denormals", "one outlier", "outliers", "float16 limits", "whole", "few values"),
+    *(
+        "normal",
+        "heavy tails",
+        "constant",
+        "negative constant",
+        "zero",
+        "negative zero",
+        "positive",
+        "negative",
+        "mixed",
+    ),
+    *(
+        "huge",
+        "tiny",
+        "denormal",
+        "least denormals",
+        "one outlier",
+        "outliers",
+        "float16 limits",
+        "whole",
+        "few values",
+    ),
     *("near epsilon", "scales apart", "almost constant", "any bits"),
 )
 IMPORTANCE = ("random", "some zero", "constant", "all zero", "heavy tails", "huge", "tiny")
