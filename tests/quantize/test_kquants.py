@@ -80,8 +80,6 @@ def test_impossible_lane_counts_are_refused(lanes: int) -> None:
     environment = os.environ | {"QUANTIZE_LANES": str(lanes)}
     command = [sys.executable, "-c", "import quantize.simd"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        [sys.executable, "-c", "import quantize.simd"], env=environment, capture_output=True, text=True
-    )
     assert run.returncode
     assert f"QUANTIZE_LANES={lanes}: want a power of two" in run.stderr
 
