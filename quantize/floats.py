@@ -40,8 +40,35 @@ def _sixteen_bits(values: np.ndarray, kernel: str) -> np.ndarray:
     return out.view(np.uint8)
 
 
+def to_float32(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """float32 of `values`: float32 (returned as it is), float16, or the bits of bfloat16 in uint16; any shape.
+
+    `out`, float32 of as many values, is room for the result: filled again and again it stays in the cache.
+    """
+    if values.dtype == np.float32:
+        return values
+    from quantize import halves
+
+    bits = np.ascontiguousarray(values).view(np.uint16).reshape(-1)
+    wide = np.empty(values.shape, np.float32) if out is None else out[: values.size].reshape(values.shape)
+    convert = halves.from_float16 if values.dtype == np.float16 else halves.from_bfloat16
+    convert(bits, wide.reshape(-1).view(np.uint32))
+    return wide
+
+
+def largest(values: np.ndarray) -> float:
+    """The largest absolute value of what `to_float32` takes; infinity is above all others, NaN above infinity."""
+    from quantize import halves
+
+    if not values.size:
+        return 0.0
+    kind = np.dtype(f"u{values.itemsize}")
+    bits = np.ascontiguousarray(values).view(kind).reshape(-1)
+    without_sign = kind.type(np.iinfo(kind).max >> 1)
+    found = np.array([halves.largest_magnitude(bits, without_sign)], kind)
+    return float(to_float32(found.view(values.dtype))[0])
+
+
 def bf16_to_f32(bits: np.ndarray) -> np.ndarray:
     """float32 of the bfloat16 numbers whose 16 bits are `bits` (uint16, any shape)."""
-    wide = np.empty(bits.shape, np.uint32)
-    np.left_shift(bits, 16, out=wide, dtype=np.uint32, casting="unsafe")
-    return wide.view(np.float32)
+    return to_float32(bits)

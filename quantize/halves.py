@@ -1,4 +1,4 @@
-"""float32 to the 16 bits of a float16 or bfloat16 and back, in numba: one number in a kernel, or whole arrays."""
+"""float32 to the 16 bits of a float16 or bfloat16 and back: one number inside a kernel, or whole arrays."""
 
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 
@@ -52,3 +52,35 @@ def to_bfloat16(bits, out):
         nearest = (bits[i] + np.uint32(0x7FFF) + (upper & np.uint32(1))) >> np.uint32(16)
         nan = (bits[i] & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
         out[i] = np.uint16((upper | np.uint32(64)) if nan else nearest)
+
+
+@kernel
+def from_float16(bits, out):
+    """Fills `out` (uint32) with the float32 of the float16 in `bits` (uint16); exact."""
+    for i in range(bits.size):
+        wide = np.uint32(bits[i])
+        magnitude = (wide & np.uint32(0x7FFF)) << np.uint32(13)
+        exponent = np.uint32(112 << 23) if magnitude < np.uint32(0x1F << 23) else np.uint32(224 << 23)  # infinity, NaN
+        # below 2**-14 there is no leading one: 2**-14 with these digits behind it, less 2**-14
+        tiny = as_bits(as_float(magnitude | np.uint32(113 << 23)) - np.float32(2**-14))
+        number = tiny if magnitude < np.uint32(1 << 23) else magnitude + exponent
+        out[i] = number | (wide & np.uint32(0x8000)) << np.uint32(16)
+
+
+@kernel
+def from_bfloat16(bits, out):
+    """Fills `out` (uint32) with the float32 of the bfloat16 in `bits` (uint16); exact."""
+    for i in range(bits.size):
+        out[i] = np.uint32(bits[i]) << np.uint32(16)
+
+
+@kernel
+def largest_magnitude(bits, mask):
+    """The largest of `bits`, unsigned integers, without what `mask` takes away: the signs of floats.
+
+    Without its sign, the bits of a float are in the order of the numbers; infinity is above them and NaN above that.
+    """
+    largest = bits[0] & mask
+    for i in range(bits.size):
+        largest = max(largest, bits[i] & mask)
+    return largest
