@@ -1,0 +1,167 @@
+"""Split files: llama.cpp's names and fields, whole tensors, no file above its limit, and llama.cpp loads them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert.architectures._part import Target
+from convert.bundle import Artifact
+from convert.errors import InputError
+from convert.gguf.fields import Field
+from convert.gguf.split import SplitFile, is_later_shard, shard_names, size_in_bytes, split_plans
+from convert.gguf.tensors import OutputTensor
+from convert.gguf.writer import ALIGNMENT, FilePlan, TensorInfo
+from quantize.blocks import F32
+from tests import tiny
+from tests.fixtures_gguf import convert, read_gguf
+
+ROWS = (5, 9, 1, 40, 3)
+
+
+def tensors() -> list[OutputTensor]:
+    draw = np.random.default_rng(0)
+    shapes = [(rows, 24) for rows in ROWS]
+    values = [draw.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    return [OutputTensor(Target(f"t.{i}.weight", v.shape), values=v) for i, v in enumerate(values)]
+
+
+def planned(*, text: int = 100) -> FilePlan:
+    fields = (Field.string("general.architecture", "llama"), Field.string("general.description", "x" * text))
+    return FilePlan("Some-F32.gguf", "gguf/F32", fields, tuple(TensorInfo(t.name, t.shape, F32) for t in tensors()))
+
+
+def write(folder: Path, plans: tuple[FilePlan, ...]) -> tuple[Artifact, ...]:
+    with SplitFile(folder, plans) as file:
+        for tensor in tensors():
+            for values in tensor.chunks():
+                file.write(values.data)
+            file.end_tensor(ALIGNMENT)
+    return file.artifacts
+
+
+def test_what_fits_is_one_file_as_ever() -> None:
+    plan = planned()
+    assert split_plans(plan, plan.size) == (plan,)
+    assert len(split_plans(plan, plan.size - 1)) == 2
+
+
+def test_names_fields_and_types_are_llama_cpps() -> None:
+    """A split.no of another type keeps llama.cpp from loading the model."""
+    plans = split_plans(planned(), 4200)
+    assert [p.name for p in plans] == [f"Some-F32-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    assert {p.kind for p in plans} == {"gguf/F32"}
+    for number, plan in enumerate(plans):
+        split = [(f.key, f.value, f.type.name) for f in plan.fields[-3:]]
+        assert split == [
+            ("split.no", number, "UINT16"),
+            ("split.count", 3, "UINT16"),
+            ("split.tensors.count", len(ROWS), "INT32"),
+        ]
+    assert plans[0].fields[:-3] == planned().fields
+    assert [len(p.fields) for p in plans[1:]] == [3, 3]
+
+
+@pytest.mark.parametrize("most", [4200, 4500, 5000, 5300, 6000])
+def test_no_file_is_above_the_limit_and_none_is_smaller_than_it_has_to_be(most: int) -> None:
+    plans = split_plans(planned(), most)
+    assert [i for p in plans for i in p.infos] == list(planned().infos)
+    assert all(plan.size <= most for plan in plans)
+    for plan, following in itertools.pairwise(plans):
+        assert plan.size + following.infos[0].nbytes + 150 > most
+
+
+def test_metadata_that_leaves_no_room_is_a_file_of_its_own(tmp_path: Path) -> None:
+    plans = split_plans(planned(text=5000), 5400)
+    assert plans[0].infos == ()
+    assert [i for p in plans for i in p.infos] == list(planned().infos)
+    assert [a.path.name for a in write(tmp_path, plans)] == [p.name for p in plans]
+
+
+@pytest.mark.parametrize(("most", "what"), [(300, "the metadata of Some-F32"), (1500, "tensor t.3.weight")])
+def test_what_no_file_can_hold_is_a_message(most: int, what: str) -> None:
+    small = planned()
+    if most > 1000:
+        small = FilePlan(small.name, small.kind, small.fields[:1], small.infos)
+    with pytest.raises(InputError, match=what) as caught:
+        split_plans(small, most)
+    assert "raise max_shard" in str(caught.value)
+
+
+def test_the_parts_hold_what_the_whole_file_holds(tmp_path: Path) -> None:
+    artifacts = write(tmp_path, split_plans(planned(), 5000))
+    held = {}
+    for artifact, plan in zip(artifacts, split_plans(planned(), 5000), strict=True):
+        assert (artifact.path.name, artifact.size) == (plan.name, plan.size)
+        assert artifact.path.stat().st_size == plan.size
+        held |= read_gguf(artifact.path)[1]
+    assert list(held) == [t.name for t in tensors()]
+    for tensor in tensors():
+        np.testing.assert_array_equal(held[tensor.name].data, tensor.values)
+
+
+def test_an_error_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_and_fail(folder: Path) -> None:
+    with SplitFile(folder, split_plans(planned(), 4200)) as file:
+        for _ in range(3):
+            file.end_tensor(ALIGNMENT)
+        assert len(list(folder.iterdir())) == 2
+        raise ZeroDivisionError
+
+
+def test_names_tell_the_parts() -> None:
+    assert is_later_shard("Some-Q8_0-00002-of-00003.gguf")
+    assert not is_later_shard("Some-Q8_0-00001-of-00003.gguf")
+    assert not is_later_shard("Some-Q8_0.gguf")
+    assert shard_names("a-00001-of-00002.gguf") == ("a-00001-of-00002.gguf", "a-00002-of-00002.gguf")
+    assert shard_names("a.gguf") == ("a.gguf",)
+
+
+def test_sizes() -> None:
+    assert size_in_bytes("45G") == 45 * 10**9
+    assert size_in_bytes("500M") == 500 * 10**6
+    for bad in ("45", "45GB", "0G", "-1G", "4.5G", "45g", "", "9999999G"):
+        with pytest.raises(ValueError, match="no size"):
+            size_in_bytes(bad)
+
+
+def test_llama_cpp_loads_the_parts_and_computes_the_same(tmp_path: Path) -> None:
+    """The files of a whole model, cut at every fourth tensor or so, give the logits of the file they were cut from."""
+    from validate.runtimes import llama_cpp
+
+    source = tiny.tiny_qwen2(tmp_path / "Tiny", layers=2)
+    (whole,) = convert(source, tmp_path / "whole", "F16").of("weights")
+    first = cut(whole.path, tmp_path / "parts")
+    assert len(list(first.parent.iterdir())) > 3
+    tokens = list(range(5, 40))
+    logits = []
+    for path in (whole.path, first):
+        with llama_cpp.open(path) as session:
+            logits.append(session.logits(tokens))
+    np.testing.assert_array_equal(logits[0], logits[1])
+
+
+def cut(path: Path, out: Path) -> Path:
+    """A finished GGUF file in parts by SplitFile; the first of them."""
+    from convert.gguf.reader import read_gguf_header
+
+    header = read_gguf_header(path)
+    plan = FilePlan(
+        path.name, "gguf/F16", header.fields, tuple(TensorInfo(t.name, t.shape, t.type) for t in header.tensors)
+    )
+    plans = split_plans(plan, max(80_000, plan.size // 5))
+    out.mkdir()
+    data = path.read_bytes()
+    with SplitFile(out, plans) as file:
+        for tensor in header.tensors:
+            file.write(data[tensor.start : tensor.start + tensor.nbytes])
+            file.end_tensor(ALIGNMENT)
+    return file.artifacts[0].path
