@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from convert.options import Options as BaseOptions
 from convert.options import RecipePath
 from convert.progress import Progress
 from convert.stages import Inputs
+from convert.stages._reference import open_reference
 from convert.stages._validate_checks import check_all, read_text, wants_eyes
 
 if TYPE_CHECKING:
@@ -82,8 +81,13 @@ class _Target:
     """One row of the report."""
 
     stage: str
-    weights: Artifact
+    weights: Artifact  # the first file, which runtimes are given, where there are several
     projector: Artifact | None
+    later: tuple[Artifact, ...] = ()  # the other files of split weights
+
+    @property
+    def weights_size(self) -> int:
+        return self.weights.size + sum(file.size for file in self.later)
 
 
 def reads(options: Options) -> list[Path]:
@@ -142,11 +146,11 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
             t.weights.path,
             t.projector.path if t.projector else None,
             runtimes.for_format(t.weights.format),
-            t.weights.size + (t.projector.size if t.projector else 0),
+            t.weights_size + (t.projector.size if t.projector else 0),
         )
         for t in targets
     ]
-    with _reference(options, source) as reference:
+    with open_reference(source, options.threads, trust_remote_code=options.trust_remote_code) as reference:
         questions = _questions(options, reference)
         _tell_tokens(options, questions, progress)
         try:
@@ -177,50 +181,19 @@ def _tell_tokens(options: Options, questions: Questions, progress: Progress) -> 
 
 
 def _targets(inputs: Inputs) -> list[_Target]:
-    """Every weights file that can be run, once: a stage that hands another's on makes no second row."""
+    """Every model that can be run, once: a stage that hands another's on makes no second row."""
+    from convert.gguf.split import is_later_shard, shard_names
+
     found: dict[Path, _Target] = {}
     for stage, bundle in inputs.items():
-        for weights in bundle.of(Role.WEIGHTS):
-            if stage != SOURCE and weights.format in FORMATS:
-                found.setdefault(weights.path, _Target(stage, weights, next(iter(bundle.of(Role.PROJECTOR)), None)))
+        files = {a.path: a for a in bundle.of(Role.WEIGHTS) if stage != SOURCE and a.format in FORMATS}
+        for path, weights in files.items():
+            if not is_later_shard(path.name):
+                parts = (path.with_name(name) for name in shard_names(path.name)[1:])
+                later = tuple(files[part] for part in parts if part in files)
+                projector = next(iter(bundle.of(Role.PROJECTOR)), None)
+                found.setdefault(path, _Target(stage, weights, projector, later))
     return list(found.values())
-
-
-@contextlib.contextmanager
-def _reference(options: Options, source: Bundle) -> Iterator[Any]:
-    """The source on transformers, in a folder that holds links to the bundle's files and nothing else.
-
-    So what is compared with is what was converted: not a second set of weights beside it, and no Python file.
-    """
-    from validate import runtimes
-    from validate.runtimes import transformers
-
-    with tempfile.TemporaryDirectory(prefix="reference-") as name:
-        folder = Path(name)
-        _link(source, folder, code=options.trust_remote_code)
-        try:
-            session = transformers.open(folder, threads=options.threads, trust_remote_code=options.trust_remote_code)
-        except runtimes.RuntimeFailure as error:
-            raise StageError(
-                "the reference", str(error), remedy="the source itself has to run before it is compared"
-            ) from error
-        with session:
-            yield session
-
-
-def _link(source: Bundle, folder: Path, code: bool) -> None:
-    home = next(iter(source.of(Role.CONFIG))).path.parent
-    wanted = [a.path for role, a in source.artifacts() if role not in (Role.CARD, Role.REPORT)]
-    for shard_folder in {a.path.parent for a in source.of(Role.WEIGHTS)}:
-        wanted += shard_folder.glob("*.safetensors.index.json")
-    if code:
-        wanted += home.glob("*.py")
-    for path in wanted:
-        inside = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
-        link = folder / inside
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.symlink_to(path.resolve())
 
 
 def _questions(options: Options, reference: Any) -> Questions:
@@ -279,7 +252,7 @@ def _row(options: Options, out: Path, target: _Target, measurement: Measurement)
         target.stage,
         weights.format,
         weights.type,
-        _file(out, weights),
+        {**_file(out, weights), "size_bytes": target.weights_size},
         _file(out, projector) if projector else None,
         projector.type if projector else "",
     )

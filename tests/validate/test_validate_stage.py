@@ -14,6 +14,7 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.errors import StageError
 from convert.progress import Silent
 from convert.stages import validate as stage
+from convert.stages._reference import link_files
 from tests.fixtures_validate import rewritten, tiny_text, tiny_vision, weights
 from validate import compare, runtimes, vision
 
@@ -236,7 +237,7 @@ def test_the_reference_sees_the_bundles_files_and_no_others(tiny_text: dict[str,
     (home / "pytorch_model.bin").write_bytes(b"not this one")
     (home / "evil.py").write_text("raise SystemExit")
     try:
-        stage._link(source, tmp_path, code=False)
+        link_files(source, tmp_path, code=False)
     finally:
         (home / "pytorch_model.bin").unlink()
         (home / "evil.py").unlink()
@@ -257,3 +258,13 @@ def test_a_source_larger_than_the_machine_is_a_problem(
     (problem,) = stage.check(stage.Options(), tiny_text)
     assert "GB of memory" in str(problem)
     assert "on a machine with more" in str(problem)
+
+
+def test_split_weights_are_one_row_and_the_first_file_is_run(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    names = [f"Tiny-Q8_0-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    files = tuple(Artifact("gguf/Q8_0", tmp_path / name, size) for name, size in zip(names, (10, 20, 30), strict=True))
+    whole = Artifact("gguf/F16", tmp_path / "Tiny-F16.gguf", 7)
+    inputs = tiny_text | {"gguf": tiny_text["gguf"].with_(weights=(*files, whole))}
+    split, other = stage._targets(inputs)
+    assert (split.weights, split.weights_size) == (files[0], 60)
+    assert (other.weights, other.weights_size) == (whole, 7)
