@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantize.searches import affine_search, positive_search
+from quantize.searches import affine_level, affine_search, positive_search
 from quantize.simd import (
     LANES,
     any_lane,
@@ -112,7 +112,7 @@ def _shared(x, whole, n, top, clip):
 
 
 @inlined
-def _levels(x, at, n, d, dmin, inverse, low, top, words):
+def _levels(x, at, n, d, dmin, inverse, low, top, limit_first, words):
     """Vectors at / 4 on of `words`: the levels of x for the stored scales; where d is 0, ggml keeps the search's."""
     unscaled = d == 0
     some_unscaled = any_lane(unscaled)
@@ -122,7 +122,8 @@ def _levels(x, at, n, d, dmin, inverse, low, top, words):
             v = load(x, (at + i + b) * LANES)
             level = limited(nearest_int((v + dmin) / d), 0, top)
             if some_unscaled:
-                level = where(unscaled, limited(nearest_int(inverse * (v - low)), 0, top), level)
+                kept = nearest_int(affine_level(inverse * (v - low), top, limit_first))
+                level = where(unscaled, kept, level)
             word |= level << (8 * b)
         store(words, (at + i) // 4 * LANES, word)
 
@@ -154,7 +155,7 @@ def _put_twelve(out, at, stride, scales, minimums, words):
 
 
 @inlined
-def _finish_45(x, d, dmin, scales, minimums, inverses, lows, top, words, out, at, stride):
+def _finish_45(x, d, dmin, scales, minimums, inverses, lows, top, limit_first, words, out, at, stride):
     """Block: d, dmin (float16), 12 bytes of scales; Q5_K: 32 bytes of fifth bits; 128 bytes of low four bits."""
     put_half(out, at, stride, d)
     put_half(out, at + 2, stride, dmin)
@@ -170,6 +171,7 @@ def _finish_45(x, d, dmin, scales, minimums, inverses, lows, top, words, out, at
             load(inverses, j * LANES),
             load(lows, j * LANES),
             top,
+            limit_first,
             words,
         )
     at += 16
@@ -187,7 +189,7 @@ def _finish_45(x, d, dmin, scales, minimums, inverses, lows, top, words, out, at
 
 
 @inlined
-def _finish_2(x, d, dmin, scales, minimums, inverses, lows, words, out, at):
+def _finish_2(x, d, dmin, scales, minimums, inverses, lows, limit_first, words, out, at):
     """Block: 16 bytes of scale and minimum, 64 bytes of levels, d, dmin (float16)."""
     put_half(out, at + 80, _Q2_K_BYTES, d)
     put_half(out, at + 82, _Q2_K_BYTES, dmin)
@@ -204,6 +206,7 @@ def _finish_2(x, d, dmin, scales, minimums, inverses, lows, words, out, at):
             load(inverses, j * LANES),
             load(lows, j * LANES),
             3,
+            limit_first,
             words,
         )
     for i in range(4):
@@ -241,12 +244,12 @@ def _plain_45(top, start, steps, stride):
             gather(values, first * _SUPER, _SUPER, _SUPER, x)
             for j in range(8):
                 _rms_weights(x, 32 * j, 32, w)
-                found = affine_search(x, 32 * j, w, levels, 32, top, start, 0.1, steps, False)
+                found = affine_search(x, 32 * j, w, levels, 32, top, start, 0.1, steps, False, False)
                 _keep(found, j, scales, minimums, inverses, lows)
             d = _shared(scales, whole_scales, 8, 63, 63)
             dmin = _shared(minimums, whole_minimums, 8, 63, 63)
             at = first * stride
-            _finish_45(x, d, dmin, whole_scales, whole_minimums, inverses, lows, top, words, out, at, stride)
+            _finish_45(x, d, dmin, whole_scales, whole_minimums, inverses, lows, top, False, words, out, at, stride)
 
     return encode
 
@@ -277,7 +280,7 @@ def _weighted_45(top, clip, stride):
                     store(whole_scales, j * LANES, minimum(load(whole_scales, j * LANES), splat_int(63)))
                     store(whole_minimums, j * LANES, minimum(load(whole_minimums, j * LANES), splat_int(63)))
             at = first * stride
-            _finish_45(x, d, dmin, whole_scales, whole_minimums, inverses, lows, top, words, out, at, stride)
+            _finish_45(x, d, dmin, whole_scales, whole_minimums, inverses, lows, top, True, words, out, at, stride)
 
     return encode
 
@@ -299,12 +302,12 @@ def q2_k(values, out):
         gather(values, first * _SUPER, _SUPER, _SUPER, x)
         for j in range(16):
             _size_weights(x, 16 * j, 16, w)
-            found = affine_search(x, 16 * j, w, levels, 16, 3, -0.5, 0.1, 15, True)
+            found = affine_search(x, 16 * j, w, levels, 16, 3, -0.5, 0.1, 15, True, False)
             _keep(found, j, scales, minimums, inverses, lows)
         d = _shared(scales, whole_scales, 16, 15, 255)
         dmin = _shared(minimums, whole_minimums, 16, 15, 255)
         at = first * _Q2_K_BYTES
-        _finish_2(x, d, dmin, whole_scales, whole_minimums, inverses, lows, words, out, at)
+        _finish_2(x, d, dmin, whole_scales, whole_minimums, inverses, lows, False, words, out, at)
 
 
 @kernel
@@ -327,4 +330,4 @@ def q2_k_weighted(values, weights, number, out):
         d = to_float16(positive_search(scales, sums, whole_scales, 16, 15))
         dmin = to_float16(positive_search(minimums, sums, whole_minimums, 16, 15))
         at = first * _Q2_K_BYTES
-        _finish_2(x, d, dmin, whole_scales, whole_minimums, inverses, lows, words, out, at)
+        _finish_2(x, d, dmin, whole_scales, whole_minimums, inverses, lows, True, words, out, at)

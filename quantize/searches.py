@@ -17,6 +17,7 @@ from quantize.simd import (
     any_lane,
     fabs,
     inlined,
+    limited_level,
     load,
     maximum,
     minimum,
@@ -33,15 +34,28 @@ from quantize.simd import (
 EPSILON = 1e-15
 """A group whose largest absolute value is below this is all zeros to ggml (GROUP_MAX_EPS)."""
 
+_LARGEST = float.fromhex("0x1.fffffep127")
+
 
 @inlined
-def affine_search(x, at, w, levels, n, top, start, step, steps, absolute):
+def affine_level(value, top, limit_first):
+    """A level in 0..top of the scaled `value`.
+
+    ggml's searches differ where a fit has moved the range so far from the values that `value` is beyond 2**22: with
+    importance they limit it before they round, without they limit what their rounding has made of it.
+    """
+    return limited_level(value, top) if limit_first else nearest_level(value, 0, top)
+
+
+@inlined
+def affine_search(x, at, w, levels, n, top, start, step, steps, absolute, limit_first=True):
     """Scale, minimum, and the (inverse, low) of the levels: x is about scale * level - minimum, level in 0..top.
 
     make_qkx2_quants and make_qkx3_quants of ggml-quants.c: from the inverse (start + step * k + top) / range,
     k = 0..steps, levels are drawn and fitted by weighted least squares; the smallest sum of w * error**2 (w * |error|
     when `absolute`) wins. `w` holds n vectors of weights, `levels` is room for n more.
-    level i is `nearest_level(inverse * (x[i] - low), 0, top)`: ggml keeps it where a stored scale turns out zero.
+    level i is `affine_level(inverse * (x[i] - low), top, limit_first)`: ggml keeps it where a stored scale turns out
+    zero. `limit_first` tells make_qkx3_quants from make_qkx2_quants.
     """
     v = load(x, at * LANES)
     weight = load(w, 0)
@@ -58,7 +72,8 @@ def affine_search(x, at, w, levels, n, top, start, step, steps, absolute):
     # Where all values are equal the inverse is infinite, the scale 0 and all levels 0: what ggml returns at once.
     inverse = np.float32(top) / (high - low)
     scale = np.float32(1) / inverse
-    level_inverse, level_low = inverse, low
+    # The first levels are limited after rounding, which makes 0 of infinity in both searches.
+    level_inverse, level_low = where(inverse > _LARGEST, 0, inverse), low
     best = splat(0)
     for i in range(n):
         v = load(x, (at + i) * LANES)
@@ -69,7 +84,7 @@ def affine_search(x, at, w, levels, n, top, start, step, steps, absolute):
         sum_l, sum_l2, sum_xl = splat(0), splat(0), splat(0)
         for i in range(n):
             v = load(x, (at + i) * LANES)
-            level = nearest_level(inverse * (v - low), 0, top)
+            level = affine_level(inverse * (v - low), top, limit_first)
             store(levels, i * LANES, level)
             wl = load(w, i * LANES) * level
             sum_l += wl

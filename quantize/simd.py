@@ -47,6 +47,7 @@ __all__ = [
     "int32xN",
     "kernel",
     "limited",
+    "limited_level",
     "load",
     "maskxN",
     "maximum",
@@ -192,6 +193,12 @@ def nearest_level(value, low, high):
     level = maximum(level, splat_int(low + _MAGIC_BITS))
     level = minimum(level, splat_int(high + _MAGIC_BITS))
     return from_bits(level) - _MAGIC
+
+
+@inlined
+def limited_level(value, high):
+    """float32xN: `value` limited to 0..high, then rounded to nearest, ties to even; NaN gives 0."""
+    return (minimum(maximum(value, splat(0)), splat(high)) + _MAGIC) - _MAGIC
 
 
 @inlined

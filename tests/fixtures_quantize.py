@@ -60,9 +60,9 @@ CASES = (
         "whole",
         "few values",
     ),
-    *("near epsilon", "scales apart", "almost constant", "any bits"),
+    *("near epsilon", "scales apart", "almost constant", "negative magnitudes", "any bits"),
 )
-IMPORTANCE = ("random", "some zero", "constant", "all zero", "heavy tails", "huge", "tiny")
+IMPORTANCE = ("random", "some zero", "constant", "all zero", "heavy tails", "huge", "tiny", "sparse")
 
 
 def rows(case: str, shape: tuple[int, int] = (ROWS, COLUMNS), seed: int = 1) -> np.ndarray:
@@ -92,6 +92,8 @@ def rows(case: str, shape: tuple[int, int] = (ROWS, COLUMNS), seed: int = 1) -> 
         "near epsilon": lambda: normal * 10.0 ** draw.uniform(-17, -13, size=(shape[0], 1)),
         "scales apart": lambda: normal * 10.0 ** (blocks // 16 * 7 % 13 - 9.0),
         "almost constant": lambda: -1 + normal * 1e-7,
+        # a fit to few of these leaves the others far out of the range of levels, beyond what ggml can round
+        "negative magnitudes": lambda: -np.exp(4 * normal),
         "any bits": lambda: draw.integers(0, 2**32, size=shape, dtype=np.uint32).view(np.float32),
     }
     with np.errstate(all="ignore"):
@@ -111,5 +113,6 @@ def importance(case: str, columns: int = COLUMNS, seed: int = 2) -> np.ndarray:
         "heavy tails": np.abs(draw.standard_t(1, size=columns)),
         "huge": random * 1e30,
         "tiny": random * 1e-38,
+        "sparse": np.where(random < 0.85, 0, 10 ** draw.uniform(-9, 9, columns)),
     }
     return made[case].astype(np.float32)
