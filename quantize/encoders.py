@@ -1,26 +1,79 @@
-"""Which function encodes which ggml type, and what each cannot hold."""
+"""Which function encodes which ggml type, and what each cannot hold.
+
+numba is imported with the first type that needs it: what only asks for names and sizes does not wait for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Protocol
 
 import numpy as np
 
-from quantize import floats, legacy
+from quantize import floats
+from quantize.blocks import TYPES
 
-Encoder = Callable[[np.ndarray], np.ndarray]
 
-ENCODERS: Mapping[str, Encoder] = {
-    "F32": floats.f32,
-    "F16": floats.f16,
-    "BF16": floats.bf16,
-    "Q8_0": legacy.q8_0,
+class Encoder(Protocol):
+    """uint8 (rows, row bytes) of float32 `values` (rows, n); `weights` (n,): how much an error in a column matters."""
+
+    def __call__(self, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray: ...
+
+
+_MODULES: Mapping[str, tuple[str, ...]] = {
+    "floats": ("F32", "F16", "BF16"),
+    "legacy": ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
+    "kquants": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    "iquants": ("IQ4_NL", "IQ4_XS"),
+}
+
+
+def _encoder(module: str, name: str) -> Encoder:
+    """The function called like the type in `module`, which is imported with the first call."""
+
+    def encode(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        function: Encoder = getattr(import_module(f"quantize.{module}"), name.lower())
+        return function(values, weights)
+
+    encode.__name__ = name.lower()
+    return encode
+
+
+ENCODERS: Mapping[str, Encoder] = {name: _encoder(module, name) for module, names in _MODULES.items() for name in names}
+
+# Where a block holds float16 numbers, which become infinity where a value is too large for the type (ggml-common.h).
+_SCALES: Mapping[str, tuple[int, ...]] = {
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q8_0": (0,),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "IQ4_NL": (0,),
+    "IQ4_XS": (0,),
 }
 
 OVERFLOW: Mapping[str, float] = {
     "F32": floats.F32_OVERFLOW,
     "F16": floats.F16_OVERFLOW,
     "BF16": floats.BF16_OVERFLOW,
-    "Q8_0": floats.F16_OVERFLOW * 127,  # its float16 scale is max|x| / 127
 }
-"""From this absolute value on, an encoded value would read back as infinity."""
+"""From this absolute value on, a value of a plain type would read back as infinity."""
+
+ALWAYS_FITS = 2.0**14
+"""Below this absolute value everything fits every type. What a block type can hold from there on is seen by encoding:
+its scales are fitted to all values of the block, and to their importance."""
+
+
+def overflowing(name: str, encoded: np.ndarray) -> np.ndarray:
+    """bool (rows, blocks): which blocks of type `name` in `encoded` (rows, row bytes) have a scale that is infinite."""
+    blocks = encoded.reshape(len(encoded), -1, TYPES[name].bytes)
+    found = np.zeros(blocks.shape[:2], bool)
+    for at in _SCALES[name]:
+        found |= ~np.isfinite(np.ascontiguousarray(blocks[:, :, at : at + 2]).view(np.float16)[:, :, 0])
+    return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -18,24 +20,13 @@ from convert.companions import Companions, read_companions
 from convert.errors import ConvertError, PlanError, Problem, StageError
 from convert.gguf.fields import Field
 from convert.gguf.general import general_metadata
+from convert.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
 from convert.gguf.ledger import Ledger, settle
+from convert.gguf.split import split_plans
 from convert.gguf.tensors import CHUNK_VALUES, OutputTensor, forecast_tensors, part_tensors
 from convert.gguf.vocabulary import vocabulary_metadata, vocabulary_notes
-from convert.gguf.writer import FilePlan, TensorInfo
-from quantize.mixes import MIXES, QUANTIZATION_VERSION
-
-
-@dataclass(frozen=True)
-class Group:
-    """Files that hold the same tensors, each in types of its own."""
-
-    plans: tuple[FilePlan, ...]
-    tensors: tuple[OutputTensor, ...]
-
-    @property
-    def source_bytes(self) -> int:
-        """Bytes that are read from the checkpoint."""
-        return sum(_source_bytes(t) for t in self.tensors)
+from convert.gguf.writer import FilePlan, Group, Importance, TensorInfo
+from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Hyper, Mix, Tensor, choose, needs_imatrix
 
 
 @dataclass(frozen=True)
@@ -47,6 +38,7 @@ class Conversion:
     left_out: Mapping[str, LeftOut]
     twins: tuple[tuple[LazyTensor, LazyTensor], ...]  # (left out, kept): must hold the same values
     notes: tuple[str, ...]
+    imatrix: Imatrix | None = None  # of the text's tensors
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -61,6 +53,17 @@ class Wish:
     mmproj: str | bool | None = None  # the projector's type; None: F16 where the model sees, False: no projector
     name: str = ""  # start of the file names; the model's where empty
     pre_tokenizer: str | None = None  # llama.cpp's name for it, where the tokenizer's own is not recognized
+    asked: Asked = field(default_factory=Asked)  # of the language model's files; its `imatrix` is not looked at
+    imatrix: Path | None = None  # file of the importance matrix
+    awaited: str = ""  # what that file will be called, where it is yet to be made
+    dataset: str = ""  # the name of the text it will be made with, where that is known
+    weights_key: str = ""  # of the checkpoint, for a matrix that knows what it was made from; empty: not known yet
+    max_shard: int | None = None  # bytes
+
+    @property
+    def weighted(self) -> bool:
+        """Whether there will be importance weights."""
+        return bool(self.imatrix or self.awaited)
 
 
 def prepare(bundle: Bundle, wish: Wish) -> Conversion:
@@ -83,15 +86,21 @@ def prepare(bundle: Bundle, wish: Wish) -> Conversion:
     else:
         ledger, tensors = Ledger(), [forecast_tensors(part) for part in parts]
     vocabulary = _vocabulary(problems, companions, _vocab_size(parts[0]), wish.pre_tokenizer)
+    imatrix = _imatrix(problems, wish, tensors[0])
+    problems += _strays(wish.asked, tensors[0])
     if problems:
         raise PlanError(*problems)
-    about = _About(bundle.model, companions, wish.name or bundle.model.name)
+    about = _About(bundle.model, companions, wish)
+    text = about.text(parts[0], tensors[0], imatrix, vocabulary.fields)
+    if problems := _lacking_weights(wish, text, imatrix):
+        raise PlanError(*problems)
     return Conversion(
-        about.text(parts[0], tensors[0], wish.types, vocabulary.fields),
+        text,
         about.projector(parts[1], tensors[1], str(wish.mmproj or "F16")) if len(parts) > 1 else None,
         ledger.left_out,
         ledger.twins,
         (*(note for part in parts for note in part.notes), *companions.notes, *vocabulary.notes),
+        imatrix,
     )
 
 
@@ -111,28 +120,123 @@ def _parts(problems: list[Problem], family: ModuleType, companions: Companions, 
     return parts
 
 
+def _imatrix(problems: list[Problem], wish: Wish, tensors: Sequence[OutputTensor]) -> Imatrix | None:
+    """The importance matrix wished for, once it is seen to be one of these tensors."""
+    if wish.imatrix is None:
+        return None
+    try:
+        imatrix = read_imatrix(wish.imatrix)
+    except ConvertError as error:
+        problems += _problems(error)
+        return None
+    problems += check_imatrix(imatrix, {t.name: t.shape for t in tensors}, wish.weights_key)
+    return imatrix
+
+
+def _strays(asked: Asked, tensors: Sequence[OutputTensor]) -> list[Problem]:
+    """Overrides that are about no tensor."""
+    strays = [p for p, _ in asked.overrides if not any(re.search(p, t.name) for t in tensors)]
+    remedy = "names are like blk.0.ffn_down.weight; `convert plan --explain-types` without it lists them"
+    return [Problem("overrides", f"{pattern!r} is in no tensor's name", "", remedy) for pattern in strays]
+
+
+def _lacking_weights(wish: Wish, text: Group, imatrix: Imatrix | None) -> list[Problem]:
+    """Tensors that are garbage without importance weights, and have none."""
+    if wish.awaited:
+        return []
+    known = imatrix.entries if imatrix else {}
+    problems = []
+    for kind, plans in zip(dict.fromkeys(wish.types), text.volumes, strict=True):
+        infos = [info for plan in plans for info in plan.infos]
+        if bare := [
+            i.name for i in infos if i.name not in known and needs_imatrix(MIXES[kind], Tensor(i.name, i.shape), i.type)
+        ]:
+            got = f"{kind} needs an imatrix, there is none" + (f" for {bare[0]} and others" if imatrix else "")
+            problems.append(Problem("types", got, "", "add `imatrix:`, or use Q2_K"))
+    return problems
+
+
 @dataclass(frozen=True)
 class _About:
-    """Whose files they are."""
+    """Whose files they are, and what is asked of them."""
 
     model: Model
     companions: Companions
-    start: str  # of the file names
+    wish: Wish
+
+    @property
+    def start(self) -> str:
+        """What the file names start with."""
+        return self.wish.name or self.model.name
 
     def text(
-        self, part: Part, tensors: Sequence[OutputTensor], types: Sequence[str], vocabulary: Sequence[Field]
+        self,
+        part: Part,
+        tensors: Sequence[OutputTensor],
+        imatrix: Imatrix | None,
+        vocabulary: Sequence[Field],
     ) -> Group:
-        fields = (self._general(tensors, "model") + list(part.fields), vocabulary)
-        plans = (_plan(self.start, kind, part, fields, tensors) for kind in dict.fromkeys(types))
-        return Group(tuple(plans), tuple(tensors))
+        asked = replace(self.wish.asked, imatrix=self.wish.weighted)
+        volumes = []
+        for kind in dict.fromkeys(self.wish.types):
+            mix = MIXES[kind]
+            after = (*(() if mix.is_plain else self._imatrix_fields(imatrix)), *vocabulary)
+            fields = (self._general(tensors, "model") + list(part.fields), after)
+            plan = _plan(f"{self.start}-{kind}.gguf", mix, part, fields, _infos(mix, part, tensors, asked))
+            most = self.wish.max_shard
+            volumes.append((plan,) if most is None else split_plans(plan, most))
+        return Group(tuple(volumes), tuple(tensors), _importance(imatrix))
 
     def projector(self, part: Part, tensors: Sequence[OutputTensor], kind: str) -> Group:
         fields = (self._general(tensors, "mmproj") + list(part.fields), ())
-        return Group((_plan(f"mmproj-{self.start}", kind, part, fields, tensors),), tuple(tensors))
+        infos = _infos(MIXES[kind], part, tensors, Asked())
+        plan = _plan(f"mmproj-{self.start}-{kind}.gguf", MIXES[kind], part, fields, infos)
+        return Group(((plan,),), tuple(tensors))
 
     def _general(self, tensors: Sequence[OutputTensor], kind: str) -> list[Field]:
         parameters = sum(prod(t.shape) for t in tensors)
         return general_metadata(self.companions, self.model, parameters, type=kind)
+
+    def _imatrix_fields(self, imatrix: Imatrix | None) -> Sequence[Field]:
+        """What llama-quantize says about the matrix it used; without the folder, which says nothing to others."""
+        if not self.wish.weighted:
+            return ()
+        file = self.wish.imatrix.name if self.wish.imatrix else self.wish.awaited
+        imatrix = imatrix or Imatrix({}, (self.wish.dataset,), chunk_count=1)  # the numbers' size is all that matters
+        return (
+            Field.string("quantize.imatrix.file", file),
+            *(Field.string("quantize.imatrix.dataset", dataset) for dataset in imatrix.datasets[:1]),
+            Field.uint32("quantize.imatrix.entries_count", len(imatrix.entries)),
+            *((Field.uint32("quantize.imatrix.chunks_count", imatrix.chunk_count),) if imatrix.chunk_count else ()),
+        )
+
+
+def _importance(imatrix: Imatrix | None) -> Importance | None:
+    """How the writer asks for a tensor's weights. What a matrix says of an embedding of another size is ignored."""
+    if imatrix is None:
+        return None
+
+    def weights(name: str, columns: int) -> np.ndarray | None:
+        if name.startswith("token_embd.") and name in imatrix.entries and imatrix.entries[name].values.size != columns:
+            return None
+        return imatrix.weights(name, columns)
+
+    return weights
+
+
+def type_lines(conversion: Conversion) -> Iterator[str]:
+    """For every file and tensor: name, type, and the rule that picked it."""
+    for group in conversion.groups:
+        for plan in group.plans:
+            yield plan.name
+            width = max((len(info.name) for info in plan.infos), default=0)
+            yield from (f"  {info.name:{width}}  {info.type.name:6}  {info.why}" for info in plan.infos)
+
+
+def imatrix_lines(conversion: Conversion) -> Iterator[str]:
+    """What the importance matrix covers."""
+    if conversion.imatrix is not None:
+        yield from coverage(conversion.imatrix, {t.name: t.shape for t in conversion.text.tensors})
 
 
 def built(bundle: Bundle) -> bool:
@@ -163,14 +267,9 @@ def prove_twins(conversion: Conversion) -> None:
 
 
 def _plan(
-    start: str,
-    kind: str,
-    part: Part,
-    metadata: tuple[Sequence[Field], Sequence[Field]],
-    tensors: Sequence[OutputTensor],
+    file: str, mix: Mix, part: Part, metadata: tuple[Sequence[Field], Sequence[Field]], infos: tuple[TensorInfo, ...]
 ) -> FilePlan:
     """The file of one type; `metadata` is what stands before and after the fields that depend on the type."""
-    mix = MIXES[kind]
     before, after = metadata
     fields = (
         Field.string("general.architecture", part.architecture),
@@ -179,8 +278,32 @@ def _plan(
         Field.uint32("general.quantization_version", QUANTIZATION_VERSION),
         *after,
     )
-    infos = tuple(TensorInfo(t.name, t.shape, mix.choose(t.name, t.shape).type) for t in tensors)
-    return FilePlan(f"{start}-{kind}.gguf", f"gguf/{kind}", fields, infos)
+    return FilePlan(file, f"gguf/{mix.name}", fields, infos)
+
+
+def _infos(mix: Mix, part: Part, tensors: Sequence[OutputTensor], asked: Asked) -> tuple[TensorInfo, ...]:
+    choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], _hyper(part), asked)
+    return tuple(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in zip(tensors, choices, strict=True))
+
+
+def _hyper(part: Part) -> Hyper:
+    """What the rules of the mixes ask, from the fields of the file."""
+    said = {f.key.removeprefix(f"{part.architecture}."): f.value for f in part.fields}
+
+    def number(key: str, default: int) -> int:
+        value = said.get(key, default)
+        if isinstance(value, tuple):  # one a layer; llama.cpp's rules look at the first
+            value = value[0] if value else default
+        return value if isinstance(value, int) else default
+
+    heads = number("attention.head_count", 1)
+    return Hyper(
+        part.architecture,
+        layers=number("block_count", 0),
+        heads=heads,
+        kv_heads=number("attention.head_count_kv", heads),
+        experts=number("expert_count", 0),
+    )
 
 
 def _problems(error: ConvertError) -> list[Problem]:
@@ -205,9 +328,3 @@ def _vocabulary(problems: list[Problem], companions: Companions, size: int, pre_
     except ConvertError as error:
         problems += _problems(error)
         return _Vocabulary()
-
-
-def _source_bytes(tensor: OutputTensor) -> int:
-    if tensor.source is None:
-        return 0
-    return prod(tensor.shape) * tensor.source.nbytes // max(1, prod(tensor.source.shape))

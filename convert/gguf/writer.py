@@ -11,9 +11,10 @@ A string is its length (uint64) and its UTF-8. Everything is little-endian. Sour
 from __future__ import annotations
 
 import functools
+import os
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,17 +25,22 @@ import numpy as np
 
 from convert.bundle import Artifact
 from convert.errors import InputError
-from convert.files import HashedFile
 from convert.gguf.fields import SCALARS, Field, GGUFValueType
+from convert.gguf.split import SplitFile
 from convert.gguf.tensors import OutputTensor
 from convert.progress import Progress
 from quantize.blocks import BlockType
-from quantize.encoders import ENCODERS, OVERFLOW
+from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, overflowing
 from quantize.floats import bf16_to_f32
 
 MAGIC = b"GGUF"
 VERSION = 3
 ALIGNMENT = 32
+HOT_VALUES = 1 << 16  # values encoded for every file while they are in the cache: 256 KiB as float32
+
+Importance = Callable[[str, int], np.ndarray | None]
+"""From a tensor's name and number of columns to how much each column matters: (columns,), or for a tensor of experts
+(experts, columns); None where nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class TensorInfo:
     name: str
     shape: tuple[int, ...]
     type: BlockType
+    why: str = ""  # the rule that picked the type
 
     @property
     def nbytes(self) -> int:
@@ -105,57 +112,110 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def write_files(
-    out: Path, plans: Sequence[FilePlan], tensors: Sequence[OutputTensor], progress: Progress, workers: int = 2
-) -> tuple[Artifact, ...]:
-    """Write every planned file into the folder `out`; returns their artifacts in the same order.
+@dataclass(frozen=True)
+class Group:
+    """Volumes that hold the same tensors, each in types of its own; a volume is one file, or the shards of one.
 
-    All plans list the same `tensors`, each in types of its own. A chunk of rows is read and converted to float32
-    once and encoded for every file while it is hot, `workers` chunks at a time; this thread hashes and writes.
+    The files of a volume together list all `tensors`, in their order.
+    """
+
+    volumes: tuple[tuple[FilePlan, ...], ...]
+    tensors: tuple[OutputTensor, ...]
+    importance: Importance | None = None
+
+    @property
+    def plans(self) -> tuple[FilePlan, ...]:
+        """All files."""
+        return tuple(plan for volume in self.volumes for plan in volume)
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes that are read from the checkpoint."""
+        return sum(_source_bytes(t) for t in self.tensors)
+
+
+def _source_bytes(tensor: OutputTensor) -> int:
+    if tensor.source is None:
+        return 0
+    return prod(tensor.shape) * tensor.source.nbytes // max(1, prod(tensor.source.shape))
+
+
+def write_files(out: Path, group: Group, progress: Progress, workers: int | None = None) -> tuple[Artifact, ...]:
+    """Write every planned file into the folder `out`; returns their artifacts in the order of `group.plans`.
+
+    A chunk of rows is read and converted to float32 once and encoded for every volume while it is hot, by `workers`
+    threads (one a core where None); this thread hashes and writes.
     Raises InputError for values a file cannot hold; then none of the files is left.
     """
+    workers = workers or _cores()
     with ExitStack() as stack:
-        files = [stack.enter_context(HashedFile(out / plan.name)) for plan in plans]
-        for file, plan in zip(files, plans, strict=True):
-            file.write(plan.header)
+        files = [stack.enter_context(SplitFile(out, plans)) for plans in group.volumes]
         pool = stack.enter_context(ThreadPoolExecutor(workers))
-        chunks = _chunks(tensors, [tuple(plan.infos[i].type for plan in plans) for i in range(len(tensors))])
-        for chunk, encoded in _in_order(pool, chunks, workers):
-            for file, data in zip(files, encoded, strict=True):
-                file.write(data.data)
+        for chunk, encoded in _in_order(pool, _chunks(group), workers):
+            for file, kind in zip(files, chunk.types, strict=True):
+                for piece in encoded[kind.name]:
+                    file.write(piece.data)
                 if chunk.last:
-                    file.pad_to(ALIGNMENT)
+                    file.end_tensor(ALIGNMENT)
             if chunk.tensor.source is not None:
                 progress.advance(chunk.values.nbytes)
                 if chunk.last:
                     chunk.tensor.source.release()
-    return tuple(file.artifact(plan.kind) for file, plan in zip(files, plans, strict=True))
+    return tuple(artifact for file in files for artifact in file.artifacts)
+
+
+def _cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some rows of a tensor and the type they get in each file."""
+    """Some rows of a tensor and the type they get in each volume."""
 
     tensor: OutputTensor
     values: np.ndarray
     first_row: int
     types: tuple[BlockType, ...]
     last: bool
+    weights: np.ndarray | None = None  # (columns,) or (experts, columns)
+
+    @property
+    def storage(self) -> str:
+        return self.tensor.source.dtype if self.tensor.source else "F32"
+
+    def runs(self) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        """Runs of rows that fit the cache, none of more than one expert: first row in the tensor, values, weights."""
+        experts = self.weights if self.weights is not None and self.weights.ndim > 1 else None
+        per_expert = self.tensor.rows // (1 if experts is None else len(experts))
+        most = max(1, HOT_VALUES // self.tensor.row_values)
+        row, end = self.first_row, self.first_row + len(self.values)
+        while row < end:
+            stop = min(end, row + most, (row // per_expert + 1) * per_expert)
+            weights = self.weights if experts is None else experts[row // per_expert]
+            values = self.values[row - self.first_row : stop - self.first_row]
+            # an odd header leaves a mapped tensor unaligned
+            yield row, np.require(values, requirements=("C", "A")), weights
+            row = stop
 
 
-def _chunks(tensors: Sequence[OutputTensor], types: Sequence[tuple[BlockType, ...]]) -> Iterator[_Chunk]:
-    for tensor, kinds in zip(tensors, types, strict=True):
+def _chunks(group: Group) -> Iterator[_Chunk]:
+    types = ([info.type for plan in plans for info in plan.infos] for plans in group.volumes)
+    for tensor, *kinds in zip(group.tensors, *types, strict=True):
+        weights = group.importance(tensor.name, tensor.row_values) if group.importance else None
         row = 0
         for values in tensor.chunks():
-            yield _Chunk(tensor, values, row, kinds, row + len(values) == tensor.rows)
+            yield _Chunk(tensor, values, row, tuple(kinds), row + len(values) == tensor.rows, weights)
             row += len(values)
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, chunks: Iterator[_Chunk], ahead: int
-) -> Iterator[tuple[_Chunk, list[np.ndarray]]]:
+Encoded = dict[str, list[np.ndarray]]
+"""By type, the bytes of a chunk in pieces."""
+
+
+def _in_order(pool: ThreadPoolExecutor, chunks: Iterator[_Chunk], ahead: int) -> Iterator[tuple[_Chunk, Encoded]]:
     """Every chunk with its encodings, in order; at most `ahead` chunks are in the making meanwhile."""
-    making: deque[tuple[_Chunk, Future[list[np.ndarray]]]] = deque()
+    making: deque[tuple[_Chunk, Future[Encoded]]] = deque()
     for chunk in chunks:
         making.append((chunk, pool.submit(_encode, chunk)))
         if len(making) > ahead:
@@ -165,43 +225,64 @@ def _in_order(
         yield done, future.result()
 
 
-def _encode(chunk: _Chunk) -> list[np.ndarray]:
-    """The chunk's bytes in each file; equal types share one array."""
-    storage = _storage(chunk)
-    values = np.require(chunk.values, requirements=("C", "A"))  # an odd header leaves a mapped tensor unaligned
-    _check_range(chunk, values, storage)
-    encoded = {storage: values}  # these bits are already what such a file holds
-    if any(kind.name != storage for kind in chunk.types):
-        as_float32 = bf16_to_f32(values) if storage == "BF16" else values.astype(np.float32, copy=False)
-        for kind in chunk.types:
-            if kind.name not in encoded:
-                encoded[kind.name] = ENCODERS[kind.name](as_float32)
-    return [encoded[kind.name] for kind in chunk.types]
+def _encode(chunk: _Chunk) -> Encoded:
+    """The chunk's bytes in every type that a file has it in."""
+    kinds = {kind.name: kind for kind in chunk.types}
+    encoded: Encoded = {name: [] for name in kinds}
+    for row, values, weights in chunk.runs():
+        largest = _largest(values, chunk.storage)
+        if not all(largest < OVERFLOW.get(name, np.inf) for name in kinds):
+            limits = [OVERFLOW[name] for name in kinds if name in OVERFLOW]
+            raise _refusal(chunk, row, values, min(limits, default=np.inf))
+        as_float32 = None
+        for name, kind in kinds.items():
+            if name == chunk.storage:
+                encoded[name].append(values)  # these bits are already what such a file holds
+                continue
+            if as_float32 is None:
+                as_float32 = bf16_to_f32(values) if chunk.storage == "BF16" else values.astype(np.float32, copy=False)
+            piece = ENCODERS[name](as_float32, weights)
+            if largest >= ALWAYS_FITS and name not in OVERFLOW:
+                _check_scales(chunk, row, as_float32, kind, piece)
+            encoded[name].append(piece)
+    return encoded
 
 
-def _storage(chunk: _Chunk) -> str:
-    return chunk.tensor.source.dtype if chunk.tensor.source else "F32"
+def _check_scales(chunk: _Chunk, row: int, values: np.ndarray, kind: BlockType, encoded: np.ndarray) -> None:
+    """Raise InputError where a block's scale became infinity: its values are too large for the type."""
+    bad = np.argwhere(overflowing(kind.name, encoded))
+    if len(bad):
+        in_run, block = bad[0].tolist()
+        span = slice(block * kind.values, (block + 1) * kind.values)
+        column = span.start + int(np.abs(values[in_run, span]).argmax())
+        raise _too_large(chunk, row + in_run, column, float(values[in_run, column]), kind.name)
 
 
-def _check_range(chunk: _Chunk, values: np.ndarray, storage: str) -> None:
-    """Raise InputError for NaN, infinity, and what would become infinity in one of the types."""
-    largest = _largest(values, storage)
-    limits = {kind.name: OVERFLOW[kind.name] for kind in chunk.types}
-    if all(largest < limit for limit in limits.values()):
-        return
-    name, limit = min(limits.items(), key=lambda item: item[1])
-    numbers = (bf16_to_f32(values) if storage == "BF16" else values).astype(np.float64)
-    row, column = np.argwhere(~(np.abs(numbers) < limit))[0].tolist()
-    place = np.unravel_index((chunk.first_row + row) * chunk.tensor.row_values + column, chunk.tensor.shape)
-    value = numbers[row, column]
-    source = chunk.tensor.source.name if chunk.tensor.source else chunk.tensor.name
-    where = f"tensor {source}" + (f" (as {chunk.tensor.name})" if source != chunk.tensor.name else "")
+def _refusal(chunk: _Chunk, row: int, values: np.ndarray, limit: float) -> InputError:
+    """What to say about the first NaN, infinity, or value that becomes infinity in one of the types."""
+    numbers = (bf16_to_f32(values) if chunk.storage == "BF16" else values).astype(np.float64)
+    in_run, column = np.argwhere(~(np.abs(numbers) < limit))[0].tolist()
+    value = float(numbers[in_run, column])
     if np.isfinite(value):
-        remedy = "use BF16 or F32 for this model"
-        raise InputError(
-            where, f"{value:g} at {list(map(int, place))} is too large for {name}", f"below {limit:g}", remedy
-        )
-    raise InputError(where, f"{value} at {list(map(int, place))}", "finite numbers", "the checkpoint is damaged")
+        name = next(kind.name for kind in chunk.types if OVERFLOW.get(kind.name) == limit)
+        return _too_large(chunk, row + in_run, column, value, name)
+    got = f"{value} at {_place(chunk, row + in_run, column)}"
+    return InputError(_where(chunk), got, "finite numbers", "the checkpoint is damaged")
+
+
+def _too_large(chunk: _Chunk, row: int, column: int, value: float, kind: str) -> InputError:
+    got = f"{value:g} at {_place(chunk, row, column)} is too large for {kind}"
+    wanted = f"below {OVERFLOW[kind]:g}" if kind in OVERFLOW else "a block whose scale float16 can hold"
+    return InputError(_where(chunk), got, wanted, "use BF16 or F32 for this model")
+
+
+def _where(chunk: _Chunk) -> str:
+    source = chunk.tensor.source.name if chunk.tensor.source else chunk.tensor.name
+    return f"tensor {source}" + (f" (as {chunk.tensor.name})" if source != chunk.tensor.name else "")
+
+
+def _place(chunk: _Chunk, row: int, column: int) -> list[int]:
+    return list(map(int, np.unravel_index(row * chunk.tensor.row_values + column, chunk.tensor.shape)))
 
 
 def _largest(values: np.ndarray, storage: str) -> float:
