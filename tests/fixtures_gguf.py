@@ -79,6 +79,7 @@ def golden_checkpoints(folder: Path) -> dict[str, Path]:
         "llama": tiny.tiny_llama(folder / "llama", layers=1, tied=False, rope_scaling=LLAMA3_ROPE, attention_bias=True),
         "qwen2": tiny.tiny_qwen2(folder / "qwen2", layers=1, tied=True),
         "qwen3": tiny.tiny_qwen3(folder / "qwen3", layers=1),
+        "qwen3_moe": tiny.tiny_qwen3_moe(folder / "qwen3_moe", layers=1),
         "vl": tiny.tiny_qwen2_5_vl(folder / "vl", layers=1, vision_layers=4, vision_hidden=32),
     }
     for path in made.values():

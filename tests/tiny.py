@@ -2,6 +2,7 @@
 
     tiny_llama(folder, shards=3)         sentencepiece-style tokenizer with byte fallback, BOS added
     tiny_qwen2, tiny_qwen3               byte-level BPE with Qwen's pre-tokenizer, special tokens and chat markup
+    tiny_qwen3_moe                       the same with experts, one tensor each
     tiny_qwen2_5_vl                      the same with a vision tower, hub tensor names, preprocessor_config.json
 
 Each returns its folder. Everything is seeded: equal arguments give equal files.
@@ -95,6 +96,38 @@ def tiny_qwen3(
     """A Qwen3: norms on q and k, and heads of a width that is not hidden / heads."""
     text = _text_config("qwen3", "Qwen3ForCausalLM", hidden, layers, heads, kv_heads, vocab, tied, dtype)
     text |= {"head_dim": head_dim, "attention_bias": False}
+    return _save_qwen(folder, text, shards, seed, config)
+
+
+def tiny_qwen3_moe(
+    folder: Path,
+    *,
+    tied: bool = False,
+    layers: int = 2,
+    hidden: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    vocab: int = 512,
+    dtype: str = "bfloat16",
+    shards: int = 1,
+    seed: int = 0,
+    experts: int = 8,
+    used: int = 2,
+    expert_ffn: int = 96,
+    **config: Any,
+) -> Path:
+    """A Qwen3-MoE: a router and experts in every layer, which are tensors of their own as on the hub."""
+    text = _text_config("qwen3_moe", "Qwen3MoeForCausalLM", hidden, layers, heads, kv_heads, vocab, tied, dtype)
+    text |= {
+        "head_dim": 32,
+        "attention_bias": False,
+        "num_experts": experts,
+        "num_experts_per_tok": used,
+        "moe_intermediate_size": expert_ffn,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
     return _save_qwen(folder, text, shards, seed, config)
 
 
@@ -266,7 +299,21 @@ def random_tensors(folder: Path, seed: int) -> dict[str, Any]:
     tensors = {}
     for name, parameter in sorted(model.named_parameters(remove_duplicate=True)):
         values = torch.empty(parameter.shape).normal_(0.0, 0.05, generator=generator)
-        tensors[_hub_name(name)] = (values + 1 if name.endswith("norm.weight") else values).to(dtype)
+        tensors |= hub_tensors(name, (values + 1 if name.endswith("norm.weight") else values).to(dtype))
+    return tensors
+
+
+def hub_tensors(name: str, values: Any) -> dict[str, Any]:
+    """The tensors that a parameter of transformers is on the hub: an expert's matrices are apart there."""
+    name = _hub_name(name)
+    start, joined, which = name.partition(".mlp.experts.")
+    if not joined:
+        return {name: values}
+    tensors = {}
+    for number, expert in enumerate(values):
+        halves = expert.chunk(2) if which == "gate_up_proj" else (expert,)
+        names = ("gate_proj", "up_proj") if which == "gate_up_proj" else (which,)
+        tensors |= {f"{start}{joined}{number}.{n}.weight": v.clone() for n, v in zip(names, halves, strict=True)}
     return tensors
 
 

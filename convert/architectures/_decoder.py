@@ -20,10 +20,12 @@ MODEL: tuple[Row, ...] = (
     (f"{_L}.self_attn.v_proj.weight", f"{_B}.attn_v.weight", ("kv", "hidden")),
     (f"{_L}.self_attn.o_proj.weight", f"{_B}.attn_output.weight", ("hidden", "q")),
     (f"{_L}.post_attention_layernorm.weight", f"{_B}.ffn_norm.weight", ("hidden",)),
+    ("model.norm.weight", "output_norm.weight", ("hidden",)),
+)
+MLP: tuple[Row, ...] = (
     (f"{_L}.mlp.gate_proj.weight", f"{_B}.ffn_gate.weight", ("ffn", "hidden")),
     (f"{_L}.mlp.up_proj.weight", f"{_B}.ffn_up.weight", ("ffn", "hidden")),
     (f"{_L}.mlp.down_proj.weight", f"{_B}.ffn_down.weight", ("hidden", "ffn")),
-    ("model.norm.weight", "output_norm.weight", ("hidden",)),
 )
 QUERY_KEY: tuple[Row, ...] = (
     (f"{_L}.self_attn.q_proj.weight", f"{_B}.attn_q.weight", ("q", "hidden"), "q"),
@@ -156,9 +158,13 @@ def head_size_fields(decoder: Decoder, prefix: str) -> list[Field]:
 
 
 def decoder_part(
-    decoder: Decoder, name: str, rows: Iterable[Row], fields: Iterable[Field] = (), views: Views | None = None
+    decoder: Decoder,
+    name: str,
+    rows: Iterable[Row],
+    fields: Iterable[Field] = (),
+    views: Views | None = None,
 ) -> Part:
-    """The Part of a decoder whose tensors are MODEL, the head where it is not tied, and `rows`.
+    """The Part of a decoder whose tensors are MODEL, `rows`, and the head where it is not tied.
 
     Raises PlanError with every problem the config has.
     """

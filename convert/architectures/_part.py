@@ -15,11 +15,16 @@ View = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Target:
-    """One tensor of a GGUF file. `shape` is in numpy's order: rows last but one, GGUF writes it reversed."""
+    """One tensor of a GGUF file. `shape` is in numpy's order: rows last but one, GGUF writes it reversed.
+
+    Experts are tensors of their own in a checkpoint and one in a GGUF file: each has the target `shape[0]` of them
+    make together, and its `place` in it.
+    """
 
     name: str
     shape: tuple[int, ...]
     view: View | None = None  # None: the values as they are
+    place: int | None = None  # along the first axis; None: the checkpoint tensor is all of it
 
 
 @dataclass(frozen=True)

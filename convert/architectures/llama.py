@@ -9,6 +9,7 @@ import numpy as np
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import (
+    MLP,
     MLP_BIAS,
     OUTPUT_BIAS,
     QUERY_KEY,
@@ -28,7 +29,7 @@ def text(values: Mapping[str, Any]) -> Part:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, ("linear", "yarn", "llama3"))
-    rows: list[Row] = [*QUERY_KEY]
+    rows: list[Row] = [*MLP, *QUERY_KEY]
     if config.flag("attention_bias"):
         rows += [*QUERY_KEY_BIAS, *VALUE_BIAS, *OUTPUT_BIAS]
     if config.flag("mlp_bias"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import (
+    MLP,
     QUERY_KEY,
     QUERY_KEY_BIAS,
     VALUE_BIAS,
@@ -24,5 +25,5 @@ def text(values: Mapping[str, Any]) -> Part:
     config = Config(values)
     decoder = read_decoder(config)
     require_square(decoder)
-    rows = (*QUERY_KEY, *QUERY_KEY_BIAS, *VALUE_BIAS)
+    rows = (*MLP, *QUERY_KEY, *QUERY_KEY_BIAS, *VALUE_BIAS)
     return decoder_part(decoder, "qwen2", rows)

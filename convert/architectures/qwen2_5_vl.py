@@ -9,6 +9,7 @@ import numpy as np
 
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import (
+    MLP,
     QUERY_KEY,
     QUERY_KEY_BIAS,
     VALUE_BIAS,
@@ -62,7 +63,7 @@ def text(values: Mapping[str, Any]) -> Part:
     if not sections or len(sections) > 4 or sum(sections) * 2 != decoder.head_dim:
         wanted = f"up to four numbers that add up to half the head size, {decoder.head_dim // 2}"
         decoder.rope.values.complain("mrope_section", list(sections) or None, wanted)
-    rows = (*QUERY_KEY, *QUERY_KEY_BIAS, *VALUE_BIAS)
+    rows = (*MLP, *QUERY_KEY, *QUERY_KEY_BIAS, *VALUE_BIAS)
     return decoder_part(decoder, "qwen2vl", rows)
 
 

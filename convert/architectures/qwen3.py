@@ -7,6 +7,7 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import (
+    MLP,
     QUERY_KEY,
     QUERY_KEY_NORM,
     decoder_part,
@@ -25,4 +26,4 @@ def text(values: Mapping[str, Any]) -> Part:
     if config.flag("attention_bias"):
         config.complain("attention_bias", True, "false", "llama.cpp's qwen3 graph has no output bias")
     fields = head_size_fields(decoder, "qwen3")
-    return decoder_part(decoder, "qwen3", (*QUERY_KEY, *QUERY_KEY_NORM), fields)
+    return decoder_part(decoder, "qwen3", (*MLP, *QUERY_KEY, *QUERY_KEY_NORM), fields)

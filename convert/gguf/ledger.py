@@ -102,7 +102,20 @@ def _misfits(entries: Iterable[Entry]) -> list[Problem]:
     if misshapen:
         remedy = "config.json and weights are of two models, or one is damaged"
         problems.append(Problem("config.json", f"disagrees with the weights: {_some(misshapen)}", "", remedy))
+    if mixed := _mixed(entries):
+        got = f"has experts of one layer in different types: {_some(mixed)}"
+        problems.append(Problem("checkpoint", got, "one type", "convert it to one with transformers first"))
     return problems
+
+
+def _mixed(entries: Iterable[Entry]) -> list[str]:
+    """GGUF tensors whose parts are not all stored alike."""
+    kinds: dict[str, set[str]] = {}
+    for entry in entries:
+        for target in entry.wanted.targets:
+            if target.place is not None:
+                kinds.setdefault(target.name, set()).add(entry.source.dtype)
+    return [f"{name} from {' and '.join(sorted(types))}" for name, types in kinds.items() if len(types) > 1]
 
 
 def _lacking(names: Sequence[str], what: str, remedy: str) -> list[Problem]:

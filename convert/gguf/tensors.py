@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -12,16 +12,20 @@ from convert.architectures._part import Part, Target
 from convert.checkpoint import LazyTensor
 from convert.gguf.ledger import Entry
 
-CHUNK_VALUES = 2 << 20  # values converted at a time: 8 MiB as float32
+CHUNK_VALUES = 1 << 20  # values a thread is given at a time: 4 MiB as float32
 
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """One tensor of a GGUF file. Either read from `source` through `target.view`, or the constant `values`."""
+    """One tensor of a GGUF file: read from `source` through `target.view`, or the constant `values`.
+
+    Where it is several checkpoint tensors on top of each other, those are `parts`, and `source` is what they make.
+    """
 
     target: Target
     source: LazyTensor | None = None
     values: np.ndarray | None = None
+    parts: tuple[LazyTensor, ...] = ()
 
     @property
     def name(self) -> str:
@@ -40,16 +44,23 @@ class OutputTensor:
         return prod(self.shape[:-1])
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The values as arrays (rows, row_values) in the source's own storage, a few MiB at a time, in order."""
+        """The values as arrays (rows, row_values) in the source's own storage, a few MiB at a time, in order.
+
+        No array spans two of `parts`.
+        """
         if self.values is not None:
-            values = self.values
-        else:
-            assert self.source is not None
-            values = self.source.load()
-            if self.target.view is not None:
-                values = self.target.view(values)
+            yield from self._cut(self.values)
+            return
+        assert self.source is not None
+        for part in self.parts or (self.source,):
+            values = part.load()
+            yield from self._cut(values if self.target.view is None else self.target.view(values))
+            if self.parts:
+                part.release()
+
+    def _cut(self, values: np.ndarray) -> Iterator[np.ndarray]:
         if values.flags.c_contiguous:
-            values = values.reshape(self.rows, self.row_values)
+            values = values.reshape(-1, self.row_values)
         # a view that jumps about in memory is copied only chunk by chunk, along its first axis
         step = max(1, CHUNK_VALUES * len(values) // max(1, values.size))
         for start in range(0, len(values), step):
@@ -57,13 +68,50 @@ class OutputTensor:
 
 
 def part_tensors(part: Part, entries: Iterable[Entry]) -> tuple[OutputTensor, ...]:
-    """The file's tensors: generated ones, then in the order of the checkpoint, which is read once through."""
-    generated = (OutputTensor(Target(g.name, g.values.shape), values=g.values) for g in part.generated)
-    from_checkpoint = (OutputTensor(target, e.source) for e in entries for target in e.wanted.targets)
-    return (*generated, *from_checkpoint)
+    """The file's tensors: generated ones, then in the order of the checkpoint, which is read once through.
+
+    What several checkpoint tensors make together comes where the last of them is.
+    """
+    return (*_generated(part), *_from_checkpoint(entries))
+
+
+def _from_checkpoint(entries: Iterable[Entry]) -> Iterator[OutputTensor]:
+    waiting: dict[str, dict[int, LazyTensor]] = {}
+    for entry in entries:
+        for target in entry.wanted.targets:
+            if target.place is None:
+                yield OutputTensor(target, entry.source)
+                continue
+            found = waiting.setdefault(target.name, {})
+            found[target.place] = entry.source
+            if len(found) == target.shape[0]:
+                parts = tuple(found[place] for place in sorted(found))
+                yield OutputTensor(replace(target, place=None), _stacked(parts), parts=parts)
+
+
+def _stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
+    """The tensors as one with an axis more in front; to load it is to copy them all."""
+
+    def release() -> None:
+        for part in parts:
+            part.release()
+
+    first, last = parts[0], parts[-1]
+    return LazyTensor(
+        f"{first.name} to {last.name}" if len(parts) > 1 else first.name,
+        (len(parts), *first.shape),
+        first.dtype,
+        lambda: np.stack([part.load() for part in parts]),
+        first.file,
+        release,
+    )
 
 
 def forecast_tensors(part: Part) -> tuple[OutputTensor, ...]:
     """The tensors a config promises, when the checkpoint itself is not there yet: names and shapes, nothing to read."""
-    generated = (OutputTensor(Target(g.name, g.values.shape), values=g.values) for g in part.generated)
-    return (*generated, *(OutputTensor(target) for wanted in part.wanted for target in wanted.targets))
+    targets = {target.name: replace(target, place=None) for wanted in part.wanted for target in wanted.targets}
+    return (*_generated(part), *map(OutputTensor, targets.values()))
+
+
+def _generated(part: Part) -> Iterator[OutputTensor]:
+    return (OutputTensor(Target(g.name, g.values.shape), values=g.values) for g in part.generated)

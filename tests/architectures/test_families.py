@@ -21,6 +21,7 @@ MODELS: Mapping[str, Callable[[Path], Path]] = {
     "MistralForCausalLM": lambda f: tiny.tiny_llama(f, architectures=["MistralForCausalLM"], model_type="mistral"),
     "Qwen2ForCausalLM": tiny.tiny_qwen2,
     "Qwen3ForCausalLM": tiny.tiny_qwen3,
+    "Qwen3MoeForCausalLM": lambda f: tiny.tiny_qwen3_moe(f, layers=1),
     "Qwen2_5_VLForConditionalGeneration": tiny.tiny_qwen2_5_vl,
 }
 VALUES_OF_STRANGERS = (0, -1, 1.5, "8", True, [], {}, [1], None, 10**9, 10**30, float("nan"), float("inf"), "\ud800")
@@ -64,7 +65,7 @@ def test_tables_name_every_parameter_of_transformers_with_its_shape(checkpoint: 
     config = transformers.AutoConfig.from_pretrained(checkpoint)
     with torch.device("meta"):
         model = getattr(transformers, config.architectures[0])(config)
-    theirs = {tiny._hub_name(name): tuple(p.shape) for name, p in model.named_parameters()}
+    theirs = {n: tuple(t.shape) for name, p in model.named_parameters() for n, t in tiny.hub_tensors(name, p).items()}
     ours = {w.source: w.shape for part in parts(config_of(checkpoint)) for w in part.wanted}
     assert ours == theirs
 
@@ -73,14 +74,43 @@ def test_every_target_has_its_own_name_and_all_values(checkpoint: Path) -> None:
     import numpy as np
 
     for part in parts(config_of(checkpoint)):
-        names = [t.name for w in part.wanted for t in w.targets] + [g.name for g in part.generated]
-        assert len(names) == len(set(names))
-        assert all(len(name) < 64 for name in names)  # ggml.h, GGML_MAX_NAME
+        targets = [(t.name, t.place) for w in part.wanted for t in w.targets]
+        targets += [(g.name, None) for g in part.generated]
+        assert len(targets) == len(set(targets))
+        assert all(len(name) < 64 for name, _ in targets)  # ggml.h, GGML_MAX_NAME
         for wanted in part.wanted:
             source = np.arange(np.prod(wanted.shape)).reshape(wanted.shape)
             views = [t.view(source) if t.view else source for t in wanted.targets]
-            assert [v.size for v in views] == [np.prod(t.shape) for t in wanted.targets]
+            shapes = [t.shape if t.place is None else t.shape[1:] for t in wanted.targets]
+            assert [v.size for v in views] == [np.prod(shape) for shape in shapes]
             assert sorted(np.concatenate([v.reshape(-1) for v in views])) == list(range(source.size))
+
+
+def test_every_place_of_a_joined_tensor_is_taken(tmp_path: Path) -> None:
+    (part,) = parts(config_of(tiny.tiny_qwen3_moe(tmp_path, layers=1, experts=5)))
+    joined: dict[str, list[int | None]] = {}
+    for target in (t for w in part.wanted for t in w.targets if t.place is not None):
+        joined.setdefault(target.name, []).append(target.place)
+    assert sorted(joined) == [f"blk.0.ffn_{which}_exps.weight" for which in ("down", "gate", "up")]
+    assert all(places == list(range(5)) for places in joined.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_topk_prob": False}, "norm_topk_prob is False, wanted true"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step is 2, wanted 1"),
+        ({"mlp_only_layers": [0]}, "mlp_only_layers is [0]"),
+        ({"num_experts_per_tok": 9}, "num_experts_per_tok is 9, wanted at most num_experts, 8"),
+        ({"num_experts": 10**6}, "num_experts is 1000000"),
+        ({"num_experts": 1024, "num_hidden_layers": 512}, "wanted at most 131072 matrices of experts"),
+    ],
+)
+def test_experts_llama_cpp_cannot_run_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    config = config_of(tiny.tiny_qwen3_moe(tmp_path, layers=1))
+    with pytest.raises(PlanError) as caught:
+        parts({**config, **changes})
+    assert message in str(caught.value)
 
 
 def test_both_spellings_of_the_config_say_the_same(checkpoint: Path, tmp_path: Path) -> None:

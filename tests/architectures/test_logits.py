@@ -35,6 +35,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "qwen2": tiny.tiny_qwen2,
     "qwen2, tied": lambda folder: tiny.tiny_qwen2(folder, tied=True),
     "qwen3": tiny.tiny_qwen3,
+    "qwen3-moe": tiny.tiny_qwen3_moe,
     "qwen2.5-vl": tiny.tiny_qwen2_5_vl,
 }
 
