@@ -24,6 +24,7 @@ class Role(StrEnum):
     PREPROCESSOR = "preprocessor"
     GENERATION = "generation_config"
     CARD = "card"
+    IMATRIX = "imatrix"  # how much each column of a matrix matters, by the tensors of its GGUF file
     REPORT = "report"
 
 

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
+from convert.stages._reference import check_memory
 
 if TYPE_CHECKING:
     from convert.stages.validate import Options
+
+MORE_MEMORY = "run it on a machine with more, or leave `validate:` out and validate the files there"
 
 
 def check_all(options: Options, source: Bundle, projector: bool) -> list[Problem]:
@@ -23,7 +26,7 @@ def check_all(options: Options, source: Bundle, projector: bool) -> list[Problem
         *_check_contents(options),
         *_check_window(options, source),
         *_check_eyes(options, source, projector),
-        *_check_memory(source),
+        *check_memory(source, "validate", MORE_MEMORY),
     ]
 
 
@@ -104,21 +107,3 @@ def _check_clicks(options: Options) -> list[Problem]:
     if missing:
         return [Problem(str(options.clicks), f"{len(missing)} images are not there, the first is {missing[0]}")]
     return [] if tasks else [Problem(str(options.clicks), "there is no click in it")]
-
-
-def _check_memory(source: Bundle) -> list[Problem]:
-    """A reference larger than the machine. What is free just now is asked when it is loaded, not here."""
-    from validate import memory
-
-    files = [a.path for a in source.of(Role.WEIGHTS) if a.format == "safetensors"]
-    need, total = memory.weights(files).half_bytes, memory.total_bytes()
-    if total is None or need <= total:
-        return []
-    return [
-        Problem(
-            "validate",
-            f"the source on transformers, which outputs are compared with, takes {need / 1e9:.1f} GB of memory",
-            f"at most the {total / 1e9:.1f} GB there are",
-            "run it on a machine with more, or leave `validate:` out and validate the files there",
-        )
-    ]

@@ -158,6 +158,16 @@ class TransformersSession:
             out = self._model(input_ids=self._torch.tensor([list(tokens)]), use_cache=False)
         return out.logits[0].numpy()  # type: ignore[no-any-return]
 
+    @property
+    def model(self) -> Any:
+        """The torch module, for who looks into it while it runs."""
+        return self._model
+
+    def run_layers(self, tokens: Sequence[int]) -> None:
+        """Put tokens through every layer below the head; what is hooked into `model` sees them go by."""
+        with self._running():
+            self._model.base_model(input_ids=self._torch.tensor([list(tokens)]), use_cache=False)
+
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         ids = self._torch.tensor([list(tokens)])
         return self._greedy({"input_ids": ids, "attention_mask": self._torch.ones_like(ids)}, count)[0]

@@ -1,0 +1,105 @@
+"""An importance matrix: how much each column of a matrix matters, measured on a text, for encoders to weigh errors.
+
+The source runs on transformers once; the result is a GGUF file that llama-quantize reads too. A gguf stage that takes
+`from:` this one uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from convert.bundle import Artifact, Bundle, Role
+from convert.errors import InputError, Problem
+from convert.options import Options as BaseOptions
+from convert.options import RecipePath
+from convert.progress import Progress
+from convert.stages import Inputs, only
+
+if TYPE_CHECKING:
+    from convert.stages._calibration import Corpus
+
+VERSION = 1
+TOOLS: tuple[str, ...] = ("torch", "transformers", "tokenizers", "numpy")
+NEEDS: dict[str, str] = {"torch": "validate", "transformers": "validate"}
+
+
+class Options(BaseOptions):
+    """On what to measure."""
+
+    text: RecipePath = Field(description="UTF-8 text like what the model will be used for; not what it is tested on")
+    chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text to use, from its start")
+    window: int = Field(512, ge=16, le=32768, description="tokens a window")
+    parse_special: bool = Field(False, description="take special tokens spelled out in the text for what they spell")
+    threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
+
+
+def check(options: Options, inputs: Inputs) -> list[Problem]:
+    """A text that is none, a window the model was not made for, an architecture nobody knows, too little memory."""
+    from convert.stages._calibration import check_calibration
+
+    try:
+        source = _checkpoint(inputs)
+    except InputError as error:
+        return [error.problem]
+    return check_calibration(source, _corpus(options))
+
+
+def forecast(options: Options, inputs: Inputs) -> Bundle:
+    """The source's bundle and the matrix, with its exact size where the text is long enough."""
+    from convert.gguf.imatrix import KIND, Imatrix, imatrix_plan
+    from convert.stages._calibration import read_matrices
+
+    source = _checkpoint(inputs)
+    matrices = read_matrices(source)
+    about = Imatrix({}, (options.text.name,), options.chunks, options.window, "0" * 64)
+    shapes = {name: matrices.entry_shape(name) for name in matrices.shapes}
+    plan = imatrix_plan(file_name(source), shapes, about)
+    return source.with_(imatrix=Artifact(KIND, Path(plan.name), plan.size))
+
+
+def explain(options: Options, inputs: Inputs) -> Iterator[str]:
+    """What will be measured, for `convert plan -v`."""
+    from convert.stages._calibration import read_matrices
+
+    shapes = read_matrices(_checkpoint(inputs)).shapes
+    yield f"{len(shapes)} matrices on {options.chunks} chunks of {options.window} tokens of {options.text.name}"
+
+
+def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+    """The source's bundle with the matrix beside it."""
+    from convert.gguf.imatrix import coverage, write_imatrix
+    from convert.stages._calibration import calibrate, read_matrices
+
+    source = _checkpoint(inputs)
+    imatrix = calibrate(source, _corpus(options), progress)
+    first, *lacking = coverage(imatrix, read_matrices(source).shapes)
+    progress.note(first)
+    for line in lacking:
+        progress.warn(line)
+    return only(inputs).with_(imatrix=write_imatrix(out / file_name(source), imatrix))
+
+
+def file_name(source: Bundle) -> str:
+    """As the hub has them."""
+    return f"{source.model.name}-imatrix.gguf"
+
+
+def _checkpoint(inputs: Inputs) -> Bundle:
+    """The one input. Raises InputError for more than one, and for weights that are no checkpoint's."""
+    if len(inputs) != 1:
+        raise InputError("imatrix", f"takes from {len(inputs)} stages: {', '.join(inputs)}", "one", "name one")
+    ((stage, source),) = inputs.items()
+    if other := sorted({a.format for a in source.of(Role.WEIGHTS)} - {"safetensors"}):
+        remedy = "take it `from:` source or a stage that makes one"
+        raise InputError("imatrix", f"stage '{stage}' gives {', '.join(other)} weights", "a checkpoint", remedy)
+    return source
+
+
+def _corpus(options: Options) -> Corpus:
+    from convert.stages._calibration import Corpus
+
+    return Corpus(options.text, options.chunks, options.window, options.parse_special, options.threads)

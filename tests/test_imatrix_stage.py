@@ -1,0 +1,296 @@
+"""Calibration against a reference written without any of it, and the stage around it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert.bundle import Bundle, Role
+from convert.errors import InputError, StageError
+from convert.gguf.imatrix import Imatrix, coverage, read_imatrix
+from convert.progress import Silent
+from convert.stages import imatrix as stage
+from convert.stages import source
+from convert.stages._calibration import Corpus, calibrate, check_calibration, model_key, read_matrices
+from tests import tiny
+from tests.fixtures_gguf import edit_config, edit_weights
+from validate.runtimes import _half, transformers
+
+NANO = Path(__file__).parents[1] / "recipes/models/fara-nano"
+SEPARATE = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"}
+MLP = {"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
+WINDOW = 24
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "some.txt"
+    path.write_text("\n".join(tiny._text()), encoding="utf-8")
+    return path
+
+
+def bundle(folder: Path) -> Bundle:
+    return source.forecast(source.Options(path=folder.absolute()), {})
+
+
+def straightforward(folder: Path, text: Path, chunks: int, window: int) -> dict[str, tuple[np.ndarray, int]]:
+    """GGUF name -> (sums of squares in float64, tokens), by replacing every linear layer of the loaded model."""
+    import torch
+    import transformers as library
+
+    config = library.AutoConfig.from_pretrained(folder)
+    sees = getattr(config, "vision_config", None) is not None
+    auto = library.AutoModelForImageTextToText if sees else library.AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype=torch.float32).eval()
+    seen: dict[str, list[np.ndarray]] = {}
+
+    def watched(name: str, linear: Any) -> Callable[[Any], Any]:
+        def forward(x: Any) -> Any:
+            seen.setdefault(name, []).append(x.reshape(-1, x.shape[-1]).double().numpy())
+            return torch.nn.functional.linear(x, linear.weight, linear.bias)
+
+        return forward
+
+    layers = (model.model.language_model if sees else model.model).layers
+    for i, layer in enumerate(layers):
+        for short, ours in SEPARATE.items():
+            linear = getattr(layer.self_attn, f"{short}_proj")
+            linear.forward = watched(f"blk.{i}.{ours}.weight", linear)
+        for short, ours in MLP.items():
+            linear = getattr(layer.mlp, f"{short}_proj")
+            linear.forward = watched(f"blk.{i}.{ours}.weight", linear)
+    tokenizer = library.AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.encode(text.read_text(encoding="utf-8"), split_special_tokens=True)
+    bos = tokenizer.bos_token_id if ids[0] == tokenizer.bos_token_id else None
+    with torch.no_grad():
+        for chunk in range(chunks):
+            tokens = ids[chunk * window : (chunk + 1) * window]
+            if bos is not None:
+                tokens = [bos, *tokens[1:]]
+            model(torch.tensor([tokens]))
+    return {name: ((np.concatenate(rows) ** 2).sum(0), sum(map(len, rows))) for name, rows in seen.items()}
+
+
+def assert_agrees(imatrix: Imatrix, wanted: dict[str, tuple[np.ndarray, int]]) -> None:
+    assert imatrix.entries.keys() == wanted.keys()
+    for name, (sums, tokens) in wanted.items():
+        entry = imatrix.entries[name]
+        assert entry.values.shape == (1, len(sums)), name
+        assert entry.counts.tolist() == [tokens], name
+        np.testing.assert_allclose(entry.values[0], sums, rtol=1e-5, err_msg=name)
+
+
+# ---- the numbers
+
+
+@pytest.mark.parametrize(
+    "make", [tiny.tiny_llama, tiny.tiny_qwen2, tiny.tiny_qwen3, tiny.tiny_qwen2_5_vl], ids=lambda make: make.__name__
+)
+def test_the_sums_are_those_of_a_straightforward_reference(
+    make: Callable[..., Path], tmp_path: Path, text: Path
+) -> None:
+    folder = make(tmp_path / "tiny")
+    got = calibrate(bundle(folder), Corpus(text, 3, WINDOW, threads=1), Silent())
+    assert_agrees(got, straightforward(folder, text, 3, WINDOW))
+    assert (got.chunk_count, got.chunk_size, got.datasets) == (3, WINDOW, ("some.txt",))
+
+
+def test_fara_nano(tmp_path: Path) -> None:
+    text = NANO / "heldout" / "train_text.txt"
+    got = calibrate(bundle(NANO), Corpus(text, 4, 64, threads=1), Silent())
+    assert_agrees(got, straightforward(NANO, text, 4, 64))
+    assert len(list(coverage(got, read_matrices(bundle(NANO)).shapes))) == 1  # nothing is without data
+
+
+def test_equal_runs_give_equal_bytes(tmp_path: Path, text: Path) -> None:
+    folder = tiny.tiny_qwen2(tmp_path / "tiny")
+    options = stage.Options(text=text, chunks=3, window=WINDOW, threads=1)
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        made.append(stage.run(options, {"source": bundle(folder)}, tmp_path / name, Silent()))
+    (a,), (b,) = (m.of(Role.IMATRIX) for m in made)
+    assert (a.sha256, a.path.name) == (b.sha256, "tiny-imatrix.gguf")
+
+
+def test_chunks_add_up(tmp_path: Path, text: Path) -> None:
+    """Windows do not see each other: the sums of five are those of the first three and of no other two."""
+    folder = bundle(tiny.tiny_qwen2(tmp_path / "tiny"))
+    three, five = (calibrate(folder, Corpus(text, n, WINDOW, threads=1), Silent()) for n in (3, 5))
+    for name in three.entries:
+        assert (five.entries[name].values >= three.entries[name].values).all()
+        assert five.entries[name].counts[0] - three.entries[name].counts[0] == 2 * WINDOW
+
+
+def test_weights_kept_in_half_the_memory_change_nothing(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bundle(tiny.tiny_qwen2(tmp_path / "tiny"))
+    whole = calibrate(folder, Corpus(text, 2, WINDOW, threads=1), Silent())
+    used = []
+    monkeypatch.setattr(transformers, "_half_type", lambda files: "bfloat16")
+    monkeypatch.setattr(
+        transformers, "compute_in_float32", lambda *a: (used.append(True), _half.compute_in_float32(*a))
+    )
+    half = calibrate(folder, Corpus(text, 2, WINDOW, threads=1), Silent())
+    assert used
+    for name, entry in whole.entries.items():
+        np.testing.assert_array_equal(entry.values, half.entries[name].values)
+
+
+def test_special_tokens_spelled_out_are_text_unless_asked_otherwise(tmp_path: Path) -> None:
+    """As in llama-imatrix: a text about chat templates is no conversation."""
+    folder = tiny.tiny_qwen2(tmp_path / "tiny")
+    path = tmp_path / "special.txt"
+    path.write_text("<|im_start|>" * 40)
+    text, special = (
+        calibrate(bundle(folder), Corpus(path, 400, 16, parse_special=parse, threads=1), Silent()).chunk_count
+        for parse in (False, True)
+    )
+    assert special == 40 // 16
+    assert text > 100 // 16
+
+
+def test_layers_without_a_module_are_an_error(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convert.stages import _calibration
+
+    monkeypatch.setattr(_calibration.Matrices, "made_of", lambda *_: ())
+    with pytest.raises(StageError, match="nothing went into"):
+        calibrate(bundle(tiny.tiny_qwen2(tmp_path / "tiny")), Corpus(text, 1, WINDOW, threads=1), Silent())
+
+
+def test_overflow_is_named(tmp_path: Path, text: Path) -> None:
+    folder = tiny.tiny_qwen2(tmp_path / "tiny", dtype="float32")
+
+    def change(tensors: dict[str, Any]) -> None:
+        tensors["model.layers.1.mlp.up_proj.weight"].mul_(3e38)
+
+    edit_weights(folder, change)
+    with pytest.raises(StageError, match=r"blk\.1\.ffn_down\.weight.*not finite"):
+        calibrate(bundle(folder), Corpus(text, 1, WINDOW, threads=1), Silent())
+
+
+# ---- the text
+
+
+def test_a_short_text_is_used_up_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("the button and then " * 20)
+    said: list[str] = []
+
+    class Listener(Silent):
+        def warn(self, text: str) -> None:
+            said.append(text)
+
+    folder = tiny.tiny_qwen2(tmp_path / "tiny")
+    got = calibrate(bundle(folder), Corpus(path, 999, 16, threads=1), Listener())
+    assert 0 < got.chunk_count < 20
+    assert f"{got.chunk_count} chunks of 16 tokens, fewer than the 999" in said[0]
+
+
+def test_a_text_of_less_than_a_window_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("hello")
+    with pytest.raises(StageError, match="at least one window of 16"):
+        calibrate(bundle(tiny.tiny_qwen2(tmp_path / "tiny")), Corpus(path, 1, 16, threads=1), Silent())
+
+
+def test_no_more_of_a_long_text_is_tokenized_than_it_takes(tmp_path: Path) -> None:
+    from convert.stages._calibration import _tokens
+
+    lengths = []
+
+    class Reference:
+        def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+            assert not parse_special
+            lengths.append(len(text))
+            return list(range(len(text) // 20))
+
+    assert _tokens(Reference(), "x" * 10_000_000, 100, False) == list(range(100))
+    assert max(lengths) < 10_000
+    assert _tokens(Reference(), "x" * 400, 100, False) == list(range(20))
+
+
+# ---- the stage
+
+
+def options(text: Path, **words: Any) -> stage.Options:
+    return stage.Options(text=text, **{"chunks": 2, "window": WINDOW, "threads": 1, **words})
+
+
+def test_the_forecast_is_exact_and_the_matrix_travels_with_the_source(tmp_path: Path, text: Path) -> None:
+    inputs = {"source": bundle(tiny.tiny_llama(tmp_path / "tiny"))}
+    words = options(text)
+    assert stage.check(words, inputs) == []
+    (tmp_path / "out").mkdir()
+    made = stage.run(words, inputs, tmp_path / "out", Silent())
+    (forecast,), (artifact,) = stage.forecast(words, inputs).of(Role.IMATRIX), made.of(Role.IMATRIX)
+    assert (forecast.path.name, forecast.size, forecast.kind) == (artifact.path.name, artifact.size, artifact.kind)
+    assert made.of(Role.WEIGHTS) == inputs["source"].of(Role.WEIGHTS)
+    assert read_imatrix(artifact.path).model == model_key(inputs["source"])
+    assert list(stage.explain(words, inputs)) == ["14 matrices on 2 chunks of 24 tokens of some.txt"]
+
+
+def test_the_key_is_that_of_the_weights(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    first, second = (bundle(tiny.tiny_llama(tmp_path / name, seed=i)) for i, name in enumerate("ab"))
+    shards = bundle(tiny.tiny_llama(tmp_path / "c", shards=2))
+    keys = [model_key(b) for b in (first, second, shards)]
+    assert len(set(keys)) == 3
+    assert all(a != b for a, b in itertools.combinations(keys, 2))
+    hashed = first.with_(weights=tuple(replace(a, sha256="7" * 64) for a in first.of(Role.WEIGHTS)))
+    assert model_key(hashed) != keys[0]  # a hash that is known is not made again
+    edit_config(tmp_path / "a", rms_norm_eps=1e-4)
+    assert model_key(bundle(tmp_path / "a")) == keys[0]
+
+
+def test_what_is_wrong_is_said_before_the_run(tmp_path: Path, text: Path) -> None:
+    inputs = {"source": bundle(tiny.tiny_llama(tmp_path / "tiny"))}
+    empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
+    empty.write_text(" \n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    for words, said in (
+        (options(tmp_path / "none.txt"), "no file"),
+        (options(empty), "is empty"),
+        (options(binary), "not UTF-8"),
+        (options(text, window=1024), "at most the model's 512 positions"),
+    ):
+        (problem,) = stage.check(words, inputs)
+        assert said in str(problem)
+
+
+def test_an_unknown_architecture_is_a_problem(tmp_path: Path, text: Path) -> None:
+    folder = tiny.tiny_llama(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["LamaForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    (problem,) = check_calibration(bundle(folder), Corpus(text))
+    assert "did you mean LlamaForCausalLM" in str(problem)
+
+
+def test_a_model_larger_than_the_machine_is_a_problem(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from validate import memory
+
+    monkeypatch.setattr(memory, "total_bytes", lambda: 1000)
+    (problem,) = check_calibration(bundle(tiny.tiny_llama(tmp_path / "tiny")), Corpus(text))
+    assert "GB of memory" in str(problem)
+
+
+def test_it_takes_one_checkpoint(tmp_path: Path, text: Path) -> None:
+    from convert.bundle import Artifact
+
+    one = bundle(tiny.tiny_llama(tmp_path / "tiny"))
+    made = one.with_(weights=Artifact("gguf/Q8_0", tmp_path / "x.gguf", 1))
+    for inputs, said in (({"a": one, "b": one}, "takes from 2 stages"), ({"q8": made}, "gives gguf weights")):
+        (problem,) = stage.check(options(text), inputs)
+        assert said in str(problem)
+        with pytest.raises(InputError):
+            stage.forecast(options(text), inputs)
