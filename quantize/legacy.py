@@ -34,6 +34,7 @@ from quantize.simd32 import (
     load_block,
     lowest,
     lowest_bit,
+    limited_levels,
     nearest_levels,
     store_bytes,
     store_nibbles,
@@ -203,4 +204,4 @@ def _searched_affine(x, weights, sigma2, out, bits):
         for lane in range(LANES):
             block = first + lane
             scaled = (load_block(x, block * BLOCK) - values[LANES + lane]) * values[lane]
-            _store_levels(out, size * block + 4, nearest_levels(scaled, 0, top), bits)
+            _store_levels(out, size * block + 4, limited_levels(scaled, top), bits)

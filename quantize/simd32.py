@@ -191,6 +191,21 @@ def nearest_levels(typing_context, values, low, high):
 
 
 @intrinsic
+def limited_levels(typing_context, values, high):
+    """Every value limited to 0..high, NaN to 0, then rounded to nearest, ties to even, as a byte."""
+
+    def codegen(context, builder, sig, args):
+        top = _splat(builder, _FLOATS, context.cast(builder, args[1], sig.args[1], types.float32))
+        zero = _all(_FLOATS, 0.0)
+        value = builder.select(builder.fcmp_ordered(">", args[0], zero), args[0], zero)
+        value = builder.select(builder.fcmp_ordered("<", value, top), value, top)
+        sums = builder.bitcast(builder.fadd(value, _all(_FLOATS, 12582912.0)), _INTS)  # 1.5 * 2**23
+        return builder.trunc(sums, _BYTES)  # the low byte of the sum is the level
+
+    return uint8x32(values, high), codegen
+
+
+@intrinsic
 def passed(typing_context, values, limits):
     """How many of `limits`, a tuple of numbers, every value reaches, as a byte; NaN reaches all."""
 
