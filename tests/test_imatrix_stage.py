@@ -101,6 +101,60 @@ def test_the_sums_are_those_of_a_straightforward_reference(
     assert (got.chunk_count, got.chunk_size, got.datasets) == (3, WINDOW, ("some.txt",))
 
 
+def expert_by_expert(folder: Path, text: Path, chunks: int, window: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """GGUF name of a layer's router or experts -> (sums, tokens), an expert a row, from what enters the MLPs alone."""
+    import torch
+    import transformers as library
+
+    model = library.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    entered: dict[int, list[Any]] = {}
+    for i, layer in enumerate(model.model.layers):
+        layer.mlp.register_forward_pre_hook(
+            lambda _, inputs, i=i: entered.setdefault(i, []).append(inputs[0].reshape(-1, inputs[0].shape[-1]))
+        )
+    ids = library.AutoTokenizer.from_pretrained(folder).encode(text.read_text(encoding="utf-8"))
+    with torch.no_grad():
+        for chunk in range(chunks):
+            model(torch.tensor([ids[chunk * window : (chunk + 1) * window]]))
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for i, layer in enumerate(model.model.layers):
+        mlp, x = layer.mlp, torch.cat(entered[i])
+        used = (x @ mlp.gate.weight.T).topk(mlp.gate.top_k).indices
+        name, n = f"blk.{i}.ffn", mlp.experts.num_experts
+        outer, inner = np.zeros((n, x.shape[1])), np.zeros((n, mlp.experts.down_proj.shape[2]))
+        for e in range(n):
+            mine = x[(used == e).any(1)]
+            gate, up = (mine @ mlp.experts.gate_up_proj[e].T).chunk(2, 1)
+            outer[e] = mine.double().square().sum(0).numpy()
+            inner[e] = (torch.nn.functional.silu(gate) * up).double().square().sum(0).detach().numpy()
+        tokens = np.array([(used == e).sum() for e in range(n)])
+        found[f"{name}_gate_inp.weight"] = x.double().square().sum(0)[None].numpy(), np.array([len(x)])
+        found |= {f"{name}_{which}_exps.weight": (outer, tokens) for which in ("gate", "up")}
+        found[f"{name}_down_exps.weight"] = inner, tokens
+    return found
+
+
+def test_every_expert_has_what_went_into_it(tmp_path: Path, text: Path) -> None:
+    folder = tiny.tiny_qwen3_moe(tmp_path / "tiny")
+    got = calibrate(bundle(folder), Corpus(text, 3, WINDOW, threads=1), Silent())
+    wanted = expert_by_expert(folder, text, 3, WINDOW)
+    assert {name for name in got.entries if "ffn" in name} == wanted.keys()
+    assert sum("attn" in name for name in got.entries) == 8
+    for name, (sums, tokens) in wanted.items():
+        assert got.entries[name].counts.tolist() == tokens.tolist(), name
+        np.testing.assert_allclose(got.entries[name].values, sums, rtol=1e-4, err_msg=name)
+    assert len({int(n) for n in wanted["blk.0.ffn_down_exps.weight"][1]}) > 1  # the router tells tokens apart
+
+
+def test_an_expert_without_data_is_reported_not_guessed(tmp_path: Path, text: Path) -> None:
+    folder = bundle(tiny.tiny_qwen3_moe(tmp_path / "tiny", experts=32, used=1))
+    got, shapes = calibrate(folder, Corpus(text, 1, 16, threads=1), Silent()), read_matrices(folder).shapes
+    idle = int((got.entries["blk.1.ffn_up_exps.weight"].counts == 0).sum())
+    assert idle >= 16
+    lines = [line for line in coverage(got, shapes) if "blk.1.ffn_up_exps.weight" in line]
+    assert lines[0].startswith(f"imatrix: blk.1.ffn_up_exps.weight: {idle} of 32 experts have no data: ")
+
+
 def test_fara_nano(tmp_path: Path) -> None:
     text = NANO / "heldout" / "train_text.txt"
     got = calibrate(bundle(NANO), Corpus(text, 4, 64, threads=1), Silent())

@@ -33,7 +33,9 @@ class Options(BaseOptions):
     text: RecipePath = Field(description="UTF-8 text like what the model will be used for; not what it is tested on")
     chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text to use, from its start")
     window: int = Field(512, ge=16, le=32768, description="tokens a window")
-    parse_special: bool = Field(False, description="take special tokens spelled out in the text for what they spell")
+    parse_special: bool = Field(
+        default=False, description="take special tokens spelled out in the text for what they spell"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
 
 
