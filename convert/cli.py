@@ -142,15 +142,23 @@ def schema() -> int:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="The checkpoint a GGUF file was made from: shows how far each tensor is from it.",
+)
 @json_option
 @verbose_option
 @reports_errors
-def inspect(file: Path, as_json: bool, verbose: bool) -> int:
-    """Show what a safetensors or GGUF file holds, from its header alone."""
+def inspect(file: Path, against: Path | None, as_json: bool, verbose: bool) -> int:
+    """Show what a safetensors or GGUF file holds, from its header alone unless --against is given."""
     from convert.inspect import inspect_file
 
     inspection = inspect_file(file)
-    if as_json:
+    if against is not None:
+        _say_errors(file, against, as_json)
+    elif as_json:
         import dataclasses
 
         _say_json(dataclasses.asdict(inspection))
@@ -159,6 +167,14 @@ def inspect(file: Path, as_json: bool, verbose: bool) -> int:
 
         show_inspection(inspection, verbose)
     return 0
+
+
+def _say_errors(file: Path, folder: Path, as_json: bool) -> None:
+    from convert.gguf.against import error_lines, tensor_errors
+
+    errors = tensor_errors(file, folder)
+    for line in (json.dumps(e.to_json()) for e in errors) if as_json else error_lines(errors):
+        click.echo(line)
 
 
 def _say_json(value: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -34,7 +34,9 @@ class TypeSummary:
 
     type: str
     tensors: int
+    parameters: int
     nbytes: int
+    bits_per_weight: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Inspection:
         yield f"{len(self.tensors)} tensors, {self.parameters:,} parameters{bits}"
         width = max((len(kind.type) for kind in self.types), default=0)
         for kind in self.types:
-            yield f"  {kind.type:{width}}  {kind.tensors:5} tensors  {kind.nbytes:>15,} bytes"
+            counted = f"{kind.tensors:5} tensors  {kind.parameters:>15,} parameters  {kind.nbytes:>15,} bytes"
+            yield f"  {kind.type:{width}}  {counted}  {kind.bits_per_weight:7.4f} bits a weight"
         for key, value in self.metadata.items():
             yield f"{_plain(key)} = {_value(value)}"
         if verbose:
@@ -91,7 +94,7 @@ def _inspection(
     path: Path, form: str, size: int, metadata: Mapping[str, Any], tensors: tuple[TensorSummary, ...]
 ) -> Inspection:
     kinds = (
-        TypeSummary(kind, len(group), sum(t.nbytes for t in group))
+        _type_summary(kind, group)
         for kind in {t.type for t in tensors}
         if (group := [t for t in tensors if t.type == kind])
     )
@@ -108,6 +111,12 @@ def _inspection(
         total,
         8 * total / parameters if parameters else 0.0,
     )
+
+
+def _type_summary(kind: str, tensors: Sequence[TensorSummary]) -> TypeSummary:
+    parameters = sum(prod(t.shape) for t in tensors)
+    total = sum(t.nbytes for t in tensors)
+    return TypeSummary(kind, len(tensors), parameters, total, 8 * total / parameters if parameters else 0.0)
 
 
 def _plain(name: str) -> str:

@@ -153,6 +153,8 @@ def test_inspect_adds_up(tmp_path: Path) -> None:
     assert 8.5 < made.bits_per_weight < 9
     assert made.tensor_bytes < made.size
     assert [kind.type for kind in made.types] == ["Q8_0", "F32"]
+    assert [kind.bits_per_weight for kind in made.types] == [8.5, 32]
+    assert sum(kind.parameters for kind in made.types) == made.parameters
     assert made.metadata["general.architecture"] == "llama"
     short, long = "\n".join(made.lines()), "\n".join(made.lines(verbose=True))
     assert "Q8_0" in short
