@@ -17,9 +17,11 @@ from convert.gguf.imatrix import Imatrix, coverage, read_imatrix
 from convert.progress import Silent
 from convert.stages import imatrix as stage
 from convert.stages import source
-from convert.stages._calibration import Corpus, calibrate, check_calibration, model_key, read_matrices
+from convert.stages._calibration import Corpus, _windows, calibrate, check_calibration, model_key, read_matrices
+from convert.stages._reference import open_reference
 from tests import tiny
-from tests.fixtures_gguf import edit_config, edit_weights
+from tests.fixtures_gguf import convert, edit_config, edit_weights
+from tests.fixtures_imatrix import overheard
 from validate.runtimes import _half, transformers
 
 NANO = Path(__file__).parents[1] / "recipes/models/fara-nano"
@@ -144,6 +146,26 @@ def test_every_expert_has_what_went_into_it(tmp_path: Path, text: Path) -> None:
         assert got.entries[name].counts.tolist() == tokens.tolist(), name
         np.testing.assert_allclose(got.entries[name].values, sums, rtol=1e-4, err_msg=name)
     assert len({int(n) for n in wanted["blk.0.ffn_down_exps.weight"][1]}) > 1  # the router tells tokens apart
+
+
+@pytest.mark.parametrize(
+    "make", [tiny.tiny_llama, tiny.tiny_qwen2, tiny.tiny_qwen3_moe, tiny.tiny_qwen2_5_vl], ids=lambda m: m.__name__
+)
+def test_the_sums_are_those_of_llama_cpps_own_graph(
+    make: Callable[..., Path], tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names, tensors and counts are what llama-imatrix collects from the F32 file of the same model."""
+    folder = make(tmp_path / "tiny")
+    corpus = Corpus(text, 3, WINDOW, threads=1)
+    with open_reference(bundle(folder), 1) as reference:
+        windows = list(_windows(reference, corpus))
+    (gguf,) = convert(folder, tmp_path / "gguf", "F32").of(Role.WEIGHTS)
+    wanted = overheard(monkeypatch, gguf.path, windows)
+    got = calibrate(bundle(folder), corpus, Silent())
+    assert got.entries.keys() == wanted.keys()
+    for name, sums in wanted.items():
+        assert got.entries[name].counts.tolist() == sums.counts.tolist(), name
+        np.testing.assert_allclose(got.entries[name].values, sums.values(), rtol=2e-3, err_msg=name)
 
 
 def test_an_expert_without_data_is_reported_not_guessed(tmp_path: Path, text: Path) -> None:
