@@ -103,19 +103,20 @@ def run(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, quiet: b
 @force_option
 @json_option
 @verbose_option
+@click.option("--explain-types", is_flag=True, help="Show the type of every tensor and the rule that picked it.")
 @reports_errors
-def plan(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, verbose: bool) -> int:
+def plan(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, verbose: bool, explain_types: bool) -> int:
     """Say what a run would do, why, and what would stop it. Starts nothing."""
     from convert.plan import plan
     from convert.recipe import load_recipe
 
     planned = plan(load_recipe(recipe), out, force=force)
     if as_json:
-        _say_json(_plan_json(planned))
+        _say_json(_plan_json(planned, explain_types))
     else:
         from convert.console import show_plan
 
-        show_plan(planned, verbose)
+        show_plan(planned, verbose, explain_types)
         _say_problems(planned.problems, False, 2)
     return 2 if planned.problems else 0
 
@@ -206,9 +207,13 @@ def _result_json(result: Result) -> dict[str, Any]:
     }
 
 
-def _plan_json(planned: Plan) -> dict[str, Any]:
+def _plan_json(planned: Plan, types: bool = False) -> dict[str, Any]:
+    from convert.console import tensor_types
     from convert.run import step_json
 
+    keys = ("file", "tensor", "type", "rule")
+    steps = planned.steps if types else ()
+    chosen = [dict(zip(keys, row, strict=True)) for step in steps for row in tensor_types(planned, step)]
     return {
         "recipe": planned.recipe.name,
         "folder": str(planned.folder),
@@ -216,6 +221,7 @@ def _plan_json(planned: Plan) -> dict[str, Any]:
         "write_bytes": planned.write_bytes,
         "free_bytes": planned.free_bytes,
         "notes": list(planned.notes),
+        **({"types": chosen} if types else {}),
         "problems": [str(problem) for problem in planned.problems],
     }
 

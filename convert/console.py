@@ -151,8 +151,11 @@ def _bars(verbose: bool) -> Iterator[Listener]:
         yield listen
 
 
-def show_plan(planned: Plan, verbose: bool) -> None:
-    """Steps, what each will do and why, what will be written, and what the plan wants noted."""
+def show_plan(planned: Plan, verbose: bool, types: bool = False) -> None:
+    """Steps, what each will do and why, what will be written, and what the plan wants noted.
+
+    With `types` also every tensor's type and the rule that picked it.
+    """
     rows = [
         (step.name, step.spec.use, "skip" if step.up_to_date else "run", _bytes_of(step), step.reason)
         for step in planned.steps
@@ -169,9 +172,23 @@ def show_plan(planned: Plan, verbose: bool) -> None:
         elif verbose:
             for line in step.explain(planned.inputs(step)):
                 click.echo(f"  {line}")
+        if types and step.bundle is not None:
+            _show_types(tensor_types(planned, step))
     click.echo(f"\nwrites {size(planned.write_bytes)}; {size(planned.free_bytes)} are free on that disk")
     for note in planned.notes:
         click.echo(f"note: {note}")
+
+
+def tensor_types(planned: Plan, step: Any) -> list[tuple[str, str, str, str]]:
+    """File, tensor, type and rule for all a step will write; empty for stages that choose no types."""
+    choose = getattr(step.stage, "tensor_types", None)
+    return list(choose(step.spec.options, planned.inputs(step))) if choose and step.bundle is not None else []
+
+
+def _show_types(rows: Sequence[tuple[str, str, str, str]]) -> None:
+    for file in dict.fromkeys(row[0] for row in rows):
+        click.echo(f"\n{file}:")
+        _table(("tensor", "type", "rule"), [row[1:] for row in rows if row[0] == file])
 
 
 def _bytes_of(step: Any) -> str:

@@ -180,9 +180,11 @@ class _About:
         volumes = []
         for kind in dict.fromkeys(self.wish.types):
             mix = MIXES[kind]
-            after = (*(() if mix.is_plain else self._imatrix_fields(imatrix)), *vocabulary)
+            infos = _infos(mix, part, tensors, asked)
+            weighted = any(info.type.values > 1 for info in infos)
+            after = (*(self._imatrix_fields(imatrix) if weighted else ()), *vocabulary)
             fields = (self._general(tensors, "model") + list(part.fields), after)
-            plan = _plan(f"{self.start}-{kind}.gguf", mix, part, fields, _infos(mix, part, tensors, asked))
+            plan = _plan(f"{self.start}-{kind}.gguf", mix, part, fields, infos)
             most = self.wish.max_shard
             volumes.append((plan,) if most is None else split_plans(plan, most))
         return Group(tuple(volumes), tuple(tensors), _importance(imatrix))
@@ -224,13 +226,11 @@ def _importance(imatrix: Imatrix | None) -> Importance | None:
     return weights
 
 
-def type_lines(conversion: Conversion) -> Iterator[str]:
-    """For every file and tensor: name, type, and the rule that picked it."""
+def tensor_types(conversion: Conversion) -> Iterator[tuple[str, str, str, str]]:
+    """For every tensor of every file: the file's name, its own, its type, and the rule that picked it."""
     for group in conversion.groups:
         for plan in group.plans:
-            yield plan.name
-            width = max((len(info.name) for info in plan.infos), default=0)
-            yield from (f"  {info.name:{width}}  {info.type.name:6}  {info.why}" for info in plan.infos)
+            yield from ((plan.name, info.name, info.type.name, info.why) for info in plan.infos)
 
 
 def imatrix_lines(conversion: Conversion) -> Iterator[str]:

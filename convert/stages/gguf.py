@@ -195,11 +195,11 @@ def explain(options: Options, inputs: Inputs) -> Iterator[str]:
     yield from (f"note: {note}" for note in conversion.notes)
 
 
-def explain_types(options: Options, inputs: Inputs) -> Iterator[str]:
-    """Lines of tensor, type and the rule that picked it, file by file."""
-    from convert.gguf.conversion import type_lines
+def tensor_types(options: Options, inputs: Inputs) -> Iterator[tuple[str, str, str, str]]:
+    """File, tensor, type and the rule that picked it, for `convert plan --explain-types`."""
+    from convert.gguf.conversion import tensor_types
 
-    return type_lines(_prepare(options, inputs))
+    return tensor_types(_prepare(options, inputs))
 
 
 def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
