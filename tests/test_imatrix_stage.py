@@ -148,11 +148,14 @@ def test_every_expert_has_what_went_into_it(tmp_path: Path, text: Path) -> None:
     assert len({int(n) for n in wanted["blk.0.ffn_down_exps.weight"][1]}) > 1  # the router tells tokens apart
 
 
+# llama.cpp's qwen2vl does not read the norms' epsilon (build 11549, src/models/qwen2vl.cpp): it computes with 0
 @pytest.mark.parametrize(
-    "make", [tiny.tiny_llama, tiny.tiny_qwen2, tiny.tiny_qwen3_moe, tiny.tiny_qwen2_5_vl], ids=lambda m: m.__name__
+    ("make", "tolerance"),
+    [(tiny.tiny_llama, 1e-4), (tiny.tiny_qwen2, 1e-4), (tiny.tiny_qwen3_moe, 1e-4), (tiny.tiny_qwen2_5_vl, 1e-3)],
+    ids=lambda make: getattr(make, "__name__", ""),
 )
 def test_the_sums_are_those_of_llama_cpps_own_graph(
-    make: Callable[..., Path], tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Path], tolerance: float, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names, tensors and counts are what llama-imatrix collects from the F32 file of the same model."""
     folder = make(tmp_path / "tiny")
@@ -165,7 +168,7 @@ def test_the_sums_are_those_of_llama_cpps_own_graph(
     assert got.entries.keys() == wanted.keys()
     for name, sums in wanted.items():
         assert got.entries[name].counts.tolist() == sums.counts.tolist(), name
-        np.testing.assert_allclose(got.entries[name].values, sums.values(), rtol=2e-3, err_msg=name)
+        np.testing.assert_allclose(got.entries[name].values, sums.values(), rtol=tolerance, err_msg=name)
 
 
 def test_an_expert_without_data_is_reported_not_guessed(tmp_path: Path, text: Path) -> None:
