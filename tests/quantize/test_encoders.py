@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes as C
-from functools import cache
-from pathlib import Path
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from quantize.blocks import TYPES
-from quantize.encoders import ENCODERS, OVERFLOW
+from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, overflowing
+from tests.fixtures_quantize import importance, oracle
 
 COLUMNS = 256  # a row of every block type
-
-
-@cache
-def ggml() -> C.CDLL:
-    import xllamacpp
-
-    library = C.CDLL(str(next(Path(xllamacpp.__path__[0]).glob("xllamacpp*.so"))))
-    library.ggml_quantize_chunk.restype = C.c_size_t
-    library.ggml_quantize_chunk.argtypes = [C.c_int, C.c_void_p, C.c_void_p, *[C.c_int64] * 3, C.c_void_p]
-    return library
-
-
-def oracle(values: np.ndarray, name: str) -> np.ndarray:
-    kind = TYPES[name]
-    out = np.zeros((len(values), kind.row_bytes(values.shape[1])), np.uint8)
-    written = ggml().ggml_quantize_chunk(kind.id, values.ctypes.data, out.ctypes.data, 0, *values.shape, None)
-    assert written == out.nbytes
-    return out
+BLOCKS = [name for name in ENCODERS if TYPES[name].values > 1]
 
 
 def _rows(name: str) -> np.ndarray:
@@ -90,10 +73,24 @@ def test_the_input_is_not_changed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_the_overflow_limit_is_exact(name: str) -> None:
+def test_every_encoder_takes_importance(name: str) -> None:
+    values, weights = _rows("normal"), importance("random", COLUMNS)
+    plain = ("F32", "F16", "BF16")  # ggml takes none for these
+    np.testing.assert_array_equal(
+        ENCODERS[name](values, weights), oracle(values, name, None if name in plain else weights)
+    )
+
+
+def _decoded(name: str, encoded: np.ndarray) -> np.ndarray:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
+    with np.errstate(all="ignore"):
+        return dequantize(encoded, GGMLQuantizationType[name])
+
+
+@pytest.mark.parametrize("name", OVERFLOW)
+def test_the_overflow_limit_is_exact(name: str) -> None:
     largest = float(np.finfo(np.float32).max)
     if OVERFLOW[name] > largest:
         assert name == "F32"  # float32 itself ends there
@@ -102,6 +99,24 @@ def test_the_overflow_limit_is_exact(name: str) -> None:
     for value, fits in ((np.nextafter(limit, np.float32(0)), True), (limit, False)):
         row = np.zeros((1, 32), np.float32)
         row[0, 3] = value
-        with np.errstate(all="ignore"):
-            back = dequantize(ENCODERS[name](row), GGMLQuantizationType[name])
-        assert bool(np.isfinite(back).all()) is fits, (name, value)
+        assert bool(np.isfinite(_decoded(name, ENCODERS[name](row))).all()) is fits, (name, value)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_that_are_too_large_are_found(name: str, weighted: bool) -> None:
+    """Where the scales are finite all values read back as numbers, and nowhere else."""
+    values = np.random.default_rng(5).normal(size=(48, COLUMNS)).astype(np.float32)
+    values *= np.geomspace(1e3, 1e12, 48, dtype=np.float32)[:, None]  # from what fits all to what fits none
+    encoded = ENCODERS[name](values, importance("random", COLUMNS) if weighted else None)
+    found = overflowing(name, encoded)
+    finite = np.isfinite(_decoded(name, encoded)).reshape(48, -1, TYPES[name].values)
+    np.testing.assert_array_equal(~found, finite.all(axis=2))
+    assert found.any()
+    assert not found.all()
+    assert not found[np.abs(values).max(axis=1) < ALWAYS_FITS].any()
+
+
+def test_names_and_sizes_do_not_wait_for_numba() -> None:
+    code = "import sys, quantize.encoders, quantize.mixes; print('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
