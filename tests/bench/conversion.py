@@ -19,6 +19,8 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -26,57 +28,84 @@ import numpy as np
 from tests.peer_compare import PEER
 from tests.tiny import tiny_qwen2
 
-HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, VOCAB = 1536, 8960, 12, 2, 151936
 ROUNDS = 3
 
 
-def checkpoint(folder: Path, weights: float) -> Path:
-    """A checkpoint of Qwen2.5-1.5B's shape with as many layers as make about so many weights."""
-    layer = 2 * HIDDEN * HIDDEN + 2 * HIDDEN * HIDDEN * KV_HEADS // HEADS + 3 * HIDDEN * FEED_FORWARD
-    layers = max(1, round((weights - VOCAB * HIDDEN) / layer))
-    tiny_qwen2(folder, tied=True, layers=1)
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Qwen2.5."""
+
+    hidden: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    layers: int
+    vocab: int = 151936
+    tied: bool = True
+
+    @property
+    def weights(self) -> int:
+        return sum(prod(shape) for shape in self.tensors().values())
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor of the model by its hub name."""
+        kv = self.hidden * self.kv_heads // self.heads
+        layer = {
+            "input_layernorm.weight": (self.hidden,),
+            "mlp.down_proj.weight": (self.hidden, self.feed_forward),
+            "mlp.gate_proj.weight": (self.feed_forward, self.hidden),
+            "mlp.up_proj.weight": (self.feed_forward, self.hidden),
+            "post_attention_layernorm.weight": (self.hidden,),
+            "self_attn.k_proj.bias": (kv,),
+            "self_attn.k_proj.weight": (kv, self.hidden),
+            "self_attn.o_proj.weight": (self.hidden, self.hidden),
+            "self_attn.q_proj.bias": (self.hidden,),
+            "self_attn.q_proj.weight": (self.hidden, self.hidden),
+            "self_attn.v_proj.bias": (kv,),
+            "self_attn.v_proj.weight": (kv, self.hidden),
+        }
+        return {
+            **({} if self.tied else {"lm_head.weight": (self.vocab, self.hidden)}),
+            "model.embed_tokens.weight": (self.vocab, self.hidden),
+            **{f"model.layers.{i}.{name}": shape for i in range(self.layers) for name, shape in layer.items()},
+            "model.norm.weight": (self.hidden,),
+        }
+
+
+# https://huggingface.co/Qwen: config.json of Qwen2.5-0.5B, 1.5B, 3B and 7B
+QWEN_0_5B = Shape(896, 4864, 14, 2, 24)
+QWEN_1_5B = Shape(1536, 8960, 12, 2, 28)
+QWEN_3B = Shape(2048, 11008, 16, 2, 36)
+QWEN_7B = Shape(3584, 18944, 28, 4, 28, 152064, tied=False)
+
+
+def about(weights: float) -> Shape:
+    """Qwen2.5-1.5B's shape with as many layers as make about so many weights."""
+    none, one = (replace(QWEN_1_5B, layers=n).weights for n in (0, 1))
+    return replace(QWEN_1_5B, layers=max(1, round((weights - none) / (one - none))))
+
+
+def checkpoint(folder: Path, shape: Shape) -> Path:
+    """A checkpoint of this shape in `folder`."""
+    tiny_qwen2(folder, tied=shape.tied, layers=1)
     config = json.loads((folder / "config.json").read_text()) | {
-        "hidden_size": HIDDEN,
-        "intermediate_size": FEED_FORWARD,
-        "num_hidden_layers": layers,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
-        "vocab_size": VOCAB,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.feed_forward,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "vocab_size": shape.vocab,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    write_weights(folder / "model.safetensors", shapes(layers))
+    write_weights(folder / "model.safetensors", shape.tensors())
     return folder
-
-
-def shapes(layers: int) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model by its hub name."""
-    kv = HIDDEN * KV_HEADS // HEADS
-    layer = {
-        "input_layernorm.weight": (HIDDEN,),
-        "mlp.down_proj.weight": (HIDDEN, FEED_FORWARD),
-        "mlp.gate_proj.weight": (FEED_FORWARD, HIDDEN),
-        "mlp.up_proj.weight": (FEED_FORWARD, HIDDEN),
-        "post_attention_layernorm.weight": (HIDDEN,),
-        "self_attn.k_proj.bias": (kv,),
-        "self_attn.k_proj.weight": (kv, HIDDEN),
-        "self_attn.o_proj.weight": (HIDDEN, HIDDEN),
-        "self_attn.q_proj.bias": (HIDDEN,),
-        "self_attn.q_proj.weight": (HIDDEN, HIDDEN),
-        "self_attn.v_proj.bias": (kv,),
-        "self_attn.v_proj.weight": (kv, HIDDEN),
-    }
-    return {
-        "model.embed_tokens.weight": (VOCAB, HIDDEN),
-        **{f"model.layers.{i}.{name}": shape for i in range(layers) for name, shape in layer.items()},
-        "model.norm.weight": (HIDDEN,),
-    }
 
 
 def write_weights(path: Path, tensors: dict[str, tuple[int, ...]]) -> None:
     """Normal bf16 values, repeated from one block of them: what they are makes no difference to the time."""
     header, offset = {}, 0
     for name, shape in tensors.items():
-        size = 2 * int(np.prod(shape))
+        size = 2 * prod(shape)
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     block = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32) * np.float32(0.02)
@@ -140,7 +169,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="bench-") as name:
         folder = Path(name)
-        model = checkpoint(folder / "Bench", arguments.weights)
+        model = checkpoint(folder / "Bench", about(arguments.weights))
         size = (model / "model.safetensors").stat().st_size
         print(f"checkpoint: {size / 2e9:.2f}e9 weights, {size / 1e9:.2f} GB of bf16")
         commands = {f"ours, {arguments.type}": ours(folder, model, arguments.type)}
