@@ -28,6 +28,14 @@ NANO = Path(__file__).parents[1] / "recipes/models/fara-nano"
 SEPARATE = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"}
 MLP = {"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
 WINDOW = 24
+RECIPE = """
+name: r
+model: {path: Tiny}
+stages:
+  imatrix: {use: imatrix, from: source, text: text.txt, chunks: 2, window: 24, threads: 1}
+  weighted: {use: gguf, from: imatrix, types: [Q4_0]}
+  plain: {use: gguf, from: source, types: [Q4_0]}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -373,3 +381,22 @@ def test_it_takes_one_checkpoint(tmp_path: Path, text: Path) -> None:
         assert said in str(problem)
         with pytest.raises(InputError):
             stage.forecast(options(text), inputs)
+
+
+def test_in_a_recipe_it_is_made_once_and_used_by_who_takes_from_it(tmp_path: Path, text: Path) -> None:
+    from convert import load_recipe, plan, run
+
+    tiny.tiny_qwen2(tmp_path / "Tiny")
+    (tmp_path / "text.txt").write_text(text.read_text(encoding="utf-8"))
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    recipe = load_recipe(tmp_path / "r.yaml")
+    run(plan(recipe, tmp_path / "out"))
+    weighted, plain = (tmp_path / f"out/r/{stage}/Tiny-Q4_0.gguf" for stage in ("weighted", "plain"))
+    assert (tmp_path / "out/r/imatrix/Tiny-imatrix.gguf").is_file()
+    assert weighted.read_bytes() != plain.read_bytes()
+    assert all(step.up_to_date for step in plan(recipe, tmp_path / "out").steps)
+    (tmp_path / "text.txt").write_text("another text")
+    assert [step.name for step in plan(recipe, tmp_path / "out").steps if not step.up_to_date] == [
+        "imatrix",
+        "weighted",
+    ]

@@ -74,11 +74,11 @@ class Imatrix:
     def weights(self, name: str, columns: int) -> np.ndarray | None:
         """The importance of the columns of tensor `name`: mean squares, float32 (columns,), or (experts, columns).
 
-        1 for an expert without data, as in llama-quantize; None for a tensor without an entry. Raises InputError where
-        the entry is of another size.
+        1 for an expert without data, as in llama-quantize; None for a tensor without an entry, and for an embedding
+        whose entry is of another size. Raises InputError where any other tensor's is.
         """
         entry = self.entries.get(name)
-        if entry is None:
+        if entry is None or (_is_embedding(name) and entry.values.size != columns):
             return None
         size = entry.values.size
         if not columns or size % columns:

@@ -314,6 +314,7 @@ def test_an_embedding_of_another_size_is_left_alone() -> None:
     """As llama-quantize does: some files have what a tied head was multiplied with, some a lookup."""
     with_embedding = Imatrix({**matrix().entries, "token_embd.weight": entry(1, 5, [1])})
     assert check_imatrix(with_embedding, SHAPES) == []
+    assert with_embedding.weights("token_embd.weight", 8) is None
 
 
 def test_coverage_names_what_has_no_data() -> None:
