@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from convert.bundle import Role
+from convert.cli import main
 from convert.errors import ConvertError
 from convert.gguf.against import by_type, error_lines, tensor_errors
 from tests import tiny
@@ -75,3 +78,18 @@ def test_the_table_has_a_line_a_tensor_and_a_line_a_type(tmp_path: Path) -> None
     split = rows.index("")
     assert [row.split()[0] for row in rows[:split]] == list(read_gguf(file.path)[1])
     assert sorted(row.split()[2] for row in rows[split + 1 :]) == ["F32", "Q8_0"]
+
+
+def test_the_command_prints_the_table_or_an_object_a_tensor(tmp_path: Path) -> None:
+    folder = tiny.tiny_qwen2(tmp_path / "Tiny", layers=1)
+    (file,) = convert(folder, tmp_path / "out", "Q8_0").of(Role.WEIGHTS)
+    words = ["inspect", str(file.path), "--against", str(folder)]
+    table, objects = (CliRunner().invoke(main, words + more) for more in ([], ["--json"]))
+    assert table.exit_code == objects.exit_code == 0
+    assert table.stdout.startswith("tensor ")
+    found = [json.loads(line) for line in objects.stdout.splitlines()]
+    assert [tensor["name"] for tensor in found] == list(read_gguf(file.path)[1])
+    assert found[0].keys() == {"name", "type", "values", "rmse", "relative_rmse", "largest"}
+    failed = CliRunner().invoke(main, [*words[:3], str(tmp_path / "nothing")])
+    assert failed.exit_code == 1
+    assert failed.stderr.count("error: ") == 1

@@ -18,7 +18,6 @@ from convert.stages import gguf as stage
 from tests import tiny
 from tests.fixtures_gguf import convert, digests, edit_weights, read_gguf, source_inputs
 
-
 EXTRA = "model.layers.0.mlp.experts.8.up_proj.weight"
 MIXED = "model.layers.0.mlp.experts.2.down_proj.weight"
 
