@@ -36,7 +36,7 @@ from quantize.floats import bf16_to_f32
 MAGIC = b"GGUF"
 VERSION = 3
 ALIGNMENT = 32
-HOT_VALUES = 1 << 16  # values encoded for every file while they are in the cache: 256 KiB as float32
+HOT_VALUES = 1 << 17  # encoded for every file while they are in the cache: 512 KiB as float32
 
 Importance = Callable[[str, int], np.ndarray | None]
 """From a tensor's name and number of columns to how much each column matters: (columns,), or for a tensor of experts

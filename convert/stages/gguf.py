@@ -41,7 +41,9 @@ def _one_of(words: Sequence[str]) -> tuple[Any, ...]:
     def check(word: object) -> object:
         if word in words:
             return word
-        close = difflib.get_close_matches(str(word).upper().replace("-", "_"), words, 1, 0.5)
+        meant = str(word).upper().replace("-", "_")
+        usual = [f"{meant}_M"] if f"{meant}_M" in words else []  # as llama.cpp understands Q4_K
+        close = usual or difflib.get_close_matches(meant, words, 1, 0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"{word!r} is not one of {', '.join(words)}{hint}")
 
@@ -86,9 +88,15 @@ class Calibration(BaseOptions):
 
 def _imatrix_kind(value: object) -> object:
     """One message where a union's members would each have theirs."""
-    if value is None or value is False or isinstance(value, str | Path | Mapping | Calibration):
-        return value
-    raise ValueError(f"{value!r} is no imatrix: false, a file, or {{calibrate: text.txt, chunks: 128, window: 512}}")
+    if isinstance(value, Mapping):
+        known = Calibration.model_fields
+        if "calibrate" not in value or value.keys() - known:
+            raise ValueError(f"{dict(value)} is no calibration, which has the words {', '.join(known)}")
+    elif not (value is None or value is False or isinstance(value, str | Path | Calibration)):
+        raise ValueError(
+            f"{value!r} is no imatrix: false, a file, or {{calibrate: text.txt, chunks: 128, window: 512}}"
+        )
+    return value
 
 
 def _which_imatrix(value: object) -> str:
