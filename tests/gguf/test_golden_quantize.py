@@ -1,0 +1,60 @@
+"""Which type every tensor gets: llama-quantize's own choice, for every file type, without and with importance.
+
+golden_quantize.json was written by tests/peer_quantize.py, which also compares the bytes with llama-quantize's; here
+bytes are compared with ggml's encoders (test_quantized_files.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from convert.bundle import Role
+from convert.stages import gguf as stage
+from quantize.mixes import MIXES
+from tests.fixtures_gguf import convert, source_inputs
+from tests.peer_quantize import GOLDEN, ONLY_WEIGHTED, models, random_imatrix, summary
+
+TABLES: dict[str, dict[str, str]] = json.loads(GOLDEN.read_text())
+
+
+def test_the_tables_are_of_every_model_and_file_type() -> None:
+    wanted = {
+        f"{model}{weighted}: {kind}"
+        for model in models
+        for weighted in ("", ", imatrix")
+        for kind in MIXES
+        if weighted or kind not in ONLY_WEIGHTED
+    }
+    assert set(TABLES) == wanted
+
+
+@pytest.mark.parametrize("name", models)
+def test_types_are_those_llama_quantize_chooses(name: str, tmp_path: Path) -> None:
+    folder = models[name](tmp_path / "Tiny")
+    (file,) = convert(folder, tmp_path / "bf16", "BF16").of(Role.WEIGHTS)
+    imatrix = random_imatrix(file.path, tmp_path / "imatrix.gguf")
+    plain = [kind for kind in MIXES if kind not in ONLY_WEIGHTED]
+    for title, options in (
+        (name, stage.Options(types=plain)),
+        (f"{name}, imatrix", stage.Options(types=list(MIXES), imatrix=imatrix)),
+    ):
+        conversion = stage._prepare(options, source_inputs(folder))
+        for kind, (plan,) in zip(options.types, conversion.text.volumes, strict=True):
+            ours = summary((info.name, info.type.name) for info in plan.infos)
+            assert ours == TABLES[f"{title}: {kind}"], kind
+
+
+def test_the_tables_hold_what_the_rules_are_about() -> None:
+    """If no model had an early layer, shared value heads or eight experts, equal tables would prove little."""
+    flat = {key: " ".join(table.values()) for key, table in TABLES.items()}
+    assert "Q6_K" in TABLES["dense, tied: Q4_K_M"]["attn_v.weight"]
+    assert re.fullmatch(r"2 Q5_K, 15 Q4_K", TABLES["dense, tied: Q3_K_M"]["attn_v.weight"])
+    assert "Q4_K" in TABLES["dense, 4 query heads to a value head: Q2_K"]["attn_v.weight"]
+    assert TABLES["8 experts: Q2_K"]["attn_v.weight"] == "9 Q8_0"
+    assert "Q4_1" in flat["dense, tied, imatrix: Q4_0"]
+    assert "Q4_1" not in flat["dense, tied: Q4_0"]
+    assert "Q5_0" in flat["rows of 160 and 320 values: Q4_K_M"]
