@@ -2,7 +2,7 @@
 
     python -m tests.peer_quantize LLAMA_QUANTIZE [--golden] [TYPE ...]
 
-For every model of `models` converts with us into every file type in one pass, without and with an importance matrix,
+For every model of MODELS converts with us into every file type in one pass, without and with an importance matrix,
 runs llama-quantize once a type on our BF16 file (which is that of llama.cpp's converter: tests.peer_compare), prints
 every tensor whose type or bytes differ, and exits with 1 when one does. With --golden, writes
 tests/gguf/golden_quantize.json: llama-quantize's type of every tensor, to which the test suite compares ours.
@@ -32,7 +32,7 @@ from tests.peer_compare import tensor_difference
 GOLDEN = Path(__file__).parent / "gguf" / "golden_quantize.json"
 ONLY_WEIGHTED = ("Q2_K_S",)  # llama-quantize makes it with an importance matrix only
 
-models: dict[str, Callable[[Path], Path]] = {
+MODELS: dict[str, Callable[[Path], Path]] = {
     "dense, tied": lambda f: tiny.tiny_llama(f, hidden=256, layers=17),
     "dense, 4 query heads to a value head": lambda f: tiny.tiny_qwen2(f, hidden=256, layers=16, heads=8),
     "8 experts": lambda f: tiny.tiny_qwen3_moe(f, hidden=256, layers=9, heads=8, expert_ffn=256),
@@ -83,7 +83,7 @@ def _in_runs(kinds: list[str]) -> str:
 
 def runs(folder: Path, types: list[str]) -> Iterator[tuple[str, Path, Path | None, list[str]]]:
     """Every model's BF16 file, without and with an importance matrix; the types to make of it."""
-    for name, make in models.items():
+    for name, make in MODELS.items():
         place = folder / re.sub(r"\W+", "-", name)
         checkpoint = make(place / "Tiny")
         (source,) = convert(checkpoint, place / "bf16", "BF16").of(Role.WEIGHTS)

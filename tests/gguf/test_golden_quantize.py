@@ -16,7 +16,7 @@ from convert.bundle import Role
 from convert.stages import gguf as stage
 from quantize.mixes import MIXES
 from tests.fixtures_gguf import convert, source_inputs
-from tests.peer_quantize import GOLDEN, ONLY_WEIGHTED, models, random_imatrix, summary
+from tests.peer_quantize import GOLDEN, MODELS, ONLY_WEIGHTED, random_imatrix, summary
 
 TABLES: dict[str, dict[str, str]] = json.loads(GOLDEN.read_text())
 
@@ -24,7 +24,7 @@ TABLES: dict[str, dict[str, str]] = json.loads(GOLDEN.read_text())
 def test_the_tables_are_of_every_model_and_file_type() -> None:
     wanted = {
         f"{model}{weighted}: {kind}"
-        for model in models
+        for model in MODELS
         for weighted in ("", ", imatrix")
         for kind in MIXES
         if weighted or kind not in ONLY_WEIGHTED
@@ -32,9 +32,9 @@ def test_the_tables_are_of_every_model_and_file_type() -> None:
     assert set(TABLES) == wanted
 
 
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", MODELS)
 def test_types_are_those_llama_quantize_chooses(name: str, tmp_path: Path) -> None:
-    folder = models[name](tmp_path / "Tiny")
+    folder = MODELS[name](tmp_path / "Tiny")
     (file,) = convert(folder, tmp_path / "bf16", "BF16").of(Role.WEIGHTS)
     imatrix = random_imatrix(file.path, tmp_path / "imatrix.gguf")
     plain = [kind for kind in MIXES if kind not in ONLY_WEIGHTED]
