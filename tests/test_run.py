@@ -129,6 +129,15 @@ def test_a_damaged_or_missing_output_is_made_again(place: Path) -> None:
     assert go(place).bundles == first.bundles
 
 
+@pytest.mark.parametrize("change", [("{", "[" * 100_000 + "{"), ('"ingredients": {', '"ingredients": [], "x": {')])
+def test_a_manifest_that_is_none_is_made_again(place: Path, change: tuple[str, str]) -> None:
+    go(place)
+    manifest = place / "out/demo/one/manifest.json"
+    manifest.write_text(manifest.read_text().replace(*change, 1).replace('"key": "', '"key": "0'))
+    assert "cannot be read" in reasons(place)["one"]
+    assert go(place).ran == ("one",)
+
+
 def test_a_moved_checkpoint_is_still_the_same(place: Path) -> None:
     go(place)
     (place / "new").mkdir()
