@@ -13,7 +13,7 @@ import pytest
 
 from convert import Result, load_recipe, plan, run
 from convert.bundle import Manifest, Role
-from convert.errors import BusyError, PlanError, StageError
+from convert.errors import BusyError, ConvertError, PlanError, StageError
 from convert.run import Event
 from tests import fake_stages
 
@@ -227,6 +227,19 @@ def test_a_failing_stage_leaves_its_log_and_nothing_else(place: Path) -> None:
     assert not (demo / "report.json").exists()  # it spoke of other outputs
     (place / "model.txt").write_text("hello")
     assert go(place).report is not None
+
+
+def test_what_a_stage_refuses_once_the_run_has_begun_is_a_failed_stage(place: Path, fakes: Any) -> None:
+    """Exit code 2 promises that nothing was started."""
+
+    def refuse(*arguments: Any) -> Any:
+        raise PlanError("checkpoint: lacks a tensor", "checkpoint: has one too many")
+
+    fakes["upper"].run = refuse
+    with pytest.raises(ConvertError) as caught:
+        go(place)
+    assert caught.value.exit_code == 1
+    assert caught.value.problems == ("checkpoint: lacks a tensor", "checkpoint: has one too many")
 
 
 def test_ctrl_c_leaves_nothing_half_done(place: Path) -> None:
