@@ -146,7 +146,7 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
         )
         for t in targets
     ]
-    with _reference(options, source) as reference:
+    with _reference(options, source, out) as reference:
         questions = _questions(options, reference)
         _tell_tokens(options, questions, progress)
         try:
@@ -187,15 +187,16 @@ def _targets(inputs: Inputs) -> list[_Target]:
 
 
 @contextlib.contextmanager
-def _reference(options: Options, source: Bundle) -> Iterator[Any]:
+def _reference(options: Options, source: Bundle, out: Path) -> Iterator[Any]:
     """The source on transformers, in a folder that holds links to the bundle's files and nothing else.
 
     So what is compared with is what was converted: not a second set of weights beside it, and no Python file.
+    The folder lies in the stage's own, which the next run clears when this one is killed.
     """
     from validate import runtimes
     from validate.runtimes import transformers
 
-    with tempfile.TemporaryDirectory(prefix="reference-") as name:
+    with tempfile.TemporaryDirectory(prefix="reference-", dir=out) as name:
         folder = Path(name)
         _link(source, folder, code=options.trust_remote_code)
         try:

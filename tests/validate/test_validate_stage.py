@@ -28,6 +28,7 @@ def report_of(options: stage.Options, inputs: dict[str, Bundle], tmp_path: Path)
     bundle = stage.run(options, inputs, out, Silent())
     files = {a.path.name: a for a in bundle.of(Role.REPORT)}
     assert files.keys() == {"report.json", "report.md"}
+    assert {path.name for path in out.iterdir()} == files.keys()
     assert bundle.of(Role.WEIGHTS) == inputs["source"].of(Role.WEIGHTS)
     return json.loads(files["report.json"].path.read_text()), files["report.md"].path.read_text()
 
