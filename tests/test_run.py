@@ -389,6 +389,16 @@ def test_a_stages_own_problem_is_at_its_line(place: Path, fakes: Any) -> None:
     assert [str(p) for p in found] == [f"{at}:4: is odd", f"{at}:6: suffix: is worse", "a.bin: is torn"]
 
 
+def test_a_wrong_path_is_found_while_the_model_is_still_on_the_hub(place: Path, fakes: Any) -> None:
+    fakes["source"].locate = lambda options, download, progress: None
+    (place / "r.yaml").write_text(RECIPE.replace("{limit: 100}", "{text: none.txt}"))
+    planned = plan(load_recipe(place / "r.yaml"), place / "out")
+    assert planned.needs_download
+    assert [str(p) for p in planned.problems] == [
+        f"{place}/r.yaml:6: no file {place}/none.txt; paths are relative to the recipe"
+    ]
+
+
 def test_events_tell_the_story(place: Path) -> None:
     events: list[Event] = []
     run(plan(load_recipe(place / "r.yaml"), place / "out"), events.append)

@@ -258,3 +258,35 @@ def test_a_source_larger_than_the_machine_is_a_problem(
     (problem,) = stage.check(stage.Options(), tiny_text)
     assert "GB of memory" in str(problem)
     assert "on a machine with more" in str(problem)
+
+
+def test_a_runtime_that_the_system_kills_is_no_measurement(
+    tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report that said "failed" would be taken for up to date; the next run has to measure again."""
+    from validate.runtimes import _isolated
+
+    real = _isolated.IsolatedSession.logits
+
+    def killed(self: Any, tokens: Any) -> Any:
+        self._process.kill()
+        self._process.wait()
+        return real(self, tokens)
+
+    monkeypatch.setattr(_isolated.IsolatedSession, "logits", killed)
+    out = tmp_path / "demo" / "validate.partial"
+    out.mkdir(parents=True)
+    with pytest.raises(StageError, match=r"SIGKILL.*run it again"):
+        stage.run(stage.Options(**FEW), tiny_text, out, Silent())
+
+
+@pytest.mark.parametrize("limit", [float("inf"), float("nan"), -0.1])
+def test_a_limit_that_limits_nothing_is_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match="a limit is a number from 0 on"):
+        stage.Options(limits={"*": {"kl_mean": limit}})
+
+
+def test_an_empty_text_is_found_before_the_run(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    (problem,) = stage.check(stage.Options(text=tmp_path / "empty.txt", **FEW), tiny_text)
+    assert "has no text in it" in str(problem)
