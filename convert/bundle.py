@@ -133,6 +133,8 @@ class Manifest:
             raw = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
             if raw["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(f"schema_version {raw['schema_version']}, wanted {SCHEMA_VERSION}")
+            if not isinstance(raw["ingredients"], dict):
+                raise TypeError("ingredients are no object")
             roles: dict[Role, tuple[Artifact, ...]] = {}
             for entry in raw["artifacts"]:
                 artifact = Artifact(entry["kind"], folder / entry["path"], entry["size"], entry["sha256"])
@@ -140,7 +142,7 @@ class Manifest:
                 roles[role] = (*roles.get(role, ()), artifact)
             bundle = Bundle(Model(**raw["model"]), roles)
             return cls(raw["stage"], raw["use"], raw["key"], raw["ingredients"], raw["recipe_sha256"], bundle)
-        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{folder / MANIFEST_NAME} is not a manifest: {error!r}") from error
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeGuard
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
+from convert.untrusted import read_bytes
 
 ROLES: Mapping[str, Role] = MappingProxyType(
     {
@@ -207,13 +208,7 @@ def _files(bundle: Bundle) -> dict[str, Path]:
 
 def read_text(path: Path, limit: int = CONFIG_BYTES) -> str:
     """The text of a UTF-8 file of at most `limit` bytes. Raises InputError."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror})") from error
-    if len(data) > limit:
-        raise InputError(str(path), f"larger than {limit >> 20} MiB", "a file of the size such files have")
+    data = read_bytes(path, limit)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

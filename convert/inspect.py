@@ -75,16 +75,19 @@ def inspect_file(path: Path) -> Inspection:
         raise InputError(str(path), "is a folder", "a .safetensors or .gguf file")
     try:
         with open(path, "rb") as file:
-            start = file.read(len(MAGIC))
+            start = file.read(9)
         size = path.stat().st_size
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
-    if start == MAGIC or path.suffix == ".gguf":
+    if start.startswith(MAGIC) or path.suffix == ".gguf":
         gguf = read_gguf_header(path)
         tensors = tuple(TensorSummary(t.name, t.type.name, t.shape, t.nbytes) for t in gguf.tensors)
         return _inspection(path, f"GGUF {gguf.version}", size, {f.key: f.value for f in gguf.fields}, tensors)
     if path.suffix != ".safetensors" and start[:2] in (b"PK", b"\x80\x02"):
         raise InputError(str(path), "is a pickle", "a .safetensors or .gguf file", "use it as a recipe's model instead")
+    # A safetensors file begins with the length of its header, 8 bytes, and the header's brace.
+    if path.suffix != ".safetensors" and start and (start[8:] != b"{" or start[6:8] != b"\0\0"):
+        raise InputError(str(path), "is neither", "a .safetensors or .gguf file")
     header = read_header(path)
     tensors = tuple(TensorSummary(e.name, e.dtype, e.shape, e.stop - e.start) for e in header.entries)
     return _inspection(path, "safetensors", size, header.metadata, tensors)

@@ -145,7 +145,7 @@ class _Planner:
         if waiting or self._undownloaded(spec):
             reason = "waits for " + ", ".join(waiting) if waiting else "has to be downloaded first"
             self.steps[name] = Step(name, spec, out, "", {}, False, reason, None)
-            self.problems += _missing_packages(self.recipe, name, spec)
+            self.problems += _missing_packages(self.recipe, name, spec) + _missing_files(self.recipe, name, spec)
             return
         try:
             self.steps[name] = self._known_step(name, spec, out)
@@ -296,6 +296,14 @@ def _missing_packages(recipe: Recipe, name: str, spec: StageSpec) -> list[Proble
         return []
     got = f"stage '{name}' needs {', '.join(missing)}, not installed"
     return [Problem(recipe.where_stage(name), got, "", f"pip install 'convert[{','.join(extras)}]'")]
+
+
+def _missing_files(recipe: Recipe, name: str, spec: StageSpec) -> list[Problem]:
+    """Files an option names that are not there: what can be said of a step whose inputs are not known yet."""
+    from convert.options import named_paths
+
+    where, remedy = recipe.where_stage(name), "paths are relative to the recipe"
+    return [Problem(where, f"no file {p}", "", remedy) for p in named_paths(spec.options) if not p.exists()]
 
 
 def _unreplaceable(out: Path, name: str) -> list[Problem]:

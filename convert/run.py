@@ -185,6 +185,8 @@ def _failing(step: Step, partial: Path, progress: StepProgress) -> Iterator[None
         progress.trace(error)
         shutil.rmtree(partial, ignore_errors=True)
         where = f"stage '{step.name}'"
+        if isinstance(error, PlanError):  # found only now, in what an earlier step made
+            raise ConvertError(*error.problems) from error
         if isinstance(error, ConvertError) or not isinstance(error, Exception):
             raise  # it says all there is to say; or Ctrl-C
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -81,15 +82,21 @@ def _unreadable(path: Path, where: Path, error: Exception) -> InputError:
     return InputError(str(path), f"cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
-def read_object(path: Path, limit: int = MAX_JSON_BYTES, *, unique: bool = False) -> dict[str, Any]:
-    """The JSON object in the file at `path`, of at most `limit` bytes. Raises InputError; `unique` as below."""
+def read_bytes(path: Path, limit: int) -> bytes:
+    """What the file at `path` holds. Raises InputError when it cannot be read or is larger than `limit` bytes."""
     try:
         with open(path, "rb") as file:
-            raw = file.read(limit + 1)
+            data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
-    if len(raw) > limit:
-        raise InputError(str(path), "is too large", f"at most {limit >> 20} MiB", "is it the right file?")
+    if len(data) > limit:
+        raise InputError(str(path), f"is larger than {limit >> 20} MiB", "a file of the size such files have")
+    return data
+
+
+def read_object(path: Path, limit: int = MAX_JSON_BYTES, *, unique: bool = False) -> dict[str, Any]:
+    """The JSON object in the file at `path`, of at most `limit` bytes. Raises InputError; `unique` as below."""
+    raw = read_bytes(path, limit)
     refuse_pointer(path, raw)
     return parse_object(str(path), raw, unique=unique)
 

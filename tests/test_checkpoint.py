@@ -424,7 +424,7 @@ def test_no_checkpoint_at_all(good: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("config", "says"),
-    [("", "is empty"), ("{", "not valid JSON"), ("nul", "not valid JSON"), ("{}" + " " * (5 << 20), "too large")],
+    [("", "is empty"), ("{", "not valid JSON"), ("nul", "not valid JSON"), ("{}" + " " * (5 << 20), "is larger than")],
 )
 def test_broken_config(config: str, says: str, folder: Path) -> None:
     (folder / "config.json").write_text(config)

@@ -13,7 +13,7 @@ import pytest
 
 from convert import Result, load_recipe, plan, run
 from convert.bundle import Manifest, Role
-from convert.errors import BusyError, PlanError, StageError
+from convert.errors import BusyError, ConvertError, PlanError, StageError
 from convert.run import Event
 from tests import fake_stages
 
@@ -129,6 +129,15 @@ def test_a_damaged_or_missing_output_is_made_again(place: Path) -> None:
     assert go(place).bundles == first.bundles
 
 
+@pytest.mark.parametrize("change", [("{", "[" * 100_000 + "{"), ('"ingredients": {', '"ingredients": [], "x": {')])
+def test_a_manifest_that_is_none_is_made_again(place: Path, change: tuple[str, str]) -> None:
+    go(place)
+    manifest = place / "out/demo/one/manifest.json"
+    manifest.write_text(manifest.read_text().replace(*change, 1).replace('"key": "', '"key": "0'))
+    assert "cannot be read" in reasons(place)["one"]
+    assert go(place).ran == ("one",)
+
+
 def test_a_moved_checkpoint_is_still_the_same(place: Path) -> None:
     go(place)
     (place / "new").mkdir()
@@ -218,6 +227,19 @@ def test_a_failing_stage_leaves_its_log_and_nothing_else(place: Path) -> None:
     assert not (demo / "report.json").exists()  # it spoke of other outputs
     (place / "model.txt").write_text("hello")
     assert go(place).report is not None
+
+
+def test_what_a_stage_refuses_once_the_run_has_begun_is_a_failed_stage(place: Path, fakes: Any) -> None:
+    """Exit code 2 promises that nothing was started."""
+
+    def refuse(*arguments: Any) -> Any:
+        raise PlanError("checkpoint: lacks a tensor", "checkpoint: has one too many")
+
+    fakes["upper"].run = refuse
+    with pytest.raises(ConvertError) as caught:
+        go(place)
+    assert caught.value.exit_code == 1
+    assert caught.value.problems == ("checkpoint: lacks a tensor", "checkpoint: has one too many")
 
 
 def test_ctrl_c_leaves_nothing_half_done(place: Path) -> None:
@@ -365,6 +387,16 @@ def test_a_stages_own_problem_is_at_its_line(place: Path, fakes: Any) -> None:
     found = plan(load_recipe(place / "r.yaml"), place / "out").problems
     at = f"{place}/r.yaml"
     assert [str(p) for p in found] == [f"{at}:4: is odd", f"{at}:6: suffix: is worse", "a.bin: is torn"]
+
+
+def test_a_wrong_path_is_found_while_the_model_is_still_on_the_hub(place: Path, fakes: Any) -> None:
+    fakes["source"].locate = lambda options, download, progress: None
+    (place / "r.yaml").write_text(RECIPE.replace("{limit: 100}", "{text: none.txt}"))
+    planned = plan(load_recipe(place / "r.yaml"), place / "out")
+    assert planned.needs_download
+    assert [str(p) for p in planned.problems] == [
+        f"{place}/r.yaml:6: no file {place}/none.txt; paths are relative to the recipe"
+    ]
 
 
 def test_events_tell_the_story(place: Path) -> None:

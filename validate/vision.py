@@ -197,7 +197,7 @@ def _task(line: str, home: Path, where: str) -> ClickTask:
         image = (home / str(raw["image"])).resolve()
         task = ClickTask(image, str(raw["instruction"]), (x0, y0, x1, y1), raw.get("tools"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where}: not a click task ({error!r}), wanted image, instruction and box") from error
+        raise ValueError(f"{where}: not a click task ({error!r}), wanted image, instruction and target") from error
     if not image.is_relative_to(home):
         raise ValueError(f"{where}: the image {raw['image']!r} lies outside of the file's folder")
     return task

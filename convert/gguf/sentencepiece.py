@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convert.errors import InputError
+from convert.untrusted import read_bytes
 
 MAX_BYTES = 64 << 20  # the largest in use are about 5 MB
 MAX_PIECES = 2_000_000
@@ -57,13 +58,7 @@ class _Malformed(Exception):
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
     """The model in `path`. Raises InputError for a file that is too large or is not a sentencepiece model."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror})") from error
-    if len(data) > MAX_BYTES:
-        raise InputError(str(path), f"larger than {MAX_BYTES >> 20} MiB", "a sentencepiece model")
+    data = read_bytes(path, MAX_BYTES)
     try:
         model = _model(memoryview(data))
     except (_Malformed, UnicodeDecodeError) as error:

@@ -13,16 +13,19 @@ from convert.errors import Problem, StageError
 
 
 @contextlib.contextmanager
-def open_reference(source: Bundle, threads: int | None = None, *, trust_remote_code: bool = False) -> Iterator[Any]:
+def open_reference(
+    source: Bundle, threads: int | None = None, *, trust_remote_code: bool = False, within: Path | None = None
+) -> Iterator[Any]:
     """A session on the source, in a folder that holds links to the bundle's files and nothing else.
 
     So what runs is what is converted: not a second set of weights beside it, and no Python file. Raises StageError
-    where it does not load.
+    where it does not load. The folder lies `within` the stage's own, where the next run clears it if this one is
+    killed, or where the system keeps temporary files.
     """
     from validate import runtimes
     from validate.runtimes import transformers
 
-    with tempfile.TemporaryDirectory(prefix="reference-") as name:
+    with tempfile.TemporaryDirectory(prefix="reference-", dir=within) as name:
         folder = Path(name)
         link_files(source, folder, code=trust_remote_code)
         try:

@@ -42,8 +42,8 @@ def _check_contents(options: Options) -> list[Problem]:
     """A text that is none and images that are none, before an hour is spent on the way to them."""
     problems = []
     try:
-        if options.text is not None and options.text.is_file():
-            read_text(options.text)
+        if options.text is not None and options.text.is_file() and not read_text(options.text).strip():
+            problems.append(Problem(str(options.text), "has no text in it", "a text to measure on"))
         if options.images:
             from validate import vision
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,8 @@ class Options(BaseOptions):
     )
     image_text: str = Field("What is in this picture?", description="what is asked behind each image")
     clicks: RecipePath | None = Field(
-        None, description="JSON lines of image, instruction and box: a computer-use model's clicks are compared on them"
+        None,
+        description="JSON lines of image, instruction and target: a computer-use model's clicks are compared on them",
     )
     clicks_limit: int | None = Field(None, ge=1, description="use only the first so many of the clicks")
     limits: dict[str, dict[str, float]] = Field(
@@ -70,6 +72,9 @@ class Options(BaseOptions):
         from validate.metrics import unknown_metrics
 
         for where, metrics in limits.items():
+            for name, limit in metrics.items():
+                if not 0 <= limit < math.inf:
+                    raise ValueError(f"limits of '{where}': {name} is {limit}, a limit is a number from 0 on")
             for name, nearest in unknown_metrics(metrics).items():
                 hint = f"; did you mean '{nearest}'?" if nearest else ""
                 raise ValueError(f"limits of '{where}': there is no metric '{name}'{hint}")
@@ -150,13 +155,17 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
         )
         for t in targets
     ]
-    with open_reference(source, options.threads, trust_remote_code=options.trust_remote_code) as reference:
+    trust = options.trust_remote_code
+    with open_reference(source, options.threads, trust_remote_code=trust, within=out) as reference:
         questions = _questions(options, reference)
         _tell_tokens(options, questions, progress)
         try:
             results = measure(reference, candidates, questions, Settings(options.threads), progress)
         except runtimes.RuntimeFailure as error:  # a candidate's are in its row; this is the reference's
             raise StageError("the reference", str(error)) from error
+        except runtimes.Killed as error:  # no measurement to keep: the next run measures again
+            remedy = "the system was most likely short of memory; run it again"
+            raise StageError("validate", str(error), "", remedy) from error
     outputs = [_row(options, out, t, m) for t, m in zip(targets, results, strict=True)]
     for row in outputs:
         say = progress.note if row["status"] == "passed" else progress.warn

@@ -177,3 +177,20 @@ def test_inspect_refuses_what_is_neither(name: str, tmp_path: Path) -> None:
         inspect_file(tmp_path)
     with pytest.raises(InputError):
         inspect_file(tmp_path / "nothing.gguf")
+
+
+@pytest.mark.parametrize(
+    "start", [b"name: demo\nmodel: {path: a}\n", b'{"a": 1}       ', b"GG", b"\0" * 40, b"\x89PNG\r\n"]
+)
+def test_inspect_does_not_take_any_file_for_safetensors(start: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(start)
+    with pytest.raises(InputError, match=r"recipe\.yaml: is neither, wanted a \.safetensors or \.gguf file"):
+        inspect_file(path)
+
+
+def test_inspect_knows_safetensors_by_another_name(tmp_path: Path) -> None:
+    """The hub's cache keeps files under their hashes."""
+    folder = tiny.tiny_llama(tmp_path / "tiny")
+    blob = (folder / "model.safetensors").rename(tmp_path / "0123abcd")
+    assert inspect_file(blob).format == "safetensors"

@@ -29,6 +29,7 @@ def report_of(options: stage.Options, inputs: dict[str, Bundle], tmp_path: Path)
     bundle = stage.run(options, inputs, out, Silent())
     files = {a.path.name: a for a in bundle.of(Role.REPORT)}
     assert files.keys() == {"report.json", "report.md"}
+    assert {path.name for path in out.iterdir()} == files.keys()
     assert bundle.of(Role.WEIGHTS) == inputs["source"].of(Role.WEIGHTS)
     return json.loads(files["report.json"].path.read_text()), files["report.md"].path.read_text()
 
@@ -268,3 +269,35 @@ def test_split_weights_are_one_row_and_the_first_file_is_run(tiny_text: dict[str
     split, other = stage._targets(inputs)
     assert (split.weights, split.weights_size) == (files[0], 60)
     assert (other.weights, other.weights_size) == (whole, 7)
+
+
+def test_a_runtime_that_the_system_kills_is_no_measurement(
+    tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report that said "failed" would be taken for up to date; the next run has to measure again."""
+    from validate.runtimes import _isolated
+
+    real = _isolated.IsolatedSession.logits
+
+    def killed(self: Any, tokens: Any) -> Any:
+        self._process.kill()
+        self._process.wait()
+        return real(self, tokens)
+
+    monkeypatch.setattr(_isolated.IsolatedSession, "logits", killed)
+    out = tmp_path / "demo" / "validate.partial"
+    out.mkdir(parents=True)
+    with pytest.raises(StageError, match=r"SIGKILL.*run it again"):
+        stage.run(stage.Options(**FEW), tiny_text, out, Silent())
+
+
+@pytest.mark.parametrize("limit", [float("inf"), float("nan"), -0.1])
+def test_a_limit_that_limits_nothing_is_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match="a limit is a number from 0 on"):
+        stage.Options(limits={"*": {"kl_mean": limit}})
+
+
+def test_an_empty_text_is_found_before_the_run(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    (problem,) = stage.check(stage.Options(text=tmp_path / "empty.txt", **FEW), tiny_text)
+    assert "has no text in it" in str(problem)

@@ -35,6 +35,10 @@ class RuntimeFailure(Exception):
     """A runtime could not load or run a model; the message is its own words, shortened."""
 
 
+class Killed(Exception):
+    """Somebody else ended the runtime (out of memory, most often): it says nothing about the model."""
+
+
 class Unsupported(RuntimeFailure):
     """This runtime, or this session, has no such ability; not the model's fault."""
 

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from validate.runtimes import Identity, Message, Runtime, RuntimeFailure, Unsupported
+from validate.runtimes import Identity, Killed, Message, Runtime, RuntimeFailure, Unsupported
 from validate.runtimes._watchdog import Watchdog
 
 LAST_WORDS = 600  # characters of the process's stderr worth quoting
@@ -86,7 +86,9 @@ class IsolatedSession:
                 send(self._pipe, (method, args, options))
                 kind, value = receive(self._pipe)
         except (EOFError, OSError) as error:
-            raise RuntimeFailure(self._obituary(method)) from error
+            words = self._obituary(method)
+            outside = self._process.returncode == -signal.SIGKILL and not self._watchdog.reason
+            raise (Killed if outside else RuntimeFailure)(words) from error
         if kind == "answer":
             return value
         raise _FAILURES.get(kind, RuntimeFailure)(value)
@@ -95,7 +97,7 @@ class IsolatedSession:
         try:
             code = self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:  # the pipe broke and the process lives on
-            self._process.kill()
+            self._process.terminate()
             code = self._process.wait()
         if self._watchdog.reason:
             return f"{self._name} {self._watchdog.reason} in {method} and was ended"
