@@ -17,6 +17,7 @@ and may have
     locate(options, *, download, progress) -> Path | None
                                                 where files lie that may have to be fetched first; None while they do
     notes(options) -> list[str]                 what a user should know before the run, though it stops nothing
+    tensor_types(options, inputs)               (file, tensor, type, rule) of every tensor, for `plan --explain-types`
     explain(options, inputs) -> list[str]       lines for `convert plan -v`
 
 `inputs` maps the names in the recipe's `from:` to bundles (forecasts, in check and forecast, of what is not built
