@@ -12,6 +12,7 @@ from typing import Protocol
 from convert.bundle import Artifact
 
 CHUNK_BYTES = 8 << 20
+WRITEBACK_BYTES = 32 << 20  # the disk is set to work after so many, so that the fsync at the end has little left to do
 
 
 class Buffer(Protocol):
@@ -30,6 +31,7 @@ class HashedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
+        self._started = 0  # bytes the disk was told to write
         self._hash = hashlib.sha256()
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by __exit__
 
@@ -39,6 +41,15 @@ class HashedFile:
         self.size += len(view)
         while view:
             view = view[self._file.write(view) :]
+        if self.size - self._started >= WRITEBACK_BYTES:
+            self._start_writeback()
+
+    def _start_writeback(self) -> None:
+        """Let the disk begin: Linux writes the dirty pages of a range that is not needed, and keeps them meanwhile."""
+        if hasattr(os, "posix_fadvise"):
+            length = self.size - self._started
+            os.posix_fadvise(self._file.fileno(), self._started, length, os.POSIX_FADV_DONTNEED)
+        self._started = self.size
 
     def pad_to(self, alignment: int) -> None:
         self.write(bytes(-self.size % alignment))
