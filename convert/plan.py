@@ -190,7 +190,8 @@ class _Planner:
             "version": stage.VERSION,
             "options": _plain(spec.options.model_dump(mode="python")),
             "files": {_label(path, files): digests[path] for path in files},
-            "tools": {"convert": _version("convert")} | {tool: _version(tool) for tool in stage.TOOLS},
+            "tools": {"convert": _version("convert")}
+            | {tool: _version(tool) for tool in stages.tools(stage, spec.options)},
             "inputs": {name: self.steps[name].key for name in spec.inputs},
         }
 

@@ -406,3 +406,13 @@ def test_events_tell_the_story(place: Path) -> None:
     progress = [e.data for e in events if e.kind == "progress" and e.step == "one"]
     assert progress[-1] == {"what": "capitals", "done": 5, "total": 5, "unit": "B"}
     json.dumps([dict(e.data) for e in events])
+
+
+def test_tools_that_depend_on_the_options_are_in_the_key() -> None:
+    from convert.stages import gguf, imatrix, tools
+
+    plain = gguf.Options(types=["Q4_K_M"])
+    measured = gguf.Options(types=["Q4_K_M"], imatrix={"calibrate": "text.txt", "parse_special": True})
+    assert tools(gguf, plain) == gguf.TOOLS
+    assert set(imatrix.TOOLS) <= set(tools(gguf, measured))
+    assert measured.imatrix.asked.parse_special

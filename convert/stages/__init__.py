@@ -14,6 +14,7 @@ and may have
 
     reads(options) -> list[Path]                files whose content is part of the key; where it is not there, the
                                                 files that the options name
+    tools(options) -> tuple[str, ...]           TOOLS, where they depend on the options
     locate(options, *, download, progress) -> Path | None
                                                 where files lie that may have to be fetched first; None while they do
     notes(options) -> list[str]                 what a user should know before the run, though it stops nothing
@@ -73,6 +74,12 @@ def reads(stage: Stage, options: Any) -> list[Path]:
     from convert.options import named_paths
 
     return [path for path in named_paths(options) if path.is_file()]
+
+
+def tools(stage: Stage, options: Any) -> tuple[str, ...]:
+    """The distributions whose versions are part of the step's key."""
+    own = getattr(stage, "tools", None)
+    return tuple(own(options)) if own is not None else stage.TOOLS
 
 
 def notes(stage: Stage, options: Any) -> list[str]:

@@ -79,11 +79,16 @@ class Calibration(BaseOptions):
     calibrate: RecipePath = Field(description="UTF-8 text that the model reads while its activations are measured")
     chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text, from its start")
     window: int = Field(512, ge=16, le=32768, description="tokens a window")
+    parse_special: bool = Field(
+        default=False, description="take special tokens spelled out in the text for what they spell"
+    )
 
     @property
     def asked(self) -> imatrix.Options:
         """The options of the stage that makes such a matrix."""
-        return imatrix.Options(text=self.calibrate, chunks=self.chunks, window=self.window, threads=None)
+        return imatrix.Options(
+            text=self.calibrate, chunks=self.chunks, window=self.window, parse_special=self.parse_special, threads=None
+        )
 
 
 def _imatrix_kind(value: object) -> object:
@@ -153,6 +158,11 @@ class Options(BaseOptions):
     max_shard: Annotated[str | None, AfterValidator(_size)] = Field(
         None, description="largest size of a file, as 45G or 500M; larger ones are split as llama.cpp does it"
     )
+
+
+def tools(options: Options) -> tuple[str, ...]:
+    """The distributions that decide the bytes: those of a calibration too, where the stage makes one."""
+    return (*TOOLS, *imatrix.TOOLS) if isinstance(options.imatrix, Calibration) else TOOLS
 
 
 def check(options: Options, inputs: Inputs) -> list[Problem]:
