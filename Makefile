@@ -17,7 +17,7 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Hours, and 25 GB of disk: LLAMA_CPP is a checkout with llama-quantize built in it; without one it says how to get it.
+# About twenty minutes on two cores, and 25 GB of disk: LLAMA_CPP is a checkout with llama-quantize built in it; without one it says how to get it.
 bench: .venv/installed
 	$(BIN)/python -m tests.bench.encoders
 	$(BIN)/python -m tests.bench.end_to_end $(if $(LLAMA_CPP),--peer $(LLAMA_CPP)) $(BENCH)
