@@ -41,12 +41,14 @@ def _sixteen_bits(values: np.ndarray, kernel: str) -> np.ndarray:
 
 
 def to_float32(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """float32 of `values`: float32 (returned as it is), float16, or the bits of bfloat16 in uint16; any shape.
+    """float32 of `values`: float32 (returned as it is), float64, float16, or the bits of bfloat16 in uint16; any shape.
 
     `out`, float32 of as many values, is room for the result: filled again and again it stays in the cache.
     """
     if values.dtype == np.float32:
         return values
+    if values.dtype == np.float64:
+        return values.astype(np.float32)
     from quantize import halves
 
     bits = np.ascontiguousarray(values).view(np.uint16).reshape(-1)
@@ -58,17 +60,14 @@ def to_float32(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 def largest(values: np.ndarray) -> float:
     """The largest absolute value of what `to_float32` takes; infinity is above all others, NaN above infinity."""
-    from quantize import halves
-
     if not values.size:
         return 0.0
+    if values.dtype == np.float64:  # rare, and float32 could not hold it
+        return float(np.abs(values).max())
+    from quantize import halves
+
     kind = np.dtype(f"u{values.itemsize}")
     bits = np.ascontiguousarray(values).view(kind).reshape(-1)
     without_sign = kind.type(np.iinfo(kind).max >> 1)
     found = np.array([halves.largest_magnitude(bits, without_sign)], kind)
     return float(to_float32(found.view(values.dtype))[0])
-
-
-def bf16_to_f32(bits: np.ndarray) -> np.ndarray:
-    """float32 of the bfloat16 numbers whose 16 bits are `bits` (uint16, any shape)."""
-    return to_float32(bits)

@@ -22,7 +22,7 @@ from convert.gguf.ledger import settle
 from convert.gguf.reader import StoredTensor, read_gguf_header
 from convert.gguf.tensors import OutputTensor, part_tensors
 from convert.untrusted import shown
-from quantize.floats import bf16_to_f32
+from quantize.floats import to_float32
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _error(stored: StoredTensor, data: np.ndarray, source: OutputTensor) -> Tens
     for values in source.chunks():
         size = len(values) * row_bytes
         decoded = _decoded(stored, data[at : at + size].reshape(len(values), row_bytes))
-        wanted = (bf16_to_f32(np.require(values, requirements=("C", "A"))) if storage == "BF16" else values).astype(
+        wanted = (to_float32(np.require(values, requirements=("C", "A"))) if storage == "BF16" else values).astype(
             np.float64
         )
         difference = decoded - wanted

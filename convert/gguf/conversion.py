@@ -25,7 +25,7 @@ from convert.gguf.ledger import Ledger, settle
 from convert.gguf.split import split_plans
 from convert.gguf.tensors import CHUNK_VALUES, OutputTensor, forecast_tensors, part_tensors
 from convert.gguf.vocabulary import vocabulary_metadata, vocabulary_notes
-from convert.gguf.writer import FilePlan, Group, Importance, TensorInfo
+from convert.gguf.writer import FilePlan, Group, TensorInfo
 from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Hyper, Mix, Tensor, choose, needs_imatrix
 
 
@@ -187,7 +187,7 @@ class _About:
             plan = _plan(f"{self.start}-{kind}.gguf", mix, part, fields, infos)
             most = self.wish.max_shard
             volumes.append((plan,) if most is None else split_plans(plan, most))
-        return Group(tuple(volumes), tuple(tensors), _importance(imatrix))
+        return Group(tuple(volumes), tuple(tensors), imatrix.weights if imatrix else None)
 
     def projector(self, part: Part, tensors: Sequence[OutputTensor], kind: str) -> Group:
         fields = (self._general(tensors, "mmproj") + list(part.fields), ())
@@ -211,19 +211,6 @@ class _About:
             Field.uint32("quantize.imatrix.entries_count", len(imatrix.entries)),
             *((Field.uint32("quantize.imatrix.chunks_count", imatrix.chunk_count),) if imatrix.chunk_count else ()),
         )
-
-
-def _importance(imatrix: Imatrix | None) -> Importance | None:
-    """How the writer asks for a tensor's weights. What a matrix says of an embedding of another size is ignored."""
-    if imatrix is None:
-        return None
-
-    def weights(name: str, columns: int) -> np.ndarray | None:
-        if name.startswith("token_embd.") and name in imatrix.entries and imatrix.entries[name].values.size != columns:
-            return None
-        return imatrix.weights(name, columns)
-
-    return weights
 
 
 def tensor_types(conversion: Conversion) -> Iterator[tuple[str, str, str, str]]:

@@ -31,7 +31,7 @@ from convert.gguf.tensors import OutputTensor
 from convert.progress import Progress
 from quantize.blocks import BlockType
 from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, overflowing
-from quantize.floats import bf16_to_f32
+from quantize.floats import largest, to_float32
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -230,8 +230,8 @@ def _encode(chunk: _Chunk) -> Encoded:
     kinds = {kind.name: kind for kind in chunk.types}
     encoded: Encoded = {name: [] for name in kinds}
     for row, values, weights in chunk.runs():
-        largest = _largest(values, chunk.storage)
-        if not all(largest < OVERFLOW.get(name, np.inf) for name in kinds):
+        top = largest(values)
+        if not all(top < OVERFLOW.get(name, np.inf) for name in kinds):
             limits = [OVERFLOW[name] for name in kinds if name in OVERFLOW]
             raise _refusal(chunk, row, values, min(limits, default=np.inf))
         as_float32 = None
@@ -240,9 +240,9 @@ def _encode(chunk: _Chunk) -> Encoded:
                 encoded[name].append(values)  # these bits are already what such a file holds
                 continue
             if as_float32 is None:
-                as_float32 = bf16_to_f32(values) if chunk.storage == "BF16" else values.astype(np.float32, copy=False)
+                as_float32 = to_float32(values)
             piece = ENCODERS[name](as_float32, weights)
-            if largest >= ALWAYS_FITS and name not in OVERFLOW:
+            if top >= ALWAYS_FITS and name not in OVERFLOW:
                 _check_scales(chunk, row, as_float32, kind, piece)
             encoded[name].append(piece)
     return encoded
@@ -260,7 +260,7 @@ def _check_scales(chunk: _Chunk, row: int, values: np.ndarray, kind: BlockType, 
 
 def _refusal(chunk: _Chunk, row: int, values: np.ndarray, limit: float) -> InputError:
     """What to say about the first NaN, infinity, or value that becomes infinity in one of the types."""
-    numbers = (bf16_to_f32(values) if chunk.storage == "BF16" else values).astype(np.float64)
+    numbers = (to_float32(values) if chunk.storage == "BF16" else values).astype(np.float64)
     in_run, column = np.argwhere(~(np.abs(numbers) < limit))[0].tolist()
     value = float(numbers[in_run, column])
     if np.isfinite(value):
@@ -283,12 +283,3 @@ def _where(chunk: _Chunk) -> str:
 
 def _place(chunk: _Chunk, row: int, column: int) -> list[int]:
     return list(map(int, np.unravel_index(row * chunk.tensor.row_values + column, chunk.tensor.shape)))
-
-
-def _largest(values: np.ndarray, storage: str) -> float:
-    """The largest absolute value; NaN when there is one."""
-    if not values.size:
-        return 0.0
-    if storage == "BF16":  # without the sign bit, the bits are in the order of the numbers; NaN is above infinity
-        return float(bf16_to_f32((values & 0x7FFF).max(keepdims=True)).item())
-    return float(np.maximum(values.max(), -values.min()))
