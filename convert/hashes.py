@@ -46,6 +46,15 @@ class HashMemory:
             self._known[str(artifact.path.absolute())] = [_stamp(artifact.path), artifact.sha256]
             self._changed = True
 
+    def follow(self, paths: Iterable[Path]) -> None:
+        """Still know files that got or lost a name (a hard link): that moves ctime, and nothing else of the stamp."""
+        for path in paths:
+            known = self._known.get(str(path.absolute()))
+            stamp = _stamp(path)
+            if known and isinstance(known[0], list) and known[0][:3] == stamp[:3] and known[0] != stamp:
+                known[0] = stamp
+                self._changed = True
+
     def of(self, paths: Iterable[Path], progress: Progress) -> dict[Path, str]:
         """The hash of every file; those not remembered are read. Raises OSError for what cannot be read."""
         digests = {path: self.recall(path) for path in paths}

@@ -138,11 +138,14 @@ def _build(step: Step, bundles: Mapping[str, Bundle], planned: Plan, memory: Has
         partial.mkdir()
         inputs = {name: bundles[name] for name in step.spec.inputs}
         bundle = step.stage.run(step.spec.options, inputs, partial, progress)
+        linked = _linked(inputs, bundle)
+        memory.follow(linked)
         bundle = _hashed(bundle, memory, progress)
         _check_unchanged(step, inputs, bundle, memory)
         manifest = Manifest(step.name, step.spec.use, step.key, step.ingredients, planned.recipe.sha256, bundle)
         write_text(partial / MANIFEST_NAME, manifest.to_json(partial))
         _publish(partial, step.out)
+        memory.follow(linked)  # the folder that was replaced may have held links too
     bundle = bundle.moved(partial, step.out)
     memory.learn(a for _, a in bundle.artifacts() if a.path.is_relative_to(step.out))
     memory.save()
@@ -161,6 +164,13 @@ def _hashed(bundle: Bundle, memory: HashMemory, progress: Progress) -> Bundle:
         return artifact if artifact.sha256 else replace(artifact, sha256=digests[artifact.path])
 
     return replace(bundle, roles={role: tuple(map(fill, files)) for role, files in bundle.roles.items()})
+
+
+def _linked(inputs: Mapping[str, Bundle], made: Bundle) -> list[Path]:
+    """The files of the inputs that the stage gave another name instead of copying them."""
+    given = {path: path.stat() for path in {a.path for bundle in inputs.values() for _, a in bundle.artifacts()}}
+    named = {(s.st_dev, s.st_ino) for a in {a.path for _, a in made.artifacts()} - given.keys() for s in [a.stat()]}
+    return [path for path, status in given.items() if (status.st_dev, status.st_ino) in named]
 
 
 def _check_unchanged(step: Step, inputs: Mapping[str, Bundle], made: Bundle, memory: HashMemory) -> None:

@@ -6,14 +6,16 @@ import hashlib
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from convert import Result, load_recipe, plan, run
-from convert.bundle import Manifest, Role
+from convert.bundle import Bundle, Manifest, Role
 from convert.errors import BusyError, ConvertError, PlanError, StageError
+from convert.hashes import HashMemory
 from convert.run import Event
 from tests import fake_stages
 
@@ -201,6 +203,32 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_no_good(place: Path, fake
     fakes["upper"].run = real
     (place / "model.txt").write_text("hello")
     assert (go(place).folder / "one/upper.txt").read_text() == "HELLO?"
+
+
+def test_a_stage_may_link_its_input_and_nothing_is_hashed_again(
+    place: Path, fakes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hard link moves the ctime of the checkpoint: that must not cost another pass over it."""
+    old = 1_600_000_000
+    os.utime(place / "model.txt", (old, old))
+    monkeypatch.setattr("convert.hashes.RACY_NS", -(10**18))  # ctime cannot be set back
+    read: list[str] = []
+    original = HashMemory._read
+    monkeypatch.setattr(HashMemory, "_read", lambda self, path, p: read.append(path.name) or original(self, path, p))
+
+    def link(options: Any, inputs: Any, out: Path, progress: Any) -> Bundle:
+        (source,) = inputs.values()
+        (given,) = source.of(Role.WEIGHTS)
+        (out / "upper.txt").hardlink_to(given.path)
+        return source.with_(weights=replace(given, path=out / "upper.txt"))
+
+    fakes["upper"].run = link
+    recipe = "name: demo\nmodel: {path: model.txt}\nstages:\n  one: {use: upper}\nvalidate: {}\n"
+    go(place, recipe)
+    assert read.count("model.txt") == 1
+    go(place, recipe, force=["one"])  # the link that was there goes, another comes
+    assert go(place, recipe).ran == ()
+    assert read.count("model.txt") == 1
 
 
 def test_a_checkpoint_that_changes_before_the_source_is_looked_at_is_no_good(place: Path, fakes: Any) -> None:
