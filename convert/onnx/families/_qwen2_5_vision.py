@@ -144,25 +144,24 @@ class VisionEncoder(nn.Module):
         visual: Any = self.visual
         sizes = self._sizes
         units = pixel_values.shape[0] // sizes.unit
-        chunk_units = sizes.side**2
-        chunks = (units + chunk_units - 1) // chunk_units
-        at = Windows.of(torch.arange(chunks * chunk_units), image_grid_thw, sizes)
+        chunks = (units + sizes.side**2 - 1) // sizes.side**2
+        at = Windows.of(torch.arange(chunks * sizes.side**2), image_grid_thw, sizes)
 
         kernel = visual.patch_embed.proj.weight
-        hidden = functional.linear(pixel_values, kernel.reshape(kernel.shape[0], -1))
-        by_unit = hidden.reshape(units, -1).index_select(0, at.source.clamp(max=units - 1))
-        hidden = by_unit.reshape(-1, hidden.shape[1])
+        embedded = functional.linear(pixel_values, kernel.reshape(kernel.shape[0], -1))
+        inside = torch.arange(sizes.unit)
+        source = at.source.clamp(max=units - 1).unsqueeze(1) * sizes.unit + inside
+        hidden = embedded.index_select(0, source.reshape(-1))
 
         angles = _angles(at, visual.rotary_pos_emb, sizes)
-        neighbours, near = _near(at.window, sizes)
-        everywhere = _far(at.frame, sizes)
+        near, far = Near.of(_patches(at.window, sizes), sizes), _mask(*_pairs(_patches(at.frame, sizes)))
         for number, block in enumerate(visual.blocks):
-            query, key, value = _rotated(block.attn.qkv(block.norm1(hidden)), angles, sizes)
+            query, key, value = _heads(block.attn.qkv(block.norm1(hidden)), angles, sizes)
             if number in self._full:
-                seen = _attend_all(query, key, value, everywhere)
+                seen = _attend(query, key, value, far)
             else:
-                seen = _attend_near(query, key, value, near, neighbours, sizes)
-            hidden = hidden + block.attn.proj(seen)
+                seen = near.attend(query, key, value)
+            hidden = hidden + block.attn.proj(seen.transpose(0, 1).reshape(hidden.shape))
             hidden = hidden + block.mlp(block.norm2(hidden))
         places = window_places(torch.arange(units), image_grid_thw, sizes)
         return (visual.merger(hidden).index_select(0, places),)
@@ -174,59 +173,65 @@ def _patches(per_unit: Tensor, sizes: Sizes) -> Tensor:
 
 
 def _angles(at: Windows, rotary: Any, sizes: Sizes) -> tuple[Tensor, Tensor]:
-    """Cosine and signed sine for query and key; (patch, 2, 1, head_dim). The query's hold the scores' scale too."""
-    in_row, in_column = torch.arange(sizes.unit) // sizes.merge, torch.arange(sizes.unit) % sizes.merge
-    row = at.row.unsqueeze(1) * sizes.merge + in_row
-    column = at.column.unsqueeze(1) * sizes.merge + in_column
+    """Cosine and signed sine for query and key; (2, 1, patch, head_dim). The query's hold the scores' scale too."""
+    inside = torch.arange(sizes.unit)
+    row = at.row.unsqueeze(1) * sizes.merge + inside // sizes.merge
+    column = at.column.unsqueeze(1) * sizes.merge + inside % sizes.merge
     positions = torch.stack([row, column], -1).reshape(-1, 2, 1).float()
-    angles = (positions * rotary.inv_freq).reshape(-1, 1, 1, sizes.head_dim // 2)
+    angles = (positions * rotary.inv_freq).reshape(-1, sizes.head_dim // 2)
     cos, sin = angles.cos(), angles.sin()
-    scales = torch.tensor([sizes.head_dim**-0.5, 1.0]).reshape(1, 2, 1, 1) * rotary.attention_scaling
+    scales = torch.tensor([sizes.head_dim**-0.5, 1.0]).reshape(2, 1, 1, 1) * rotary.attention_scaling
     return torch.cat([cos, cos], -1) * scales, torch.cat([-sin, sin], -1) * scales
 
 
-def _rotated(qkv: Tensor, angles: tuple[Tensor, Tensor], sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value; (patch, head, head_dim) each."""
-    both, value = qkv.reshape(-1, 3, sizes.heads, sizes.head_dim).split([2, 1], 1)
+def _heads(qkv: Tensor, angles: tuple[Tensor, Tensor], sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
+    """Query and key, both rotated, and value; (head, patch, head_dim) each."""
+    by_head = qkv.reshape(-1, 3, sizes.heads, sizes.head_dim).permute(1, 2, 0, 3)
+    both, value = by_head.split([2, 1])
     first, second = both.chunk(2, -1)
     cos, sin = angles
-    query, key = (both * cos + torch.cat([second, first], -1) * sin).unbind(1)
-    return query, key, value.squeeze(1)
+    query, key = (both * cos + torch.cat([second, first], -1) * sin).split(1)
+    return query.squeeze(0), key.squeeze(0), value.squeeze(0)
 
 
-def _near(window: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
-    """The chunks each chunk looks at (chunk * 3,), and what is added to its scores (chunk, 1, patch, 3 * patch)."""
-    by_chunk = _patches(window, sizes).reshape(-1, sizes.chunk)
-    chunks = by_chunk.shape[0]
-    beside = torch.arange(chunks).unsqueeze(1) + torch.arange(-1, 2)
-    inside = beside.clamp(0, chunks - 1).reshape(-1)
-    seen = by_chunk.index_select(0, inside).reshape(chunks, 3, sizes.chunk)
-    seen = torch.where((beside.reshape(-1) == inside).reshape(chunks, 3, 1), seen, -1)  # no window begins at -1
-    return inside, _mask(by_chunk.unsqueeze(2), seen.reshape(chunks, 1, -1)).unsqueeze(1)
+@dataclass(frozen=True)
+class Near:
+    """Attention of each chunk to itself and the two beside it."""
+
+    chunks: Tensor  # (chunk * 3,): those it looks at
+    mask: Tensor  # (chunk, patch, 3 * patch): what is added to its scores
+
+    @classmethod
+    def of(cls, window: Tensor, sizes: Sizes) -> Near:
+        """The masks that let patches see each other where their `window` (patch,) is the same."""
+        by_chunk = window.reshape(-1, sizes.chunk)
+        chunks = by_chunk.shape[0]
+        beside = torch.arange(chunks).unsqueeze(1) + torch.arange(-1, 2)
+        inside = beside.clamp(0, chunks - 1)
+        seen = by_chunk.index_select(0, inside.reshape(-1)).reshape(chunks, 3, sizes.chunk)
+        seen = torch.where((beside == inside).unsqueeze(2), seen, -1)  # no window begins at -1
+        return cls(inside.reshape(-1), _mask(by_chunk.unsqueeze(2), seen.reshape(chunks, 1, 3 * sizes.chunk)))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What each patch sees of its window; (head, patch, head_dim)."""
+        heads, patches, width = query.shape
+        chunks, chunk, seen = self.mask.shape
+        key, value = (
+            rows.reshape(heads, chunks, chunk, width).index_select(1, self.chunks).reshape(heads, chunks, seen, width)
+            for rows in (key, value)
+        )
+        return _attend(query.reshape(heads, chunks, chunk, width), key, value, self.mask).reshape(heads, patches, width)
 
 
-def _far(frame: Tensor, sizes: Sizes) -> Tensor:
-    """What is added to the scores where a patch looks at its whole frame; (patch, patch)."""
-    frame = _patches(frame, sizes)
-    return _mask(frame.unsqueeze(1), frame.unsqueeze(0))
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention of scaled queries; (..., patch, head_dim) all, and the mask (patch, patch)."""
+    return torch.softmax(query @ key.transpose(-1, -2) + mask, -1) @ value
+
+
+def _pairs(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    return numbers.unsqueeze(1), numbers.unsqueeze(0)
 
 
 def _mask(asking: Tensor, asked: Tensor) -> Tensor:
+    """What is added to scores, so that only equal numbers see each other."""
     return torch.where(asking == asked, 0.0, MASKED)
-
-
-def _attend_all(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """What each patch sees of its frame; (patch, hidden)."""
-    scores = query.transpose(0, 1) @ key.permute(1, 2, 0) + mask
-    seen = scores.softmax(-1) @ value.transpose(0, 1)
-    return seen.transpose(0, 1).reshape(query.shape[0], -1)
-
-
-def _attend_near(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, neighbours: Tensor, sizes: Sizes) -> Tensor:
-    """What each patch sees of its window; (patch, hidden)."""
-    chunked = (-1, sizes.chunk, sizes.heads, sizes.head_dim)
-    wide = (-1, 3 * sizes.chunk, sizes.heads, sizes.head_dim)
-    key, value = (rows.reshape(chunked).index_select(0, neighbours).reshape(wide) for rows in (key, value))
-    scores = query.reshape(chunked).transpose(1, 2) @ key.permute(0, 2, 3, 1) + mask
-    seen = scores.softmax(-1) @ value.transpose(1, 2)
-    return seen.transpose(1, 2).reshape(query.shape[0], -1)
