@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Decoder(torch.nn.Module):
+class Decoder(torch.nn.Module):  # type: ignore[misc] # torch is not typed here
     """Embeddings, mask, positions along three axes and the cache -> logits and the longer cache."""
 
     def __init__(self, language_model: nn.Module, lm_head: nn.Module) -> None:
@@ -33,7 +33,7 @@ class Decoder(torch.nn.Module):
         return self.lm_head(hidden), *present(cache)
 
 
-class Embedding(torch.nn.Module):
+class Embedding(torch.nn.Module):  # type: ignore[misc] # torch is not typed here
     """Token ids -> rows of the embedding table."""
 
     def __init__(self, embed_tokens: nn.Module) -> None:

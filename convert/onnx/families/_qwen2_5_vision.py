@@ -131,7 +131,7 @@ def _quotient(a: Tensor, b: Tensor | int) -> Tensor:
     return torch.div(a, b, rounding_mode="floor")
 
 
-class VisionEncoder(nn.Module):
+class VisionEncoder(nn.Module):  # type: ignore[misc] # torch is not typed here
     """pixel_values (patch, values), image_grid_thw (image, 3) -> image_embeds (unit, hidden), in the images' order."""
 
     def __init__(self, visual: nn.Module, config: Any) -> None:
@@ -157,10 +157,7 @@ class VisionEncoder(nn.Module):
         near, far = Near.of(_patches(at.window, sizes), sizes), _mask(*_pairs(_patches(at.frame, sizes)))
         for number, block in enumerate(visual.blocks):
             query, key, value = _heads(block.attn.qkv(block.norm1(hidden)), angles, sizes)
-            if number in self._full:
-                seen = _attend(query, key, value, far)
-            else:
-                seen = near.attend(query, key, value)
+            seen = _attend(query, key, value, far) if number in self._full else near.attend(query, key, value)
             hidden = hidden + block.attn.proj(seen.transpose(0, 1).reshape(hidden.shape))
             hidden = hidden + block.mlp(block.norm2(hidden))
         places = window_places(torch.arange(units), image_grid_thw, sizes)
