@@ -68,6 +68,7 @@ class Identity:
     image_ids: Mapping[str, int] = field(default_factory=dict)  # {"image_token_id": 151655}
     added: Mapping[str, bool] = field(default_factory=dict)  # text of an added token -> whether it is a special one
     sees: bool = False  # takes images
+    own_templates: bool = True  # renders chat templates with an engine of its own, not with transformers
     parameters: int = 0  # weights in the file, as the runtime counts them; 0 where it does not
 
 
@@ -86,6 +87,9 @@ class Session(Protocol):
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """float32 (token, vocab), every position, from an empty cache."""
+
+    def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """As `logits`, with the tokens fed one at a time through the cache."""
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         """At most `count` tokens that follow, greedily; an end-of-generation token is the last one."""

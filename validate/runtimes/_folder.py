@@ -60,6 +60,7 @@ class CheckpointFolder:
             image_ids={n: i for n in _IMAGE_IDS if isinstance(i := getattr(self._config, n, None), int)},
             added={str(token): token.special for token in tokenizer.added_tokens_decoder.values()},
             sees=getattr(self._config, "vision_config", None) is not None,
+            own_templates=False,
         )
 
     def _templates(self) -> dict[str, str]:

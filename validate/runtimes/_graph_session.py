@@ -117,7 +117,6 @@ class Session(CheckpointFolder):
         return self._run(_text(self._ids(tokens)), self._nothing(1))[0][0]  # type: ignore[no-any-return]
 
     def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
-        """As `logits`, with the tokens fed one at a time through the cache."""
         ids, state, rows = self._ids(tokens), self._nothing(1), []
         for i in range(ids.shape[1]):
             logits, state = self._next(ids[:, i : i + 1], state)

@@ -84,7 +84,8 @@ def merge_images(
 
 def tokens_per_image(image_grid_thw: np.ndarray, spatial_merge_size: int = 2) -> np.ndarray:
     """How many image tokens stand for each image; int64 (image,)."""
-    return np.asarray(image_grid_thw, np.int64).prod(axis=1) // spatial_merge_size**2
+    patches: np.ndarray = np.asarray(image_grid_thw, np.int64).prod(axis=1)
+    return patches // spatial_merge_size**2
 
 
 def _grids(image_grid_thw: np.ndarray | None, merge: int) -> Iterator[tuple[int, int, int]]:
