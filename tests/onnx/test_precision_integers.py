@@ -191,3 +191,28 @@ def test_weights_in_pieces_give_the_same_bytes(to, monkeypatch) -> None:
     monkeypatch.setattr(linears, "CHUNK", 70 * 4)
     for name, array in wanted.items():
         np.testing.assert_array_equal(values(pieces, name), array, err_msg=name)
+
+
+@pytest.mark.parametrize("to", [to_int8, lambda m, keep: to_int4(m, 16, True, keep)])
+def test_a_weight_is_read_after_the_graph_has_changed(to) -> None:
+    """A flattened kernel is read through operators that are gone by then."""
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    graph (float[n, 12] x) => (float[n, 5] y) {
+        shape = Constant <value_ints = [5, 12]> ()
+        flat = Reshape (w, shape)
+        turned = Transpose <perm = [1, 0]> (flat)
+        y = MatMul (x, turned)
+    }"""
+    kernel = np.random.default_rng(0).standard_normal((5, 3, 2, 2)).astype(np.float32)
+    model = graph(text, [ir.tensor(kernel, name="w")])
+    (found,) = linears.linears(model)
+    to(model, EVERYTHING)
+    assert "w" not in model.graph.initializers
+    np.testing.assert_array_equal(found.matrix(), kernel.reshape(5, 12).T)
+    plain = graph(
+        text.replace("shape = Constant", "s = Constant").replace("flat = Reshape (w, shape)", "flat = Identity (w)"),
+        [ir.tensor(kernel.reshape(5, 12), name="w")],
+    )
+    to(plain, EVERYTHING)
+    for name in model.graph.initializers:
+        np.testing.assert_array_equal(values(model, name), values(plain, name))
