@@ -48,17 +48,18 @@ def hollow(config: Any, auto_class: Any) -> nn.Module:
 
 def fill(model: Any) -> None:
     """Give the parameters of a model on the meta device one zero each, and its buffers the values they start with."""
-    for module in model.modules():
-        for name, parameter in list(module._parameters.items()):
-            if parameter is not None:
-                spread = torch.zeros(()).expand(parameter.shape)
-                module._parameters[name] = torch.nn.Parameter(spread, requires_grad=False)
+    for module in model.modules():  # while parameters have no memory: what starts a module off may write to them
         if any(buffer is not None and buffer.is_meta for buffer in module._buffers.values()):
             for name, buffer in list(module._buffers.items()):
                 module._buffers[name] = torch.empty_like(buffer, device="cpu")
             model._init_weights(module)
         if getattr(module, "rope_type", None) == "longrope":
             _choose_frequencies(module)
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                spread = torch.zeros(()).expand(parameter.shape)
+                module._parameters[name] = torch.nn.Parameter(spread, requires_grad=False)
     model.tie_weights()
 
 
