@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,11 @@ def fill(model: Any) -> None:
     for module in model.modules():  # while parameters have no memory: what starts a module off may write to them
         if any(buffer is not None and buffer.is_meta for buffer in module._buffers.values()):
             for name, buffer in list(module._buffers.items()):
-                module._buffers[name] = torch.empty_like(buffer, device="cpu")
+                unknown = math.nan if buffer.is_floating_point() else 0
+                module._buffers[name] = torch.full_like(buffer, unknown, device="cpu")
             model._init_weights(module)
+            if lost := [name for name, buffer in module._buffers.items() if buffer.isnan().any()]:
+                raise ValueError(f"{type(module).__name__} says of {', '.join(lost)} no value to start with")
         if getattr(module, "rope_type", None) == "longrope":
             _choose_frequencies(module)
     for module in model.modules():
