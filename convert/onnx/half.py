@@ -19,7 +19,6 @@ weights stored in float16 (KEEP). bfloat16 has float32's range and keeps nothing
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
@@ -29,10 +28,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from convert.errors import InputError
 from convert.onnx import attention
-from convert.onnx.linears import FLOATS, Patterns, chosen, is_weight, lazy, linears, replace, split_gemms
+from convert.onnx.linears import FLOATS, PRODUCTS, Patterns, chosen, is_weight, lazy, linears, replace, split_gemms
 
-KEEP = {
-    ir.DataType.FLOAT16: (re.compile(r"\bdown_proj\b"),),
+KEEP: dict[ir.DataType, Patterns] = {
+    ir.DataType.FLOAT16: PRODUCTS,
     ir.DataType.BFLOAT16: (),
 }
 CACHE = ("past_key_values.", "present.")  # inputs and outputs that take the half type
