@@ -105,7 +105,8 @@ def _refused(header: GraphHeader, nodes: Sequence[Mapping[str, str]]) -> StageEr
 
 def _failed(header: GraphHeader, errors: Sequence[str]) -> StageError:
     said = list(dict.fromkeys(errors))[:SHOWN] or ["it gave no reason; the log has all it said"]
-    remedy = "give it more with `workspace`" if any("OutOfMemory" in line for line in said) else ""
+    short = any(word in line for line in said for word in ("OutOfMemory", "workspace"))
+    remedy = "give it more with `workspace`" if short else ""
     return StageError(header.path.name, "TensorRT's builder failed: " + "; ".join(said), "", remedy)
 
 
