@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convert.bundle import Bundle
 from convert.progress import Silent
 from convert.stages import onnx as stage
+from tests import tiny
 from tests.fixtures_gguf import source_inputs
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from convert.onnx.bind import Ledger
 
 
 def export(folder: Path, out: Path, **options: Any) -> Bundle:
@@ -68,3 +78,41 @@ def reference_logits(folder: Path, tokens: np.ndarray, mask: np.ndarray | None =
     with torch.no_grad():
         made = model(torch.tensor(tokens), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions))
     return made.logits.numpy()
+
+
+@cache
+def traced(make: Callable[[Path], Path] = tiny.tiny_qwen2) -> tuple[Path, ir.Model]:
+    """A tiny checkpoint and its graph without weights; traced once a process. Clone it before changing it."""
+    from convert.onnx import families, trace
+
+    folder = make(Path(tempfile.mkdtemp(prefix="traced-")) / "Tiny")
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+    (part,) = families.load("qwen2").parts(config_of(folder))
+    return folder, trace.trace(part)
+
+
+def config_of(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder)
+
+
+def ledger_of(folder: Path) -> Ledger:
+    """The ledger of a checkpoint, problems included."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    from convert.onnx import bind
+    from convert.onnx.hollow import hollow
+
+    config = config_of(folder)
+    auto = AutoModelForImageTextToText if "vl" in config.model_type else AutoModelForCausalLM
+    return bind.settle(hollow(config, auto), bind.stored(source_inputs(folder)["source"]))
+
+
+def bound(folder: Path, graph: ir.Model, **options: Any) -> ir.Model:
+    """A copy of the graph with the checkpoint's weights."""
+    from convert.onnx import bind
+
+    model = graph.clone()
+    bind.bind(model, ledger_of(folder), **options)
+    return model
