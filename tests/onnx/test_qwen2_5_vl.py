@@ -144,8 +144,13 @@ def apart(got: np.ndarray, wanted: np.ndarray, mask: np.ndarray | None = None) -
     return float((differences if mask is None else differences[mask == 1]).max())
 
 
-def tokens(batch: int, count: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(3, 300, (batch, count))
+def tokens(fara: Exported, batch: int, count: int) -> np.ndarray:
+    """Rows of held-out text."""
+    from transformers import AutoTokenizer
+
+    text = (FARA / "heldout/text.txt").read_text(encoding="utf-8")[: batch * count * 16]
+    ids = AutoTokenizer.from_pretrained(fara.source).encode(text, verbose=False)
+    return np.array(ids[: batch * count]).reshape(batch, count)
 
 
 def seen_by(fara: Exported, *names: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -287,12 +292,12 @@ def test_the_example_in_the_shipped_helper_runs(fara: Exported, monkeypatch: pyt
 
 @pytest.mark.parametrize("count", [1, 300])
 def test_logits_of_text(fara: Exported, count: int) -> None:
-    ids = tokens(1, count)
+    ids = tokens(fara, 1, count)
     assert apart(fara.logits(ids, np.ones_like(ids)), fara.wanted(ids, np.ones_like(ids))) < 1e-4
 
 
 def test_logits_of_texts_padded_in_front_then_token_by_token(fara: Exported) -> None:
-    ids = tokens(3, 40)
+    ids = tokens(fara, 3, 40)
     mask = np.ones_like(ids)
     mask[0, :13], mask[2, :1] = 0, 0
     wanted = fara.wanted(ids, mask)
@@ -301,7 +306,7 @@ def test_logits_of_texts_padded_in_front_then_token_by_token(fara: Exported) -> 
 
 
 def test_tokens_after_a_cache_of_200(fara: Exported) -> None:
-    ids = tokens(1, 210)
+    ids = tokens(fara, 1, 210)
     ones = np.ones_like(ids)
     assert apart(fara.logits(ids, ones, steps=10), fara.logits(ids, ones)) < 1e-4
 
