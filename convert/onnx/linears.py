@@ -206,6 +206,6 @@ def _split(graph: ir.Graph, node: ir.Node) -> None:
         weight = before(node, "Transpose", [weight], perm=[1, 0])
     result = before(node, "MatMul", [x, weight])
     if bias is not None:
-        result.shape = node.outputs[0].shape
+        result.shape, result.type = node.outputs[0].shape, node.outputs[0].type
         result = before(node, "Add", [result, bias])
     replace(node, result)

@@ -93,7 +93,7 @@ def test_int4_gives_the_bytes_of_onnx_runtimes_quantizer(
 ) -> None:
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-    monkeypatch.setattr(int4, "BITS", bits)
+    monkeypatch.setattr(int4, "FINE_BITS", bits)
     model = layer(*size)
     config = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=symmetric, accuracy_level=4, bits=bits)
     peer = MatMulNBitsQuantizer(ir.to_proto(model), algo_config=config)
@@ -145,6 +145,19 @@ def dequantized(model: ir.Model, found: linears.Linear, symmetric: bool) -> np.n
 def unpacked(array: np.ndarray, bits: int) -> np.ndarray:
     numbers = array[..., None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
     return numbers.reshape(len(array), -1).astype(np.float32)
+
+
+def test_a_graph_without_logits_has_eight_bits() -> None:
+    to_int4(model := layer(64, 8))
+    assert [node.attributes["bits"].value for node in model.graph] == [8]
+
+
+def test_a_graph_without_layers_stays_standard() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    embed (int64[n] ids) => (float[n, 4] inputs_embeds) { inputs_embeds = Gather (w, ids) }"""
+    to_int4(model := graph(text, [ir.tensor(np.ones((9, 4), np.float32), name="w")]))
+    assert dict(model.opset_imports) == {"": 20}
+    assert not model.metadata_props
 
 
 def test_the_head_has_eight_bits_tied_or_not() -> None:
