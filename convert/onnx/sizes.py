@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -17,6 +17,7 @@ from convert.onnx.write import INLINE_BYTES, Names
 NODE_BYTES = 140  # an operator in a graph's file, names included
 NODES = 100  # operators a layer, about
 TENSOR_BYTES = 160  # what a graph says of a weight
+EMBEDDING = "embed_tokens"  # the graph that looks tokens up, where there is one
 TABLE = "embed_tokens.weight"  # looked up, never multiplied: not quantized
 
 
@@ -37,7 +38,7 @@ def forecast(source: Bundle, wish: Wish) -> Bundle:
 def _files(prepared: Prepared, precision: str, wish: Wish) -> Iterator[tuple[Role, Artifact]]:
     for number, (part, parameters) in enumerate(prepared.parts.items()):
         names = Names(part, wish.suffix(precision))
-        tensors = dict.fromkeys(prepared.ledger.of[name] for name in parameters)
+        tensors = dict.fromkeys(prepared.ledger.of[name] for name in _own(prepared, part, parameters))
         role = Role.PROJECTOR if part in PROJECTORS else Role.WEIGHTS
         kind = "onnx" if number == 0 or role is Role.PROJECTOR else "onnx-part"
         layers = len({name.split(".layers.")[-1].split(".")[0] for name in parameters})
@@ -48,6 +49,12 @@ def _files(prepared: Prepared, precision: str, wish: Wish) -> Iterator[tuple[Rol
         sizes = [_bytes(tensor, precision, wish) for tensor in tensors]
         if data := sum(size for size in sizes if size >= INLINE_BYTES):
             yield role, Artifact(f"onnx-part/{precision}", Path(names.data), data)
+
+
+def _own(prepared: Prepared, part: str, parameters: Sequence[str]) -> list[str]:
+    """The parameters of a part, without the table of embeddings where that is a graph of its own."""
+    apart = EMBEDDING in prepared.parts and part != EMBEDDING
+    return [name for name in parameters if not (apart and name.endswith(TABLE))]
 
 
 def _bytes(tensor: Stored, precision: str, wish: Wish) -> int:
