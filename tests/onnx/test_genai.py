@@ -140,8 +140,7 @@ def test_a_config_that_says_otherwise_is_set_right(
     genai._correct_config(Path(path), read_companions(bundle_of(folder)), notes)
     fixed = json.loads(Path(path).read_text())["model"][name]
     assert (set(fixed) if isinstance(fixed, list) else fixed) == (set(right) if isinstance(right, list) else right)
-    assert len(notes.warnings) == 1
-    assert name in notes.warnings[0]
+    assert [note.split()[1] for note in notes.notes] == [name]
 
 
 def test_another_vocabulary_than_the_sources_is_an_error(
@@ -184,6 +183,29 @@ def test_its_logits_are_the_sources(session: Any, reference: Any) -> None:
     assert np.abs(logits - reference.logits(ids)).max() < 1e-4
     assert np.abs(session.decode_logits(ids) - logits).max() < 1e-4
     assert session.generate(ids, 6) == reference.generate(ids, 6)
+
+
+def test_no_token_of_a_text_is_taken_for_padding(session: Any, reference: Any) -> None:
+    """The runtime masks every pad token of a prompt, and the builder lets it pad with the end of a turn."""
+    identity = reference.identity()
+    ids = [40, 50, identity.pad, 60, *sorted(identity.end_of_generation), identity.eos, 70]
+    assert np.abs(session.logits(ids) - reference.logits(ids)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("vocab", "tokens", "unk", "wanted"),
+    [
+        (8, {"a": 0, "b": 7}, -1, 6),  # the last row of the embedding that no token has
+        (3, {"a": 0, "b": 1, "<unk>": 2}, 2, 2),  # none: what no text becomes
+        (2, {"a": 0, "b": 1}, -1, None),
+        (3, {}, -1, None),  # a vocabulary that is not read here
+    ],
+)
+def test_what_pads_is_in_no_text(vocab: int, tokens: dict[str, int], unk: int, wanted: int | None) -> None:
+    from types import SimpleNamespace
+
+    known: Any = SimpleNamespace(token_ids=tokens, special_ids={"unk": unk} if unk >= 0 else {}, end_ids=(1,))
+    assert genai._harmless_pad(known, vocab) == wanted
 
 
 def test_its_tokenizer_agrees(session: Any, reference: Any) -> None:
