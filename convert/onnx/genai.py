@@ -227,7 +227,8 @@ def _correct_config(path: Path, companions: Companions, progress: Progress) -> N
     told = model.get("eos_token_id")
     if ends and set(told if isinstance(told, list) else [told]) != set(ends):
         wanted["eos_token_id"] = (ends, "the source's")
-    wanted["pad_token_id"] = _pad(model, companions, progress)
+    if "vision_config" in companions.config:
+        wanted["pad_token_id"] = _pad(model, companions, progress)
     changed = {name: value for name, (value, _) in wanted.items() if model.get(name) != value}
     for name, value in changed.items():
         progress.note(f"{CONFIG}: {name} {value} instead of {model.get(name)}: {wanted[name][1]}")
@@ -237,9 +238,9 @@ def _correct_config(path: Path, companions: Companions, progress: Progress) -> N
 
 
 def _pad(model: dict[str, Any], companions: Companions, progress: Progress) -> tuple[Any, str]:
-    """What to pad with, and why. onnxruntime-genai masks that token in a prompt, wherever it stands (0.18.0).
+    """What to pad a model that sees with, and why: of those onnxruntime-genai 0.18.0 masks every pad token of a prompt.
 
-    A model's own pad token is often its end of text, which texts hold: logits after it would be another model's.
+    The model's own is often its end of text, which texts hold: logits after it would be another model's.
     """
     pad = _harmless_pad(companions, model["vocab_size"])
     if pad is None:
