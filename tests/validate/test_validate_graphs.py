@@ -63,6 +63,9 @@ def test_images_and_clicks_go_through_the_three_graphs(vision_graphs: dict[str, 
     assert row["metrics"]["click_drop"] == 0.0
     assert row["limits"]["image_cosine_unresized"]["limit"] == 0.999
     assert row["vision"]["projector"]["path"].endswith("vision_encoder.onnx")
+    names = [Path(file["path"]).name for file in row["files"]]
+    assert names[0] == "decoder_model_merged.onnx"
+    assert {"embed_tokens.onnx", "vision_encoder.onnx", "model.safetensors"} == set(names[1:])
 
 
 def test_another_models_tokenizer_beside_the_graph_is_caught(text_graphs: dict[str, Bundle], tmp_path: Path) -> None:

@@ -335,6 +335,7 @@ def test_every_graph_that_gives_logits_is_a_row_and_its_files_count() -> None:
     rows = targets(inputs)
     assert [row.label for row in rows] == ["onnx/fp32", "onnx/fp16", "genai/int4", "trt/fp16"]
     assert [row.weights_size for row in rows] == [110, 30, 30, 30]
+    assert [file.path.name for file in rows[0].files] == ["model.onnx", "model.safetensors"]
     assert rows[2].text_only
     assert rows[1].names == ("*", "onnx", "fp16", "onnx/fp16")
 
