@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from convert import child
 from convert.bundle import Artifact, Bundle, Role
@@ -28,9 +28,6 @@ from convert.companions import ROLES, Companions, collect, read_companions
 from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.files import CHUNK_BYTES
 from convert.progress import Progress
-
-if TYPE_CHECKING:
-    import onnx
 
 PRECISIONS = ("fp32", "int4")  # what its runtime computes on a CPU: an fp16 folder builds and does not generate
 BUILDER = "onnxruntime_genai.models.builder"
@@ -266,19 +263,18 @@ def _state_origin(path: Path, source: Bundle, precision: str) -> None:
 
     graph = onnx.load(path, load_external_data=False)
     graph.producer_version = _version()
-    _clear(graph)
+    graph.doc_string = ""
+    digests = sorted(artifact.sha256 for artifact in source.of(Role.WEIGHTS))
     said = {
         "convert.precision": precision,
-        "convert.source": source.model.hub or source.model.name,
+        "convert.model": source.model.name,
+        "convert.source": source.model.hub,
         "convert.revision": source.model.revision,
+        "convert.weights_sha256": hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else "",
     }
+    del graph.metadata_props[:]
     onnx.helper.set_model_props(graph, {name: value for name, value in said.items() if value})
     path.write_bytes(graph.SerializeToString(deterministic=True))
-
-
-def _clear(graph: onnx.ModelProto) -> None:
-    graph.doc_string = ""
-    del graph.metadata_props[:]
 
 
 def _merge_companions(source: Bundle, companions: Companions, built: Path) -> Iterator[str]:

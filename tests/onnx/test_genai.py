@@ -169,7 +169,7 @@ def test_the_graph_says_where_it_is_from(qwen: tuple[Path, Path, Bundle, Notes])
     graph = onnx.load(qwen[1] / "model.onnx", load_external_data=False)
     assert {p.key: p.value for p in graph.metadata_props} == {
         "convert.precision": "fp32",
-        "convert.source": "tiny-qwen2",
+        "convert.model": "tiny-qwen2",
     }
     assert "+" not in graph.producer_version  # the builder puts the commit of the folder it runs in there
 
