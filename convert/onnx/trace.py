@@ -233,7 +233,7 @@ def _source(props: Mapping[str, str], outer: str) -> str:
         classes = ast.literal_eval(props.get("pkg.torch.onnx.class_hierarchy", "[]"))
     except (ValueError, SyntaxError):
         return ""
-    if len(scopes) < 2 or len(classes) < 2:
+    if len(scopes) < 2 or len(classes) < 2 or scopes[-2].startswith("_"):  # a hook of torch's own
         return ""
     path = f"{scopes[-2]}.".removeprefix("part.").removeprefix(outer).rstrip(".")
     kind = classes[-2].rpartition(".")[2]
