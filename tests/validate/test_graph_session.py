@@ -187,3 +187,21 @@ def test_in_a_process_of_its_own_it_answers_the_same(reference: Any, text_graphs
         np.testing.assert_allclose(session.decode_logits(ids), reference.logits(ids), atol=1e-5)
     with pytest.raises(NotOnThisMachine, match="no CPU kernel"):
         runtimes.open_session(onnxruntime, graph(text_graphs, "bf16"))
+
+
+def test_a_graph_that_names_a_file_outside_of_its_folder_is_refused(
+    text_graphs: dict[str, Bundle], tmp_path: Path
+) -> None:
+    import onnx
+
+    main = graph(copied(text_graphs, tmp_path / "onnx"), "fp16")
+    data = main.with_name(f"{main.name}_data")
+    data.rename(tmp_path / "elsewhere")
+    model = onnx.load(main, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value == data.name:
+                entry.value = "../elsewhere"
+    onnx.save(model, main)
+    with pytest.raises(RuntimeFailure, match=r"(?i)could not load .*(elsewhere|escape|outside|director)"):
+        onnxruntime.open(main)
