@@ -189,8 +189,9 @@ def test_in_a_process_of_its_own_it_answers_the_same(reference: Any, text_graphs
         runtimes.open_session(onnxruntime, graph(text_graphs, "bf16"))
 
 
+@BOTH
 def test_a_graph_that_names_a_file_outside_of_its_folder_is_refused(
-    text_graphs: dict[str, Bundle], tmp_path: Path
+    runtime: Any, text_graphs: dict[str, Bundle], tmp_path: Path
 ) -> None:
     import onnx
 
@@ -203,5 +204,5 @@ def test_a_graph_that_names_a_file_outside_of_its_folder_is_refused(
             if entry.key == "location" and entry.value == data.name:
                 entry.value = "../elsewhere"
     onnx.save(model, main)
-    with pytest.raises(RuntimeFailure, match=r"(?i)could not load .*(elsewhere|escape|outside|director)"):
-        onnxruntime.open(main)
+    with pytest.raises(RuntimeFailure, match=r"could not load .*(outside the base|escapes model) directory"):
+        runtime.open(main)
