@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import re
@@ -18,6 +17,7 @@ from convert.companions import ROLES
 from convert.errors import InputError, Problem
 from convert.files import HashedFile
 from convert.onnx import families
+from convert.onnx.origin import origin
 from convert.progress import Progress
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def export(source: Bundle, wish: Wish, out: Path, progress: Progress) -> Bundle:
             name: in_precision(model, prepared.ledger, precision, wish, bool(shared)) for name, model in traced.items()
         }
         for model in graphs.values():
-            _label(model, precision, source)
+            _label(model, precision, source, progress.key)
         written = _written(graphs, wish.suffix(precision), out, shared, progress)
         for role, artifact in _kinds(written, precision):
             made[role].append(artifact)
@@ -276,21 +276,10 @@ def _kinds(written: Iterator[tuple[str, Artifact, Artifact | None]], precision: 
             yield role, replace(data, kind=f"onnx-part/{precision}")
 
 
-def _label(model: ir.Model, precision: str, source: Bundle) -> None:
-    """Say in the graph what it was made from and by what; nothing that changes from run to run."""
-    digests = sorted(artifact.sha256 for artifact in source.of(Role.WEIGHTS))
+def _label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
+    """Say in the graph what it was made from and by what."""
     model.producer_name, model.producer_version = "convert", importlib.metadata.version("convert")
-    model.metadata_props.update(
-        {
-            "convert.precision": precision,
-            "convert.model": source.model.name,
-            "convert.source": source.model.hub,
-            "convert.revision": source.model.revision,
-            "convert.weights_sha256": hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else "",
-        }
-    )
-    for name in [name for name, value in model.metadata_props.items() if not value]:
-        del model.metadata_props[name]
+    model.metadata_props.update(origin(source, precision, key))
 
 
 def _index(source: Bundle, out: Path) -> list[Artifact]:
