@@ -33,6 +33,8 @@ HALVES = {"fp16": "F16", "bf16": "BF16"}
 PROJECTORS = ("vision_encoder",)  # parts that are the model's eyes
 TESTED = ("gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3", "qwen2_5_vl")  # tests/onnx/test_families.py
 LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # whose cache is keys and values
+COUNTS = re.compile(r"(num|n)_(hidden_|local_|routed_)?(layers?|experts|labels)|(en|de)coder_layers|depth")
+FEW = 1000  # things that a config may count without a tensor for each
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def _prepared(model: Any, roles: Any, stamps: object) -> Prepared:
     source = Bundle(model, dict(roles))
     home = _home(source)
     tensors = stored(source)
-    config = _config(home)
+    config = _config(home, len(tensors))
     notes = tuple(_check_kind(config))
     ledger = settle(_skeleton(config), tensors)
     family = families.load(config.model_type)
@@ -101,13 +103,14 @@ def _home(source: Bundle) -> Path:
     return path.parent
 
 
-def _config(home: Path) -> Any:
+def _config(home: Path, tensors: int) -> Any:
     """transformers' config object. Raises InputError for a type it does not know; code in the folder is never run."""
     from transformers import AutoConfig
 
     from convert.onnx.hollow import quiet
 
     raw = read_config(home)
+    _check_counts(home / "config.json", raw, tensors)
     if "quantization_config" in raw:
         remedy = "take the model it was made from"
         raise InputError(
@@ -120,6 +123,16 @@ def _config(home: Path) -> Any:
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         got = f"transformers cannot read it ({said})"
         raise InputError(str(home / "config.json"), got, "a model type that transformers has built in") from error
+
+
+def _check_counts(where: Path, raw: Mapping[str, Any], tensors: int) -> None:
+    """Raise InputError for layers beyond number: transformers would make an object of each before a shape is known."""
+    for name, value in raw.items():
+        if isinstance(value, Mapping):
+            _check_counts(where, value, tensors)
+        elif isinstance(value, int) and value > max(tensors, FEW) and COUNTS.fullmatch(name):
+            got = f"{name} is {value:.6g}, and the checkpoint has {tensors} tensors"
+            raise InputError(str(where), got, "the number of what there is", "download the model again")
 
 
 def _check_kind(config: Any) -> Iterator[str]:
