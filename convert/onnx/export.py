@@ -131,7 +131,7 @@ def _check_counts(where: Path, raw: Mapping[str, Any], tensors: int) -> None:
         if isinstance(value, Mapping):
             _check_counts(where, value, tensors)
         elif isinstance(value, int) and value > max(tensors, FEW) and COUNTS.fullmatch(name):
-            got = f"{name} is {value:.6g}, and the checkpoint has {tensors} tensors"
+            got = f"{name} is {str(value)[:20]}, and the checkpoint has {tensors} tensors"
             raise InputError(str(where), got, "the number of what there is", "download the model again")
 
 

@@ -67,7 +67,7 @@ def to_half(model: ir.Model, dtype: ir.DataType, keep: Patterns | None = None) -
     for weight in dict.fromkeys(weights):
         _bare(weight)
         weight.const_value = stored(_held(weight), dtype)
-        weight.dtype = dtype
+        weight.type = ir.TensorType(dtype)  # not weight.dtype: that changes the type other copies share
     widen_small(model, dtype, dict.fromkeys(weights))
     _Types(model.graph, dtype, layers | multiplications, weights).apply()
     RemoveUnusedNodesPass()(model)
@@ -105,7 +105,7 @@ def widen_small(model: ir.Model, dtype: ir.DataType | None, large: Iterable[ir.V
         if all(_widens(node) for node, _ in value.uses()):
             _bare(value)
             value.const_value = stored(_held(value), ir.DataType.FLOAT)
-            value.dtype = ir.DataType.FLOAT
+            value.type = ir.TensorType(ir.DataType.FLOAT)
 
 
 def _bare(weight: ir.Value) -> None:

@@ -224,3 +224,14 @@ def test_a_graph_that_torch_cannot_make_leaves_no_files(
     with pytest.raises(StageError, match=r"torch cannot trace model .*its attention takes s_aux"):
         stage.run(stage.Options(), source_inputs(source), tmp_path, Silent())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_order_of_precisions_changes_no_byte(tmp_path: Path) -> None:
+    """Each is made from the traced graph, not from what the one before left of it; float32 weights need no Cast."""
+    folder = tiny.tiny_llama(tmp_path / "Tiny", dtype="float32", layers=1)
+    order = ("fp16", "int8", "int4")
+    made = [export(folder, tmp_path / words[0], precision=words) for words in (order, order[::-1])]
+    for name, artifact in files(made[0]).items():
+        assert files(made[1])[name].path.read_bytes() == artifact.path.read_bytes(), name
+    table = folder.joinpath("model.safetensors").stat().st_size
+    assert files(made[0])["model_q4.onnx_data"].size < table / 2
