@@ -231,7 +231,9 @@ class _Comparison:
             fed = session.decode_logits(tokens)
         except Unsupported:
             return  # a limit on it says that it was not measured
-        result.metrics["decode_max_abs"] = drift.largest_difference(session.logits(tokens), fed)
+        at_once = session.logits(tokens)
+        result.metrics["decode_max_abs"] = drift.largest_difference(at_once, fed)
+        result.metrics["decode_kl"] = float(drift.compare(at_once, fed, tokens).kl.mean())
 
     def measure_greedy(self, session: Session, result: Measurement) -> None:
         if result.over:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from validate.report import Output, Report
     from validate.report.schema import FileEntry
 
-VERSION = 3
+VERSION = 4
 TOOLS: tuple[str, ...] = ("torch", "transformers", "tokenizers", "xllamacpp", "numpy", "pillow")
 RUNTIMES = ("onnxruntime", "onnxruntime-genai", "tensorrt", "tensorrt_rtx_cu12_bindings")  # where they are installed
 NEEDS: dict[str, str] = {"torch": "validate", "transformers": "validate"}  # an output's runtime may be missing: not_run

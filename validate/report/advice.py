@@ -28,6 +28,7 @@ _ADVICE: dict[str, str] = {
     ),
     "greedy_equal": _DRIFT,
     "decode_max_abs": _CACHE,
+    "decode_kl": _CACHE,
     **dict.fromkeys(("tokens_equal", "vocabulary_equal", "special_ids_equal"), _VOCABULARY),
     **dict.fromkeys(("templates_equal", "templates_runtime_equal"), _TEMPLATE),
     **dict.fromkeys(
@@ -48,7 +49,7 @@ def kept(output: Output, name: str) -> bool | None:
 def advice(output: Output) -> Iterable[str]:
     """A sentence for each kind of trouble, the gravest first; none for an output that passed."""
     if output["neutral"]:
-        yield "run it on a machine that can; `require: run` in the recipe makes a run without that fail."
+        yield "run it on a machine that can; with `require: run` in the recipe it fails where it cannot be run."
     elif output["status"] == "not_run":
         yield "nothing is known about it: give it its runtime and run again."
     if output["status"] != "failed":

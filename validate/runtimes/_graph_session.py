@@ -213,13 +213,20 @@ class Session(CheckpointFolder):
     def _continue(self, logits: np.ndarray, state: _State, count: int) -> list[list[int]]:
         """Greedy tokens of every row after its last logits (row, vocab), at most `count`."""
         ends = sorted(self._identity.end_of_generation)
-        columns = [logits.argmax(-1)]
+        columns = [self._best(logits)]
         ended = np.isin(columns[-1], ends)
         while len(columns) < count and not ended.all():
             logits, state = self._next(columns[-1][:, None].astype(np.int64), state)
-            columns.append(logits[:, -1].argmax(-1))
+            columns.append(self._best(logits[:, -1]))
             ended |= np.isin(columns[-1], ends)
         return [until_end(row, ends) for row in np.stack(columns, 1).tolist()]
+
+    def _best(self, logits: np.ndarray) -> np.ndarray:
+        """The token of the largest logit of each row; of NaN the first would be the largest."""
+        if not np.isfinite(logits).all():
+            raise RuntimeFailure(f"{self._model.name}: the logits of a token it wrote are not finite")
+        best: np.ndarray = logits.argmax(-1)
+        return best
 
 
 def sibling(model: Path, part: str) -> Path | None:
