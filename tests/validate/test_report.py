@@ -195,3 +195,22 @@ def test_rounding_never_hides_on_which_side_of_a_limit_a_number_is() -> None:
     assert str(Metric("top1", 0.99996, 1.0)) == "top1 0.99996, limit >= 1"
     assert str(Metric("kl_mean", 0.1000000001, 0.1)) == "kl_mean 0.1000000001, limit <= 0.1"
     assert str(Metric("kl_mean", 0.0132456, 0.002)) == "kl_mean 0.01325, limit <= 0.002"
+
+
+def test_the_page_says_what_ran_where_and_lists_no_default_that_was_kept() -> None:
+    ran = Measurement(metrics=GOOD | {"templates_equal": 1.0}, runtime="OpenVINO (openvino 1)")
+    lacking = Measurement(not_run="built, not run: no CUDA device", lacking=True, runtime="TensorRT (x)")
+    report = make_report(ran, lacking)
+    report["outputs"][0]["type"] = "fp16"
+    report["outputs"][0]["limits"] |= {"top1": {"better": ">=", "limit": 0.5, "source": "default"}}
+    report["outputs"][1]["format"] = "tensorrt"
+    report["outputs"][1]["vision"]["reason"] = "no `eyes`"
+    page = to_markdown(report)
+    assert "- `m0.gguf`: on OpenVINO (openvino 1), CPU, computing in float32" in page
+    assert "- Nothing ran on TensorRT (x)." in page
+    assert "OpenVINO computes in float32 here whatever a graph's type is" in page
+    assert "An engine holds its weights once for each of its profiles" in page
+    assert "Not checked: built, not run: no CUDA device." in page
+    assert "| `top1` |" not in page
+    assert "default limits of" in page
+    assert r"- `m1.gguf`: no \`eyes\`" in page

@@ -151,16 +151,37 @@ def _outputs(report: Report) -> Iterable[str]:
             "Bits per weight are of the whole file."
         )
         yield ""
+    if notes := [note for told, note in _NOTES if any(map(told, outputs))]:
+        yield from (f"- {note}" for note in notes)
+        yield ""
+
+
+_NOTES: tuple[tuple[Callable[[Output], bool], str], ...] = (
+    (
+        lambda o: o["type"] == "fp32" and o["format"] == "onnx" and (o["bits_per_weight"] or 32) < 24,
+        "A graph of fp32 with 16 bits per weight reads the checkpoint's own file, and widens it to compute.",
+    ),
+    (
+        lambda o: o["runtime"].startswith("OpenVINO") and o["type"] not in ("fp32", "f32"),
+        "OpenVINO computes in float32 here whatever a graph's type is: its rows show what the stored weights lose, "
+        "not what the type's arithmetic does.",
+    ),
+    (
+        lambda o: o["format"] == "tensorrt",
+        "An engine holds its weights once for each of its profiles.",
+    ),
+)
 
 
 def _limits(report: Report) -> Iterable[str]:
-    rows = []
+    rows, unlisted = [], dict[str, None]()
     for output in (o for o in report["outputs"] if o["status"] != "not_run"):
         for name, limit in output["limits"].items():
             value = output["metrics"].get(name)
             inside = kept(output, name)
-            if inside and limit["source"] == "default" and limit["limit"] == 1.0:
-                continue  # the contract's own: its section below says it in words
+            if inside and limit["source"] == "default":
+                unlisted[name] = None  # a default catches a broken file: kept, it says nothing of a good one
+                continue
             rows.append(
                 [
                     f"`{_name(output)}`",
@@ -171,13 +192,18 @@ def _limits(report: Report) -> Iterable[str]:
                     "kept" if inside else "**not measured**" if inside is None else "**broken**",
                 ]
             )
-    if not rows:
+    if not rows and not unlisted:
         return
     yield "## Limits"
     yield ""
-    head = ["output", "metric", "value", "limit", "from", ""]
-    yield from _table(head, [":--", ":--", "--:", "--:", ":--", ":--"], rows)
-    yield ""
+    if rows:
+        head = ["output", "metric", "value", "limit", "from", ""]
+        yield from _table(head, [":--", ":--", "--:", "--:", ":--", ":--"], rows)
+        yield ""
+    if unlisted:
+        kept_by_all = ", ".join(f"`{name}`" for name in sorted(unlisted))
+        yield f"Kept, and not listed here: default limits of {kept_by_all}. report.json has each with its value."
+        yield ""
     named = dict.fromkeys(row[1].strip("`") for row in rows)
     yield from (f"- `{name}`: {_text(DEFINITIONS[name].meaning)}" for name in named)
     yield ""
@@ -194,7 +220,7 @@ def _contract(report: Report) -> Iterable[str]:
         yield f"### {', '.join(f'`{_name(o)}`' for o in group)}"
         yield ""
         if not first["contract"]:
-            yield "Not checked."
+            yield f"Not checked{': ' + _text(first['reason']) if first['reason'] else ''}."
             yield ""
             continue
         rows = []
@@ -206,7 +232,9 @@ def _contract(report: Report) -> Iterable[str]:
         yield ""
         for check in first["contract"].values():
             if check["differences"]:
-                yield f"{check['title'].capitalize()}: the first of {check['total'] - check['equal']} differences"
+                missed = check["total"] - check["equal"]
+                title = check["title"][:1].upper() + check["title"][1:]
+                yield f"{title}: " + ("the difference" if missed == 1 else f"the first of {missed} differences")
                 yield ""
                 rows = [[_code(d["what"]), _code(d["reference"]), _code(d["candidate"])] for d in check["differences"]]
                 yield from _table(["of", "source", "output"], [":--"] * 3, rows)
@@ -245,7 +273,7 @@ def _vision(report: Report) -> Iterable[str]:
     for output in report["outputs"]:
         seen, name = output["vision"], f"`{_name(output)}`"
         if seen["reason"]:
-            reasons[f"{name}: {seen['reason']}"] = None
+            reasons[f"{name}: {_text(seen['reason'])}"] = None
         for i in seen["images"]:
             size = f"{i['width']} x {i['height']}" + (" (resized)" if i["resized"] else "")
             same = "same" if i["next_reference"] == i["next_candidate"] else "**other**"
@@ -290,7 +318,7 @@ def _vision(report: Report) -> Iterable[str]:
         yield from _table(head, [":--", *["--:"] * 5], clicks)
         yield ""
     if reasons:
-        yield from (f"- {_text(reason)}" for reason in reasons)
+        yield from (f"- {reason}" for reason in reasons)
         yield ""
 
 
@@ -307,7 +335,10 @@ def _method(report: Report) -> Iterable[str]:
         f"computing in {reference['dtype']}."
     )
     for runtime in dict.fromkeys(o["runtime"] for o in report["outputs"] if o["runtime"]):
-        yield f"- Outputs on {runtime}{_SETTINGS.get(runtime.partition(' (')[0], '')}."
+        rows = [o for o in report["outputs"] if o["runtime"] == runtime]
+        ran = ", ".join(f"`{_name(o)}`" for o in rows if o["status"] != "not_run")
+        how = _SETTINGS.get(runtime.partition(" (")[0], "")
+        yield f"- {ran}: on {runtime}{how}." if ran else f"- Nothing ran on {runtime}."
     yield (
         f"- Text: {text['name']} (sha256 {text['sha256'][:12]}…), its first {text['tokens']} tokens in "
         f"{text['windows']} windows of at most {text['window']}; the same token ids into both, every position "
@@ -320,11 +351,11 @@ def _method(report: Report) -> Iterable[str]:
 
 _SHIPPED = "tokenizer, templates and image processor are those beside the graph, read by transformers"
 _SETTINGS = {
-    "llama.cpp": ": CPU, KV cache in F32 and flash attention off, so that the weights' drift is seen, not the cache's",
-    "ONNX Runtime": f": CPU; {_SHIPPED}",
-    "onnxruntime-genai": ": CPU; its own tokenizer and its own loop of tokens",
-    "TensorRT": f": CUDA; {_SHIPPED}",
-    "OpenVINO": f": CPU, computing in float32, activations not quantized; {_SHIPPED}",
+    "llama.cpp": ", CPU, KV cache in F32 and flash attention off, so that the weights' drift is seen, not the cache's",
+    "ONNX Runtime": f", CPU; {_SHIPPED}",
+    "onnxruntime-genai": ", CPU; its own tokenizer and its own loop of tokens",
+    "TensorRT": f", CUDA; {_SHIPPED}",
+    "OpenVINO": f", CPU, computing in float32, activations not quantized; {_SHIPPED}",
 }
 
 
