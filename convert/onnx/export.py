@@ -33,8 +33,10 @@ HALVES = {"fp16": "F16", "bf16": "BF16"}
 PROJECTORS = ("vision_encoder",)  # parts that are the model's eyes
 TESTED = ("gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3", "qwen2_5_vl")  # tests/onnx/test_families.py
 LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # whose cache is keys and values
-COUNTS = re.compile(r"(num|n)_(hidden_|local_|routed_)?(layers?|experts|labels)|(en|de)coder_layers|depth")
-FEW = 1000  # things that a config may count without a tensor for each
+COUNTS = {  # what transformers makes an object of each of -> how many there may be without a tensor for each
+    re.compile(r"(num|n)_(hidden_)?layers?|(en|de)coder_layers|depth"): 1000,
+    re.compile(r"(num|n)_(local_|routed_)?(experts|labels)"): 1 << 16,
+}
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,13 @@ def _config(home: Path, tensors: int) -> Any:
 
 def _check_counts(where: Path, raw: Mapping[str, Any], tensors: int) -> None:
     """Raise InputError for layers beyond number: transformers would make an object of each before a shape is known."""
-    for name, value in raw.items():
+    rest = [*raw.items()]
+    while rest:
+        name, value = rest.pop()
         if isinstance(value, Mapping):
-            _check_counts(where, value, tensors)
-        elif isinstance(value, int) and value > max(tensors, FEW) and COUNTS.fullmatch(name):
+            rest += value.items()
+        few = next((few for words, few in COUNTS.items() if words.fullmatch(name)), None)
+        if few is not None and isinstance(value, int) and value > max(tensors, few):
             got = f"{name} is {str(value)[:20]}, and the checkpoint has {tensors} tensors"
             raise InputError(str(where), got, "the number of what there is", "download the model again")
 
