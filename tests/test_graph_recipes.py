@@ -92,3 +92,13 @@ def test_engines_for_more_than_the_model_was_made_for() -> None:
 def test_what_a_validation_is_asked(tmp_path: Path, options: str, said: str) -> None:
     (problem,) = problems(tmp_path, "", validate=f", {options}")
     assert said in problem
+
+
+def test_a_second_runtime_that_is_not_installed_is_said_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from validate.runtimes import openvino
+
+    monkeypatch.setattr(openvino, "available", lambda: "openvino not installed: pip install 'convert[openvino]'")
+    (problem,) = problems(tmp_path, "", validate=", also_on: openvino")
+    assert problem == "5: also_on: openvino, and openvino not installed; pip install 'convert[openvino]'"

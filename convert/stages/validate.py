@@ -136,6 +136,8 @@ def reads(options: Options) -> list[Path]:
 
 def check(options: Options, inputs: Inputs) -> list[Problem]:
     """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
+    from validate import runtimes
+
     rows = targets(inputs, options.also_on)
     problems = check_all(options, inputs[SOURCE], any(row.projector for row in rows))
     if not rows:
@@ -147,6 +149,8 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
     for name in options.also_on:
         if all(row.on != name for row in rows):
             problems.append(Problem("validate", f"also_on: {name}, which runs no output of this recipe"))
+        elif reason := runtimes.load(name).available():  # asked for by name: not after all has been built
+            problems.append(Problem("validate", f"also_on: {name}, and {reason.replace(': ', '; ', 1)}"))
     return problems
 
 

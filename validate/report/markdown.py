@@ -220,7 +220,8 @@ def _contract(report: Report) -> Iterable[str]:
         yield f"### {', '.join(f'`{_name(o)}`' for o in group)}"
         yield ""
         if not first["contract"]:
-            yield f"Not checked{': ' + _text(first['reason']) if first['reason'] else ''}."
+            said = "; ".join(dict.fromkeys(_text(o["reason"]) for o in group if o["reason"]))
+            yield f"Not checked: {said}." if said else "Not checked."
             yield ""
             continue
         rows = []
