@@ -15,12 +15,13 @@ from validate import contract, drift, memory, vision
 from validate.continuation import Continuation, continued, prompt_of
 from validate.drift import NotComparable
 from validate.perplexity import perplexity
-from validate.runtimes import Runtime, RuntimeFailure, Session, Unsupported, open_session
+from validate.runtimes import NotOnThisMachine, Runtime, RuntimeFailure, Session, Unsupported, open_session
 
 CLICK_BATCH = 20  # screenshots the reference answers at once; a candidate gets one a question, as a user would ask
 MEMORY_SHARE = 0.5  # of what is free, that candidates opened together may take
 LOGITS_HELD = 3  # windows of logits a candidate's process has at once: computed, handed out, copied
 GREEDY_TOKENS = 64
+DECODE_TOKENS = 32  # fed one at a time
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Candidate:
     projector: Path | None
     runtime: Runtime | None
     size: int  # bytes on disk, the measure of its memory
+    text_only: str = ""  # why images are none of its business, where its format has no place for them
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,13 @@ class Measurement:
     clicks: vision.ClickScore | None = None
     vision_reason: str = ""  # why there is no vision part
     failures: list[str] = field(default_factory=list)  # never a pass
-    not_run: str = ""  # never a pass either
+    not_run: str = ""  # why it was not run; never a pass either
+    lacking: bool = False  # not run because this machine lacks a device or kernels, which is nobody's failure
+
+    @property
+    def over(self) -> bool:
+        """Whether what is wrong is said already, and would be said again by going on."""
+        return bool(self.failures or self.not_run)
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,9 @@ class _Noting:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, RuntimeFailure | NotComparable):
             return False
+        if isinstance(error, NotOnThisMachine):
+            self._result.not_run, self._result.lacking = f"built, not run: {error}", True
+            return True
         self._result.failures.append(f"{self._part}: {error}" if self._part else str(error))
         return True
 
@@ -186,6 +197,8 @@ class _Comparison:
                 with _Noting(result, "contract"):
                     result.checks = contract.check_contract(self.reference, session)
                     result.metrics |= {c.metric: c.score for c in result.checks if c.metric and c.total}
+                with _Noting(result, "decoding"):
+                    self.measure_decoding(session, result)
                 with _Noting(result, "greedy"):
                     self.measure_greedy(session, result)
                 with _Noting(result, "vision"):
@@ -194,7 +207,7 @@ class _Comparison:
     def measure_text(self, opened: Sequence[Open]) -> None:
         compared: dict[int, list[drift.WindowDrift]] = {id(result): [] for _, _, result in opened}
         for window in self.questions.windows:
-            alive = [(session, result) for session, _, result in opened if not result.failures]
+            alive = [(session, result) for session, _, result in opened if not result.over]
             if not alive:
                 return
             reference_logits = self.reference.logits(window)
@@ -204,14 +217,24 @@ class _Comparison:
                 self.watcher.advance(len(window))
             del reference_logits  # before the next window's are made: 311 MB for 512 x 152k
         for _, _, result in opened:
-            if not result.failures:
+            if not result.over:
                 with _Noting(result, "text"):
                     windows_compared = compared[id(result)]
                     result.metrics |= asdict(drift.summarize(windows_compared)) | asdict(perplexity(windows_compared))
 
+    def measure_decoding(self, session: Session, result: Measurement) -> None:
+        if result.over:
+            return
+        tokens = self.questions.windows[0][:DECODE_TOKENS]
+        try:
+            fed = session.decode_logits(tokens)
+        except Unsupported:
+            return  # a limit on it says that it was not measured
+        result.metrics["decode_max_abs"] = drift.largest_difference(session.logits(tokens), fed)
+
     def measure_greedy(self, session: Session, result: Measurement) -> None:
-        if result.failures:
-            return  # what went wrong is said already, and would be said again
+        if result.over:
+            return
         prompt, wanted = self.seen_greedy
         result.greedy = continued(len(prompt), wanted, session.generate(prompt, GREEDY_TOKENS))
         result.metrics["greedy_equal"] = result.greedy.share
@@ -219,6 +242,9 @@ class _Comparison:
     def measure_vision(self, session: Session, candidate: Candidate, result: Measurement) -> None:
         if not self.sees:
             result.vision_reason = "the source takes no images"
+            return
+        if candidate.text_only:
+            result.vision_reason = candidate.text_only
             return
         if candidate.projector is None:
             result.vision_reason = "no projector was made beside this file"

@@ -218,6 +218,8 @@ def _runtime_templates(reference: Reference, candidate: Session, ours: Identity,
     counter = _Counter()
     if not (ours.templates and theirs.templates):
         return counter.check(name, title, "", "there is no chat template to render")
+    if not theirs.own_templates:
+        return counter.check(name, title, "", "does not apply: transformers renders for this runtime")
     bos = reference.pieces()[ours.bos] if ours.adds_bos else ""
     left_out = "left out: images, for which the runtime has a marker of its own; answers at the end, which it continues"
     notes = dict.fromkeys([left_out])

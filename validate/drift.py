@@ -83,6 +83,15 @@ def _compare_rows(reference_tv: np.ndarray, candidate_tv: np.ndarray, next_ids: 
     )
 
 
+def largest_difference(one: np.ndarray, other: np.ndarray, who: str = "the candidate's") -> float:
+    """The largest |difference| of two arrays of logits of one side; raises NotComparable as `compare` does."""
+    if one.shape != other.shape:
+        raise NotComparable(f"{who} logits have shapes {one.shape} and {other.shape}, read at once and one at a time")
+    for logits in (one, other):
+        check_finite(logits, who)
+    return float(np.abs(one.astype(np.float64) - other).max())
+
+
 def check_finite(logits_tv: np.ndarray, who: str, first: int = 0) -> None:
     """Raise NotComparable when any value is NaN or infinite; `first` is the position of row 0."""
     bad = ~np.isfinite(logits_tv)

@@ -36,6 +36,9 @@ DEFINITIONS: Mapping[str, Definition] = {
     "logit_max_abs": Definition(_LOWER, "largest difference of any logit"),
     "ppl_ratio": Definition(_LOWER, "perplexity over the reference's perplexity, on the same windows"),
     "ppl_change": Definition(_LOWER, "|perplexity ratio - 1|: a perplexity that falls is a change too"),
+    "decode_max_abs": Definition(
+        _LOWER, "largest difference of any logit between tokens read at once and one at a time through the cache"
+    ),
     "greedy_equal": Definition(_HIGHER, "share of a greedy continuation that is written before the first difference"),
     "tokens_equal": Definition(_HIGHER, "share of the hard strings that get the reference's token ids"),
     "vocabulary_equal": Definition(_HIGHER, "share of the vocabulary whose text is the reference's"),

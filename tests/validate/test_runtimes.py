@@ -38,12 +38,16 @@ def candidate(tiny_text: dict[str, Bundle]) -> Iterator[Any]:
 def test_every_runtime_has_the_shape(name: str) -> None:
     runtime = runtimes.load(name)
     assert runtime.NAME
-    assert runtime.FORMATS
+    assert runtime.FORMATS or runtimes.runs_too(runtime)
     assert isinstance(runtime.ISOLATED, bool)
     assert runtime.available() is None or "pip install" in runtime.available()
     assert any(character.isdigit() for character in runtime.version())
     for format_ in runtime.FORMATS:
         assert runtimes.for_format(format_) is runtime
+    for format_ in runtimes.runs_too(runtime):
+        assert runtimes.for_format(format_) not in (runtime, None)
+    lack = runtimes.lacks(runtime)
+    assert lack is None or (lack and "pip install" not in lack), "what can be installed is no lack of the machine"
 
 
 def test_no_runtime_is_made_up() -> None:
@@ -52,7 +56,7 @@ def test_no_runtime_is_made_up() -> None:
 
 @pytest.mark.parametrize("name", ["validate.runtimes._worker", *(f"validate.runtimes.{n}" for n in runtimes.names())])
 def test_importing_a_runtime_imports_no_library(name: str) -> None:
-    heavy = "{'torch', 'transformers', 'xllamacpp', 'convert'}"
+    heavy = "{'torch', 'transformers', 'xllamacpp', 'onnx', 'onnxruntime', 'openvino', 'convert'}"
     code = f"import sys, {name}; sys.exit(' '.join({heavy} & sys.modules.keys()) or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -66,6 +70,7 @@ def test_both_sides_answer_the_same_questions_alike(reference: Any, candidate: A
     assert wanted.shape == got.shape == (len(ids), reference.identity().vocab)
     assert wanted.dtype == got.dtype == np.float32
     np.testing.assert_allclose(got, wanted, atol=2e-5)
+    np.testing.assert_allclose(candidate.decode_logits(ids), wanted, atol=2e-5)
     assert candidate.generate(ids, 12) == reference.generate(ids, 12)
     messages = [{"role": "user", "content": "hello"}]
     assert candidate.render(messages, None, True) == reference.render(messages, None, True)

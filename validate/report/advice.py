@@ -12,6 +12,10 @@ _DRIFT = (
     "conversion (a tensor, a hyper-parameter); when only this one does, it is too coarse: publish a finer type, or set "
     "the limit you can answer for."
 )
+_CACHE = (
+    "do not publish it: what it writes word by word is not what it makes of a text read at once. Suspect the cache's "
+    "inputs and outputs, the attention mask and the positions."
+)
 _VOCABULARY = "do not publish it: it reads text as other tokens than the model learned. The contract below names them."
 _TEMPLATE = "do not publish it: chats reach the model in another form than it learned. The contract below shows where."
 _PROJECTOR = "check that the projector file was made from this source; its embeddings are compared below, under Vision."
@@ -23,6 +27,7 @@ _ADVICE: dict[str, str] = {
         _DRIFT,
     ),
     "greedy_equal": _DRIFT,
+    "decode_max_abs": _CACHE,
     **dict.fromkeys(("tokens_equal", "vocabulary_equal", "special_ids_equal"), _VOCABULARY),
     **dict.fromkeys(("templates_equal", "templates_runtime_equal"), _TEMPLATE),
     **dict.fromkeys(

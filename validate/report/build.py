@@ -17,7 +17,7 @@ REQUIRED = ("kl_mean", "top1", "ppl_ratio")  # an output without these was not v
 
 def verdict(measurement: Measurement, limits: Mapping[str, float]) -> tuple[Status, str]:
     """Passed only when all was measured, finite and inside its limit; else the reasons, the gravest first."""
-    if measurement.not_run:
+    if measurement.not_run and not measurement.failures:
         return "not_run", measurement.not_run
     reasons = list(measurement.failures)
     values = measurement.metrics

@@ -3,11 +3,16 @@
 A runtime is a module of this folder (a name that starts with an underscore is not one) with
 
     NAME: str                  as people write it: "llama.cpp"
-    FORMATS: tuple[str, ...]   the artifact formats it runs: ("gguf",)
+    FORMATS: tuple[str, ...]   the artifact formats whose runtime it is: ("gguf",)
     ISOLATED: bool             native code that may abort: run it in a process of its own
-    available() -> str | None  why it cannot run here, None when it can
+    available() -> str | None  why it cannot run here and what to install, None when it is installed
     version() -> str           "xllamacpp 2026.10.11549"
     open(model, *, projector, context, threads) -> Session
+
+and may have
+
+    ALSO_RUNS: tuple[str, ...] formats of another runtime that it runs too, where it is asked for by name
+    lacks() -> str | None      what this machine lacks for an installed runtime: "no CUDA device"
 
 Call `open_session`, not `open`: it puts a process around native code, so that a file that makes the runtime abort
 fails its own row of the report and nothing else.
@@ -43,6 +48,10 @@ class Unsupported(RuntimeFailure):
     """This runtime, or this session, has no such ability; not the model's fault."""
 
 
+class NotOnThisMachine(Unsupported):
+    """The runtime is installed, and this machine lacks the device or the kernels to run the model on."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a session takes the model's vocabulary and special tokens to be; -1 where there is no such token."""
@@ -59,6 +68,7 @@ class Identity:
     image_ids: Mapping[str, int] = field(default_factory=dict)  # {"image_token_id": 151655}
     added: Mapping[str, bool] = field(default_factory=dict)  # text of an added token -> whether it is a special one
     sees: bool = False  # takes images
+    own_templates: bool = True  # renders chat templates with an engine of its own, not with transformers
     parameters: int = 0  # weights in the file, as the runtime counts them; 0 where it does not
 
 
@@ -77,6 +87,9 @@ class Session(Protocol):
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """float32 (token, vocab), every position, from an empty cache."""
+
+    def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """As `logits`, with the tokens fed one at a time through the cache."""
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         """At most `count` tokens that follow, greedily; an end-of-generation token is the last one."""
@@ -132,6 +145,17 @@ def for_format(format_: str) -> Runtime | None:
     return next((runtime for runtime in map(load, names()) if format_ in runtime.FORMATS), None)
 
 
+def runs_too(runtime: Runtime) -> tuple[str, ...]:
+    """The formats that `runtime` runs where it is asked for by name, beside those it is the runtime of."""
+    return tuple(getattr(runtime, "ALSO_RUNS", ()))
+
+
+def lacks(runtime: Runtime) -> str | None:
+    """What this machine lacks to run anything on an installed runtime, or None."""
+    asked = getattr(runtime, "lacks", None)
+    return None if asked is None else asked()
+
+
 def open_session(
     runtime: Runtime, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
 ) -> Session:
@@ -139,6 +163,8 @@ def open_session(
     reason = runtime.available()
     if reason:
         raise Unsupported(reason)
+    if lack := lacks(runtime):
+        raise NotOnThisMachine(lack)
     if not runtime.ISOLATED:
         return runtime.open(model, projector=projector, context=context, threads=threads)
     from validate.runtimes._isolated import IsolatedSession

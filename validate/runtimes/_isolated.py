@@ -21,12 +21,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from validate.runtimes import Identity, Killed, Message, Runtime, RuntimeFailure, Unsupported
+from validate.runtimes import Identity, Killed, Message, NotOnThisMachine, Runtime, RuntimeFailure, Unsupported
 from validate.runtimes._watchdog import Watchdog
 
 LAST_WORDS = 600  # characters of the process's stderr worth quoting
 CLOSE_SECONDS = 10
-_FAILURES = {"Unsupported": Unsupported}
+_FAILURES = {kind.__name__: kind for kind in (Unsupported, NotOnThisMachine)}
 
 
 def send(pipe: Connection, value: Any) -> None:
@@ -123,6 +123,9 @@ class IsolatedSession:
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         return self._ask("logits", tokens)  # type: ignore[no-any-return]
+
+    def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
+        return self._ask("decode_logits", tokens)  # type: ignore[no-any-return]
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         return self._ask("generate", tokens, count)  # type: ignore[no-any-return]

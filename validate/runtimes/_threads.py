@@ -20,3 +20,9 @@ def useful_threads(*weights: Path) -> int:
     if sum(path.stat().st_size for path in weights if path.is_file()) < SMALL_BYTES:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def weights_of(graph: Path) -> list[Path]:
+    """The files that may hold a graph's weights: itself, external data beside it, a checkpoint that it shares."""
+    beside = graph.parent
+    return [*beside.glob(f"{graph.name}*"), *beside.glob("*.safetensors")]

@@ -11,7 +11,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from validate.runtimes import RuntimeFailure
+from validate.runtimes import RuntimeFailure, Unsupported
 from validate.runtimes._isolated import receive, send
 
 
@@ -30,8 +30,10 @@ def main(module: str, descriptor: int) -> None:
             try:
                 if method == "open":
                     session, value = runtime.open(*args, **options), None
+                elif (ability := getattr(session, method, None)) is None:
+                    raise Unsupported(f"this runtime has no {method}")
                 else:
-                    value = getattr(session, method)(*args, **options)
+                    value = ability(*args, **options)
                 answer = ("answer", value)
             except RuntimeFailure as error:
                 answer = (type(error).__name__, str(error))

@@ -226,6 +226,15 @@ class LlamaSession:
         shape = (len(tokens), self._n_vocab)
         return np.ctypeslib.as_array(self._lib.llama_get_logits(self._context), shape).copy()
 
+    def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
+        self._make_room(len(tokens))
+        self._forget()
+        rows = []
+        for position, token in enumerate(tokens):
+            self._decode([token], position)
+            rows.append(self._last_logits().copy())
+        return np.stack(rows)
+
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         self._make_room(len(tokens) + count)
         self._forget()

@@ -1,0 +1,173 @@
+"""A transformers model of the right shapes that holds no weights: what gets traced.
+
+Every parameter is one zero in memory, spread over its whole shape without a copy; buffers (rotary frequencies) are
+real. Attention is ours: it never repeats keys for the heads that share them, and the mask is made once a graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
+from transformers.modeling_utils import AttentionInterface
+
+from convert.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+ATTENTION = "convert_onnx"  # the name under which transformers knows `attention` and `mask`
+MASKED = torch.finfo(torch.float32).min  # not -inf: a row that sees nothing must give numbers, not NaN
+UNKNOWN = ("s_aux", "position_bias", "head_mask", "logit_bias")  # what other attentions take and this one does not
+
+
+def hollow(config: Any, auto_class: Any) -> nn.Module:
+    """The model of `config` in float32, ready to trace: `hollow(config, AutoModelForCausalLM)`.
+
+    Raises InputError for a config that transformers makes no model of.
+    """
+    with quiet():
+        try:
+            with torch.device("meta"):
+                model = auto_class.from_config(config, dtype=torch.float32, attn_implementation=ATTENTION)
+            fill(model)
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+            got = f"transformers makes no model of it ({type(error).__name__}: {_first_line(error)})"
+            raise InputError("config.json", got, "a model transformers knows") from error
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def fill(model: Any) -> None:
+    """Give the parameters of a model on the meta device one zero each, and its buffers the values they start with."""
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                spread = torch.zeros(()).expand(parameter.shape)
+                module._parameters[name] = torch.nn.Parameter(spread, requires_grad=False)
+        if any(buffer is not None and buffer.is_meta for buffer in module._buffers.values()):
+            for name, buffer in list(module._buffers.items()):
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
+            model._init_weights(module)
+    model.tie_weights()
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Softmax attention over (batch, heads, sequence, width); gives (batch, sequence, heads, width).
+
+    Heads that share keys and values are rows of one matrix: the keys are not repeated, so that a step of decoding reads
+    the cache once.
+    """
+    if strange := [name for name in UNKNOWN if others.get(name) is not None]:
+        raise ValueError(f"its attention takes {', '.join(strange)}")
+    batch, heads, _, width = query.shape
+    shared = key.shape[1]
+    query = query * (width**-0.5 if scaling is None else scaling)
+    if heads != shared:  # (batch, shared, heads / shared * sequence, width)
+        query = query.reshape(batch, shared, -1, width)
+    scores = query @ key.transpose(-1, -2)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    weights = _softmax(scores, attention_mask, heads)
+    mixed = weights @ value
+    if heads != shared:
+        mixed = mixed.reshape(batch, heads, -1, value.shape[-1])
+    return mixed.transpose(1, 2), None
+
+
+def _softmax(scores: Tensor, added: Tensor | None, heads: int) -> Tensor:
+    """The weights of masked scores; the mask is one for all heads, which for a moment lie apart."""
+    batch, shared, _, keys = scores.shape
+    if added is None:
+        return torch.softmax(scores, dim=-1)
+    if heads == shared:
+        return torch.softmax(scores + added, dim=-1)
+    apart = scores.reshape(batch, heads, -1, keys) + added
+    return torch.softmax(apart, dim=-1).reshape(batch, shared, -1, keys)
+
+
+def mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., Any] = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    **others: Any,
+) -> Tensor:
+    """What is added to the scores, (batch or 1, 1, queries, keys): 0 where a query sees a key, MASKED elsewhere.
+
+    `mask_function` is transformers' own for the layer (causal, sliding window, chunked); it works on index tensors.
+    """
+    queries = (torch.arange(q_length) + q_offset)[None, None, :, None]
+    keys = (torch.arange(kv_length) + kv_offset)[None, None, None, :]
+    rows = torch.zeros((1, 1, 1, 1), dtype=torch.long)
+    seen = mask_function(rows, rows, queries, keys)
+    if attention_mask is not None:
+        seen = seen & attention_mask[:, None, None, :]
+    return torch.where(seen, 0.0, MASKED)
+
+
+class PastLayer(DynamicLayer):
+    """A layer's keys and values; none at all is only a length of 0, so that one graph serves prefill and decoding."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def get_seq_length(self) -> int:
+        return int(self.keys.shape[-2])
+
+
+def past(tensors: Sequence[Tensor]) -> Cache:
+    """The cache of the inputs key, value, key, value, ... of the layers in order."""
+    pairs = zip(tensors[::2], tensors[1::2], strict=True)
+    return Cache(layers=[PastLayer(keys, values) for keys, values in pairs])
+
+
+def present(cache: Cache) -> tuple[Tensor, ...]:
+    """The outputs that `past` takes back at the next step."""
+    return tuple(tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what torch and transformers say about tracing from the user: what matters comes as an error."""
+    loggers = [logging.getLogger(name) for name in ("torch", "transformers", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, mask)

@@ -1,0 +1,336 @@
+"""The generate() folder: what the builder is asked, what is set right afterwards, and that its runtime agrees."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert import child
+from convert.bundle import Bundle, Role
+from convert.errors import StageError
+from convert.onnx import genai
+from convert.options import Options
+from convert.progress import Silent
+from convert.stages import source
+from tests import tiny
+from validate import runtimes
+
+FARA = Path(__file__).parents[2] / "recipes" / "models" / "fara-nano"
+
+
+class Asked(Options):
+    """The options of the stage that matter here."""
+
+    precision: Any = "fp32"
+    block_size: int = 32
+    symmetric: bool = True
+    weights: str = "shared"
+    keep_fp32: list[str] | None = None
+    opset: int = 20
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def bundle_of(folder: Path) -> Bundle:
+    return source.run(source.Options(path=folder), {}, folder, Silent())  # type: ignore[call-arg]
+
+
+def build(folder: Path, out: Path, **asked: Any) -> tuple[Bundle, Notes]:
+    out.mkdir(parents=True)
+    notes = Notes()
+    return genai.run(Asked(**asked), bundle_of(folder), out, notes), notes
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Bundle, Notes]:
+    """Checkpoint, folder, bundle and what was said, in float32."""
+    root = tmp_path_factory.mktemp("qwen")
+    folder = tiny.tiny_qwen2(root / "tiny-qwen2")
+    generation = json.loads((folder / "generation_config.json").read_text())
+    generation["eos_token_id"] = [*generation["eos_token_id"], 7]  # more than the tokenizer and config.json know of
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    made, notes = build(folder, root / "out")
+    return folder, root / "out", made, notes
+
+
+@pytest.fixture(scope="module")
+def reference(qwen: tuple[Path, Path, Bundle, Notes]) -> Iterator[Any]:
+    from validate.runtimes import transformers
+
+    with transformers.open(qwen[0], threads=1) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def session(qwen: tuple[Path, Path, Bundle, Notes]) -> Iterator[Any]:
+    runtime = runtimes.for_format("onnx-genai")
+    assert runtime is not None
+    with runtimes.open_session(runtime, qwen[1] / "model.onnx", context=64, threads=1) as session:
+        yield session
+
+
+def test_the_folder_is_whole_and_says_what_each_file_is(qwen: tuple[Path, Path, Bundle, Notes]) -> None:
+    _, out, made, _ = qwen
+    kinds = {a.path.name: a.kind for a in made.of(Role.WEIGHTS)}
+    assert kinds == {
+        "model.onnx": "onnx-genai/fp32",
+        "model.onnx.data": "onnx-part/fp32",
+        "genai_config.json": "onnx-part/fp32",
+    }
+    inside = {a.path.name for _, a in made.artifacts() if a.path.is_relative_to(out)}
+    assert inside == {path.name for path in out.iterdir()}  # nothing is left behind that the manifest would not know
+    for _, artifact in made.artifacts():
+        assert artifact.size == artifact.path.stat().st_size
+        assert len(artifact.sha256) == 64 or not artifact.path.is_relative_to(out)
+
+
+def test_the_companions_are_the_sources_own(qwen: tuple[Path, Path, Bundle, Notes]) -> None:
+    folder, out, _, notes = qwen
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"):
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
+    assert any("tokenizer_config.json: the source's, not what transformers" in note for note in notes.notes)
+    assert not (out / "chat_template.jinja").exists()  # it is in tokenizer_config.json, once is enough
+
+
+def test_the_config_is_held_against_the_source(qwen: tuple[Path, Path, Bundle, Notes]) -> None:
+    folder, out, _, _ = qwen
+    model = json.loads((out / "genai_config.json").read_text())["model"]
+    assert set(model["eos_token_id"]) == set(
+        json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    )
+    assert 7 in model["eos_token_id"]
+    config = json.loads((folder / "config.json").read_text())
+    assert model["vocab_size"] == config["vocab_size"]
+    assert model["context_length"] == config["max_position_embeddings"]
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("eos_token_id", [3]), ("context_length", 9)])
+def test_a_config_that_says_otherwise_is_set_right(
+    qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path, name: str, wrong: Any
+) -> None:
+    from convert.companions import read_companions
+
+    folder, out, _, _ = qwen
+    path = shutil.copy(out / "genai_config.json", tmp_path)
+    config = json.loads(Path(path).read_text())
+    right, config["model"][name] = config["model"][name], wrong
+    Path(path).write_text(json.dumps(config))
+    notes = Notes()
+    genai._correct_config(Path(path), read_companions(bundle_of(folder)), notes)
+    fixed = json.loads(Path(path).read_text())["model"][name]
+    assert (set(fixed) if isinstance(fixed, list) else fixed) == (set(right) if isinstance(right, list) else right)
+    assert len(notes.warnings) == 1
+    assert name in notes.warnings[0]
+
+
+def test_another_vocabulary_than_the_sources_is_an_error(
+    qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path
+) -> None:
+    from convert.companions import read_companions
+
+    folder, out, _, _ = qwen
+    config = json.loads((out / "genai_config.json").read_text())
+    config["model"]["vocab_size"] += 1
+    (tmp_path / "genai_config.json").write_text(json.dumps(config))
+    with pytest.raises(StageError, match="vocab_size 513, wanted 512"):
+        genai._correct_config(tmp_path / "genai_config.json", read_companions(bundle_of(folder)), Silent())
+
+
+def test_two_runs_give_equal_bytes(qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path) -> None:
+    _, out, made, _ = qwen
+    again, _ = build(qwen[0], tmp_path / "again")
+    first = {a.path.name: a.sha256 for _, a in made.artifacts() if a.path.is_relative_to(out)}
+    assert first == {a.path.name: a.sha256 for _, a in again.artifacts() if a.path.is_relative_to(tmp_path / "again")}
+
+
+def test_the_graph_says_where_it_is_from(qwen: tuple[Path, Path, Bundle, Notes]) -> None:
+    import onnx
+
+    graph = onnx.load(qwen[1] / "model.onnx", load_external_data=False)
+    assert {p.key: p.value for p in graph.metadata_props} == {
+        "convert.precision": "fp32",
+        "convert.source": "tiny-qwen2",
+    }
+    assert "+" not in graph.producer_version  # the builder puts the commit of the folder it runs in there
+
+
+# ---- its runtime
+
+
+def test_its_logits_are_the_sources(session: Any, reference: Any) -> None:
+    ids = reference.tokenize("Click the button, then 42 times more.")
+    logits = session.logits(ids)
+    assert np.abs(logits - reference.logits(ids)).max() < 1e-4
+    assert np.abs(session.decode_logits(ids) - logits).max() < 1e-4
+    assert session.generate(ids, 6) == reference.generate(ids, 6)
+
+
+def test_its_tokenizer_agrees(session: Any, reference: Any) -> None:
+    for text in ("Hello  world\n\n 12", "we'll <|im_end|>\n<tool_call>", "", " a"):
+        assert session.tokenize(text, add_special=True) == reference.tokenize(text, add_special=True)
+    assert session.tokenize("<|im_end|>", parse_special=False) == reference.tokenize("<|im_end|>", parse_special=False)
+
+
+def test_what_stops_it_is_in_its_config(session: Any, reference: Any) -> None:
+    assert session.identity().end_of_generation == reference.identity().end_of_generation
+    assert session.identity().vocab == reference.identity().vocab
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"), [([512], "token id 512 of a vocabulary of 512"), ([], "no tokens"), ([1] * 600, "max length")]
+)
+def test_tokens_it_cannot_take_are_refused(session: Any, tokens: list[int], words: str) -> None:
+    with pytest.raises(runtimes.RuntimeFailure, match=words):
+        session.logits(tokens)
+
+
+def test_images_are_not_its_business(session: Any) -> None:
+    assert not session.identity().sees
+    with pytest.raises(runtimes.Unsupported, match="text decoder only"):
+        session.image_logits("<__image__>", np.zeros((28, 28, 3), np.uint8))
+
+
+def test_a_broken_folder_fails_in_its_own_words(qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path) -> None:
+    folder = shutil.copytree(qwen[1], tmp_path / "cut")
+    data = (folder / "model.onnx.data").read_bytes()
+    (folder / "model.onnx.data").write_bytes(data[: len(data) // 2])
+    runtime = runtimes.load("onnxruntime_genai")
+    with pytest.raises(runtimes.RuntimeFailure, match="could not load"):
+        runtimes.open_session(runtime, folder / "model.onnx")
+    (folder / "genai_config.json").write_text("{}")
+    with pytest.raises(runtimes.RuntimeFailure, match=r"genai_config\.json cannot be read"):
+        runtimes.open_session(runtime, folder / "model.onnx")
+
+
+# ---- other precisions and models
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_int4_of_a_model_that_sees_is_its_text_decoder(tmp_path: Path, symmetric: bool) -> None:
+    import onnx
+
+    made, notes = build(FARA, tmp_path / "out", precision="int4", block_size=64, symmetric=symmetric)
+    assert any("takes no images" in warning for warning in notes.warnings)
+    assert made.of(Role.PROJECTOR) == ()
+    graph = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
+    quantized = [node for node in graph.node if node.op_type == "MatMulNBits"]
+    assert quantized
+    for node in quantized:
+        assert {a.name: a.i for a in node.attribute}["block_size"] == 64
+        assert (len([i for i in node.input if i]) > 3) is not symmetric  # zero points
+    assert graph.input[0].name == "input_ids"
+    predicted = genai.forecast(Asked(precision="int4", block_size=64, symmetric=symmetric), bundle_of(FARA))
+    size, built = (sum(a.size for a in b.of(Role.WEIGHTS)) for b in (predicted, made))
+    assert abs(size - built) / built < 0.15
+
+
+# ---- before anything runs
+
+
+def test_what_the_builder_cannot_do_is_said_before_it_runs(tmp_path: Path) -> None:
+    bundle = bundle_of(tiny.tiny_qwen2(tmp_path / "m"))
+    asked = Asked(precision=["fp16", "int4"], keep_fp32=["lm_head"], weights="own")
+    problems = [str(problem) for problem in genai.check(asked, bundle)]
+    assert problems == [
+        "precision: fp16, int4 with flavor: genai, wanted one; make a stage for each: "
+        "generate() wants one model in a folder",
+        "precision: fp16 with flavor: genai, wanted fp32 or int4; flavor: portable has the others",
+        "keep_fp32: the genai builder has no such option; leave it out",
+        "weights: the genai builder has no such option; leave it out",
+    ]
+    assert genai.check(Asked(precision="int4"), bundle) == []
+
+
+def test_a_model_the_builder_does_not_know_is_said_before_it_runs(tmp_path: Path) -> None:
+    folder = tiny.tiny_qwen2(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["MambaForCausalLM"]}))
+    (problem,) = genai.check(Asked(), bundle_of(folder))
+    assert "builds no MambaForCausalLM" in str(problem)
+    assert "Qwen2ForCausalLM" in problem.wanted
+
+
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = genai.importlib.util.find_spec
+    monkeypatch.setattr(
+        genai.importlib.util, "find_spec", lambda name: None if name == "onnxruntime_genai" else found(name)
+    )
+    (problem,) = genai.check(Asked(), bundle_of(FARA))
+    assert "needs onnxruntime_genai, not installed; pip install 'convert[genai]'" in str(problem)
+
+
+def test_a_builder_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tiny.tiny_qwen2(tmp_path / "m")
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(StageError, match=r"onnxruntime-genai's builder ended with exit code 1: .+"):
+        build(folder, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# ---- the process
+
+
+def test_a_process_is_heard_line_by_line() -> None:
+    heard: list[str] = []
+    ended = child.run("timeit", ["-n1", "-r1", "print('one\\rtwo\\n\\nthree', end='')"], heard.append)
+    assert ended.code == 0
+    assert heard[:3] == ["one", "two", "three1 loop, best of 1: " + heard[2].partition(": ")[2]]
+
+
+def test_a_process_that_dies_says_how() -> None:
+    ended = child.run("timeit", ["-n1", "-r1", "-s", "import os; print('last words', flush=True)", "os.abort()"], print)
+    assert ended.how == "was stopped by SIGABRT"
+    assert "last words" in ended.last
+
+
+def test_an_exception_ends_the_process_at_once() -> None:
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        child.run("timeit", ["-n1", "-r1", "import time; print('x', flush=True); time.sleep(60)"], stop)
+    assert time.monotonic() - started < 20
+
+
+def test_a_process_goes_with_the_one_that_started_it(tmp_path: Path) -> None:
+    """Killed outright, the caller can clean nothing up."""
+    inner = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"from convert import child; child.run('timeit', ['-n1', '-r1', {inner!r}], print)"
+    caller = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(FARA.parents[2])}
+    )
+    pid = tmp_path / "pid"
+    _wait(lambda: pid.is_file() and pid.read_text() != "")
+    caller.send_signal(signal.SIGKILL)
+    caller.wait()
+    _wait(lambda: not Path(f"/proc/{pid.read_text()}/cmdline").is_file())
+
+
+def _wait(until: Any) -> None:
+    for _ in range(400):
+        if until():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited 20 s")

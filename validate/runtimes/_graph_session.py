@@ -1,0 +1,265 @@
+"""Graphs of one model run together: text, and images where there is a vision graph.
+
+    from validate.runtimes import onnxruntime
+    with onnxruntime.open(Path("out/demo/onnx/model.onnx")) as session:
+        ids = session.tokenize("Hello")
+        session.detokenize(session.generate(ids, 20))
+
+The graph that gives logits is named; the others lie beside it under the same suffix (`decoder_model_merged_fp16.onnx`
+finds `embed_tokens_fp16.onnx` and `vision_encoder_fp16.onnx`), and so do tokenizer, templates and config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from validate.runtimes import Identity, RuntimeFailure, Unsupported
+from validate.runtimes._folder import CheckpointFolder, until_end
+
+MAIN_STEMS = ("decoder_model_merged", "model")  # what a file that gives logits is called before its suffix
+PAST, PRESENT = "past_key_values.", "present."
+PREFILL_TOKENS = 512  # read at once where only the last logits are wanted: 311 MB of logits for a vocabulary of 152k
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or an output of a graph: its type, and its axes, numbers where they are fixed."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+
+
+class Graph(Protocol):
+    """A loaded graph on some runtime. Raises RuntimeFailure, in the runtime's own words, for what it cannot do."""
+
+    @property
+    def inputs(self) -> Mapping[str, Port]: ...
+
+    @property
+    def outputs(self) -> Mapping[str, Port]: ...
+
+    def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """The outputs named in `wanted`, all when left out. `feeds` has an array of the right type for every input."""
+
+    def close(self) -> None: ...
+
+
+Load = Callable[[Path], Graph]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Tokens to read, int64 (row, token), padded on the left."""
+
+    ids: np.ndarray
+    mask: np.ndarray  # 0 where padding is
+    positions: np.ndarray  # (row, token), or (3, row, token) where images have rows and columns
+    embeds: np.ndarray | None = None  # (row, token, hidden), where they are more than the tokens' own
+
+    def __getitem__(self, part: slice) -> _Batch:
+        embeds = None if self.embeds is None else self.embeds[:, part]
+        return _Batch(self.ids[:, part], self.mask[:, part], self.positions[..., part], embeds)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a batch has read so far."""
+
+    past: Mapping[str, np.ndarray]  # input name -> (row, head, token, width)
+    mask: np.ndarray  # int64 (row, token): 0 where padding is
+    shift: np.ndarray  # int64 (row, 1): the next token's position less its index
+
+
+class Session(CheckpointFolder):
+    """A model in graphs; see validate.runtimes.Session for the methods."""
+
+    def __init__(self, model: Path, load: Load, vision: Path | None = None) -> None:
+        super().__init__(model.parent)
+        self._model = model
+        self._graphs: list[Graph] = []
+        self._main = self._load(load, model)
+        self._embedder = self._sibling(load, "embed_tokens") if "inputs_embeds" in self._main.inputs else None
+        self._eyes = self._sibling(load, "vision_encoder") if vision is None else self._load(load, vision)
+        if "inputs_embeds" in self._main.inputs and self._embedder is None:
+            raise RuntimeFailure(f"{model.name} takes embeddings, and beside it is no graph that makes them of tokens")
+        self._identity = replace(super().identity(), vocab=self._vocab(), sees=self._eyes is not None)
+
+    def _load(self, load: Load, path: Path) -> Graph:
+        self._graphs.append(load(path))
+        return self._graphs[-1]
+
+    def _sibling(self, load: Load, part: str) -> Graph | None:
+        path = sibling(self._model, part)
+        return None if path is None else self._load(load, path)
+
+    def _vocab(self) -> int:
+        if "logits" not in self._main.outputs:
+            raise RuntimeFailure(f"{self._model.name} has no output called logits")
+        vocab = self._main.outputs["logits"].shape[-1]
+        return vocab if isinstance(vocab, int) else int(self._text.vocab_size)
+
+    def identity(self) -> Identity:
+        return self._identity
+
+    def close(self) -> None:
+        for graph in self._graphs:
+            graph.close()
+        self._graphs.clear()
+
+    # ---- text
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        return self._run(_text(self._ids(tokens)), self._nothing(1))[0][0]  # type: ignore[no-any-return]
+
+    def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
+        ids, state, rows = self._ids(tokens), self._nothing(1), []
+        for i in range(ids.shape[1]):
+            logits, state = self._next(ids[:, i : i + 1], state)
+            rows.append(logits[0])
+        return np.concatenate(rows)
+
+    def generate(self, tokens: Sequence[int], count: int) -> list[int]:
+        return self._continue(*self._read(_text(self._ids(tokens))), count)[0]
+
+    # ---- images
+
+    def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        return self._look(self.see([pixels]))
+
+    def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
+        return self._read_images([prompt], [pixels])[0][0]  # type: ignore[no-any-return]
+
+    def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
+        return self._continue(*self._read_images(prompts, images), count)
+
+    def see(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        if self._eyes is None:
+            raise Unsupported("there is no vision graph beside this one")
+        return super().see(images)
+
+    def _look(self, seen: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float32 (image token, hidden) of all images, one after the other."""
+        assert self._eyes is not None
+        return self._eyes.run(_feeds(self._eyes, seen))["image_embeds"].astype(np.float32, copy=False)
+
+    def _read_images(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> tuple[np.ndarray, _State]:
+        """The last logits of prompts with an image each, a batch padded on the left, and the state after them."""
+        from validate.runtimes import _qwen2_5_vl_inputs as inputs  # shipped beside the graphs, and so proven with them
+
+        seen = self.see(images)
+        grid, image_id = seen["image_grid_thw"], self._identity.image_ids.get("image_token_id", -1)
+        ids, mask = self.image_rows(prompts, grid)
+        embeds = inputs.merge_images(self._embed(ids), ids, self._look(seen), image_id)
+        positions, shift = inputs.position_ids(
+            ids, mask, grid, image_token_id=image_id, spatial_merge_size=self._processor.merge_size
+        )
+        logits, state = self._read(_Batch(ids, mask, positions, embeds))
+        return logits, replace(state, shift=shift)
+
+    # ---- running the graphs
+
+    def _ids(self, tokens: Sequence[int]) -> np.ndarray:
+        """int64 (1, token); no runtime is asked for tokens that do not exist."""
+        wrong = [token for token in tokens if not 0 <= token < self._identity.vocab]
+        if wrong or not tokens:
+            what = f"token id {wrong[0]} is outside of a vocabulary of {self._identity.vocab}" if wrong else "no tokens"
+            raise RuntimeFailure(f"{self._model.name}: {what}")
+        return np.array([list(tokens)], np.int64)
+
+    def _nothing(self, rows: int) -> _State:
+        """The state before the first token: a cache of no tokens."""
+        past = {
+            name: np.zeros(tuple(_fixed(port, name, axis, rows) for axis in range(4)), port.dtype)
+            for name, port in self._main.inputs.items()
+            if name.startswith(PAST)
+        }
+        return _State(past, np.zeros((rows, 0), np.int64), np.zeros((rows, 1), np.int64))
+
+    def _read(self, batch: _Batch) -> tuple[np.ndarray, _State]:
+        """The last logits of a batch, float32 (row, vocab), and the state after it; read in pieces."""
+        state, logits = self._nothing(len(batch.ids)), np.empty(0)
+        for start in range(0, batch.ids.shape[1], PREFILL_TOKENS):
+            logits, state = self._run(batch[start : start + PREFILL_TOKENS], state, keep=True)
+        return logits[:, -1], replace(state, shift=batch.mask.sum(1, keepdims=True) - batch.mask.shape[1])
+
+    def _next(self, ids: np.ndarray, state: _State) -> tuple[np.ndarray, _State]:
+        """Logits (row, 1, vocab) of one more token a row."""
+        return self._run(_Batch(ids, np.ones_like(ids), state.mask.shape[1] + state.shift), state, keep=True)
+
+    def _run(self, batch: _Batch, state: _State, keep: bool = False) -> tuple[np.ndarray, _State]:
+        """Logits float32 (row, token, vocab) of a batch behind `state`; with `keep`, also the state after it."""
+        mask, positions = np.concatenate([state.mask, batch.mask], 1), batch.positions
+        port = self._main.inputs.get("position_ids")
+        if port is not None and len(port.shape) == 3 and positions.ndim == 2:
+            positions = np.broadcast_to(positions, (3, *positions.shape))  # text: all three axes alike
+        given = {"input_ids": batch.ids, "attention_mask": mask, "position_ids": positions, **state.past}
+        if self._embedder is not None:
+            given["inputs_embeds"] = self._embed(batch.ids) if batch.embeds is None else batch.embeds
+        out = self._main.run(_feeds(self._main, given), None if keep else ["logits"])
+        past = {name: out[PRESENT + name.removeprefix(PAST)] for name in state.past} if keep else {}
+        return out["logits"].astype(np.float32, copy=False), _State(past, mask, state.shift)
+
+    def _embed(self, ids: np.ndarray) -> np.ndarray:
+        if self._embedder is None:
+            raise Unsupported(f"{self._model.name} takes no embeddings")
+        return self._embedder.run({"input_ids": ids})["inputs_embeds"].astype(np.float32, copy=False)
+
+    def _continue(self, logits: np.ndarray, state: _State, count: int) -> list[list[int]]:
+        """Greedy tokens of every row after its last logits (row, vocab), at most `count`."""
+        ends = sorted(self._identity.end_of_generation)
+        columns = [logits.argmax(-1)]
+        ended = np.isin(columns[-1], ends)
+        while len(columns) < count and not ended.all():
+            logits, state = self._next(columns[-1][:, None].astype(np.int64), state)
+            columns.append(logits[:, -1].argmax(-1))
+            ended |= np.isin(columns[-1], ends)
+        return [until_end(row, ends) for row in np.stack(columns, 1).tolist()]
+
+
+def sibling(model: Path, part: str) -> Path | None:
+    """The graph of another part of the model in the same precision; None where there is none."""
+    for stem in MAIN_STEMS:
+        if model.name.startswith(stem):
+            path = model.with_name(part + model.name.removeprefix(stem))
+            return path if path.is_file() else None
+    return None
+
+
+def _text(ids: np.ndarray) -> _Batch:
+    """A batch without padding and without images."""
+    return _Batch(ids, np.ones_like(ids), np.broadcast_to(np.arange(ids.shape[1]), ids.shape))
+
+
+def _feeds(graph: Graph, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the graph takes of what there is, in its own types. An input that nobody knows is a RuntimeFailure."""
+    unknown = [name for name in graph.inputs if name not in given]
+    if unknown:
+        raise RuntimeFailure(f"the graph has inputs that are not known here: {', '.join(unknown[:5])}")
+    return {name: np.ascontiguousarray(given[name], port.dtype) for name, port in graph.inputs.items()}
+
+
+def _fixed(port: Port, name: str, axis: int, rows: int) -> int:
+    """The size of an axis of an empty cache: (row, head, token, width)."""
+    if axis in (0, 2):
+        return rows if axis == 0 else 0
+    size = port.shape[axis] if len(port.shape) == 4 else None
+    if not isinstance(size, int):
+        raise RuntimeFailure(
+            f"{name} has the shape {port.shape}, wanted (row, head, token, width), heads and width fixed"
+        )
+    return size
+
+
+def numpy_type(word: str) -> np.dtype[Any]:
+    """The dtype of numpy's word for a type, and of bfloat16, which numpy itself does not know."""
+    if word != "bfloat16":
+        return np.dtype(word)
+    import ml_dtypes
+
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype

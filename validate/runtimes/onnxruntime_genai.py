@@ -1,0 +1,186 @@
+"""The `generate()` folder on onnxruntime-genai, on the CPU: its own generate loop, its own tokenizer.
+
+Templates and the vocabulary's spelling come from the companions in the folder; token ids come from the tokenizer that
+an application gets, which is not the one the model was trained with but a second implementation of it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from validate.runtimes import Identity, RuntimeFailure, Unsupported
+from validate.runtimes._folder import CheckpointFolder
+
+NAME = "onnxruntime-genai"
+FORMATS = ("onnx-genai",)
+ISOLATED = True
+
+CONFIG = "genai_config.json"
+WORDS = 400  # characters of an error worth quoting
+_READ = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)  # what pybind11 makes of its exceptions
+
+
+def available() -> str | None:
+    """Why onnxruntime-genai cannot run here, or None."""
+    needs = {"onnxruntime_genai": "genai", "transformers": "onnx"}
+    missing = [name for name in needs if importlib.util.find_spec(name) is None]
+    extras = ",".join(dict.fromkeys(needs[name] for name in missing))
+    return f"{' and '.join(missing)} not installed: pip install 'convert[{extras}]'" if missing else None
+
+
+def version() -> str:
+    """What ran, for the report."""
+    return f"onnxruntime-genai {importlib.metadata.version('onnxruntime-genai')}"
+
+
+def open(
+    model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
+) -> OnnxGenaiSession:
+    """A session on the folder that `model`, its graph, lies in. Images are no part of such a folder."""
+    del projector
+    return OnnxGenaiSession(model.parent, context, threads)
+
+
+class OnnxGenaiSession(CheckpointFolder):
+    """A genai folder in this process; see Session for the methods."""
+
+    def __init__(self, folder: Path, context: int, threads: int | None) -> None:
+        super().__init__(folder)
+        import onnxruntime_genai as og
+
+        og.disable_telemetry_events()
+        self._og = og
+        self._config_json = _read_config(folder)
+        self._longest = int(self._config_json["model"]["context_length"])
+        self._context = min(context, self._longest)
+        try:
+            config = og.Config(str(folder))
+            if threads:
+                options = {"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}
+                config.overlay(json.dumps(options))
+            self._model = og.Model(config)
+            self._tokens = og.Tokenizer(self._model)
+        except _READ as error:
+            raise RuntimeFailure(f"onnxruntime-genai could not load {folder.name}: {_words(error)}") from error
+        self._adds_special: bool | None = None
+
+    def identity(self) -> Identity:
+        """The graph's vocabulary and what stops generate(); special tokens and templates as the folder has them."""
+        model = self._config_json["model"]
+        ends = model.get("eos_token_id")
+        listed = ends if isinstance(ends, list) else [ends]
+        stops = frozenset(i for i in listed if isinstance(i, int) and i >= 0)
+        return replace(super().identity(), vocab=int(model["vocab_size"]), end_of_generation=stops, sees=False)
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        if not parse_special:
+            # It reads special tokens wherever they stand and has no switch for it: there is no answer of its own.
+            return super().tokenize(text, add_special=add_special, parse_special=False)
+        if not text and not add_special:
+            return []
+        if self._adds_special != add_special:
+            self._tokens.update_options(add_special_tokens=str(add_special).lower())
+            self._adds_special = add_special
+        try:
+            return [int(token) for token in self._tokens.encode(text)]
+        except _READ as error:
+            raise RuntimeFailure(f"onnxruntime-genai could not tokenize {text[:40]!r}: {_words(error)}") from error
+
+    # ---- text
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        generator = self._generator(tokens)
+        return self._logits(generator, len(tokens))
+
+    def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """As `logits`, with the tokens fed one at a time through the cache."""
+        generator = self._generator(tokens[:1])
+        rows = [self._logits(generator, 1)]
+        for token in tokens[1:]:
+            self._append(generator, [token])
+            rows.append(self._logits(generator, 1))
+        return np.concatenate(rows)
+
+    def generate(self, tokens: Sequence[int], count: int) -> list[int]:
+        generator = self._generator(tokens, count)
+        made: list[int] = []
+        try:
+            while len(made) < count and not generator.is_done():
+                generator.generate_next_token()
+                made.append(int(generator.get_next_tokens()[0]))
+        except _READ as error:
+            raise RuntimeFailure(f"onnxruntime-genai could not generate: {_words(error)}") from error
+        return made
+
+    def _generator(self, tokens: Sequence[int], count: int = 0) -> Any:
+        """A generator that has read `tokens` and can take as many more as are asked for; greedy."""
+        vocab = int(self._config_json["model"]["vocab_size"])
+        wrong = [token for token in tokens if not 0 <= token < vocab]
+        if wrong or not tokens:  # its own answer to either is to read memory that is not its
+            got = f"token id {wrong[0]} of a vocabulary of {vocab}" if wrong else "no tokens"
+            raise RuntimeFailure(f"onnxruntime-genai: {got}")
+        length = min(max(self._context, len(tokens) + count), self._longest)
+        try:
+            params = self._og.GeneratorParams(self._model)
+            params.set_search_options(
+                do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,  # genai_config.json may set one; greedy here means the largest logit
+                min_length=0,
+                no_repeat_ngram_size=0,
+                max_length=length,
+            )
+            generator = self._og.Generator(self._model, params)
+        except _READ as error:
+            raise RuntimeFailure(f"onnxruntime-genai could not start: {_words(error)}") from error
+        self._append(generator, tokens)
+        return generator
+
+    def _append(self, generator: Any, tokens: Sequence[int]) -> None:
+        try:
+            generator.append_tokens(np.array(tokens, np.int32))
+        except _READ as error:
+            raise RuntimeFailure(f"onnxruntime-genai could not run: {_words(error)}") from error
+
+    def _logits(self, generator: Any, count: int) -> np.ndarray:
+        """float32 (count, vocab): the graph's output for the tokens just read."""
+        out = np.array(generator.get_output("logits")[0], np.float32)
+        if len(out) != count:
+            raise RuntimeFailure(f"onnxruntime-genai gave {len(out)} rows of logits for {count} tokens")
+        return out
+
+    # ---- images
+
+    def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        raise Unsupported("this folder holds a text decoder only")
+
+    def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
+        raise Unsupported("this folder holds a text decoder only")
+
+    def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
+        raise Unsupported("this folder holds a text decoder only")
+
+    def close(self) -> None:
+        """Free the model; its library wants that before the process ends."""
+        self._tokens = self._model = None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        int(config["model"]["vocab_size"]), int(config["model"]["context_length"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RuntimeFailure(f"{folder / CONFIG} cannot be read: {type(error).__name__}: {error}") from error
+    return dict(config)
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())[:WORDS]
