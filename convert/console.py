@@ -223,7 +223,7 @@ def show_result(result: Result) -> None:
     columns = [c for c in METRIC_COLUMNS if any(c[1] in o["metrics"] for o in outputs)]
     rows = [
         (
-            Path(output["path"]).name,
+            _label(output),
             size(output["size_bytes"]),
             *(_metric(output["metrics"].get(metric), spec) for _, metric, spec in columns),
             output["status"].replace("_", " "),
@@ -235,10 +235,15 @@ def show_result(result: Result) -> None:
     _table(heads, rows, right=heads[1:-1])
     for output in outputs:
         if output["status"] != "passed":
-            click.echo(f"{output['status'].replace('_', ' ')}: {Path(output['path']).name}: {output['reason']}")
-    if not result.passed and VALIDATE not in result.ran:
+            click.echo(f"{output['status'].replace('_', ' ')}: {_label(output)}: {output['reason']}")
+    if any(output["status"] != "passed" for output in outputs) and VALIDATE not in result.ran:
         click.echo(f"measured by an earlier run; `--force {VALIDATE}` measures again")
     click.echo(f"\nreport: {_shown(result.folder / 'report.md')}")
+
+
+def _label(output: Mapping[str, Any]) -> str:
+    """What the report calls a row; a report of an earlier version has only its file's name."""
+    return str(output.get("label") or Path(output["path"]).name)
 
 
 def _made(result: Result) -> Iterator[Any]:

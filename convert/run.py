@@ -67,11 +67,14 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether every validated output passed; an output that could not be run did not pass."""
+        """Whether every validated output passed, those left out that this machine has no device or kernels for.
+
+        An output whose runtime is not installed did not pass.
+        """
         if self.report is None:
             return True
         outputs = self.report["outputs"]
-        return bool(outputs) and all(output["status"] == "passed" for output in outputs)
+        return bool(outputs) and all(output["status"] == "passed" or output.get("neutral", False) for output in outputs)
 
     @property
     def exit_code(self) -> int:

@@ -241,7 +241,7 @@ class _Comparison:
 
     def measure_vision(self, session: Session, candidate: Candidate, result: Measurement) -> None:
         if not self.sees:
-            result.vision_reason = "the source takes no images"
+            result.vision_reason = vision.SEES_NOTHING
             return
         if candidate.text_only:
             result.vision_reason = candidate.text_only

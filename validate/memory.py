@@ -34,6 +34,11 @@ def weights(files: Iterable[Path]) -> Weights:
     return Weights(full, full - saved if half else full, half)
 
 
+def parameters(files: Iterable[Path]) -> int:
+    """How many weights the text of a checkpoint has, from the headers of its safetensors files."""
+    return sum(prod(shape) for file in files for name, _, shape in _tensors(file) if not _is_vision(name))
+
+
 def _is_vision(name: str) -> bool:
     return any(part in ("visual", "vision_tower", "vision_model") for part in name.split("."))
 

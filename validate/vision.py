@@ -17,6 +17,7 @@ from validate.runtimes import Message, Session
 PROMPT = "What is in this picture?"
 ANSWER_TOKENS = 96  # a click is about 40
 DRAWING = "our drawing"  # the name of the image that goes beside the recipe's own
+SEES_NOTHING = "the source takes no images"  # why there is no vision part
 MAX_IMAGE_PIXELS = 64_000_000  # larger than any screen; refuses a file that unpacks to gigabytes
 
 Box = tuple[float, float, float, float]

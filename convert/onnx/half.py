@@ -29,7 +29,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from convert.errors import InputError
 from convert.onnx import attention
-from convert.onnx.linears import FLOATS, Patterns, chosen, is_weight, lazy, linears, split_gemms
+from convert.onnx.linears import FLOATS, Patterns, chosen, is_weight, lazy, linears, replace, split_gemms
 
 KEEP = {
     ir.DataType.FLOAT16: (re.compile(r"\bdown_proj\b"),),
@@ -118,9 +118,12 @@ def _bare(weight: ir.Value) -> None:
     """Take away the Casts to float32 behind a weight, its first movements included: types are decided anew."""
     for node, _ in list(weight.uses()):
         if _widens(node):
-            node.outputs[0].replace_all_uses_with(weight)
-            assert node.graph is not None
-            node.graph.remove(node, safe=True)
+            if node.outputs[0].is_graph_output():
+                replace(node, weight)
+            else:
+                node.outputs[0].replace_all_uses_with(weight)
+                assert node.graph is not None
+                node.graph.remove(node, safe=True)
         elif node.op_type in MOVES and len(node.outputs) == 1:
             _bare(node.outputs[0])
 

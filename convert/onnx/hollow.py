@@ -42,7 +42,7 @@ def hollow(config: Any, auto_class: Any) -> nn.Module:
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
             got = f"transformers makes no model of it ({type(error).__name__}: {_first_line(error)})"
             raise InputError("config.json", got, "a model transformers knows") from error
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def fill(model: Any) -> None:
@@ -59,7 +59,7 @@ def fill(model: Any) -> None:
     model.tie_weights()
 
 
-def attention(
+def attention(  # noqa: PLR0913 - transformers calls it so
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -103,7 +103,7 @@ def _softmax(scores: Tensor, added: Tensor | None, heads: int) -> Tensor:
     return torch.softmax(apart, dim=-1).reshape(batch, shared, -1, keys)
 
 
-def mask(
+def mask(  # noqa: PLR0913, PLR0917 - transformers calls it so
     batch_size: int,
     q_length: int,
     kv_length: int,
@@ -126,7 +126,7 @@ def mask(
     return torch.where(seen, 0.0, MASKED)
 
 
-class PastLayer(DynamicLayer):
+class PastLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     """A layer's keys and values; none at all is only a length of 0, so that one graph serves prefill and decoding."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:

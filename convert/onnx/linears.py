@@ -29,7 +29,8 @@ class Linear:
 
     node: ir.Node
     weight: ir.Value  # an initializer
-    chain: tuple[ir.Node, ...]  # from the weight to the node
+    tensor: ir.TensorProtocol  # of the weight; graph and initializer may change before it is read
+    moves: tuple[tuple[str, tuple[int, ...]], ...]  # from the weight to the node: (Transpose, axes), (Reshape, shape)
     inputs: int
     outputs: int
 
@@ -40,10 +41,7 @@ class Linear:
 
     def matrix(self) -> np.ndarray:
         """The weight as (inputs, outputs) in its stored type: a view of the checkpoint's file where it is mapped."""
-        array: np.ndarray = _tensor(self.weight).numpy()
-        for node in self.chain:
-            array = _follow(node, array)
-        return array
+        return _moved(self.tensor.numpy(), self.moves)
 
     def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Slices of the outputs, and float32 (inputs, slice) of each: a weight is never widened whole."""
@@ -149,16 +147,37 @@ def is_weight(value: ir.Value | None) -> bool:
 def _linear(node: ir.Node) -> Linear | None:
     if node.domain or node.op_type != "MatMul" or node.inputs[1] is None:
         return None
-    chain: list[ir.Node] = []
+    moves: list[tuple[str, tuple[int, ...]]] = []
     value = node.inputs[1]
     while not is_weight(value):
-        producer = value.producer()
-        if producer is None or producer.op_type not in BETWEEN or producer.inputs[0] is None:
+        producer = value.producer() if value is not None else None
+        if producer is None or producer.domain or producer.op_type not in BETWEEN:
             return None
-        chain.insert(0, producer)
+        move = _move(producer)
+        if move is None:
+            return None
+        moves[:0] = [move] if move[0] in ("Transpose", "Reshape") else []
         value = producer.inputs[0]
-    shape = _shape(value, chain)
-    return None if shape is None or len(shape) != 2 else Linear(node, value, tuple(chain), *shape)
+    assert value is not None
+    assert value.const_value is not None
+    shape = _moved(np.broadcast_to(np.int8(0), value.const_value.shape.numpy()), moves).shape
+    return Linear(node, value, value.const_value, tuple(moves), *shape) if len(shape) == 2 else None
+
+
+def _move(node: ir.Node) -> tuple[str, tuple[int, ...]] | None:
+    """What a node between a weight and its MatMul does; None where that depends on other values."""
+    if node.op_type == "Transpose":
+        return "Transpose", tuple(node.attributes.get_ints("perm", ()))
+    if node.op_type == "Reshape" and node.inputs[1] is not None:
+        shape = ir.convenience.get_const_tensor(node.inputs[1])
+        return None if shape is None else ("Reshape", tuple(shape.numpy().tolist()))
+    return node.op_type, ()
+
+
+def _moved(array: np.ndarray, moves: Sequence[tuple[str, tuple[int, ...]]]) -> np.ndarray:
+    for move, numbers in moves:
+        array = array.transpose(numbers or None) if move == "Transpose" else array.reshape(numbers)
+    return array
 
 
 def _angles(model: ir.Model) -> set[ir.Node]:
@@ -170,37 +189,6 @@ def _angles(model: ir.Model) -> set[ir.Node]:
         found |= makers
         open_ += [node for node in makers if node.op_type != "MatMul"]
     return found
-
-
-def _shape(weight: ir.Value, chain: Sequence[ir.Node]) -> tuple[int, ...] | None:
-    """The shape at the end of the chain; None where a Reshape's target is not a constant."""
-    assert weight.shape is not None
-    form = np.empty(0, np.int8)
-    try:
-        form = np.broadcast_to(np.int8(0), weight.shape.numpy())
-        for node in chain:
-            form = _follow(node, form)
-    except ValueError:
-        return None
-    return form.shape
-
-
-def _follow(node: ir.Node, array: np.ndarray) -> np.ndarray:
-    """What a node of the chain makes of an array; a Cast nothing, for what is computed from it is float32 anyway."""
-    if node.op_type == "Transpose":
-        perm = node.attributes.get_ints("perm", None)
-        return array.transpose(perm)
-    if node.op_type == "Reshape":
-        target = ir.convenience.get_const_tensor(node.inputs[1])
-        if target is None:
-            raise ValueError("a Reshape to a computed shape")
-        return array.reshape(target.numpy().tolist())
-    return array
-
-
-def _tensor(weight: ir.Value) -> ir.TensorProtocol:
-    assert weight.const_value is not None
-    return weight.const_value
 
 
 def _plain(node: ir.Node) -> bool:

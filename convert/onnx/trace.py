@@ -54,7 +54,7 @@ def check_domains(model: ir.Model, also: frozenset[str] = frozenset()) -> None:
         raise StageError("onnx", got, "standard operators only")
 
 
-class _Listed(torch.nn.Module):
+class _Listed(torch.nn.Module):  # type: ignore[misc]  # torch is not followed by mypy here
     """A module that takes its inputs as one list: torch.export describes that in one line."""
 
     def __init__(self, module: torch.nn.Module) -> None:

@@ -1,7 +1,8 @@
 """Runs every output on its real runtime against the source, and writes report.json and report.md.
 
-The reference is the source checkpoint on transformers in float32; each GGUF runs on llama.cpp with the same token ids,
-images and clicks. What an output must keep is in `limits`; where the recipe says nothing, defaults catch a broken file.
+The reference is the source checkpoint on transformers in float32; GGUF runs on llama.cpp, ONNX on ONNX Runtime, engines
+on TensorRT, with the same token ids, images and clicks. What an output must keep is in `limits`; where the recipe says
+nothing, defaults catch a broken file.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import contextlib
 import difflib
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -25,20 +26,19 @@ from convert.progress import Progress
 from convert.stages import Inputs
 from convert.stages._reference import open_reference
 from convert.stages._validate_checks import check_all, read_text, wants_eyes
+from convert.stages._validate_targets import EVERYTHING, FORMATS, SOURCE, Target, targets
 
 if TYPE_CHECKING:
-    from validate.compare import Measurement, Questions
+    from validate.compare import Candidate, Measurement, Questions
     from validate.report import Output, Report
     from validate.report.schema import FileEntry
 
-VERSION = 2
+VERSION = 3
 TOOLS: tuple[str, ...] = ("torch", "transformers", "tokenizers", "xllamacpp", "numpy", "pillow")
+RUNTIMES = ("onnxruntime", "onnxruntime-genai", "tensorrt", "tensorrt_rtx_cu12_bindings")  # where they are installed
 NEEDS: dict[str, str] = {"torch": "validate", "transformers": "validate"}  # an output's runtime may be missing: not_run
 
-SOURCE = "source"
-FORMATS = ("gguf",)  # what a row of the report is made for
 REPORT_BYTES = 64 << 10  # what to count with before there is one
-EVERYTHING = "*"
 MIN_TOKENS = 16
 
 
@@ -61,10 +61,35 @@ class Options(BaseOptions):
     )
     clicks_limit: int | None = Field(None, ge=1, description="use only the first so many of the clicks")
     limits: dict[str, dict[str, float]] = Field(
-        {}, description="a type (Q8_0), a stage, stage/type or '*' -> metric -> limit; the more exact one counts"
+        {},
+        description="a type (Q8_0), a stage, stage/type or '*' -> metric -> limit; the more exact one counts. "
+        "Behind each, @openvino addresses its row of `also_on`",
+    )
+    also_on: list[str] = Field([], description="runtimes that run an output once more where they can: openvino")
+    require: Literal["run"] | dict[str, Literal["run"]] = Field(
+        {},
+        description="'run', or names as in `limits` -> 'run': an output that this machine has no device for fails, "
+        "and is not just left out of the verdict",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
     trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
+
+    @field_validator("also_on", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("also_on")
+    @classmethod
+    def _known_runtimes(cls, names: list[str]) -> list[str]:
+        from validate import runtimes
+
+        known = [name for name in runtimes.names() if runtimes.runs_too(runtimes.load(name))]
+        for name in names:
+            if name not in known:
+                hint = "".join(f"; did you mean '{n}'?" for n in difflib.get_close_matches(name, known, 1))
+                raise ValueError(f"there is no second runtime '{name}', only {', '.join(known)}{hint}")
+        return list(dict.fromkeys(names))
 
     @field_validator("limits")
     @classmethod
@@ -81,18 +106,9 @@ class Options(BaseOptions):
         return limits
 
 
-@dataclass(frozen=True)
-class _Target:
-    """One row of the report."""
-
-    stage: str
-    weights: Artifact  # the first file, which runtimes are given, where there are several
-    projector: Artifact | None
-    later: tuple[Artifact, ...] = ()  # the other files of split weights
-
-    @property
-    def weights_size(self) -> int:
-        return self.weights.size + sum(file.size for file in self.later)
+def tools(options: Options) -> tuple[str, ...]:
+    """What runs the outputs is part of the report: another version, another measurement."""
+    return (*TOOLS, *RUNTIMES, *options.also_on)
 
 
 def reads(options: Options) -> list[Path]:
@@ -105,25 +121,33 @@ def reads(options: Options) -> list[Path]:
 
 
 def check(options: Options, inputs: Inputs) -> list[Problem]:
-    """Missing files, clicks that are none, and limits for outputs that do not exist."""
-    targets = _targets(inputs)
-    problems = check_all(options, inputs[SOURCE], any(t.projector for t in targets))
-    if not targets:
+    """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
+    rows = targets(inputs, options.also_on)
+    problems = check_all(options, inputs[SOURCE], any(row.projector for row in rows))
+    if not rows:
         return [*problems, Problem("validate", "no stage makes an output to validate", " or ".join(FORMATS))]
-    known = {EVERYTHING} | {name for t in targets for name in _names(t)}
-    for name in options.limits.keys() - known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else ""
-        wanted = f"one of {', '.join(sorted(known))}"
-        problems.append(Problem("validate", f"limits for '{name}', which is no output of this recipe", wanted, hint))
+    demanded = options.require if isinstance(options.require, dict) else {}
+    known = {EVERYTHING} | {name for row in rows for name in row.names}
+    for what, names in (("limits", options.limits), ("require", demanded)):
+        problems += [_unknown(what, name, known) for name in names if name not in known]
+    for name in options.also_on:
+        if all(row.on != name for row in rows):
+            problems.append(Problem("validate", f"also_on: {name}, which runs no output of this recipe"))
     return problems
+
+
+def _unknown(what: str, name: str, known: set[str]) -> Problem:
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean '{near[0]}'?" if near else ""
+    wanted = f"one of {', '.join(sorted(known))}"
+    return Problem("validate", f"{what} for '{name}', which is no output of this recipe", wanted, hint)
 
 
 def forecast(options: Options, inputs: Inputs) -> Bundle:
     """The source's bundle with a report of about the size reports have."""
-    del options
+    rows = targets(inputs, options.also_on)
     files = (
-        Artifact("json", Path("report.json"), REPORT_BYTES * (1 + len(_targets(inputs)))),
+        Artifact("json", Path("report.json"), REPORT_BYTES * (1 + len(rows))),
         Artifact("markdown", Path("report.md"), REPORT_BYTES),
     )
     return inputs[SOURCE].with_(report=files)
@@ -132,29 +156,21 @@ def forecast(options: Options, inputs: Inputs) -> Bundle:
 def explain(options: Options, inputs: Inputs) -> list[str]:
     """What each output will be held to, for `convert plan -v`."""
     lines = []
-    for target in _targets(inputs):
+    for target in targets(inputs, options.also_on):
         limits = _limits(options, target)
         words = ", ".join(f"{name} {limit:g} ({source})" for name, (limit, source) in limits.items())
-        lines.append(f"{target.weights.path.name}: {words}")
+        lines.append(f"{target.label}: {words}")
     return lines
 
 
 def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
     """The source's bundle with report.json and report.md; a limit that is passed over is in there, not raised."""
-    from validate import runtimes
-    from validate.compare import Candidate, Settings, measure
+    from validate import memory, runtimes
+    from validate.compare import Settings, measure
     from validate.report import to_json, to_markdown
 
-    source, targets = inputs[SOURCE], _targets(inputs)
-    candidates = [
-        Candidate(
-            t.weights.path,
-            t.projector.path if t.projector else None,
-            runtimes.for_format(t.weights.format),
-            t.weights_size + (t.projector.size if t.projector else 0),
-        )
-        for t in targets
-    ]
+    source, rows = inputs[SOURCE], targets(inputs, options.also_on)
+    candidates = [_candidate(row, source) for row in rows]
     trust = options.trust_remote_code
     with open_reference(source, options.threads, trust_remote_code=trust, within=out) as reference:
         questions = _questions(options, reference)
@@ -166,10 +182,11 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
         except runtimes.Killed as error:  # no measurement to keep: the next run measures again
             remedy = "the system was most likely short of memory; run it again"
             raise StageError("validate", str(error), "", remedy) from error
-    outputs = [_row(options, out, t, m) for t, m in zip(targets, results, strict=True)]
+    weights = memory.parameters([a.path for a in source.of(Role.WEIGHTS)])
+    outputs = [_row(options, out, t, _counted(m, weights)) for t, m in zip(rows, results, strict=True)]
     for row in outputs:
         say = progress.note if row["status"] == "passed" else progress.warn
-        say(f"{Path(row['path']).name}: {row['status']} {row['reason']}".rstrip())
+        say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
     report = _report(options, source, out, questions, outputs)
     return source.with_(
         report=(
@@ -189,20 +206,17 @@ def _tell_tokens(options: Options, questions: Questions, progress: Progress) -> 
         progress.warn(f"{options.text} has {tokens} tokens, fewer than the {options.tokens} asked for")
 
 
-def _targets(inputs: Inputs) -> list[_Target]:
-    """Every model that can be run, once: a stage that hands another's on makes no second row."""
-    from convert.gguf.split import is_later_shard, shard_names
+def _candidate(row: Target, source: Bundle) -> Candidate:
+    from validate import memory, runtimes
+    from validate.compare import Candidate
 
-    found: dict[Path, _Target] = {}
-    for stage, bundle in inputs.items():
-        files = {a.path: a for a in bundle.of(Role.WEIGHTS) if stage != SOURCE and a.format in FORMATS}
-        for path, weights in files.items():
-            if not is_later_shard(path.name):
-                parts = (path.with_name(name) for name in shard_names(path.name)[1:])
-                later = tuple(files[part] for part in parts if part in files)
-                projector = next(iter(bundle.of(Role.PROJECTOR)), None)
-                found.setdefault(path, _Target(stage, weights, projector, later))
-    return list(found.values())
+    weights, projector = row.weights, row.projector
+    size = row.weights_size + row.projector_size
+    if weights.format == "onnx" and not weights.type.startswith("int"):
+        # Runtimes on a CPU widen a graph's 16-bit weights when they load it, the checkpoint's that it shares too.
+        size = max(size, 4 * memory.parameters([a.path for a in source.of(Role.WEIGHTS)]))
+    runtime = runtimes.load(row.on) if row.on else runtimes.for_format(weights.format)
+    return Candidate(weights.path, projector.path if projector else None, runtime, size, row.text_only)
 
 
 def _questions(options: Options, reference: Any) -> Questions:
@@ -233,19 +247,13 @@ def _tasks(options: Options) -> list[Any]:
 # ---- limits
 
 
-def _names(target: _Target) -> tuple[str, ...]:
-    """The names a limit may address an output by, the least exact first."""
-    type_ = target.weights.type
-    return EVERYTHING, target.stage, type_, f"{target.stage}/{type_}"
-
-
-def _limits(options: Options, target: _Target) -> dict[str, tuple[float, str]]:
+def _limits(options: Options, target: Target) -> dict[str, tuple[float, str]]:
     """Metric -> (limit, where it is from)."""
     from validate.metrics import default_limits
 
     defaults = default_limits(target.weights.type, projector=target.projector is not None)
     limits = {name: (limit, "default") for name, limit in defaults.items()}
-    for name in _names(target):
+    for name in target.names:
         limits |= {metric: (limit, "recipe") for metric, limit in options.limits.get(name, {}).items()}
     return limits
 
@@ -253,17 +261,29 @@ def _limits(options: Options, target: _Target) -> dict[str, tuple[float, str]]:
 # ---- the report
 
 
-def _row(options: Options, out: Path, target: _Target, measurement: Measurement) -> Output:
+def _counted(measurement: Measurement, parameters: int) -> Measurement:
+    """With the source's weights counted, where the runtime counts none."""
+    return replace(measurement, parameters=measurement.parameters or parameters)
+
+
+def _required(options: Options, target: Target) -> bool:
+    return options.require == "run" or any(name in options.require for name in target.names)
+
+
+def _row(options: Options, out: Path, target: Target, measurement: Measurement) -> Output:
     from validate.report import Subject, output
 
     weights, projector = target.weights, target.projector
+    if measurement.not_run and _required(options, target):
+        measurement = replace(measurement, failures=[f"`require: run`, and {measurement.not_run}"])
     subject = Subject(
         target.stage,
         weights.format,
         weights.type,
         {**_file(out, weights), "size_bytes": target.weights_size},
-        _file(out, projector) if projector else None,
+        {**_file(out, projector), "size_bytes": target.projector_size} if projector else None,
         projector.type if projector else "",
+        target.label,
     )
     return output(subject, measurement, _limits(options, target))
 

@@ -141,6 +141,24 @@ def test_weights_are_converted_when_they_are_read() -> None:
     np.testing.assert_array_equal(tensor.numpy(), whole.astype(np.float16))
 
 
+@pytest.mark.parametrize("dtype", [HALF, BRAIN])
+def test_a_graph_that_is_an_embedding_alone(dtype: ir.DataType, tmp_path: Path) -> None:
+    """What it gives stays float32, and keeps its name; the table is never widened."""
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    embed (int64[n] ids) => (float[n, 4] inputs_embeds) {
+        rows = Gather (w, ids)
+        inputs_embeds = Cast <to = 1> (rows)
+    }"""
+    table = np.random.default_rng(0).standard_normal((9, 4)).astype(BRAIN.numpy())
+    model = graph(text, [ir.tensor(table, name="w")])
+    to_half(model, dtype)
+    assert [node.op_type for node in model.graph] == ["Gather", "Cast"]
+    assert [(o.name, o.dtype) for o in model.graph.outputs] == [("inputs_embeds", ir.DataType.FLOAT)]
+    assert model.graph.initializers["w"].dtype == dtype
+    got = run(model, {"ids": np.array([3, 8])}, tmp_path)["inputs_embeds"]
+    np.testing.assert_array_equal(got, table[[3, 8]].astype(dtype.numpy()).astype(np.float32))
+
+
 @pytest.mark.parametrize("value", [70000.0, np.inf, np.nan])
 def test_a_weight_that_float16_cannot_hold_is_named(value: float) -> None:
     model = decoder("BFLOAT16")

@@ -134,6 +134,20 @@ def test_a_strangers_words_cannot_break_the_table() -> None:
     assert r"a\|b # \<script\>alert(1)\</script\> \[x\](y)" in text
 
 
+def test_what_was_not_run_for_the_machines_sake_is_said_first_and_is_no_failure() -> None:
+    good = Measurement(metrics=GOOD | {"templates_equal": 1.0})
+    lacking = Measurement(not_run="built, not run: no CUDA device", lacking=True)
+    page = to_markdown(make_report(good, lacking))
+    assert page.startswith("# demo: the output passed, 1 more built and not run\n")
+    assert "- **NOT RUN** `m1.gguf`: built, not run: no CUDA device" in page
+    assert "a machine that can" in page
+    assert to_markdown(make_report(lacking)).startswith("# demo: the output was built and not run\n")
+    missing = Measurement(not_run="x is not installed")
+    assert to_markdown(make_report(good, missing)).startswith("# demo: 1 of 2 outputs did not pass\n")
+    broken = Measurement(not_run="built, not run: no kernel", lacking=True, failures=["vision: it died"])
+    assert verdict(broken, {}) == ("failed", "vision: it died")
+
+
 def test_a_failure_says_what_to_do() -> None:
     drifted = Measurement(metrics=GOOD | {"kl_mean": 0.3, "templates_equal": 1.0})
     chat = Measurement(metrics=GOOD | {"templates_equal": 0.5})

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from convert.bundle import Artifact, Bundle, Role
+from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import StageError
 from convert.progress import Silent
+from convert.run import Result
 from convert.stages import validate as stage
 from convert.stages._reference import link_files
+from convert.stages._validate_targets import targets
 from tests.fixtures_validate import rewritten, tiny_text, tiny_vision, weights
 from validate import compare, runtimes, vision
 
@@ -105,6 +107,8 @@ def test_a_runtime_that_is_not_there_is_never_a_pass(
     assert {row["status"] for row in report["outputs"]} == {"not_run"}
     assert "NOT RUN" in page
     assert "pip install" in report["outputs"][0]["reason"]
+    assert not report["outputs"][0]["neutral"]
+    assert Result(tmp_path, {}, (), report).exit_code == 3
 
 
 def test_a_source_that_does_not_run_is_an_error(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
@@ -249,7 +253,7 @@ def test_the_reference_sees_the_bundles_files_and_no_others(tiny_text: dict[str,
 
 def test_a_file_handed_on_by_a_second_stage_makes_no_second_row(tiny_text: dict[str, Bundle]) -> None:
     twice = tiny_text | {"copy": replace(tiny_text["gguf"])}
-    assert [t.stage for t in stage._targets(twice)] == ["gguf", "gguf"]
+    assert [t.stage for t in targets(twice)] == ["gguf", "gguf"]
 
 
 def test_a_source_larger_than_the_machine_is_a_problem(
@@ -266,7 +270,7 @@ def test_split_weights_are_one_row_and_the_first_file_is_run(tiny_text: dict[str
     files = tuple(Artifact("gguf/Q8_0", tmp_path / name, size) for name, size in zip(names, (10, 20, 30), strict=True))
     whole = Artifact("gguf/F16", tmp_path / "Tiny-F16.gguf", 7)
     inputs = tiny_text | {"gguf": tiny_text["gguf"].with_(weights=(*files, whole))}
-    split, other = stage._targets(inputs)
+    split, other = targets(inputs)
     assert (split.weights, split.weights_size) == (files[0], 60)
     assert (other.weights, other.weights_size) == (whole, 7)
 
@@ -301,3 +305,105 @@ def test_an_empty_text_is_found_before_the_run(tiny_text: dict[str, Bundle], tmp
     (tmp_path / "empty.txt").write_text(" \n")
     (problem,) = stage.check(stage.Options(text=tmp_path / "empty.txt", **FEW), tiny_text)
     assert "has no text in it" in str(problem)
+
+
+# ---- rows of outputs that are several files
+
+
+def several(stage_types: dict[str, list[str]]) -> dict[str, Bundle]:
+    """Forecasts as the onnx and tensorrt stages make them."""
+    source = Bundle(Model("tiny"), {Role.WEIGHTS: (Artifact("safetensors", Path("/m/model.safetensors"), 100),)})
+    made = {"source": source}
+    for name, kinds in stage_types.items():
+        files = []
+        for kind in kinds:
+            format_, type_ = kind.split("/")
+            home = Path("/out") / name
+            main = "model.engine" if format_ == "tensorrt" else f"model{'' if type_ == 'fp32' else f'_{type_}'}.onnx"
+            files.append(Artifact(kind, home / main, 10))
+            if type_ != "fp32":
+                part = "tensorrt-part" if format_ == "tensorrt" else "onnx-part"
+                files.append(Artifact(f"{part}/{type_}", home / f"{main}_data", 20))
+        if any(kind == "onnx/fp32" for kind in kinds):
+            files.append(Artifact("onnx-part/shared", Path("/m/model.safetensors"), 100))
+        made[name] = source.with_(weights=tuple(files))
+    return made
+
+
+def test_every_graph_that_gives_logits_is_a_row_and_its_files_count() -> None:
+    inputs = several({"onnx": ["onnx/fp32", "onnx/fp16"], "genai": ["onnx-genai/int4"], "trt": ["tensorrt/fp16"]})
+    rows = targets(inputs)
+    assert [row.label for row in rows] == ["onnx/fp32", "onnx/fp16", "genai/int4", "trt/fp16"]
+    assert [row.weights_size for row in rows] == [110, 30, 30, 30]
+    assert rows[2].text_only
+    assert rows[1].names == ("*", "onnx", "fp16", "onnx/fp16")
+
+
+def test_a_second_runtime_makes_a_second_row_of_what_it_runs() -> None:
+    inputs = several({"onnx": ["onnx/fp32", "onnx/int4"], "genai": ["onnx-genai/int4"], "trt": ["tensorrt/fp32"]})
+    rows = targets(inputs, ["openvino"])
+    assert [row.label for row in rows] == [
+        "onnx/fp32",
+        "onnx/fp32@openvino",
+        "onnx/int4",
+        "onnx/int4@openvino",
+        "genai/int4",
+        "trt/fp32",
+    ]
+    limits = {"fp32": {"kl_mean": 1.0}, "fp32@openvino": {"kl_mean": 2.0}}
+    options = stage.Options(limits=limits, also_on="openvino", text=None)
+    found = [stage._limits(options, row)["kl_mean"] for row in rows[:2]]
+    assert found == [(1.0, "recipe"), (2.0, "recipe")]
+    problems = stage.check(stage.Options(limits={"fp16@openvino": {}}, also_on=["openvino"]), inputs)
+    assert "did you mean 'int4@openvino'" in str(problems[0]) or "fp32@openvino" in str(problems[0])
+
+
+def test_a_second_runtime_is_one_that_there_is_and_has_something_to_run(tiny_text: dict[str, Bundle]) -> None:
+    with pytest.raises(ValueError, match="no second runtime 'openvin', only openvino; did you mean 'openvino'"):
+        stage.Options(also_on="openvin")
+    (problem,) = stage.check(stage.Options(also_on="openvino"), tiny_text)
+    assert "runs no output of this recipe" in str(problem)
+
+
+def test_two_files_of_one_name_have_two_labels() -> None:
+    weights = Artifact("gguf/F16", Path("/a/tiny-F16.gguf"), 1)
+    source = Bundle(Model("tiny"))
+    other = replace(weights, path=Path("/b/tiny-F16.gguf"))
+    rows = targets({"source": source, "one": source.with_(weights=weights), "two": source.with_(weights=other)})
+    assert [row.label for row in rows] == ["one/tiny-F16.gguf", "two/tiny-F16.gguf"]
+
+
+def not_run(monkeypatch: pytest.MonkeyPatch, lack: str) -> None:
+    monkeypatch.setattr(runtimes.llama_cpp, "lacks", lambda: lack, raising=False)
+
+
+def test_what_this_machine_has_no_device_for_is_neither_passed_nor_failed(
+    tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_run(monkeypatch, "no CUDA device")
+    report, page = report_of(stage.Options(**FEW), tiny_text, tmp_path)
+    row = report["outputs"][0]
+    assert (row["status"], row["neutral"], row["reason"]) == ("not_run", True, "built, not run: no CUDA device")
+    assert Result(tmp_path, {}, (), report).exit_code == 0
+    assert page.startswith("# demo: all 2 outputs were built and not run\n")
+    assert f"**NOT RUN** `{row['label']}`: built, not run: no CUDA device" in page
+
+
+@pytest.mark.parametrize("require", ["run", {"Q8_0": "run"}, {"gguf/Q8_0": "run"}])
+def test_a_recipe_can_demand_that_an_output_is_run(
+    require: Any, tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_run(monkeypatch, "no CUDA device")
+    report, _ = report_of(stage.Options(require=require, **FEW), tiny_text, tmp_path)
+    first, second = report["outputs"]
+    assert second["status"] == "failed"
+    assert second["reason"] == "`require: run`, and built, not run: no CUDA device"
+    assert first["status"] == ("failed" if require == "run" else "not_run")
+    assert Result(tmp_path, {}, (), report).exit_code == 3
+
+
+def test_a_demand_names_outputs_that_there_are(tiny_text: dict[str, Bundle]) -> None:
+    (problem,) = stage.check(stage.Options(require={"Q8_1": "run"}), tiny_text)
+    assert "require for 'Q8_1'" in str(problem)
+    with pytest.raises(ValueError, match="require"):
+        stage.Options(require={"Q8_0": "walk"})

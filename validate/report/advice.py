@@ -47,7 +47,9 @@ def kept(output: Output, name: str) -> bool | None:
 
 def advice(output: Output) -> Iterable[str]:
     """A sentence for each kind of trouble, the gravest first; none for an output that passed."""
-    if output["status"] == "not_run":
+    if output["neutral"]:
+        yield "run it on a machine that can; `require: run` in the recipe makes a run without that fail."
+    elif output["status"] == "not_run":
         yield "nothing is known about it: give it its runtime and run again."
     if output["status"] != "failed":
         return

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any
 
 from validate.compare import Measurement
@@ -39,6 +40,7 @@ class Subject:
     file: FileEntry
     projector: FileEntry | None = None
     projector_type: str = ""
+    label: str = ""  # the file's name where it is left out
 
 
 def output(subject: Subject, measurement: Measurement, limits: Mapping[str, tuple[float, str]]) -> Output:
@@ -49,12 +51,14 @@ def output(subject: Subject, measurement: Measurement, limits: Mapping[str, tupl
         "stage": subject.stage,
         "format": subject.format,
         "type": subject.type,
+        "label": subject.label or PurePath(subject.file["path"]).name,
         **subject.file,
         "parameters": parameters,
         "bits_per_weight": round(subject.file["size_bytes"] * 8 / parameters, 3) if parameters else None,
         "runtime": measurement.runtime,
         "status": status,
         "reason": reason,
+        "neutral": status == "not_run" and measurement.lacking,
         "metrics": {name: _number(value) for name, value in measurement.metrics.items()},
         "limits": {
             name: Limit(better=DEFINITIONS[name].better, limit=limit, source=source)

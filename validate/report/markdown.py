@@ -8,7 +8,7 @@ from pathlib import PurePath
 from validate.metrics import DEFINITIONS, number
 from validate.report.advice import advice, kept
 from validate.report.schema import CheckEntry, Output, Report
-from validate.vision import judged
+from validate.vision import SEES_NOTHING, judged
 
 _WORDS = {"passed": "passed", "failed": "**FAILED**", "not_run": "**NOT RUN**"}
 
@@ -28,13 +28,14 @@ def to_markdown(report: Report) -> str:
 
 def _verdict(report: Report) -> Iterable[str]:
     outputs = report["outputs"]
-    bad = [o for o in outputs if o["status"] != "passed"]
+    noted = [o for o in outputs if o["status"] != "passed"]
+    bad = [o for o in noted if not o["neutral"]]
     yield f"# {report['recipe']}: {_headline(outputs, bad)}"
     yield ""
-    for output in bad:
+    for output in noted:
         yield f"- {_WORDS[output['status']]} `{_name(output)}`: {_text(output['reason'])}"
         yield from (f"  - What to do: {sentence}" for sentence in advice(output))
-    if bad:
+    if noted:
         yield ""
     yield from _in_short([o for o in outputs if o["metrics"]])
 
@@ -60,9 +61,10 @@ def _in_short(outputs: Sequence[Output]) -> Iterable[str]:
     if images:
         same = sum(i["next_reference"] == i["next_candidate"] for i in images)
         yield f"- Vision: the source's next token after {same} of {len(images)} image prompts."
-    blind = [o for o in outputs if o["vision"]["reason"].startswith("no projector")]
-    if blind:
-        yield f"- Vision: **not looked at** for {', '.join(f'`{_name(o)}`' for o in blind)}: no projector was made."
+    for reason in dict.fromkeys(o["vision"]["reason"] for o in outputs):
+        if reason and reason != SEES_NOTHING:
+            blind = ", ".join(f"`{_name(o)}`" for o in outputs if o["vision"]["reason"] == reason)
+            yield f"- Vision: **not looked at** for {blind}: {_text(reason)}."
     clicks = [(o, c) for o in outputs if (c := o["vision"]["clicks"]) is not None]
     if clicks:
         output, worst_clicks = min(clicks, key=lambda pair: pair[1]["accuracy"])
@@ -76,8 +78,13 @@ def _in_short(outputs: Sequence[Output]) -> Iterable[str]:
 def _headline(outputs: Sequence[Output], bad: Sequence[Output]) -> str:
     if not outputs:
         return "nothing was validated"
+    ran = [o for o in outputs if not o["neutral"]]
+    left = len(outputs) - len(ran)
+    if not ran:
+        return "the output was built and not run" if left == 1 else f"all {left} outputs were built and not run"
     if not bad:
-        return "the output passed" if len(outputs) == 1 else f"all {len(outputs)} outputs passed"
+        passed = "the output passed" if len(ran) == 1 else f"all {len(ran)} outputs passed"
+        return f"{passed}, {left} more built and not run" if left else passed
     return f"{len(bad)} of {len(outputs)} outputs did not pass"
 
 
@@ -119,6 +126,7 @@ _COLUMNS: tuple[tuple[str, str, _Cell], ...] = (  # heading, alignment, cell
     ("KL p99", "--:", _metric("kl_p99", ".2g")),
     ("KL max", "--:", _metric("kl_max", ".2g")),
     ("same top token", "--:", _metric("top1", ".2%")),
+    ("one by one", "--:", _metric("decode_max_abs", ".1g")),
     ("perplexity", "--:", _metric("ppl", ".4g")),
     ("ratio", "--:", _metric_se("ppl_ratio", "ppl_ratio_se", ".5f")),
     ("same greedy text", "--:", _greedy),
@@ -138,6 +146,7 @@ def _outputs(report: Report) -> Iterable[str]:
         yield (
             f"The source's own perplexity is {source:.4g}. ± behind KL is the 95 % confidence interval of the mean, "
             "behind the ratio its paired standard error; both from blocks of tokens, because neighbours are alike. "
+            "One by one: the largest difference of a logit when tokens are fed one at a time instead of at once. "
             "Same greedy text: how many tokens both write alike, left alone after the text's first ones. "
             "Bits per weight are of the whole file."
         )
@@ -259,7 +268,7 @@ def _vision(report: Report) -> Iterable[str]:
         if (c := seen["clicks"]) is not None:
             accuracy = [f"{c['accuracy_reference']:.1%}", f"{c['accuracy']:.1%}", f"{c['same']:.1%}"]
             clicks.append([name, str(c["tasks"]), *accuracy, f"{_plain(c['distance'], '.2f')} px"])
-    if not rows and all(r.endswith("the source takes no images") for r in reasons):
+    if not rows and all(r.endswith(SEES_NOTHING) for r in reasons):
         return
     yield "## Vision"
     yield ""
@@ -298,23 +307,26 @@ def _method(report: Report) -> Iterable[str]:
         f"computing in {reference['dtype']}."
     )
     for runtime in dict.fromkeys(o["runtime"] for o in report["outputs"] if o["runtime"]):
-        yield f"- Outputs on {runtime}{_SETTINGS.get(runtime.partition(' ')[0], '')}."
+        yield f"- Outputs on {runtime}{_SETTINGS.get(runtime.partition(' (')[0], '')}."
     yield (
         f"- Text: {text['name']} (sha256 {text['sha256'][:12]}…), its first {text['tokens']} tokens in "
         f"{text['windows']} windows of at most {text['window']}; the same token ids into both, every position "
         "compared, KL in float64."
     )
     yield "- Files, by sha256:"
-    for output in report["outputs"]:
-        yield f"  - `{output['path']}` {output['sha256']}"
+    for path, digest in dict.fromkeys((o["path"], o["sha256"]) for o in report["outputs"]):
+        yield f"  - `{path}` {digest}"
     for projector in dict.fromkeys(
         (p["path"], p["sha256"]) for o in report["outputs"] if (p := o["vision"]["projector"]) is not None
     ):
         yield f"  - `{projector[0]}` {projector[1]}"
 
 
+_SHIPPED = "tokenizer, templates and image processor are those beside the graph, read by transformers"
 _SETTINGS = {
-    "llama.cpp": ": CPU, KV cache in F32 and flash attention off, so that the weights' drift is seen, not the cache's"
+    "llama.cpp": ": CPU, KV cache in F32 and flash attention off, so that the weights' drift is seen, not the cache's",
+    "ONNX Runtime": f": CPU; {_SHIPPED}",
+    "OpenVINO": f": CPU, computing in float32, activations not quantized; {_SHIPPED}",
 }
 
 
@@ -328,7 +340,7 @@ def _table(head: Sequence[str], align: Sequence[str], rows: Iterable[Sequence[st
 
 
 def _name(output: Output) -> str:
-    return PurePath(output["path"]).name
+    return output["label"]
 
 
 def _plain(value: float | None, form: str) -> str:

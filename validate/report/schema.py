@@ -117,11 +117,16 @@ class Limit(TypedDict):
 
 
 class Output(TypedDict):
-    """One output. `status` is `passed` only when everything was measured, was finite, and kept its limit."""
+    """One output. `status` is `passed` only when everything was measured, was finite, and kept its limit.
+
+    A row that is `neutral` was not run because this machine has no device or kernels for it: it is no pass, and alone
+    no reason to fail a run. A runtime that is not installed is one.
+    """
 
     stage: str
     format: str
     type: str
+    label: str  # what this row is called; no two of a report are alike
     path: str
     size_bytes: int
     sha256: str
@@ -130,6 +135,7 @@ class Output(TypedDict):
     runtime: str
     status: Status
     reason: str  # empty when passed
+    neutral: bool
     metrics: dict[str, float | None]
     limits: dict[str, Limit]
     contract: dict[str, CheckEntry]

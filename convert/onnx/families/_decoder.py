@@ -43,7 +43,7 @@ def parts(config: Any) -> list[Part]:
     ]
 
 
-class Decoder(torch.nn.Module):
+class Decoder(torch.nn.Module):  # type: ignore[misc]  # torch is not followed by mypy here
     """transformers' model as a function of its inputs alone."""
 
     def __init__(self, model: nn.Module) -> None:

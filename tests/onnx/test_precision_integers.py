@@ -1,0 +1,218 @@
+"""int8 and int4: the bytes that ONNX Runtime's own quantizers give, one weight in memory at a time."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from convert.onnx import int4, int8, linears
+from convert.onnx.int4 import to_int4
+from convert.onnx.int8 import to_int8
+from tests.fixtures_onnx_graphs import counts, decoder, graph, inputs, run
+
+STORAGE = ("FLOAT", "FLOAT16", "BFLOAT16")
+EVERYTHING: list[re.Pattern[str]] = []
+
+
+def layer(inputs: int, outputs: int, seed: int = 0) -> ir.Model:
+    """`x @ w` with w (inputs, outputs), and one output whose weights are all zero."""
+    weight = np.random.default_rng(seed).standard_normal((inputs, outputs)).astype(np.float32)
+    weight[:, 1] = 0
+    weight[:, 2] *= 1e-6
+    text = f"""<ir_version: 10, opset_import: ["" : 20]>
+    graph (float[n, {inputs}] x) => (float[n, {outputs}] y) {{ y = MatMul (x, w) }}"""
+    return graph(text, [ir.tensor(weight, name="w")])
+
+
+def values(model: ir.Model, name: str) -> np.ndarray:
+    return model.graph.initializers[name].const_value.numpy()
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+def test_int8_is_close_to_float32(storage: str, tmp_path: Path) -> None:
+    plain, small = decoder(storage), decoder(storage)
+    to_int8(small, EVERYTHING)
+    wanted = run(plain, inputs(plain), tmp_path)["logits"]
+    got = run(small, inputs(small), tmp_path)["logits"]
+    assert 0.001 < np.abs(got - wanted).max() < 0.25  # measured: 0.16 of logits of 1
+    assert {node.domain for node in small.graph} == {""}
+    assert counts(small)["MatMulInteger"] == 15
+
+
+def test_int8_gives_the_numbers_of_quantize_dynamic(tmp_path: Path) -> None:
+    """The same weights and scales to the bit; the same logits."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = layer(70, 33)
+    ir.save(model, tmp_path / "plain.onnx")
+    quantize_dynamic(
+        tmp_path / "plain.onnx",
+        tmp_path / "theirs.onnx",
+        per_channel=True,
+        reduce_range=False,
+        weight_type=QuantType.QInt8,
+    )
+    theirs = ir.load(tmp_path / "theirs.onnx")
+    to_int8(model, EVERYTHING)
+    np.testing.assert_array_equal(values(model, "w_int8"), values(theirs, "w_quantized"))
+    np.testing.assert_array_equal(values(model, "w_scales"), values(theirs, "w_scale"))
+    feeds = {"x": np.random.default_rng(1).standard_normal((5, 70)).astype(np.float32)}
+    np.testing.assert_array_equal(run(model, feeds, tmp_path)["y"], run(theirs, feeds, tmp_path)["y"])
+
+
+def test_an_activation_is_quantized_once_for_all_its_layers() -> None:
+    model = decoder()
+    to_int8(model, EVERYTHING)
+    # a layer: for q, k and v; for o; for gate and up; for down; and once for the head
+    assert counts(model)["DynamicQuantizeLinear"] == 2 * 4 + 1
+
+
+def test_onnx_runtime_fuses_the_integer_layers(tmp_path: Path) -> None:
+    import onnxruntime as ort
+
+    model = decoder()
+    to_int8(model)
+    ir.save(model, tmp_path / "graph.onnx")
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(tmp_path / "graph.onnx", options, providers=["CPUExecutionProvider"])
+    found = counts(ir.load(tmp_path / "optimized.onnx"))
+    assert found["MatMulIntegerToFloat"] + found["DynamicQuantizeMatMul"] == 14
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("size", "block"), [((96, 40), 32), ((70, 33), 16), ((300, 5), 128), ((8, 8), 16)])
+def test_int4_gives_the_bytes_of_onnx_runtimes_quantizer(size: tuple[int, int], block: int, symmetric: bool) -> None:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    model = layer(*size)
+    peer = MatMulNBitsQuantizer(ir.to_proto(model), block_size=block, is_symmetric=symmetric, accuracy_level=1)
+    peer.process()
+    theirs = {t.name: onnx.numpy_helper.to_array(t) for t in peer.model.model.graph.initializer}
+    to_int4(model, block, symmetric, EVERYTHING)
+    names = ["w_Q4", "w_scales"] if symmetric else ["w_Q4", "w_scales", "w_zero_points"]
+    assert sorted(model.graph.initializers) == sorted(names) == sorted(theirs)
+    for name in names:
+        assert model.graph.initializers[name].shape == theirs[name].shape
+        np.testing.assert_array_equal(values(model, name), theirs[name], err_msg=name)
+    (node,), (other,) = model.graph, peer.model.model.graph.node
+    ours = {a.name: a.value for a in node.attributes.values()}
+    assert ours == {a.name: a.i for a in other.attribute}
+    assert [v.name for v in node.inputs] == list(other.input)
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_int4_runs_and_is_what_its_weights_say(storage: str, symmetric: bool, tmp_path: Path) -> None:
+    """Logits of the quantized graph and of the plain one with the rounded weights."""
+    model, rounded = decoder(storage), decoder("FLOAT")
+    source = decoder(storage)
+    to_int4(model, 16, symmetric, EVERYTHING)
+    for name, value in rounded.graph.initializers.items():
+        if name != "frequencies":
+            array = source.graph.initializers[name].const_value.numpy().astype(np.float32)
+            value.const_value = ir.tensor(array, name=name)
+    for found in linears.linears(rounded):
+        found.weight.const_value = ir.tensor(dequantized(model, found, symmetric), name=found.name)
+    feeds = inputs(model)
+    got, wanted = run(model, feeds, tmp_path), run(rounded, feeds, tmp_path)
+    np.testing.assert_allclose(got["logits"], wanted["logits"], atol=2e-5)
+
+
+def dequantized(model: ir.Model, found: linears.Linear, symmetric: bool) -> np.ndarray:
+    """(outputs, inputs) float32 of what MatMulNBits holds, by its documentation."""
+    packed, scales = values(model, f"{found.name}_Q4"), values(model, f"{found.name}_scales")
+    nibbles = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1).astype(np.float32)
+    zeros = np.full(scales.shape, 8, np.float32)
+    if not symmetric:
+        pairs = values(model, f"{found.name}_zero_points")
+        zeros = np.stack([pairs & 15, pairs >> 4], -1).reshape(len(pairs), -1)[:, : scales.shape[1]]
+    whole = ((nibbles - zeros[..., None]) * scales[..., None]).reshape(len(packed), -1)
+    return whole[:, : found.inputs]
+
+
+def test_int4_says_what_it_is_not_for() -> None:
+    model = decoder()
+    to_int4(model)
+    assert model.opset_imports["com.microsoft"] == 1
+    assert "TensorRT" in model.metadata_props["convert.not_for"]
+    assert {node.op_type for node in model.graph if node.domain} == {"MatMulNBits"}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("to", [to_int8, to_int4])
+def test_keep_leaves_layers_as_they_are(to, tied: bool, tmp_path: Path) -> None:
+    model = decoder("BFLOAT16", tied=tied)
+    to(model, keep=[re.compile("lm_head"), re.compile("down_proj")])
+    names = [found.name for found in linears.linears(model)]
+    head = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    assert names == ["model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight", head]
+    assert model.graph.initializers[head].dtype == ir.DataType.BFLOAT16
+    assert np.isfinite(run(model, inputs(model), tmp_path)["logits"]).all()
+
+
+@pytest.mark.parametrize("to", [to_int8, to_int4])
+def test_only_embeddings_stay_in_the_stored_type(to) -> None:
+    model = decoder("BFLOAT16")
+    to(model, keep=EVERYTHING)
+    left = {name for name, value in model.graph.initializers.items() if value.dtype == ir.DataType.BFLOAT16}
+    assert left == {"model.embed_tokens.weight"}
+
+
+@pytest.mark.parametrize(("to", "module"), [(to_int8, int8), (to_int4, int4)])
+def test_a_weight_is_quantized_once_when_written_in_order(to, module, monkeypatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+    original = module.quantize
+
+    def counted(linear: linears.Linear, *options: object) -> tuple[np.ndarray, ...]:
+        asked.append(linear.name)
+        return original(linear, *options)
+
+    monkeypatch.setattr(module, "quantize", counted)
+    model = decoder()
+    to(model)
+    assert not asked  # nothing before it is written
+    for value in model.graph.initializers.values():
+        value.const_value.numpy()
+    assert len(asked) == len(set(asked)) == 14
+
+
+@pytest.mark.parametrize("to", [to_int8, lambda m, keep: to_int4(m, 16, False, keep)])
+def test_weights_in_pieces_give_the_same_bytes(to, monkeypatch) -> None:
+    whole, pieces = layer(70, 33), layer(70, 33)
+    to(whole, EVERYTHING)
+    to(pieces, EVERYTHING)
+    wanted = {name: values(whole, name) for name in whole.graph.initializers}
+    monkeypatch.setattr(linears, "CHUNK", 70 * 4)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(values(pieces, name), array, err_msg=name)
+
+
+@pytest.mark.parametrize("to", [to_int8, lambda m, keep: to_int4(m, 16, True, keep)])
+def test_a_weight_is_read_after_the_graph_has_changed(to) -> None:
+    """A flattened kernel is read through operators that are gone by then."""
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    graph (float[n, 12] x) => (float[n, 5] y) {
+        shape = Constant <value_ints = [5, 12]> ()
+        flat = Reshape (w, shape)
+        turned = Transpose <perm = [1, 0]> (flat)
+        y = MatMul (x, turned)
+    }"""
+    kernel = np.random.default_rng(0).standard_normal((5, 3, 2, 2)).astype(np.float32)
+    model = graph(text, [ir.tensor(kernel, name="w")])
+    (found,) = linears.linears(model)
+    to(model, EVERYTHING)
+    assert "w" not in model.graph.initializers
+    np.testing.assert_array_equal(found.matrix(), kernel.reshape(5, 12).T)
+    plain = graph(
+        text.replace("shape = Constant", "s = Constant").replace("flat = Reshape (w, shape)", "flat = Identity (w)"),
+        [ir.tensor(kernel.reshape(5, 12), name="w")],
+    )
+    to(plain, EVERYTHING)
+    for name in model.graph.initializers:
+        np.testing.assert_array_equal(values(model, name), values(plain, name))
