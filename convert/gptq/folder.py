@@ -156,7 +156,7 @@ def write_weights(out: Path, layout: Layout, tensors: Mapping[str, LazyTensor]) 
     artifacts = []
     for file, parts in layout.shards.items():
         specs = {t.name: (t.dtype, t.shape) for t in parts}
-        data = (_bytes(layout, t, made) for t in parts)
+        data = (memoryview(_bytes(layout, t, made)) for t in parts)
         artifacts.append(write(out / file, specs, data, {"format": "pt"}))
     if len(layout.shards) > 1:
         total = sum(t.nbytes for t in layout.wanted)

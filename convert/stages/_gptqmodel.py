@@ -315,6 +315,7 @@ def _child(job: _Job, module: str, arguments: list[str], hear: Callable[[Mapping
         "GPTQMODEL_CPU_WORKERS": str(max(2, job.threads)),  # it does not start with one
         "OMP_NUM_THREADS": str(job.threads),
         "TOKENIZERS_PARALLELISM": "false",
+        "TORCHDYNAMO_DISABLE": "1",  # a compiled kernel for every layer and shape takes a minute to save milliseconds
         "HF_HUB_OFFLINE": "1",
         "TMPDIR": str(job.work),
     }

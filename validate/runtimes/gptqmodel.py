@@ -18,8 +18,11 @@ FORMATS = ("gptq", "awq")
 ISOLATED = True
 
 _NEEDED = ("torch", "transformers", "gptqmodel", "optimum", "accelerate")
-_KERNELS = {"gptq": "gptq_torch", "awq": "awq_torch"}
-_LEAST_WORKERS = "2"  # gptqmodel's pool of threads does not start with fewer
+_KERNELS = {"gptq": "torch", "awq": "torch_awq"}
+_ENVIRONMENT = {
+    "GPTQMODEL_CPU_WORKERS": "2",  # its pool of threads does not start with fewer
+    "TORCHDYNAMO_DISABLE": "1",  # it compiles a kernel for every layer and shape: a minute, to save milliseconds
+}
 
 
 def available() -> str | None:
@@ -47,7 +50,8 @@ class GptqModelSession(TransformersSession):
     """
 
     def __init__(self, folder: Path, threads: int | None, refuse: bool = True) -> None:
-        os.environ.setdefault("GPTQMODEL_CPU_WORKERS", _LEAST_WORKERS)
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         import torch
         import transformers
 
