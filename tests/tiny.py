@@ -1,6 +1,7 @@
 """Tiny checkpoints with random weights, laid out as those on the hub: what most tests of this project run on.
 
     tiny_llama(folder, shards=3)         sentencepiece-style tokenizer with byte fallback, BOS added
+    tiny_mistral, tiny_phi3, tiny_gemma2 the same tokenizer; sliding window, fused matrices, capped scores
     tiny_qwen2, tiny_qwen3               byte-level BPE with Qwen's pre-tokenizer, special tokens and chat markup
     tiny_qwen3_moe                       the same with experts, one tensor each
     tiny_qwen2_5_vl                      the same with a vision tower, hub tensor names, preprocessor_config.json
@@ -57,6 +58,35 @@ def tiny_llama(
     text |= {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "bos_token_id": 1, "eos_token_id": 2, **config}
     _save_tokenizer(folder, sentencepiece_tokenizer(vocab), LLAMA_TOKENIZER_CONFIG)
     return _save(folder, text, shards, seed, {"bos_token_id": 1, "eos_token_id": 2, "do_sample": False})
+
+
+def tiny_mistral(folder: Path, *, tied: bool = False, window: int | None = 24, seed: int = 0, **config: Any) -> Path:
+    """A Mistral whose every layer sees `window` tokens back."""
+    text = _text_config("mistral", "MistralForCausalLM", 64, 2, 4, 2, 384, tied, "bfloat16")
+    text |= {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "bos_token_id": 1, "eos_token_id": 2}
+    text |= {"sliding_window": window, "head_dim": 24, **config}
+    return _save_llama(folder, text, seed)
+
+
+def tiny_phi3(folder: Path, *, tied: bool = False, longrope: bool = False, seed: int = 0, **config: Any) -> Path:
+    """A Phi-3: q, k and v in one matrix, gate and up in one; with `longrope` two sets of rotary frequencies."""
+    text = _text_config("phi3", "Phi3ForCausalLM", 64, 2, 4, 2, 384, tied, "bfloat16")
+    text |= {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    text |= {"sliding_window": None, "original_max_position_embeddings": 512}
+    if longrope:
+        short, long = [1.0 + i / 16 for i in range(8)], [2.0 + i for i in range(8)]
+        scaling = {"type": "longrope", "short_factor": short, "long_factor": long}
+        text |= {"original_max_position_embeddings": 128, "rope_scaling": scaling}
+    return _save_llama(folder, text | config, seed)
+
+
+def tiny_gemma2(folder: Path, *, tied: bool = True, window: int = 24, seed: int = 0, **config: Any) -> Path:
+    """A Gemma 2: capped scores and logits, four norms a layer, every second layer sees `window` tokens back."""
+    text = _text_config("gemma2", "Gemma2ForCausalLM", 64, 2, 4, 2, 384, tied, "bfloat16")
+    text |= {"rope_theta": 10000.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "head_dim": 24}
+    text |= {"query_pre_attn_scalar": 32, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}
+    text |= {"hidden_activation": "gelu_pytorch_tanh", "sliding_window": window, **config}
+    return _save_llama(folder, text, seed)
 
 
 def tiny_qwen2(
@@ -252,6 +282,11 @@ def _text_config(
         "torch_dtype": dtype,
         "use_cache": True,
     }
+
+
+def _save_llama(folder: Path, config: dict[str, Any], seed: int) -> Path:
+    _save_tokenizer(folder, sentencepiece_tokenizer(config["vocab_size"]), LLAMA_TOKENIZER_CONFIG)
+    return _save(folder, config, 1, seed, {"bos_token_id": 1, "eos_token_id": 2, "do_sample": False})
 
 
 def _save_qwen(folder: Path, text: dict[str, Any], shards: int, seed: int, config: dict[str, Any]) -> Path:

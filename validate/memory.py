@@ -34,9 +34,10 @@ def weights(files: Iterable[Path]) -> Weights:
     return Weights(full, full - saved if half else full, half)
 
 
-def parameters(files: Iterable[Path]) -> int:
-    """How many weights the text of a checkpoint has, from the headers of its safetensors files."""
-    return sum(prod(shape) for file in files for name, _, shape in _tensors(file) if not _is_vision(name))
+def parameters(files: Iterable[Path], vision: bool = False) -> int:
+    """How many weights the text of a checkpoint has, with `vision` its tower too, from the headers of its files."""
+    tensors = [(name, shape) for file in files for name, _, shape in _tensors(file)]
+    return sum(prod(shape) for name, shape in tensors if vision or not _is_vision(name))
 
 
 def _is_vision(name: str) -> bool:

@@ -40,11 +40,6 @@ class Stored:
     start: int
     stop: int
 
-    @property
-    def aligned(self) -> bool:
-        """Whether a runtime may read the values in place: some headers are of an odd length."""
-        return self.start % int(TYPES[self.dtype].itemsize) == 0
-
 
 @dataclass(frozen=True)
 class Ledger:

@@ -130,22 +130,26 @@ def _check_kind(config: Any) -> Iterator[str]:
     where = "config.json"
     sees = kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     if kind not in families.names() and (sees or kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        known = ", ".join(name for name in families.names())
         got = f"model type '{kind}' is not exported to ONNX"
-        raise InputError(where, got, f"a decoder of text, or one of {known}")
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(where, f"'{kind}' has an encoder and a decoder", "a decoder of text")
+        raise InputError(where, got, f"a decoder of text, or one of {', '.join(families.names())}")
+    if not hasattr(type(text)(), "num_key_value_heads"):  # encoders, and decoders from before rotary positions
+        raise InputError(where, f"model type '{kind}' is not exported to ONNX", "a decoder with rotary positions")
     layers = set(getattr(text, "layer_types", None) or ())
     if strange := sorted(layers - set(LAYERS)):
         raise InputError(
             where, f"'{kind}' has layers of {', '.join(strange)}", "attention whose cache is keys and values"
         )
-    rope = getattr(text, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "dynamic":
+    if "dynamic" in _rope_types(getattr(text, "rope_parameters", None) or {}):
         remedy = "set rope_parameters to another type in config.json, for the lengths you will use"
         raise InputError(where, "its rotary embedding changes with the text's length (dynamic)", "a fixed one", remedy)
     if kind not in TESTED:
         yield f"'{kind}' is exported as any decoder of text; no test covers it: let a validate stage look at it"
+
+
+def _rope_types(parameters: Mapping[str, Any]) -> set[str]:
+    """The kinds of rotary embedding; some models have one for each kind of layer."""
+    each = [value for value in parameters.values() if isinstance(value, Mapping)] or [parameters]
+    return {str(one.get("rope_type")) for one in each}
 
 
 def _skeleton(config: Any) -> nn.Module:

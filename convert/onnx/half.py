@@ -14,7 +14,13 @@ must be. A Cast stands only where two types meet, once for every value.
 float16 ends at 65504, and models trained in bfloat16 pass that in one place above all: the product of two activations
 that goes into a down projection (256 * 262 in layer 30 of a Llama 2, github.com/huggingface/transformers/issues/27179;
 github.com/ggml-org/llama.cpp/pull/27016 found the same operator). So by default these multiply in float32, from
-weights stored in float16 (KEEP). bfloat16 has float32's range and keeps nothing.
+weights stored in float16 (KEEP).
+
+bfloat16 has float32's range but eight bits of precision: logits of 16 to 32 are then an eighth apart, many are equal,
+and greedy decoding takes the first of them. So the layer that gives the logits multiplies in float32, from weights
+stored in bfloat16. On the model in recipes/models/fara-nano (576 positions, every product rounded) that is a mean KL
+of 2.5e-6 and the same first token in 99.8 %, instead of 2.8e-5 and 97.1 %. float16 is at 4e-7 and 99.8 % without it;
+attention in float32 would change neither.
 """
 
 from __future__ import annotations
@@ -29,11 +35,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from convert.errors import InputError
 from convert.onnx import attention
-from convert.onnx.linears import FLOATS, Patterns, chosen, is_weight, lazy, linears, replace, split_gemms
+from convert.onnx.linears import FLOATS, PRODUCTS, Patterns, chosen, is_weight, lazy, linears, replace, split_gemms
 
-KEEP = {
-    ir.DataType.FLOAT16: (re.compile(r"\bdown_proj\b"),),
-    ir.DataType.BFLOAT16: (),
+KEEP: dict[ir.DataType, Patterns] = {
+    ir.DataType.FLOAT16: PRODUCTS,
+    ir.DataType.BFLOAT16: (re.compile(r"^lm_head\."),),
 }
 CACHE = ("past_key_values.", "present.")  # inputs and outputs that take the half type
 LARGEST = 65504.0  # of float16

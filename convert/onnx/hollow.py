@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import AttentionInterface
 
 from convert.errors import InputError
@@ -47,16 +49,42 @@ def hollow(config: Any, auto_class: Any) -> nn.Module:
 
 def fill(model: Any) -> None:
     """Give the parameters of a model on the meta device one zero each, and its buffers the values they start with."""
+    for module in model.modules():  # while parameters have no memory: what starts a module off may write to them
+        if any(buffer is not None and buffer.is_meta for buffer in module._buffers.values()):
+            for name, buffer in list(module._buffers.items()):
+                unknown = math.nan if buffer.is_floating_point() else 0
+                module._buffers[name] = torch.full_like(buffer, unknown, device="cpu")
+            model._init_weights(module)
+            if lost := [name for name, buffer in module._buffers.items() if buffer.isnan().any()]:
+                raise ValueError(f"{type(module).__name__} says of {', '.join(lost)} no value to start with")
+        if getattr(module, "rope_type", None) == "longrope":
+            _choose_frequencies(module)
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
                 spread = torch.zeros(()).expand(parameter.shape)
                 module._parameters[name] = torch.nn.Parameter(spread, requires_grad=False)
-        if any(buffer is not None and buffer.is_meta for buffer in module._buffers.values()):
-            for name, buffer in list(module._buffers.items()):
-                module._buffers[name] = torch.empty_like(buffer, device="cpu")
-            model._init_weights(module)
     model.tie_weights()
+
+
+def _choose_frequencies(rotary: Any) -> None:
+    """Let a longrope choose between its two sets of frequencies without writing to itself, which no graph can.
+
+    As transformers' longrope_frequency_update: one set for the whole call, the long one where a position lies beyond
+    the length the model was first trained on.
+    """
+    limit = rotary.config.rope_parameters["original_max_position_embeddings"]
+    short = rotary.original_inv_freq
+    long, _ = ROPE_INIT_FUNCTIONS["longrope"](rotary.config, "cpu", seq_len=limit + 1)
+
+    def forward(states: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        frequencies = torch.where(position_ids.max() + 1 > limit, long, short)
+        angles = position_ids[..., None].float() * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
+
+    rotary.register_buffer("long_inv_freq", long, persistent=False)
+    rotary.forward = forward
 
 
 def attention(  # noqa: PLR0913 - transformers calls it so
@@ -135,7 +163,7 @@ class PastLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no type
         self.keys, self.values = keys, values
 
     def get_seq_length(self) -> int:
-        return int(self.keys.shape[-2])
+        return self.keys.shape[-2]  # a symbol while it is traced: int() would make a constant of it
 
 
 def past(tensors: Sequence[Tensor]) -> Cache:
@@ -152,7 +180,7 @@ def present(cache: Cache) -> tuple[Tensor, ...]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep what torch and transformers say about tracing from the user: what matters comes as an error."""
-    loggers = [logging.getLogger(name) for name in ("torch", "transformers", "torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.__trace", "transformers", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

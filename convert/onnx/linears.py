@@ -13,13 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 Patterns = Sequence[re.Pattern[str]]
+_Of = TypeVar("_Of")
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 BETWEEN = frozenset({"Cast", "Transpose", "Reshape", "Identity"})  # on the way from a weight to its MatMul
+PRODUCTS = (re.compile(r"\bdown_proj\b"),)
+"""Layers that read a product of two activations: in some tokens it is thousands of times what it is in others."""
 CHUNK = 1 << 22  # weights widened to float32 at a time: 16 MB
 
 
@@ -52,17 +56,17 @@ class Linear:
 
 
 class Memo:
-    """What was made of one weight, until another is asked for: values and scales are written one after the other."""
+    """What was made of one thing, until another is asked for: values and scales are written one after the other."""
 
     def __init__(self) -> None:
-        self._linear: Linear | None = None
+        self._of: object = None
         self._made: tuple[np.ndarray, ...] = ()
 
-    def __call__(self, linear: Linear, make: Callable[[Linear], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-        if self._linear is not linear:
+    def __call__(self, of: _Of, make: Callable[[_Of], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+        if self._of is not of:
             self._made = ()  # before the next is made: one in memory
-            self._made = make(linear)
-            self._linear = linear
+            self._made = make(of)
+            self._of = of
         return self._made
 
 
@@ -202,6 +206,6 @@ def _split(graph: ir.Graph, node: ir.Node) -> None:
         weight = before(node, "Transpose", [weight], perm=[1, 0])
     result = before(node, "MatMul", [x, weight])
     if bias is not None:
-        result.shape = node.outputs[0].shape
+        result.shape, result.type = node.outputs[0].shape, node.outputs[0].type
         result = before(node, "Add", [result, bias])
     replace(node, result)

@@ -69,10 +69,14 @@ def _export(part: Part) -> ir.Model:
     dynamic = [dict.fromkeys(given.axes, torch.export.Dim.DYNAMIC) for given in part.inputs.values()]
     try:
         with torch.no_grad(), quiet():
-            program = torch.onnx.export(
+            exported = torch.export.export(
                 _Listed(part.module).eval(),
                 ([given.example for given in part.inputs.values()],),
                 dynamic_shapes=(dynamic,),
+                strict=False,  # runs the Python as it is; following its bytecode takes twice as long and finds no more
+            )
+            program = torch.onnx.export(
+                exported,
                 input_names=list(part.inputs),
                 output_names=list(part.outputs),
                 opset_version=OPSET,
@@ -116,8 +120,14 @@ def _simplify(model: ir.Model) -> None:
     """Fold what is constant, and merge what is computed twice."""
     from onnxscript import optimizer
 
-    with quiet():
-        optimizer.optimize_ir(model, input_size_limit=FOLDED_VALUES, output_size_limit=FOLDED_VALUES)
+    try:
+        with quiet():
+            optimizer.optimize_ir(model, input_size_limit=FOLDED_VALUES, output_size_limit=FOLDED_VALUES)
+    except Exception as error:  # a constant that the model made while it was traced has no values
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise StageError("onnx", f"the graph cannot be simplified ({type(cause).__name__}: {cause})"[:300]) from error
 
 
 def _name_axes(graph: ir.Graph, part: Part) -> None:

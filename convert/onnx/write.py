@@ -125,9 +125,10 @@ def _write_tensor(file: HashedFile, tensor: ir.TensorProtocol, size: int) -> Non
     before = file.size
     values = tensor.numpy() if tensor.dtype.bitwidth >= 8 else np.frombuffer(tensor.tobytes(), np.uint8)
     if values.size:
-        file.write(memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
+        file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     if file.size - before != size:
         raise StageError("onnx", f"{tensor.name} has {file.size - before} bytes, its type and shape say {size}")
+    del values  # a view of the map
     if isinstance(tensor, ir.ExternalTensor):
         tensor.release()
 

@@ -38,6 +38,11 @@ class Target:
         return 0 if self.projector is None else _size(self.projector, self.projector_later)
 
     @property
+    def shares(self) -> bool:
+        """Whether the checkpoint's own files are counted in, a vision tower with them."""
+        return any(file.type == SHARED for file in self.later)
+
+    @property
     def text_only(self) -> str:
         """Why nobody asks for images of it, where its format has no place for them."""
         return _TEXT_ONLY.get(self.weights.format, "")

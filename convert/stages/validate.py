@@ -165,7 +165,7 @@ def explain(options: Options, inputs: Inputs) -> list[str]:
 
 def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
     """The source's bundle with report.json and report.md; a limit that is passed over is in there, not raised."""
-    from validate import memory, runtimes
+    from validate import runtimes
     from validate.compare import Settings, measure
     from validate.report import to_json, to_markdown
 
@@ -182,8 +182,7 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
         except runtimes.Killed as error:  # no measurement to keep: the next run measures again
             remedy = "the system was most likely short of memory; run it again"
             raise StageError("validate", str(error), "", remedy) from error
-    weights = memory.parameters([a.path for a in source.of(Role.WEIGHTS)])
-    outputs = [_row(options, out, t, _counted(m, weights)) for t, m in zip(rows, results, strict=True)]
+    outputs = [_row(options, out, t, _counted(m, t, source)) for t, m in zip(rows, results, strict=True)]
     for row in outputs:
         say = progress.note if row["status"] == "passed" else progress.warn
         say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
@@ -214,7 +213,7 @@ def _candidate(row: Target, source: Bundle) -> Candidate:
     size = row.weights_size + row.projector_size
     if weights.format == "onnx" and not weights.type.startswith("int"):
         # Runtimes on a CPU widen a graph's 16-bit weights when they load it, the checkpoint's that it shares too.
-        size = max(size, 4 * memory.parameters([a.path for a in source.of(Role.WEIGHTS)]))
+        size = max(size, 4 * memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=True))
     runtime = runtimes.load(row.on) if row.on else runtimes.for_format(weights.format)
     return Candidate(weights.path, projector.path if projector else None, runtime, size, row.text_only)
 
@@ -251,7 +250,7 @@ def _limits(options: Options, target: Target) -> dict[str, tuple[float, str]]:
     """Metric -> (limit, where it is from)."""
     from validate.metrics import default_limits
 
-    defaults = default_limits(target.weights.type, projector=target.projector is not None)
+    defaults = default_limits(target.weights.type, target.projector.type if target.projector else None)
     limits = {name: (limit, "default") for name, limit in defaults.items()}
     for name in target.names:
         limits |= {metric: (limit, "recipe") for metric, limit in options.limits.get(name, {}).items()}
@@ -261,8 +260,11 @@ def _limits(options: Options, target: Target) -> dict[str, tuple[float, str]]:
 # ---- the report
 
 
-def _counted(measurement: Measurement, parameters: int) -> Measurement:
-    """With the source's weights counted, where the runtime counts none."""
+def _counted(measurement: Measurement, target: Target, source: Bundle) -> Measurement:
+    """With the source's weights counted where the runtime counts none: those that lie in the row's files."""
+    from validate import memory
+
+    parameters = memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=target.shares)
     return replace(measurement, parameters=measurement.parameters or parameters)
 
 

@@ -110,6 +110,16 @@ def test_a_product_that_float16_cannot_hold_stays_float32() -> None:
     assert np.isfinite(reference(brain)["logits"]).all()
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_in_bfloat16_are_multiplied_in_float32(tied: bool) -> None:
+    model = decoder("BFLOAT16", tied=tied)
+    to_half(model, BRAIN)
+    node = next(output for output in model.graph.outputs if output.name == "logits").producer()
+    assert node.op_type == "MatMul"
+    others = [found.node for found in linears(model) if found.node is not node]
+    assert {found.inputs[1].dtype for found in others} == {BRAIN}
+
+
 def test_keep_names_parameters_and_the_tied_head() -> None:
     model = decoder("BFLOAT16", tied=True)
     to_half(model, HALF, [re.compile(r"lm_head"), re.compile(r"layers\.0\..*o_proj")])

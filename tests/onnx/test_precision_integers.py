@@ -82,20 +82,25 @@ def test_onnx_runtime_fuses_the_integer_layers(tmp_path: Path) -> None:
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     ort.InferenceSession(tmp_path / "graph.onnx", options, providers=["CPUExecutionProvider"])
     found = counts(ir.load(tmp_path / "optimized.onnx"))
-    assert found["MatMulIntegerToFloat"] + found["DynamicQuantizeMatMul"] == 14
+    assert found["MatMulIntegerToFloat"] + found["DynamicQuantizeMatMul"] == 15
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("size", "block"), [((96, 40), 32), ((70, 33), 16), ((300, 5), 128), ((8, 8), 16)])
-def test_int4_gives_the_bytes_of_onnx_runtimes_quantizer(size: tuple[int, int], block: int, symmetric: bool) -> None:
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+@pytest.mark.parametrize("bits", [4, 8])
+def test_int4_gives_the_bytes_of_onnx_runtimes_quantizer(
+    size: tuple[int, int], block: int, symmetric: bool, bits: int, monkeypatch
+) -> None:
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
+    monkeypatch.setattr(int4, "FINE_BITS", bits)
     model = layer(*size)
-    peer = MatMulNBitsQuantizer(ir.to_proto(model), block_size=block, is_symmetric=symmetric, accuracy_level=1)
+    config = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=symmetric, accuracy_level=4, bits=bits)
+    peer = MatMulNBitsQuantizer(ir.to_proto(model), algo_config=config)
     peer.process()
     theirs = {t.name: onnx.numpy_helper.to_array(t) for t in peer.model.model.graph.initializer}
     to_int4(model, block, symmetric, EVERYTHING)
-    names = ["w_Q4", "w_scales"] if symmetric else ["w_Q4", "w_scales", "w_zero_points"]
+    names = [f"w_Q{bits}", "w_scales", "w_zero_points"][: 2 if symmetric else 3]
     assert sorted(model.graph.initializers) == sorted(names) == sorted(theirs)
     for name in names:
         assert model.graph.initializers[name].shape == theirs[name].shape
@@ -108,8 +113,9 @@ def test_int4_gives_the_bytes_of_onnx_runtimes_quantizer(size: tuple[int, int], 
 
 @pytest.mark.parametrize("storage", STORAGE)
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_int4_runs_and_is_what_its_weights_say(storage: str, symmetric: bool, tmp_path: Path) -> None:
-    """Logits of the quantized graph and of the plain one with the rounded weights."""
+def test_int4_runs_and_is_what_its_weights_say(storage: str, symmetric: bool, monkeypatch, tmp_path: Path) -> None:
+    """Logits of the quantized graph and of the plain one with the rounded weights, activations being float32."""
+    monkeypatch.setattr(int4, "ACCURACY", 1)
     model, rounded = decoder(storage), decoder("FLOAT")
     source = decoder(storage)
     to_int4(model, 16, symmetric, EVERYTHING)
@@ -126,14 +132,62 @@ def test_int4_runs_and_is_what_its_weights_say(storage: str, symmetric: bool, tm
 
 def dequantized(model: ir.Model, found: linears.Linear, symmetric: bool) -> np.ndarray:
     """(outputs, inputs) float32 of what MatMulNBits holds, by its documentation."""
-    packed, scales = values(model, f"{found.name}_Q4"), values(model, f"{found.name}_scales")
-    nibbles = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1).astype(np.float32)
-    zeros = np.full(scales.shape, 8, np.float32)
+    bits = 8 if found.name == "lm_head.weight" else 4
+    scales = values(model, f"{found.name}_scales")
+    numbers = unpacked(values(model, f"{found.name}_Q{bits}"), bits).reshape(*scales.shape, -1)
+    zeros = np.full(scales.shape, 1 << (bits - 1), np.float32)
     if not symmetric:
-        pairs = values(model, f"{found.name}_zero_points")
-        zeros = np.stack([pairs & 15, pairs >> 4], -1).reshape(len(pairs), -1)[:, : scales.shape[1]]
-    whole = ((nibbles - zeros[..., None]) * scales[..., None]).reshape(len(packed), -1)
+        zeros = unpacked(values(model, f"{found.name}_zero_points"), bits)[:, : scales.shape[1]]
+    whole = ((numbers - zeros[..., None]) * scales[..., None]).reshape(len(scales), -1)
     return whole[:, : found.inputs]
+
+
+def unpacked(array: np.ndarray, bits: int) -> np.ndarray:
+    numbers = array[..., None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+    return numbers.reshape(len(array), -1).astype(np.float32)
+
+
+def test_a_graph_without_logits_has_eight_bits() -> None:
+    to_int4(model := layer(64, 8))
+    assert [node.attributes["bits"].value for node in model.graph] == [8]
+
+
+def test_a_graph_without_layers_stays_standard() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    embed (int64[n] ids) => (float[n, 4] inputs_embeds) { inputs_embeds = Gather (w, ids) }"""
+    to_int4(model := graph(text, [ir.tensor(np.ones((9, 4), np.float32), name="w")]))
+    assert dict(model.opset_imports) == {"": 20}
+    assert not model.metadata_props
+
+
+def test_the_head_has_eight_bits_tied_or_not() -> None:
+    for tied in (False, True):
+        model = decoder(tied=tied)
+        to_int4(model)
+        bits = {node.inputs[1].name: node.attributes["bits"].value for node in model.graph if node.domain}
+        wide = [name for name, number in bits.items() if number == 8]
+        assert wide == ["model.embed_tokens.weight_Q8" if tied else "lm_head.weight_Q8"]
+        assert set(bits.values()) == {4, 8}
+
+
+def test_a_token_of_large_values_takes_no_precision_from_the_others(tmp_path: Path) -> None:
+    """What down_proj reads is quantized token by token, in effect; what others read is not."""
+    worst = {}
+    for name in ("down_proj.weight", "other.weight"):
+        weight = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+        text = """<ir_version: 10, opset_import: ["" : 20]>
+        graph (float[n, 64] x) => (float[n, 32] y) { y = MatMul (x, w) }"""
+        model = graph(text, [ir.tensor(weight, name="w")])
+        next(iter(model.graph.initializers.values())).name = name
+        to_int8(model)
+        x = np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)
+        x[0] *= 10000
+        x[1] = 0
+        got = run(model, {"x": x}, tmp_path)["y"]
+        assert not got[1].any()
+        worst[name] = np.abs(got - x @ weight)[2:].max() / np.abs(x @ weight)[2:].max()
+    assert worst["down_proj.weight"] < 0.02
+    assert worst["other.weight"] > 0.9  # why
 
 
 def test_int4_says_what_it_is_not_for() -> None:
@@ -169,9 +223,9 @@ def test_a_weight_is_quantized_once_when_written_in_order(to, module, monkeypatc
     asked: list[str] = []
     original = module.quantize
 
-    def counted(linear: linears.Linear, *options: object) -> tuple[np.ndarray, ...]:
-        asked.append(linear.name)
-        return original(linear, *options)
+    def counted(layer: linears.Linear | int4.Form) -> tuple[np.ndarray, ...]:
+        asked.append(layer.linear.name if isinstance(layer, int4.Form) else layer.name)
+        return original(layer)
 
     monkeypatch.setattr(module, "quantize", counted)
     model = decoder()
@@ -179,7 +233,7 @@ def test_a_weight_is_quantized_once_when_written_in_order(to, module, monkeypatc
     assert not asked  # nothing before it is written
     for value in model.graph.initializers.values():
         value.const_value.numpy()
-    assert len(asked) == len(set(asked)) == 14
+    assert len(asked) == len(set(asked)) == 15
 
 
 @pytest.mark.parametrize("to", [to_int8, lambda m, keep: to_int4(m, 16, False, keep)])

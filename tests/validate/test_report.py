@@ -11,7 +11,15 @@ import pytest
 from validate.compare import Measurement
 from validate.continuation import Continuation
 from validate.contract import Check, Difference
-from validate.metrics import CONTRACT_LIMITS, DEFAULT_LIMITS, DEFINITIONS, Metric, default_limits, unknown_metrics
+from validate.metrics import (
+    CONTRACT_LIMITS,
+    DEFAULT_LIMITS,
+    DEFINITIONS,
+    PROJECTOR_LIMITS,
+    Metric,
+    default_limits,
+    unknown_metrics,
+)
 from validate.report import Report, Subject, output, to_json, to_markdown, verdict
 
 GOOD = {"kl_mean": 0.001, "top1": 0.99, "ppl_ratio": 1.001}
@@ -37,9 +45,13 @@ def test_a_metric_passes_inside_its_limit_and_when_finite(metric: Metric, passed
 
 
 def test_limits_name_metrics_that_exist() -> None:
-    for limits in (CONTRACT_LIMITS, *DEFAULT_LIMITS.values()):
+    for limits in (CONTRACT_LIMITS, *DEFAULT_LIMITS.values(), *PROJECTOR_LIMITS.values()):
         assert limits.keys() <= DEFINITIONS.keys()
     assert default_limits("Q4_K_M")["kl_mean"] == DEFAULT_LIMITS["Q4"]["kl_mean"]
+    assert default_limits("fp16")["kl_mean"] == DEFAULT_LIMITS["FP16"]["kl_mean"]
+    assert default_limits("Q8_0", "F16")["image_cosine_unresized"] == PROJECTOR_LIMITS["*"]["image_cosine_unresized"]
+    assert default_limits("int8", "int8")["image_cosine_unresized"] < 0.99
+    assert "image_cosine" not in default_limits("F16")
     assert default_limits("IQ2_XS")["kl_mean"] == DEFAULT_LIMITS["*"]["kl_mean"]
     assert unknown_metrics({"kl_maen": 1, "top1": 1}) == {"kl_maen": "kl_mean"}
 

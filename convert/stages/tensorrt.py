@@ -1,0 +1,182 @@
+"""TensorRT engines from the graphs of an onnx stage: by TensorRT for RTX, which builds without a GPU, or data-centre's.
+
+An engine runs on one version of one TensorRT and on some GPUs; engine.json says which, and onnx/ rebuilds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator
+
+from convert.bundle import Bundle
+from convert.errors import ConvertError, Problem
+from convert.options import Options as BaseOptions
+from convert.options import RecipePath
+from convert.progress import Progress
+from convert.stages import Inputs
+
+if TYPE_CHECKING:
+    from convert.tensorrt.choice import Wish
+
+VERSION = 1
+TOOLS: tuple[str, ...] = ("onnx", "tensorrt_rtx_cu12_bindings")
+NEEDS: dict[str, str] = {"onnx": "onnx"}  # which TensorRT is here, check() finds out: either will do
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+MOST = 1 << 31
+
+
+def _range(value: object) -> object:
+    """Three sizes in order, or one that stands for all three."""
+    numbers = [value] * 3 if isinstance(value, int) and not isinstance(value, bool) else value
+    if (
+        not isinstance(numbers, list | tuple)
+        or len(numbers) != 3
+        or any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < MOST for n in numbers)
+        or list(numbers) != sorted(numbers)
+    ):
+        raise ValueError(f"{value!r} is no range: a number, or [smallest, usual, largest]")
+    return tuple(numbers)
+
+
+def _capability(value: object) -> object:
+    return str(value) if isinstance(value, float | int) and not isinstance(value, bool) else value
+
+
+def _size(text: str | None) -> str | None:
+    from convert.gguf.split import size_in_bytes
+
+    if text is not None:
+        size_in_bytes(text)
+    return text
+
+
+_NUMBER = {"type": "integer", "minimum": 0}
+_RANGE_SCHEMA = {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3}]}
+Range = Annotated[tuple[int, int, int] | None, BeforeValidator(_range), WithJsonSchema(_RANGE_SCHEMA)]
+
+
+class Profile(BaseOptions):
+    """Ranges of sizes that an engine is made for; each is a number or [smallest, usual, largest]."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64, description="what the report calls it")
+    batch: Range = Field(None, description="texts at once; 1 when left out")
+    sequence: Range = Field(None, description="tokens at once: for the decoder and the embeddings")
+    past: Range = Field(None, description="tokens in the cache; 0 when left out")
+    patches: Range = Field(None, description="patches of all images: for the vision encoder")
+    images: Range = Field(None, description="images at once; 1 when left out")
+
+    @property
+    def ranges(self) -> dict[str, tuple[int, int, int]]:
+        axes = ("batch", "sequence", "past", "patches", "images")
+        return {axis: value for axis in axes if (value := getattr(self, axis)) is not None}
+
+
+class Options(BaseOptions):
+    """Which engines to build, and for what."""
+
+    precision: Annotated[str | None, WithJsonSchema({"enum": [*PRECISIONS, None]})] = Field(
+        None, description="which of the onnx stage's graphs; types are theirs. Its first when left out"
+    )
+    profiles: list[Profile] = Field(
+        [], description="sizes the engines are made for; prefill, decode and image when left out"
+    )
+    compute_capabilities: list[Annotated[str, BeforeValidator(_capability)]] = Field(
+        [], description="GPUs to build for, as '8.6'; from 8.0 on when left out (TensorRT for RTX)"
+    )
+    workspace: Annotated[str | None, AfterValidator(_size)] = Field(
+        None, description="most memory that a layer may use beside its tensors, as 2G or 500M"
+    )
+    tf32: bool = Field(False, description="let float32 products use 10-bit mantissas: faster, and no longer float32")
+    weight_streaming: bool = Field(False, description="weights may stay in host memory and be streamed to the GPU")
+    refittable: bool = Field(False, description="weights can be replaced later without a build")
+    version_compatible: bool = Field(False, description="runs on later versions too (data-centre TensorRT)")
+    timing_cache: bool | RecipePath = Field(
+        False,
+        description="data-centre TensorRT: true writes timing.cache beside the engines, a file is where to start from",
+    )
+
+    @field_validator("profiles")
+    @classmethod
+    def _different(cls, profiles: list[Profile]) -> list[Profile]:
+        names = [profile.name for profile in profiles]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two profiles are called {', '.join(twice)}")
+        for profile in profiles:
+            if not profile.sequence and not profile.patches:
+                raise ValueError(f"profile {profile.name} names neither sequence (text) nor patches (images)")
+        return profiles
+
+
+def tools(options: Options) -> tuple[str, ...]:
+    """The distributions that decide the bytes."""
+    from convert.tensorrt import flavours
+
+    del options
+    flavour = flavours.find()
+    return TOOLS if flavour is None or flavour.is_rtx else ("onnx", "tensorrt")
+
+
+def check(options: Options, inputs: Inputs) -> list[Problem]:
+    """No TensorRT, options that the one there is has not, graphs that it cannot take."""
+    from convert.tensorrt import choice
+
+    try:
+        return choice.check(inputs, _wish(options))
+    except ConvertError as error:
+        return [p if isinstance(p, Problem) else Problem("tensorrt", p) for p in error.problems]
+
+
+def forecast(options: Options, inputs: Inputs) -> Bundle:
+    """The bundle that `run` will return; how large an engine is, its builder alone knows."""
+    from convert.tensorrt import choice
+
+    return choice.forecast(inputs, _wish(options))
+
+
+def notes(options: Options) -> list[str]:
+    """What a user should know before the run."""
+    from convert.tensorrt import flavours
+
+    said = ["tensorrt: two builds of one engine differ in their bytes; everything beside it is equal"]
+    flavour = flavours.find()
+    if flavour is not None and flavour.is_rtx and "7.5" in options.compute_capabilities:
+        said.append("tensorrt: for 7.5 (Turing) there are no float32 matrix products: use fp16 graphs")
+    if len([p for p in options.profiles if p.sequence]) != 1:
+        said.append("tensorrt: every profile of an engine holds the weights once more; one profile makes it smallest")
+    return said
+
+
+def explain(options: Options, inputs: Inputs) -> Iterator[str]:
+    """Lines for `convert plan -v`: which TensorRT, for which GPUs, which engines."""
+    from convert.tensorrt import choice
+
+    return choice.explain(inputs, _wish(options))
+
+
+def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+    """Build the engines in `out`. Raises StageError with every node TensorRT refuses, or what its builder says."""
+    from convert.tensorrt import engines
+
+    return engines.build_all(inputs, _wish(options), out, progress)
+
+
+def _wish(options: Options) -> Wish:
+    from convert.gguf.split import size_in_bytes
+    from convert.tensorrt.choice import Wish
+    from convert.tensorrt.profiles import Profile as Sizes
+
+    return Wish(
+        options.precision,
+        tuple(Sizes(profile.name, profile.ranges) for profile in options.profiles),
+        tuple(options.compute_capabilities),
+        size_in_bytes(options.workspace) if options.workspace else None,
+        options.tf32,
+        options.weight_streaming,
+        options.refittable,
+        options.version_compatible,
+        options.timing_cache,
+    )

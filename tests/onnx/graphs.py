@@ -1,0 +1,118 @@
+"""Helpers for tests of exports: run the stage as the pipeline does, run its graphs, and the model it was made from."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convert.bundle import Bundle
+from convert.progress import Silent
+from convert.stages import onnx as stage
+from tests import tiny
+from tests.fixtures_gguf import source_inputs
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from convert.onnx.bind import Ledger
+
+
+def export(folder: Path, out: Path, **options: Any) -> Bundle:
+    """Run the stage as the pipeline does: check, then run."""
+    inputs, words = source_inputs(folder), stage.Options(**options)
+    assert [str(p) for p in stage.check(words, inputs)] == []
+    out.mkdir(parents=True, exist_ok=True)
+    return stage.run(words, inputs, out, Silent())
+
+
+def open_graph(path: Path) -> Any:
+    """An ONNX Runtime session on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class TextGraph:
+    """A text model's graph: logits, and the cache that goes from one call to the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = open_graph(path)
+        self._cache = {i.name: i for i in self._session.get_inputs() if i.name.startswith("past_key_values.")}
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def empty(self, batch: int) -> dict[str, np.ndarray]:
+        """A cache of no tokens."""
+        return {n: np.zeros((batch, i.shape[1], 0, i.shape[3]), np.float32) for n, i in self._cache.items()}
+
+    def __call__(
+        self, tokens: np.ndarray, cache: Mapping[str, np.ndarray] | None = None, mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(logits, longer cache) of tokens (batch, sequence) after a cache; `mask` covers both."""
+        batch, sequence = tokens.shape
+        cache = self.empty(batch) if cache is None else cache
+        past = next(iter(cache.values())).shape[2]
+        mask = np.ones((batch, past + sequence), np.int64) if mask is None else mask
+        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, past:]
+        feeds = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, **cache}
+        made = dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
+        return made.pop("logits"), {n.replace("present", "past_key_values"): v for n, v in made.items()}
+
+
+def reference_logits(folder: Path, tokens: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """transformers' logits in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    mask = np.ones_like(tokens) if mask is None else mask
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    with torch.no_grad():
+        made = model(torch.tensor(tokens), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions))
+    return made.logits.numpy()
+
+
+@cache
+def traced(make: Callable[[Path], Path] = tiny.tiny_qwen2) -> tuple[Path, ir.Model]:
+    """A tiny checkpoint and its graph without weights; traced once a process. Clone it before changing it."""
+    from convert.onnx import families, trace
+
+    folder = make(Path(tempfile.mkdtemp(prefix="traced-")) / "Tiny")
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+    (part,) = families.load("qwen2").parts(config_of(folder))
+    return folder, trace.trace(part)
+
+
+def config_of(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder)
+
+
+def ledger_of(folder: Path) -> Ledger:
+    """The ledger of a checkpoint, problems included."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    from convert.onnx import bind
+    from convert.onnx.hollow import hollow
+
+    config = config_of(folder)
+    auto = AutoModelForImageTextToText if "vl" in config.model_type else AutoModelForCausalLM
+    return bind.settle(hollow(config, auto), bind.stored(source_inputs(folder)["source"]))
+
+
+def bound(folder: Path, graph: ir.Model, **options: Any) -> ir.Model:
+    """A copy of the graph with the checkpoint's weights."""
+    from convert.onnx import bind
+
+    model = graph.clone()
+    bind.bind(model, ledger_of(folder), **options)
+    return model
