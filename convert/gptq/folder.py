@@ -1,4 +1,4 @@
-"""The finished folder: every tensor of the source accounted for, names as the source spells them, companions complete.
+"""The finished folder: every tensor of the source accounted for, names as every reader finds them, companions complete.
 
 What gptqmodel saved is taken apart and put together again, so that what was not to change has the source's own bytes,
 and what changed has the layout's dtypes and shapes. Anything else is an error before a byte is written.
@@ -33,12 +33,35 @@ SHARD_BYTES = 4_500_000_000  # the hub's viewer and most downloads like files be
 FUSED: Mapping[str, tuple[str, ...]] = {"gate_up_proj": ("gate_proj", "up_proj")}
 
 
+# Beginnings of the same tensors, as checkpoints have them, and one spelling to compare them by.
+SPELLINGS = (
+    (
+        re.compile(r"^(?:model\.language_model\.|language_model\.model\.|language_model\.(?=layers|norm|embed))"),
+        "model.",
+    ),
+    (re.compile(r"^(?:model\.(?=visual|vision_tower)|language_model\.(?=lm_head))"), ""),
+)
+
+
 def canonical(name: str) -> str:
-    """One spelling for a tensor, whoever wrote it: `model.layers…` for the text, `visual…` for the tower."""
-    name = re.sub(
-        r"^(?:model\.language_model\.|language_model\.model\.|language_model\.(?=layers|norm|embed))", "model.", name
-    )
-    return re.sub(r"^(?:model\.(?=visual|vision_tower)|language_model\.(?=lm_head))", "", name)
+    """One spelling of a tensor's or module's name, whoever wrote it: `model.layers…` for the text, `visual…`."""
+    for beginning, plain in SPELLINGS:
+        name = beginning.sub(plain, name)
+    return name
+
+
+def spelled(name: str, sees: bool) -> str:
+    """The name in the folder: that of the module in transformers 5.
+
+    Of a model that sees, gptqmodel finds tensors under no other; transformers since 4.52 and vLLM know both these and
+    the older ones.
+    """
+    plain = canonical(name)
+    if not sees:
+        return plain
+    if plain.split(".", 1)[0] in gptq.TOWERS:
+        return f"model.{plain}"
+    return re.sub(r"^model\.", "model.language_model.", plain)
 
 
 @dataclass(frozen=True)
@@ -86,14 +109,14 @@ class Layout:
         return tuple(self._wanted())
 
     def _wanted(self) -> Iterator[Wanted]:
-        taken = set(self.decision.quantized)
+        taken, sees = set(self.decision.quantized), "vision_config" in self.checkpoint.config
         for name, tensor in self.checkpoint.tensors.items():
             module, _, suffix = name.rpartition(".")
             if module not in taken:
-                yield Wanted(name, tensor.dtype, tensor.shape, "", name)
+                yield Wanted(spelled(name, sees), tensor.dtype, tensor.shape, "", name)
             elif suffix == "weight":
                 for part, (dtype, shape) in self._packed(module).items():
-                    yield Wanted(f"{module}.{part}", dtype, shape, module, name)
+                    yield Wanted(spelled(f"{module}.{part}", sees), dtype, shape, module, name)
 
     def _packed(self, module: str) -> dict[str, Spec]:
         bias = f"{module}.bias" in self.checkpoint.tensors

@@ -97,9 +97,8 @@ def _config(scheme: Scheme, home: Path) -> Any:
     }
     if scheme.method == "awq":
         return QuantizeConfig(**words, quant_method="awq", format="gemm")
-    return QuantizeConfig(
-        **words, desc_act=scheme.desc_act, damp_percent=scheme.damp, act_group_aware=not scheme.desc_act
-    )
+    aware = scheme.group_size > 0 and not scheme.desc_act  # the better order within a group that is free to run
+    return QuantizeConfig(**words, desc_act=scheme.desc_act, damp_percent=scheme.damp, act_group_aware=aware)
 
 
 def _mend_definitions() -> None:
