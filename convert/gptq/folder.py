@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -90,6 +90,11 @@ class Layout:
     checkpoint: Checkpoint
     scheme: Scheme
 
+    @property
+    def sees(self) -> bool:
+        """Whether the model takes images."""
+        return "vision_config" in self.checkpoint.config
+
     @cached_property
     def matrices(self) -> dict[str, tuple[int, ...]]:
         """Module -> shape of its weight, for every matrix of the checkpoint but embeddings."""
@@ -109,7 +114,7 @@ class Layout:
         return tuple(self._wanted())
 
     def _wanted(self) -> Iterator[Wanted]:
-        taken, sees = set(self.decision.quantized), "vision_config" in self.checkpoint.config
+        taken, sees = set(self.decision.quantized), self.sees
         for name, tensor in self.checkpoint.tensors.items():
             module, _, suffix = name.rpartition(".")
             if module not in taken:
@@ -137,12 +142,16 @@ class Layout:
 
     def check(self) -> None:
         """Raise InputError for the first matrix that cannot be packed so, and for a model without any."""
-        if not self.decision.quantized:
-            raise InputError(str(self.checkpoint.folder), "has no decoder layers that are known here", "q_proj, …")
+        self.check_layers()
         for module in self.decision.quantized:
             if reason := gptq.unsuitable(self.matrices[module], self.scheme.group_size):
                 remedy = "another group_size, or leave this model to the gguf stage"
                 raise InputError(f"{module}.weight", reason, "", remedy)
+
+    def check_layers(self) -> None:
+        """Raise InputError for a model without layers that are known."""
+        if not self.decision.quantized:
+            raise InputError(str(self.checkpoint.folder), "has no decoder layers that are known here", "q_proj, …")
 
 
 # ---- from what was made
@@ -176,11 +185,15 @@ def write_weights(out: Path, layout: Layout, tensors: Mapping[str, LazyTensor]) 
     """The weights' files in `out`. Raises StageError for a tensor that is missing, changed, or left over."""
     made = Made(tensors)
     _check_ledger(layout, made)
+    return write_shards(out, layout, lambda tensor: _bytes(layout, tensor, made))
+
+
+def write_shards(out: Path, layout: Layout, data: Callable[[Wanted], np.ndarray]) -> tuple[Artifact, ...]:
+    """The layout's files in `out`, and their index where there are several; `data` gives a tensor's values."""
     artifacts = []
     for file, parts in layout.shards.items():
         specs = {t.name: (t.dtype, t.shape) for t in parts}
-        data = (memoryview(_bytes(layout, t, made)) for t in parts)
-        artifacts.append(write(out / file, specs, data, {"format": "pt"}))
+        artifacts.append(write(out / file, specs, (data(t).data for t in parts), {"format": "pt"}))
     if len(layout.shards) > 1:
         total = sum(t.nbytes for t in layout.wanted)
         weight_map = {t.name: file for file, parts in layout.shards.items() for t in parts}
@@ -206,8 +219,8 @@ def _bytes(layout: Layout, tensor: Wanted, made: Made) -> np.ndarray:
     source = layout.checkpoint.tensors[tensor.source]
     found = made.get(tensor.name)
     if found is not None and layout.scheme.method == "awq" and awq.may_change(canonical(tensor.name)):
-        return _as_stored(_values(found), tensor.dtype)
-    if found is not None and not np.array_equal(_as_stored(_values(source), found.dtype), found.load()):
+        return as_stored(values(found), tensor.dtype)
+    if found is not None and not np.array_equal(as_stored(values(source), found.dtype), found.load()):
         raise StageError(f"gptqmodel: {tensor.name}", "its values changed", "those of the source: it is not quantized")
     return np.ascontiguousarray(source.load())
 
@@ -215,7 +228,7 @@ def _bytes(layout: Layout, tensor: Wanted, made: Made) -> np.ndarray:
 def _packed_bytes(scheme: Scheme, tensor: Wanted, made: Made) -> np.ndarray:
     axis = scheme.layout.ROW_AXIS[tensor.suffix]
     parts = [
-        _as_stored(_values(part), "F16") if tensor.dtype == "F16" else part.load()
+        as_stored(values(part), "F16") if tensor.dtype == "F16" else part.load()
         for part in made.of(tensor.module, tensor.suffix)
     ]
     if axis is None and any(not np.array_equal(parts[0], part) for part in parts):
@@ -230,7 +243,7 @@ def _packed_bytes(scheme: Scheme, tensor: Wanted, made: Made) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def _values(tensor: LazyTensor) -> np.ndarray:
+def values(tensor: LazyTensor) -> np.ndarray:
     """Floats as float32; integers as they are."""
     raw = tensor.load()
     if tensor.dtype == "BF16":
@@ -238,7 +251,7 @@ def _values(tensor: LazyTensor) -> np.ndarray:
     return raw.astype(np.float32) if tensor.dtype in ("F16", "F32", "F64") else raw
 
 
-def _as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
+def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
     """float32 values in a safetensors dtype; bfloat16 as its 16 bits, rounded to the nearest, ties to even."""
     if dtype == "BF16":
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
@@ -251,9 +264,10 @@ def _as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def write_configs(out: Path, layout: Layout, quantization: Mapping[str, Any]) -> tuple[Artifact, ...]:
-    """config.json, the source's own with `quantization_config`, and quantize_config.json for older readers."""
+    """config.json, the source's own with `quantization_config`; for older readers of GPTQ and AWQ a file of it too."""
     config = dict(layout.checkpoint.config) | {"quantization_config": dict(quantization)}
-    texts = {"config.json": config, "quantize_config.json": quantization}
+    beside = {} if layout.scheme.method == "fp8" else {"quantize_config.json": quantization}
+    texts = {"config.json": config, **beside}
     return tuple(write_text(out / name, _json(value), "json") for name, value in texts.items())
 
 

@@ -53,15 +53,17 @@ def _keys(loading: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _modules(model: Any, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
-    import torch
-
     loaded = {canonical(name): module for name, module in model.named_modules()}
-    plain = [n for n in quantized if not hasattr(loaded.get(canonical(n)), "qweight")]
+    plain = [n for n in quantized if not _is_quantized(loaded.get(canonical(n)))]
     if plain:
         yield f"{len(plain)} quantized modules came back as plain ones: {listed(plain)}"
-    packed = [n for n in kept if (m := loaded.get(canonical(n))) is not None and not isinstance(m, torch.nn.Linear)]
+    packed = [n for n in kept if _is_quantized(loaded.get(canonical(n)))]
     if packed:
         yield f"{len(packed)} modules that are not quantized came back as quantized: {listed(packed)}"
+
+
+def _is_quantized(module: Any) -> bool:
+    return hasattr(module, "qweight") or hasattr(module, "weight_scale")
 
 
 def _numbers(session: Any) -> Iterator[str]:

@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantize import awq, gptq
+from quantize import awq, fp8, gptq
 
-LAYOUTS: Mapping[str, types.ModuleType] = {"gptq": gptq, "awq": awq}
+LAYOUTS: Mapping[str, types.ModuleType] = {"gptq": gptq, "awq": awq, "fp8": fp8}
 
 
 @dataclass(frozen=True)
 class Scheme:
     """A method and its settings. `symmetric` is AWQ's `not zero_point`."""
 
-    method: str  # gptq or awq
+    method: str  # gptq, awq or fp8
     bits: int
     group_size: int
     symmetric: bool
@@ -32,11 +32,11 @@ class Scheme:
     @property
     def type(self) -> str:
         """As in artifact kinds and folder names: Int4."""
-        return f"Int{self.bits}"
+        return "F8_E4M3" if self.method == "fp8" else f"Int{self.bits}"
 
     def folder_name(self, model: str) -> str:
-        """As the hub has them: <Model>-GPTQ-Int4, <Model>-AWQ."""
-        return f"{model}-AWQ" if self.method == "awq" else f"{model}-GPTQ-{self.type}"
+        """As the hub has them: <Model>-GPTQ-Int4, <Model>-AWQ, <Model>-FP8-dynamic."""
+        return model + {"awq": "-AWQ", "fp8": "-FP8-dynamic"}.get(self.method, f"-GPTQ-{self.type}")
 
 
 def quantization_config(scheme: Scheme, kept: Sequence[str], calibration: Mapping[str, Any]) -> dict[str, Any]:

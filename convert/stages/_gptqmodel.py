@@ -1,4 +1,4 @@
-"""What the gptq and awq stages share: they differ in their options and in the scheme these make."""
+"""What the gptq, awq and fp8 stages share: they differ in their options and in the scheme these make."""
 
 from __future__ import annotations
 
@@ -81,18 +81,19 @@ class Options(BaseOptions):
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """A run of one of the stages; `work` is a folder that goes away with it."""
 
-    options: Options
+    options: Any
     source: Bundle
-    layout: Layout
+    layout: Any
+    folder: Path  # what will be handed on
     work: Path
     progress: Progress
 
     @property
     def scheme(self) -> Scheme:
-        return self.layout.scheme
+        return self.options.scheme  # type: ignore[no-any-return]
 
     @property
     def threads(self) -> int:
@@ -113,7 +114,7 @@ def reads(options: Options) -> list[Path]:
     return [path for path in dict.fromkeys(files) if path.is_file()]
 
 
-def check(options: Options, inputs: Inputs) -> list[Problem]:
+def check(options: Any, inputs: Inputs) -> list[Problem]:
     """What keeps the model from being quantized so, by headers and the calibration files alone."""
     from convert.stages._reference import check_memory
 
@@ -126,8 +127,9 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
             wanted = f"one of {', '.join(FAMILIES)}: those are tested"
             raise InputError(where, f"model_type {str(family)[:60]!r}", wanted)
         layout.check()
-        _check_files(where, options.calibration)
-        _check_fit(where, options.calibration, layout)
+        if isinstance(options, Options):
+            _check_files(where, options.calibration)
+            _check_fit(where, options.calibration, layout)
     except ConvertError as error:
         return [p if isinstance(p, Problem) else Problem(where, p) for p in error.problems]
     return check_memory(source, where)
@@ -164,7 +166,7 @@ def _check_fit(where: str, calibration: Calibration, layout: Layout) -> None:
         raise InputError(where, f"length: {calibration.length}", f"at most the model's {longest} positions")
 
 
-def forecast(options: Options, inputs: Inputs) -> Bundle:
+def forecast(options: Any, inputs: Inputs) -> Bundle:
     """The bundle that `run` will return, with the weights' sizes but for their headers."""
     source, scheme = _source(options, inputs), options.scheme
     layout = _layout(source, scheme)
@@ -178,7 +180,7 @@ def forecast(options: Options, inputs: Inputs) -> Bundle:
     return source.with_(weights=_kinds(scheme, weights), config=made, **carried)
 
 
-def explain(options: Options, inputs: Inputs) -> Iterator[str]:
+def explain(options: Any, inputs: Inputs) -> Iterator[str]:
     """How much is quantized and what is kept, for `convert plan -v`."""
     from quantize.gptq import exclusions
 
@@ -187,20 +189,31 @@ def explain(options: Options, inputs: Inputs) -> Iterator[str]:
     yield f"kept as they are: {len(decision.kept)} matrices ({', '.join(exclusions(decision.kept))})"
 
 
-def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
-    """The checkpoint's folder in `out`, loaded again and looked at in a fresh process before it is handed on."""
+@contextlib.contextmanager
+def job(options: Any, inputs: Inputs, out: Path, progress: Progress) -> Iterator[Job]:
+    """A run, its folder empty."""
     source, scheme = _source(options, inputs), options.scheme
     folder = out / scheme.folder_name(options.name or source.model.name)
     folder.mkdir()
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as name:
-        job = _Job(options, source, _layout(source, scheme), Path(name), progress)
-        measured = _quantize(job)
-        bundle = _assemble(job, folder, measured)
-        _check_reload(job, folder)
-    return bundle
+        yield Job(options, source, _layout(source, scheme), folder, Path(name), progress)
 
 
-def _quantize(job: _Job) -> dict[str, Any]:
+def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+    """The checkpoint's folder in `out`, loaded again and looked at in a fresh process before it is handed on."""
+    from convert.checkpoint import open_tensors
+    from convert.gptq.folder import write_weights
+    from convert.gptq.scheme import quantization_config
+    from convert.gptq.worker import MADE
+
+    with job(options, inputs, out, progress) as this:
+        measured = _quantize(this)
+        weights = write_weights(this.folder, this.layout, open_tensors(this.work / MADE))
+        words = quantization_config(this.layout.scheme, this.layout.decision.kept, measured)
+        return finished(this, weights, words)
+
+
+def _quantize(job: Job) -> dict[str, Any]:
     """Have the worker make the weights in the job's `work`; what it says of the calibration."""
     progress, layers, asked = job.progress, job.layout.decision.layers, job.options.calibration
     progress.start(f"quantizing {layers} layers", layers, "layer")
@@ -219,7 +232,7 @@ def _quantize(job: _Job) -> dict[str, Any]:
     return measured
 
 
-def _request(job: _Job) -> Path:
+def _request(job: Job) -> Path:
     """The file that tells the worker what to do."""
     from convert.gptq.rows import Description
     from convert.stages._reference import link_files
@@ -241,17 +254,13 @@ def _request(job: _Job) -> Path:
     return path
 
 
-def _assemble(job: _Job, folder: Path, measured: Mapping[str, Any]) -> Bundle:
-    """The bundle of the finished folder."""
-    from convert.checkpoint import open_tensors
+def finished(job: Job, weights: Sequence[Artifact], quantization: Mapping[str, Any]) -> Bundle:
+    """The bundle of the folder, companions in it, loaded again. Raises StageError when that does not go well."""
     from convert.companions import read_companions
     from convert.gptq import folder as files
-    from convert.gptq.scheme import quantization_config
-    from convert.gptq.worker import MADE
 
-    source, layout = job.source, job.layout
-    weights = files.write_weights(folder, layout, open_tensors(job.work / MADE))
-    config = files.write_configs(folder, layout, quantization_config(job.scheme, layout.decision.kept, measured))
+    source, layout, folder = job.source, job.layout, job.folder
+    config = files.write_configs(folder, layout, quantization)
     companions = read_companions(source)
     carried = {role: tuple(_copied(a, source, folder) for a in source.of(role)) for role in CARRIED}
     for artifact in source.of(Role.CARD):
@@ -260,6 +269,7 @@ def _assemble(job: _Job, folder: Path, measured: Mapping[str, Any]) -> Bundle:
     present = [a.path.name for copies in carried.values() for a in copies]
     carried[Role.PREPROCESSOR] += files.write_processors(folder, present, companions.preprocessor)
     carried[Role.CHAT_TEMPLATE] += files.write_template(folder, present, companions.chat_templates)
+    check_reload(job)
     roles = {role.value: artifacts for role, artifacts in carried.items()}
     return source.with_(weights=_kinds(job.scheme, weights), config=config, **roles)
 
@@ -281,7 +291,7 @@ def _kinds(scheme: Scheme, files: Sequence[Artifact]) -> tuple[Artifact, ...]:
     return tuple(Artifact(kind, a.path, a.size, a.sha256) for kind, a in zip(kinds, [first, *others], strict=True))
 
 
-def _check_reload(job: _Job, folder: Path) -> None:
+def check_reload(job: Job) -> None:
     """Raise StageError with everything that is wrong with the finished folder."""
     names = job.work / "modules.json"
     names.write_text(json.dumps(asdict(job.layout.decision)), encoding="utf-8")
@@ -291,13 +301,13 @@ def _check_reload(job: _Job, folder: Path) -> None:
         wrong[:] = words.get("wrong", wrong)
 
     job.progress.start("loading the result in a fresh process", 1, "check")
-    _child(job, "convert.gptq.reload", [str(folder), str(names)], hear)
+    _child(job, "convert.gptq.reload", [str(job.folder), str(names)], hear)
     job.progress.advance(1)
     if wrong:
-        raise StageError(f"{folder.name}, loaded again", "; ".join(wrong), "the model that was quantized")
+        raise StageError(f"{job.folder.name}, loaded again", "; ".join(wrong), "the model that was quantized")
 
 
-def _child(job: _Job, module: str, arguments: list[str], hear: Callable[[Mapping[str, Any]], None]) -> None:
+def _child(job: Job, module: str, arguments: list[str], hear: Callable[[Mapping[str, Any]], None]) -> None:
     """Run one of our modules in a process of its own. Raises StageError with its last words."""
     from convert import child
     from convert.gptq.worker import MARK
@@ -328,11 +338,12 @@ def _child(job: _Job, module: str, arguments: list[str], hear: Callable[[Mapping
 def _layout(source: Bundle, scheme: Scheme) -> Layout:
     from convert.checkpoint import open_bundle
     from convert.gptq.folder import Layout
+    from convert.gptq.fp8 import Fp8Layout
 
-    return Layout(open_bundle(source), scheme)
+    return (Fp8Layout if scheme.method == "fp8" else Layout)(open_bundle(source), scheme)
 
 
-def _source(options: Options, inputs: Inputs) -> Bundle:
+def _source(options: Any, inputs: Inputs) -> Bundle:
     """The one input. Raises InputError for more than one, and for weights that are no checkpoint's."""
     where = options.scheme.method
     if len(inputs) != 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 from convert.bundle import Artifact, Bundle, Role
 
 SOURCE = "source"
-FORMATS = ("gguf", "onnx", "onnx-genai", "tensorrt", "gptq", "awq")  # what a row of the report is made for
+FORMATS = ("gguf", "onnx", "onnx-genai", "tensorrt", "gptq", "awq", "fp8")  # what a row of the report is made for
 EVERYTHING = "*"
 SHARED = "shared"  # the type of a checkpoint's own files, linked beside the graphs that read them
 _PARTS = {  # the other files of an output
@@ -19,8 +19,9 @@ _PARTS = {  # the other files of an output
     "tensorrt": "tensorrt-part",
     "gptq": "gptq-part",
     "awq": "awq-part",
+    "fp8": "fp8-part",
 }
-_WHOLE = ("gptq", "awq")  # checkpoints: a vision tower lies among the weights, as it was
+_WHOLE = ("gptq", "awq", "fp8")  # checkpoints: a vision tower lies among the weights, as it was
 _TEXT_ONLY = {"onnx-genai": "this format holds the text decoder alone"}
 
 

@@ -1,4 +1,4 @@
-"""GPTQ and AWQ checkpoints on transformers with gptqmodel's kernels; on a CPU its torch kernel, in float32."""
+"""GPTQ, AWQ and FP8 checkpoints on transformers, with gptqmodel's torch kernels and compressed-tensors', in float32."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from validate.runtimes._folder import CheckpointFolder, first_line, quiet
 from validate.runtimes._threads import useful_threads
 from validate.runtimes.transformers import TransformersSession, _refuse_incomplete
 
-NAME = "transformers with gptqmodel"
-FORMATS = ("gptq", "awq")
+NAME = "transformers, quantized"
+FORMATS = ("gptq", "awq", "fp8")
 ISOLATED = True
 
-_NEEDED = ("torch", "transformers", "gptqmodel", "optimum", "accelerate")
+_NEEDED = ("torch", "transformers", "gptqmodel", "optimum", "accelerate", "compressed_tensors")
+_VERSIONS = ("gptqmodel", "compressed-tensors", "transformers", "torch")
 _KERNELS = {"gptq": "torch", "awq": "torch_awq"}
 _ENVIRONMENT = {
     "GPTQMODEL_CPU_WORKERS": "2",  # its pool of threads does not start with fewer
@@ -33,7 +34,7 @@ def available() -> str | None:
 
 def version() -> str:
     """What ran, for the report."""
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("gptqmodel", "transformers", "torch"))
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
 
 
 def open(
@@ -82,7 +83,10 @@ class GptqModelSession(TransformersSession):
 
 def _choose_kernel(config: Any) -> None:
     """The kernel that multiplies in the inputs' own type: gptqmodel's choice for a CPU would round to 16 bits."""
-    words = getattr(config, "quantization_config", None)
-    if not isinstance(words, dict) or words.get("quant_method") not in _KERNELS:
-        raise RuntimeFailure("config.json has no quantization_config of gptq or awq")
-    words["backend"] = _KERNELS[words["quant_method"]]
+    found = getattr(config, "quantization_config", None)
+    words = found if isinstance(found, dict) else {}
+    method = words.get("quant_method")
+    if method not in (*_KERNELS, "compressed-tensors"):
+        raise RuntimeFailure(f"config.json has no quantization_config that is known here, but {str(method)[:40]!r}")
+    if method in _KERNELS:
+        words["backend"] = _KERNELS[method]
