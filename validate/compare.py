@@ -32,6 +32,7 @@ class Candidate:
     projector: Path | None
     runtime: Runtime | None
     size: int  # bytes on disk, the measure of its memory
+    name: str = ""  # what it is called where people read; its file's name when left out
     text_only: str = ""  # why images are none of its business, where its format has no place for them
 
 
@@ -257,7 +258,7 @@ class _Comparison:
         result.metrics |= vision.image_metrics(result.images)
         if self.questions.clicks:
             prompts, wanted = self.seen_clicks
-            got = self.click(f"clicks of {candidate.path.name}", session, prompts, batch=1)
+            got = self.click(f"clicks of {candidate.name or candidate.path.name}", session, prompts, batch=1)
             result.clicks = vision.score_clicks(self.questions.clicks, wanted, got)
             result.metrics |= vision.click_metrics(result.clicks)
 

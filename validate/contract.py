@@ -99,13 +99,15 @@ def _tokens(reference: Session, candidate: Session, strings: Sequence[str]) -> l
         as_text.exact.check("tokens_as_text", "token ids, special tokens taken as text", "", _AS_TEXT),
         read.normalization.check("normalization", "strings that are not in normal form", "", _NORMALIZATION),
         read.by_name.check("special_by_name", "strings with a token that is special by its name", "", _BY_NAME),
+        read.nul.check("nul", "strings with a NUL", "", _NUL),
     ]
     return [check for check in checks if check.total]
 
 
 _AS_TEXT = "for information: what a runtime does with text that must not be read as markup"
-_NORMALIZATION = "the source puts text into normal form (NFC) before it cuts it, llama.cpp does not: send NFC"
+_NORMALIZATION = "the source puts text into normal form (NFC) before it cuts it, this runtime does not: send NFC"
 _BY_NAME = "llama.cpp takes tokens named like another model's end of text for special ones, whatever the file says"
+_NUL = "this runtime takes text as C does, to the first NUL: send none"
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,13 @@ class _TokenCounters:
     exact: _Counter
     normalization: _Counter
     by_name: _Counter
+    nul: _Counter
 
 
 def _compare_tokens(
     reference: Session, candidate: Session, strings: Sequence[str], special: bool, names: Sequence[str]
 ) -> _TokenCounters:
-    counters = _TokenCounters(_Counter(), _Counter(), _Counter())
+    counters = _TokenCounters(_Counter(), _Counter(), _Counter(), _Counter())
 
     def both(text: str) -> tuple[list[int], list[int]]:
         return (
@@ -135,6 +138,8 @@ def _compare_tokens(
             counters.normalization.differ(_quoted(text), _ids(wanted), _ids(got))
         elif wanted != got and unnamed != text and len(set(map(tuple, both(unnamed)))) == 1:
             counters.by_name.differ(_quoted(text), _ids(wanted), _ids(got))
+        elif wanted != got and "\0" in text and both(text.partition("\0")[0]) == (got, got):
+            counters.nul.differ(_quoted(text), _ids(wanted), _ids(got))
         else:
             counters.exact.compare(_quoted(text), wanted, got, _ids)
     return counters

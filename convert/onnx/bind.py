@@ -212,9 +212,25 @@ def bind(model: ir.Model, ledger: Ledger, *, widen: bool = False) -> None:
                 _cast(model.graph, value, TYPES[tensor.dtype])
 
 
+class Mapped(ir.ExternalTensor):  # type: ignore[misc]  # onnx_ir is not followed by mypy here
+    """A tensor in a file that is mapped only while its values are in use: an export touches every page once."""
+
+    def numpy(self) -> np.ndarray:
+        shape = tuple(self.shape.numpy())
+        if not self.size:
+            return np.empty(shape, self.dtype.numpy())
+        return np.asarray(np.memmap(self.path, self.dtype.numpy(), "r", self.offset or 0, shape))
+
+    def __array__(self, dtype: Any = None) -> np.ndarray:
+        return self.numpy().__array__(dtype)
+
+    def tobytes(self) -> bytes:
+        return self.numpy().tobytes()
+
+
 def in_place(name: str, tensor: Stored) -> ir.ExternalTensor:
     """The tensor's bytes where they lie. The location is absolute and has no base, for ir refuses hard links else."""
-    return ir.ExternalTensor(
+    return Mapped(
         str(tensor.path),
         tensor.start,
         tensor.stop - tensor.start,

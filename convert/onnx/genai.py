@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from convert import child
 from convert.bundle import Artifact, Bundle, Role
@@ -28,9 +28,6 @@ from convert.companions import ROLES, Companions, collect, read_companions
 from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.files import CHUNK_BYTES
 from convert.progress import Progress
-
-if TYPE_CHECKING:
-    import onnx
 
 PRECISIONS = ("fp32", "int4")  # what its runtime computes on a CPU: an fp16 folder builds and does not generate
 BUILDER = "onnxruntime_genai.models.builder"
@@ -220,19 +217,44 @@ def _correct_config(path: Path, companions: Companions, progress: Progress) -> N
     config = json.loads(path.read_text(encoding="utf-8"))
     model, text = config["model"], companions.text_config
     if model["vocab_size"] != text.get("vocab_size"):
-        got = f"genai_config.json has vocab_size {model['vocab_size']}"
+        got = f"{CONFIG} has vocab_size {model['vocab_size']}"
         raise StageError("onnx", got, f"{text.get('vocab_size')}, as in config.json")
     ends = list(companions.end_ids)
-    wanted = {"context_length": text.get("max_position_embeddings", model["context_length"])}
+    wanted = {"context_length": (text.get("max_position_embeddings", model["context_length"]), "the source's")}
     told = model.get("eos_token_id")
     if ends and set(told if isinstance(told, list) else [told]) != set(ends):
-        wanted["eos_token_id"] = ends
-    changed = {name: value for name, value in wanted.items() if model.get(name) != value}
+        wanted["eos_token_id"] = (ends, "the source's")
+    if "vision_config" in companions.config:
+        wanted["pad_token_id"] = _pad(model, companions, progress)
+    changed = {name: value for name, (value, _) in wanted.items() if model.get(name) != value}
     for name, value in changed.items():
-        progress.warn(f"{CONFIG}: {name} was {model.get(name)}, the source says {value}")
+        progress.note(f"{CONFIG}: {name} {value} instead of {model.get(name)}: {wanted[name][1]}")
         model[name] = value
     if changed:
         path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
+
+
+def _pad(model: dict[str, Any], companions: Companions, progress: Progress) -> tuple[Any, str]:
+    """What to pad a model that sees with, and why: of those onnxruntime-genai 0.18.0 masks every pad token of a prompt.
+
+    The model's own is often its end of text, which texts hold: logits after it would be another model's.
+    """
+    pad = _harmless_pad(companions, model["vocab_size"])
+    if pad is None:
+        pad = model.get("pad_token_id")
+        progress.warn(f"{CONFIG}: onnxruntime-genai will not read token {pad} where it stands in a prompt: it pads")
+    return pad, "it is masked wherever it stands, so it must be in no text"
+
+
+def _harmless_pad(companions: Companions, vocab: int) -> int | None:
+    """A token id that no text has: the last without a token, else the unknown token's; None where there is neither."""
+    used = set(companions.token_ids.values())
+    if used:
+        for number in range(vocab - 1, -1, -1):
+            if number not in used:
+                return number
+    unknown = companions.special_ids.get("unk")
+    return None if unknown in companions.end_ids else unknown
 
 
 def _state_origin(path: Path, source: Bundle, precision: str) -> None:
@@ -241,19 +263,18 @@ def _state_origin(path: Path, source: Bundle, precision: str) -> None:
 
     graph = onnx.load(path, load_external_data=False)
     graph.producer_version = _version()
-    _clear(graph)
+    graph.doc_string = ""
+    digests = sorted(artifact.sha256 for artifact in source.of(Role.WEIGHTS))
     said = {
         "convert.precision": precision,
-        "convert.source": source.model.hub or source.model.name,
+        "convert.model": source.model.name,
+        "convert.source": source.model.hub,
         "convert.revision": source.model.revision,
+        "convert.weights_sha256": hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else "",
     }
+    del graph.metadata_props[:]
     onnx.helper.set_model_props(graph, {name: value for name, value in said.items() if value})
     path.write_bytes(graph.SerializeToString(deterministic=True))
-
-
-def _clear(graph: onnx.ModelProto) -> None:
-    graph.doc_string = ""
-    del graph.metadata_props[:]
 
 
 def _merge_companions(source: Bundle, companions: Companions, built: Path) -> Iterator[str]:

@@ -74,14 +74,14 @@ def to_half(model: ir.Model, dtype: ir.DataType, keep: Patterns | None = None) -
 
 
 def tables(model: ir.Model) -> Iterator[ir.Value]:
-    """The weights that rows are taken out of: embeddings."""
+    """The weights that rows are taken out of: embeddings. A table of sines is no parameter, so it is not one."""
     for node in model.graph:
         if node.op_type != "Gather" or node.domain:
             continue
         value = node.inputs[0]
         while value is not None and (made := value.producer()) is not None and made.op_type == "Cast":
             value = made.inputs[0]
-        if value is not None and is_weight(value) and value.shape is not None and len(value.shape) > 1:
+        if value is not None and is_weight(value) and str(value.name).endswith(".weight"):
             yield value
 
 

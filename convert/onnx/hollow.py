@@ -163,7 +163,8 @@ class PastLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no type
         self.keys, self.values = keys, values
 
     def get_seq_length(self) -> int:
-        return self.keys.shape[-2]  # a symbol while it is traced: int() would make a constant of it
+        length: int = self.keys.shape[-2]  # a symbol while it is traced: int() would make a constant of it
+        return length
 
 
 def past(tensors: Sequence[Tensor]) -> Cache:

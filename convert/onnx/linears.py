@@ -24,7 +24,7 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 BETWEEN = frozenset({"Cast", "Transpose", "Reshape", "Identity"})  # on the way from a weight to its MatMul
 PRODUCTS = (re.compile(r"\bdown_proj\b"),)
 """Layers that read a product of two activations: in some tokens it is thousands of times what it is in others."""
-CHUNK = 1 << 22  # weights widened to float32 at a time: 16 MB
+CHUNK = 1 << 20  # weights widened to float32 at a time: 4 MB
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def head(model: ir.Model) -> ir.Node | None:
     output = next((value for value in model.graph.outputs if value.name == "logits"), None)
     node = output.producer() if output is not None else None
     while node is not None and node.op_type != "MatMul":
-        node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+        makers = [value.producer() for value in node.inputs if value is not None]
+        node = next((made for made in makers if made is not None and made.op_type != "Constant"), None)
     return node if node is not None and _linear(node) is not None else None
 
 

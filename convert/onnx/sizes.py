@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -17,6 +17,7 @@ from convert.onnx.write import INLINE_BYTES, Names
 NODE_BYTES = 140  # an operator in a graph's file, names included
 NODES = 100  # operators a layer, about
 TENSOR_BYTES = 160  # what a graph says of a weight
+EMBEDDING = "embed_tokens"  # the graph that looks tokens up, where there is one
 TABLE = "embed_tokens.weight"  # looked up, never multiplied: not quantized
 
 
@@ -37,7 +38,7 @@ def forecast(source: Bundle, wish: Wish) -> Bundle:
 def _files(prepared: Prepared, precision: str, wish: Wish) -> Iterator[tuple[Role, Artifact]]:
     for number, (part, parameters) in enumerate(prepared.parts.items()):
         names = Names(part, wish.suffix(precision))
-        tensors = dict.fromkeys(prepared.ledger.of[name] for name in parameters)
+        tensors = dict.fromkeys(prepared.ledger.of[name] for name in _own(prepared, part, parameters))
         role = Role.PROJECTOR if part in PROJECTORS else Role.WEIGHTS
         kind = "onnx" if number == 0 or role is Role.PROJECTOR else "onnx-part"
         layers = len({name.split(".layers.")[-1].split(".")[0] for name in parameters})
@@ -45,13 +46,36 @@ def _files(prepared: Prepared, precision: str, wish: Wish) -> Iterator[tuple[Rol
         yield role, Artifact(f"{kind}/{precision}", Path(names.graph), graph)
         if wish.shares(precision, prepared.ledger):
             continue
-        sizes = [_bytes(tensor, precision, wish) for tensor in tensors]
+        fine = part in PROJECTORS
+        sizes = [_bytes(tensor, precision, wish, fine or _is_head(tensor.name)) for tensor in tensors]
+        sizes.append(_tied_head(prepared, parameters, precision, wish))
         if data := sum(size for size in sizes if size >= INLINE_BYTES):
             yield role, Artifact(f"onnx-part/{precision}", Path(names.data), data)
 
 
-def _bytes(tensor: Stored, precision: str, wish: Wish) -> int:
-    """Bytes of a weight in a precision's own file."""
+def _own(prepared: Prepared, part: str, parameters: Sequence[str]) -> list[str]:
+    """The parameters of a part, without the table of embeddings where that is a graph of its own."""
+    apart = EMBEDDING in prepared.parts and part != EMBEDDING
+    return [name for name in parameters if not (apart and name.endswith(TABLE))]
+
+
+def _is_head(name: str) -> bool:
+    return name.endswith("lm_head.weight")
+
+
+def _tied_head(prepared: Prepared, parameters: Sequence[str], precision: str, wish: Wish) -> int:
+    """Bytes of a tied head where it is quantized: the table it is tied to stays as it is beside it."""
+    head = next((name for name in parameters if _is_head(name)), None)
+    tensor = prepared.ledger.of[head] if head is not None else None
+    if tensor is None or _is_head(tensor.name) or precision not in ("int8", "int4"):
+        return 0
+    return 0 if _kept(head or "", precision, wish) else _bytes(replace(tensor, name=head or ""), precision, wish, True)
+
+
+def _bytes(tensor: Stored, precision: str, wish: Wish, fine: bool) -> int:
+    """Bytes of a weight in a precision's own file; `fine` ones have eight bits in int4."""
+    from convert.onnx.int4 import BITS, FINE_BITS
+
     count, kept = prod(tensor.shape), tensor.stop - tensor.start
     if precision == "fp32":
         return count * 4
@@ -63,8 +87,10 @@ def _bytes(tensor: Stored, precision: str, wish: Wish) -> int:
         return kept
     if precision == "int8":
         return count + tensor.shape[0] * 4
-    blocks = -(-count // wish.block_size)
-    return blocks * (wish.block_size // 2 + 4) + (0 if wish.symmetric else -(-blocks // 2))
+    bits, outputs = FINE_BITS if fine else BITS, tensor.shape[0]
+    blocks = -(-(count // outputs) // wish.block_size)
+    zeros = 0 if wish.symmetric else -(-blocks * bits // 8)
+    return outputs * (blocks * (wish.block_size * bits // 8 + 4) + zeros)
 
 
 def _kept(name: str, precision: str, wish: Wish) -> bool:

@@ -124,7 +124,7 @@ def _simplify(model: ir.Model) -> None:
         with quiet():
             optimizer.optimize_ir(model, input_size_limit=FOLDED_VALUES, output_size_limit=FOLDED_VALUES)
     except Exception as error:  # a constant that the model made while it was traced has no values
-        cause = error
+        cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise StageError("onnx", f"the graph cannot be simplified ({type(cause).__name__}: {cause})"[:300]) from error
@@ -233,7 +233,7 @@ def _source(props: Mapping[str, str], outer: str) -> str:
         classes = ast.literal_eval(props.get("pkg.torch.onnx.class_hierarchy", "[]"))
     except (ValueError, SyntaxError):
         return ""
-    if len(scopes) < 2 or len(classes) < 2:
+    if len(scopes) < 2 or len(classes) < 2 or scopes[-2].startswith("_"):  # a hook of torch's own
         return ""
     path = f"{scopes[-2]}.".removeprefix("part.").removeprefix(outer).rstrip(".")
     kind = classes[-2].rpartition(".")[2]

@@ -154,10 +154,9 @@ def _point(model: ir.Model, placed: Mapping[str, Placed], data: str, shared: Map
 def _forget_shapes(model: ir.Model) -> None:
     """Drop the shapes of what flows between operators: every runtime finds them itself, and a pass may change them."""
     graph = model.graph
-    for node in graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = value.type = None
+    inner = [output for node in graph for output in node.outputs if not output.is_graph_output()]
+    for value in [*inner, *graph.initializers.values()]:  # a tensor says itself what it is
+        value.shape = value.type = None
 
 
 def check(path: Path) -> None:

@@ -38,6 +38,12 @@ class Target:
     label: str = ""  # what it is called where people read; no two are alike
 
     @property
+    def files(self) -> tuple[Artifact, ...]:
+        """Every file of the row, the one that runtimes are given first."""
+        eyes = () if self.projector is None else (self.projector, *self.projector_later)
+        return (self.weights, *self.later, *eyes)
+
+    @property
     def weights_size(self) -> int:
         return _size(self.weights, self.later)
 

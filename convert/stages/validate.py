@@ -215,7 +215,7 @@ def _candidate(row: Target, source: Bundle) -> Candidate:
         # Runtimes on a CPU widen a graph's 16-bit weights when they load it, the checkpoint's that it shares too.
         size = max(size, 4 * memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=True))
     runtime = runtimes.load(row.on) if row.on else runtimes.for_format(weights.format)
-    return Candidate(weights.path, projector.path if projector else None, runtime, size, row.text_only)
+    return Candidate(weights.path, projector.path if projector else None, runtime, size, row.label, row.text_only)
 
 
 def _questions(options: Options, reference: Any) -> Questions:
@@ -286,6 +286,7 @@ def _row(options: Options, out: Path, target: Target, measurement: Measurement) 
         {**_file(out, projector), "size_bytes": target.projector_size} if projector else None,
         projector.type if projector else "",
         target.label,
+        tuple(_file(out, file) for file in target.files),
     )
     return output(subject, measurement, _limits(options, target))
 

@@ -51,7 +51,8 @@ class TextGraph:
 
     def empty(self, batch: int) -> dict[str, np.ndarray]:
         """A cache of no tokens."""
-        return {n: np.zeros((batch, i.shape[1], 0, i.shape[3]), np.float32) for n, i in self._cache.items()}
+        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+        return {n: np.zeros((batch, i.shape[1], 0, i.shape[3]), types[i.type]) for n, i in self._cache.items()}
 
     def __call__(
         self, tokens: np.ndarray, cache: Mapping[str, np.ndarray] | None = None, mask: np.ndarray | None = None

@@ -73,6 +73,16 @@ def test_widened_weights_are_float32_and_need_no_cast() -> None:
     assert not any(node.op_type == "Cast" and node.name.startswith("cast_") for node in model.graph)
 
 
+def test_a_weight_is_mapped_only_while_its_values_are_in_use(tmp_path: Path) -> None:
+    folder = tiny.tiny_qwen2(tmp_path / "m")
+    tensor = bound(folder, traced()[1]).graph.initializers["model.norm.weight"].const_value
+    values = tensor.numpy()
+    assert values.tobytes() == tensor.tobytes()
+    assert str(folder) in Path("/proc/self/maps").read_text()
+    del values
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+
+
 def test_float32_weights_are_read_in_place_without_a_cast(tmp_path: Path) -> None:
     folder = tiny.tiny_qwen2(tmp_path / "m", dtype="float32")
     model = bound(folder, traced()[1])

@@ -12,7 +12,7 @@ import pytest
 from convert.errors import InputError
 from convert.onnx.attention import scale_queries
 from convert.onnx.half import to_half
-from convert.onnx.linears import linears, split_gemms
+from convert.onnx.linears import head, linears, split_gemms
 from tests.fixtures_onnx_graphs import counts, decoder, graph, inputs, reference, run
 
 HALF, BRAIN = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
@@ -161,12 +161,39 @@ def test_a_graph_that_is_an_embedding_alone(dtype: ir.DataType, tmp_path: Path) 
     }"""
     table = np.random.default_rng(0).standard_normal((9, 4)).astype(BRAIN.numpy())
     model = graph(text, [ir.tensor(table, name="w")])
+    model.graph.initializers["w"].name = "embed_tokens.weight"
     to_half(model, dtype)
     assert [node.op_type for node in model.graph] == ["Gather", "Cast"]
     assert [(o.name, o.dtype) for o in model.graph.outputs] == [("inputs_embeds", ir.DataType.FLOAT)]
-    assert model.graph.initializers["w"].dtype == dtype
+    assert model.graph.initializers["embed_tokens.weight"].dtype == dtype
     got = run(model, {"ids": np.array([3, 8])}, tmp_path)["inputs_embeds"]
     np.testing.assert_array_equal(got, table[[3, 8]].astype(dtype.numpy()).astype(np.float32))
+
+
+def test_a_table_of_sines_is_no_weight() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    turn (int64[n] position_ids, float[n, 4] x) => (float[n, 4] y) {
+        sines = Gather (sin_cached, position_ids)
+        y = Mul (x, sines)
+    }"""
+    model = graph(text, [ir.tensor(np.ones((9, 4), np.float32), name="sin_cached")])
+    to_half(model, HALF)
+    assert not counts(model)["Cast"]
+    assert model.graph.initializers["sin_cached"].dtype == ir.DataType.FLOAT
+
+
+@pytest.mark.parametrize("order", ["scale, raw", "raw, scale"])
+def test_the_head_is_found_behind_what_scales_and_caps_the_logits(order: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 20]>
+    head (float[n, 4] x) => (float[n, 5] logits) {{
+        scale = Constant <value_float = 0.5> ()
+        raw = MatMul (x, w)
+        scaled = Mul ({order})
+        capped = Tanh (scaled)
+        logits = Mul ({order.replace("raw", "capped")})
+    }}"""
+    model = graph(text, [ir.tensor(np.ones((4, 5), np.float32), name="w")])
+    assert head(model) is next(node for node in model.graph if node.op_type == "MatMul")
 
 
 @pytest.mark.parametrize("value", [70000.0, np.inf, np.nan])

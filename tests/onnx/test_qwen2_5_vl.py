@@ -177,17 +177,18 @@ def test_places_in_window_order_are_those_of_transformers() -> None:
     import torch
     from transformers.vision_utils import get_vision_window_index
 
-    from convert.onnx.families._qwen2_5_vision import Sizes, Windows, window_places
+    from convert.onnx.families._qwen2_5_vision import Frames, Sizes, Windows, window_places
 
     sizes, draw = Sizes(merge=2, side=4, heads=1, head_dim=4), np.random.default_rng(0)
     for _ in range(100):
         grid = torch.tensor([[draw.integers(1, 4), *(2 * draw.integers(1, 14, 2))] for _ in range(draw.integers(1, 4))])
         places = torch.arange(int(grid.prod(1).sum()) // 4)
         index, ends = get_vision_window_index(grid, 2, 112, 14)
-        at = Windows.of(places, grid, sizes)
+        frame = Frames.of(places, grid, sizes.merge)
+        at = Windows.of(places, frame, sizes)
         assert torch.equal(at.source, index)
         assert torch.equal(at.window.unique() * 4, ends[:-1])
-        assert torch.equal(at.source[window_places(places, grid, sizes)], places)
+        assert torch.equal(at.source[window_places(places, frame, sizes)], places)
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)

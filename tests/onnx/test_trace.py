@@ -104,3 +104,18 @@ def test_operators_of_other_domains_are_refused() -> None:
     with pytest.raises(StageError, match=r"the graph has com.microsoft::Mul, wanted standard operators only"):
         trace.check_domains(model)
     trace.check_domains(model, frozenset({"com.microsoft"}))
+
+
+def test_a_node_outside_of_every_module_has_no_source() -> None:
+    """torch puts the name of a hook of its own there."""
+    hook = "_empty_nn_module_stack_from_metadata_hook"
+    named = {
+        "pkg.torch.onnx.name_scopes": f"['', '{hook}', 'x']",
+        "pkg.torch.onnx.class_hierarchy": f"['', '{hook}', 'x']",
+    }
+    assert trace._source(named, "") == ""
+    real = {
+        "pkg.torch.onnx.name_scopes": "['part', 'part.model.layers.0.mlp', 'x']",
+        "pkg.torch.onnx.class_hierarchy": "['m.Part', 'm.MLP', 'x']",
+    }
+    assert trace._source(real, "") == "model.layers.0.mlp (MLP)"

@@ -182,3 +182,11 @@ def test_known_limits_are_proven_not_assumed() -> None:
     checks = {check.name: check for check in contract._tokens(plain, by_name, [named, "abc"])}
     assert checks["special_by_name"].total == 1
     assert checks["tokens"].score == 1.0
+
+    # ends every text at a NUL, as an interface of C strings does; and one that is wrong without any NUL too
+    cut: Any = Stub(lambda text: [ord(c) for c in text.partition("\0")[0]])
+    checks = {check.name: check for check in contract._tokens(raw, cut, ["nul\0inside", "abc"])}
+    assert checks["nul"].total == 1
+    assert checks["tokens"].score == 1.0
+    (tokens, *_) = contract._tokens(raw, wrong, ["nul\0inside"])
+    assert (tokens.equal, tokens.total) == (0, 1)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,19 @@ import numpy as np
 import pytest
 
 from convert.bundle import Bundle
+from convert.progress import Silent
 from tests.fixtures_validate import folder, rewritten, tiny_text, tiny_vision, weights
-from validate import runtimes
-from validate.runtimes import RuntimeFailure, Unsupported, _llama_api, _watchdog, llama_cpp, transformers
+from validate import compare, runtimes
+from validate.runtimes import (
+    NotOnThisMachine,
+    RuntimeFailure,
+    Unsupported,
+    _llama_api,
+    _watchdog,
+    llama_cpp,
+    transformers,
+)
+from validate.runtimes._isolated import IsolatedSession
 
 __all__ = ["tiny_text", "tiny_vision"]  # fixtures
 
@@ -289,3 +300,38 @@ def _is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def test_a_question_that_a_runtime_has_no_answer_to_is_unsupported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bare.py").write_text("def open(model, **options):\n    return object()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    runtime: Any = types.SimpleNamespace(__name__="bare", NAME="bare")
+    with (
+        IsolatedSession(runtime, tmp_path, projector=None, context=1, threads=1) as session,
+        pytest.raises(Unsupported, match="this runtime has no decode_logits"),
+    ):
+        session.decode_logits([1])
+
+
+def test_what_a_machine_lacks_ends_the_row_wherever_it_shows(tiny_text: dict[str, Bundle]) -> None:
+    """A kernel that is missing may be missed when a graph is loaded, or only when it runs."""
+
+    class Lacking(transformers.TransformersSession):
+        def logits(self, tokens: Any) -> Any:
+            raise NotOnThisMachine("no kernel for this")
+
+    home = folder(tiny_text)
+    runtime: Any = types.SimpleNamespace(
+        NAME="x",
+        ISOLATED=False,
+        available=lambda: None,
+        version=lambda: "1",
+        open=lambda model, **_: Lacking(home, 1, False),
+    )
+    with transformers.open(home, threads=1) as reference:
+        questions = compare.Questions([reference.tokenize("Click the button.")])
+        candidate = compare.Candidate(home, None, runtime, 1)
+        (found,) = compare.measure(reference, [candidate], questions, compare.Settings(1), Silent())
+    assert (found.not_run, found.lacking, found.failures) == ("built, not run: no kernel for this", True, [])

@@ -14,6 +14,7 @@ from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import StageError
 from convert.progress import Silent
 from convert.run import Result
+from convert.stages import _validate_targets
 from convert.stages import validate as stage
 from convert.stages._reference import link_files
 from convert.stages._validate_targets import targets
@@ -165,6 +166,19 @@ def test_images_by_name_and_no_projector_is_no_pass(tiny_vision: dict[str, Bundl
     assert report["outputs"][0]["status"] == "failed"
     assert "no projector was made" in report["outputs"][0]["reason"]
     assert "did not pass" in page.splitlines()[0]
+
+
+def test_a_format_without_a_place_for_images_is_not_asked_for_them(
+    tiny_vision: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_validate_targets._TEXT_ONLY, "gguf", "this format holds the text decoder alone")
+    Image.fromarray(vision.drawing(112, 84)).save(tmp_path / "0.png")
+    inputs = tiny_vision | {"gguf": tiny_vision["gguf"].with_(projector=())}
+    report, page = report_of(stage.Options(images=[tmp_path / "0.png"], **FEW), inputs, tmp_path)
+    (row,) = report["outputs"]
+    assert row["status"] == "passed", row["reason"]
+    assert row["vision"]["reason"] == "this format holds the text decoder alone"
+    assert "**not looked at** for" in page
 
 
 def test_a_text_of_a_few_words_is_no_text_to_measure_on(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
@@ -335,6 +349,7 @@ def test_every_graph_that_gives_logits_is_a_row_and_its_files_count() -> None:
     rows = targets(inputs)
     assert [row.label for row in rows] == ["onnx/fp32", "onnx/fp16", "genai/int4", "trt/fp16"]
     assert [row.weights_size for row in rows] == [110, 30, 30, 30]
+    assert [file.path.name for file in rows[0].files] == ["model.onnx", "model.safetensors"]
     assert rows[2].text_only
     assert rows[1].names == ("*", "onnx", "fp16", "onnx/fp16")
 

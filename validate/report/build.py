@@ -41,6 +41,7 @@ class Subject:
     projector: FileEntry | None = None
     projector_type: str = ""
     label: str = ""  # the file's name where it is left out
+    files: tuple[FileEntry, ...] = ()  # every file, where there are more
 
 
 def output(subject: Subject, measurement: Measurement, limits: Mapping[str, tuple[float, str]]) -> Output:
@@ -53,6 +54,7 @@ def output(subject: Subject, measurement: Measurement, limits: Mapping[str, tupl
         "type": subject.type,
         "label": subject.label or PurePath(subject.file["path"]).name,
         **subject.file,
+        "files": list(subject.files or filter(None, (subject.file, subject.projector))),
         "parameters": parameters,
         "bits_per_weight": round(subject.file["size_bytes"] * 8 / parameters, 3) if parameters else None,
         "runtime": measurement.runtime,

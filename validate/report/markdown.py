@@ -155,7 +155,7 @@ def _outputs(report: Report) -> Iterable[str]:
 
 def _limits(report: Report) -> Iterable[str]:
     rows = []
-    for output in report["outputs"]:
+    for output in (o for o in report["outputs"] if o["status"] != "not_run"):
         for name, limit in output["limits"].items():
             value = output["metrics"].get(name)
             inside = kept(output, name)
@@ -314,18 +314,16 @@ def _method(report: Report) -> Iterable[str]:
         "compared, KL in float64."
     )
     yield "- Files, by sha256:"
-    for path, digest in dict.fromkeys((o["path"], o["sha256"]) for o in report["outputs"]):
+    for path, digest in dict.fromkeys((file["path"], file["sha256"]) for o in report["outputs"] for file in o["files"]):
         yield f"  - `{path}` {digest}"
-    for projector in dict.fromkeys(
-        (p["path"], p["sha256"]) for o in report["outputs"] if (p := o["vision"]["projector"]) is not None
-    ):
-        yield f"  - `{projector[0]}` {projector[1]}"
 
 
 _SHIPPED = "tokenizer, templates and image processor are those beside the graph, read by transformers"
 _SETTINGS = {
     "llama.cpp": ": CPU, KV cache in F32 and flash attention off, so that the weights' drift is seen, not the cache's",
     "ONNX Runtime": f": CPU; {_SHIPPED}",
+    "onnxruntime-genai": ": CPU; its own tokenizer and its own loop of tokens",
+    "TensorRT": f": CUDA; {_SHIPPED}",
     "OpenVINO": f": CPU, computing in float32, activations not quantized; {_SHIPPED}",
 }
 

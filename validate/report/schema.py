@@ -128,8 +128,9 @@ class Output(TypedDict):
     type: str
     label: str  # what this row is called; no two of a report are alike
     path: str
-    size_bytes: int
+    size_bytes: int  # of all files but the projector's
     sha256: str
+    files: list[FileEntry]  # every one, the projector's too
     parameters: int | None
     bits_per_weight: float | None
     runtime: str

@@ -72,7 +72,7 @@ class _State:
 
     past: Mapping[str, np.ndarray]  # input name -> (row, head, token, width)
     mask: np.ndarray  # int64 (row, token): 0 where padding is
-    shift: np.ndarray  # int64 (row, 1): the next token's position less its index
+    deltas: np.ndarray  # int64 (row, 1): the next token's position less the number of tokens, padding left out
 
 
 class Session(CheckpointFolder):
@@ -155,11 +155,11 @@ class Session(CheckpointFolder):
         grid, image_id = seen["image_grid_thw"], self._identity.image_ids.get("image_token_id", -1)
         ids, mask = self.image_rows(prompts, grid)
         embeds = inputs.merge_images(self._embed(ids), ids, self._look(seen), image_id)
-        positions, shift = inputs.position_ids(
+        positions, deltas = inputs.position_ids(
             ids, mask, grid, image_token_id=image_id, spatial_merge_size=self._processor.merge_size
         )
         logits, state = self._read(_Batch(ids, mask, positions, embeds))
-        return logits, replace(state, shift=shift)
+        return logits, replace(state, deltas=deltas)
 
     # ---- running the graphs
 
@@ -185,11 +185,12 @@ class Session(CheckpointFolder):
         state, logits = self._nothing(len(batch.ids)), np.empty(0)
         for start in range(0, batch.ids.shape[1], PREFILL_TOKENS):
             logits, state = self._run(batch[start : start + PREFILL_TOKENS], state, keep=True)
-        return logits[:, -1], replace(state, shift=batch.mask.sum(1, keepdims=True) - batch.mask.shape[1])
+        return logits[:, -1], state
 
     def _next(self, ids: np.ndarray, state: _State) -> tuple[np.ndarray, _State]:
         """Logits (row, 1, vocab) of one more token a row."""
-        return self._run(_Batch(ids, np.ones_like(ids), state.mask.shape[1] + state.shift), state, keep=True)
+        positions = state.mask.sum(1, keepdims=True) + state.deltas
+        return self._run(_Batch(ids, np.ones_like(ids), positions), state, keep=True)
 
     def _run(self, batch: _Batch, state: _State, keep: bool = False) -> tuple[np.ndarray, _State]:
         """Logits float32 (row, token, vocab) of a batch behind `state`; with `keep`, also the state after it."""
@@ -202,7 +203,7 @@ class Session(CheckpointFolder):
             given["inputs_embeds"] = self._embed(batch.ids) if batch.embeds is None else batch.embeds
         out = self._main.run(_feeds(self._main, given), None if keep else ["logits"])
         past = {name: out[PRESENT + name.removeprefix(PAST)] for name in state.past} if keep else {}
-        return out["logits"].astype(np.float32, copy=False), _State(past, mask, state.shift)
+        return out["logits"].astype(np.float32, copy=False), _State(past, mask, state.deltas)
 
     def _embed(self, ids: np.ndarray) -> np.ndarray:
         if self._embedder is None:

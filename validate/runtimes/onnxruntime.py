@@ -28,7 +28,7 @@ ISOLATED = True
 ERRORS_ONLY = 3
 WORDS = 400  # characters of an error worth quoting
 _TYPES = {"float": "float32", "double": "float64"}  # where ONNX Runtime's word is not numpy's
-_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_BEFORE = re.compile(r".*\[ONNXRuntimeError\] : \d+ : \w+ : |^\S+\.(cc|h):\d+ \S+ ", re.DOTALL)  # codes, its own files
 
 
 def available() -> str | None:
@@ -81,7 +81,7 @@ class OnnxGraph:
 
 def _failure(error: Exception, what: str) -> RuntimeFailure:
     """The error in ONNX Runtime's own words; a kernel that it does not have is this machine's lack, not the model's."""
-    words = " ".join(_PREFIX.sub("", str(error)).split())[:WORDS]
+    words = " ".join(_BEFORE.sub("", _BEFORE.sub("", str(error))).split())[:WORDS]
     if type(error).__name__ == "NotImplemented":
         return NotOnThisMachine(f"ONNX Runtime has no CPU kernel for this graph: {words}")
     return RuntimeFailure(f"ONNX Runtime {what}: {words}")

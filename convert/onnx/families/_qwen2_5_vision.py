@@ -88,9 +88,9 @@ class Windows:
     frame: Tensor
 
     @classmethod
-    def of(cls, places: Tensor, grid: Tensor, sizes: Sizes) -> Windows:
+    def of(cls, places: Tensor, frame: Frames, sizes: Sizes) -> Windows:
         """What is at `places` of window order."""
-        frame, side = Frames.of(places, grid, sizes.merge), sizes.side
+        side = sizes.side
         inside = places - frame.start
         band = _quotient(inside, side * frame.columns)  # a row of windows
         height = (frame.rows - band * side).clamp(max=side)
@@ -109,9 +109,9 @@ class Windows:
         )
 
 
-def window_places(places: Tensor, grid: Tensor, sizes: Sizes) -> Tensor:
+def window_places(places: Tensor, frame: Frames, sizes: Sizes) -> Tensor:
     """The place in window order of the units at `places` of the input: the inverse of Windows.source."""
-    frame, side = Frames.of(places, grid, sizes.merge), sizes.side
+    side = sizes.side
     inside = places - frame.start
     row = _quotient(inside, frame.columns)
     column = inside - row * frame.columns
@@ -145,7 +145,9 @@ class VisionEncoder(nn.Module):  # type: ignore[misc] # torch is not typed here
         sizes = self._sizes
         units = pixel_values.shape[0] // sizes.unit
         chunks = (units + sizes.side**2 - 1) // sizes.side**2
-        at = Windows.of(torch.arange(chunks * sizes.side**2), image_grid_thw, sizes)
+        places = torch.arange(chunks * sizes.side**2)
+        frame = Frames.of(places, image_grid_thw, sizes.merge)  # the same in both orders: neither moves it
+        at = Windows.of(places, frame, sizes)
 
         kernel = visual.patch_embed.proj.weight
         embedded = functional.linear(pixel_values, kernel.reshape(kernel.shape[0], -1))
@@ -160,8 +162,8 @@ class VisionEncoder(nn.Module):  # type: ignore[misc] # torch is not typed here
             seen = _by_head(query, key, value, far) if number in self._full else near.attend(query, key, value)
             hidden = hidden + block.attn.proj(seen.transpose(0, 1).reshape(hidden.shape))
             hidden = hidden + block.mlp(block.norm2(hidden))
-        places = window_places(torch.arange(units), image_grid_thw, sizes)
-        return (visual.merger(hidden).index_select(0, places),)
+        original = window_places(places, frame, sizes).narrow(0, 0, units)
+        return (visual.merger(hidden).index_select(0, original),)
 
 
 def _patches(per_unit: Tensor, sizes: Sizes) -> Tensor:
