@@ -234,13 +234,13 @@ def _packed_bytes(scheme: Scheme, tensor: Wanted, made: Made) -> np.ndarray:
     if axis is None and any(not np.array_equal(parts[0], part) for part in parts):
         got = "its halves were put in different orders"
         raise StageError(f"gptqmodel: {tensor.name}", got, "one order", "desc_act: false")
-    values = parts[0] if axis is None else np.concatenate(parts, axis)
-    if values.shape != tensor.shape or values.dtype != STORAGE[tensor.dtype]:
-        got = f"has shape {values.shape} of {values.dtype}"
+    joined = parts[0] if axis is None else np.concatenate(parts, axis)
+    if joined.shape != tensor.shape or joined.dtype != STORAGE[tensor.dtype]:
+        got = f"has shape {joined.shape} of {joined.dtype}"
         raise StageError(f"gptqmodel: {tensor.name}", got, f"{tensor.shape} of {tensor.dtype}")
-    if tensor.dtype == "F16" and not np.isfinite(values).all():
+    if tensor.dtype == "F16" and not np.isfinite(joined).all():
         raise StageError(f"gptqmodel: {tensor.name}", "holds numbers that are not finite", "finite ones in float16")
-    return np.ascontiguousarray(values)
+    return np.ascontiguousarray(joined)
 
 
 def values(tensor: LazyTensor) -> np.ndarray:

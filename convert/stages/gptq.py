@@ -38,6 +38,7 @@ class Options(_gptqmodel.Options):
 
 
 reads = _gptqmodel.reads
+calibrates = _gptqmodel.reads
 check = _gptqmodel.check
 forecast = _gptqmodel.forecast
 explain = _gptqmodel.explain
