@@ -83,7 +83,7 @@ validate: {{text: tested.txt}}
         ("tested.txt", ["stage 'four' calibrates on tested.txt, which it is tested on"]),
         (
             "half.txt",
-            ["stage 'four' calibrates on half.txt, which holds 50% of the lines of tested.txt it is tested on"],
+            ["stage 'four' calibrates on half.txt, which holds 50% of the lines of tested.txt"],
         ),
         ("other.txt", []),
     ],

@@ -78,7 +78,7 @@ def test_gptq_tensors_have_autogptqs_shapes(bits: int) -> None:
 
 
 def test_awq_tensors_have_autoawqs_shapes() -> None:
-    """AutoAWQ 0.2.9 gives a 768 x 256 matrix in groups of 128 these (WQLinear_GEMM)."""
+    """As vLLM allocates them to load AutoAWQ's checkpoints (awq.py, AWQLinearMethod.create_weights): inputs first."""
     assert awq.packed((768, 256), 4, 128, bias=False) == {
         "qweight": ("I32", (256, 96)),
         "qzeros": ("I32", (2, 96)),
