@@ -26,7 +26,7 @@ attention in float32 would change neither.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 
 import numpy as np
@@ -35,7 +35,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from convert.errors import InputError
 from convert.onnx import attention
-from convert.onnx.linears import FLOATS, PRODUCTS, Patterns, chosen, is_weight, lazy, linears, replace, split_gemms
+from convert.onnx.linears import FLOATS, PRODUCTS, Patterns, chosen, lazy, linears, lookups, replace, split_gemms
 
 KEEP: dict[ir.DataType, Patterns] = {
     ir.DataType.FLOAT16: PRODUCTS,
@@ -63,7 +63,7 @@ def to_half(model: ir.Model, dtype: ir.DataType, keep: Patterns | None = None) -
     multiplications = attention.multiplications(model)
     attention.scale_queries(model)
     layers = {found.node for found in chosen(model, KEEP[dtype] if keep is None else keep)}
-    weights = [*(found.weight for found in linears(model)), *tables(model)]
+    weights = [found.weight for found in (*linears(model), *lookups(model))]
     for weight in dict.fromkeys(weights):
         _bare(weight)
         weight.const_value = stored(_held(weight), dtype)
@@ -71,18 +71,6 @@ def to_half(model: ir.Model, dtype: ir.DataType, keep: Patterns | None = None) -
     widen_small(model, dtype, dict.fromkeys(weights))
     _Types(model.graph, dtype, layers | multiplications, weights).apply()
     RemoveUnusedNodesPass()(model)
-
-
-def tables(model: ir.Model) -> Iterator[ir.Value]:
-    """The weights that rows are taken out of: embeddings. A table of sines is no parameter, so it is not one."""
-    for node in model.graph:
-        if node.op_type != "Gather" or node.domain:
-            continue
-        value = node.inputs[0]
-        while value is not None and (made := value.producer()) is not None and made.op_type == "Cast":
-            value = made.inputs[0]
-        if value is not None and is_weight(value) and str(value.name).endswith(".weight"):
-            yield value
 
 
 def stored(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:

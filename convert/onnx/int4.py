@@ -12,7 +12,8 @@ Choices, measured on the model in recipes/models/fara-nano (8192 positions of te
 - the layer that gives the logits has 8 bits (FINE_BITS): mean KL against float32 is 0.9e-3 with it and with the stored
   weights, 2.0e-3 with 4 bits. Stored weights would be widened to float32 by ONNX Runtime, four times what the
   processor then has to read for every token. A vision tower, which is a small part of a model, has 8 bits throughout:
-  the embeddings of six images are 0.9 % off, with 4 bits 8.6 %.
+  the embeddings of six images are 0.9 % off, with 4 bits 8.6 %. So has a table of embeddings (mean KL 1e-6 by itself),
+  whose rows are widened by standard operators; a head that is tied to it reads the same bytes.
 - accuracy_level is 4: activations are multiplied as int8, in blocks with a scale each. Mean KL 1.0e-3 against 0.9e-3
   with level 1 (float32), and a token at a time 2.7 times as fast (1536 x 8960, one core, AVX-512 VNNI). It is what
   onnxruntime-genai's builder writes; where two tokens are almost equally likely it may choose the other
@@ -35,12 +36,15 @@ from convert.onnx.linears import (
     Patterns,
     before,
     chosen,
+    chosen_lookups,
     head,
     initializer,
     lazy,
     linears,
+    lookups,
     replace,
     split_gemms,
+    widened_rows,
 )
 
 DOMAIN = "com.microsoft"
@@ -56,19 +60,22 @@ def to_int4(model: ir.Model, block_size: int = 32, symmetric: bool = True, keep:
     `keep`: parameter names whose layers stay as they are; None is KEEP. `block_size` is a power of two from 16 on.
     """
     split_gemms(model)
-    widen_small(model, None, [found.weight for found in linears(model)])
-    layers, last = chosen(model, KEEP if keep is None else keep), head(model)
+    words = KEEP if keep is None else keep
+    layers, last = chosen(model, words), head(model)
+    tables = chosen_lookups(model, words, layers)
     sees = all(output.name != "logits" for output in model.graph.outputs)
+    widen_small(model, None, [found.weight for found in (*linears(model), *lookups(model))])
     memo = Memo()
     weights: dict[tuple[ir.Value, int], list[ir.Value]] = {}
-    for linear in layers:
-        form = Form(linear, FINE_BITS if sees or linear.node is last else BITS, block_size, symmetric)
+    for linear in (*layers, *tables):
+        fine = sees or linear.node is last or linear in tables
+        form = Form(linear, FINE_BITS if fine else BITS, block_size, symmetric)
         key = linear.weight, form.bits
         if key not in weights:
             weights[key] = _weights(model, form, memo)
-        _quantize(form, weights[key])
+        (_look_up if linear in tables else _quantize)(form, weights[key])
     RemoveUnusedNodesPass()(model)
-    if weights:
+    if layers:
         model.opset_imports[DOMAIN] = 1
         model.metadata_props[NOTE[0]] = NOTE[1]
 
@@ -136,3 +143,25 @@ def _quantize(form: Form, weights: list[ir.Value]) -> None:
     node = form.linear.node
     numbers = {"K": form.linear.inputs, "N": form.linear.outputs, "bits": form.bits, "block_size": form.block_size}
     replace(node, before(node, "MatMulNBits", [node.inputs[0], *weights], DOMAIN, accuracy_level=ACCURACY, **numbers))
+
+
+def _look_up(form: Form, weights: list[ir.Value]) -> None:
+    """Take rows of 8-bit blocks, and widen them with the scales and zero points of their rows."""
+    tokens = form.linear.node.inputs[1]
+    if tokens is None or tokens.shape is None:
+        return
+    filled = weights[0].shape.numpy()[1] * form.block_size
+    for node in widened_rows(form.linear):
+        values, scales, *zeros = (before(node, "Gather", [part, tokens]) for part in weights)
+        values = before(node, "Cast", [values], to=ir.DataType.FLOAT)
+        last = before(node, "Constant", [], value_ints=[-1])
+        zero = before(node, "Constant", [], value_float=float(1 << (form.bits - 1)))
+        if zeros:
+            zero = before(node, "Unsqueeze", [before(node, "Cast", zeros, to=ir.DataType.FLOAT), last])
+        rows = before(node, "Mul", [before(node, "Sub", [values, zero]), before(node, "Unsqueeze", [scales, last])])
+        flat = before(node, "Constant", [], value_ints=[0] * len(tokens.shape) + [filled])
+        rows = before(node, "Reshape", [rows, flat])
+        if filled != form.linear.inputs:
+            bounds = ([0], [form.linear.inputs], [-1])
+            rows = before(node, "Slice", [rows, *(before(node, "Constant", [], value_ints=b) for b in bounds)])
+        replace(node, rows)

@@ -83,6 +83,18 @@ def chosen(model: ir.Model, keep: Patterns) -> list[Linear]:
     return [found for found in linears(model) if not named(found, keep, is_head=last is found.node)]
 
 
+def lookups(model: ir.Model) -> list[Linear]:
+    """Every table of embeddings as the layer it would be, rows being outputs; a table of sines is no parameter."""
+    return [found for node in model.graph if (found := _lookup(node)) is not None]
+
+
+def chosen_lookups(model: ir.Model, keep: Patterns, layers: Sequence[Linear]) -> list[Linear]:
+    """The tables that no pattern names, and that are not kept for a layer that is none of `layers`."""
+    changed = {found.node for found in layers}
+    kept = {found.weight for found in linears(model) if found.node not in changed}
+    return [table for table in lookups(model) if table.weight not in kept and not named(table, keep, is_head=False)]
+
+
 def named(linear: Linear, keep: Patterns, *, is_head: bool) -> bool:
     """Whether a pattern of `keep` is found in the name of the layer's weight."""
     names = (linear.name, "lm_head.weight") if is_head else (linear.name,)
@@ -167,6 +179,26 @@ def _linear(node: ir.Node) -> Linear | None:
     assert value.const_value is not None
     shape = _moved(np.broadcast_to(np.int8(0), value.const_value.shape.numpy()), moves).shape
     return Linear(node, value, value.const_value, tuple(moves), *shape) if len(shape) == 2 else None
+
+
+def _lookup(node: ir.Node) -> Linear | None:
+    weight = node.inputs[0] if node.inputs else None
+    if node.op_type != "Gather" or node.domain or node.attributes.get_int("axis", 0) or weight is None:
+        return None
+    tensor = weight.const_value
+    if not is_weight(weight) or tensor is None or len(tensor.shape) != 2 or not str(weight.name).endswith(".weight"):
+        return None
+    rows, columns = tensor.shape.numpy()
+    return Linear(node, weight, tensor, (("Transpose", (1, 0)),), columns, rows)
+
+
+def widened_rows(table: Linear) -> list[ir.Node]:
+    """The nodes that give a table's rows in float32: the Casts behind its Gather, or the Gather itself."""
+    users = table.node.outputs[0].consumers()
+    if table.weight.dtype == ir.DataType.FLOAT:
+        return [table.node]
+    casts = all(node.op_type == "Cast" and node.attributes.get_int("to") == ir.DataType.FLOAT for node in users)
+    return list(users) if casts and not table.node.outputs[0].is_graph_output() else []
 
 
 def _move(node: ir.Node) -> tuple[str, tuple[int, ...]] | None:

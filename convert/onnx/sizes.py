@@ -18,7 +18,7 @@ NODE_BYTES = 140  # an operator in a graph's file, names included
 NODES = 100  # operators a layer, about
 TENSOR_BYTES = 160  # what a graph says of a weight
 EMBEDDING = "embed_tokens"  # the graph that looks tokens up, where there is one
-TABLE = "embed_tokens.weight"  # looked up, never multiplied: not quantized
+TABLE, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
 def forecast(source: Bundle, wish: Wish) -> Bundle:
@@ -46,9 +46,7 @@ def _files(prepared: Prepared, precision: str, wish: Wish) -> Iterator[tuple[Rol
         yield role, Artifact(f"{kind}/{precision}", Path(names.graph), graph)
         if wish.shares(precision, prepared.ledger):
             continue
-        fine = part in PROJECTORS
-        sizes = [_bytes(tensor, precision, wish, fine or _is_head(tensor.name)) for tensor in tensors]
-        sizes.append(_tied_head(prepared, parameters, precision, wish))
+        sizes = [_bytes(tensor, precision, wish, part in PROJECTORS) for tensor in tensors]
         if data := sum(size for size in sizes if size >= INLINE_BYTES):
             yield role, Artifact(f"onnx-part/{precision}", Path(names.data), data)
 
@@ -59,21 +57,8 @@ def _own(prepared: Prepared, part: str, parameters: Sequence[str]) -> list[str]:
     return [name for name in parameters if not (apart and name.endswith(TABLE))]
 
 
-def _is_head(name: str) -> bool:
-    return name.endswith("lm_head.weight")
-
-
-def _tied_head(prepared: Prepared, parameters: Sequence[str], precision: str, wish: Wish) -> int:
-    """Bytes of a tied head where it is quantized: the table it is tied to stays as it is beside it."""
-    head = next((name for name in parameters if _is_head(name)), None)
-    tensor = prepared.ledger.of[head] if head is not None else None
-    if tensor is None or _is_head(tensor.name) or precision not in ("int8", "int4"):
-        return 0
-    return 0 if _kept(head or "", precision, wish) else _bytes(replace(tensor, name=head or ""), precision, wish, True)
-
-
 def _bytes(tensor: Stored, precision: str, wish: Wish, fine: bool) -> int:
-    """Bytes of a weight in a precision's own file; `fine` ones have eight bits in int4."""
+    """Bytes of a weight in a precision's own file; `fine` ones have eight bits in int4, as tables and heads have."""
     from convert.onnx.int4 import BITS, FINE_BITS
 
     count, kept = prod(tensor.shape), tensor.stop - tensor.start
@@ -83,11 +68,11 @@ def _bytes(tensor: Stored, precision: str, wish: Wish, fine: bool) -> int:
         return kept
     if precision in HALVES:
         return count * 2
-    if tensor.name.endswith(TABLE) or _kept(tensor.name, precision, wish):
+    if _kept(tensor.name, precision, wish):
         return kept
     if precision == "int8":
         return count + tensor.shape[0] * 4
-    bits, outputs = FINE_BITS if fine else BITS, tensor.shape[0]
+    bits, outputs = FINE_BITS if fine or tensor.name.endswith((TABLE, HEAD)) else BITS, tensor.shape[0]
     blocks = -(-(count // outputs) // wish.block_size)
     zeros = 0 if wish.symmetric else -(-blocks * bits // 8)
     return outputs * (blocks * (wish.block_size * bits // 8 + 4) + zeros)

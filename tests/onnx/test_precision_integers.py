@@ -123,7 +123,7 @@ def test_int4_runs_and_is_what_its_weights_say(storage: str, symmetric: bool, mo
         if name != "frequencies":
             array = source.graph.initializers[name].const_value.numpy().astype(np.float32)
             value.const_value = ir.tensor(array, name=name)
-    for found in linears.linears(rounded):
+    for found in [*linears.linears(rounded), *linears.lookups(rounded)]:
         found.weight.const_value = ir.tensor(dequantized(model, found, symmetric), name=found.name)
     feeds = inputs(model)
     got, wanted = run(model, feeds, tmp_path), run(rounded, feeds, tmp_path)
@@ -132,7 +132,7 @@ def test_int4_runs_and_is_what_its_weights_say(storage: str, symmetric: bool, mo
 
 def dequantized(model: ir.Model, found: linears.Linear, symmetric: bool) -> np.ndarray:
     """(outputs, inputs) float32 of what MatMulNBits holds, by its documentation."""
-    bits = 8 if found.name == "lm_head.weight" else 4
+    bits = 8 if found.name in ("lm_head.weight", "model.embed_tokens.weight") else 4
     scales = values(model, f"{found.name}_scales")
     numbers = unpacked(values(model, f"{found.name}_Q{bits}"), bits).reshape(*scales.shape, -1)
     zeros = np.full(scales.shape, 1 << (bits - 1), np.float32)
@@ -211,11 +211,50 @@ def test_keep_leaves_layers_as_they_are(to, tied: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", [to_int8, to_int4])
-def test_only_embeddings_stay_in_the_stored_type(to) -> None:
+def test_nothing_stays_in_the_stored_type(to) -> None:
     model = decoder("BFLOAT16")
-    to(model, keep=EVERYTHING)
-    left = {name for name, value in model.graph.initializers.items() if value.dtype == ir.DataType.BFLOAT16}
-    assert left == {"model.embed_tokens.weight"}
+    to(model)
+    assert ir.DataType.BFLOAT16 not in {value.dtype for value in model.graph.initializers.values()}
+
+
+@pytest.mark.parametrize("storage", ["FLOAT", "BFLOAT16"])
+@pytest.mark.parametrize("to", [to_int8, lambda m: to_int4(m, 16), lambda m: to_int4(m, 16, False)])
+def test_a_tied_table_is_stored_once(to, storage: str, tmp_path: Path) -> None:
+    """The same logits as those of a head of its own with equal weights, and a table less."""
+    tied, apart = decoder(storage, tied=True), decoder(storage)
+    table = tied.graph.initializers["model.embed_tokens.weight"].const_value
+    for name, value in apart.graph.initializers.items():
+        same = tied.graph.initializers.get(name, tied.graph.initializers["model.embed_tokens.weight"])
+        value.const_value = ir.tensor(same.const_value.numpy(), name=name)
+    to(tied)
+    to(apart)
+    wanted, got = (run(model, inputs(model), tmp_path)["logits"] for model in (apart, tied))
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    names = [name for name in tied.graph.initializers if "embed" in name or "head" in name]
+    assert len(names) in (2, 3)
+    assert all(name.startswith("model.embed_tokens.weight_") for name in names)
+    assert values(tied, names[0]).nbytes == table.size
+
+
+@pytest.mark.parametrize("ids", [np.array([3, 8]), np.array([[3], [0]])])
+@pytest.mark.parametrize("to", [to_int8, lambda m: to_int4(m, 16), lambda m: to_int4(m, 16, False)])
+def test_rows_of_a_table_in_eight_bits(to, ids: np.ndarray, tmp_path: Path) -> None:
+    """Standard operators; rows that blocks do not divide are cut where they were filled up."""
+    axes = "n" if ids.ndim == 1 else "batch, sequence"
+    text = f"""<ir_version: 10, opset_import: ["" : 20]>
+    embed (int64[{axes}] ids) => (float[{axes}, 40] inputs_embeds) {{
+        rows = Gather (w, ids)
+        inputs_embeds = Cast <to = 1> (rows)
+    }}"""
+    table = np.random.default_rng(0).standard_normal((9, 40)).astype(ir.DataType.BFLOAT16.numpy())
+    model = graph(text, [ir.tensor(table, name="w")])
+    model.graph.initializers["w"].name = "embed_tokens.weight"
+    to(model)
+    assert dict(model.opset_imports) == {"": 20}
+    assert all("weight_" in name for name in model.graph.initializers)
+    got = run(model, {"ids": ids}, tmp_path)["inputs_embeds"]
+    wanted = table[ids].astype(np.float32)
+    assert 0 < np.abs(got - wanted).max() < np.abs(wanted).max() / 200
 
 
 @pytest.mark.parametrize(("to", "module"), [(to_int8, int8), (to_int4, int4)])
@@ -233,7 +272,7 @@ def test_a_weight_is_quantized_once_when_written_in_order(to, module, monkeypatc
     assert not asked  # nothing before it is written
     for value in model.graph.initializers.values():
         value.const_value.numpy()
-    assert len(asked) == len(set(asked)) == 15
+    assert len(asked) == len(set(asked)) == 16
 
 
 @pytest.mark.parametrize("to", [to_int8, lambda m, keep: to_int4(m, 16, False, keep)])
