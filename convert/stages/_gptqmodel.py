@@ -63,7 +63,7 @@ class Calibration(BaseOptions):
 
 
 class Options(BaseOptions):
-    """What both stages ask."""
+    """What the two that calibrate ask; each says in `scheme` what it makes of it."""
 
     calibration: Calibration = Field(description="what to measure on; not what the outputs are tested on")
     name: str | None = Field(
@@ -73,11 +73,6 @@ class Options(BaseOptions):
         description="start of the folder's name; the model's name when left out",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
-
-    @property
-    def scheme(self) -> Scheme:
-        """What is asked of the quantizer."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
