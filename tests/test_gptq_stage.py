@@ -38,6 +38,7 @@ from tests.fixtures_gptq import (
     library_products,
     modules,
     options,
+    own_reader,
     quantized,
     seeing,
     source_bundle,
@@ -128,6 +129,18 @@ def test_the_tower_is_the_sources_and_the_companions_are_complete(method: str, s
     assert folder.name == {"gptq": "fara-nano-GPTQ-Int4", "awq": "fara-nano-AWQ"}[method]
 
 
+def test_gptqmodels_own_loader_finds_every_tensor(seeing: dict[str, Path]) -> None:
+    from validate.runtimes import transformers
+
+    with transformers.open(NANO, threads=1) as reference:
+        wanted = reference.logits(range(16))
+    for found in own_reader(seeing["gptq"], seeing["awq"]):
+        assert np.isfinite(found["seen"]).all()
+        assert np.isfinite(found["logits"]).all()
+        assert (found["logits"][0].argmax(-1) == wanted.argmax(-1)).mean() > 0.6
+        assert np.abs(found["logits"][0] - wanted).mean() < 0.15 * np.abs(wanted).mean()
+
+
 # ---- what it is worth
 
 
@@ -209,7 +222,7 @@ stages:
 
 
 def test_a_killed_run_leaves_nothing_under_a_final_name_and_the_next_completes(tmp_path: Path) -> None:
-    tiny.tiny_llama(tmp_path / "Tiny", layers=12)
+    tiny.tiny_llama(tmp_path / "Tiny", layers=4)
     (tmp_path / "text.txt").write_text("\n".join(tiny._text()), encoding="utf-8")
     recipe = tmp_path / "r.yaml"
     recipe.write_text(RECIPE.format(text="text.txt"), encoding="utf-8")
