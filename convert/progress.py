@@ -8,6 +8,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Given to every stage; the command line, a script's `--json` reader and the step's log file sit behind it."""
 
+    key: str  # of the step, for outputs that say what they were made by; empty outside of a run
+
     def start(self, what: str, total: int, unit: str = "B") -> None:
         """A long task begins: `what` in a few words, `total` in `unit` ("B" shows bytes per second)."""
 
@@ -23,6 +25,8 @@ class Progress(Protocol):
 
 class Silent:
     """A Progress that tells nobody; for tests and the Python API."""
+
+    key = ""
 
     def start(self, what: str, total: int, unit: str = "B") -> None: ...
     def advance(self, amount: int) -> None: ...

@@ -207,9 +207,12 @@ class _Reader:
         elif detail["type"] == "missing":
             self.say(place, f"'{word}' is missing", remedy=f"add `{word}:`")
         elif detail["type"] == "value_error":
-            self.say((*place, *at), str(detail["ctx"]["error"]))
+            said = str(detail["ctx"]["error"])
+            named = not isinstance(word, str) or word in said
+            self.say((*place, *at), said if named else f"{word}: {said}")
         else:
-            self.say((*place, *at), f"{word} is {detail['input']!r}: {detail['msg'][:1].lower()}{detail['msg'][1:]}")
+            wanted = detail["msg"].replace("Input should be a valid tuple", "Input should be a valid list")
+            self.say((*place, *at), f"{word} is {detail['input']!r}: {wanted[:1].lower()}{wanted[1:]}")
 
     def ordered(self, specs: Mapping[str, StageSpec]) -> dict[str, StageSpec]:
         """The stages so that each comes after its inputs; unknown inputs and cycles become problems."""

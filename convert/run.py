@@ -136,7 +136,7 @@ def _build(step: Step, bundles: Mapping[str, Bundle], planned: Plan, memory: Has
     started = time.monotonic()
     listener(Event("step_started", step.name, {"reason": step.reason, "write_bytes": step.write_bytes}))
     log = planned.folder / "logs" / f"{step.name}.log"
-    with StepProgress(step.name, listener, log) as progress, _failing(step, partial, progress):
+    with StepProgress(step.name, listener, log, step.key) as progress, _failing(step, partial, progress):
         progress.note(f"stage {step.name}: {step.reason}")
         partial.mkdir()
         inputs = {name: bundles[name] for name in step.spec.inputs}
@@ -282,8 +282,8 @@ def _hold(folder: Path) -> Iterator[None]:
 class StepProgress:
     """The Progress a stage is given: tells the listener, not too often, and writes the step's log, if it has one."""
 
-    def __init__(self, step: str, listener: Listener, log: Path | None = None) -> None:
-        self.path = log
+    def __init__(self, step: str, listener: Listener, log: Path | None = None, key: str = "") -> None:
+        self.path, self.key = log, key
         self._step, self._listener = step, listener
         self._file: IO[str] | None = None
         self._what, self._unit, self._total, self._done, self._told = "", "B", 0, 0, 0.0

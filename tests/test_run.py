@@ -436,6 +436,16 @@ def test_events_tell_the_story(place: Path) -> None:
     json.dumps([dict(e.data) for e in events])
 
 
+def test_a_stage_is_told_its_key_so_that_a_file_can_name_it(place: Path, fakes: Any) -> None:
+    told = []
+    original = fakes["upper"].run
+    fakes["upper"].run = lambda options, inputs, out, progress: (
+        told.append(progress.key) or original(options, inputs, out, progress)
+    )
+    go(place)
+    assert told == [Manifest.read(place / "out/demo" / name).key for name in ("one", "two")]
+
+
 def test_tools_that_depend_on_the_options_are_in_the_key() -> None:
     from convert.stages import gguf, imatrix, tools
 

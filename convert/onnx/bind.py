@@ -27,6 +27,7 @@ TYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataTy
 """Stored type -> ONNX's; no other holds a language model's weights unquantized."""
 
 NAMED = 5  # tensors that a message names
+PIECE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,14 @@ def _misfits(found: Mapping[str, Stored], parameters: Mapping[str, Any]) -> list
     if no_floats := sorted({f"{t.name} of {t.dtype}" for t in found.values() if t.dtype not in TYPES}):
         remedy = "convert the model it was made from"
         problems.append(Problem("checkpoint", f"holds {_some(no_floats)}", f"one of {', '.join(TYPES)}", remedy))
-    misshapen = [
+    misshapen = dict.fromkeys(  # of tied parameters both names have the one tensor
         f"{t.name} {list(t.shape)} where it says {list(parameters[name].shape)}"
         for name, t in found.items()
         if tuple(t.shape) != tuple(parameters[name].shape)
-    ]
+    )
     if misshapen:
         remedy = "config.json and weights are of two models, or one is damaged"
-        problems.append(Problem("config.json", f"disagrees with the weights: {_some(misshapen)}", "", remedy))
+        problems.append(Problem("config.json", f"disagrees with the weights: {_some(list(misshapen))}", "", remedy))
     return problems
 
 
@@ -185,13 +186,23 @@ def _some(names: Sequence[str]) -> str:
 def prove_twins(ledger: Ledger) -> None:
     """Raise InputError where a tensor that is left out because it is tied differs from the one that is kept."""
     for left, kept in ledger.twins:
-        if not np.array_equal(_raw(left), _raw(kept)):
+        if (left.dtype, left.shape) != (kept.dtype, kept.shape) or not _equal(left, kept):
             got = f"config.json ties {left.name} to {kept.name}, but their values differ"
             raise InputError(str(left.path), got, "equal tensors", "set tie_word_embeddings to false in config.json")
 
 
-def _raw(tensor: Stored) -> np.ndarray:
-    return np.memmap(tensor.path, np.uint8, "r", tensor.start, (tensor.stop - tensor.start,))
+def _equal(left: Stored, kept: Stored) -> bool:
+    """Whether two tensors of one size have the same bytes; a piece of each is in memory at a time."""
+    with open(left.path, "rb") as one, open(kept.path, "rb") as other:
+        one.seek(left.start)
+        other.seek(kept.start)
+        rest = left.stop - left.start
+        while rest:
+            size = min(rest, PIECE_BYTES)
+            if one.read(size) != other.read(size):
+                return False
+            rest -= size
+    return True
 
 
 def bind(model: ir.Model, ledger: Ledger, *, widen: bool = False) -> None:

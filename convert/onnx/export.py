@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import re
@@ -18,6 +17,7 @@ from convert.companions import ROLES
 from convert.errors import InputError, Problem
 from convert.files import HashedFile
 from convert.onnx import families
+from convert.onnx.origin import origin
 from convert.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ HALVES = {"fp16": "F16", "bf16": "BF16"}
 PROJECTORS = ("vision_encoder",)  # parts that are the model's eyes
 TESTED = ("gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3", "qwen2_5_vl")  # tests/onnx/test_families.py
 LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # whose cache is keys and values
+COUNTS = re.compile(r"(num|n)_(hidden_|local_|routed_)?(layers?|experts|labels)|(en|de)coder_layers|depth")
+FEW = 1000  # things that a config may count without a tensor for each
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def _prepared(model: Any, roles: Any, stamps: object) -> Prepared:
     source = Bundle(model, dict(roles))
     home = _home(source)
     tensors = stored(source)
-    config = _config(home)
+    config = _config(home, len(tensors))
     notes = tuple(_check_kind(config))
     ledger = settle(_skeleton(config), tensors)
     family = families.load(config.model_type)
@@ -101,13 +103,14 @@ def _home(source: Bundle) -> Path:
     return path.parent
 
 
-def _config(home: Path) -> Any:
+def _config(home: Path, tensors: int) -> Any:
     """transformers' config object. Raises InputError for a type it does not know; code in the folder is never run."""
     from transformers import AutoConfig
 
     from convert.onnx.hollow import quiet
 
     raw = read_config(home)
+    _check_counts(home / "config.json", raw, tensors)
     if "quantization_config" in raw:
         remedy = "take the model it was made from"
         raise InputError(
@@ -120,6 +123,16 @@ def _config(home: Path) -> Any:
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         got = f"transformers cannot read it ({said})"
         raise InputError(str(home / "config.json"), got, "a model type that transformers has built in") from error
+
+
+def _check_counts(where: Path, raw: Mapping[str, Any], tensors: int) -> None:
+    """Raise InputError for layers beyond number: transformers would make an object of each before a shape is known."""
+    for name, value in raw.items():
+        if isinstance(value, Mapping):
+            _check_counts(where, value, tensors)
+        elif isinstance(value, int) and value > max(tensors, FEW) and COUNTS.fullmatch(name):
+            got = f"{name} is {value:.6g}, and the checkpoint has {tensors} tensors"
+            raise InputError(str(where), got, "the number of what there is", "download the model again")
 
 
 def _check_kind(config: Any) -> Iterator[str]:
@@ -197,7 +210,7 @@ def export(source: Bundle, wish: Wish, out: Path, progress: Progress) -> Bundle:
             name: in_precision(model, prepared.ledger, precision, wish, bool(shared)) for name, model in traced.items()
         }
         for model in graphs.values():
-            _label(model, precision, source)
+            _label(model, precision, source, progress.key)
         written = _written(graphs, wish.suffix(precision), out, shared, progress)
         for role, artifact in _kinds(written, precision):
             made[role].append(artifact)
@@ -276,21 +289,10 @@ def _kinds(written: Iterator[tuple[str, Artifact, Artifact | None]], precision: 
             yield role, replace(data, kind=f"onnx-part/{precision}")
 
 
-def _label(model: ir.Model, precision: str, source: Bundle) -> None:
-    """Say in the graph what it was made from and by what; nothing that changes from run to run."""
-    digests = sorted(artifact.sha256 for artifact in source.of(Role.WEIGHTS))
+def _label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
+    """Say in the graph what it was made from and by what."""
     model.producer_name, model.producer_version = "convert", importlib.metadata.version("convert")
-    model.metadata_props.update(
-        {
-            "convert.precision": precision,
-            "convert.model": source.model.name,
-            "convert.source": source.model.hub,
-            "convert.revision": source.model.revision,
-            "convert.weights_sha256": hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else "",
-        }
-    )
-    for name in [name for name, value in model.metadata_props.items() if not value]:
-        del model.metadata_props[name]
+    model.metadata_props.update(origin(source, precision, key))
 
 
 def _index(source: Bundle, out: Path) -> list[Artifact]:

@@ -27,6 +27,7 @@ from convert.checkpoint import open_bundle, read_config
 from convert.companions import ROLES, Companions, collect, read_companions
 from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.files import CHUNK_BYTES
+from convert.onnx.origin import origin
 from convert.progress import Progress
 
 PRECISIONS = ("fp32", "int4")  # what its runtime computes on a CPU: an fp16 folder builds and does not generate
@@ -88,7 +89,7 @@ def run(options: Any, source: Bundle, out: Path, progress: Progress) -> Bundle:
         built = work / "built"
         companions = read_companions(source)
         _correct_config(built / CONFIG, companions, progress)
-        _state_origin(built / GRAPH, source, precision)
+        _state_origin(built / GRAPH, source, precision, progress.key)
         for line in _merge_companions(source, companions, built):
             progress.note(line)
         for path in sorted(built.iterdir()):
@@ -257,23 +258,15 @@ def _harmless_pad(companions: Companions, vocab: int) -> int | None:
     return None if unknown in companions.end_ids else unknown
 
 
-def _state_origin(path: Path, source: Bundle, precision: str) -> None:
+def _state_origin(path: Path, source: Bundle, precision: str, key: str) -> None:
     """Say in the graph what it is; and not which commit the builder's folder was at, which it puts in its version."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False)
     graph.producer_version = _version()
     graph.doc_string = ""
-    digests = sorted(artifact.sha256 for artifact in source.of(Role.WEIGHTS))
-    said = {
-        "convert.precision": precision,
-        "convert.model": source.model.name,
-        "convert.source": source.model.hub,
-        "convert.revision": source.model.revision,
-        "convert.weights_sha256": hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else "",
-    }
     del graph.metadata_props[:]
-    onnx.helper.set_model_props(graph, {name: value for name, value in said.items() if value})
+    onnx.helper.set_model_props(graph, origin(source, precision, key))
     path.write_bytes(graph.SerializeToString(deterministic=True))
 
 

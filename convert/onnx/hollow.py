@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ATTENTION = "convert_onnx"  # the name under which transformers knows `attention` and `mask`
 MASKED = torch.finfo(torch.float32).min  # not -inf: a row that sees nothing must give numbers, not NaN
+LARGEST_BUFFER = 1 << 26  # values: 2048 positions of 32768 numbers
 UNKNOWN = ("s_aux", "position_bias", "head_mask", "logit_bias")  # what other attentions take and this one does not
 
 
@@ -50,12 +51,15 @@ def hollow(config: Any, auto_class: Any) -> nn.Module:
 def fill(model: Any) -> None:
     """Give the parameters of a model on the meta device one zero each, and its buffers the values they start with."""
     for module in model.modules():  # while parameters have no memory: what starts a module off may write to them
-        if any(buffer is not None and buffer.is_meta for buffer in module._buffers.values()):
-            for name, buffer in list(module._buffers.items()):
+        buffers = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
+        if any(buffer.is_meta for buffer in buffers.values()):
+            for name, buffer in buffers.items():
+                if buffer.numel() > LARGEST_BUFFER:
+                    raise ValueError(f"{name} of {type(module).__name__} is too large: {tuple(buffer.shape)}")
                 unknown = math.nan if buffer.is_floating_point() else 0
                 module._buffers[name] = torch.full_like(buffer, unknown, device="cpu")
             model._init_weights(module)
-            if lost := [name for name, buffer in module._buffers.items() if buffer.isnan().any()]:
+            if lost := [name for name in buffers if module._buffers[name].isnan().any()]:
                 raise ValueError(f"{type(module).__name__} says of {', '.join(lost)} no value to start with")
         if getattr(module, "rope_type", None) == "longrope":
             _choose_frequencies(module)

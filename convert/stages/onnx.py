@@ -5,6 +5,7 @@ The weights of an unchanged precision are the checkpoint's own bytes: the folder
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,15 @@ NEEDS: dict[str, str] = dict.fromkeys(
 )
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+OTHER_WORDS = {
+    "q4": "int4",
+    "q8": "int8",
+    "quantized": "int8",
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+}
+"""What other tools call a precision."""
 
 
 def _precisions(value: object) -> object:
@@ -35,10 +45,16 @@ def _precisions(value: object) -> object:
     words = value if isinstance(value, list | tuple) else [value]
     for word in words:
         if word not in PRECISIONS:
-            raise ValueError(f"{word!r} is not one of {', '.join(PRECISIONS)}")
+            near = OTHER_WORDS.get(str(word)) or next(iter(difflib.get_close_matches(str(word), PRECISIONS, 1)), "")
+            hint = f"; did you mean {near}?" if near else ""
+            raise ValueError(f"{word!r} is not one of {', '.join(PRECISIONS)}{hint}")
     if not words or len(set(words)) < len(words):
         raise ValueError(f"{value!r} names {'no precision' if not words else 'a precision twice'}")
     return value
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
 def _pattern(text: str) -> str:
@@ -74,7 +90,7 @@ class Options(BaseOptions):
         description="shared: where no stored value changes, the graphs read the checkpoint's own files, which are "
         "hard-linked into the folder; own: every graph has its weights in a file of its own",
     )
-    keep_fp32: tuple[Annotated[str, AfterValidator(_pattern)], ...] | None = Field(
+    keep_fp32: Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...] | None, BeforeValidator(_listed)] = Field(
         None,
         description="regular expressions; layers whose weight's name they are found in keep float32 arithmetic "
         "(fp16, bf16) or their stored weights (int8, int4). When left out, what each precision needs; [] for none",
@@ -109,7 +125,7 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
         return genai.check(options, source)
     from convert.onnx import export
 
-    return _int4_only(options) or export.check(source, _wish(options))
+    return _int4_only(options) or export.check(source, _wish(options)) or _keeps_nothing(options, source)
 
 
 def _int4_only(options: Options) -> list[Problem]:
@@ -120,6 +136,20 @@ def _int4_only(options: Options) -> list[Problem]:
         Problem(name, "says how int4 is made, and no int4 is asked for", "", "leave it out, or add int4 to `precision`")
         for name in ("block_size", "symmetric")
         if name in options.model_fields_set
+    ]
+
+
+def _keeps_nothing(options: Options, source: Bundle) -> list[Problem]:
+    """Patterns that no weight has: a layer that was to be kept would not be."""
+    from convert.onnx import export
+
+    prepared = export.prepare(source)
+    names = [*prepared.ledger.of, *(name for part in prepared.parts.values() for name in part)]
+    remedy = f"names are like {names[0]}" if names else ""
+    return [
+        Problem("keep_fp32", f"{pattern!r} is found in no weight's name", "", remedy)
+        for pattern in options.keep_fp32 or ()
+        if not any(re.search(pattern, name) for name in names)
     ]
 
 

@@ -42,8 +42,24 @@ def _range(value: object) -> object:
     return tuple(numbers)
 
 
+def _some(value: object) -> object:
+    """A range of what there is never none of."""
+    sizes = _range(value)
+    if isinstance(sizes, tuple) and sizes[0] < 1:
+        raise ValueError(f"{value!r} begins with nothing, and an engine needs one at least")
+    return sizes
+
+
 def _capability(value: object) -> object:
     return str(value) if isinstance(value, float | int) and not isinstance(value, bool) else value
+
+
+def _listed(value: object) -> object:
+    """One is a list of one, and none is named twice: 8.6 and '8.6' are the same GPU."""
+    if value is None or isinstance(value, dict):
+        return value
+    named = value if isinstance(value, list | tuple) else [value]
+    return list(dict.fromkeys(_capability(one) for one in named if not isinstance(one, list | dict))) or value
 
 
 def _size(text: str | None) -> str | None:
@@ -57,17 +73,18 @@ def _size(text: str | None) -> str | None:
 _NUMBER = {"type": "integer", "minimum": 0}
 _RANGE_SCHEMA = {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3}]}
 Range = Annotated[tuple[int, int, int] | None, BeforeValidator(_range), WithJsonSchema(_RANGE_SCHEMA)]
+Some = Annotated[tuple[int, int, int] | None, BeforeValidator(_some), WithJsonSchema(_RANGE_SCHEMA)]
 
 
 class Profile(BaseOptions):
     """Ranges of sizes that an engine is made for; each is a number or [smallest, usual, largest]."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64, description="what the report calls it")
-    batch: Range = Field(None, description="texts at once; 1 when left out")
-    sequence: Range = Field(None, description="tokens at once: for the decoder and the embeddings")
+    batch: Some = Field(None, description="texts at once; 1 when left out")
+    sequence: Some = Field(None, description="tokens at once: for the decoder and the embeddings")
     past: Range = Field(None, description="tokens in the cache; 0 when left out")
-    patches: Range = Field(None, description="patches of all images: for the vision encoder")
-    images: Range = Field(None, description="images at once; 1 when left out")
+    patches: Some = Field(None, description="patches of all images: for the vision encoder")
+    images: Some = Field(None, description="images at once; 1 when left out")
 
     @property
     def ranges(self) -> dict[str, tuple[int, int, int]]:
@@ -84,10 +101,10 @@ class Options(BaseOptions):
     profiles: list[Profile] = Field(
         [], description="sizes the engines are made for; prefill, decode and image when left out"
     )
-    compute_capabilities: list[Annotated[str, BeforeValidator(_capability)]] = Field(
+    compute_capabilities: Annotated[list[str], BeforeValidator(_listed)] = Field(
         [], description="GPUs to build for, as '8.6'; from 8.0 on when left out (TensorRT for RTX)"
     )
-    workspace: Annotated[str | None, AfterValidator(_size)] = Field(
+    workspace: Annotated[str | None, BeforeValidator(_capability), AfterValidator(_size)] = Field(
         None, description="most memory that a layer may use beside its tensors, as 2G or 500M"
     )
     tf32: bool = Field(False, description="let float32 products use 10-bit mantissas: faster, and no longer float32")

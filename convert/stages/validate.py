@@ -77,6 +77,20 @@ class Options(BaseOptions):
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
     trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
 
+    @field_validator("require", mode="before")
+    @classmethod
+    def _run_is_all(cls, value: object) -> object:
+        """One message where a union's members would each have theirs."""
+        asked = value.items() if isinstance(value, dict) else [("require", value)]
+        for name, word in asked:
+            if word != "run":
+                raise ValueError(
+                    f"require: {name} is {word!r}, wanted 'run'"
+                    if isinstance(value, dict)
+                    else f"require is {word!r}, wanted 'run', or names -> 'run'"
+                )
+        return value
+
     @field_validator("also_on", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
@@ -132,16 +146,19 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
     demanded = options.require if isinstance(options.require, dict) else {}
     known = {EVERYTHING} | {name for row in rows for name in row.names}
     for what, names in (("limits", options.limits), ("require", demanded)):
-        problems += [_unknown(what, name, known) for name in names if name not in known]
+        problems += [_unknown(what, name, known, options.also_on) for name in names if name not in known]
     for name in options.also_on:
         if all(row.on != name for row in rows):
             problems.append(Problem("validate", f"also_on: {name}, which runs no output of this recipe"))
     return problems
 
 
-def _unknown(what: str, name: str, known: set[str]) -> Problem:
+def _unknown(what: str, name: str, known: set[str], also_on: list[str]) -> Problem:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean '{near[0]}'?" if near else ""
+    row, _, runtime = name.partition("@")
+    if runtime and row in known and not also_on:
+        hint = f"add `also_on: {runtime}`"
     wanted = f"one of {', '.join(sorted(known))}"
     return Problem("validate", f"{what} for '{name}', which is no output of this recipe", wanted, hint)
 

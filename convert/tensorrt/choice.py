@@ -25,6 +25,7 @@ MAIN, SIDECAR = "model.engine", "engine.json"
 PARTS = ("embed_tokens", "vision_encoder")  # graphs that are not the one with logits, by how their files start
 ENGINE_BYTES = 4 << 20  # kernels and tables, about
 PATCH_PIXELS = 14  # of a side, where the processor says no other
+MERGED = 2  # patches of a side that make one image token, likewise
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _option_problems(flavour: Flavour, wish: Wish) -> Iterator[Problem]:
         for one, near in flavours.unknown_capabilities(flavour, wish.capabilities).items():
             hint = f"did you mean {near}?" if near else ""
             got = f"{name} builds nothing for {one!r}"
-            yield Problem("compute_capabilities", got, f"of {', '.join(flavour.capabilities)}", hint)
+            yield Problem("compute_capabilities", got, f"one of {', '.join(flavour.capabilities)}", hint)
         if wish.timing_cache:
             remedy = "leave it out: kernels are compiled where the engine is loaded, and kept in its runtime cache"
             yield Problem("timing_cache", f"{name} times no kernels", "", remedy)
@@ -161,10 +162,26 @@ def _graph_problems(bundle: Bundle, graphs: Graphs, wish: Wish) -> Iterator[Prob
                 shapes(profile, header.inputs, header.path.name)
         except InputError as error:
             yield error.problem
+    yield from beyond(wish, made)
     if "patches" not in lengths and headers:
         for profile in wish.profiles:
             if "sequence" not in profile.ranges:
                 yield Problem("profiles", f"{profile.name} is for images, and the model takes none", "", "leave it out")
+
+
+def beyond(wish: Wish, made: Made) -> Iterator[Problem]:
+    """Ranges past what the model was made for: memory for texts that it cannot read."""
+    for profile in wish.profiles:
+        for axis in ("sequence", "past"):
+            largest = profile.ranges.get(axis, (0, 0, 0))[2]
+            if made.positions is not None and largest > made.positions:
+                got = f"{axis} of profile {profile.name} goes to {largest}"
+                yield Problem("profiles", got, f"at most the model's {made.positions} positions")
+        odd = [size for size in profile.ranges.get("patches", ()) if size % made.patches_at_once]
+        if odd:
+            got = f"patches of profile {profile.name} are {', '.join(map(str, odd))}"
+            wanted = f"multiples of {made.patches_at_once}: so many make one image token"
+            yield Problem("profiles", got, wanted)
 
 
 def bundle_of(inputs: Mapping[str, Bundle]) -> Bundle:
@@ -182,7 +199,9 @@ def made_for(bundle: Bundle) -> Made:
     processor = _json(bundle, Role.PREPROCESSOR, "preprocessor_config.json")
     pixels, side = processor.get("max_pixels"), processor.get("patch_size", PATCH_PIXELS)
     patches = pixels // side**2 if isinstance(pixels, int) and isinstance(side, int) and side else None
-    return Made(positions if isinstance(positions, int) and positions > 0 else None, patches)
+    merge = processor.get("merge_size", MERGED)
+    at_once = merge**2 if isinstance(merge, int) and merge > 0 else MERGED**2
+    return Made(positions if isinstance(positions, int) and positions > 0 else None, patches, at_once)
 
 
 def _json(bundle: Bundle, role: Role, name: str) -> Mapping[str, Any]:

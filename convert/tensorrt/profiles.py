@@ -36,6 +36,7 @@ class Made:
 
     positions: int | None = None
     patches: int | None = None  # of its largest image
+    patches_at_once: int = 1  # that make one image token
 
 
 def defaults(header: GraphHeader, made: Made) -> list[Profile]:

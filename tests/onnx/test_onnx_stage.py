@@ -11,8 +11,9 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
-from convert.bundle import Artifact, Bundle, Role
+from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import StageError
+from convert.onnx.origin import origin
 from convert.progress import Silent
 from convert.stages import onnx as stage
 from tests import tiny
@@ -79,6 +80,17 @@ def test_graphs_say_what_they_are_made_of(several: Bundle) -> None:
         domains = {o.domain: o.version for o in model.opset_import}
         assert domains == {"": 20} | ({"com.microsoft": 1} if precision == "int4" else {})
         assert not model.graph.value_info  # shapes inside are each runtime's to find
+
+
+def test_a_graph_names_the_step_that_made_it() -> None:
+    bundle = Bundle(Model("Tiny", "us/Tiny", "c0ffee"))
+    assert origin(bundle, "fp16", "f00d") == {
+        "convert.precision": "fp16",
+        "convert.key": "f00d",
+        "convert.model": "Tiny",
+        "convert.source": "us/Tiny",
+        "convert.revision": "c0ffee",
+    }
 
 
 def test_the_folder_is_a_checkpoint_for_transformers_too(source: Path, several: Bundle) -> None:
