@@ -24,6 +24,7 @@ from convert.errors import ConvertError, Problem
 from convert.hashes import HashMemory
 from convert.progress import Progress, Silent
 from convert.recipe import SOURCE, Recipe, StageSpec
+from convert.stages._overlap import overlaps
 
 STATE_FOLDER = ".convert"
 DISK_MARGIN_BYTES = 64 << 20
@@ -106,6 +107,7 @@ def plan(
         planner.add(name)
     planner.check_disk()
     planner.note_leftovers()
+    planner.note_overlaps()
     if folder.is_dir():
         planner.hashes.save()
     return planner.plan()
@@ -247,6 +249,18 @@ class _Planner:
             if manifest.parent.name not in self.recipe.stages and manifest.parent.suffix not in (".partial", ".old"):
                 said = "made for a stage that the recipe does not have now; delete it if you need it no more"
                 self.notes.append(f"{manifest.parent}: {said}")
+
+    def note_overlaps(self) -> None:
+        """Stages that calibrate on what the recipe tests on."""
+        used = {name: self.recipe.stages[name] for name in self.steps}
+        tested = [
+            p for spec in used.values() if spec.use == "validate" for p in stages.reads(_stage(spec), spec.options)
+        ]
+        for name, spec in used.items():
+            calibrated = [path for path in stages.calibrates(_stage(spec), spec.options) if path.is_file()]
+            if calibrated and tested:
+                digests = self.hashes.of([*calibrated, *tested], self.progress)
+                self.notes += [f"stage '{name}' {said}" for said in overlaps(calibrated, tested, digests)]
 
     def check_disk(self) -> None:
         """Whether the output folder can be made and written to, and holds what will be."""

@@ -89,6 +89,7 @@ DEFAULT_LIMITS: Mapping[str, Mapping[str, float]] = {
     "FP16": {"kl_mean": 0.0005, "top1": 0.98, "decode_max_abs": 0.5},
     "INT8": {"kl_mean": 0.05, "top1": 0.88, "decode_kl": 0.1},
     "INT4": {"kl_mean": 0.2, "top1": 0.82, "decode_kl": 0.2},
+    "F8": {"kl_mean": 0.05, "top1": 0.88},
     "F16": {"kl_mean": 0.0002, "top1": 0.985},
     "BF16": {"kl_mean": 0.004, "top1": 0.97, "decode_kl": 0.05},
     "Q8_0": {"kl_mean": 0.006, "top1": 0.95},

@@ -18,6 +18,7 @@ and may have
     locate(options, *, download, progress) -> Path | None
                                                 where files lie that may have to be fetched first; None while they do
     notes(options) -> list[str]                 what a user should know before the run, though it stops nothing
+    calibrates(options) -> list[Path]           files the result is fitted to, and should not be tested on
     tensor_types(options, inputs)               (file, tensor, type, rule) of every tensor, for `plan --explain-types`
     explain(options, inputs) -> list[str]       lines for `convert plan -v`
 
@@ -85,6 +86,12 @@ def tools(stage: Stage, options: Any) -> tuple[str, ...]:
 def notes(stage: Stage, options: Any) -> list[str]:
     """What the stage wants to be known before a run."""
     own = getattr(stage, "notes", None)
+    return list(own(options)) if own is not None else []
+
+
+def calibrates(stage: Stage, options: Any) -> list[Path]:
+    """The files that a stage fits its result to."""
+    own = getattr(stage, "calibrates", None)
     return list(own(options)) if own is not None else []
 
 

@@ -10,10 +10,18 @@ from pathlib import Path
 from convert.bundle import Artifact, Bundle, Role
 
 SOURCE = "source"
-FORMATS = ("gguf", "onnx", "onnx-genai", "tensorrt")  # what a row of the report is made for
+FORMATS = ("gguf", "onnx", "onnx-genai", "tensorrt", "gptq", "awq", "fp8")  # what a row of the report is made for
 EVERYTHING = "*"
 SHARED = "shared"  # the type of a checkpoint's own files, linked beside the graphs that read them
-_PARTS = {"onnx": "onnx-part", "onnx-genai": "onnx-part", "tensorrt": "tensorrt-part"}  # the other files of an output
+_PARTS = {  # the other files of an output
+    "onnx": "onnx-part",
+    "onnx-genai": "onnx-part",
+    "tensorrt": "tensorrt-part",
+    "gptq": "gptq-part",
+    "awq": "awq-part",
+    "fp8": "fp8-part",
+}
+_WHOLE = ("gptq", "awq", "fp8")  # checkpoints: a vision tower lies among the weights, as it was
 _TEXT_ONLY = {"onnx-genai": "this format holds the text decoder alone"}
 
 
@@ -91,6 +99,8 @@ def _others(stage: str, bundle: Bundle) -> Iterator[Target]:
     for weights in bundle.of(Role.WEIGHTS):
         if weights.format in _PARTS:
             projector = next((a for a in bundle.of(Role.PROJECTOR) if a.kind == weights.kind), None)
+            if weights.format in _WHOLE and bundle.of(Role.PREPROCESSOR):
+                projector = replace(weights, kind=weights.format, size=0)  # the same file, counted once
             parts, eyes = (_parts(bundle.of(role), weights) for role in (Role.WEIGHTS, Role.PROJECTOR))
             yield Target(stage, weights, parts, projector, eyes)
 

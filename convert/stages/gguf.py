@@ -165,6 +165,11 @@ def tools(options: Options) -> tuple[str, ...]:
     return (*TOOLS, *imatrix.TOOLS) if isinstance(options.imatrix, Calibration) else TOOLS
 
 
+def calibrates(options: Options) -> list[Path]:
+    """The text of an importance matrix made on the way."""
+    return [options.imatrix.calibrate] if isinstance(options.imatrix, Calibration) else []
+
+
 def check(options: Options, inputs: Inputs) -> list[Problem]:
     """What keeps the model from being converted, by its headers and configs."""
     problems = []

@@ -39,6 +39,11 @@ class Options(BaseOptions):
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
 
 
+def calibrates(options: Options) -> list[Path]:
+    """The text."""
+    return [options.text]
+
+
 def check(options: Options, inputs: Inputs) -> list[Problem]:
     """A text that is none, a window the model was not made for, an architecture nobody knows, too little memory."""
     from convert.stages._calibration import check_calibration

@@ -1,8 +1,8 @@
 """Runs every output on its real runtime against the source, and writes report.json and report.md.
 
 The reference is the source checkpoint on transformers in float32; GGUF runs on llama.cpp, ONNX on ONNX Runtime, engines
-on TensorRT, with the same token ids, images and clicks. What an output must keep is in `limits`; where the recipe says
-nothing, defaults catch a broken file.
+on TensorRT, GPTQ, AWQ and FP8 on transformers with their own kernels, with the same token ids, images and clicks. What
+an output must keep is in `limits`; where the recipe says nothing, defaults catch a broken file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 VERSION = 4
 TOOLS: tuple[str, ...] = ("torch", "transformers", "tokenizers", "xllamacpp", "numpy", "pillow")
-RUNTIMES = ("onnxruntime", "onnxruntime-genai", "tensorrt", "tensorrt_rtx_cu12_bindings")  # where they are installed
+RUNTIMES = (  # where they are installed
+    *("onnxruntime", "onnxruntime-genai", "tensorrt", "tensorrt_rtx_cu12_bindings"),
+    *("gptqmodel", "compressed-tensors"),
+)
 NEEDS: dict[str, str] = {"torch": "validate", "transformers": "validate"}  # an output's runtime may be missing: not_run
 
 REPORT_BYTES = 64 << 10  # what to count with before there is one

@@ -24,6 +24,7 @@ class CheckpointFolder:
     """The part of a Session that needs no weights; see Session for the methods."""
 
     def __init__(self, folder: Path, trust_remote_code: bool = False) -> None:
+        hush_torchao()
         import transformers
 
         self._folder = folder
@@ -202,6 +203,16 @@ class CheckpointFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def hush_torchao() -> None:
+    """Keep what torchao, which gptqmodel brings along, says of this machine off the screen; nothing here uses it."""
+    import logging
+
+    import torch  # noqa: F401 - sets its loggers up when it is imported
+
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _generation(folder: Path) -> Any:

@@ -1,0 +1,70 @@
+"""What is asked of the quantizer, and the words it is told to readers in."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantize import awq, fp8, gptq
+
+LAYOUTS: Mapping[str, types.ModuleType] = {"gptq": gptq, "awq": awq, "fp8": fp8}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A method and its settings. `symmetric` is AWQ's `not zero_point`."""
+
+    method: str  # gptq, awq or fp8
+    bits: int
+    group_size: int
+    symmetric: bool
+    desc_act: bool = False
+    damp: float = 0.05
+
+    @property
+    def layout(self) -> Any:
+        """The module that knows this method's tensors."""
+        return LAYOUTS[self.method]
+
+    @property
+    def type(self) -> str:
+        """As in artifact kinds and folder names: Int4."""
+        return "F8_E4M3" if self.method == "fp8" else f"Int{self.bits}"
+
+    def folder_name(self, model: str) -> str:
+        """As the hub has them: <Model>-GPTQ-Int4, <Model>-AWQ, <Model>-FP8-dynamic."""
+        return model + {"awq": "-AWQ", "fp8": "-FP8-dynamic"}.get(self.method, f"-GPTQ-{self.type}")
+
+
+def quantization_config(scheme: Scheme, kept: Sequence[str], calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json's `quantization_config` and the whole of quantize_config.json.
+
+    Who reads which word: `modules_to_not_convert` transformers and vLLM (AWQ); `dynamic` gptqmodel and vLLM (GPTQ);
+    transformers' GPTQ (optimum) knows decoder layers by their place and takes nothing else; `version` AutoAWQ and
+    vLLM, `format` and `checkpoint_format` gptqmodel.
+    """
+    meta = {"quantizer": [f"gptqmodel:{importlib.metadata.version('gptqmodel')}"], "calibration": dict(calibration)}
+    common = {
+        "quant_method": scheme.method,
+        "bits": scheme.bits,
+        "group_size": scheme.group_size,
+        "desc_act": scheme.desc_act,
+        "lm_head": False,
+        "modules_to_not_convert": gptq.exclusions(kept),
+        "pack_dtype": "int32",
+        "meta": meta,
+    }
+    if scheme.method == "awq":
+        return common | {"zero_point": not scheme.symmetric, "version": "gemm", "format": "gemm"}
+    excluded = gptq.dynamic(kept)
+    return common | {
+        "sym": scheme.symmetric,
+        "damp_percent": scheme.damp,
+        "true_sequential": True,
+        "checkpoint_format": "gptq",
+        "format": "gptq",
+        **({"dynamic": excluded} if excluded else {}),
+    }

@@ -1,0 +1,186 @@
+"""What the GPTQ and AWQ tests share: finished folders, and an unpacking written from the layouts alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert.bundle import Bundle, Role
+from convert.progress import Silent
+from convert.stages import _gptqmodel, awq, gptq
+from convert.stages import source as source_stage
+from tests import tiny
+
+STAGES: dict[str, Any] = {"gptq": gptq, "awq": awq}
+NANO = Path(__file__).parents[1] / "recipes/models/fara-nano"
+GROUP = 32
+ENVIRONMENT = {"GPTQMODEL_CPU_WORKERS": "2", "TORCHDYNAMO_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+
+# For every folder named: module -> what the library's kernel makes of INPUTS, as an .npz beside the weights.
+PRODUCTS = """
+import sys, pathlib, numpy as np, torch
+from validate.runtimes.gptqmodel import GptqModelSession
+from convert.gptq.folder import spelled
+for folder in map(pathlib.Path, sys.argv[1:]):
+    with GptqModelSession(folder, 1) as session, torch.inference_mode():
+        made = {}
+        for name, module in session.model.named_modules():
+            if hasattr(module, "qweight"):
+                x = np.random.default_rng(1).standard_normal((3, module.in_features)).astype(np.float32)
+                made[name] = module(torch.from_numpy(x)).float().numpy()
+        np.savez(folder.parent / "products.npz", **made)
+"""
+
+# gptqmodel's own loader: it finds tensors under the names of transformers 5 alone, and makes up what it does not find.
+OWN_READER = """
+import sys, pathlib, numpy as np, torch
+from gptqmodel import BACKEND, GPTQModel
+from gptqmodel.models.definitions.base_qwen2_vl import BaseQwen2VLGPTQ
+BaseQwen2VLGPTQ.require_load_processor = False
+for folder in map(pathlib.Path, sys.argv[1:]):
+    kernel = BACKEND.TORCH_AWQ if folder.name.endswith("AWQ") else BACKEND.TORCH
+    model = GPTQModel.load(str(folder), device="cpu", backend=kernel).model
+    ids = torch.arange(16)[None]
+    patches = torch.linspace(-1, 1, 16 * 1176, dtype=model.dtype).reshape(16, 1176)
+    with torch.inference_mode():
+        seen = model.get_image_features(patches, torch.tensor([[1, 4, 4]]))
+        seen = getattr(seen, "pooler_output", seen)
+        seen = seen if torch.is_tensor(seen) else torch.cat(list(seen))
+        logits = model(input_ids=ids).logits
+    np.savez(folder.parent / "own.npz", logits=logits.float().numpy(), seen=seen.float().numpy())
+"""
+
+
+def own_reader(*folders: Path) -> list[dict[str, np.ndarray]]:
+    """For each folder, what gptqmodel's loader makes of the first 16 tokens and of an image."""
+    command = [sys.executable, "-c", OWN_READER, *map(str, folders)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
+    return [dict(np.load(folder.parent / "own.npz")) for folder in folders]
+
+
+def source_bundle(folder: Path) -> Bundle:
+    return source_stage.forecast(source_stage.Options(path=folder.absolute()), {})
+
+
+def options(method: str, home: Path, **words: Any) -> Any:
+    """The stage's options: 8 rows of 32 tokens of a made-up text, groups of 32, unless `words` say otherwise."""
+    text = home / "calibration.txt"
+    if not text.exists():
+        text.write_text("\n".join(tiny._text()), encoding="utf-8")
+    calibration = _gptqmodel.Calibration(text=text, samples=8, length=32)
+    return STAGES[method].Options(**{"calibration": calibration, "group_size": GROUP, "threads": 1, **words})
+
+
+def quantized(method: str, source: Path, home: Path, **words: Any) -> Path:
+    """The folder a stage makes of a checkpoint: made, assembled, loaded again."""
+    out = home / method
+    out.mkdir(parents=True)
+    inputs = {"source": source_bundle(source)}
+    bundle = STAGES[method].run(options(method, home, **words), inputs, out, Silent())
+    return bundle.of(Role.WEIGHTS)[0].path.parent
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Name -> values; bfloat16 as float32, float16 as it is."""
+    import torch
+    from safetensors.torch import load_file
+
+    found = load_file(folder / "model.safetensors")
+    return {name: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for name, t in found.items()}
+
+
+def modules(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Quantized module -> its tensors by suffix."""
+    names = [name.removesuffix(".qweight") for name in found if name.endswith(".qweight")]
+    return {m: {n.removeprefix(f"{m}."): t for n, t in found.items() if n.startswith(f"{m}.")} for m in names}
+
+
+def library_products(*folders: Path) -> list[dict[str, np.ndarray]]:
+    """For each folder, module -> the library's torch kernel on the inputs that `inputs` gives."""
+    command = [sys.executable, "-c", PRODUCTS, *map(str, folders)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
+    return [dict(np.load(folder.parent / "products.npz")) for folder in folders]
+
+
+def inputs(columns: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((3, columns)).astype(np.float32)
+
+
+# ---- the layouts once more, from their descriptions, slowly
+
+
+def stream(words: np.ndarray, bits: int) -> np.ndarray:
+    """(words, columns) of int32 -> (numbers, columns): each column is a stream of bits, the lowest first."""
+    raw = words.astype(np.int64) & 0xFFFFFFFF
+    ones = (raw[:, None, :] >> np.arange(32)[None, :, None] & 1).reshape(-1, bits, words.shape[1])
+    return (ones << np.arange(bits)[None, :, None]).sum(1)
+
+
+def unpack_gptq(parts: Mapping[str, np.ndarray], bits: int) -> np.ndarray:
+    """(rows, columns) of AutoGPTQ's first version: zeros are stored less one."""
+    q, zeros = stream(parts["qweight"], bits), stream(parts["qzeros"].T, bits).T + 1
+    group = parts["g_idx"]
+    return ((q - zeros[group]) * parts["scales"].astype(np.float32)[group]).T.astype(np.float32)
+
+
+def unpack_awq(parts: Mapping[str, np.ndarray], group_size: int) -> np.ndarray:
+    """(rows, columns) of AutoAWQ's GEMM: of eight rows, the k-th four bits hold row 0 2 4 6 1 3 5 7 [k]."""
+
+    def eight(words: np.ndarray) -> np.ndarray:
+        numbers = np.empty((*words.shape, 8), np.int64)
+        for place, row in enumerate((0, 2, 4, 6, 1, 3, 5, 7)):
+            numbers[..., row] = (words.astype(np.int64) & 0xFFFFFFFF) >> 4 * place & 15
+        return numbers.reshape(len(words), -1)
+
+    q, zeros = eight(parts["qweight"]), eight(parts["qzeros"])
+    group = np.arange(len(q)) // group_size
+    return ((q - zeros[group]) * parts["scales"].astype(np.float32)[group]).T.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The small computer-use model of this repository, quantized by both methods in groups of 128."""
+    text = NANO / "heldout/train_text.txt"
+    calibration = _gptqmodel.Calibration(text=text, samples=24, length=128)
+    home = tmp_path_factory.mktemp("seeing")
+    return {m: quantized(m, NANO, home, calibration=calibration, group_size=128) for m in STAGES}
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path, dict[str, Any]]]:
+    """By a family's name its checkpoint, the folder GPTQ made of it, and its settings, no two alike."""
+    settings: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
+        "llama": (tiny.tiny_llama, {"bits": 4}),
+        "mistral": (tiny.tiny_mistral, {"bits": 8}),
+        "phi3": (tiny.tiny_phi3, {"bits": 4, "group_size": -1}),
+        "qwen2": (tiny.tiny_qwen2, {"bits": 4, "desc_act": True}),
+        "qwen3": (tiny.tiny_qwen3, {"bits": 3, "sym": False}),
+    }
+    made: dict[str, tuple[Path, Path, dict[str, Any]]] = {}
+
+    def get(name: str) -> tuple[Path, Path, dict[str, Any]]:
+        if name not in made:
+            make, words = settings[name]
+            home = tmp_path_factory.mktemp(name)
+            source = make(home / "Tiny")
+            made[name] = source, quantized("gptq", source, home, **words), words
+        return made[name]
+
+    return get
+
+
+def edit_config(folder: Path, **words: Any) -> None:
+    """Change words of config.json's quantization_config; None takes one out."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["quantization_config"] |= words
+    config["quantization_config"] = {k: v for k, v in config["quantization_config"].items() if v is not None}
+    path.write_text(json.dumps(config), encoding="utf-8")

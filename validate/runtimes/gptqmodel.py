@@ -1,0 +1,92 @@
+"""GPTQ, AWQ and FP8 checkpoints on transformers, with gptqmodel's torch kernels and compressed-tensors', in float32."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from validate.runtimes import RuntimeFailure
+from validate.runtimes._folder import CheckpointFolder, first_line, quiet
+from validate.runtimes._threads import useful_threads
+from validate.runtimes.transformers import TransformersSession, _refuse_incomplete
+
+NAME = "transformers, quantized"
+FORMATS = ("gptq", "awq", "fp8")
+ISOLATED = True
+
+_NEEDED = ("torch", "transformers", "gptqmodel", "optimum", "accelerate", "compressed_tensors")
+_VERSIONS = ("gptqmodel", "compressed-tensors", "transformers", "torch")
+_KERNELS = {"gptq": "torch", "awq": "torch_awq"}
+_ENVIRONMENT = {
+    "GPTQMODEL_CPU_WORKERS": "2",  # its pool of threads does not start with fewer
+    "TORCHDYNAMO_DISABLE": "1",  # it compiles a kernel for every layer and shape: a minute, to save milliseconds
+}
+
+
+def available() -> str | None:
+    """Why it cannot run here, or None."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed: pip install 'convert[gptq]'" if missing else None
+
+
+def version() -> str:
+    """What ran, for the report."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
+
+
+def open(
+    model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
+) -> GptqModelSession:
+    """A session on the folder that the weights' file `model` lies in."""
+    return GptqModelSession(model.parent, threads)
+
+
+class GptqModelSession(TransformersSession):
+    """A quantized checkpoint in this process; see Session for the methods.
+
+    `loading` is what transformers says of keys it missed or did not expect; with `refuse` any of them is a failure.
+    """
+
+    def __init__(self, folder: Path, threads: int | None, refuse: bool = True) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import torch
+        import transformers
+
+        self._torch = torch
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads or useful_threads(*folder.glob("*.safetensors")))
+        CheckpointFolder.__init__(self, folder)
+        auto = transformers.AutoModelForCausalLM
+        if getattr(self._config, "vision_config", None) is not None:
+            auto = transformers.AutoModelForImageTextToText
+        _choose_kernel(self._config)
+        try:
+            with quiet():
+                self._model, self.loading = auto.from_pretrained(
+                    folder,
+                    config=self._config,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    local_files_only=True,
+                )
+        except Exception as error:  # whatever two libraries raise for a folder they cannot read
+            raise RuntimeFailure(f"transformers could not load {folder}: {first_line(error)}") from error
+        if refuse:
+            _refuse_incomplete(self.loading)
+        self._model.eval()
+
+
+def _choose_kernel(config: Any) -> None:
+    """The kernel that multiplies in the inputs' own type: gptqmodel's choice for a CPU would round to 16 bits."""
+    found = getattr(config, "quantization_config", None)
+    words = found if isinstance(found, dict) else {}
+    method = words.get("quant_method")
+    if method not in (*_KERNELS, "compressed-tensors"):
+        raise RuntimeFailure(f"config.json has no quantization_config that is known here, but {str(method)[:40]!r}")
+    if method in _KERNELS:
+        words["backend"] = _KERNELS[method]
