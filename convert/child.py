@@ -8,6 +8,7 @@ The standard input is a lifeline: the kernel closes it with the process that hol
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import runpy
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LAST_LINES = 8  # of what it said, to quote when it fails
+DISK = re.compile(rf"OSError: \[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]")  # a disk that takes no more
 LINE_END = re.compile(rb"[\r\n]+")  # progress bars end their lines with \r
 
 
@@ -49,7 +51,8 @@ def run(
 ) -> Ended:
     """Run a module in a new Python; `hear` gets every line it prints, to whichever of the two outputs.
 
-    Any exception that comes here meanwhile, Ctrl-C too, ends the process before it goes on.
+    Any exception that comes here meanwhile, Ctrl-C too, ends the process before it goes on. Raises OSError where the
+    process ended because a disk is full.
     """
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
@@ -67,7 +70,10 @@ def run(
         for line in _lines(process):
             last.append(line)
             hear(line)
-        return Ended(process.wait(), tuple(last))
+        ended = Ended(process.wait(), tuple(last))
+        if ended.code and (full := DISK.search("\n".join(last))):
+            raise OSError(int(full[1]), os.strerror(int(full[1])), str(folder or ""))  # as if we had written it
+        return ended
     finally:
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
