@@ -153,7 +153,7 @@ def schema() -> int:
 @verbose_option
 @reports_errors
 def inspect(file: Path, against: Path | None, as_json: bool, verbose: bool) -> int:
-    """Show what a safetensors or GGUF file holds, from its header alone unless --against is given."""
+    """Show what a safetensors, GGUF or ONNX file holds, from its header alone unless --against is given."""
     from convert.inspect import inspect_file
 
     inspection = inspect_file(file)

@@ -1,4 +1,4 @@
-"""What a weight file holds, from its header alone: safetensors and GGUF."""
+"""What a weight file holds, from its header alone: safetensors, GGUF, and ONNX with its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from convert.safetensors import read_header
 from convert.untrusted import shown
 
 SHOWN_ITEMS = 4  # of an array
+KINDS = "a .safetensors, .gguf or .onnx file"
 SHOWN_TEXT = 100  # characters of a string
 
 
@@ -83,14 +84,31 @@ def inspect_file(path: Path) -> Inspection:
         gguf = read_gguf_header(path)
         tensors = tuple(TensorSummary(t.name, t.type.name, t.shape, t.nbytes) for t in gguf.tensors)
         return _inspection(path, f"GGUF {gguf.version}", size, {f.key: f.value for f in gguf.fields}, tensors)
+    if path.suffix == ".onnx":
+        return _onnx(path, size)
+    if path.suffix == ".engine":
+        remedy = "engine.json beside it says what it is"
+        raise InputError(str(path), "is a TensorRT engine, which only TensorRT reads", KINDS, remedy)
     if path.suffix != ".safetensors" and start[:2] in (b"PK", b"\x80\x02"):
-        raise InputError(str(path), "is a pickle", "a .safetensors or .gguf file", "use it as a recipe's model instead")
+        raise InputError(str(path), "is a pickle", KINDS, "use it as a recipe's model instead")
     # A safetensors file begins with the length of its header, 8 bytes, and the header's brace.
     if path.suffix != ".safetensors" and start and (start[8:] != b"{" or start[6:8] != b"\0\0"):
-        raise InputError(str(path), "is neither", "a .safetensors or .gguf file")
+        raise InputError(str(path), "is none of them", KINDS)
     header = read_header(path)
     tensors = tuple(TensorSummary(e.name, e.dtype, e.shape, e.stop - e.start) for e in header.entries)
     return _inspection(path, "safetensors", size, header.metadata, tensors)
+
+
+def _onnx(path: Path, size: int) -> Inspection:
+    """A graph: what goes in, what comes out, which operators it needs and which files its weights are in."""
+    from importlib.util import find_spec
+
+    if find_spec("onnx") is None:
+        raise InputError(str(path), "needs onnx to be read", "", "pip install 'convert[onnx]'")
+    from convert.onnx.header import read_onnx
+
+    metadata, tensors = read_onnx(path)
+    return _inspection(path, "ONNX", size, metadata, tuple(TensorSummary(*tensor) for tensor in tensors))
 
 
 def _inspection(
