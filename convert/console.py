@@ -199,8 +199,17 @@ def _options_of(step: Any) -> str:
     """What the recipe asks of a step whose files cannot be named yet."""
     options = step.spec.options
     said = {name: getattr(options, name) for name in sorted(options.model_fields_set)}
-    shown = {name: ", ".join(map(str, v)) if isinstance(v, list | tuple | dict) else v for name, v in said.items()}
-    return "; ".join(f"{name} {value}" for name, value in shown.items())
+    return "; ".join(f"{name} {_in_words(value)}" for name, value in said.items())
+
+
+def _in_words(value: Any) -> str:
+    """An option's value as a recipe might say it; of a nested one, what was said."""
+    if hasattr(value, "model_fields_set"):
+        set_ = (name for name in type(value).model_fields if name in value.model_fields_set)
+        return " ".join(f"{name} {_in_words(getattr(value, name))}" for name in set_)
+    if isinstance(value, tuple) and all(isinstance(number, int) for number in value):
+        return "/".join(map(str, value))  # a range
+    return ", ".join(map(_in_words, value)) if isinstance(value, list | tuple | dict) else str(value)
 
 
 def _files_of(step: Any) -> list[str]:
