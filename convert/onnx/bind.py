@@ -70,8 +70,11 @@ def stored(source: Bundle) -> dict[str, Stored]:
     }
 
 
-def settle(model: nn.Module, tensors: Mapping[str, Stored]) -> Ledger:
-    """The ledger of a checkpoint for transformers' `model` (hollow, or on the meta device), problems included."""
+def settle(model: nn.Module, tensors: Mapping[str, Stored], *, joins: bool = False) -> Ledger:
+    """The ledger of a checkpoint for transformers' `model` (hollow, or on the meta device), problems included.
+
+    With `joins` tensors may be pieces of a parameter: somebody else joins them, and counts those parameters.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     tied = _tied(model)
     renamed, merged = _renamed(model, tensors, parameters)
@@ -89,7 +92,7 @@ def settle(model: nn.Module, tensors: Mapping[str, Stored]) -> Ledger:
             found[name] = found[keeper]
     missing = [name for name in parameters if name not in found]
     problems = [
-        *_merged(merged),
+        *_merged({} if joins else merged),
         *([] if merged else _lacking(missing, "lacks", "download the model again")),
         *_lacking(unknown, "has tensors no graph takes:", "config.json describes another model, or they are new"),
         *_misfits(found, parameters),

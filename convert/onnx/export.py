@@ -189,6 +189,18 @@ def check(source: Bundle, wish: Wish) -> list[Problem]:
         return [error.problem]
 
 
+def misfits(source: Bundle) -> list[Problem]:
+    """Where weights and config.json disagree, for a builder that would fill what lacks with random numbers."""
+    from convert.onnx.bind import settle, stored
+
+    try:
+        tensors = stored(source)
+        model = _skeleton(_config(_home(source), len(tensors)))
+    except InputError as error:
+        return [error.problem]
+    return list(settle(model, tensors, joins=True).problems)
+
+
 def export(source: Bundle, wish: Wish, out: Path, progress: Progress) -> Bundle:
     """The files of `wish`, and copies of the companions, in `out`.
 

@@ -27,6 +27,7 @@ from convert.checkpoint import open_bundle, read_config
 from convert.companions import ROLES, Companions, collect, read_companions
 from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.files import CHUNK_BYTES
+from convert.onnx import export
 from convert.onnx.origin import origin
 from convert.progress import Progress
 
@@ -59,6 +60,8 @@ def check(options: Any, source: Bundle) -> list[Problem]:
     if known and architecture not in known:
         got = f"onnxruntime-genai {_version()} builds no {architecture}"
         problems.append(Problem("onnx", got, f"one of {', '.join(known)}", "flavor: portable may take it"))
+    else:
+        problems += export.misfits(source)  # the builder would make up what lacks
     return problems
 
 

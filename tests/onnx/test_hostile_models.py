@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from convert.stages import onnx as stage
 from tests import tiny
-from tests.fixtures_gguf import source_inputs
+from tests.fixtures_gguf import edit_weights, source_inputs
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def with_config(folder: Path, copy: Path, **changes: Any) -> Path:
     return copy
 
 
+@pytest.mark.parametrize("flavor", ["portable", "genai"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -44,8 +46,10 @@ def with_config(folder: Path, copy: Path, **changes: Any) -> Path:
         {"vision_config": {"depth": 10**13}},
     ],
 )
-def test_counts_beyond_what_the_weights_can_hold(changes: dict[str, Any], llama: Path, tmp_path: Path) -> None:
-    (said,) = problems(with_config(llama, tmp_path / "hostile", **changes))
+def test_counts_beyond_what_the_weights_can_hold(
+    changes: dict[str, Any], flavor: str, llama: Path, tmp_path: Path
+) -> None:
+    (said,) = problems(with_config(llama, tmp_path / "hostile", **changes), flavor=flavor)
     assert "config.json" in said
     assert "the checkpoint has" in said
 
@@ -57,3 +61,26 @@ def test_sizes_beyond_memory_cost_none(changes: dict[str, Any], llama: Path, tmp
     (said,) = problems(folder)
     assert "too large" in said or "disagrees with the weights" in said
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18  # kB
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: {k: v for k, v in t.items() if "mlp.up_proj" not in k}, "lacks model.layers.0.mlp.up_proj.weight"),
+        (lambda t: t | {"model.more.weight": t["model.norm.weight"].clone()}, "no graph takes: model.more.weight"),
+        (lambda t: t | {"model.norm.weight": t["model.norm.weight"][:8].clone()}, "model.norm.weight [8]"),
+    ],
+)
+@pytest.mark.parametrize("flavor", ["portable", "genai"])
+def test_weights_that_are_not_the_configs(
+    flavor: str, change: Callable[[dict[str, Any]], dict[str, Any]], words: str, tmp_path: Path
+) -> None:
+    """genai's builder loads such a model without complaint, with random numbers for what lacks."""
+    folder = tiny.tiny_llama(tmp_path / "Tiny", layers=1)
+    edit_weights(folder, change)
+    assert any(words in line for line in problems(folder, flavor=flavor))
+
+
+def test_a_genai_folder_of_quantized_weights_is_refused(llama: Path, tmp_path: Path) -> None:
+    folder = with_config(llama, tmp_path / "quantized", quantization_config={"quant_method": "awq", "bits": 4})
+    assert "the weights are quantized" in problems(folder, flavor="genai")[0]
