@@ -17,7 +17,7 @@ many), `mask` is 1 for its tokens and 0 for padding in front; `pixels` and `grid
     logits, *present = decoder.run(None, feeds)
 
 For the next token the mask is one longer, the positions are next_position_ids(mask, deltas), and `present` goes into
-the inputs of `cache`, in the same order.
+the inputs of `cache`, in the same order. The graphs of fp16 have a cache of float16: write that in place of float32.
 """
 
 from __future__ import annotations
