@@ -14,6 +14,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from validate.hush import hush_torchao
+
+hush_torchao()  # before transformers, which looks whether it is there
+
+# ruff: noqa: E402
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS

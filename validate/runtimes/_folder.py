@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from validate.hush import hush_torchao
 from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
 
 _IMAGE_IDS = ("image_token_id", "vision_start_token_id", "vision_end_token_id", "video_token_id")
@@ -203,16 +204,6 @@ class CheckpointFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def hush_torchao() -> None:
-    """Keep what torchao, which gptqmodel brings along, says of this machine off the screen; nothing here uses it."""
-    import logging
-
-    import torch  # noqa: F401 - sets its loggers up when it is imported
-
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _generation(folder: Path) -> Any:
