@@ -117,17 +117,41 @@ def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
 
 
 def _simplify(model: ir.Model) -> None:
-    """Fold what is constant, and merge what is computed twice."""
-    from onnxscript import optimizer
+    """Fold what is constant, and merge what is computed twice.
+
+    onnxscript tries its patterns on every node, which is most of its time: it gets a graph that is small already.
+    """
+    from onnx_ir.passes import common
+    from onnxscript import rewriter
 
     try:
         with quiet():
-            optimizer.optimize_ir(model, input_size_limit=FOLDED_VALUES, output_size_limit=FOLDED_VALUES)
+            common.InlinePass()(model)
+            _fold(model)
+            rewriter.rewrite(model)
+            _fold(model)
+            ir.passes.Sequential(common.OutputFixPass(), common.NameFixPass())(model)
     except Exception as error:  # a constant that the model made while it was traced has no values
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise StageError("onnx", f"the graph cannot be simplified ({type(cause).__name__}: {cause})"[:300]) from error
+
+
+def _fold(model: ir.Model) -> None:
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    limits = {"input_size_limit": FOLDED_VALUES, "output_size_limit": FOLDED_VALUES}
+    optimizer.fold_constants_ir(model, onnx_shape_inference=True, **limits)
+    ir.passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+    )(model)
 
 
 def _name_axes(graph: ir.Graph, part: Part) -> None:
