@@ -220,7 +220,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
         )
         environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(NANO.parents[2])}
         command = [sys.executable, "-c", program, str(home)]
-        made = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+        made = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=home)
         assert made.returncode == 0, made.stderr
 
     home = once(tmp_path_factory, "families", make)
