@@ -16,10 +16,6 @@ from collections.abc import Mapping
 
 from quantize.gptq import Shape, Spec, groups
 
-BITS = (4,)
-GROUP_SIZES = (32, 64, 128)
-ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of eight rows lies in the k-th four bits
-
 ROW_AXIS: Mapping[str, int | None] = {"bias": 0, "qweight": 1, "qzeros": 1, "scales": 1}
 
 

@@ -17,8 +17,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-BITS = (2, 3, 4, 8)
-GROUP_SIZES = (-1, 32, 64, 128)
 PACKED_ROWS = 32  # kernels and `pack` take blocks of so many rows and columns
 
 Spec = tuple[str, tuple[int, ...]]  # a safetensors dtype and a shape

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import importlib
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from convert import child
 from convert.bundle import Bundle, Role
 from convert.progress import Silent
 from convert.stages import _gptqmodel, awq, gptq
@@ -145,34 +151,83 @@ def unpack_awq(parts: Mapping[str, np.ndarray], group_size: int) -> np.ndarray:
     return ((q - zeros[group]) * parts["scales"].astype(np.float32)[group]).T.astype(np.float32)
 
 
+# ---- finished folders, made once a run: loading gptqmodel takes longer than quantizing any of them
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills: by the first who asks, of all processes that share this run's tests."""
+    base = factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with open(home.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.exists():
+            part = home.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)  # of one who failed
+            part.mkdir()
+            make(part)
+            part.rename(home)
+    return home
+
+
 @pytest.fixture(scope="session")
 def seeing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The small computer-use model of this repository, quantized by both methods in groups of 128."""
-    text = NANO / "heldout/train_text.txt"
-    calibration = _gptqmodel.Calibration(text=text, samples=24, length=128)
-    home = tmp_path_factory.mktemp("seeing")
-    return {m: quantized(m, NANO, home, calibration=calibration, group_size=128) for m in STAGES}
+
+    def make(home: Path) -> None:
+        calibration = _gptqmodel.Calibration(text=NANO / "heldout/train_text.txt", samples=24, length=128)
+        for method in STAGES:
+            quantized(method, NANO, home, calibration=calibration, group_size=128)
+
+    home = once(tmp_path_factory, "seeing", make)
+    return {method: next((home / method).iterdir()) for method in STAGES}
+
+
+# Name -> checkpoint, method and settings, no two alike.
+FAMILIES: dict[str, tuple[Callable[..., Path], str, dict[str, Any]]] = {
+    "llama": (tiny.tiny_llama, "gptq", {"bits": 4}),
+    "mistral": (tiny.tiny_mistral, "gptq", {"bits": 8}),
+    "phi3": (tiny.tiny_phi3, "gptq", {"bits": 4, "group_size": -1}),
+    "qwen2": (tiny.tiny_qwen2, "gptq", {"bits": 4, "desc_act": True}),
+    "qwen3": (tiny.tiny_qwen3, "gptq", {"bits": 3, "sym": False}),
+    "phi3-awq": (tiny.tiny_phi3, "awq", {}),
+}
+
+
+def make_families(home: Path) -> None:
+    """Every family's checkpoint and folder, all in this one process: what a process of its own is for, others test."""
+    child.run = _run_here
+    for name, (make, method, words) in FAMILIES.items():
+        (home / name).mkdir()
+        quantized(method, make(home / name / "Tiny"), home / name, **words)
+
+
+def _run_here(module: str, arguments: Sequence[str], hear: Callable[[str], None], **_: Any) -> child.Ended:
+    """Like child.run, without a new process."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        importlib.import_module(module).main(*arguments)
+    for line in said.getvalue().splitlines():
+        hear(line)
+    return child.Ended(0, ())
 
 
 @pytest.fixture(scope="session")
 def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path, dict[str, Any]]]:
-    """By a family's name its checkpoint, the folder GPTQ made of it, and its settings, no two alike."""
-    settings: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
-        "llama": (tiny.tiny_llama, {"bits": 4}),
-        "mistral": (tiny.tiny_mistral, {"bits": 8}),
-        "phi3": (tiny.tiny_phi3, {"bits": 4, "group_size": -1}),
-        "qwen2": (tiny.tiny_qwen2, {"bits": 4, "desc_act": True}),
-        "qwen3": (tiny.tiny_qwen3, {"bits": 3, "sym": False}),
-    }
-    made: dict[str, tuple[Path, Path, dict[str, Any]]] = {}
+    """By a family's name its checkpoint, the folder made of it, and its settings."""
+
+    def make(home: Path) -> None:
+        program = (
+            "import pathlib, sys; from tests.fixtures_gptq import make_families as f; f(pathlib.Path(sys.argv[1]))"
+        )
+        environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(NANO.parents[2])}
+        command = [sys.executable, "-c", program, str(home)]
+        made = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=home)
+        assert made.returncode == 0, made.stderr
+
+    home = once(tmp_path_factory, "families", make)
 
     def get(name: str) -> tuple[Path, Path, dict[str, Any]]:
-        if name not in made:
-            make, words = settings[name]
-            home = tmp_path_factory.mktemp(name)
-            source = make(home / "Tiny")
-            made[name] = source, quantized("gptq", source, home, **words), words
-        return made[name]
+        _, method, words = FAMILIES[name]
+        return home / name / "Tiny", next((home / name / method).iterdir()), words
 
     return get
 

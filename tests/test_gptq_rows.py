@@ -12,6 +12,7 @@ import pytest
 from convert import load_recipe, plan
 from convert.errors import StageError
 from convert.gptq.rows import Description, digest, make_rows
+from convert.stages._gptqmodel import Calibration
 from tests import tiny
 from tests.fixtures_gptq import NANO
 from validate.runtimes._folder import CheckpointFolder
@@ -97,3 +98,7 @@ def test_a_plan_says_when_what_is_calibrated_on_is_tested_on(calibration: str, s
     (tmp_path / "r.yaml").write_text(RECIPE.format(calibration=calibration), encoding="utf-8")
     planned = plan(load_recipe(tmp_path / "r.yaml"), tmp_path / "out")
     assert [note for note in planned.notes if "calibrates" in note] == said
+
+
+def test_a_plan_shows_the_calibration_in_the_words_of_the_recipe() -> None:
+    assert str(Calibration(text=Path("t.txt"), samples=8)) == "{text: t.txt, samples: 8}"

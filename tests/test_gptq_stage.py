@@ -39,7 +39,6 @@ from tests.fixtures_gptq import (
     modules,
     options,
     own_reader,
-    quantized,
     seeing,
     source_bundle,
     tensors,
@@ -79,10 +78,10 @@ def test_every_family_is_quantized_where_it_should_be_and_the_rest_is_the_source
         np.testing.assert_array_equal(made[name], source[name], name)
 
 
-def test_awq_of_fused_matrices_puts_them_together_and_its_factors_into_the_norms(tmp_path: Path) -> None:
+def test_awq_of_fused_matrices_puts_them_together_and_its_factors_into_the_norms(families: Families) -> None:
     """gptqmodel takes Phi-3's gate_up_proj apart, and its own table for Phi-3 makes AWQ give up."""
-    source_folder = tiny.tiny_phi3(tmp_path / "Tiny")
-    source, made = tensors(source_folder), tensors(quantized("awq", source_folder, tmp_path))
+    source_folder, folder, _ = families("phi3-awq")
+    source, made = tensors(source_folder), tensors(folder)
     norms = {"qkv_proj": "input_layernorm", "gate_up_proj": "post_attention_layernorm"}
     seen = 0
     for name, parts in modules(made).items():

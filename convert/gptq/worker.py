@@ -41,6 +41,9 @@ def main(request_file: str) -> None:
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     scheme, asked = Scheme(**request["scheme"]), Description(**request["calibration"])
     from validate.runtimes._folder import CheckpointFolder
+    from validate.runtimes._telemetry import refuse_telemetry
+
+    refuse_telemetry()
 
     source, home = Path(request["source"]), Path(request_file).parent
     rows = make_rows(CheckpointFolder(source), asked)

@@ -55,6 +55,11 @@ class Calibration(BaseOptions):
             raise ValueError("name a text, a chat or a screens file to calibrate on")
         return self
 
+    def __str__(self) -> str:
+        """As in the recipe: the words it says, and nothing it leaves out."""
+        said = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        return "{" + ", ".join(f"{name}: {value}" for name, value in said.items()) + "}"
+
     @property
     def files(self) -> dict[str, Path]:
         """Word -> file, of those that are named."""

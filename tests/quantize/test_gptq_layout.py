@@ -66,7 +66,7 @@ def test_no_reader_leaves_out_a_matrix_that_is_quantized() -> None:
         assert not any(re.match(p.removeprefix("-:"), name) for p in gptq.dynamic(decision.kept))
 
 
-@pytest.mark.parametrize("bits", gptq.BITS)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_gptq_tensors_have_autogptqs_shapes(bits: int) -> None:
     assert gptq.packed((64, 128), bits, 32, bias=True) == {
         "bias": ("F16", (64,)),

@@ -10,6 +10,7 @@ from typing import Any
 
 from validate.runtimes import RuntimeFailure
 from validate.runtimes._folder import CheckpointFolder, first_line, quiet
+from validate.runtimes._telemetry import refuse_telemetry
 from validate.runtimes._threads import useful_threads
 from validate.runtimes.transformers import TransformersSession, _refuse_incomplete
 
@@ -51,6 +52,7 @@ class GptqModelSession(TransformersSession):
     """
 
     def __init__(self, folder: Path, threads: int | None, refuse: bool = True) -> None:
+        refuse_telemetry()
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import torch

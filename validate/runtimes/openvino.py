@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from validate.runtimes import RuntimeFailure
+from validate.runtimes._telemetry import refuse_telemetry
 
 if TYPE_CHECKING:
     from validate.runtimes._graph_session import Port, Session
@@ -52,6 +53,7 @@ class OpenVinoGraph:
     """A graph in OpenVINO; see Graph."""
 
     def __init__(self, path: Path, threads: int) -> None:
+        refuse_telemetry()
         import openvino
 
         self._openvino, self._name = openvino, path.name
