@@ -185,7 +185,9 @@ def test_inspect_refuses_what_is_neither(name: str, tmp_path: Path) -> None:
 def test_inspect_does_not_take_any_file_for_safetensors(start: bytes, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(start)
-    with pytest.raises(InputError, match=r"recipe\.yaml: is neither, wanted a \.safetensors or \.gguf file"):
+    with pytest.raises(
+        InputError, match=r"recipe\.yaml: is none of them, wanted a \.safetensors, \.gguf or \.onnx file"
+    ):
         inspect_file(path)
 
 

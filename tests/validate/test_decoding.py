@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convert.bundle import Bundle
+from tests.fixtures_validate import folder, tiny_vision  # noqa: F401
+from validate import vision
 from validate.compare import Measurement, Questions, Settings, _Comparison
 from validate.metrics import default_limits
 from validate.report.build import verdict
-from validate.runtimes import RuntimeFailure
+from validate.runtimes import RuntimeFailure, transformers
 from validate.runtimes._graph_session import Session
 
 TOKENS = list(range(20))
@@ -53,3 +56,10 @@ def test_a_token_is_not_picked_of_logits_that_are_none() -> None:
     assert session._best(np.array([[0.0, 2.0, 1.0]])).tolist() == [1]
     with pytest.raises(RuntimeFailure, match=r"model\.onnx: the logits of a token it wrote are not finite"):
         session._best(np.array([[0.0, np.nan, 1.0]]))
+
+
+def test_the_source_fed_one_at_a_time_gives_what_it_gives_at_once(tiny_vision: dict[str, Bundle]) -> None:  # noqa: F811
+    """Quantized checkpoints run on the same session; an image seen before must not shift the positions of a text."""
+    with transformers.open(folder(tiny_vision), threads=1) as session:
+        session.image_logits(session.image_prompt("Look."), vision.drawing())
+        assert np.allclose(session.decode_logits(TOKENS), session.logits(TOKENS), atol=1e-5)

@@ -94,6 +94,16 @@ class TransformersSession(CheckpointFolder):
             out = self._model(input_ids=self._torch.tensor([list(tokens)]), use_cache=False)
         return out.logits[0].numpy()  # type: ignore[no-any-return]
 
+    def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
+        rows, cache = [], None
+        with self._running():
+            for place, token in enumerate(tokens):
+                ids, at = self._torch.tensor([[token]]), self._torch.tensor([[place]])  # no image's shift of positions
+                out = self._model(input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True)
+                cache = out.past_key_values
+                rows.append(out.logits[0])
+        return self._torch.cat(rows).numpy()  # type: ignore[no-any-return]
+
     @property
     def model(self) -> Any:
         """The torch module, for who looks into it while it runs."""
