@@ -333,9 +333,7 @@ def test_options_that_this_tensorrt_has_not(source: Bundle, monkeypatch: pytest.
     asked = {"compute_capabilities": ["8.5"], "timing_cache": True, "version_compatible": True, "refittable": True}
     said = problems(source, **asked)
     assert len(said) == 4
-    assert (
-        "compute_capabilities: TensorRT for RTX 1.7.1.116 builds nothing for '8.5', wanted one of 7.5" in said[0]
-    )
+    assert "compute_capabilities: TensorRT for RTX 1.7.1.116 builds nothing for '8.5', wanted one of 7.5" in said[0]
     assert "did you mean 8." in said[0]
     assert "timing_cache: TensorRT for RTX 1.7.1.116 times no kernels" in said[1]
     assert "runtime cache" in said[1]
