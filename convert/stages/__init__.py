@@ -35,8 +35,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from convert.bundle import Bundle
-from convert.errors import Problem
+from convert.bundle import Bundle, Role
+from convert.errors import InputError, Problem
 from convert.progress import Progress
 
 Inputs = Mapping[str, Bundle]
@@ -99,3 +99,15 @@ def only(inputs: Inputs) -> Bundle:
     """The single input of a stage that takes exactly one."""
     (bundle,) = inputs.values()
     return bundle
+
+
+def checkpoint(name: str, inputs: Inputs) -> Bundle:
+    """The one input of stage `name`. Raises InputError for more than one, and for weights that are no checkpoint's."""
+    if len(inputs) != 1:
+        got = f"takes from {len(inputs)} stages: {', '.join(inputs)}"
+        raise InputError(name, got, "one", "name one in `from:`")
+    ((stage, source),) = inputs.items()
+    if other := sorted({a.format for a in source.of(Role.WEIGHTS)} - {"safetensors"}):
+        remedy = "take it `from:` source or a stage that makes one"
+        raise InputError(name, f"stage '{stage}' gives {', '.join(other)} weights", "a checkpoint", remedy)
+    return source

@@ -18,7 +18,7 @@ from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.options import Options as BaseOptions
 from convert.options import RecipePath
 from convert.progress import Progress
-from convert.stages import Inputs
+from convert.stages import Inputs, checkpoint
 
 if TYPE_CHECKING:
     from convert.gptq.folder import Layout
@@ -120,7 +120,7 @@ def check(options: Any, inputs: Inputs) -> list[Problem]:
 
     where = options.scheme.method
     try:
-        source = _source(options, inputs)
+        source = checkpoint(options.scheme.method, inputs)
         layout = _layout(source, options.scheme)
         family = layout.checkpoint.config.get("model_type")
         if family not in FAMILIES:
@@ -168,7 +168,7 @@ def _check_fit(where: str, calibration: Calibration, layout: Layout) -> None:
 
 def forecast(options: Any, inputs: Inputs) -> Bundle:
     """The bundle that `run` will return, with the weights' sizes but for their headers."""
-    source, scheme = _source(options, inputs), options.scheme
+    source, scheme = checkpoint(options.scheme.method, inputs), options.scheme
     layout = _layout(source, scheme)
     home = Path(scheme.folder_name(options.name or source.model.name))
     weights = [Artifact("safetensors", home / f, sum(t.nbytes for t in parts)) for f, parts in layout.shards.items()]
@@ -184,7 +184,7 @@ def explain(options: Any, inputs: Inputs) -> Iterator[str]:
     """How much is quantized and what is kept, for `convert plan -v`."""
     from quantize.gptq import exclusions
 
-    decision = _layout(_source(options, inputs), options.scheme).decision
+    decision = _layout(checkpoint(options.scheme.method, inputs), options.scheme).decision
     yield f"{len(decision.quantized)} matrices of {decision.layers} layers in {options.scheme.bits} bits"
     yield f"kept as they are: {len(decision.kept)} matrices ({', '.join(exclusions(decision.kept))})"
 
@@ -192,7 +192,7 @@ def explain(options: Any, inputs: Inputs) -> Iterator[str]:
 @contextlib.contextmanager
 def job(options: Any, inputs: Inputs, out: Path, progress: Progress) -> Iterator[Job]:
     """A run, its folder empty."""
-    source, scheme = _source(options, inputs), options.scheme
+    source, scheme = checkpoint(options.scheme.method, inputs), options.scheme
     folder = out / scheme.folder_name(options.name or source.model.name)
     folder.mkdir()
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as name:
@@ -341,15 +341,3 @@ def _layout(source: Bundle, scheme: Scheme) -> Layout:
     from convert.gptq.fp8 import Fp8Layout
 
     return (Fp8Layout if scheme.method == "fp8" else Layout)(open_bundle(source), scheme)
-
-
-def _source(options: Any, inputs: Inputs) -> Bundle:
-    """The one input. Raises InputError for more than one, and for weights that are no checkpoint's."""
-    where = options.scheme.method
-    if len(inputs) != 1:
-        raise InputError(where, f"takes from {len(inputs)} stages: {', '.join(inputs)}", "one", "name one in `from:`")
-    ((stage, source),) = inputs.items()
-    if other := sorted({a.format for a in source.of(Role.WEIGHTS)} - {"safetensors"}):
-        remedy = "take it `from:` source or a stage that makes one"
-        raise InputError(where, f"stage '{stage}' gives {', '.join(other)} weights", "a checkpoint", remedy)
-    return source

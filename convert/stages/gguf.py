@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from convert.bundle import Artifact, Bundle, Model, Role
-from convert.errors import ConvertError, InputError, Problem
+from convert.errors import ConvertError, Problem
 from convert.options import Options as BaseOptions
 from convert.options import RecipePath
 from convert.progress import Progress
-from convert.stages import Inputs, imatrix, only
+from convert.stages import Inputs, checkpoint, imatrix, only
 from quantize.encoders import ENCODERS
 from quantize.mixes import MIXES, Asked
 
@@ -251,7 +251,7 @@ def _prepare(options: Options, inputs: Inputs) -> Conversion:
     from convert.gguf.conversion import Wish
     from convert.gguf.split import size_in_bytes
 
-    source = _checkpoint(inputs)
+    source = checkpoint("gguf", inputs)
     file, awaited = _imatrix_file(options, source)
     tensors = Asked(
         options.output_tensor or "", options.token_embedding or "", tuple(options.overrides.items()), options.pure
@@ -288,18 +288,6 @@ def _weights_key(source: Bundle) -> str:
     from convert.stages._calibration import model_key
 
     return model_key(source) if all(artifact.sha256 for artifact in source.of(Role.WEIGHTS)) else ""
-
-
-def _checkpoint(inputs: Inputs) -> Bundle:
-    """The one input. Raises InputError for more than one, and for weights that are no checkpoint's."""
-    if len(inputs) != 1:
-        got = f"takes from {len(inputs)} stages: {', '.join(inputs)}"
-        raise InputError("gguf", got, "one", "name one in `from:`")
-    ((stage, source),) = inputs.items()
-    if other := sorted({a.format for a in source.of(Role.WEIGHTS)} - {"safetensors"}):
-        remedy = "take it `from:` source or a stage that makes one"
-        raise InputError("gguf", f"stage '{stage}' gives {', '.join(other)} weights", "a checkpoint", remedy)
-    return source
 
 
 @functools.lru_cache(maxsize=2)

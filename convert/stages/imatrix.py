@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from convert.bundle import Artifact, Bundle, Role
+from convert.bundle import Artifact, Bundle
 from convert.errors import InputError, Problem
 from convert.options import Options as BaseOptions
 from convert.options import RecipePath
 from convert.progress import Progress
-from convert.stages import Inputs, only
+from convert.stages import Inputs, checkpoint, only
 
 if TYPE_CHECKING:
     from convert.stages._calibration import Corpus
@@ -49,7 +49,7 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
     from convert.stages._calibration import check_calibration
 
     try:
-        source = _checkpoint(inputs)
+        source = checkpoint("imatrix", inputs)
     except InputError as error:
         return [error.problem]
     return check_calibration(source, _corpus(options))
@@ -60,7 +60,7 @@ def forecast(options: Options, inputs: Inputs) -> Bundle:
     from convert.gguf.imatrix import KIND, Imatrix, imatrix_plan
     from convert.stages._calibration import read_matrices
 
-    source = _checkpoint(inputs)
+    source = checkpoint("imatrix", inputs)
     matrices = read_matrices(source)
     about = Imatrix({}, (options.text.name,), options.chunks, options.window, "0" * 64)
     shapes = {name: matrices.entry_shape(name) for name in matrices.shapes}
@@ -72,7 +72,7 @@ def explain(options: Options, inputs: Inputs) -> Iterator[str]:
     """What will be measured, for `convert plan -v`."""
     from convert.stages._calibration import read_matrices
 
-    shapes = read_matrices(_checkpoint(inputs)).shapes
+    shapes = read_matrices(checkpoint("imatrix", inputs)).shapes
     yield f"{len(shapes)} matrices on {options.chunks} chunks of {options.window} tokens of {options.text.name}"
 
 
@@ -81,7 +81,7 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
     from convert.gguf.imatrix import coverage, write_imatrix
     from convert.stages._calibration import calibrate, read_matrices
 
-    source = _checkpoint(inputs)
+    source = checkpoint("imatrix", inputs)
     imatrix = calibrate(source, _corpus(options), progress)
     first, *lacking = coverage(imatrix, read_matrices(source).shapes)
     progress.note(first)
@@ -93,17 +93,6 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
 def file_name(source: Bundle) -> str:
     """As the hub has them."""
     return f"{source.model.name}-imatrix.gguf"
-
-
-def _checkpoint(inputs: Inputs) -> Bundle:
-    """The one input. Raises InputError for more than one, and for weights that are no checkpoint's."""
-    if len(inputs) != 1:
-        raise InputError("imatrix", f"takes from {len(inputs)} stages: {', '.join(inputs)}", "one", "name one")
-    ((stage, source),) = inputs.items()
-    if other := sorted({a.format for a in source.of(Role.WEIGHTS)} - {"safetensors"}):
-        remedy = "take it `from:` source or a stage that makes one"
-        raise InputError("imatrix", f"stage '{stage}' gives {', '.join(other)} weights", "a checkpoint", remedy)
-    return source
 
 
 def _corpus(options: Options) -> Corpus:

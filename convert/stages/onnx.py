@@ -17,7 +17,7 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.errors import InputError, Problem
 from convert.options import Options as BaseOptions
 from convert.progress import Progress
-from convert.stages import Inputs
+from convert.stages import Inputs, checkpoint
 
 if TYPE_CHECKING:
     from convert.onnx.export import Wish
@@ -116,7 +116,7 @@ def tools(options: Options) -> tuple[str, ...]:
 def check(options: Options, inputs: Inputs) -> list[Problem]:
     """What keeps the model from being exported, by its headers and configs."""
     try:
-        source = _checkpoint(inputs)
+        source = checkpoint("onnx", inputs)
     except InputError as error:
         return [error.problem]
     if options.flavor == "genai":
@@ -155,7 +155,7 @@ def _keeps_nothing(options: Options, source: Bundle) -> list[Problem]:
 
 def forecast(options: Options, inputs: Inputs) -> Bundle:
     """The bundle that `run` will return, with sizes that are close."""
-    source = _checkpoint(inputs)
+    source = checkpoint("onnx", inputs)
     if options.flavor == "genai":
         from convert.onnx import genai
 
@@ -192,14 +192,14 @@ def explain(options: Options, inputs: Inputs) -> Iterator[str]:
     if options.flavor == "portable":
         from convert.onnx import export
 
-        prepared = export.prepare(_checkpoint(inputs))
+        prepared = export.prepare(checkpoint("onnx", inputs))
         yield from (f"left out: {name}, {why}" for name, why in prepared.ledger.left_out.items())
         yield from (f"note: {note}" for note in prepared.notes)
 
 
 def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
     """Write the graphs and what belongs beside them into `out`."""
-    source = _checkpoint(inputs)
+    source = checkpoint("onnx", inputs)
     if options.flavor == "genai":
         from convert.onnx import genai
 
@@ -215,15 +215,3 @@ def _wish(options: Options) -> Wish:
     return Wish(
         options.precisions, options.weights == "shared", options.keep_fp32, options.block_size, options.symmetric
     )
-
-
-def _checkpoint(inputs: Inputs) -> Bundle:
-    """The one input. Raises InputError for more than one, and for weights that are no checkpoint's."""
-    if len(inputs) != 1:
-        got = f"takes from {len(inputs)} stages: {', '.join(inputs)}"
-        raise InputError("onnx", got, "one", "name one in `from:`")
-    ((stage, source),) = inputs.items()
-    if other := sorted({a.format for a in source.of(Role.WEIGHTS)} - {"safetensors"}):
-        remedy = "take it `from:` source or a stage that makes one"
-        raise InputError("onnx", f"stage '{stage}' gives {', '.join(other)} weights", "a checkpoint", remedy)
-    return source
