@@ -31,7 +31,7 @@ class TensorError:
 
     name: str
     type: str
-    values: int
+    values: int  # that were compared
     squared_error: float  # sum
     squared_source: float  # sum
     largest: float  # absolute difference
@@ -52,10 +52,10 @@ class TensorError:
         return words | {"rmse": self.rmse, "relative_rmse": self.relative, "largest": self.largest}
 
 
-def tensor_errors(path: Path, folder: Path) -> Iterator[TensorError]:
+def tensor_errors(path: Path, folder: Path, most_values: int | None = None) -> Iterator[TensorError]:
     """The error of every tensor in the GGUF file at `path`, in its order, against the checkpoint in `folder`.
 
-    Reads a few MiB at a time. Raises InputError where the file is not of this checkpoint, and StageError where gguf-py
+    Reads a few MiB at a time; with `most_values`, about so many of each tensor, in pieces spread over it. Raises InputError where the file is not of this checkpoint, and StageError where gguf-py
     is not installed or cannot decode a type.
     """
     header = read_gguf_header(path)
@@ -69,7 +69,7 @@ def tensor_errors(path: Path, folder: Path) -> Iterator[TensorError]:
             raise InputError(str(path), got, wanted, "name the checkpoint that the file was made from")
     data = np.memmap(path, np.uint8, "r")
     for stored in header.tensors:
-        yield _error(stored, data, sources[stored.name])
+        yield _error(stored, data, sources[stored.name], most_values)
 
 
 def by_type(errors: Iterable[TensorError]) -> Iterator[TensorError]:
@@ -123,13 +123,19 @@ def _sources(folder: Path, *, projector: bool) -> Mapping[str, OutputTensor]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-def _error(stored: StoredTensor, data: np.ndarray, source: OutputTensor) -> TensorError:
+def _error(stored: StoredTensor, data: np.ndarray, source: OutputTensor, most_values: int | None) -> TensorError:
     row_bytes = stored.type.row_bytes(source.row_values)
     storage = source.source.dtype if source.source else "F32"
     squared_error = squared_source = largest = 0.0
-    at = stored.start
-    for values in source.chunks():
+    total = source.rows * source.row_values
+    every = 1 if most_values is None else max(1, total // max(1, most_values))
+    at, seen = stored.start, 0
+    for number, values in enumerate(source.chunks()):
         size = len(values) * row_bytes
+        if number % every:
+            at += size
+            continue
+        seen += values.size
         decoded = _decoded(stored, data[at : at + size].reshape(len(values), row_bytes))
         wanted = (to_float32(np.require(values, requirements=("C", "A"))) if storage == "BF16" else values).astype(
             np.float64
@@ -139,9 +145,7 @@ def _error(stored: StoredTensor, data: np.ndarray, source: OutputTensor) -> Tens
         squared_source += float(np.vdot(wanted, wanted))
         largest = max(largest, float(np.abs(difference).max(initial=0.0)))
         at += size
-    return TensorError(
-        stored.name, stored.type.name, source.rows * source.row_values, squared_error, squared_source, largest
-    )
+    return TensorError(stored.name, stored.type.name, seen, squared_error, squared_source, largest)
 
 
 def _decoded(stored: StoredTensor, rows: np.ndarray) -> np.ndarray:

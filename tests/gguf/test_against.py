@@ -35,6 +35,16 @@ def test_a_file_that_loses_nothing_has_no_error(name: str, tmp_path: Path) -> No
     assert all(e.squared_source > 0 for e in errors)
 
 
+def test_a_part_of_each_tensor_tells_about_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convert.gguf.tensors.CHUNK_VALUES", 256)
+    folder = tiny.tiny_qwen2(tmp_path / "Tiny")
+    (file,) = convert(folder, tmp_path / "out", "Q8_0").of(Role.WEIGHTS)
+    whole = {e.name: e for e in tensor_errors(file.path, folder)}
+    for part in tensor_errors(file.path, folder, most_values=1024):
+        assert part.values <= min(whole[part.name].values, 2048)
+        assert part.relative == pytest.approx(whole[part.name].relative, rel=0.2, abs=1e-12)
+
+
 def test_a_rounded_file_has_the_error_of_its_rounding(tmp_path: Path) -> None:
     folder = tiny.tiny_qwen2(tmp_path / "Tiny")
     exact, rounded = convert(folder, tmp_path / "out", "F32", "Q8_0").of(Role.WEIGHTS)

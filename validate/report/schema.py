@@ -1,13 +1,16 @@
 """The words of report.json. A number that was NaN or infinite is null, and `reason` says so.
 
-Additions do not raise SCHEMA_VERSION; a word that goes, or means something else, does.
+Additions do not raise SCHEMA_VERSION; a word that goes, or means something else, does. `convert schema report` prints
+the JSON Schema.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal
 
-SCHEMA_VERSION = 1
+from typing_extensions import TypedDict  # pydantic makes the JSON Schema of these before Python 3.12
+
+SCHEMA_VERSION = 2
 
 Status = Literal["passed", "failed", "not_run"]
 
@@ -20,6 +23,20 @@ class FileEntry(TypedDict):
     sha256: str
 
 
+class CacheEntry(TypedDict):
+    """What was kept of the reference's logits, of which every candidate's drift is computed.
+
+    `whole`: all of them, as float32. Else at each position the most likely tokens and the mass of the others, which makes
+    KL a lower bound; what it leaves out is about `tail_mass` of it.
+    """
+
+    whole: bool
+    bytes: int
+    tokens_kept: float  # of the vocabulary, mean over positions
+    tail_mass: float  # probability of the tokens that were not kept, mean over positions
+    tail_mass_max: float
+
+
 class ReferenceEntry(TypedDict):
     """What everything was compared with."""
 
@@ -28,17 +45,39 @@ class ReferenceEntry(TypedDict):
     revision: str
     runtime: str  # transformers 5.23.0, torch 2.13.0+cpu
     dtype: str  # float32: what it computed in, not what is stored
+    vocabulary: int
     files: list[FileEntry]
+    cache: CacheEntry
 
 
 class TextEntry(TypedDict):
-    """The text behind drift and perplexity."""
+    """One input set behind drift and perplexity: a text, or conversations rendered with the model's template."""
 
     name: str
+    kind: Literal["text", "chat"]
     sha256: str
     tokens: int
     windows: int
-    window: int  # tokens of a full window
+
+
+class MachineEntry(TypedDict):
+    """Where it was measured; speed means nothing elsewhere."""
+
+    processor: str
+    cores: int
+    memory_bytes: int | None
+    system: str
+    python: str
+
+
+class ProvenanceEntry(TypedDict):
+    """What has to be known to measure the same again."""
+
+    convert: str  # version of this program
+    recipe_sha256: str
+    command: str
+    versions: dict[str, str]  # of the packages that took part
+    machine: MachineEntry
 
 
 class DifferenceEntry(TypedDict):
@@ -64,11 +103,21 @@ class CheckEntry(TypedDict):
 
 
 class GreedyEntry(TypedDict):
-    """Tokens written greedily after the text's first tokens: `equal` of `tokens` before the first difference."""
+    """Greedy continuations of `prompts` beginnings: of `tokens` in all, `equal` came before a first difference."""
 
+    prompts: int
     prompt_tokens: int
     tokens: int
     equal: int
+    lengths: list[int]  # of each continuation, the tokens before its first difference
+
+
+class ToolCallEntry(TypedDict):
+    """Answers to prompts that ask for a tool call, and how many of them are one that the tools allow."""
+
+    asked: int
+    valid_reference: int
+    valid: int
 
 
 class ImageEntry(TypedDict):
@@ -109,11 +158,87 @@ class VisionEntry(TypedDict):
 
 
 class Limit(TypedDict):
-    """A metric has to stay `better` ("<=" or ">=") than `limit`; `source` is "recipe" or "default"."""
+    """A metric has to stay `better` ("<=" or ">=") than `limit`.
+
+    `source` is "recipe", "default", or the name of a preset. `p_worse` is the paired test of "worse than the limit": the
+    share of resampled texts on which the metric misses it; near 1 it surely does, near 0 it surely does not, null where
+    there is nothing to resample.
+    """
 
     better: str
     limit: float
     source: str
+    p_worse: float | None
+
+
+class SliceEntry(TypedDict):
+    """Drift over a part of the positions: an input set, a class of the token to be predicted, or places in a window."""
+
+    kind: Literal["set", "class", "position"]
+    name: str
+    positions: int
+    kl_mean: float | None
+    kl_low: float | None  # 95 % confidence interval of kl_mean
+    kl_high: float | None
+    top1: float | None
+    ppl_ratio: float | None
+
+
+class GuessEntry(TypedDict):
+    """A token and its probability."""
+
+    text: str
+    probability: float
+
+
+class WorstEntry(TypedDict):
+    """A position at which the candidate is furthest from the reference."""
+
+    set: str
+    window: int
+    position: int
+    kl: float
+    before: str  # the end of the text that was read
+    next: str  # the text's own next token; empty at a window's end
+    reference: list[GuessEntry]  # the three most likely
+    candidate: list[GuessEntry]
+
+
+class QuantileEntry(TypedDict):
+    """A share of all positions has at most this KL."""
+
+    share: float
+    kl: float
+
+
+class WindowEntry(TypedDict):
+    """Sums over one window, by which two reports of the same text are compared pair by pair."""
+
+    positions: int
+    scored: int  # positions whose next token lies in the window
+    kl: float
+    top1: int
+    nll: float
+    nll_reference: float
+
+
+class SpeedEntry(TypedDict):
+    """Measured in the same way for every output, beside other work: an indication."""
+
+    load_seconds: float
+    prefill_tokens_per_second: float | None
+    decode_tokens_per_second: float | None
+    peak_memory_bytes: int | None  # resident, of a process that holds this output alone; null where it has none
+    threads: int | None
+
+
+class TensorEntry(TypedDict):
+    """A tensor of a GGUF file against the source's."""
+
+    name: str
+    type: str
+    values: int
+    error: float | None  # root mean square error over the source's root mean square
 
 
 class Output(TypedDict):
@@ -138,10 +263,18 @@ class Output(TypedDict):
     reason: str  # empty when passed
     neutral: bool
     metrics: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]]  # 95 % confidence interval of a metric, where it has one
     limits: dict[str, Limit]
+    quantiles: list[QuantileEntry]
+    slices: list[SliceEntry]
+    worst: list[WorstEntry]
+    windows: list[WindowEntry]
     contract: dict[str, CheckEntry]
     greedy: GreedyEntry | None
+    tool_calls: ToolCallEntry | None
     vision: VisionEntry
+    speed: SpeedEntry | None
+    tensors: list[TensorEntry]
 
 
 class Report(TypedDict):
@@ -150,5 +283,7 @@ class Report(TypedDict):
     schema_version: int
     recipe: str
     reference: ReferenceEntry
-    text: TextEntry
+    texts: list[TextEntry]
+    window: int  # tokens of a full window
     outputs: list[Output]
+    provenance: ProvenanceEntry
