@@ -11,6 +11,7 @@ from typing import Protocol
 
 from convert.bundle import Artifact
 
+STATE_FOLDER = ".convert"  # beside the outputs: what a run remembers, and nobody misses
 CHUNK_BYTES = 8 << 20
 WRITEBACK_BYTES = 32 << 20  # the disk is set to work after so many, so that the fsync at the end has little left to do
 

@@ -21,12 +21,12 @@ from typing import Any
 from convert import stages
 from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest
 from convert.errors import ConvertError, Problem
+from convert.files import STATE_FOLDER
 from convert.hashes import HashMemory
 from convert.progress import Progress, Silent
 from convert.recipe import SOURCE, Recipe, StageSpec
 from convert.stages._overlap import overlaps
 
-STATE_FOLDER = ".convert"
 DISK_MARGIN_BYTES = 64 << 20
 
 

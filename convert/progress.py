@@ -9,6 +9,7 @@ class Progress(Protocol):
     """Given to every stage; the command line, a script's `--json` reader and the step's log file sit behind it."""
 
     key: str  # of the step, for outputs that say what they were made by; empty outside of a run
+    recipe_sha256: str  # of the recipe's text, for reports; empty outside of a run
 
     def start(self, what: str, total: int, unit: str = "B") -> None:
         """A long task begins: `what` in a few words, `total` in `unit` ("B" shows bytes per second)."""
@@ -27,6 +28,7 @@ class Silent:
     """A Progress that tells nobody; for tests and the Python API."""
 
     key = ""
+    recipe_sha256 = ""
 
     def start(self, what: str, total: int, unit: str = "B") -> None: ...
     def advance(self, amount: int) -> None: ...

@@ -25,9 +25,9 @@ from typing import IO, Any
 
 from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
 from convert.errors import BusyError, ConvertError, PlanError, Problem, StageError, raise_all
-from convert.files import fsync_folder, replace_text, write_text
+from convert.files import STATE_FOLDER, fsync_folder, replace_text, write_text
 from convert.hashes import HashMemory
-from convert.plan import STATE_FOLDER, Plan, Step, plan
+from convert.plan import Plan, Step, plan
 from convert.progress import Progress, Silent
 from convert.recipe import SOURCE
 
@@ -38,7 +38,7 @@ DISK_ERRORS = {
     errno.EDQUOT: FULL,  # the user's share of it is
     errno.EFBIG: ("the disk takes no file as large as this", "name another disk with --out"),  # FAT32: 4 GiB
 }
-REPORT_NAMES = ("report.json", "report.md")
+REPORT_NAMES = ("report.json", "report.md", "report.html")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,11 @@ def _build(step: Step, bundles: Mapping[str, Bundle], planned: Plan, memory: Has
     started = time.monotonic()
     listener(Event("step_started", step.name, {"reason": step.reason, "write_bytes": step.write_bytes}))
     log = planned.folder / "logs" / f"{step.name}.log"
-    with StepProgress(step.name, listener, log, step.key) as progress, _failing(step, partial, progress):
+    recipe_hash = planned.recipe.sha256
+    with (
+        StepProgress(step.name, listener, log, step.key, recipe_hash) as progress,
+        _failing(step, partial, progress),
+    ):
         progress.note(f"stage {step.name}: {step.reason}")
         partial.mkdir()
         inputs = {name: bundles[name] for name in step.spec.inputs}
@@ -282,8 +286,10 @@ def _hold(folder: Path) -> Iterator[None]:
 class StepProgress:
     """The Progress a stage is given: tells the listener, not too often, and writes the step's log, if it has one."""
 
-    def __init__(self, step: str, listener: Listener, log: Path | None = None, key: str = "") -> None:
-        self.path, self.key = log, key
+    def __init__(
+        self, step: str, listener: Listener, log: Path | None = None, key: str = "", recipe_sha256: str = ""
+    ) -> None:
+        self.path, self.key, self.recipe_sha256 = log, key, recipe_sha256
         self._step, self._listener = step, listener
         self._file: IO[str] | None = None
         self._what, self._unit, self._total, self._done, self._told = "", "B", 0, 0, 0.0
