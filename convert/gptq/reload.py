@@ -37,7 +37,7 @@ def faults(folder: Path, quantized: Sequence[str], kept: Sequence[str]) -> Itera
         yield str(error)
         return
     with session:
-        yield from _keys(session.loading)
+        yield from _keys(session.keys)
         yield from _modules(session.model, quantized, kept)
         try:
             yield from _numbers(session)

@@ -26,9 +26,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from validate.speed import Speed
 
 IMAGE_MARK = "<__image__>"
 """Stands in a rendered prompt where a session puts the image and whatever its runtime writes around one."""
@@ -70,6 +73,7 @@ class Identity:
     sees: bool = False  # takes images
     own_templates: bool = True  # renders chat templates with an engine of its own, not with transformers
     parameters: int = 0  # weights in the file, as the runtime counts them; 0 where it does not
+    pixel_limits: tuple[int, int] | None = None  # what an image is scaled into, as the files say; None where they do not
 
 
 class Session(Protocol):
@@ -97,6 +101,9 @@ class Session(Protocol):
     def render(self, messages: Sequence[Message], tools: Sequence[Message] | None, generation_prompt: bool) -> str:
         """The conversation as the runtime's own template engine writes it."""
 
+    def image_tokens(self, width: int, height: int) -> int:
+        """How many image tokens an image of that size becomes; nothing is run for it."""
+
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (image token, hidden) of an RGB image, uint8 (height, width, 3)."""
 
@@ -105,6 +112,9 @@ class Session(Protocol):
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         """As `generate`, after each prompt with one IMAGE_MARK."""
+
+    def speed(self, tokens: Sequence[int]) -> Speed:
+        """How fast it reads and writes, at most a window; asked first, so that the peak of memory is that of this."""
 
     def close(self) -> None: ...
 

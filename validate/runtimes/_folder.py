@@ -63,6 +63,7 @@ class CheckpointFolder:
             added={str(token): token.special for token in tokenizer.added_tokens_decoder.values()},
             sees=getattr(self._config, "vision_config", None) is not None,
             own_templates=False,
+            pixel_limits=self._pixel_limits,
         )
 
     def _templates(self) -> dict[str, str]:
@@ -135,6 +136,24 @@ class CheckpointFolder:
             return Qwen2VLImageProcessorPil.from_pretrained(self._folder, local_files_only=True)
         except Exception as error:
             raise RuntimeFailure(f"the image processor does not load: {first_line(error)}") from error
+
+    def image_tokens(self, width: int, height: int) -> int:
+        """As the processor counts; raises RuntimeFailure for a size that it refuses."""
+        try:
+            patches = self._processor.get_number_of_image_patches(height, width)
+        except (ValueError, ZeroDivisionError) as error:  # one side 200 times the other
+            raise RuntimeFailure(f"the image processor refuses {width} x {height}: {first_line(error)}") from error
+        return int(patches // self._processor.merge_size**2)
+
+    @functools.cached_property
+    def _pixel_limits(self) -> tuple[int, int] | None:
+        if getattr(self._config, "vision_config", None) is None:
+            return None
+        try:
+            size = self._processor.size
+            return int(size["shortest_edge"]), int(size["longest_edge"])
+        except (RuntimeFailure, KeyError, TypeError):  # no processor, or one of another family
+            return None
 
     def image_prompt(self, text: str, tools: Sequence[Message] | None = None) -> str:
         """A user's turn of one image and `text`, rendered, with IMAGE_MARK where the image goes.

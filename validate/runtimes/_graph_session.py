@@ -20,6 +20,7 @@ import numpy as np
 
 from validate.runtimes import Identity, RuntimeFailure, Unsupported
 from validate.runtimes._folder import CheckpointFolder, until_end
+from validate.speed import Timed
 
 MAIN_STEMS = ("decoder_model_merged", "model")  # what a file that gives logits is called before its suffix
 PAST, PRESENT = "past_key_values.", "present."
@@ -75,11 +76,12 @@ class _State:
     deltas: np.ndarray  # int64 (row, 1): the next token's position less the number of tokens, padding left out
 
 
-class Session(CheckpointFolder):
+class Session(CheckpointFolder, Timed):
     """A model in graphs; see validate.runtimes.Session for the methods."""
 
-    def __init__(self, model: Path, load: Load, vision: Path | None = None) -> None:
+    def __init__(self, model: Path, load: Load, vision: Path | None = None, threads: int | None = None) -> None:
         super().__init__(model.parent)
+        self.threads = threads
         self._model = model
         self._graphs: list[Graph] = []
         self._main = self._load(load, model)
@@ -90,7 +92,8 @@ class Session(CheckpointFolder):
         self._identity = replace(super().identity(), vocab=self._vocab(), sees=self._eyes is not None)
 
     def _load(self, load: Load, path: Path) -> Graph:
-        self._graphs.append(load(path))
+        with self.loading():
+            self._graphs.append(load(path))
         return self._graphs[-1]
 
     def _sibling(self, load: Load, part: str) -> Graph | None:
@@ -137,10 +140,17 @@ class Session(CheckpointFolder):
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         return self._continue(*self._read_images(prompts, images), count)
 
+    def image_tokens(self, width: int, height: int) -> int:
+        self._need_eyes()
+        return super().image_tokens(width, height)
+
     def see(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        self._need_eyes()
+        return super().see(images)
+
+    def _need_eyes(self) -> None:
         if self._eyes is None:
             raise Unsupported("there is no vision graph beside this one")
-        return super().see(images)
 
     def _look(self, seen: Mapping[str, np.ndarray]) -> np.ndarray:
         """float32 (image token, hidden) of all images, one after the other."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from validate.runtimes import Identity, Killed, Message, NotOnThisMachine, Runtime, RuntimeFailure, Unsupported
 from validate.runtimes._watchdog import Watchdog
+from validate.speed import Speed
 
 LAST_WORDS = 600  # characters of the process's stderr worth quoting
 CLOSE_SECONDS = 10
@@ -141,6 +142,13 @@ class IsolatedSession:
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         return self._ask("image_generate", prompts, images, count)  # type: ignore[no-any-return]
+
+    def image_tokens(self, width: int, height: int) -> int:
+        return self._ask("image_tokens", width, height)  # type: ignore[no-any-return]
+
+    def speed(self, tokens: Sequence[int]) -> Speed:
+        """As the session measures itself there, with the memory of its process."""
+        return self._ask("speed", tokens)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End the process and wait for it; its memory is free when this returns."""

@@ -8,11 +8,13 @@ import select
 import signal
 import sys
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from validate.runtimes import RuntimeFailure, Unsupported
 from validate.runtimes._isolated import receive, send
+from validate.speed import Speed, peak_memory_bytes
 
 
 def main(module: str, descriptor: int) -> None:
@@ -34,6 +36,8 @@ def main(module: str, descriptor: int) -> None:
                     raise Unsupported(f"this runtime has no {method}")
                 else:
                     value = ability(*args, **options)
+                if isinstance(value, Speed):
+                    value = replace(value, peak_memory_bytes=peak_memory_bytes())
                 answer = ("answer", value)
             except RuntimeFailure as error:
                 answer = (type(error).__name__, str(error))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from validate.runtimes import RuntimeFailure
-from validate.runtimes._folder import CheckpointFolder, first_line, quiet
+from validate.runtimes._folder import CheckpointFolder
 from validate.runtimes._telemetry import refuse_telemetry
 from validate.runtimes._threads import useful_threads
 from validate.runtimes.transformers import TransformersSession, _refuse_incomplete
@@ -48,38 +48,20 @@ def open(
 class GptqModelSession(TransformersSession):
     """A quantized checkpoint in this process; see Session for the methods.
 
-    `loading` is what transformers says of keys it missed or did not expect; with `refuse` any of them is a failure.
+    `keys` is what transformers says of keys it missed or did not expect; with `refuse` any of them is a failure.
     """
 
     def __init__(self, folder: Path, threads: int | None, refuse: bool = True) -> None:
         refuse_telemetry()
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        import torch
-        import transformers
-
-        self._torch = torch
-        self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(threads or useful_threads(*folder.glob("*.safetensors")))
+        self._use_threads(threads or useful_threads(*folder.glob("*.safetensors")))
         CheckpointFolder.__init__(self, folder)
-        auto = transformers.AutoModelForCausalLM
-        if getattr(self._config, "vision_config", None) is not None:
-            auto = transformers.AutoModelForImageTextToText
         _choose_kernel(self._config)
-        try:
-            with quiet():
-                self._model, self.loading = auto.from_pretrained(
-                    folder,
-                    config=self._config,
-                    dtype=torch.float32,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                    local_files_only=True,
-                )
-        except Exception as error:  # whatever two libraries raise for a folder they cannot read
-            raise RuntimeFailure(f"transformers could not load {folder}: {first_line(error)}") from error
+        with self.loading():
+            self._model, self.keys = self._read_weights(config=self._config, dtype=self._torch.float32)
         if refuse:
-            _refuse_incomplete(self.loading)
+            _refuse_incomplete(self.keys)
         self._model.eval()
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
 from validate.runtimes import _llama_api as api
 from validate.runtimes._threads import useful_threads
+from validate.speed import Timed
 
 NAME = "llama.cpp"
 FORMATS = ("gguf",)
@@ -85,33 +86,35 @@ class _Log:
         return RuntimeFailure(f"llama.cpp {what}" + (f": {said}" if said else ""))
 
 
-class LlamaSession:
+class LlamaSession(Timed):
     """A GGUF model in this process; see Session for the methods."""
 
     def __init__(self, model: Path, projector: Path | None, context: int, threads: int | None) -> None:
         self._lib = api.library()
         self._log = _Log()
-        self._path, self._threads = model, threads or useful_threads(model)
+        self._path, self.threads = model, threads or useful_threads(model)
         self._model = self._context = self._eyes = None
         self._room = 0  # tokens that fit into the context
         self._server: tuple[Any, str] | None = None  # llama.cpp's server and its key, once one was needed
         self._lib.llama_backend_init()
         try:
-            self._model = self._lib.llama_model_load_from_file(
-                os.fsencode(model), self._lib.llama_model_default_params()
-            )
-            if not self._model:
-                raise self._log.failure("could not load the file")
-            self._vocab = self._lib.llama_model_get_vocab(self._model)
-            self._n_vocab = self._lib.llama_vocab_n_tokens(self._vocab)
-            self._make_room(context)
-            if projector is not None:
-                self._open_eyes(projector)
+            with self.loading():
+                self._open(model, projector, context)
         except BaseException:
             self.close()
             raise
 
     # ---- loading and freeing
+
+    def _open(self, model: Path, projector: Path | None, context: int) -> None:
+        self._model = self._lib.llama_model_load_from_file(os.fsencode(model), self._lib.llama_model_default_params())
+        if not self._model:
+            raise self._log.failure("could not load the file")
+        self._vocab = self._lib.llama_model_get_vocab(self._model)
+        self._n_vocab = self._lib.llama_vocab_n_tokens(self._vocab)
+        self._make_room(context)
+        if projector is not None:
+            self._open_eyes(projector)
 
     def _make_room(self, tokens: int) -> None:
         """A context for at least `tokens` positions, all of which may ask for logits."""
@@ -119,7 +122,7 @@ class LlamaSession:
             return
         params = api.context_params()
         params.n_ctx = params.n_batch = params.n_ubatch = -(-tokens // 256) * 256  # llama.cpp rounds to 256 itself
-        params.n_threads = params.n_threads_batch = self._threads
+        params.n_threads = params.n_threads_batch = self.threads
         params.type_k = params.type_v = api.GGML_TYPE_F32
         params.flash_attn_type = api.FLASH_ATTENTION_OFF
         if self._context:
@@ -134,7 +137,7 @@ class LlamaSession:
 
     def _open_eyes(self, projector: Path) -> None:
         params = api.image_params()
-        params.n_threads, params.print_timings, params.warmup = self._threads, False, False
+        params.n_threads, params.print_timings, params.warmup = self.threads, False, False
         params.flash_attn_type = api.FLASH_ATTENTION_OFF
         self._eyes = self._lib.mtmd_init_from_file(os.fsencode(projector), self._model, params)
         if not self._eyes:
@@ -303,18 +306,29 @@ class LlamaSession:
             lib.mtmd_input_chunks_free(chunks)
             lib.mtmd_bitmap_free(bitmap)
 
-    def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
+    @contextlib.contextmanager
+    def _image_chunk(self, pixels: np.ndarray) -> Iterator[tuple[Any, int]]:
+        """The chunk that mtmd makes of an image, and how many tokens it has."""
         lib = self._lib
         with self._chunks(IMAGE_MARK, pixels) as chunks:
             for i in range(lib.mtmd_input_chunks_size(chunks)):
                 chunk = lib.mtmd_input_chunks_get(chunks, i)
-                if lib.mtmd_input_chunk_get_type(chunk) != api.IMAGE_CHUNK:
-                    continue
-                if lib.mtmd_encode_chunk(self._eyes, chunk):
-                    raise self._log.failure("could not encode the image")
-                shape = (lib.mtmd_input_chunk_get_n_tokens(chunk), lib.llama_model_n_embd(self._model))
-                return np.ctypeslib.as_array(lib.mtmd_get_output_embd(self._eyes), shape).copy()
+                if lib.mtmd_input_chunk_get_type(chunk) == api.IMAGE_CHUNK:
+                    yield chunk, lib.mtmd_input_chunk_get_n_tokens(chunk)
+                    return
         raise RuntimeFailure("llama.cpp made no image chunk of an image")
+
+    def image_tokens(self, width: int, height: int) -> int:
+        with self._image_chunk(np.zeros((height, width, 3), np.uint8)) as (_, count):
+            return count
+
+    def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        lib = self._lib
+        with self._image_chunk(pixels) as (chunk, count):
+            if lib.mtmd_encode_chunk(self._eyes, chunk):
+                raise self._log.failure("could not encode the image")
+            shape = (count, lib.llama_model_n_embd(self._model))
+            return np.ctypeslib.as_array(lib.mtmd_get_output_embd(self._eyes), shape).copy()
 
     def _read(self, prompt: str, pixels: np.ndarray, more: int) -> int:
         """Decode a prompt with an image; the position of the next token."""

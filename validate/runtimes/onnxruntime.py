@@ -48,7 +48,7 @@ def open(model: Path, *, projector: Path | None = None, context: int = 512, thre
     from validate.runtimes._threads import useful_threads, weights_of
 
     count = threads or useful_threads(*weights_of(model))
-    return Session(model, lambda path: OnnxGraph(path, count), projector)
+    return Session(model, lambda path: OnnxGraph(path, count), projector, count)
 
 
 class OnnxGraph:

@@ -18,6 +18,7 @@ import numpy as np
 
 from validate.runtimes import Identity, RuntimeFailure, Unsupported
 from validate.runtimes._folder import CheckpointFolder
+from validate.speed import Timed
 
 NAME = "onnxruntime-genai"
 FORMATS = ("onnx-genai",)
@@ -49,7 +50,7 @@ def open(
     return OnnxGenaiSession(model.parent, context, threads)
 
 
-class OnnxGenaiSession(CheckpointFolder):
+class OnnxGenaiSession(CheckpointFolder, Timed):
     """A genai folder in this process; see Session for the methods."""
 
     def __init__(self, folder: Path, context: int, threads: int | None) -> None:
@@ -57,7 +58,7 @@ class OnnxGenaiSession(CheckpointFolder):
         import onnxruntime_genai as og
 
         og.disable_telemetry_events()
-        self._og = og
+        self._og, self.threads = og, threads
         self._config_json = _read_config(folder)
         self._longest = int(self._config_json["model"]["context_length"])
         self._context = min(context, self._longest)
@@ -66,7 +67,8 @@ class OnnxGenaiSession(CheckpointFolder):
             if threads:
                 options = {"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}
                 config.overlay(json.dumps(options))
-            self._model = og.Model(config)
+            with self.loading():
+                self._model = og.Model(config)
             self._tokens = og.Tokenizer(self._model)
         except _READ as error:
             raise RuntimeFailure(f"onnxruntime-genai could not load {folder.name}: {_words(error)}") from error
@@ -158,6 +160,9 @@ class OnnxGenaiSession(CheckpointFolder):
         return out
 
     # ---- images
+
+    def image_tokens(self, width: int, height: int) -> int:
+        raise Unsupported("this folder holds a text decoder only")
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
         raise Unsupported("this folder holds a text decoder only")

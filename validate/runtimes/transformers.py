@@ -1,8 +1,13 @@
-"""The reference: a source checkpoint on transformers, float32 on the CPU."""
+"""The reference: a source checkpoint on transformers, float32 on the CPU.
+
+Its weights are loaded when something asks for what only they can answer: where all of that is kept from an earlier
+run, they never are.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -16,6 +21,7 @@ from validate.runtimes import RuntimeFailure
 from validate.runtimes._folder import CheckpointFolder, first_line, quiet, token_id, until_end
 from validate.runtimes._half import compute_in_float32
 from validate.runtimes._threads import useful_threads
+from validate.speed import Timed
 
 NAME = "transformers"
 FORMATS = ("safetensors",)
@@ -45,44 +51,57 @@ def open(
     return TransformersSession(model, threads, trust_remote_code)
 
 
-class TransformersSession(CheckpointFolder):
-    """A checkpoint in this process; see Session for the methods."""
+class TransformersSession(CheckpointFolder, Timed):
+    """A checkpoint in this process; see Session for the methods.
+
+    Opening it reads tokenizer, config and processors. Weights that do not load are a RuntimeFailure of the first method
+    that needs them.
+    """
 
     def __init__(self, folder: Path, threads: int | None, trust_remote_code: bool) -> None:
+        self._use_threads(threads or useful_threads(*folder.glob("*.safetensors")))
+        self._trust_remote_code = trust_remote_code
+        super().__init__(folder, trust_remote_code)
+
+    def _use_threads(self, threads: int) -> None:
         import torch
+
+        self._torch, self.threads = torch, threads
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        half = _half_type([*self._folder.glob("*.safetensors")])
+        dtype = getattr(self._torch, half or "float32")
+        with self.loading():
+            model, loading = self._read_weights(dtype=dtype, trust_remote_code=self._trust_remote_code)
+        _refuse_incomplete(loading)
+        if half:
+            compute_in_float32(self._torch, model)
+        return model.eval()
+
+    def _read_weights(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """The torch module, and what transformers says of keys it missed or did not expect."""
         import transformers
 
-        self._torch = torch
-        self._threads_before = torch.get_num_threads()
-        weights = [*folder.glob("*.safetensors")]
-        torch.set_num_threads(threads or useful_threads(*weights))
-        half = _half_type(weights)
-        super().__init__(folder, trust_remote_code)
         auto = transformers.AutoModelForCausalLM
         if getattr(self._config, "vision_config", None) is not None:
             auto = transformers.AutoModelForImageTextToText
         try:
             with quiet():
-                self._model, loading = auto.from_pretrained(
-                    folder,
-                    dtype=getattr(torch, half or "float32"),
-                    use_safetensors=True,
-                    output_loading_info=True,
-                    trust_remote_code=trust_remote_code,
-                    local_files_only=True,
+                return auto.from_pretrained(  # type: ignore[no-any-return]
+                    self._folder, use_safetensors=True, output_loading_info=True, local_files_only=True, **options
                 )
         except Exception as error:  # transformers raises anything from OSError to KeyError for weights it cannot read
-            raise RuntimeFailure(f"transformers could not load {folder}: {first_line(error)}") from error
-        _refuse_incomplete(loading)
-        if half:
-            compute_in_float32(torch, self._model)
-        self._model.eval()
+            raise RuntimeFailure(f"transformers could not load {self._folder}: {first_line(error)}") from error
 
     # ---- text
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        """No gradients; what torch raises becomes a RuntimeFailure."""
+        """The weights loaded, no gradients; what torch raises becomes a RuntimeFailure."""
+        _ = self._model  # not inside: parameters made in inference mode are of another kind
         try:
             with self._torch.inference_mode():
                 yield
@@ -106,8 +125,13 @@ class TransformersSession(CheckpointFolder):
 
     @property
     def model(self) -> Any:
-        """The torch module, for who looks into it while it runs."""
+        """The torch module, loaded by now, for who looks into it while it runs."""
         return self._model
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return self.__dict__.get("_model") is not None
 
     def run_layers(self, tokens: Sequence[int]) -> None:
         """Put tokens through every layer below the head; what is hooked into `model` sees them go by."""
@@ -165,7 +189,7 @@ class TransformersSession(CheckpointFolder):
         return {name: self._torch.from_numpy(array) for name, array in arrays.items()}
 
     def close(self) -> None:
-        self._model = None
+        self._model = None  # and what was never loaded, is not from here on
         self._torch.set_num_threads(self._threads_before)
 
 

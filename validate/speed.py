@@ -1,0 +1,109 @@
+"""How fast a session reads and writes, and how much memory its process takes: an indication, measured alike for all.
+
+Prefill is `logits` of a window, from an empty cache, so it includes the head's work at every position and the copy of
+its result. Decode is `decode_logits`: tokens fed one at a time, so that a model that ends its text early is not a fast
+one. Both are measured where the session lives: nothing of it is the way between two processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from validate.runtimes import Unsupported
+
+PREFILL_SECONDS = 10.0  # for all passes; where a runtime is slower they are made shorter
+DECODE_SECONDS = 5.0
+DECODE_TOKENS = 32
+WARM_TOKENS = 16  # read first: pages come in, buffers are made, and the rate says how much there is time for
+PASSES = 2
+_STATUS = "/proc/self/status"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Rates are None where a runtime cannot be asked. `peak_memory_bytes` is None where the process holds more."""
+
+    prefill_tokens_per_second: float | None
+    decode_tokens_per_second: float | None
+    load_seconds: float
+    peak_memory_bytes: int | None = None  # resident, highest since the process began; mapped files count
+    threads: int | None = None
+
+
+class Timed:
+    """What every session shares: it counts the seconds its runtime takes to load weights, and measures itself."""
+
+    load_seconds: float = 0.0
+    threads: int | None = None
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """Counts the block as load time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.load_seconds += time.perf_counter() - start
+
+    def speed(self: Measurable, tokens: Sequence[int]) -> Speed:
+        """See validate.runtimes.Session."""
+        return measure_speed(self, tokens)
+
+
+class Measurable(Protocol):
+    """What is asked of a session."""
+
+    load_seconds: float
+    threads: int | None
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray: ...
+    def decode_logits(self, tokens: Sequence[int]) -> np.ndarray: ...
+
+
+def measure_speed(session: Measurable, tokens: Sequence[int], decode: int = DECODE_TOKENS) -> Speed:
+    """The best of two passes over `tokens`, and over the first `decode` of them fed one at a time.
+
+    Takes at most about half a minute: where a runtime is slow the passes are made shorter. Load time and threads are
+    what the session says of itself.
+    """
+    if not tokens:
+        raise ValueError("there are no tokens to measure speed with")
+    return Speed(
+        prefill_tokens_per_second=_rate(session.logits, tokens, WARM_TOKENS, PREFILL_SECONDS),
+        decode_tokens_per_second=_rate(session.decode_logits, tokens[:decode], 2, DECODE_SECONDS),
+        load_seconds=session.load_seconds,
+        threads=session.threads,
+    )
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory this process had at once, resident; None where the system does not say (only Linux does)."""
+    try:
+        with open(_STATUS, encoding="ascii", errors="replace") as file:
+            line = next(line for line in file if line.startswith("VmHWM:"))  # in kB, proc(5)
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration, IndexError, ValueError):
+        return None
+
+
+def _rate(read: Callable[[Sequence[int]], Any], tokens: Sequence[int], warm: int, seconds: float) -> float | None:
+    """Tokens a second of the fastest pass, each over as many of the tokens as there is time for."""
+    try:
+        _seconds(read, tokens[:warm])
+        count, taken = len(tokens[:warm]), _seconds(read, tokens[:warm])
+    except Unsupported:
+        return None
+    part = tokens[: max(count, int(seconds / PASSES * count / taken))]
+    return len(part) / min(_seconds(read, part) for _ in range(PASSES))
+
+
+def _seconds(read: Callable[[Sequence[int]], Any], tokens: Sequence[int]) -> float:
+    start = time.perf_counter()
+    read(tokens)
+    return max(time.perf_counter() - start, 1e-9)
