@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +25,8 @@ from convert.progress import Progress
 from convert.stages import Inputs
 from convert.stages._reference import open_reference
 from convert.stages._validate_checks import check_all, read_text, wants_eyes
-from convert.stages._validate_targets import EVERYTHING, FORMATS, SOURCE, Target, targets
+from convert.stages._validate_gates import LIMITS, Limits, addressed, explain_limits, limits_of, unknown_names
+from convert.stages._validate_targets import FORMATS, SOURCE, Target, targets
 
 if TYPE_CHECKING:
     from validate.compare import Candidate, Measurement, Questions
@@ -63,11 +63,7 @@ class Options(BaseOptions):
         description="JSON lines of image, instruction and target: a computer-use model's clicks are compared on them",
     )
     clicks_limit: int | None = Field(None, ge=1, description="use only the first so many of the clicks")
-    limits: dict[str, dict[str, float]] = Field(
-        {},
-        description="a type (Q8_0), a stage, stage/type or '*' -> metric -> limit; the more exact one counts. "
-        "Behind each, @openvino addresses its row of `also_on`",
-    )
+    limits: Limits = Field({}, description=LIMITS)
     also_on: list[str] = Field([], description="runtimes that run an output once more where they can: openvino")
     require: Literal["run"] | dict[str, Literal["run"]] = Field(
         {},
@@ -108,20 +104,6 @@ class Options(BaseOptions):
                 raise ValueError(f"there is no second runtime '{name}', only {', '.join(known)}{hint}")
         return list(dict.fromkeys(names))
 
-    @field_validator("limits")
-    @classmethod
-    def _known_metrics(cls, limits: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-        from validate.metrics import unknown_metrics
-
-        for where, metrics in limits.items():
-            for name, limit in metrics.items():
-                if not 0 <= limit < math.inf:
-                    raise ValueError(f"limits of '{where}': {name} is {limit}, a limit is a number from 0 on")
-            for name, nearest in unknown_metrics(metrics).items():
-                hint = f"; did you mean '{nearest}'?" if nearest else ""
-                raise ValueError(f"limits of '{where}': there is no metric '{name}'{hint}")
-        return limits
-
 
 def tools(options: Options) -> tuple[str, ...]:
     """What runs the outputs is part of the report: another version, another measurement."""
@@ -146,25 +128,14 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
     if not rows:
         return [*problems, Problem("validate", "no stage makes an output to validate", " or ".join(FORMATS))]
     demanded = options.require if isinstance(options.require, dict) else {}
-    known = {EVERYTHING} | {name for row in rows for name in row.names}
     for what, names in (("limits", options.limits), ("require", demanded)):
-        problems += [_unknown(what, name, known, options.also_on) for name in names if name not in known]
+        problems += unknown_names(what, names, rows, options.also_on)
     for name in options.also_on:
         if all(row.on != name for row in rows):
             problems.append(Problem("validate", f"also_on: {name}, which runs no output of this recipe"))
         elif reason := runtimes.load(name).available():  # asked for by name: not after all has been built
             problems.append(Problem("validate", f"also_on: {name}, and {reason.replace(': ', '; ', 1)}"))
     return problems
-
-
-def _unknown(what: str, name: str, known: set[str], also_on: list[str]) -> Problem:
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean '{near[0]}'?" if near else ""
-    row, _, runtime = name.partition("@")
-    if runtime and row in known and not also_on:
-        hint = f"add `also_on: {runtime}`"
-    wanted = f"one of {', '.join(sorted(known))}"
-    return Problem("validate", f"{what} for '{name}', which is no output of this recipe", wanted, hint)
 
 
 def forecast(options: Options, inputs: Inputs) -> Bundle:
@@ -179,12 +150,7 @@ def forecast(options: Options, inputs: Inputs) -> Bundle:
 
 def explain(options: Options, inputs: Inputs) -> list[str]:
     """What each output will be held to, for `convert plan -v`."""
-    lines = []
-    for target in targets(inputs, options.also_on):
-        limits = _limits(options, target)
-        words = ", ".join(f"{name} {limit:g} ({source})" for name, (limit, source) in limits.items())
-        lines.append(f"{target.label}: {words}")
-    return lines
+    return explain_limits(options.limits, targets(inputs, options.also_on))
 
 
 def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
@@ -267,20 +233,6 @@ def _tasks(options: Options) -> list[Any]:
     return [] if options.clicks is None else vision.read_clicks(options.clicks, options.clicks_limit)
 
 
-# ---- limits
-
-
-def _limits(options: Options, target: Target) -> dict[str, tuple[float, str]]:
-    """Metric -> (limit, where it is from)."""
-    from validate.metrics import default_limits
-
-    defaults = default_limits(target.weights.type, target.projector.type if target.projector else None)
-    limits = {name: (limit, "default") for name, limit in defaults.items()}
-    for name in target.names:
-        limits |= {metric: (limit, "recipe") for metric, limit in options.limits.get(name, {}).items()}
-    return limits
-
-
 # ---- the report
 
 
@@ -293,7 +245,7 @@ def _counted(measurement: Measurement, target: Target, source: Bundle) -> Measur
 
 
 def _required(options: Options, target: Target) -> bool:
-    return options.require == "run" or any(name in options.require for name in target.names)
+    return options.require == "run" or addressed(options.require, target)
 
 
 def _row(options: Options, out: Path, target: Target, measurement: Measurement) -> Output:
@@ -312,7 +264,7 @@ def _row(options: Options, out: Path, target: Target, measurement: Measurement) 
         target.label,
         tuple(_file(out, file) for file in target.files),
     )
-    return output(subject, measurement, _limits(options, target))
+    return output(subject, measurement, limits_of(options.limits, target))
 
 
 def _file(out: Path, artifact: Artifact) -> FileEntry:
