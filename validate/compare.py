@@ -4,100 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from validate import contract, drift, memory, vision
-from validate.continuation import Continuation, continued, prompt_of
+from validate import behaviour, compact, continuation, contract, drift, memory, slices, statistics, toolcalls, vision
 from validate.drift import NotComparable
-from validate.perplexity import perplexity
-from validate.runtimes import NotOnThisMachine, Runtime, RuntimeFailure, Session, Unsupported, open_session
+from validate.measurement import Candidate, Measurement, Questions, Settings, Watcher, WindowSums
+from validate.runtimes import NotOnThisMachine, RuntimeFailure, Session, Unsupported, open_session
+from validate.worst import Worst
 
-CLICK_BATCH = 20  # screenshots the reference answers at once; a candidate gets one a question, as a user would ask
+CLICK_BATCH = 20  # screenshots the reference answers at once
 MEMORY_SHARE = 0.5  # of what is free, that candidates opened together may take
 LOGITS_HELD = 3  # windows of logits a candidate's process has at once: computed, handed out, copied
 GREEDY_TOKENS = 64
 DECODE_TOKENS = 32  # fed one at a time
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One output to compare. `runtime` is None where no runtime for its format is known."""
-
-    path: Path
-    projector: Path | None
-    runtime: Runtime | None
-    size: int  # bytes on disk, the measure of its memory
-    name: str = ""  # what it is called where people read; its file's name when left out
-    text_only: str = ""  # why images are none of its business, where its format has no place for them
-
-
-@dataclass(frozen=True)
-class Questions:
-    """What is put to the reference and to every candidate."""
-
-    windows: Sequence[Sequence[int]]
-    images: Sequence[tuple[str, np.ndarray]] = ()
-    image_text: str = vision.PROMPT
-    clicks: Sequence[vision.ClickTask] = ()
-    must_see: bool = False  # images were asked for by name: an output that cannot be shown one fails
-
-
-@dataclass
-class Measurement:
-    """What was found out about one candidate; filled while the comparison goes on, read when it is over."""
-
-    runtime: str = ""
-    parameters: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    checks: list[contract.Check] = field(default_factory=list)
-    greedy: Continuation | None = None
-    images: list[vision.ImageDrift] = field(default_factory=list)
-    clicks: vision.ClickScore | None = None
-    vision_reason: str = ""  # why there is no vision part
-    failures: list[str] = field(default_factory=list)  # never a pass
-    not_run: str = ""  # why it was not run; never a pass either
-    lacking: bool = False  # not run because this machine lacks a device or kernels, which is nobody's failure
-
-    @property
-    def over(self) -> bool:
-        """Whether what is wrong is said already, and would be said again by going on."""
-        return bool(self.failures or self.not_run)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to go about it, not what to ask. `free_bytes` of memory: what the system says when left out."""
-
-    threads: int | None = None
-    free_bytes: int | None = None
-
-
-class Watcher(Protocol):
-    """Told how far the comparison is."""
-
-    def start(self, what: str, total: int, unit: str) -> None:
-        """A part begins."""
-
-    def advance(self, amount: int) -> None:
-        """So many more of the part's units are done."""
-
-
-def text_windows(reference: Session, text: str, tokens: int, window: int) -> list[list[int]]:
-    """The first `tokens` tokens of a text in windows that do not overlap, each of at most `window` tokens.
-
-    Where the model puts BOS before a text, every window starts with one: that is what the model was trained to see.
-    """
-    identity = reference.identity()
-    lead = [identity.bos] if identity.adds_bos else []
-    ids = reference.tokenize(text)[:tokens]
-    step = window - len(lead)
-    windows = [lead + ids[i : i + step] for i in range(0, len(ids), step)]
-    return [w for w in windows if len(w) >= 2]
+STOPS = 12  # places where the reference would stop, at which every candidate is asked to
 
 
 def measure(
@@ -110,8 +33,8 @@ def measure(
     """What each candidate gives, in order. Never raises for what a candidate does.
 
     Memory: the reference, one window of its logits and one of a candidate's, and as many candidates at a time as fit
-    into half of what is free, their own windows counted; where that is not all of them, the reference's logits are
-    computed again for the rest.
+    into half of what is free, their own windows counted; where that is not all of them, the rest is compared with what
+    was kept of the reference's logits on disk.
     """
     results = [Measurement() for _ in candidates]
     free = memory.free_bytes() or 0 if settings.free_bytes is None else settings.free_bytes  # 0: one at a time
@@ -178,12 +101,14 @@ class _Noting:
 
 
 class _Comparison:
-    """The reference and the questions; what the reference makes of images is kept for all candidates."""
+    """The reference and the questions; what the reference makes of them is kept for all candidates."""
 
     def __init__(self, reference: Any, questions: Questions, settings: Settings, watcher: Watcher) -> None:
         self.reference, self.questions = reference, questions
         self.settings, self.watcher = settings, watcher
-        self.sees = reference.identity().sees
+        self.sets = questions.sets or ["text"] * len(questions.windows)
+        self.identity = reference.identity()
+        self.stops: dict[int, behaviour.Stop] = {}  # by window: one is enough of each
 
     def measure(self, group: Sequence[Pair]) -> None:
         longest = max(map(len, self.questions.windows), default=1)
@@ -193,37 +118,57 @@ class _Comparison:
                 for candidate, result in group
                 if (session := _open(stack, candidate, result, longest, self.settings.threads)) is not None
             ]
+            for session, _, result in opened:  # before anything else makes its process larger
+                with _Noting(result, "speed"):
+                    result.speed = session.speed(max(self.questions.windows, key=len))
             self.measure_text(opened)
             for session, candidate, result in opened:
-                with _Noting(result, "contract"):
-                    result.checks = contract.check_contract(self.reference, session)
-                    result.metrics |= {c.metric: c.score for c in result.checks if c.metric and c.total}
-                with _Noting(result, "decoding"):
-                    self.measure_decoding(session, result)
-                with _Noting(result, "greedy"):
-                    self.measure_greedy(session, result)
-                with _Noting(result, "vision"):
-                    self.measure_vision(session, candidate, result)
+                self.measure_behaviour(session, candidate, result)
+
+    def measure_behaviour(self, session: Session, candidate: Candidate, result: Measurement) -> None:
+        with _Noting(result, "contract"):
+            result.checks = contract.check_contract(self.reference, session)
+        parts = {
+            "decoding": self.measure_decoding,
+            "greedy": self.measure_greedy,
+            "stops": self.measure_stops,
+            "tool calls": self.measure_tool_calls,
+            "vision": self.measure_vision,
+        }
+        for part, measure_part in parts.items():
+            with _Noting(result, part):
+                measure_part(session, candidate, result)
+        result.metrics |= {c.metric: c.score for c in result.checks if c.metric and c.total}
+
+    # ---- text
 
     def measure_text(self, opened: Sequence[Open]) -> None:
-        compared: dict[int, list[drift.WindowDrift]] = {id(result): [] for _, _, result in opened}
-        for window in self.questions.windows:
+        texts = {id(result): _Text(self.questions.windows, self.sets) for _, _, result in opened}
+        for number, window in enumerate(self.questions.windows):
             alive = [(session, result) for session, _, result in opened if not result.over]
             if not alive:
                 return
-            reference_logits = self.reference.logits(window)
+            kept = self.reference.kept(window)
+            self.look_for_stop(number, window, kept)
             for session, result in alive:
                 with _Noting(result, "text"):
-                    compared[id(result)].append(drift.compare(reference_logits, session.logits(window), window))
+                    texts[id(result)].compare(number, kept, session.logits(window))
                 self.watcher.advance(len(window))
-            del reference_logits  # before the next window's are made: 311 MB for 512 x 152k
+            del kept  # before the next window's are made: 311 MB for 512 x 152k
+        pieces = self.reference.pieces()
         for _, _, result in opened:
             if not result.over:
                 with _Noting(result, "text"):
-                    windows_compared = compared[id(result)]
-                    result.metrics |= asdict(drift.summarize(windows_compared)) | asdict(perplexity(windows_compared))
+                    texts[id(result)].tell(result, self.reference, pieces)
 
-    def measure_decoding(self, session: Session, result: Measurement) -> None:
+    def look_for_stop(self, number: int, window: Sequence[int], kept: compact.Kept) -> None:
+        """The first place of the window behind which the reference would end its text."""
+        if len(self.stops) < STOPS and number not in self.stops:
+            place = next((i for i in range(kept.count) if kept.best[i] in self.identity.end_of_generation), None)
+            if place is not None:
+                self.stops[number] = behaviour.Stop(list(window[: place + 1]), int(kept.best[place]))
+
+    def measure_decoding(self, session: Session, candidate: Candidate, result: Measurement) -> None:
         if result.over:
             return
         tokens = self.questions.windows[0][:DECODE_TOKENS]
@@ -233,17 +178,36 @@ class _Comparison:
             return  # a limit on it says that it was not measured
         at_once = session.logits(tokens)
         result.metrics["decode_max_abs"] = drift.largest_difference(at_once, fed)
-        result.metrics["decode_kl"] = float(drift.compare(at_once, fed, tokens).kl.mean())
+        result.metrics["decode_kl"] = float(drift.kl(at_once, fed).mean())
 
-    def measure_greedy(self, session: Session, result: Measurement) -> None:
+    # ---- what it writes
+
+    def measure_greedy(self, session: Session, candidate: Candidate, result: Measurement) -> None:
         if result.over:
             return
-        prompt, wanted = self.seen_greedy
-        result.greedy = continued(len(prompt), wanted, session.generate(prompt, GREEDY_TOKENS))
+        prompts, wanted = self.seen_greedy
+        got = [session.generate(prompt, GREEDY_TOKENS) for prompt in prompts]
+        result.greedy = continuation.continued(prompts, wanted, got)
         result.metrics["greedy_equal"] = result.greedy.share
 
+    def measure_stops(self, session: Session, candidate: Candidate, result: Measurement) -> None:
+        if not result.over and self.stops:
+            result.checks.append(behaviour.stop_check(list(self.stops.values()), session))
+
+    def measure_tool_calls(self, session: Session, candidate: Candidate, result: Measurement) -> None:
+        """Of texts; those of clicks are counted where the clicks are made."""
+        prompts = self.questions.tool_prompts
+        if prompts and not result.over:
+            self.count_calls(result, [p.tools for p in prompts], self.seen_calls, toolcalls.answers(session, prompts))
+
+    def count_calls(self, result: Measurement, tools: Sequence[Any], wanted: Sequence[str], got: Sequence[str]) -> None:
+        result.tool_calls = toolcalls.score(tools, wanted, got) + result.tool_calls
+        result.metrics |= result.tool_calls.metrics
+
+    # ---- images
+
     def measure_vision(self, session: Session, candidate: Candidate, result: Measurement) -> None:
-        if not self.sees:
+        if not self.identity.sees:
             result.vision_reason = vision.SEES_NOTHING
             return
         if candidate.text_only:
@@ -256,19 +220,35 @@ class _Comparison:
             return
         if not session.identity().sees:
             raise Unsupported(f"the projector {candidate.projector.name} has no vision part")
+        result.checks += behaviour.image_checks(self.reference, session)
         result.images = [vision.compare_image(image, session) for image in self.seen_images]
         result.metrics |= vision.image_metrics(result.images)
         if self.questions.clicks:
-            prompts, wanted = self.seen_clicks
-            got = self.click(f"clicks of {candidate.name or candidate.path.name}", session, prompts, batch=1)
-            result.clicks = vision.score_clicks(self.questions.clicks, wanted, got)
-            result.metrics |= vision.click_metrics(result.clicks)
+            self.measure_clicks(session, candidate, result)
+
+    def measure_clicks(self, session: Session, candidate: Candidate, result: Measurement) -> None:
+        tasks = self.questions.clicks
+        prompts, wanted = self.seen_clicks
+        # One a question, as a user would ask, but where that takes minutes for the same answers.
+        batch = getattr(candidate.runtime, "IMAGE_BATCH", 1)
+        got = self.click(f"clicks of {candidate.name or candidate.path.name}", session, prompts, batch)
+        result.clicks = score = vision.score_clicks(tasks, wanted, got)
+        hits, reference_hits = (np.asarray(h, float) for h in (score.hits, score.hits_reference))
+        drawn = {"click_rate": statistics.shares(hits), "click_drop": statistics.shares(reference_hits - hits)}
+        result.add(vision.click_metrics(score), drawn)
+        self.count_calls(result, [t.tools for t in tasks], [c.answer for c in wanted], [c.answer for c in got])
+
+    # ---- the reference's answers, asked once
 
     @cached_property
-    def seen_greedy(self) -> tuple[list[int], list[int]]:
-        """A prompt from the text and how the reference goes on."""
-        prompt = prompt_of(self.questions.windows)
-        return prompt, self.reference.generate(prompt, GREEDY_TOKENS)
+    def seen_greedy(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompts from the texts and how the reference goes on."""
+        prompts = continuation.beginnings(self.questions.windows, self.sets)
+        return prompts, [self.reference.generate(prompt, GREEDY_TOKENS) for prompt in prompts]
+
+    @cached_property
+    def seen_calls(self) -> list[str]:
+        return toolcalls.answers(self.reference, self.questions.tool_prompts)
 
     @cached_property
     def seen_images(self) -> list[vision.Seen]:
@@ -289,6 +269,43 @@ class _Comparison:
             answers += vision.do_clicks(session, prompts[i : i + batch], images)
             self.watcher.advance(len(images))
         return answers
+
+
+class _Text:
+    """What one candidate's logits of all windows come to."""
+
+    def __init__(self, windows: Sequence[Sequence[int]], sets: Sequence[str]) -> None:
+        self._windows, self._sets = windows, sets
+        self._drifts: list[drift.WindowDrift] = []
+        self._worst = Worst()
+
+    def compare(self, number: int, kept: compact.Kept, logits_tv: np.ndarray) -> None:
+        """Take in the logits of the next window."""
+        tokens, name = self._windows[number], self._sets[number]
+        self._drifts.append(drift.compare(kept, logits_tv, tokens))
+        self._worst.look(name, number, tokens, kept, logits_tv, self._drifts[-1])
+
+    def tell(self, result: Measurement, reference: Any, pieces: Sequence[str]) -> None:
+        """Write down what was found."""
+        summary = drift.summarize(self._drifts)
+        result.metrics |= summary.metrics
+        result.intervals |= summary.intervals
+        result.draws |= summary.draws
+        result.quantiles = summary.quantiles
+        result.slices = slices.slices(self._drifts, self._windows, self._sets, pieces.__getitem__)
+        result.worst = self._worst.rows(reference.detokenize, pieces.__getitem__)
+        result.windows = [_sums(window) for window in self._drifts]
+
+
+def _sums(window: drift.WindowDrift) -> WindowSums:
+    return WindowSums(
+        positions=len(window.kl),
+        scored=len(window.nll_candidate),
+        kl=float(window.kl.sum()),
+        top1=int(window.same_top.sum()),
+        nll=float(window.nll_candidate.sum()),
+        nll_reference=float(window.nll_reference.sum()),
+    )
 
 
 def _pixels(task: vision.ClickTask) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.bundle import Bundle, Role
@@ -12,13 +11,14 @@ from convert.stages._reference import check_memory
 
 if TYPE_CHECKING:
     from convert.stages.validate import Options
+    from validate.texts import InputSet
 
 MORE_MEMORY = "run it on a machine with more, or leave `validate:` out and validate the files there"
 
 
 def check_all(options: Options, source: Bundle, projector: bool) -> list[Problem]:
     """Every problem of the options and the source; `projector` says whether any stage makes one."""
-    named = (options.text, options.clicks, *options.images)
+    named = (*options.text, options.clicks, *options.images)
     missing = [path for path in named if path is not None and not path.is_file()]
     return [
         *(Problem("validate", f"no file {path}", remedy="paths are relative to the recipe") for path in missing),
@@ -30,20 +30,22 @@ def check_all(options: Options, source: Bundle, projector: bool) -> list[Problem
     ]
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 text; raises StageError for what is none."""
+def input_sets(options: Options) -> list[InputSet]:
+    """What is read: the recipe's texts and conversations, else our own. Raises StageError for what is none."""
+    from validate import texts
+
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise StageError(str(path), f"not UTF-8: {error}", "a text") from error
+        return [texts.read_set(path) for path in options.text] or texts.default_sets()
+    except ValueError as error:
+        raise StageError("validate", str(error)) from error
 
 
 def _check_contents(options: Options) -> list[Problem]:
     """A text that is none and images that are none, before an hour is spent on the way to them."""
     problems = []
     try:
-        if options.text is not None and options.text.is_file() and not read_text(options.text).strip():
-            problems.append(Problem(str(options.text), "has no text in it", "a text to measure on"))
+        if all(path.is_file() for path in options.text):
+            input_sets(options)
         if options.images:
             from validate import vision
 

@@ -1,4 +1,4 @@
-"""Runs every output on its real runtime against the source, and writes report.json and report.md.
+"""Runs every output on its real runtime against the source, and writes report.json, report.md and report.html.
 
 The reference is the source checkpoint on transformers in float32; GGUF runs on llama.cpp, ONNX on ONNX Runtime, engines
 on TensorRT, GPTQ, AWQ and FP8 on transformers with their own kernels, with the same token ids, images and clicks. What
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
+import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,23 +19,26 @@ from pydantic import Field, field_validator
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import Problem, StageError
-from convert.files import write_text
+from convert.files import STATE_FOLDER
 from convert.options import Options as BaseOptions
 from convert.options import RecipePath
 from convert.progress import Progress
 from convert.stages import Inputs
 from convert.stages._reference import open_reference
-from convert.stages._validate_checks import check_all, read_text, wants_eyes
+from convert.stages._validate_checks import check_all, input_sets, wants_eyes
 from convert.stages._validate_gates import LIMITS, Limits, addressed, explain_limits, limits_of, unknown_names
+from convert.stages._validate_report import provenance, reference_entry, report, report_row, write
 from convert.stages._validate_targets import FORMATS, SOURCE, Target, targets
 
 if TYPE_CHECKING:
-    from validate.compare import Candidate, Measurement, Questions
-    from validate.report import Output, Report
-    from validate.report.schema import FileEntry
+    from validate.measurement import Candidate, Measurement, Questions
+    from validate.reference import Reference
+    from validate.report import Output
+    from validate.texts import Windows
 
-VERSION = 4
-TOOLS: tuple[str, ...] = ("torch", "transformers", "tokenizers", "xllamacpp", "numpy", "pillow")
+VERSION = 5
+REFERENCE_TOOLS = ("torch", "transformers", "tokenizers", "numpy", "pillow")
+TOOLS: tuple[str, ...] = (*REFERENCE_TOOLS, "xllamacpp")
 RUNTIMES = (  # where they are installed
     *("onnxruntime", "onnxruntime-genai", "tensorrt", "tensorrt_rtx_cu12_bindings"),
     *("gptqmodel", "compressed-tensors"),
@@ -48,10 +52,12 @@ MIN_TOKENS = 16
 class Options(BaseOptions):
     """What to measure on, and what every output has to keep."""
 
-    text: RecipePath | None = Field(
-        None, description="UTF-8 text for drift and perplexity; a short one of our own when left out"
+    text: list[RecipePath] = Field(
+        [],
+        description="input sets for drift and perplexity, one path or a list: UTF-8 texts, and conversations in "
+        ".jsonl (messages, tools), which the model's own template renders; a varied set of our own when left out",
     )
-    tokens: int = Field(2048, ge=MIN_TOKENS, description="how many tokens of the text to use, from its start")
+    tokens: int = Field(2048, ge=MIN_TOKENS, description="how many tokens to use in all, from the start of each text")
     window: int = Field(512, ge=16, le=32768, description="tokens a window; the cache is empty at the start of each")
     images: list[RecipePath] = Field(
         [],
@@ -87,10 +93,10 @@ class Options(BaseOptions):
                 )
         return value
 
-    @field_validator("also_on", mode="before")
+    @field_validator("text", "also_on", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+        return [value] if isinstance(value, str | Path) else value
 
     @field_validator("also_on")
     @classmethod
@@ -112,7 +118,7 @@ def tools(options: Options) -> tuple[str, ...]:
 
 def reads(options: Options) -> list[Path]:
     """The files whose content decides the report: text, images, clicks, and the screenshots the clicks name."""
-    named = [p for p in (options.text, options.clicks, *options.images) if p is not None]
+    named = [p for p in (*options.text, options.clicks, *options.images) if p is not None]
     if options.clicks is not None and options.clicks.is_file():
         with contextlib.suppress(ValueError, OSError):  # check() says what is wrong with it
             named += [task.image for task in _tasks(options)]
@@ -144,6 +150,7 @@ def forecast(options: Options, inputs: Inputs) -> Bundle:
     files = (
         Artifact("json", Path("report.json"), REPORT_BYTES * (1 + len(rows))),
         Artifact("markdown", Path("report.md"), REPORT_BYTES),
+        Artifact("html", Path("report.html"), REPORT_BYTES * (1 + len(rows))),
     )
     return inputs[SOURCE].with_(report=files)
 
@@ -154,50 +161,65 @@ def explain(options: Options, inputs: Inputs) -> list[str]:
 
 
 def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
-    """The source's bundle with report.json and report.md; a limit that is passed over is in there, not raised."""
+    """The source's bundle with the report in every form; a limit that is passed over is in there, not raised."""
     from validate import runtimes
-    from validate.compare import Settings, measure
-    from validate.report import to_json, to_markdown
+    from validate.compare import measure
+    from validate.measurement import Settings
 
     source, rows = inputs[SOURCE], targets(inputs, options.also_on)
     candidates = [_candidate(row, source) for row in rows]
-    trust = options.trust_remote_code
-    with open_reference(source, options.threads, trust_remote_code=trust, within=out) as reference:
-        questions = _questions(options, reference)
-        _tell_tokens(options, questions, progress)
+    with _reference(options, source, out) as reference:
+        windows = _windows(options, reference, progress)
+        questions = _questions(options, reference, windows)
         try:
             results = measure(reference, candidates, questions, Settings(options.threads), progress)
         except runtimes.RuntimeFailure as error:  # a candidate's are in its row; this is the reference's
-            raise StageError("the reference", str(error)) from error
+            raise StageError("the reference", str(error), remedy="the source itself has to run first") from error
         except runtimes.Killed as error:  # no measurement to keep: the next run measures again
             remedy = "the system was most likely short of memory; run it again"
             raise StageError("validate", str(error), "", remedy) from error
-    outputs = [_row(options, out, t, _counted(m, t, source)) for t, m in zip(rows, results, strict=True)]
+        reference.forget_others()
+        compared_with = reference_entry(out, source, reference.identity().vocab, reference.cached())
+    outputs = [_row(options, out, t, m, source) for t, m in zip(rows, results, strict=True)]
     for row in outputs:
         say = progress.note if row["status"] == "passed" else progress.warn
         say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
-    report = _report(options, source, out, questions, outputs)
-    return source.with_(
-        report=(
-            write_text(out / "report.json", to_json(report), "json"),
-            write_text(out / "report.md", to_markdown(report), "markdown"),
-        )
-    )
+    content = report(out, compared_with, windows, outputs, provenance(progress, tools(options)))
+    return source.with_(report=write(out, content))
 
 
 # ---- inputs
 
 
-def _tell_tokens(options: Options, questions: Questions, progress: Progress) -> None:
-    tokens = sum(map(len, questions.windows))
-    progress.note(f"{tokens} tokens in {len(questions.windows)} windows")
-    if options.text is not None and tokens < options.tokens:
-        progress.warn(f"{options.text} has {tokens} tokens, fewer than the {options.tokens} asked for")
+@contextlib.contextmanager
+def _reference(options: Options, source: Bundle, out: Path) -> Iterator[Reference]:
+    """The source on transformers; what it says is kept beside the outputs, for the next report."""
+    from validate import compact
+    from validate.reference import Reference
+
+    folder = out.parent / STATE_FOLDER / "reference"
+    room = compact.room_bytes(-(-options.tokens // options.window))
+    trust = options.trust_remote_code
+    with open_reference(source, options.threads, trust_remote_code=trust, within=out) as session:
+        yield Reference(session, folder, _reference_key(options, source), room)
+
+
+def _reference_key(options: Options, source: Bundle) -> str:
+    """All that decides what the source says to a question."""
+    from validate import provenance
+
+    files = sorted((role.value, a.path.name, a.sha256) for role, a in source.artifacts() if role is not Role.CARD)
+    words = {
+        "files": files,
+        "versions": provenance.versions(REFERENCE_TOOLS),
+        "trust_remote_code": options.trust_remote_code,
+    }
+    return json.dumps(words, sort_keys=True)
 
 
 def _candidate(row: Target, source: Bundle) -> Candidate:
     from validate import memory, runtimes
-    from validate.compare import Candidate
+    from validate.measurement import Candidate
 
     weights, projector = row.weights, row.projector
     size = row.weights_size + row.projector_size
@@ -208,21 +230,39 @@ def _candidate(row: Target, source: Bundle) -> Candidate:
     return Candidate(weights.path, projector.path if projector else None, runtime, size, row.label, row.text_only)
 
 
-def _questions(options: Options, reference: Any) -> Questions:
-    from validate import samples, vision
-    from validate.compare import Questions, text_windows
+def _windows(options: Options, reference: Reference, progress: Progress) -> Windows:
+    """What is read, cut into windows; tells of what is too short or was left out."""
+    from validate import texts
 
-    text = samples.TEXT if options.text is None else read_text(options.text)
-    windows = text_windows(reference, text, options.tokens, options.window)
-    got, where = sum(map(len, windows)), str(options.text or "our own text")
+    windows = texts.windows(reference, input_sets(options), options.tokens, options.window)
+    for note in windows.notes:
+        progress.warn(note)
+    got = sum(map(len, windows.tokens))
     if got < MIN_TOKENS:
+        where = ", ".join(map(str, options.text)) or "our own texts"
         raise StageError(where, f"{got} tokens", f"at least {MIN_TOKENS}", "name a longer text")
+    progress.note(f"{got} tokens in {len(windows.tokens)} windows")
+    if options.text and got < options.tokens:
+        progress.warn(f"the texts have {got} tokens, fewer than the {options.tokens} asked for")
+    return windows
+
+
+def _questions(options: Options, reference: Reference, windows: Windows) -> Questions:
+    from validate import texts, vision
+    from validate.measurement import Questions
+    from validate.toolcalls import Prompt
+
+    prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(input_sets(options), reference)]
     if not reference.identity().sees:
-        return Questions(windows)
+        return Questions(windows.tokens, windows.sets, tool_prompts=prompts)
     try:
         images = [(path.name, vision.read_image(path)) for path in options.images]
         images.append((vision.DRAWING, vision.drawing_for(reference)))  # in a size that nobody has to resize
-        return Questions(windows, images, options.image_text, _tasks(options), wants_eyes(options))
+        return Questions(
+            *(windows.tokens, windows.sets),
+            *(images, options.image_text, _tasks(options), wants_eyes(options)),
+            tool_prompts=prompts,
+        )
     except ValueError as error:
         raise StageError("validate", str(error)) from error
 
@@ -233,69 +273,11 @@ def _tasks(options: Options) -> list[Any]:
     return [] if options.clicks is None else vision.read_clicks(options.clicks, options.clicks_limit)
 
 
-# ---- the report
+# ---- rows
 
 
-def _counted(measurement: Measurement, target: Target, source: Bundle) -> Measurement:
-    """With the source's weights counted where the runtime counts none: those that lie in the row's files."""
-    from validate import memory
-
-    parameters = memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=target.shares)
-    return replace(measurement, parameters=measurement.parameters or parameters)
-
-
-def _required(options: Options, target: Target) -> bool:
-    return options.require == "run" or addressed(options.require, target)
-
-
-def _row(options: Options, out: Path, target: Target, measurement: Measurement) -> Output:
-    from validate.report import Subject, output
-
-    weights, projector = target.weights, target.projector
-    if measurement.not_run and _required(options, target):
+def _row(options: Options, out: Path, target: Target, measurement: Measurement, source: Bundle) -> Output:
+    demanded = options.require == "run" or addressed(tuple(options.require), target)
+    if measurement.not_run and demanded:
         measurement = replace(measurement, failures=[f"`require: run`, and {measurement.not_run}"])
-    subject = Subject(
-        target.stage,
-        weights.format,
-        weights.type,
-        {**_file(out, weights), "size_bytes": target.weights_size},
-        {**_file(out, projector), "size_bytes": target.projector_size} if projector else None,
-        projector.type if projector else "",
-        target.label,
-        tuple(_file(out, file) for file in target.files),
-    )
-    return output(subject, measurement, limits_of(options.limits, target))
-
-
-def _file(out: Path, artifact: Artifact) -> FileEntry:
-    path, home = artifact.path, out.parent
-    name = path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name
-    return {"path": name, "size_bytes": artifact.size, "sha256": artifact.sha256}
-
-
-def _report(options: Options, source: Bundle, out: Path, questions: Questions, outputs: list[Output]) -> Report:
-    from validate import samples
-    from validate.report import SCHEMA_VERSION
-    from validate.runtimes import transformers
-
-    text = samples.TEXT.encode() if options.text is None else options.text.read_bytes()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "recipe": out.parent.name,
-        "reference": {
-            "model": source.model.name,
-            "hub": source.model.hub,
-            "revision": source.model.revision,
-            "runtime": transformers.version(),
-            "dtype": "float32",
-            "files": [_file(out, artifact) for artifact in source.of(Role.WEIGHTS)],
-        },
-        "text": {
-            "name": "our own sample text" if options.text is None else options.text.name,
-            "sha256": hashlib.sha256(text).hexdigest(),
-            "tokens": sum(map(len, questions.windows)),
-            "windows": len(questions.windows),
-            "window": max(map(len, questions.windows)),
-        },
-        "outputs": outputs,
-    }
+    return report_row(out, target, measurement, limits_of(options.limits, target, measurement.metrics), source)

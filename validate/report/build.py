@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
-from validate.compare import Measurement
-from validate.metrics import DEFINITIONS, Metric
-from validate.report.schema import CheckEntry, FileEntry, GreedyEntry, Limit, Output, Report, Status, VisionEntry
+import numpy as np
+
+from validate import statistics
+from validate.measurement import Measurement
+from validate.metrics import DEFINITIONS, Better, Metric
+from validate.report.schema import (
+    CheckEntry,
+    ClickEntry,
+    FileEntry,
+    Limit,
+    Output,
+    Report,
+    SliceEntry,
+    Status,
+    TensorEntry,
+    VisionEntry,
+    WindowEntry,
+    WorstEntry,
+)
+from validate.vision import ClickScore
 
 REQUIRED = ("kl_mean", "top1", "ppl_ratio")  # an output without these was not validated, whatever else was measured
 
@@ -24,10 +41,25 @@ def verdict(measurement: Measurement, limits: Mapping[str, float]) -> tuple[Stat
     values = measurement.metrics
     reasons += [f"{name} is not a finite number" for name, value in values.items() if not math.isfinite(value)]
     judged = [Metric(name, values[name], limit) for name, limit in limits.items() if name in values]
-    reasons += [str(metric) for metric in judged if math.isfinite(metric.value) and not metric.passed]
+    reasons += [
+        f"{metric}{_doubt(metric, measurement.draws.get(metric.name))}"
+        for metric in judged
+        if math.isfinite(metric.value) and not metric.passed
+    ]
     if not measurement.failures:
         reasons += [f"{name} was not measured" for name in dict.fromkeys((*REQUIRED, *limits)) if name not in values]
     return ("failed", "; ".join(reasons)) if reasons else ("passed", "")
+
+
+SURE = 0.95  # of the resampled texts, on which a limit is missed
+
+
+def _doubt(metric: Metric, draws: np.ndarray | None) -> str:
+    """Words behind a limit that was missed, where it may have been by chance."""
+    if draws is None or metric.limit is None:
+        return ""
+    worse = statistics.p_worse(draws, metric.limit, metric.better is Better.LOWER)
+    return "" if worse >= SURE else f" (not surely: kept on {1 - worse:.0%} of resampled texts; measure on more)"
 
 
 @dataclass(frozen=True)
@@ -44,7 +76,12 @@ class Subject:
     files: tuple[FileEntry, ...] = ()  # every file, where there are more
 
 
-def output(subject: Subject, measurement: Measurement, limits: Mapping[str, tuple[float, str]]) -> Output:
+def output(
+    subject: Subject,
+    measurement: Measurement,
+    limits: Mapping[str, tuple[float, str]],
+    tensors: Sequence[TensorEntry] = (),
+) -> Output:
     """One row of the report; `limits` maps a metric to its limit and where that comes from."""
     status, reason = verdict(measurement, {name: limit for name, (limit, _) in limits.items()})
     parameters = measurement.parameters or None
@@ -62,14 +99,32 @@ def output(subject: Subject, measurement: Measurement, limits: Mapping[str, tupl
         "reason": reason,
         "neutral": status == "not_run" and measurement.lacking,
         "metrics": {name: _number(value) for name, value in measurement.metrics.items()},
+        "intervals": {name: pair for name, pair in measurement.intervals.items() if all(map(math.isfinite, pair))},
         "limits": {
-            name: Limit(better=DEFINITIONS[name].better, limit=limit, source=source)
-            for name, (limit, source) in limits.items()
+            name: _limit(name, limit, source, measurement.draws.get(name)) for name, (limit, source) in limits.items()
         },
+        "quantiles": [{"share": share, "kl": kl} for share, kl in measurement.quantiles],
+        "slices": [cast(SliceEntry, _finite(asdict(part))) for part in measurement.slices],
+        "worst": [cast(WorstEntry, _finite(asdict(row))) for row in measurement.worst],
+        "windows": [cast(WindowEntry, asdict(window)) for window in measurement.windows],
         "contract": contract_json(measurement),
-        "greedy": _greedy(measurement),
+        "greedy": _plain(measurement.greedy),
+        "tool_calls": _plain(measurement.tool_calls),
         "vision": vision_json(measurement, subject),
+        "speed": _plain(measurement.speed),
+        "tensors": list(tensors),
     }
+
+
+def _limit(name: str, limit: float, source: str, draws: np.ndarray | None) -> Limit:
+    better = DEFINITIONS[name].better
+    worse = None if draws is None else statistics.p_worse(draws, limit, better is Better.LOWER)
+    return {"better": better, "limit": limit, "source": source, "p_worse": worse}
+
+
+def _plain(part: Any) -> Any:
+    """A dataclass as JSON has it; None stays None."""
+    return None if part is None else _finite(asdict(part))
 
 
 def contract_json(measurement: Measurement) -> dict[str, CheckEntry]:
@@ -89,11 +144,6 @@ def contract_json(measurement: Measurement) -> dict[str, CheckEntry]:
     }
 
 
-def _greedy(measurement: Measurement) -> GreedyEntry | None:
-    g = measurement.greedy
-    return None if g is None else {"prompt_tokens": g.prompt_tokens, "tokens": g.tokens, "equal": g.equal}
-
-
 def vision_json(measurement: Measurement, subject: Subject) -> VisionEntry:
     """The vision part; empty lists and a reason where there is none."""
     return {
@@ -101,8 +151,14 @@ def vision_json(measurement: Measurement, subject: Subject) -> VisionEntry:
         "projector": subject.projector,
         "projector_type": subject.projector_type,
         "images": [_finite(asdict(image)) for image in measurement.images],
-        "clicks": None if measurement.clicks is None else _finite(asdict(measurement.clicks)),
+        "clicks": None if measurement.clicks is None else _clicks(measurement.clicks),
     }
+
+
+def _clicks(score: ClickScore) -> ClickEntry:
+    """The score without its single tasks."""
+    words = _finite(asdict(score))
+    return cast(ClickEntry, {name: words[name] for name in ClickEntry.__annotations__})
 
 
 def to_json(report: Report) -> str:

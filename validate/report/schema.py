@@ -26,8 +26,8 @@ class FileEntry(TypedDict):
 class CacheEntry(TypedDict):
     """What was kept of the reference's logits, of which every candidate's drift is computed.
 
-    `whole`: all of them, as float32. Else at each position the most likely tokens and the mass of the others, which makes
-    KL a lower bound; what it leaves out is about `tail_mass` of it.
+    `whole`: all of them, as float32. Else at each position the most likely tokens and the mass of the others, which
+    makes KL a lower bound; what it leaves out is about `tail_mass` of it.
     """
 
     whole: bool
@@ -160,9 +160,9 @@ class VisionEntry(TypedDict):
 class Limit(TypedDict):
     """A metric has to stay `better` ("<=" or ">=") than `limit`.
 
-    `source` is "recipe", "default", or the name of a preset. `p_worse` is the paired test of "worse than the limit": the
-    share of resampled texts on which the metric misses it; near 1 it surely does, near 0 it surely does not, null where
-    there is nothing to resample.
+    `source` is "recipe", "default", or the name of a preset. `p_worse` is the paired test of "worse than the limit":
+    the share of resampled texts on which the metric misses it; near 1 it surely does, near 0 it surely does not, null
+    where there is nothing to resample.
     """
 
     better: str

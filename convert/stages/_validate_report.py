@@ -1,0 +1,139 @@
+"""What a validation writes down: a row for each output, and what it takes to measure the same again."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from convert.bundle import Artifact, Bundle, Role
+from convert.errors import ConvertError
+from convert.files import write_text
+from convert.progress import Progress
+from convert.stages._validate_targets import Target
+
+if TYPE_CHECKING:
+    from validate.measurement import Measurement
+    from validate.reference import Cached
+    from validate.report import Output, Report
+    from validate.report.schema import FileEntry, ProvenanceEntry, ReferenceEntry, TensorEntry, TextEntry
+    from validate.texts import Windows
+
+TENSOR_VALUES = 4 << 20  # of each tensor, that are compared with the source's
+FORMS = {"report.json": "json", "report.md": "markdown", "report.html": "html"}
+
+
+def report_row(
+    out: Path, target: Target, measurement: Measurement, limits: Mapping[str, tuple[float, str]], source: Bundle
+) -> Output:
+    """The output's entry in the report."""
+    from validate.report import Subject, output
+
+    weights, projector = target.weights, target.projector
+    subject = Subject(
+        target.stage,
+        weights.format,
+        weights.type,
+        {**_file(out, weights), "size_bytes": target.weights_size},
+        {**_file(out, projector), "size_bytes": target.projector_size} if projector else None,
+        projector.type if projector else "",
+        target.label,
+        tuple(_file(out, file) for file in target.files),
+    )
+    return output(subject, _counted(measurement, target, source), limits, _tensors(target, source))
+
+
+def reference_entry(out: Path, source: Bundle, vocabulary: int, cached: Cached) -> ReferenceEntry:
+    """What everything was compared with."""
+    from validate.runtimes import transformers
+
+    return {
+        "model": source.model.name,
+        "hub": source.model.hub,
+        "revision": source.model.revision,
+        "runtime": transformers.version(),
+        "dtype": "float32",
+        "vocabulary": vocabulary,
+        "files": [_file(out, artifact) for artifact in source.of(Role.WEIGHTS)],
+        "cache": {
+            "whole": cached.whole,
+            "bytes": cached.bytes,
+            "tokens_kept": cached.tokens_kept,
+            "tail_mass": cached.tail_mass,
+            "tail_mass_max": cached.tail_mass_max,
+        },
+    }
+
+
+def report(
+    out: Path, compared_with: ReferenceEntry, windows: Windows, outputs: Sequence[Output], provenance: ProvenanceEntry
+) -> Report:
+    """report.json."""
+    from validate.report import SCHEMA_VERSION
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": out.parent.name,
+        "reference": compared_with,
+        "texts": [cast("TextEntry", asdict(entry)) for entry in windows.entries],
+        "window": max(map(len, windows.tokens)),
+        "outputs": list(outputs),
+        "provenance": provenance,
+    }
+
+
+def provenance(progress: Progress, packages: Sequence[str]) -> ProvenanceEntry:
+    """What has to be known to measure the same again."""
+    from validate import provenance
+
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return {
+        "convert": version("convert"),
+        "recipe_sha256": progress.recipe_sha256,
+        "command": shlex.join(command),
+        "versions": provenance.versions(packages),
+        "machine": provenance.machine(),
+    }
+
+
+def write(out: Path, content: Report) -> tuple[Artifact, ...]:
+    """The report in every form there is."""
+    from validate.report import to_html, to_json, to_markdown
+
+    texts = (to_json(content), to_markdown(content), to_html(content))
+    return tuple(write_text(out / name, text, FORMS[name]) for name, text in zip(FORMS, texts, strict=True))
+
+
+def _counted(measurement: Measurement, target: Target, source: Bundle) -> Measurement:
+    """With the source's weights counted where the runtime counts none: those that lie in the row's files."""
+    from validate import memory
+
+    parameters = memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=target.shares)
+    return replace(measurement, parameters=measurement.parameters or parameters)
+
+
+def _tensors(target: Target, source: Bundle) -> list[TensorEntry]:
+    """The error of each tensor of a GGUF file; none where the file or the source is not one we convert."""
+    from convert.gguf.against import tensor_errors
+
+    if target.weights.format != "gguf" or target.later:
+        return []
+    try:
+        errors = list(tensor_errors(target.weights.path, _folder(source), TENSOR_VALUES))
+    except ConvertError:
+        return []
+    return [{"name": e.name, "type": e.type, "values": e.values, "error": e.relative} for e in errors]
+
+
+def _folder(source: Bundle) -> Path:
+    return next(iter(source.of(Role.CONFIG))).path.parent
+
+
+def _file(out: Path, artifact: Artifact) -> FileEntry:
+    path, home = artifact.path, out.parent
+    name = path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name
+    return {"path": name, "size_bytes": artifact.size, "sha256": artifact.sha256}

@@ -1,0 +1,106 @@
+"""What is asked of every output, and what was found out about one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from validate import contract, slices, statistics, toolcalls, vision, worst
+from validate.continuation import Greedy
+from validate.runtimes import Runtime
+from validate.speed import Speed
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One output to compare. `runtime` is None where no runtime for its format is known."""
+
+    path: Path
+    projector: Path | None
+    runtime: Runtime | None
+    size: int  # bytes on disk, the measure of its memory
+    name: str = ""  # what it is called where people read; its file's name when left out
+    text_only: str = ""  # why images are none of its business, where its format has no place for them
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is put to the reference and to every candidate. `sets` names the input set of each window."""
+
+    windows: Sequence[Sequence[int]]
+    sets: Sequence[str] = ()
+    images: Sequence[tuple[str, np.ndarray]] = ()
+    image_text: str = vision.PROMPT
+    clicks: Sequence[vision.ClickTask] = ()
+    must_see: bool = False  # images were asked for by name: an output that cannot be shown one fails
+    tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
+
+
+@dataclass(frozen=True)
+class WindowSums:
+    """Of one window, what two reports of the same text are compared by."""
+
+    positions: int
+    scored: int  # positions whose next token lies in the window
+    kl: float
+    top1: int
+    nll: float
+    nll_reference: float
+
+
+@dataclass
+class Measurement:
+    """What was found out about one candidate; filled while the comparison goes on, read when it is over."""
+
+    runtime: str = ""
+    parameters: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    draws: dict[str, np.ndarray] = field(default_factory=dict)  # of a metric, over resampled texts
+    quantiles: Sequence[tuple[float, float]] = ()  # share of positions, the KL they have at most
+    slices: Sequence[slices.Slice] = ()
+    worst: Sequence[worst.Row] = ()
+    windows: Sequence[WindowSums] = ()
+    checks: list[contract.Check] = field(default_factory=list)
+    greedy: Greedy | None = None
+    tool_calls: toolcalls.ToolCalls | None = None
+    images: list[vision.ImageDrift] = field(default_factory=list)
+    clicks: vision.ClickScore | None = None
+    vision_reason: str = ""  # why there is no vision part
+    speed: Speed | None = None
+    failures: list[str] = field(default_factory=list)  # never a pass
+    not_run: str = ""  # why it was not run; never a pass either
+    lacking: bool = False  # not run because this machine lacks a device or kernels, which is nobody's failure
+
+    @property
+    def over(self) -> bool:
+        """Whether what is wrong is said already, and would be said again by going on."""
+        return bool(self.failures or self.not_run)
+
+    def add(self, metrics: Mapping[str, float], draws: Mapping[str, np.ndarray]) -> None:
+        """Metrics, those that were resampled with their intervals."""
+        self.metrics |= metrics
+        self.draws |= draws
+        self.intervals |= {name: statistics.interval(drawn) for name, drawn in draws.items()}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to go about it, not what to ask. `free_bytes` of memory: what the system says when left out."""
+
+    threads: int | None = None
+    free_bytes: int | None = None
+
+
+class Watcher(Protocol):
+    """Told how far the comparison is."""
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """A part begins."""
+
+    def advance(self, amount: int) -> None:
+        """So many more of the part's units are done."""

@@ -1,0 +1,170 @@
+"""The reference, asked once: its answers are kept on disk by content, so that the next look at its outputs is cheap.
+
+FOLDER/<question>.logits.npz    what is kept of a window's logits (compact.py)
+FOLDER/<question>.array.npy     embeddings of an image, or the logits after it
+FOLDER/<question>.json          tokens that it wrote
+
+A question's name is the hash of all that its answer depends on, the model and the versions included. A file that is
+broken is asked for again; what a run did not ask for is thrown away at its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from validate import compact
+
+FORM = 1  # raise it when a file of the same question would hold something else
+_BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What was kept of the reference's logits, over all windows."""
+
+    whole: bool
+    bytes: int
+    tokens_kept: float  # mean over positions
+    tail_mass: float  # mean over positions
+    tail_mass_max: float
+
+
+class Reference:
+    """A session on the source that remembers what it was asked.
+
+    `folder` is where answers are kept, None to keep none; `key` names the model and the versions that answer; `room` is
+    what one window's logits may take, in bytes.
+    """
+
+    def __init__(self, session: Any, folder: Path | None, key: str, room: int) -> None:
+        self._session, self._folder, self._key, self._room = session, folder, key, room
+        self._windows: dict[str, tuple[int, Cached]] = {}  # question -> positions, and what they took
+        self._used: set[Path] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        """What needs no weights is the session's own: tokenizer, templates, sizes of images."""
+        return getattr(self._session, name)
+
+    def kept(self, tokens: Sequence[int]) -> compact.Kept:
+        """What is kept of a window's logits."""
+        name = self._name("logits", list(tokens), self._room)
+        kept = self._remembered(
+            f"{name}.logits.npz",
+            lambda: compact.keep(self._session.logits(tokens), tokens, self._room),
+            compact.Kept.load,
+            lambda kept, path: kept.save(path),
+        )
+        sizes = Cached(kept.whole, kept.bytes, kept.tokens_kept, kept.tail_mass, kept.tail_mass_max)
+        self._windows[name] = kept.count, sizes
+        return kept
+
+    def generate(self, tokens: Sequence[int], count: int) -> list[int]:
+        name = self._name("generate", list(tokens), count)
+        return self._written(name, lambda: self._session.generate(tokens, count))
+
+    def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
+        name = self._name("image_generate", list(prompts), [_digest(i) for i in images], count)
+        return self._written(name, lambda: self._session.image_generate(prompts, images, count))
+
+    def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        name = self._name("image_embeddings", _digest(pixels))
+        return self._array(name, lambda: self._session.image_embeddings(pixels))
+
+    def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
+        name = self._name("image_logits", prompt, _digest(pixels))
+        return self._array(name, lambda: self._session.image_logits(prompt, pixels))
+
+    # ---- at the end
+
+    def cached(self) -> Cached:
+        """What was kept of all windows that were asked for."""
+        positions = sum(count for count, _ in self._windows.values()) or 1
+        rows = self._windows.values()
+        return Cached(
+            whole=all(sizes.whole for _, sizes in rows),
+            bytes=sum(sizes.bytes for _, sizes in rows),
+            tokens_kept=sum(count * sizes.tokens_kept for count, sizes in rows) / positions,
+            tail_mass=sum(count * sizes.tail_mass for count, sizes in rows) / positions,
+            tail_mass_max=max((sizes.tail_mass_max for _, sizes in rows), default=0.0),
+        )
+
+    def forget_others(self) -> None:
+        """Throw away the answers that nobody asked for since the start: they belong to another text or model."""
+        if self._folder is None or not self._folder.is_dir():
+            return
+        for path in self._folder.iterdir():
+            if path not in self._used:
+                path.unlink(missing_ok=True)
+
+    # ---- files
+
+    def _name(self, *question: Any) -> str:
+        return hashlib.sha256(json.dumps([FORM, self._key, *question]).encode()).hexdigest()
+
+    def _written(self, name: str, compute: Callable[[], _Answer]) -> _Answer:
+        """Tokens, kept as JSON."""
+        return self._remembered(
+            f"{name}.json", compute, lambda path: json.loads(path.read_bytes()), lambda a, p: _replace(p, json.dumps(a))
+        )
+
+    def _array(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        return self._remembered(f"{name}.array.npy", compute, _load_array, _save_array)
+
+    def _remembered(
+        self,
+        name: str,
+        compute: Callable[[], _Answer],
+        load: Callable[[Path], _Answer],
+        save: Callable[[_Answer, Path], None],
+    ) -> _Answer:
+        if self._folder is None:
+            return compute()
+        path = self._folder / name
+        self._used.add(path)
+        if path.is_file():
+            with contextlib.suppress(*_BROKEN):
+                return load(path)
+        answer = compute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        save(answer, path)
+        return answer
+
+
+def _digest(pixels: np.ndarray) -> str:
+    return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _load_array(path: Path) -> np.ndarray:
+    array: np.ndarray = np.load(path, allow_pickle=False)
+    return array
+
+
+def _save_array(array: np.ndarray, path: Path) -> None:
+    with _whole(path) as part, open(part, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _replace(path: Path, text: str) -> None:
+    with _whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name to write under, which becomes `path` when all is written."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
