@@ -72,9 +72,10 @@ PRESETS: Mapping[str, Preset] = {
     ),
 }
 
-# Held only by what was measured: not every model clicks or calls tools, not every runtime feeds a cache word by word.
-# A recipe's own number on one of these has to be measured all the same.
-WHERE_MEASURED = frozenset({"decode_kl", "click_drop", "tool_call_drop", "stops_equal", "image_tokens_equal"})
+# Held only where they were measured: not every model ends a text we have, sees, clicks or calls tools, and not every
+# runtime feeds a cache word by word. A recipe's own number has to be measured, and so has a type's on its cache.
+_SOME_HAVE = frozenset({"stops_equal", "image_tokens_equal"})
+_PRESETS_ASK_SOME = frozenset({"decode_kl", "click_drop", "tool_call_drop"})
 
 
 def mistakes(entry: object) -> list[str]:
@@ -95,7 +96,7 @@ def mistakes(entry: object) -> list[str]:
 
 
 def _unknown_preset(name: object) -> list[str]:
-    if name in PRESETS:
+    if isinstance(name, str) and name in PRESETS:
         return []
     near = difflib.get_close_matches(str(name), PRESETS, 1)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(PRESETS)}"
@@ -148,12 +149,12 @@ def _stricter(name: str, ours: tuple[float, str], default: tuple[float, str]) ->
 
 
 def applicable(found: Gates, measured: Collection[str]) -> Gates:
-    """Without those that hold only what was measured, where it was not; the recipe's own numbers stay."""
-    return {
-        name: (limit, source)
-        for name, (limit, source) in found.items()
-        if source == RECIPE or name in measured or name not in WHERE_MEASURED
-    }
+    """The gates that are to be judged: without those that hold only where they were measured, and were not."""
+
+    def optional(name: str, source: str) -> bool:
+        return source != RECIPE and name in (_SOME_HAVE if source == DEFAULT else _PRESETS_ASK_SOME)
+
+    return {name: gate for name, gate in found.items() if name in measured or not optional(name, gate[1])}
 
 
 def in_words(found: Gates) -> Iterator[str]:

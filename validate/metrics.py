@@ -29,10 +29,14 @@ _LOWER, _HIGHER = Better.LOWER, Better.HIGHER
 DEFINITIONS: Mapping[str, Definition] = {
     "kl_mean": Definition(_LOWER, "KL(reference || candidate) in nats, mean over token positions"),
     "kl_median": Definition(_LOWER, "KL, median over token positions"),
+    "kl_p95": Definition(_LOWER, "KL, 95th percentile over token positions"),
     "kl_p99": Definition(_LOWER, "KL, 99th percentile over token positions"),
+    "kl_p999": Definition(_LOWER, "KL, 99.9th percentile over token positions"),
     "kl_max": Definition(_LOWER, "KL, worst token position"),
     "top1": Definition(_HIGHER, "share of positions whose most likely token is the reference's"),
+    "top5": Definition(_HIGHER, "share of the reference's five most likely tokens that are among the candidate's five"),
     "p_rms": Definition(_LOWER, "root mean square change of the probability of the text's own next token"),
+    "p_p99": Definition(_LOWER, "99th percentile of |change| of the probability of the text's own next token"),
     "logit_max_abs": Definition(_LOWER, "largest difference of any logit"),
     "ppl_ratio": Definition(_LOWER, "perplexity over the reference's perplexity, on the same windows"),
     "ppl_change": Definition(_LOWER, "|perplexity ratio - 1|: a perplexity that falls is a change too"),
@@ -42,18 +46,22 @@ DEFINITIONS: Mapping[str, Definition] = {
     "decode_kl": Definition(
         _LOWER, "KL of tokens fed one at a time through the cache from the same read at once, mean: both of the output"
     ),
-    "greedy_equal": Definition(_HIGHER, "share of a greedy continuation that is written before the first difference"),
+    "greedy_equal": Definition(_HIGHER, "share of greedy continuations that is written before the first difference"),
+    "tool_calls_valid": Definition(_HIGHER, "share of answers that are a tool call, in JSON, of a tool there is"),
+    "tool_call_drop": Definition(_LOWER, "the source's share of valid tool calls minus the candidate's"),
     "tokens_equal": Definition(_HIGHER, "share of the hard strings that get the reference's token ids"),
     "vocabulary_equal": Definition(_HIGHER, "share of the vocabulary whose text is the reference's"),
     "templates_equal": Definition(_HIGHER, "share of the conversations rendered like the reference, byte for byte"),
     "templates_runtime_equal": Definition(_HIGHER, "the same, rendered by the runtime's own template engine"),
     "special_ids_equal": Definition(_HIGHER, "share of the special-token facts (BOS, EOS, …) that agree"),
+    "stops_equal": Definition(_HIGHER, "share of the ends of text, of those it writes, at which the runtime stops"),
+    "image_tokens_equal": Definition(_HIGHER, "share of image sizes that become as many tokens as in the source"),
     "image_cosine": Definition(_HIGHER, "cosine of the projector's embedding to the source's, worst image token"),
     "image_cosine_unresized": Definition(_HIGHER, "the same, over images that neither side had to resize"),
     "image_max_error": Definition(_LOWER, "largest difference of any value of the projector's embeddings"),
     "image_kl": Definition(_LOWER, "KL of the next token's distribution after an image, worst image"),
     "image_top1": Definition(_HIGHER, "share of image prompts whose next token is the reference's"),
-    "click_accuracy": Definition(_HIGHER, "share of clicks that hit their target"),
+    "click_rate": Definition(_HIGHER, "share of clicks that hit their target"),
     "click_drop": Definition(_LOWER, "the source's share of hits minus the candidate's"),
     "click_distance": Definition(_LOWER, "pixels between the candidate's clicks and the source's, mean"),
 }
@@ -64,6 +72,8 @@ CONTRACT_LIMITS: Mapping[str, float] = {
     "vocabulary_equal": 1.0,
     "templates_equal": 1.0,
     "special_ids_equal": 1.0,
+    "stops_equal": 1.0,
+    "image_tokens_equal": 1.0,
 }
 
 # What a projector may not miss, by its type. Resizing, which the two sides do differently, moves an embedding by

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from convert.errors import Problem
 from convert.stages._validate_targets import EVERYTHING, Target
 from validate import gates
+from validate.metrics import DEFINITIONS
 
 LIMITS = (
     "a type (Q8_0), a stage, stage/type, '*', or a pattern (Q4_*, gguf/*) -> a preset's name ("
@@ -34,7 +35,7 @@ def _schema() -> dict[str, Any]:
     preset = {"enum": list(gates.PRESETS), "description": "; ".join(f"{n}: {p.meaning}" for n, p in _presets())}
     numbers = {
         name: {"type": "number", "minimum": 0, "description": f"{d.better} {d.meaning}"}
-        for name, d in gates.DEFINITIONS.items()
+        for name, d in DEFINITIONS.items()
     }
     mapping = {"type": "object", "additionalProperties": False, "properties": {gates.PRESET: preset, **numbers}}
     return {"anyOf": [preset, mapping]}
@@ -48,10 +49,13 @@ Entry = Annotated[dict[str, float | str], BeforeValidator(_read), WithJsonSchema
 Limits = dict[str, Entry]
 
 
-def limits_of(limits: Mapping[str, gates.Entry], target: Target) -> gates.Gates:
-    """Metric -> (limit, where it is from) of a row."""
+def limits_of(
+    limits: Mapping[str, gates.Entry], target: Target, measured: Collection[str] | None = None
+) -> gates.Gates:
+    """Metric -> (limit, where it is from) of a row; given what was measured of it, those that are to be judged."""
     projector = target.projector.type if target.projector else None
-    return gates.gates(limits, list(target.names), target.weights.type, projector)
+    found = gates.gates(limits, list(target.names), target.weights.type, projector)
+    return found if measured is None else gates.applicable(found, measured)
 
 
 def addressed(names: Collection[str], target: Target) -> bool:
@@ -75,7 +79,7 @@ def unknown_names(what: str, names: Collection[str], rows: Sequence[Target], als
 
 
 def _unknown(what: str, name: str, known: set[str], also_on: Sequence[str]) -> Problem:
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(name.replace("*", ""), known, 1)
     hint = f"did you mean '{near[0]}'?" if near else ""
     row, _, runtime = name.partition("@")
     if runtime and not also_on and gates.addresses(row, known):

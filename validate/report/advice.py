@@ -21,12 +21,25 @@ _TEMPLATE = "do not publish it: chats reach the model in another form than it le
 _PROJECTOR = "check that the projector file was made from this source; its embeddings are compared below, under Vision."
 _CLICKS = "see the drift and the projector first: clicks go wrong behind them."
 
+_STOPS = (
+    "do not publish it: it talks on where it should stop. Compare its end-of-text and end-of-turn ids with those of the "
+    "source's generation_config.json and tokenizer."
+)
+_SIZES = (
+    "the projector cuts or scales images in another way than the source: compare its pixel limits, patch size and "
+    "merge size with preprocessor_config.json."
+)
+_CALLS = (
+    "its answers name no tool, or are no JSON: see the drift and the template first. A type that calls tools less "
+    "often than the source is no use to an agent, however near it is on text."
+)
+_KL = ("kl_mean", "kl_median", "kl_p95", "kl_p99", "kl_p999", "kl_max")
+
 _ADVICE: dict[str, str] = {
     **dict.fromkeys(
-        ("kl_mean", "kl_median", "kl_p99", "kl_max", "top1", "p_rms", "logit_max_abs", "ppl_ratio", "ppl_change"),
+        (*_KL, "top1", "top5", "p_rms", "p_p99", "logit_max_abs", "ppl_ratio", "ppl_change", "greedy_equal"),
         _DRIFT,
     ),
-    "greedy_equal": _DRIFT,
     "decode_max_abs": _CACHE,
     "decode_kl": _CACHE,
     **dict.fromkeys(("tokens_equal", "vocabulary_equal", "special_ids_equal"), _VOCABULARY),
@@ -34,7 +47,10 @@ _ADVICE: dict[str, str] = {
     **dict.fromkeys(
         ("image_cosine", "image_cosine_unresized", "image_max_error", "image_kl", "image_top1"), _PROJECTOR
     ),
-    **dict.fromkeys(("click_accuracy", "click_drop", "click_distance"), _CLICKS),
+    "stops_equal": _STOPS,
+    "image_tokens_equal": _SIZES,
+    **dict.fromkeys(("tool_calls_valid", "tool_call_drop"), _CALLS),
+    **dict.fromkeys(("click_rate", "click_drop", "click_distance"), _CLICKS),
 }
 
 
