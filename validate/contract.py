@@ -114,16 +114,16 @@ _NUL = "this runtime takes text as C does, to the first NUL: send none"
 class _TokenCounters:
     """Differences, those of known limits of the runtime apart: each of them is proven string by string."""
 
-    exact: _Counter
-    normalization: _Counter
-    by_name: _Counter
-    nul: _Counter
+    exact: Counter
+    normalization: Counter
+    by_name: Counter
+    nul: Counter
 
 
 def _compare_tokens(
     reference: Session, candidate: Session, strings: Sequence[str], special: bool, names: Sequence[str]
 ) -> _TokenCounters:
-    counters = _TokenCounters(_Counter(), _Counter(), _Counter(), _Counter())
+    counters = _TokenCounters(Counter(), Counter(), Counter(), Counter())
 
     def both(text: str) -> tuple[list[int], list[int]]:
         return (
@@ -135,13 +135,13 @@ def _compare_tokens(
         wanted, got = both(text)
         normal, unnamed = unicodedata.normalize("NFC", text), _without(text, names)
         if wanted != got and normal != text and both(normal) == (wanted, wanted):
-            counters.normalization.differ(_quoted(text), _ids(wanted), _ids(got))
+            counters.normalization.differ(quoted(text), ids_text(wanted), ids_text(got))
         elif wanted != got and unnamed != text and len(set(map(tuple, both(unnamed)))) == 1:
-            counters.by_name.differ(_quoted(text), _ids(wanted), _ids(got))
+            counters.by_name.differ(quoted(text), ids_text(wanted), ids_text(got))
         elif wanted != got and "\0" in text and both(text.partition("\0")[0]) == (got, got):
-            counters.nul.differ(_quoted(text), _ids(wanted), _ids(got))
+            counters.nul.differ(quoted(text), ids_text(wanted), ids_text(got))
         else:
-            counters.exact.compare(_quoted(text), wanted, got, _ids)
+            counters.exact.compare(quoted(text), wanted, got, ids_text)
     return counters
 
 
@@ -153,7 +153,7 @@ def _without(text: str, names: Sequence[str]) -> str:
 
 def _vocabulary(reference: Session, candidate: Session) -> Check:
     """The text of every id. An id that the source leaves unnamed (padding rows) may be called anything."""
-    counter = _Counter()
+    counter = Counter()
     theirs = candidate.pieces()
     for i, piece in enumerate(reference.pieces()):
         if piece:
@@ -165,7 +165,7 @@ def _vocabulary(reference: Session, candidate: Session) -> Check:
 
 
 def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate: Session) -> Check:
-    counter = _Counter()
+    counter = Counter()
     counter.compare("vocabulary size", ours.vocab, theirs.vocab)
     one = (reference.tokenize("a", add_special=True), candidate.tokenize("a", add_special=True))
     counter.compare("BOS tokens put before a text", one[0].count(ours.bos), one[1].count(theirs.bos))
@@ -184,7 +184,7 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
     for name, i in ours.image_ids.items():
         wanted = own_pieces[i] if i < len(own_pieces) else ""
         counter.compare(name, (i, wanted), (i, their_pieces[i] if i < len(their_pieces) else "no such id"), repr)
-        counter.compare(f"{name} read in text", [i], candidate.tokenize(wanted), _ids)
+        counter.compare(f"{name} read in text", [i], candidate.tokenize(wanted), ids_text)
     more = sorted(stops - ends)
     names = [own_pieces[i] if i < len(own_pieces) else str(i) for i in more]
     note = f"the runtime also stops at {_shortened(' '.join(names))}, which it knows by their names" if more else ""
@@ -196,12 +196,12 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
 
 def _templates(reference: Reference, ours: Identity, theirs: Identity) -> Check:
     """The file's template, rendered by the engine that renders the source's: every byte."""
-    counter = _Counter()
+    counter = Counter()
     counter.compare("names of the templates", sorted(ours.templates), sorted(theirs.templates))
     if not ours.templates:
         return counter.check("templates", "chat template", "templates_equal", "the source has no chat template")
     for name in sorted(ours.templates.keys() & theirs.templates.keys()):
-        counter.compare(f"text of the template '{name}'", ours.templates[name], theirs.templates[name], _quoted)
+        counter.compare(f"text of the template '{name}'", ours.templates[name], theirs.templates[name], quoted)
     for talk in CONVERSATIONS:
         wanted = _rendered(lambda talk=talk: reference.render(talk.messages, talk.tools, talk.generation_prompt))
         got = _rendered(
@@ -209,7 +209,7 @@ def _templates(reference: Reference, ours: Identity, theirs: Identity) -> Check:
                 talk.messages, talk.tools, talk.generation_prompt, dict(theirs.templates)
             )
         )
-        counter.compare(talk.name, wanted, got, _quoted)
+        counter.compare(talk.name, wanted, got, quoted)
     return counter.check("templates", "chat template of the file, rendered by jinja2", "templates_equal")
 
 
@@ -220,7 +220,7 @@ def _runtime_templates(reference: Reference, candidate: Session, ours: Identity,
         "chat template, rendered by the runtime itself",
         "templates_runtime_equal",
     )
-    counter = _Counter()
+    counter = Counter()
     if not (ours.templates and theirs.templates):
         return counter.check(name, title, "", "there is no chat template to render")
     if not theirs.own_templates:
@@ -242,7 +242,7 @@ def _runtime_templates(reference: Reference, candidate: Session, ours: Identity,
         if wanted.startswith(_REFUSED) and not got.startswith(_REFUSED):
             notes[f"'{talk.name}' is refused by the source's template and rendered by the runtime"] = None
             continue
-        counter.compare(talk.name, wanted, got, _quoted)
+        counter.compare(talk.name, wanted, got, quoted)
     return counter.check(name, title, metric, "; ".join(notes))
 
 
@@ -278,7 +278,7 @@ def _sendable(talk: Conversation) -> tuple[Any, Any, bool]:
 # ---- counting
 
 
-class _Counter:
+class Counter:
     """Counts what is equal and keeps the first differences."""
 
     def __init__(self) -> None:
@@ -288,7 +288,7 @@ class _Counter:
     def compare(self, what: str, reference: Any, candidate: Any, show: Callable[[Any], str] = str) -> None:
         if reference == candidate:
             self.total, self.equal = self.total + 1, self.equal + 1
-        elif isinstance(reference, str) and isinstance(candidate, str) and show is _quoted:
+        elif isinstance(reference, str) and isinstance(candidate, str) and show is quoted:
             self.differ(what, *_where_they_part(reference, candidate))
         else:
             self.differ(what, show(reference), show(candidate))
@@ -302,11 +302,11 @@ class _Counter:
         return Check(name, title, self.total, self.equal, tuple(self.differences), metric, note)
 
 
-def _ids(ids: Iterable[int]) -> str:
+def ids_text(ids: Iterable[int]) -> str:
     return _shortened(" ".join(map(str, ids)) or "nothing")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """As a Python string, so that what does not show, and what looks like another character, is spelled out."""
     plain = unicodedata.is_normalized("NFC", text) and all(c.isprintable() for c in text.replace("\n", ""))
     return _shortened(repr(text) if plain else ascii(text))
@@ -322,4 +322,4 @@ def _where_they_part(reference: str, candidate: str) -> tuple[str, str]:
     start = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(reference), len(candidate)))
     start = max(0, start - 20)
     lead = "…" if start else ""
-    return lead + _quoted(reference[start:]), lead + _quoted(candidate[start:])
+    return lead + quoted(reference[start:]), lead + quoted(candidate[start:])

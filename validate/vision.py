@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from validate.drift import NotComparable, check_finite, compare
+from validate.drift import NotComparable, check_finite, kl
 from validate.runtimes import Message, Session
 
 PROMPT = "What is in this picture?"
@@ -137,7 +137,7 @@ def compare_image(seen: Seen, candidate: Session) -> ImageDrift:
         cosine_min=float(cosine.min()),
         cosine_mean=float(cosine.mean()),
         max_error=float(np.abs(a - b).max()),
-        kl=float(compare(seen.logits[None], logits[None], [0]).kl[0]),
+        kl=float(kl(seen.logits[None], logits[None])[0]),
         next_reference=int(seen.logits.argmax()),
         next_candidate=int(logits.argmax()),
     )
@@ -174,6 +174,8 @@ class ClickScore:
     same: float  # share of tasks with the same point
     well_formed: float  # share of the candidate's answers that hold a coordinate
     distance: float
+    hits: tuple[bool, ...]  # of each task, by the candidate
+    hits_reference: tuple[bool, ...]
 
 
 def read_clicks(path: Path, limit: int | None = None) -> list[ClickTask]:
@@ -196,12 +198,18 @@ def _task(line: str, home: Path, where: str) -> ClickTask:
         raw = json.loads(line)
         x0, y0, x1, y1 = map(float, raw.get("box") or raw["target"])
         image = (home / str(raw["image"])).resolve()
-        task = ClickTask(image, str(raw["instruction"]), (x0, y0, x1, y1), raw.get("tools"))
+        task = ClickTask(image, str(raw["instruction"]), (x0, y0, x1, y1), _tools(raw.get("tools")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where}: not a click task ({error!r}), wanted image, instruction and target") from error
     if not image.is_relative_to(home):
         raise ValueError(f"{where}: the image {raw['image']!r} lies outside of the file's folder")
     return task
+
+
+def _tools(raw: Any) -> Sequence[Message] | None:
+    if raw is not None and not (isinstance(raw, list) and all(isinstance(tool, dict) for tool in raw)):
+        raise ValueError("tools is no list of objects")
+    return raw
 
 
 def do_clicks(session: Session, prompts: Sequence[str], images: Sequence[np.ndarray]) -> list[Click]:
@@ -229,14 +237,18 @@ def score_clicks(tasks: Sequence[ClickTask], reference: Sequence[Click], candida
     """Hits of both sides, and how far apart they click."""
     count = len(tasks)
     pairs = [(r.point, c.point) for r, c in zip(reference, candidate, strict=True)]
+    hits_reference = tuple(_hits(t.box, r) for t, (r, _) in zip(tasks, pairs, strict=True))
+    hits = tuple(_hits(t.box, c) for t, (_, c) in zip(tasks, pairs, strict=True))
     apart = [math.dist(r, c) for r, c in pairs if r is not None and c is not None]
     return ClickScore(
         tasks=count,
-        accuracy_reference=sum(_hits(t.box, r) for t, (r, _) in zip(tasks, pairs, strict=True)) / count,
-        accuracy=sum(_hits(t.box, c) for t, (_, c) in zip(tasks, pairs, strict=True)) / count,
+        accuracy_reference=sum(hits_reference) / count,
+        accuracy=sum(hits) / count,
         same=sum(r == c for r, c in pairs) / count,
         well_formed=sum(c is not None for _, c in pairs) / count,
         distance=sum(apart) / len(apart) if apart else float("nan"),
+        hits=hits,
+        hits_reference=hits_reference,
     )
 
 
@@ -270,8 +282,8 @@ def image_metrics(images: Sequence[ImageDrift]) -> Mapping[str, float]:
 def click_metrics(score: ClickScore) -> Mapping[str, float]:
     """The click score as metrics; no distance where the two sides never both click."""
     metrics = {
-        "click_accuracy_reference": score.accuracy_reference,
-        "click_accuracy": score.accuracy,
+        "click_rate_reference": score.accuracy_reference,
+        "click_rate": score.accuracy,
         "click_drop": score.accuracy_reference - score.accuracy,
         "click_distance": score.distance,
     }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from validate.continuation import PROMPT_TOKENS, continued, prompt_of
+from validate.continuation import PROMPT_TOKENS, PROMPTS, Greedy, beginnings, continued
 
 
 @pytest.mark.parametrize(
@@ -19,12 +21,35 @@ from validate.continuation import PROMPT_TOKENS, continued, prompt_of
     ],
 )
 def test_the_common_beginning(reference: list[int], candidate: list[int], equal: int, tokens: int) -> None:
-    got = continued(7, reference, candidate)
-    assert (got.equal, got.tokens, got.prompt_tokens) == (equal, tokens, 7)
+    got = continued([[5] * 7], [reference], [candidate])
+    assert got == Greedy(prompts=1, prompt_tokens=7, tokens=tokens, equal=equal, lengths=(equal,))
     assert got.share == equal / tokens
 
 
-def test_the_prompt_is_the_beginning_of_the_text() -> None:
-    assert prompt_of([list(range(100)), [7]]) == list(range(PROMPT_TOKENS))
-    assert prompt_of([[1, 2, 3, 4]]) == [1, 2]
-    assert prompt_of([[1]]) == [1]
+def test_all_prompts_count() -> None:
+    got = continued([[1], [2, 3]], [[1, 2, 3], [4, 5]], [[1, 2, 9], [7, 5]])
+    assert got == Greedy(prompts=2, prompt_tokens=3, tokens=5, equal=2, lengths=(2, 0))
+    assert got.share == 0.4
+    with pytest.raises(ValueError, match="zip"):
+        continued([[1]], [[1]], [])
+
+
+def test_nothing_written_is_no_pass() -> None:
+    assert math.isnan(continued([[1]], [[]], [[]]).share)
+
+
+def test_a_prompt_is_the_beginning_of_a_window() -> None:
+    assert beginnings([list(range(100)), [7]]) == [list(range(PROMPT_TOKENS)), [7]]
+    assert beginnings([[1, 2, 3, 4]]) == [[1, 2]]
+
+
+def test_prompts_come_from_all_sets_and_from_all_over_a_set() -> None:
+    windows = [[i, i] for i in range(20)]
+    assert beginnings(windows) == [[i] for i in (0, 2, 5, 7, 10, 12, 15, 17)]
+    sets = ["prose"] * 17 + ["code"] * 2 + ["tools"]
+    got = [prompt[0] for prompt in beginnings(windows, sets)]
+    assert got == [0, 3, 6, 10, 13, 17, 18, 19]
+    assert len(got) == PROMPTS
+    assert beginnings(windows[:3], ["a", "b", "c"]) == [[0], [1], [2]]
+    many = beginnings(windows, [str(i) for i in range(20)])
+    assert [prompt[0] for prompt in many] == [0, 2, 5, 7, 10, 12, 15, 17]

@@ -41,7 +41,9 @@ def test_clicks_are_scored() -> None:
     score = vision.score_clicks(tasks, reference, candidate)
     assert (score.accuracy_reference, score.accuracy, score.same, score.well_formed) == (0.5, 0.5, 0.25, 0.75)
     assert score.distance == 2.5
-    assert vision.click_metrics(score)["click_drop"] == 0.0
+    assert (score.hits_reference, score.hits) == ((True, True, False, False), (True, False, False, True))
+    metrics = vision.click_metrics(score)
+    assert (metrics["click_rate_reference"], metrics["click_rate"], metrics["click_drop"]) == (0.5, 0.5, 0.0)
 
 
 def test_no_distance_where_nobody_clicks() -> None:
@@ -68,6 +70,8 @@ def test_click_files(tmp_path: Path) -> None:
         ("{", "clicks.jsonl:1: not a click task"),
         ("[]", "not a click task"),
         ('{"image": "a.png", "instruction": "x", "box": [1, 2, 3]}', "not a click task"),
+        ('{"image": "a.png", "instruction": "x", "box": [1, 2, 3, 4], "tools": "f"}', "tools is no list of objects"),
+        ('{"image": "a.png", "instruction": "x", "box": [1, 2, 3, 4], "tools": [7]}', "tools is no list of objects"),
         ('{"image": "../a.png", "instruction": "x", "box": [1, 2, 3, 4]}', "outside"),
         ('{"image": "/etc/passwd", "instruction": "x", "box": [1, 2, 3, 4]}', "outside"),
     ],

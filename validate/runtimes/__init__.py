@@ -12,7 +12,9 @@ A runtime is a module of this folder (a name that starts with an underscore is n
 and may have
 
     ALSO_RUNS: tuple[str, ...] formats of another runtime that it runs too, where it is asked for by name
+    PROMPTS_AT_ONCE: int       prompts with an image that it is asked at once, where one by one takes minutes
     lacks() -> str | None      what this machine lacks for an installed runtime: "no CUDA device"
+    IMAGE_BATCH: int           images to answer at once, where one at a time takes minutes for the same answers
 
 Call `open_session`, not `open`: it puts a process around native code, so that a file that makes the runtime abort
 fails its own row of the report and nothing else.
@@ -73,7 +75,7 @@ class Identity:
     sees: bool = False  # takes images
     own_templates: bool = True  # renders chat templates with an engine of its own, not with transformers
     parameters: int = 0  # weights in the file, as the runtime counts them; 0 where it does not
-    pixel_limits: tuple[int, int] | None = None  # what an image is scaled into, as the files say; None where they do not
+    pixel_limits: tuple[int, int] | None = None  # of a scaled image; None where no file says
 
 
 class Session(Protocol):

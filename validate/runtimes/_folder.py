@@ -145,6 +145,11 @@ class CheckpointFolder:
             raise RuntimeFailure(f"the image processor refuses {width} x {height}: {first_line(error)}") from error
         return int(patches // self._processor.merge_size**2)
 
+    @property
+    def image_unit(self) -> int:
+        """Pixels of the side of what becomes one image token."""
+        return int(self._processor.patch_size * self._processor.merge_size)
+
     @functools.cached_property
     def _pixel_limits(self) -> tuple[int, int] | None:
         if getattr(self._config, "vision_config", None) is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes as C
 import functools
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from validate.runtimes import RuntimeFailure
 
 GGML_TYPE_F32 = 0
 GGML_TYPE_F16 = 1
+GGUF_UINT32 = 4  # gguf_type
 FLASH_ATTENTION_OFF = 0
 AUTO = -1
 IMAGE_CHUNK = 1  # MTMD_INPUT_CHUNK_TYPE_IMAGE
@@ -67,6 +69,12 @@ class ImageParams(C.Structure):
         ("batch_max_tokens", C.c_int32),
         _SPARE,
     )
+
+
+class FileParams(C.Structure):
+    """gguf_init_params of gguf.h."""
+
+    _fields_ = (("no_alloc", C.c_bool), ("context", C.c_void_p))
 
 
 class Batch(C.Structure):
@@ -139,6 +147,11 @@ _SIGNATURES: tuple[tuple[str, Any, list[Any]], ...] = (
     ("llama_decode", _I, [_P, Batch]),
     ("llama_get_logits", _F, [_P]),
     ("llama_get_logits_ith", _F, [_P, _I]),
+    ("gguf_init_from_file", _P, [_S, FileParams]),
+    ("gguf_free", None, [_P]),
+    ("gguf_find_key", C.c_int64, [_P, _S]),
+    ("gguf_get_kv_type", C.c_int, [_P, C.c_int64]),
+    ("gguf_get_val_u32", C.c_uint32, [_P, C.c_int64]),
     ("mtmd_log_set", None, [_P, _P]),
     ("mtmd_helper_log_set", None, [_P, _P]),
     ("mtmd_context_params_default", ImageParams, []),
@@ -195,6 +208,22 @@ def context_params() -> ContextParams:
 def image_params() -> ImageParams:
     """mtmd's default parameters, their layout verified."""
     return _verified(library().mtmd_context_params_default(), _IMAGE_DEFAULTS)  # type: ignore[no-any-return]
+
+
+def pixel_limits(projector: Path) -> tuple[int, int] | None:
+    """The least and the most pixels of an image that a projector file names; None where it names none."""
+    lib = library()
+    file = lib.gguf_init_from_file(os.fsencode(projector), FileParams(True, None))
+    if not file:
+        return None
+    try:
+        found = [lib.gguf_find_key(file, f"clip.vision.image_{name}_pixels".encode()) for name in ("min", "max")]
+        if any(key < 0 or lib.gguf_get_kv_type(file, key) != GGUF_UINT32 for key in found):
+            return None  # to read a number of another type ends the process
+        least, most = (lib.gguf_get_val_u32(file, key) for key in found)
+        return least, most
+    finally:
+        lib.gguf_free(file)
 
 
 def _verified(params: Any, defaults: Mapping[str, Any]) -> Any:

@@ -10,11 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes as C
 import importlib.metadata
-import json
 import os
-import secrets
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +21,7 @@ import numpy as np
 
 from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
 from validate.runtimes import _llama_api as api
+from validate.runtimes._llama_server import LlamaServer
 from validate.runtimes._threads import useful_threads
 from validate.speed import Timed
 
@@ -32,8 +29,7 @@ NAME = "llama.cpp"
 FORMATS = ("gguf",)
 ISOLATED = True
 
-IMAGE_BATCH = 512
-RENDER_SECONDS = 30
+READ_AT_ONCE = 512  # tokens of a prompt with an image
 _NONE = -1  # LLAMA_TOKEN_NULL
 
 
@@ -89,13 +85,17 @@ class _Log:
 class LlamaSession(Timed):
     """A GGUF model in this process; see Session for the methods."""
 
+    _vocab: Any
+    _n_vocab: int
+
     def __init__(self, model: Path, projector: Path | None, context: int, threads: int | None) -> None:
         self._lib = api.library()
         self._log = _Log()
         self._path, self.threads = model, threads or useful_threads(model)
         self._model = self._context = self._eyes = None
         self._room = 0  # tokens that fit into the context
-        self._server: tuple[Any, str] | None = None  # llama.cpp's server and its key, once one was needed
+        self._server: LlamaServer | None = None  # once one was needed
+        self._pixel_limits: tuple[int, int] | None = None
         self._lib.llama_backend_init()
         try:
             with self.loading():
@@ -142,6 +142,7 @@ class LlamaSession(Timed):
         self._eyes = self._lib.mtmd_init_from_file(os.fsencode(projector), self._model, params)
         if not self._eyes:
             raise self._log.failure(f"could not load the projector {projector.name}")
+        self._pixel_limits = api.pixel_limits(projector)
 
     def close(self) -> None:
         self._server = None  # its destructor stops it
@@ -175,6 +176,7 @@ class LlamaSession(Timed):
             templates=self._templates(),
             sees=bool(self._eyes and lib.mtmd_support_vision(self._eyes)),
             parameters=lib.llama_model_n_params(self._model),
+            pixel_limits=self._pixel_limits,
         )
 
     def _templates(self) -> dict[str, str]:
@@ -337,7 +339,7 @@ class LlamaSession(Timed):
             self._forget()
             past = C.c_int32()
             if self._lib.mtmd_helper_eval_chunks(
-                self._eyes, self._context, chunks, 0, 0, IMAGE_BATCH, True, C.byref(past)
+                self._eyes, self._context, chunks, 0, 0, READ_AT_ONCE, True, C.byref(past)
             ):
                 raise self._log.failure("could not evaluate the image prompt")
             return past.value
@@ -352,43 +354,13 @@ class LlamaSession(Timed):
             for prompt, pixels in zip(prompts, images, strict=True)
         ]
 
-    # ---- the template, as llama.cpp's own server renders it
+    # ---- the template
 
     def render(self, messages: Sequence[Message], tools: Sequence[Message] | None, generation_prompt: bool) -> str:
-        """What llama.cpp's server makes of a conversation: its own template engine, not jinja2.
-
-        The C API only knows a list of template families (llama_chat_apply_template); the engine that reads the
-        file's template is reachable through the server in the same library, on a port of the loopback interface
-        that exists for as long as the session and answers only to a random key.
-        """
-        body = {"messages": messages, "add_generation_prompt": generation_prompt, **({"tools": tools} if tools else {})}
-        server, key = self._server = self._server or self._start_server()
-        request = urllib.request.Request(
-            f"{server.listening_address}/apply-template",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=RENDER_SECONDS) as answer:
-                return str(json.load(answer)["prompt"])
-        except urllib.error.HTTPError as error:
-            raise RuntimeFailure(f"llama.cpp's server refused the conversation: {error.read().decode()}") from error
-        except (OSError, ValueError, KeyError) as error:
-            raise Unsupported(f"llama.cpp's server could not be asked: {error}") from error
-
-    def _start_server(self) -> tuple[Any, str]:
-        import xllamacpp
-
-        key = secrets.token_hex(16)
-        params = xllamacpp.CommonParams()
-        params.model.path = str(self._path)
-        params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
-        params.n_ctx, params.n_parallel, params.warmup, params.ui = 256, 1, False, False
-        params.no_extra_bufts = True  # a repacked copy of the weights would be for nothing
-        params.use_jinja = True
-        try:
-            return xllamacpp.Server(params), key
-        except Exception as error:
-            raise Unsupported(f"llama.cpp's server did not start: {error}") from error
-        finally:
-            self._log.listen()
+        """What llama.cpp's server makes of a conversation: its own template engine, not jinja2."""
+        if self._server is None:
+            try:
+                self._server = LlamaServer(self._path)
+            finally:
+                self._log.listen()
+        return self._server.render(messages, tools, generation_prompt)

@@ -1,0 +1,54 @@
+"""llama.cpp's server, asked for one thing: what its own template engine makes of a conversation.
+
+The C API only knows a list of template families (llama_chat_apply_template); the engine that reads the file's template
+is reachable through the server in the same library, on a port of the loopback interface that exists for as long as the
+session and answers only to a random key.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from validate.runtimes import Message, RuntimeFailure, Unsupported
+
+RENDER_SECONDS = 30
+
+
+class LlamaServer:
+    """A server on a GGUF file, which ends with this object. Raises Unsupported where it does not start."""
+
+    def __init__(self, model: Path) -> None:
+        import xllamacpp
+
+        self._key = secrets.token_hex(16)
+        params = xllamacpp.CommonParams()
+        params.model.path = str(model)
+        params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [self._key]
+        params.n_ctx, params.n_parallel, params.warmup, params.ui = 256, 1, False, False
+        params.no_extra_bufts = True  # a repacked copy of the weights would be for nothing
+        params.use_jinja = True
+        try:
+            self._server = xllamacpp.Server(params)
+        except Exception as error:
+            raise Unsupported(f"llama.cpp's server did not start: {error}") from error
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Message] | None, generation_prompt: bool) -> str:
+        """The conversation as it would be sent to the model."""
+        body = {"messages": messages, "add_generation_prompt": generation_prompt, **({"tools": tools} if tools else {})}
+        request = urllib.request.Request(
+            f"{self._server.listening_address}/apply-template",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=RENDER_SECONDS) as answer:
+                return str(json.load(answer)["prompt"])
+        except urllib.error.HTTPError as error:
+            raise RuntimeFailure(f"llama.cpp's server refused the conversation: {error.read().decode()}") from error
+        except (OSError, ValueError, KeyError) as error:
+            raise Unsupported(f"llama.cpp's server could not be asked: {error}") from error
