@@ -72,10 +72,9 @@ PRESETS: Mapping[str, Preset] = {
     ),
 }
 
-# Held only where they were measured: not every model ends a text we have, sees, clicks or calls tools, and not every
-# runtime feeds a cache word by word. A recipe's own number has to be measured, and so has a type's on its cache.
-_SOME_HAVE = frozenset({"stops_equal", "image_tokens_equal"})
-_PRESETS_ASK_SOME = frozenset({"decode_kl", "click_drop", "tool_call_drop"})
+# Held only where they were measured: not every model ends a text we have, sees, clicks or calls tools. A recipe's own
+# number has to be measured all the same.
+SOME_HAVE = frozenset({"stops_equal", "image_tokens_equal", "click_drop", "tool_call_drop"})
 
 
 def mistakes(entry: object) -> list[str]:
@@ -150,11 +149,11 @@ def _stricter(name: str, ours: tuple[float, str], default: tuple[float, str]) ->
 
 def applicable(found: Gates, measured: Collection[str]) -> Gates:
     """The gates that are to be judged: without those that hold only where they were measured, and were not."""
-
-    def optional(name: str, source: str) -> bool:
-        return source != RECIPE and name in (_SOME_HAVE if source == DEFAULT else _PRESETS_ASK_SOME)
-
-    return {name: gate for name, gate in found.items() if name in measured or not optional(name, gate[1])}
+    return {
+        name: (limit, source)
+        for name, (limit, source) in found.items()
+        if source == RECIPE or name in measured or name not in SOME_HAVE
+    }
 
 
 def in_words(found: Gates) -> Iterator[str]:

@@ -22,8 +22,8 @@ _PROJECTOR = "check that the projector file was made from this source; its embed
 _CLICKS = "see the drift and the projector first: clicks go wrong behind them."
 
 _STOPS = (
-    "do not publish it: it talks on where it should stop. Compare its end-of-text and end-of-turn ids with those of the "
-    "source's generation_config.json and tokenizer."
+    "do not publish it: it talks on where it should stop. Compare its end-of-text and end-of-turn ids with those of "
+    "the source's generation_config.json and tokenizer."
 )
 _SIZES = (
     "the projector cuts or scales images in another way than the source: compare its pixel limits, patch size and "
