@@ -1,86 +1,152 @@
-"""How far one runtime's logits are from another's, position by position; streams, stores no logits."""
+"""How far one runtime's logits are from the reference's, position by position, and what that comes to over a text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
-CHUNK_VALUES = 2_000_000  # logits turned into float64 at a time: 16 MB an array, whatever the vocabulary
-BLOCK = 64  # consecutive positions that count as one observation in a standard error
-MIN_BLOCKS = 8  # shorter blocks where a text is too short for so many
+from validate.compact import Kept
+from validate.logits import NotComparable, check_finite, chunks, exponentials
+from validate.statistics import Blocks, interval
 
+__all__ = [
+    "NotComparable",
+    "Summary",
+    "WindowDrift",
+    "check_finite",
+    "compare",
+    "kl",
+    "largest_difference",
+    "summarize",
+]
 
-class NotComparable(ValueError):
-    """The two sets of logits cannot be compared: other shapes, or values that are not finite."""
+SHARES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 1.0)  # of KL's quantiles
 
 
 @dataclass(frozen=True)
 class WindowDrift:
-    """Per-position differences of one window, float64. The last position has no next token in the window."""
+    """Differences of one window, a value a position. The last position has no next token in the window."""
 
-    kl: np.ndarray  # (token,) KL(reference || candidate), nats
-    same_top: np.ndarray  # (token,) bool
-    logit_abs: np.ndarray  # (token,) largest |difference| of a logit
-    nll_reference: np.ndarray  # (token - 1,) -ln p of the text's own next token
-    nll_candidate: np.ndarray  # (token - 1,)
+    kl: np.ndarray  # float64 (token,) KL(reference || candidate), nats
+    same_top: np.ndarray  # bool (token,)
+    top5: np.ndarray  # float64 (token,) share of the reference's five most likely tokens among the candidate's five
+    logit_abs: np.ndarray  # float64 (token,) largest |difference| of a logit, of the tokens that were kept
+    nll_reference: np.ndarray  # float64 (token - 1,) -ln p of the text's own next token
+    nll_candidate: np.ndarray  # float64 (token - 1,)
 
+    @property
+    def p_reference(self) -> np.ndarray:
+        """(token - 1,) probability of the text's own next token."""
+        return np.asarray(np.exp(-self.nll_reference))
 
-@dataclass(frozen=True)
-class Drift:
-    """Drift over all positions. `*_ci95` is the half width of the 95 % confidence interval of that mean."""
-
-    positions: int
-    kl_mean: float
-    kl_mean_ci95: float
-    kl_median: float
-    kl_p99: float
-    kl_max: float
-    top1: float
-    top1_ci95: float
-    p_rms: float
-    logit_max_abs: float
+    @property
+    def p_change(self) -> np.ndarray:
+        """(token - 1,) what the candidate adds to that."""
+        return np.asarray(np.exp(-self.nll_candidate) - np.exp(-self.nll_reference))
 
 
-def compare(reference_tv: np.ndarray, candidate_tv: np.ndarray, tokens: Sequence[int]) -> WindowDrift:
-    """Differences at every position of one window.
+# ---- one window
 
-    `reference_tv` and `candidate_tv` are logits (token, vocab) of the same `tokens`. Everything is computed in float64,
-    a few rows at a time: float32 log-softmax alone is off by about 1e-6, which is what an F16 file's KL looks like.
-    Raises NotComparable for other shapes and for any NaN or infinity.
+
+def compare(reference: Kept, candidate_tv: np.ndarray, tokens: Sequence[int]) -> WindowDrift:
+    """Differences at every position of one window; KL is a lower bound where the reference is not whole (compact.py).
+
+    `candidate_tv` are logits (token, vocab) of the same `tokens`. Everything is computed in float64, a few rows at a
+    time. Raises NotComparable for other shapes and for any NaN or infinity.
     """
-    if reference_tv.shape != candidate_tv.shape:
-        raise NotComparable(
-            f"logits have shape {candidate_tv.shape}, the reference's {reference_tv.shape} (token, vocab): "
-            "the two vocabularies are not the same"
-        )
-    count, vocab = reference_tv.shape
-    if count != len(tokens):
-        raise NotComparable(f"logits of {count} positions for {len(tokens)} tokens")
+    _check_shapes((reference.count, reference.vocab), candidate_tv)
+    if reference.count != len(tokens):
+        raise NotComparable(f"logits of {reference.count} positions for {len(tokens)} tokens")
     next_ids = np.asarray(tokens[1:], np.int64)
-    rows = max(1, CHUNK_VALUES // vocab)
-    parts = [
-        _compare_rows(reference_tv[i : i + rows], candidate_tv[i : i + rows], next_ids[i : i + rows], i)
-        for i in range(0, count, rows)
-    ]
+    parts = [_compare_rows(reference, candidate_tv, next_ids, here) for here in chunks(*candidate_tv.shape)]
     return WindowDrift(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(WindowDrift)))
 
 
-def _compare_rows(reference_tv: np.ndarray, candidate_tv: np.ndarray, next_ids: np.ndarray, first: int) -> WindowDrift:
-    for who, logits_tv in (("the reference's", reference_tv), ("the candidate's", candidate_tv)):
-        check_finite(logits_tv, who, first)
-    logp, logq = _log_softmax(reference_tv), _log_softmax(candidate_tv)
-    scored = np.arange(len(next_ids))
+@dataclass(frozen=True)
+class _Rows:
+    """Some positions of the candidate, worked on in float64."""
+
+    logits: np.ndarray  # (token, vocab)
+    exp: np.ndarray  # (token, vocab), of the logit minus the largest
+    largest: np.ndarray  # (token,)
+    logsumexp: np.ndarray  # (token,)
+
+
+def _compare_rows(reference: Kept, candidate_tv: np.ndarray, next_ids: np.ndarray, here: slice) -> WindowDrift:
+    part = candidate_tv[here]
+    check_finite(part, "the candidate's", here.start)
+    rows = _Rows(part, *exponentials(part))
+    if reference.whole:
+        kl, logit_abs = _whole(reference.logits[here], reference.logsumexp[here], part, rows.logsumexp)
+    else:
+        kl, logit_abs = _grouped(reference, here, rows)
+    scored, likely = next_ids[here], reference.likely[here]
     return WindowDrift(
-        # Rounding can leave a sum of zeros at -1e-17; KL is never negative.
-        kl=np.maximum((np.exp(logp) * (logp - logq)).sum(1), 0.0),
-        same_top=reference_tv.argmax(1) == candidate_tv.argmax(1),
-        logit_abs=np.abs(reference_tv.astype(np.float64) - candidate_tv).max(1),
-        nll_reference=-logp[scored, next_ids],
-        nll_candidate=-logq[scored, next_ids],
+        kl=kl,
+        same_top=likely[:, 0] == part.argmax(1),
+        top5=_shared(likely, part),
+        logit_abs=logit_abs,
+        nll_reference=reference.nll[here],
+        nll_candidate=rows.logsumexp[: len(scored)] - part[np.arange(len(scored)), scored],
     )
+
+
+def _whole(
+    reference_tv: np.ndarray, reference_sum: np.ndarray, candidate_tv: np.ndarray, candidate_sum: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """KL and the largest difference of a logit, over the whole vocabulary."""
+    p = np.subtract(reference_tv, reference_sum[:, None], dtype=np.float64)
+    np.exp(p, out=p)
+    change = np.subtract(reference_tv, candidate_tv, dtype=np.float64)
+    largest = np.maximum(change.max(1), -change.min(1))
+    change -= (reference_sum - candidate_sum)[:, None]  # ln p - ln q
+    # Rounding can leave a sum of zeros at -1e-17; KL is never negative.
+    return np.maximum(np.einsum("tv,tv->t", p, change), 0.0), largest
+
+
+def _grouped(reference: Kept, here: slice, rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+    """The same over the tokens that were kept, all others taken as one; `rows.exp` is used up."""
+    starts = reference.starts[here.start : here.stop + 1]
+    kept, places = slice(starts[0], starts[-1]), starts[:-1] - starts[0]
+    row = np.repeat(np.arange(len(places)), np.diff(starts))
+    ids, wanted = reference.ids[kept], reference.logits[kept].astype(np.float64)
+    got = rows.logits[row, ids].astype(np.float64)
+    logp = wanted - reference.logsumexp[here][row]
+    kl = np.add.reduceat(np.exp(logp) * (logp - (got - rows.logsumexp[row])), places)
+    rows.exp[row, ids] = 0
+    log_p = reference.log_rest[here]
+    log_q = np.log(np.maximum(rows.exp.sum(1), np.finfo(float).tiny)) + rows.largest - rows.logsumexp
+    some = np.isfinite(log_p)  # -inf where every token was kept
+    kl[some] += np.exp(log_p[some]) * (log_p[some] - log_q[some])
+    return np.maximum(kl, 0.0), np.maximum.reduceat(np.abs(wanted - got), places)
+
+
+def _shared(likely: np.ndarray, candidate_tv: np.ndarray) -> np.ndarray:
+    """(token,) share of the tokens `likely` (token, five) that are among as many most likely ones of the candidate.
+
+    Among equals the lower id comes first, as it does in `likely`.
+    """
+    number = likely.shape[1]
+    found = np.empty(likely.shape)
+    for row, ids, out in zip(candidate_tv, likely, found, strict=True):
+        for j, id_ in enumerate(ids):
+            before = np.count_nonzero(row > row[id_]) + np.count_nonzero(row[:id_] == row[id_])
+            out[j] = before < number
+    return np.asarray(found.mean(1))
+
+
+def kl(reference_tv: np.ndarray, candidate_tv: np.ndarray) -> np.ndarray:
+    """(token,) KL between two arrays of logits (token, vocab); raises NotComparable as `compare` does."""
+    _check_shapes(reference_tv.shape, candidate_tv)
+    found = [np.empty(0)]
+    for here in chunks(*reference_tv.shape):
+        wanted, got = reference_tv[here], candidate_tv[here]
+        check_finite(wanted, "the reference's", here.start)
+        check_finite(got, "the candidate's", here.start)
+        found.append(_whole(wanted, exponentials(wanted)[2], got, exponentials(got)[2])[0])
+    return np.concatenate(found)
 
 
 def largest_difference(one: np.ndarray, other: np.ndarray, who: str = "the candidate's") -> float:
@@ -92,80 +158,86 @@ def largest_difference(one: np.ndarray, other: np.ndarray, who: str = "the candi
     return float(np.abs(one.astype(np.float64) - other).max())
 
 
-def check_finite(logits_tv: np.ndarray, who: str, first: int = 0) -> None:
-    """Raise NotComparable when any value is NaN or infinite; `first` is the position of row 0."""
-    bad = ~np.isfinite(logits_tv)
-    if bad.any():
-        row = int(bad.any(1).argmax())
+def _check_shapes(wanted: tuple[int, ...], candidate_tv: np.ndarray) -> None:
+    if candidate_tv.shape != wanted:
         raise NotComparable(
-            f"{who} logits are not finite: {int(bad[row].sum())} of {bad.shape[1]} values at position {first + row}"
+            f"logits have shape {candidate_tv.shape}, the reference's {wanted} (token, vocab): "
+            "the two vocabularies are not the same"
         )
 
 
-def _log_softmax(logits_tv: np.ndarray) -> np.ndarray:
-    shifted = logits_tv.astype(np.float64)
-    shifted -= shifted.max(1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(1, keepdims=True))
-    return shifted
+# ---- a text
 
 
-def summarize(windows: Sequence[WindowDrift]) -> Drift:
-    """The drift over all positions of all windows; raises NotComparable when there is none."""
+@dataclass(frozen=True)
+class Summary:
+    """Numbers over all positions; `intervals` and `draws` of those that can be resampled."""
+
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    draws: Mapping[str, np.ndarray]
+    quantiles: Sequence[tuple[float, float]]  # share of the positions, the KL that they have at most
+
+
+QUANTILES = {"kl_median": 0.5, "kl_p95": 0.95, "kl_p99": 0.99, "kl_p999": 0.999}
+
+
+def summarize(windows: Sequence[WindowDrift]) -> Summary:
+    """The drift and the perplexities over all windows.
+
+    Perplexity is exp of the mean negative log-likelihood over every token of every window but its first; the ratio is
+    of pairs, token by token, whose differences are a hundred times smaller than either's spread. Raises NotComparable
+    when there is no window, or no token to score.
+    """
     if not windows:
         raise NotComparable("no window of text was compared")
-    kl, same_top, logit_abs = (
-        np.concatenate([getattr(w, name) for w in windows]) for name in ("kl", "same_top", "logit_abs")
-    )
-    change = np.concatenate([np.exp(-w.nll_candidate) - np.exp(-w.nll_reference) for w in windows])
-    return Drift(
-        positions=len(kl),
-        kl_mean=float(kl.mean()),
-        kl_mean_ci95=ci95([w.kl for w in windows]),
-        kl_median=float(np.median(kl)),
-        kl_p99=float(np.percentile(kl, 99)),
-        kl_max=float(kl.max()),
-        top1=float(same_top.mean()),
-        top1_ci95=ci95([w.same_top for w in windows]),
-        p_rms=float(np.sqrt(np.mean(change**2))) if len(change) else 0.0,
-        logit_max_abs=float(logit_abs.max()),
-    )
+    values = {f.name: np.concatenate([getattr(w, f.name) for w in windows]) for f in fields(WindowDrift)}
+    kl, reference, candidate = values["kl"], values["nll_reference"], values["nll_candidate"]
+    if not len(candidate):
+        raise NotComparable("no token has one before it in its window: nothing to score")
+    change = np.concatenate([w.p_change for w in windows])
+    more = candidate - reference
+    ratio = float(np.exp(more.mean()))
+    metrics = {
+        "positions": len(kl),
+        "tokens": len(candidate),
+        "kl_mean": kl.mean(),
+        **dict(zip(QUANTILES, np.quantile(kl, list(QUANTILES.values())), strict=True)),
+        "kl_max": kl.max(),
+        "top1": values["same_top"].mean(),
+        "top5": values["top5"].mean(),
+        "p_rms": np.sqrt(np.mean(change**2)),
+        "p_p99": np.quantile(np.abs(change), 0.99),
+        "logit_max_abs": values["logit_abs"].max(),
+        "ppl": np.exp(candidate.mean()),
+        "ppl_reference": np.exp(reference.mean()),
+        "ppl_ratio": ratio,
+        "ppl_change": abs(ratio - 1),
+    }
+    draws = _draws(Blocks.of([len(w.kl) for w in windows]), {**values, "change": change, "more": more})
+    intervals = {name: interval(drawn) for name, drawn in draws.items()}
+    if "ppl_ratio" in intervals:  # of |ratio - 1|, which draws on either side of 1 never bring near 0
+        low, high = (bound - 1 for bound in intervals["ppl_ratio"])
+        intervals["ppl_change"] = max(0.0, low, -high), max(high, -low)
+    quantiles = [(share, float(value)) for share, value in zip(SHARES, np.quantile(kl, SHARES), strict=True)]
+    return Summary({name: float(value) for name, value in metrics.items()}, intervals, draws, quantiles)
 
 
-def standard_error(values: Sequence[np.ndarray[Any, Any]]) -> tuple[float, int]:
-    """The standard error of the mean over all windows' values, and how many blocks it rests on (0: it is infinite).
-
-    Neighbours in a text are not independent: one hard sentence is hard for many tokens. So the spread is taken between
-    blocks of consecutive positions (batch means), and where that comes out smaller than the spread between positions,
-    which is chance, the latter counts.
-    """
-    total = sum(map(len, values))
-    if total < 2:
-        return float("inf"), 0
-    length = max(1, min(BLOCK, total // MIN_BLOCKS))
-    mean = sum(float(v.sum(dtype=np.float64)) for v in values) / total
-    centred = [v - mean for v in values if len(v)]
-    sums = np.concatenate([np.add.reduceat(v, np.arange(0, len(v), length)) for v in centred])
-    blocks = len(sums)
-    between = float((sums**2).sum()) * blocks / (blocks - 1)
-    alone = sum(float((v**2).sum()) for v in centred) * total / (total - 1)
-    return max(between, alone) ** 0.5 / total, blocks
-
-
-def ci95(values: Sequence[np.ndarray[Any, Any]]) -> float:
-    """Half width of the 95 % confidence interval of the mean over all windows' values."""
-    error, blocks = standard_error(values)
-    return _t975(blocks - 1) * error if blocks > 1 else float("inf")
-
-
-def _t975(freedom: int) -> float:
-    """The 97.5th percentile of Student's t, by its expansion around the normal's (Abramowitz and Stegun 26.7.5).
-
-    Right to 0.001 from 7 degrees of freedom, which MIN_BLOCKS sees to for all but a handful of tokens.
-    """
-    z = 1.959964
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
+def _draws(blocks: Blocks, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Each metric over resampled texts; those are left out of which there are too few blocks or positions."""
+    kl, change = values["kl"], values["change"]
+    scored = blocks.labels[blocks.scored]
+    quantiles = blocks.quantiles(kl, list(QUANTILES.values()))
+    p_p99 = blocks.quantiles(np.abs(change), [0.99], scored)[0]
+    ratio = np.exp(blocks.means(values["more"], scored))
+    draws = {
+        "kl_mean": np.maximum(blocks.means(kl), 0.0),
+        **{name: np.maximum(drawn, 0.0) for name, drawn in zip(QUANTILES, quantiles, strict=True)},
+        "top1": np.clip(blocks.means(values["same_top"]), 0.0, 1.0),
+        "top5": np.clip(blocks.means(values["top5"]), 0.0, 1.0),
+        "p_rms": np.sqrt(np.maximum(blocks.means(change**2, scored), 0.0)),
+        "p_p99": np.maximum(p_p99, 0.0),
+        "ppl_ratio": ratio,
+        "ppl_change": np.abs(ratio - 1),
+    }
+    return {name: drawn for name, drawn in draws.items() if len(drawn)}

@@ -1,0 +1,281 @@
+"""What is kept of the reference's logits: all of them where there is room, else the likely tokens and the others' mass.
+
+KL from the latter is a lower bound. The tokens that were not kept count as one, and putting outcomes together never
+raises KL (the data-processing inequality; Cover and Thomas, Elements of Information Theory, 2.8). What is left out is
+P times the KL among those tokens, P being their mass: about the share P of the whole where all tokens drift alike.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from validate.logits import NotComparable, check_finite, chunks, exponentials, largest
+
+ROOM_BYTES = 2_900_000_000  # of all windows: a 152k vocabulary and 100 windows of 512 stay under 3 GB
+TAIL = (
+    1e-4  # mass that is not kept where there is room for the rest; tests/bench/reference_cache.py measures what it does
+)
+ALWAYS = 5  # most likely tokens that are kept whatever the room: top-5 agreement needs them
+_STEP, _BINS = 8, 1024  # bins a nat, in which the mass is counted to know which tokens are worth sorting
+
+
+def room_bytes(windows: int) -> int:
+    """What one of so many windows may take."""
+    return ROOM_BYTES // max(1, windows)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A window of the reference. Where it is `whole`, `logits` is (token, vocab) and `ids` and `starts` are empty.
+
+    Else both are the positions' tokens one behind the other, each position's by falling logit, among equals the lower
+    id first: position i has those from `starts[i]` to `starts[i + 1]`.
+    """
+
+    vocab: int
+    logits: np.ndarray = field(repr=False)  # float32, as the runtime gave them
+    logsumexp: np.ndarray = field(repr=False)  # float64 (token,), over the whole vocabulary
+    log_rest: np.ndarray = field(repr=False)  # float64 (token,): ln of the mass not kept, -inf where there is none
+    nll: np.ndarray = field(repr=False)  # float64 (token - 1,): -ln p of the text's own next token, kept or not
+    ids: np.ndarray = field(repr=False)  # uint16 where the vocabulary allows, else uint32
+    starts: np.ndarray = field(repr=False)  # int64 (token + 1,)
+
+    @property
+    def count(self) -> int:
+        """Positions."""
+        return len(self.logsumexp)
+
+    @property
+    def whole(self) -> bool:
+        return self.logits.ndim == 2
+
+    @property
+    def bytes(self) -> int:
+        """In memory; a file has a kilobyte more."""
+        return sum(getattr(self, name).nbytes for name in _ARRAYS)
+
+    @property
+    def tail_mass(self) -> float:
+        """Probability of the tokens that were not kept, mean over positions."""
+        return float(np.exp(self.log_rest).mean())
+
+    @property
+    def tail_mass_max(self) -> float:
+        return float(np.exp(self.log_rest).max())
+
+    @property
+    def tokens_kept(self) -> float:
+        """Of the vocabulary, mean over positions."""
+        return float(self.vocab) if self.whole else len(self.ids) / self.count
+
+    @cached_property
+    def likely(self) -> np.ndarray:
+        """int64 (token, 5): the most likely tokens of every position, fewer where the vocabulary has no five."""
+        number = min(ALWAYS, self.vocab)
+        if not self.whole:
+            return np.asarray(self.ids[self.starts[:-1, None] + np.arange(number)], np.int64)
+        return np.concatenate([largest(self.logits[rows], number) for rows in chunks(self.count, self.vocab)])
+
+    @property
+    def best(self) -> np.ndarray:
+        """int64 (token,): the most likely token of every position, the lowest id among equals."""
+        first: np.ndarray = self.likely[:, 0]
+        return first
+
+    def top(self, position: int, number: int = ALWAYS) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and probabilities of a position's most likely tokens, at most five."""
+        ids = self.likely[position][:number]
+        if self.whole:
+            logits = self.logits[position, ids]
+        else:
+            logits = self.logits[self.starts[position] : self.starts[position] + len(ids)]
+        return ids, np.exp(logits.astype(np.float64) - self.logsumexp[position])
+
+    def save(self, path: Path) -> None:
+        """Write a file that is either whole or not there."""
+        part = path.with_name(f"{path.name}.part")
+        try:
+            with part.open("wb") as file:
+                np.savez(file, vocab=np.int64(self.vocab), **{name: getattr(self, name) for name in _ARRAYS})
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: Path) -> Kept:
+        """What `save` wrote; ValueError for anything else, OSError where there is no file."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                size = path.stat().st_size
+                vocab = _member(archive, "vocab", ("<i8",), size)
+                arrays = {name: _member(archive, name, types, size) for name, types in _ARRAYS.items()}
+            kept = Kept(int(vocab), **arrays)
+            wrong = _wrong(kept)
+        except (ValueError, zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, TypeError) as error:
+            wrong = str(error)
+        if wrong:
+            raise ValueError(f"{path} is no file of kept logits: {wrong}")
+        return kept
+
+
+# ---- keeping
+
+
+def keep(logits_tv: np.ndarray, tokens: Sequence[int], room: int) -> Kept:
+    """What is kept of a window's logits (token, vocab) in about `room` bytes, computed a few rows at a time.
+
+    Where not all logits fit: at each position the most likely tokens until the others' mass is at most TAIL. Where
+    that does not fit either, the positions that have most tokens are cut to one length. Raises NotComparable for any
+    NaN or infinity.
+    """
+    count, vocab = logits_tv.shape
+    if count != len(tokens):
+        raise NotComparable(f"logits of {count} positions for {len(tokens)} tokens")
+    logits_tv = np.ascontiguousarray(logits_tv, np.float32)
+    whole = logits_tv.nbytes <= room
+    sums, nll, rows = np.empty(count), np.empty(max(0, count - 1)), _Rows(vocab, count, room)
+    for here in chunks(count, vocab):
+        part = logits_tv[here]
+        check_finite(part, "the reference's", here.start)
+        exp_tv, top, sums[here] = exponentials(part)
+        following = np.asarray(tokens[here.start + 1 : here.stop + 1], np.int64)
+        scored = np.arange(len(following))
+        nll[here.start : here.start + len(following)] = sums[here][scored] - part[scored, following]
+        if not whole:
+            rows.add(part, exp_tv, top)
+    if whole:
+        none = np.full(count, -np.inf)
+        return Kept(vocab, logits_tv, sums, none, nll, np.empty(0, np.uint16), np.empty(0, np.int64))
+    return rows.kept(sums, nll)
+
+
+class _Rows:
+    """The tokens kept of one position after the other; never more than the room, whatever comes."""
+
+    def __init__(self, vocab: int, count: int, room: int) -> None:
+        self._vocab, self._type = vocab, np.dtype(np.uint16 if vocab <= 1 << 16 else np.uint32)
+        self._room = (room - 32 * count) // (4 + self._type.itemsize)  # sum, rest, next token, start: 8 bytes each
+        self._ids: list[np.ndarray] = []
+        self._logits: list[np.ndarray] = []
+        self._rests: list[float] = []  # sums of exp(logit - the largest) over the tokens not kept
+
+    def add(self, logits_tv: np.ndarray, exp_tv: np.ndarray, top: np.ndarray) -> None:
+        """Take in some rows; `exp_tv` is used up."""
+        for row, exp_row, largest_logit in zip(logits_tv, exp_tv, top, strict=True):
+            ids = _most_likely(row, exp_row, np.float32(largest_logit))
+            self._ids.append(ids.astype(self._type))
+            self._logits.append(row[ids])
+            exp_row[ids] = 0
+            self._rests.append(float(exp_row.sum()))
+        lengths = np.array([len(ids) for ids in self._ids])
+        if lengths.sum() > self._room:
+            self._cut(_common_length(lengths, self._room))
+
+    def _cut(self, length: int) -> None:
+        for i, logits in enumerate(self._logits):
+            if len(logits) > length:
+                self._rests[i] += float(np.exp(logits[length:].astype(np.float64) - float(logits[0])).sum())
+                self._ids[i], self._logits[i] = self._ids[i][:length].copy(), logits[:length].copy()
+
+    def kept(self, sums: np.ndarray, nll: np.ndarray) -> Kept:
+        """All positions together."""
+        starts = np.cumsum([0, *map(len, self._ids)], dtype=np.int64)
+        logits = np.concatenate(self._logits)
+        with np.errstate(divide="ignore"):
+            log_rest = np.log(self._rests) + logits[starts[:-1]] - sums
+        return Kept(self._vocab, logits, sums, log_rest, nll, np.concatenate(self._ids), starts)
+
+
+def _most_likely(row: np.ndarray, exp_row: np.ndarray, top: np.float32) -> np.ndarray:
+    """Ids of the fewest tokens that leave no more than TAIL, falling; at least ALWAYS.
+
+    Sorting 152k values at every position takes minutes a text. So the mass is counted in bins of logits first, and only
+    the tokens of the bins that are needed are sorted.
+    """
+    wanted, number = (1 - TAIL) * exp_row.sum(), min(ALWAYS, len(row))
+    below = np.minimum((top - row) * _STEP, _BINS - 1).astype(np.int32)
+    mass, tokens = np.bincount(below, exp_row, _BINS), np.bincount(below, minlength=_BINS)
+    enough = (np.cumsum(mass) >= wanted) & (np.cumsum(tokens) >= number)
+    some = np.flatnonzero(below <= (enough.argmax() if enough.any() else _BINS))
+    some = some[np.argsort(-row[some], kind="stable")]
+    return some[: max(number, int(np.searchsorted(np.cumsum(exp_row[some]), wanted)) + 1)]
+
+
+def _common_length(lengths: np.ndarray, room: int) -> int:
+    """The largest length to which positions may be cut so that all have room, but no less than ALWAYS."""
+    low, high = ALWAYS, int(lengths.max())
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if np.minimum(lengths, middle).sum() <= room else (low, middle - 1)
+    return low
+
+
+# ---- files
+
+_ARRAYS: dict[str, tuple[str, ...]] = {  # name -> types
+    "logits": ("<f4",),
+    "logsumexp": ("<f8",),
+    "log_rest": ("<f8",),
+    "nll": ("<f8",),
+    "ids": ("<u2", "<u4"),
+    "starts": ("<i8",),
+}
+
+
+def _member(archive: zipfile.ZipFile, name: str, types: tuple[str, ...], size: int) -> np.ndarray:
+    """An array of an .npz file, believed no more bytes than the file of `size` has; zipfile checks its CRC."""
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
+        raise ValueError(f"{name} is compressed, or longer than the file")
+    with archive.open(info) as file:
+        if np.lib.format.read_magic(file) != (1, 0):  # type: ignore[no-untyped-call]
+            raise ValueError(f"{name} is of another version of numpy's format")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+        length = prod(shape) * dtype.itemsize
+        if fortran or dtype.str not in types or min(shape, default=1) < 0 or file.tell() + length != info.file_size:
+            raise ValueError(f"{name} has shape {shape} of {dtype}, wanted {' or '.join(types)}")
+        return np.frombuffer(file.read(), dtype).reshape(shape)
+
+
+def _wrong(kept: Kept) -> str:
+    """What cannot be in the arrays, empty when nothing is: shapes first, then ranges."""
+    count, vocab = len(kept.logsumexp), kept.vocab
+    shapes = {
+        "logsumexp": (kept.logsumexp.shape, (count,)),
+        "log_rest": (kept.log_rest.shape, (count,)),
+        "nll": (kept.nll.shape, (max(0, count - 1),)),
+        "ids": (kept.ids.shape, (0,) if kept.whole else kept.logits.shape),
+        "starts": (kept.starts.shape, (0,) if kept.whole else (count + 1,)),
+        "logits": (kept.logits.shape, (count, vocab) if kept.whole else (len(kept.logits),)),
+    }
+    for name, (got, wanted) in shapes.items():
+        if got != wanted or not count:
+            return f"{name} has shape {got}, wanted {wanted}"
+    for name in ("logits", "logsumexp", "nll"):
+        if not np.isfinite(getattr(kept, name)).all():
+            return f"{name} is not finite"
+    if not (kept.log_rest <= _ROUNDING).all() or not (kept.nll >= -_ROUNDING).all():
+        return "a probability is above 1"
+    return "" if kept.whole else _wrong_tokens(kept)
+
+
+_ROUNDING = 1e-6  # of a sum of probabilities
+
+
+def _wrong_tokens(kept: Kept) -> str:
+    lengths, fewest = np.diff(kept.starts), min(ALWAYS, kept.vocab)
+    if kept.starts[0] or kept.starts[-1] != len(kept.ids) or lengths.min() < fewest or lengths.max() > kept.vocab:
+        return "starts do not lead through the tokens"
+    if int(kept.ids.max()) >= kept.vocab:
+        return f"id {kept.ids.max()} of a vocabulary of {kept.vocab}"
+    rises = np.flatnonzero(np.diff(kept.logits) > 0) + 1
+    if not np.isin(rises, kept.starts).all() or (kept.logits[kept.starts[:-1]] > kept.logsumexp + _ROUNDING).any():
+        return "logits of a position do not fall"
+    return ""
