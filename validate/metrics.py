@@ -106,7 +106,9 @@ DEFAULT_LIMITS: Mapping[str, Mapping[str, float]] = {
     "Q6_K": {"kl_mean": 0.022, "top1": 0.92},
     "Q5": {"kl_mean": 0.05, "top1": 0.90},
     "Q4": {"kl_mean": 0.13, "top1": 0.85},
+    "IQ4": {"kl_mean": 0.13, "top1": 0.85},
     "Q3": {"kl_mean": 0.45, "top1": 0.75},
+    "IQ3": {"kl_mean": 0.45, "top1": 0.75},
     "*": {"kl_mean": 1.8, "top1": 0.5},
 }
 
