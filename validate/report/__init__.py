@@ -1,11 +1,12 @@
-"""Measurements -> report.json (for machines) and report.md (for who decides on a release).
+"""Measurements -> report.json (for machines), report.md and report.html (for who decides on a release).
 
 rows = [output(measurement, ...) for ...]
 report = {...: Report}
-to_json(report), to_markdown(report)
+to_json(report), to_markdown(report), to_html(report)
 """
 
 from validate.report.build import Subject, output, to_json, verdict
+from validate.report.html import to_html
 from validate.report.markdown import to_markdown
 from validate.report.schema import SCHEMA_VERSION, Output, Report
 
@@ -15,6 +16,7 @@ __all__ = [
     "Report",
     "Subject",
     "output",
+    "to_html",
     "to_json",
     "to_markdown",
     "verdict",

@@ -1,0 +1,100 @@
+"""report.json -> report.html: one file, no network, readable without its script.
+
+Every text is escaped where it is put in: the templates escape by themselves, and pictures are made with Markup.format.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from validate.metrics import DEFINITIONS
+from validate.report import columns, gauge, scatter, sections, spread, verdicts, words
+from validate.report.axes import FLOOR, short_names, ten_to
+from validate.report.schema import FileEntry, Report
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def to_html(report: Report) -> str:
+    """The page that a release is decided on."""
+    page = _environment().get_template("report.html").render(_context(report))
+    return page.encode("utf-8", errors="backslashreplace").decode()
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "visible": words.visible,
+        "token": words.token,
+        "size": words.size,
+        "count": words.count,
+        "percent": words.percent,
+        "scientific": words.scientific,
+        "plural": words.plural,
+        "listed": words.listed,
+    }
+    environment.globals |= {"nothing": words.NOTHING}
+    return environment
+
+
+def _context(report: Report) -> dict[str, Any]:
+    outputs, shown = report["outputs"], columns.columns(report)
+    checks = sections.checks(report)
+    return {
+        "report": report,
+        "outputs": outputs,
+        "numbered": list(enumerate(outputs)),
+        "names": short_names(report),
+        "marks": scatter.marks(report),
+        "sentence": verdicts.sentence(outputs),
+        "failed": any(o["status"] != "passed" and not o["neutral"] for o in outputs),
+        "counts": verdicts.counts(outputs),
+        "troubles": verdicts.troubles(report),
+        "to_do": verdicts.to_do(report),
+        "close_calls": verdicts.close_calls(report),
+        "facts": verdicts.facts(report),
+        "gates": [verdicts.gates(o) for o in outputs],
+        "columns": shown,
+        "cells": [columns.cells(o, shown) for o in outputs],
+        "gauges": gauge.gauges(report),
+        "frontier": {p.index for p in scatter.frontier(scatter.points(report))},
+        "scatters": scatter.scatters(report),
+        "legend": scatter.legend(report),
+        "spreads": spread.spreads(report),
+        "floor": ten_to(round(math.log10(FLOOR))),
+        "slices": sections.slice_table(report),
+        "maps": [(i, found) for i, o in enumerate(outputs) if (found := sections.tensor_map(o["tensors"]))],
+        "acting": any(o["greedy"] or o["tool_calls"] or o["vision"]["clicks"] for o in outputs),
+        "seeing": [(i, o) for i, o in enumerate(outputs) if o["vision"]["images"]],
+        "checks": checks,
+        "matrix": [sections.contract_marks(o, [name for name, _ in checks]) for o in outputs],
+        "differences": sections.differences(report),
+        "meanings": _meanings(report),
+        "files": _files(report),
+        "tokens": sum(text["tokens"] for text in report["texts"]),
+    }
+
+
+def _meanings(report: Report) -> list[tuple[str, str]]:
+    """What the metrics of this report mean, in the order they are defined."""
+    measured = {name for o in report["outputs"] for name in (*o["metrics"], *o["limits"])}
+    return [(name, definition.meaning) for name, definition in DEFINITIONS.items() if name in measured]
+
+
+def _files(report: Report) -> list[FileEntry]:
+    """Every file once: the source's, then those of the outputs."""
+    every = [*report["reference"]["files"], *(file for o in report["outputs"] for file in o["files"])]
+    return list({(file["path"], file["sha256"]): file for file in every}.values())

@@ -1,0 +1,130 @@
+"""Names beside points such that none lies on another: what would, is left out, and the table has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LETTER = 0.6  # of the font's size, a letter's width: wider than most
+POINT = 7.0  # half a point's width, its ring included
+_RINGS = (11.0, 20.0, 32.0, 46.0, 62.0, 80.0)
+_ANGLES = (0, 180, 45, -45, 135, -135, 90, -90, 22, -22, 158, -158, 67, -67, 112, -112)
+NEAR = _RINGS[0]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle; y grows downwards."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: Box) -> bool:
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+    def within(self, other: Box) -> bool:
+        return (
+            other.left <= self.left
+            and self.right <= other.right
+            and other.top <= self.top
+            and self.bottom <= other.bottom
+        )
+
+
+@dataclass(frozen=True)
+class Label:
+    """Where a name stands: `x` is its left end, `y` its base line; `far` when a line should lead to it."""
+
+    x: float
+    y: float
+    box: Box
+    far: bool
+
+
+Spot = tuple[float, float]
+Line = tuple[Spot, Spot]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What names have to keep clear of: the ends of `room`, the points, and `lines` where that can be."""
+
+    room: Box
+    points: Sequence[Spot]
+    lines: Sequence[Line]
+    font: float
+
+
+def place(scene: Scene, names: Sequence[str], first: Sequence[int]) -> list[Label | None]:
+    """A place for each point's name, None where there is none free. Those in `first` choose before the others."""
+    boxes = [Box(x - POINT, y - POINT, x + POINT, y + POINT) for x, y in scene.points]
+    leaders: list[Line] = []
+    labels: list[Label | None] = [None] * len(names)
+    for i in [*first, *(i for i in range(len(names)) if i not in set(first))]:
+        others = [*boxes[:i], *boxes[i + 1 :]]
+        spot = scene.points[i]
+        free = [
+            label for label in _candidates(spot, names[i], scene.font) if _free(spot, label, scene, others, leaders)
+        ]
+        clear = (label for label in free if not any(_through(line, label.box) for line in scene.lines))
+        label = labels[i] = next(clear, free[0] if free else None)
+        if label is not None:
+            boxes.append(label.box)
+            if label.far:
+                leaders.append((spot, end_of(spot, label)))
+    return labels
+
+
+def _free(spot: Spot, label: Label, scene: Scene, others: Sequence[Box], leaders: Sequence[Line]) -> bool:
+    """Whether neither the name nor the line that leads to it touches anything."""
+    if not label.box.within(scene.room) or any(label.box.meets(box) for box in others):
+        return False
+    if any(_through(leader, label.box) for leader in leaders):
+        return False
+    if not label.far:
+        return True
+    own = (spot, end_of(spot, label))
+    return not any(_through(own, box) for box in others) and not any(_cross(*own, *leader) for leader in leaders)
+
+
+def _candidates(point: Spot, name: str, font: float) -> list[Label]:
+    """Near places before far ones; to the right of the point first."""
+    width, height = LETTER * font * len(name), font * 1.1
+    found = []
+    for ring in _RINGS:
+        for angle in _ANGLES:
+            x = point[0] + ring * math.cos(math.radians(angle))
+            y = point[1] - ring * math.sin(math.radians(angle))
+            left = x if abs(angle) < 90 else x - width if abs(angle) > 90 else x - width / 2
+            lift = height / 2 * math.sin(math.radians(angle))
+            middle = y - lift
+            box = Box(left - 1, middle - height / 2, left + width + 1, middle + height / 2)
+            found.append(Label(left, middle + font * 0.35, box, ring != NEAR))
+    return found
+
+
+def end_of(point: Spot, label: Label) -> Spot:
+    """Where the line that leads from the point to a far name ends."""
+    box = label.box
+    return min(max(point[0], box.left), box.right), min(max(point[1], box.top), box.bottom)
+
+
+def _through(leader: Line, box: Box) -> bool:
+    (x1, y1), (x2, y2) = leader
+    steps = max(2, int(math.hypot(x2 - x1, y2 - y1) / 3))
+    spots = ((x1 + (x2 - x1) * k / steps, y1 + (y2 - y1) * k / steps) for k in range(1, steps))
+    return any(box.left < x < box.right and box.top < y < box.bottom for x, y in spots)
+
+
+def _cross(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float], d: tuple[float, float]) -> bool:
+    """Whether the line from a to b and that from c to d cross."""
+
+    def side(p: Spot, q: Spot, r: Spot) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+
+    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0

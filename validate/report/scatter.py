@@ -1,0 +1,194 @@
+"""The picture of size against drift, its legend, and the marks that tie the table to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup
+
+from validate.report.axes import (
+    Canvas,
+    Family,
+    LogAxis,
+    again,
+    at_floor,
+    family,
+    interval,
+    kl_axis,
+    line,
+    picture,
+    short_names,
+    text,
+)
+from validate.report.labels import POINT, Box, Line, Scene, Spot, end_of, place
+from validate.report.schema import Report
+from validate.report.words import plural, scientific, size, size_unit, visible
+
+
+@dataclass(frozen=True)
+class Point:
+    """An output whose drift was measured."""
+
+    index: int
+    name: str
+    label: str
+    family: Family
+    hollow: bool
+    size: int
+    kl: float
+    ends: tuple[float, float]  # interval of kl
+    failed: bool
+
+
+def points(report: Report) -> list[Point]:
+    """The outputs that have a size and a drift."""
+    rows = zip(report["outputs"], short_names(report), again(report["outputs"]), strict=True)
+    return [
+        Point(
+            i,
+            name,
+            visible(o["label"]),
+            family(o),
+            hollow,
+            o["size_bytes"],
+            kl,
+            interval(o, kl),
+            o["status"] == "failed",
+        )
+        for i, (o, name, hollow) in enumerate(rows)
+        if (kl := o["metrics"].get("kl_mean")) is not None and o["size_bytes"] > 0
+    ]
+
+
+def frontier(shown: Sequence[Point]) -> list[Point]:
+    """Those than which nothing smaller drifts less, the smallest first."""
+    best: list[Point] = []
+    for point in sorted(shown, key=lambda p: (p.size, p.kl)):
+        if not best or point.kl < best[-1].kl:
+            best.append(point)
+    return best
+
+
+def scatters(report: Report) -> list[Markup]:
+    """The picture for a wide page and the one for a phone; the style sheet shows one of them."""
+    shown = points(report)
+    if not shown:
+        return []
+    sizes = Canvas("sizes-wide", 1080, 560, 13), Canvas("sizes-narrow", 360, 440, 12)
+    return [_scatter(shown, canvas) for canvas in sizes]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The room between the axes, and the axes."""
+
+    room: Box
+    x: LogAxis
+    y: LogAxis
+    font: float
+
+    def spot(self, point: Point) -> Spot:
+        return self.x.at(point.size), self.y.at(point.kl)
+
+
+def _frame(shown: Sequence[Point], canvas: Canvas) -> _Frame:
+    font = canvas.font
+    room = Box(font * 4.2, font * 1.6, canvas.width - font * 0.5, canvas.height - font * 3.6)
+    sizes = [p.size for p in shown]
+    x = LogAxis(min(sizes) / 1.15, max(sizes) * 1.25, room.left + 10, room.right - 10)
+    return _Frame(room, x, kl_axis([v for p in shown for v in (p.kl, p.ends[1])], room.bottom, room.top), font)
+
+
+def _scatter(shown: Sequence[Point], canvas: Canvas) -> Markup:
+    """Each output at its size and its KL, both logarithmic, with the frontier as a stair."""
+    frame, best = _frame(shown, canvas), frontier(shown)
+    corners = _corners(best, frame)
+    spots = [frame.spot(p) for p in shown]
+    room = Box(frame.room.left + 2, frame.room.top - 4, canvas.width - 2, frame.room.bottom - 2)
+    lines: list[Line] = list(pairwise(corners))
+    labels = place(Scene(room, spots, lines, canvas.font), [p.name for p in shown], [shown.index(p) for p in best])
+    body = [*_grid(frame), *_stair(corners, frame.room)]
+    named = [(p, spot, label) for p, spot, label in zip(shown, spots, labels, strict=True) if label is not None]
+    body += [line(*spot, *end_of(spot, label), "leader") for _, spot, label in named if label.far]
+    body += [_drawn(p, spot, frame.y, p in best) for p, spot in zip(shown, spots, strict=True)]
+    body += [text(label.x, label.y, p.name, "name best" if p in best else "name") for p, _, label in named]
+    title = f"Size against mean KL of {plural(len(shown), 'output')}"
+    return picture(canvas, title, _summary(best), body)
+
+
+def _summary(best: Sequence[Point]) -> str:
+    stair = "; ".join(f"{p.name}, {size(p.size)}, KL {scientific(p.kl)}" for p in best)
+    return (
+        "Both axes are logarithmic; lower and further left is better. "
+        f"Nothing smaller drifts less than these: {stair}. The table of outputs has all numbers."
+    )
+
+
+def _grid(frame: _Frame) -> Iterable[Markup]:
+    room, font = frame.room, frame.font
+    for value, words in frame.y.decades(max(3, int((room.bottom - room.top) / font / 2.4))):
+        y = frame.y.at(value)
+        yield line(room.left, y, room.right, y, "grid")
+        yield text(room.left - 6, y + font * 0.35, at_floor(value, words), "tick", "end")
+    ticks = frame.x.sizes(max(3, int((room.right - room.left) / font / 5)))
+    unit, scale = size_unit(ticks or [frame.x.low])
+    for value in ticks:
+        x = frame.x.at(value)
+        yield line(x, room.top, x, room.bottom, "grid")
+        yield text(x, room.bottom + font * 1.4, f"{value / scale:g} {unit}", "tick", "middle")
+    yield line(room.left, room.bottom, room.right, room.bottom, "base")
+    yield text(room.left, room.top - font * 0.5, "mean KL, nats", "axis")
+    yield text(room.right, room.bottom + font * 2.9, "size", "axis", "end")
+
+
+def _corners(best: Sequence[Point], frame: _Frame) -> list[Spot]:
+    """The stair's corners, from above the smallest to the right of the largest."""
+    x, y = frame.x.at(best[0].size), frame.room.top
+    corners = [(x, y)]
+    for point in best:
+        x = frame.x.at(point.size)
+        corners += [(x, y), (x, y := frame.y.at(point.kl))]
+    return [*corners, (frame.room.right, y)]
+
+
+def _stair(corners: Sequence[Spot], room: Box) -> Iterable[Markup]:
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
+    yield Markup('<path class="beyond" d="{}V{:.1f}H{:.1f}V{:.1f}z"/>').format(path, room.bottom, room.left, room.top)
+    yield Markup('<path class="stair" d="{}"/>').format(path)
+
+
+def _drawn(point: Point, spot: Spot, axis: LogAxis, best: bool) -> Markup:
+    """The mark with its interval, a ring when it failed, and what a pointer on it tells."""
+    x, y = spot
+    parts = [line(x, axis.at(point.ends[0]), x, axis.at(point.ends[1]), f"whisker {point.family.css}")]
+    parts.append(point.family.mark(x, y, point.hollow))
+    if point.failed:
+        parts.append(Markup('<circle class="ring" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(x, y, POINT + 2.5))
+    said = f"{point.label}: {size(point.size)}, KL {scientific(point.kl, 3)}"
+    said += " · on the frontier" * best + " · failed" * point.failed
+    return Markup('<g class="tip"><title>{}</title>{}</g>').format(said, Markup("").join(parts))
+
+
+def legend(report: Report) -> list[tuple[Markup, str]]:
+    """A mark and a name for each family that is drawn, then what hollow and a ring mean where they occur."""
+    shown = points(report)
+    entries = {p.family.name: p.family for p in shown}
+    found = [(_swatch(f.mark(9, 9)), name) for name, f in entries.items()]
+    hollow = next((p.family for p in shown if p.hollow), None)
+    if hollow is not None:
+        found.append((_swatch(hollow.mark(9, 9, hollow=True)), "the same files on another runtime"))
+    if any(p.failed for p in shown):
+        found.append((_swatch(Markup('<circle class="ring" cx="9" cy="9" r="7"/>')), "did not pass"))
+    return found
+
+
+def marks(report: Report) -> list[Markup]:
+    """The mark of each output, for its row of the table."""
+    hollow = again(report["outputs"])
+    return [_swatch(family(o).mark(9, 9, h)) for o, h in zip(report["outputs"], hollow, strict=True)]
+
+
+def _swatch(body: Markup) -> Markup:
+    return Markup('<svg class="mark" viewBox="0 0 18 18" aria-hidden="true">{}</svg>').format(body)
