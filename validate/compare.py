@@ -133,11 +133,12 @@ class _Comparison:
             "greedy": self.measure_greedy,
             "stops": self.measure_stops,
             "tool calls": self.measure_tool_calls,
-            "vision": self.measure_vision,
         }
         for part, measure_part in parts.items():
             with _Noting(result, part):
-                measure_part(session, candidate, result)
+                measure_part(session, result)
+        with _Noting(result, "vision"):
+            self.measure_vision(session, candidate, result)
         result.metrics |= {c.metric: c.score for c in result.checks if c.metric and c.total}
 
     # ---- text
@@ -168,7 +169,7 @@ class _Comparison:
             if place is not None:
                 self.stops[number] = behaviour.Stop(list(window[: place + 1]), int(kept.best[place]))
 
-    def measure_decoding(self, session: Session, candidate: Candidate, result: Measurement) -> None:
+    def measure_decoding(self, session: Session, result: Measurement) -> None:
         if result.over:
             return
         tokens = self.questions.windows[0][:DECODE_TOKENS]
@@ -182,7 +183,7 @@ class _Comparison:
 
     # ---- what it writes
 
-    def measure_greedy(self, session: Session, candidate: Candidate, result: Measurement) -> None:
+    def measure_greedy(self, session: Session, result: Measurement) -> None:
         if result.over:
             return
         prompts, wanted = self.seen_greedy
@@ -190,11 +191,11 @@ class _Comparison:
         result.greedy = continuation.continued(prompts, wanted, got)
         result.metrics["greedy_equal"] = result.greedy.share
 
-    def measure_stops(self, session: Session, candidate: Candidate, result: Measurement) -> None:
+    def measure_stops(self, session: Session, result: Measurement) -> None:
         if not result.over and self.stops:
             result.checks.append(behaviour.stop_check(list(self.stops.values()), session))
 
-    def measure_tool_calls(self, session: Session, candidate: Candidate, result: Measurement) -> None:
+    def measure_tool_calls(self, session: Session, result: Measurement) -> None:
         """Of texts; those of clicks are counted where the clicks are made."""
         prompts = self.questions.tool_prompts
         if prompts and not result.over:
@@ -230,7 +231,7 @@ class _Comparison:
         tasks = self.questions.clicks
         prompts, wanted = self.seen_clicks
         # One a question, as a user would ask, but where that takes minutes for the same answers.
-        batch = getattr(candidate.runtime, "IMAGE_BATCH", 1)
+        batch = getattr(candidate.runtime, "PROMPTS_AT_ONCE", 1)
         got = self.click(f"clicks of {candidate.name or candidate.path.name}", session, prompts, batch)
         result.clicks = score = vision.score_clicks(tasks, wanted, got)
         hits, reference_hits = (np.asarray(h, float) for h in (score.hits, score.hits_reference))

@@ -277,6 +277,8 @@ def _tasks(options: Options) -> list[Any]:
 
 
 def _row(options: Options, out: Path, target: Target, measurement: Measurement, source: Bundle) -> Output:
+    from validate import gates
+
     demanded = options.require == "run" or addressed(tuple(options.require), target)
     if measurement.not_run and demanded:
         measurement = replace(measurement, failures=[f"`require: run`, and {measurement.not_run}"])

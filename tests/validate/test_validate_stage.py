@@ -20,11 +20,14 @@ from convert.stages._reference import link_files
 from convert.stages._validate_gates import limits_of
 from convert.stages._validate_targets import targets
 from tests.fixtures_validate import rewritten, tiny_text, tiny_vision, weights
-from validate import compare, runtimes, vision
+from validate import compare, measurement, runtimes, vision
 
 __all__ = ["tiny_text", "tiny_vision"]  # fixtures
 
 FEW = {"tokens": 96, "window": 48, "threads": 1}
+
+
+NAMES = {"report.json", "report.md", "report.html"}
 
 
 def report_of(options: stage.Options, inputs: dict[str, Bundle], tmp_path: Path) -> tuple[dict[str, Any], str]:
@@ -32,7 +35,7 @@ def report_of(options: stage.Options, inputs: dict[str, Bundle], tmp_path: Path)
     out.mkdir(parents=True)
     bundle = stage.run(options, inputs, out, Silent())
     files = {a.path.name: a for a in bundle.of(Role.REPORT)}
-    assert files.keys() == {"report.json", "report.md"}
+    assert files.keys() == NAMES
     assert {path.name for path in out.iterdir()} == files.keys()
     assert bundle.of(Role.WEIGHTS) == inputs["source"].of(Role.WEIGHTS)
     return json.loads(files["report.json"].path.read_text()), files["report.md"].path.read_text()
@@ -48,25 +51,24 @@ def test_good_files_pass_and_the_report_has_its_words(tiny_text: dict[str, Bundl
     text.write_text("Don't click the button 12 times, then wait. " * 20)
     options = stage.Options(text=text, limits={"F32": {"kl_mean": 1e-9}, "*": {"ppl_change": 0.02}}, **FEW)
     report, page = report_of(options, tiny_text, tmp_path)
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert report["recipe"] == "demo"
-    assert report["text"]["name"] == "text.txt"
+    assert [(t["name"], t["kind"], t["tokens"]) for t in report["texts"]] == [("text.txt", "text", 96)]
+    assert report["reference"]["cache"]["whole"]
     assert [row["type"] for row in report["outputs"]] == ["F32", "Q8_0"]
     exact, rounded = report["outputs"]
     assert exact["status"] == "passed", exact["reason"]
     assert exact["metrics"]["kl_mean"] < 1e-9 < rounded["metrics"]["kl_mean"]
     assert exact["metrics"]["positions"] == 96
-    assert exact["limits"]["kl_mean"] == {"better": "<=", "limit": 1e-9, "source": "recipe"}
+    assert exact["limits"]["kl_mean"] == {"better": "<=", "limit": 1e-9, "source": "recipe", "p_worse": 0.0}
     assert rounded["limits"]["kl_mean"]["source"] == "default"
     assert rounded["size_bytes"] == weights(tiny_text, "Q8_0").path.stat().st_size
     assert rounded["vision"]["reason"] == "the source takes no images"
     assert page.startswith("# demo: ")
     assert "## Vision" not in page
-    assert exact["greedy"] == {
-        "prompt_tokens": 24,
-        "tokens": exact["greedy"]["tokens"],
-        "equal": exact["greedy"]["tokens"],
-    }
+    greedy = exact["greedy"]
+    assert (greedy["prompts"], greedy["prompt_tokens"]) == (2, 48)
+    assert greedy["equal"] == greedy["tokens"] == sum(greedy["lengths"])
     assert exact["metrics"]["greedy_equal"] == 1.0
     assert "greedy_equal" not in exact["limits"]
 
@@ -190,8 +192,8 @@ def test_a_text_of_a_few_words_is_no_text_to_measure_on(tiny_text: dict[str, Bun
 
 
 def test_windows_of_logits_count_as_memory() -> None:
-    candidate = compare.Candidate(Path("x"), None, None, size=10)
-    pairs = [(candidate, compare.Measurement()) for _ in range(4)]
+    candidate = measurement.Candidate(Path("x"), None, None, size=10)
+    pairs = [(candidate, measurement.Measurement()) for _ in range(4)]
     assert [len(group) for group in compare._groups(pairs, 40, 0)] == [4]
     assert [len(group) for group in compare._groups(pairs, 40, 10)] == [2, 2]
     assert [len(group) for group in compare._groups(pairs, 5, 10)] == [1, 1, 1, 1]
@@ -248,7 +250,7 @@ def test_plan_can_say_what_will_be_asked(tiny_text: dict[str, Bundle]) -> None:
     lines = stage.explain(stage.Options(limits={"F32": {"kl_mean": 1e-9}}), tiny_text)
     assert "kl_mean <= 1e-09 (recipe)" in lines[0]
     forecast = stage.forecast(stage.Options(), tiny_text)
-    assert {a.path.name for a in forecast.of(Role.REPORT)} == {"report.json", "report.md"}
+    assert {a.path.name for a in forecast.of(Role.REPORT)} == NAMES
 
 
 def test_the_reference_sees_the_bundles_files_and_no_others(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
@@ -367,7 +369,7 @@ def test_a_second_runtime_makes_a_second_row_of_what_it_runs() -> None:
         "trt/fp32",
     ]
     limits = {"fp32": {"kl_mean": 1.0}, "fp32@openvino": {"kl_mean": 2.0}}
-    options = stage.Options(limits=limits, also_on="openvino", text=None)
+    options = stage.Options(limits=limits, also_on="openvino")
     found = [limits_of(options.limits, row)["kl_mean"] for row in rows[:2]]
     assert found == [(1.0, "recipe"), (2.0, "recipe")]
     problems = stage.check(stage.Options(limits={"fp16@openvino": {}}, also_on=["openvino"]), inputs)
