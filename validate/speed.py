@@ -15,13 +15,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from validate.runtimes import Unsupported
+from validate.runtimes import NotOnThisMachine, Unsupported
 
 PREFILL_SECONDS = 10.0  # for all passes; where a runtime is slower they are made shorter
 DECODE_SECONDS = 5.0
 DECODE_TOKENS = 32
+WARM_DECODE = 2
 WARM_TOKENS = 16  # read first: pages come in, buffers are made, and the rate says how much there is time for
 PASSES = 2
+STEADY_SECONDS = 0.25  # passes go on until so much was measured: of a few milliseconds the best of two is chance
 _STATUS = "/proc/self/status"
 
 
@@ -67,16 +69,16 @@ class Measurable(Protocol):
 
 
 def measure_speed(session: Measurable, tokens: Sequence[int], decode: int = DECODE_TOKENS) -> Speed:
-    """The best of two passes over `tokens`, and over the first `decode` of them fed one at a time.
+    """The best pass over `tokens`, and over the first `decode` of them fed one at a time.
 
     Takes at most about half a minute: where a runtime is slow the passes are made shorter. Load time and threads are
-    what the session says of itself.
+    what the session says of itself. Raises ValueError where there are no tokens.
     """
     if not tokens:
         raise ValueError("there are no tokens to measure speed with")
     return Speed(
         prefill_tokens_per_second=_rate(session.logits, tokens, WARM_TOKENS, PREFILL_SECONDS),
-        decode_tokens_per_second=_rate(session.decode_logits, tokens[:decode], 2, DECODE_SECONDS),
+        decode_tokens_per_second=_rate(session.decode_logits, tokens[:decode], WARM_DECODE, DECODE_SECONDS),
         load_seconds=session.load_seconds,
         threads=session.threads,
     )
@@ -97,13 +99,18 @@ def _rate(read: Callable[[Sequence[int]], Any], tokens: Sequence[int], warm: int
     try:
         _seconds(read, tokens[:warm])
         count, taken = len(tokens[:warm]), _seconds(read, tokens[:warm])
+    except NotOnThisMachine:
+        raise
     except Unsupported:
         return None
     part = tokens[: max(count, int(seconds / PASSES * count / taken))]
-    return len(part) / min(_seconds(read, part) for _ in range(PASSES))
+    passes = [_seconds(read, part) for _ in range(PASSES)]
+    while sum(passes) < STEADY_SECONDS:
+        passes.append(_seconds(read, part))
+    return len(part) / min(passes)
 
 
 def _seconds(read: Callable[[Sequence[int]], Any], tokens: Sequence[int]) -> float:
     start = time.perf_counter()
     read(tokens)
-    return max(time.perf_counter() - start, 1e-9)
+    return max(time.perf_counter() - start, 1e-6)

@@ -86,8 +86,12 @@ def test_bad_questions_are_errors_and_not_the_end(text_graphs: dict[str, Bundle]
             for ask in (session.logits, session.decode_logits, lambda ids: session.generate(ids, 2)):
                 with pytest.raises(RuntimeFailure):
                     ask(tokens)
-        with pytest.raises(Unsupported, match="no vision graph"):
-            session.image_embeddings(np.zeros((28, 28, 3), np.uint8))
+        for ask in (
+            lambda: session.image_embeddings(np.zeros((28, 28, 3), np.uint8)),
+            lambda: session.image_tokens(28, 28),
+        ):
+            with pytest.raises(Unsupported, match="no vision graph"):
+                ask()
         assert session.logits([1]).shape == (1, 512)
 
 
@@ -112,6 +116,7 @@ def test_images_are_seen_as_by_the_source(runtime: Any, seeing: Any, vision_grap
         image = vision.compare_image(seen, session)
         assert image.max_error < 1e-3
         assert image.kl < 1e-9
+        assert session.image_tokens(280, 196) == seeing.image_tokens(280, 196) == image.tokens
         ids = session.tokenize(TEXT)
         np.testing.assert_allclose(session.logits(ids), seeing.logits(ids), atol=1e-4)
         np.testing.assert_allclose(session.decode_logits(ids), seeing.logits(ids), atol=1e-4)

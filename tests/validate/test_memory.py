@@ -83,4 +83,4 @@ def test_a_source_that_does_not_fit_is_told_and_not_killed(tmp_path: Path, monke
     folder = tiny.tiny_qwen2(tmp_path / "tiny")
     monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
     with pytest.raises(RuntimeFailure, match=r"take 0\.0 GB of memory to compute in float32, 0\.0 GB are free"):
-        runtimes.open_session(transformers, folder)
+        transformers.open(folder).logits([1])

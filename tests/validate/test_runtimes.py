@@ -18,7 +18,7 @@ import pytest
 from convert.bundle import Bundle
 from convert.progress import Silent
 from tests.fixtures_validate import folder, rewritten, tiny_text, tiny_vision, weights
-from validate import compare, runtimes
+from validate import runtimes
 from validate.runtimes import (
     NotOnThisMachine,
     RuntimeFailure,
@@ -99,8 +99,12 @@ def test_bad_questions_are_errors_and_not_the_end(candidate: Any) -> None:
     for tokens in ([], [10**6], [-1]):
         with pytest.raises(RuntimeFailure):
             candidate.logits(tokens)
-    with pytest.raises(Unsupported, match="no projector"):
-        candidate.image_embeddings(np.zeros((28, 28, 3), np.uint8))
+    for ask in (
+        lambda: candidate.image_embeddings(np.zeros((28, 28, 3), np.uint8)),
+        lambda: candidate.image_tokens(28, 28),
+    ):
+        with pytest.raises(Unsupported, match="no projector"):
+            ask()
     assert candidate.logits([1]).shape[0] == 1
 
 
@@ -114,6 +118,8 @@ def test_images_through_the_projector(tiny_vision: dict[str, Bundle]) -> None:
     ):
         assert reference.identity().sees
         assert candidate.identity().sees
+        assert reference.image_tokens(280, 196) == candidate.image_tokens(280, 196) == 70
+        assert reference.identity().pixel_limits == candidate.identity().pixel_limits == (3136, 200704)
         seen = vision.look(reference, "drawing", vision.drawing())  # type: ignore[arg-type]
         image = vision.compare_image(seen, candidate)
         assert not image.resized
@@ -126,6 +132,19 @@ def test_images_through_the_projector(tiny_vision: dict[str, Bundle]) -> None:
         together = reference.image_generate(prompts, pixels, 6)
         alone = [reference.image_generate([p], [x], 6)[0] for p, x in zip(prompts, pixels, strict=True)]
         assert together == alone == candidate.image_generate(prompts, pixels, 6)
+
+
+def test_pixel_limits_of_another_type_are_none(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
+    """Reading a number of another type would end the process."""
+    projector = tiny_vision["gguf"].roles["projector"][0].path  # type: ignore[index]
+    assert _llama_api.pixel_limits(projector) == (3136, 200704)
+    for changed in (None, "many"):
+        path = rewritten(projector, tmp_path / "mmproj.gguf", {"clip.vision.image_max_pixels": None})
+        if changed:
+            path.write_bytes(path.read_bytes().replace(b"clip.vision.projector_type", b"clip.vision.image_max_pixels"))
+        assert _llama_api.pixel_limits(path) is None
+    (tmp_path / "broken.gguf").write_bytes(projector.read_bytes()[:1000])
+    assert _llama_api.pixel_limits(tmp_path / "broken.gguf") is None
 
 
 # ---- files that do not load
@@ -204,8 +223,56 @@ def test_a_source_with_a_tensor_too_few_or_too_many_is_no_reference(
     else:
         tensors["model.layers.1.mlp.side_proj.weight"] = tensors[name].clone()
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(RuntimeFailure, match=f"1 {break_it} keys: model.layers.1.mlp"):
-        runtimes.open_session(transformers, tmp_path)
+    with (
+        runtimes.open_session(transformers, tmp_path) as session,
+        pytest.raises(RuntimeFailure, match=f"1 {break_it} keys: model.layers.1.mlp"),
+    ):
+        session.logits([1])
+
+
+def test_a_source_is_loaded_when_its_weights_are_asked_for(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
+    """All that is kept of it from an earlier run is answered without; weights that are broken fail what needs them."""
+    for path in folder(tiny_vision).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    with transformers.open(tmp_path, threads=1) as session:
+        ids = session.tokenize("Click the button.")
+        assert session.detokenize(ids) == "Click the button."
+        assert session.identity().sees
+        assert len(session.pieces()) == session.identity().vocab
+        assert session.image_prompt("Look.")
+        assert session.image_tokens(280, 196) == 70
+        assert session.identity().pixel_limits == (3136, 200704)
+        assert session.bytes_to_load == 4 * sum(p.numel() for p in _parameters(tmp_path))
+        assert session.logits(ids).shape[0] == len(ids)
+        assert session.bytes_to_load == 0
+        assert not any(p.is_inference() for p in session.model.parameters())
+    (tmp_path / "model.safetensors").write_bytes(whole[:-100])
+    with transformers.open(tmp_path, threads=1) as session:
+        assert session.tokenize("Click the button.") == ids
+        for ask in (lambda: session.logits(ids), lambda: session.generate(ids, 2), lambda: session.model):
+            with pytest.raises(RuntimeFailure, match="transformers could not load"):
+                ask()
+
+
+def _parameters(checkpoint: Path) -> list[Any]:
+    from safetensors.torch import load_file
+
+    return list(load_file(checkpoint / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_closing_a_source_gives_back_what_it_took(tiny_text: dict[str, Bundle], loaded: bool) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    session = transformers.open(folder(tiny_text), threads=before + 1)
+    assert torch.get_num_threads() == before + 1
+    if loaded:
+        session.logits([1])
+    session.close()
+    assert torch.get_num_threads() == before
+    assert session.model is None, "a session that is closed loads nothing"
 
 
 def test_code_of_a_checkpoint_is_not_run(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
@@ -318,6 +385,9 @@ def test_a_question_that_a_runtime_has_no_answer_to_is_unsupported(
 def test_what_a_machine_lacks_ends_the_row_wherever_it_shows(tiny_text: dict[str, Bundle]) -> None:
     """A kernel that is missing may be missed when a graph is loaded, or only when it runs."""
 
+    from validate import compare
+    from validate.reference import Reference
+
     class Lacking(transformers.TransformersSession):
         def logits(self, tokens: Any) -> Any:
             raise NotOnThisMachine("no kernel for this")
@@ -330,7 +400,8 @@ def test_what_a_machine_lacks_ends_the_row_wherever_it_shows(tiny_text: dict[str
         version=lambda: "1",
         open=lambda model, **_: Lacking(home, 1, False),
     )
-    with transformers.open(home, threads=1) as reference:
+    with transformers.open(home, threads=1) as session:
+        reference = Reference(session, None, "", 1 << 20)
         questions = compare.Questions([reference.tokenize("Click the button.")])
         candidate = compare.Candidate(home, None, runtime, 1)
         (found,) = compare.measure(reference, [candidate], questions, compare.Settings(1), Silent())

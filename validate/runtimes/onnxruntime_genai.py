@@ -18,6 +18,7 @@ import numpy as np
 
 from validate.runtimes import Identity, RuntimeFailure, Unsupported
 from validate.runtimes._folder import CheckpointFolder
+from validate.runtimes._threads import useful_threads, weights_of
 from validate.speed import Timed
 
 NAME = "onnxruntime-genai"
@@ -47,13 +48,13 @@ def open(
 ) -> OnnxGenaiSession:
     """A session on the folder that `model`, its graph, lies in. Images are no part of such a folder."""
     del projector
-    return OnnxGenaiSession(model.parent, context, threads)
+    return OnnxGenaiSession(model.parent, context, threads or useful_threads(*weights_of(model)))
 
 
 class OnnxGenaiSession(CheckpointFolder, Timed):
     """A genai folder in this process; see Session for the methods."""
 
-    def __init__(self, folder: Path, context: int, threads: int | None) -> None:
+    def __init__(self, folder: Path, context: int, threads: int) -> None:
         super().__init__(folder)
         import onnxruntime_genai as og
 
@@ -64,9 +65,8 @@ class OnnxGenaiSession(CheckpointFolder, Timed):
         self._context = min(context, self._longest)
         try:
             config = og.Config(str(folder))
-            if threads:
-                options = {"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}
-                config.overlay(json.dumps(options))
+            options = {"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}
+            config.overlay(json.dumps(options))
             with self.loading():
                 self._model = og.Model(config)
             self._tokens = og.Tokenizer(self._model)

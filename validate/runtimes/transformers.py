@@ -129,9 +129,13 @@ class TransformersSession(CheckpointFolder, Timed):
         return self._model
 
     @property
-    def is_loaded(self) -> bool:
-        """Whether the weights are in memory."""
-        return self.__dict__.get("_model") is not None
+    def bytes_to_load(self) -> int:
+        """Memory that the weights will take once something asks for them; none when they are loaded."""
+        if "_model" in self.__dict__:
+            return 0
+        need, free = memory.weights(self._folder.glob("*.safetensors")), memory.free_bytes()
+        fits = free is None or need.full_bytes <= free * memory.FREE_SHARE
+        return need.full_bytes if fits else need.half_bytes
 
     def run_layers(self, tokens: Sequence[int]) -> None:
         """Put tokens through every layer below the head; what is hooked into `model` sees them go by."""
