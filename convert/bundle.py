@@ -64,6 +64,7 @@ class Bundle:
 
     model: Model
     roles: Mapping[Role, tuple[Artifact, ...]] = field(default_factory=dict)
+    not_built: str = ""  # why, for one whose files nobody may open: they are not there, or of another recipe's state
 
     def with_(self, **roles: Artifact | tuple[Artifact, ...]) -> Bundle:
         """This bundle with some roles replaced: `source.with_(weights=new)`. An empty tuple drops a role."""

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from convert import stages
-from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest
+from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
 from convert.errors import ConvertError, Problem
 from convert.files import STATE_FOLDER
 from convert.hashes import HashMemory
 from convert.progress import Progress, Silent
-from convert.recipe import SOURCE, Recipe, StageSpec
+from convert.recipe import SOURCE, VALIDATE, Recipe, StageSpec
 from convert.stages._overlap import overlaps
 
 DISK_MARGIN_BYTES = 64 << 20
@@ -48,9 +48,14 @@ class Step:
         return stages.load(self.spec.use)
 
     @property
+    def left_out(self) -> str:
+        """Why the step is neither run nor used, in a plan that builds nothing; else empty."""
+        return self.bundle.not_built if self.bundle is not None else ""
+
+    @property
     def write_bytes(self) -> int:
         """Bytes this step will write; 0 when it is up to date."""
-        if self.up_to_date or self.bundle is None:
+        if self.up_to_date or self.bundle is None or self.left_out:
             return 0
         return sum(a.size for _, a in self.bundle.artifacts() if a.path.is_relative_to(self.out))
 
@@ -72,6 +77,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     needs_download: bool = False
     force: frozenset[str] = frozenset()
+    builds: bool = True
 
     @property
     def write_bytes(self) -> int:
@@ -94,17 +100,22 @@ def plan(
     force: Collection[str] = (),
     progress: Progress | None = None,
     earlier: Plan | None = None,
+    builds: bool = True,
 ) -> Plan:
     """The plan of `recipe` with its outputs under `out`/<recipe name>; `force` names stages to run in any case.
 
     Reads headers and hashes files; writes nothing but the memory of those hashes. What is wrong is in the plan's
     `problems`, all of it, and never raised. `earlier` is a plan of the same recipe: what still
-    holds of it is not looked at again.
+    holds of it is not looked at again. With `builds` false only what is up to date is validated, and again; a step
+    that would write files of a model is left out.
     """
     folder = Path(out).absolute() / recipe.name
+    force = {*force, *([] if builds or VALIDATE not in recipe.stages else [VALIDATE])}
     planner = _Planner(recipe, folder, frozenset(force), progress or Silent(), earlier)
+    planner.builds = builds
     for name in recipe.stages:
         planner.add(name)
+    planner.check_anything()
     planner.check_disk()
     planner.note_leftovers()
     planner.note_overlaps()
@@ -124,6 +135,7 @@ class _Planner:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.needs_download = False
+        self.builds = True
         for name in sorted(force - set(recipe.stages)):
             self.problems.append(Problem("--force", f"no stage '{name}'", f"one of {', '.join(recipe.stages)}"))
 
@@ -137,6 +149,7 @@ class _Planner:
             tuple(self.notes),
             self.needs_download,
             self.force,
+            self.builds,
         )
 
     def add(self, name: str) -> None:
@@ -181,6 +194,8 @@ class _Planner:
             self.problems += problems
             return Step(name, spec, out, "", {}, False, "cannot run: see below", None)
         forecast = _under(out, _stage(spec).forecast(spec.options, inputs))
+        if not self.builds and name != VALIDATE and any(a.path.is_relative_to(out) for _, a in forecast.artifacts()):
+            forecast = replace(forecast, not_built=reason)
         return Step(name, spec, out, key, ingredients, False, reason, forecast)
 
     def _ingredients(self, spec: StageSpec) -> dict[str, Any]:
@@ -194,15 +209,20 @@ class _Planner:
             "files": {_label(path, files): digests[path] for path in files},
             "tools": {"convert": _version("convert")}
             | {tool: _version(tool) for tool in stages.tools(stage, spec.options)},
-            "inputs": {name: self.steps[name].key for name in spec.inputs},
+            "inputs": {name: self._input_key(spec, name) for name in spec.inputs},
         }
+
+    def _input_key(self, spec: StageSpec, name: str) -> str:
+        """The input's key; a report without an output must not be taken for one with it."""
+        step = self.steps[name]
+        return "not built" if spec.use == VALIDATE and step.left_out else step.key
 
     def _why(
         self, name: str, out: Path, key: str, ingredients: Mapping[str, Any], at_hand: Mapping[tuple[str, str], Path]
     ) -> tuple[str, Bundle | None]:
         """Why the step must run, or ("", its bundle) when what is on disk is what would be built."""
         if name in self.force:
-            return "asked for by --force", None
+            return "asked for by --force" if self.builds else "measured again", None
         try:
             manifest = Manifest.read(out)
         except (FileNotFoundError, NotADirectoryError):
@@ -242,6 +262,20 @@ class _Planner:
 
     def _digest(self, path: Path) -> str:
         return self.hashes.of([path], self.progress)[path]
+
+    def check_anything(self) -> None:
+        """Whether there is something to measure, where nothing is built for it."""
+        if self.builds or self.problems:
+            return
+        source = self.steps[SOURCE]
+        given = () if source.bundle is None else source.bundle.of(Role.WEIGHTS)
+        made = [step for name, step in self.steps.items() if name not in (SOURCE, VALIDATE)]
+        outputs = [s for s in made if s.bundle is None or s.bundle.of(Role.WEIGHTS) != given]  # no imatrix
+        if not source.left_out and any(s.bundle is not None and not s.left_out for s in outputs):
+            return
+        reasons = sorted({step.left_out or step.reason for step in (outputs or made or [source])})
+        got = f"nothing of it is built ({'; '.join(reasons)})"
+        self.problems.append(Problem(str(self.recipe.path), got, "outputs to validate", "run it first: convert run"))
 
     def note_leftovers(self) -> None:
         """Outputs of an earlier state of the recipe; they are kept, and easily taken for outputs of this one."""

@@ -110,10 +110,13 @@ def run(planned: Plan, listener: Listener = lambda event: None) -> Result:
             if step.up_to_date and step.bundle is not None:
                 listener(Event("step_skipped", step.name, {"reason": step.reason}))
                 bundles[step.name] = step.bundle
+            elif step.left_out and step.bundle is not None:
+                listener(Event("warning", step.name, {"text": f"{step.name}: not validated: {step.left_out}"}))
+                bundles[step.name] = step.bundle
             else:
                 bundles[step.name] = _build(step, bundles, planned, memory, listener)
         report = _publish_report(folder, bundles)
-    ran = tuple(step.name for step in planned.steps if not step.up_to_date)
+    ran = tuple(step.name for step in planned.steps if not (step.up_to_date or step.left_out))
     return Result(folder, bundles, ran, report)
 
 
@@ -125,7 +128,8 @@ def _replanned(planned: Plan, listener: Listener) -> Plan:
                 if locate := getattr(step.stage, "locate", None):
                     locate(step.spec.options, download=True, progress=progress)
         out = planned.folder.parent
-        now = plan(planned.recipe, out, force=planned.force, progress=progress, earlier=planned)
+        builds = planned.builds
+        now = plan(planned.recipe, out, force=planned.force, progress=progress, earlier=planned, builds=builds)
     raise_all(now.problems, PlanError)
     return now
 
@@ -175,7 +179,8 @@ def _hashed(bundle: Bundle, memory: HashMemory, progress: Progress) -> Bundle:
 
 def _linked(inputs: Mapping[str, Bundle], made: Bundle) -> list[Path]:
     """The files of the inputs that the stage gave another name instead of copying them."""
-    given = {path: path.stat() for path in {a.path for bundle in inputs.values() for _, a in bundle.artifacts()}}
+    built = [bundle for bundle in inputs.values() if not bundle.not_built]
+    given = {path: path.stat() for path in {a.path for bundle in built for _, a in bundle.artifacts()}}
     named = {(s.st_dev, s.st_ino) for a in {a.path for _, a in made.artifacts()} - given.keys() for s in [a.stat()]}
     return [path for path, status in given.items() if (status.st_dev, status.st_ino) in named]
 

@@ -120,7 +120,7 @@ def _tensors(target: Target, source: Bundle) -> list[TensorEntry]:
     """The error of each tensor of a GGUF file; none where the file or the source is not one we convert."""
     from convert.gguf.against import tensor_errors
 
-    if target.weights.format != "gguf" or target.later:
+    if target.weights.format != "gguf" or target.later or target.not_built:
         return []
     try:
         errors = list(tensor_errors(target.weights.path, _folder(source), TENSOR_VALUES))

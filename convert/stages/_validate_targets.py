@@ -36,6 +36,7 @@ class Target:
     projector_later: tuple[Artifact, ...] = ()
     on: str = ""  # the runtime's name in `also_on`, where it is not the format's own
     label: str = ""  # what it is called where people read; no two are alike
+    not_built: str = ""  # why, where its files may not be looked at: sizes are forecasts then
 
     @property
     def files(self) -> tuple[Artifact, ...]:
@@ -78,7 +79,7 @@ def targets(inputs: Mapping[str, Bundle], also_on: Sequence[str] = ()) -> list[T
     for stage, bundle in inputs.items():
         if stage != SOURCE:
             for target in (*_gguf(stage, bundle), *_others(stage, bundle)):
-                found.setdefault(target.weights.path, target)
+                found.setdefault(target.weights.path, replace(target, not_built=bundle.not_built))
     rows = [row for target in found.values() for row in (target, *_again(target, also_on))]
     return _labelled(rows)
 

@@ -167,7 +167,7 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
     from validate.measurement import Settings
 
     source, rows = inputs[SOURCE], targets(inputs, options.also_on)
-    candidates = [_candidate(row, source) for row in rows]
+    candidates = [_candidate(row, source) for row in rows if not row.not_built]
     with _reference(options, source, out) as reference:
         windows = _windows(options, reference, progress)
         questions = _questions(options, reference, windows)
@@ -180,7 +180,8 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
             raise StageError("validate", str(error), "", remedy) from error
         reference.forget_others()
         compared_with = reference_entry(out, source, reference.identity().vocab, reference.cached())
-    outputs = [_row(options, out, t, m, source) for t, m in zip(rows, results, strict=True)]
+    measured = iter(results)
+    outputs = [_row(options, out, t, _missing(t) or next(measured), source) for t in rows]
     for row in outputs:
         say = progress.note if row["status"] == "passed" else progress.warn
         say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
@@ -276,9 +277,14 @@ def _tasks(options: Options) -> list[Any]:
 # ---- rows
 
 
-def _row(options: Options, out: Path, target: Target, measurement: Measurement, source: Bundle) -> Output:
-    from validate import gates
+def _missing(target: Target) -> Measurement | None:
+    """What is known of an output that is not there; None for one that is."""
+    from validate.measurement import Measurement
 
+    return Measurement(not_run=f"not built: {target.not_built}") if target.not_built else None
+
+
+def _row(options: Options, out: Path, target: Target, measurement: Measurement, source: Bundle) -> Output:
     demanded = options.require == "run" or addressed(tuple(options.require), target)
     if measurement.not_run and demanded:
         measurement = replace(measurement, failures=[f"`require: run`, and {measurement.not_run}"])
