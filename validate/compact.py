@@ -1,8 +1,10 @@
-"""What is kept of the reference's logits: all of them where there is room, else the likely tokens and the others' mass.
+"""What is kept of the reference's logits: all of them where there is room, else the likely tokens, and of the others
+their mass and a random sample.
 
-KL from the latter is a lower bound. The tokens that were not kept count as one, and putting outcomes together never
-raises KL (the data-processing inequality; Cover and Thomas, Elements of Information Theory, 2.8). What is left out is
-P times the KL among those tokens, P being their mass: about the share P of the whole where all tokens drift alike.
+The others' mass P counts as one token's: KL between two distributions of which outcomes were put together is never
+above the whole (the data-processing inequality; Cover and Thomas, Elements of Information Theory, 2.8). What that
+leaves out is P times the KL among the others, which the sample estimates: drawn by probability, its mean of ln(p/q) is
+that KL, and its mean of q/p is known to be 1, so most of the noise can be taken away (drift.py).
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ TAIL = (
     1e-4  # mass that is not kept where there is room for the rest; tests/bench/reference_cache.py measures what it does
 )
 ALWAYS = 5  # most likely tokens that are kept whatever the room: top-5 agreement needs them
+SAMPLE = 256  # of the other tokens, at each position
+SEED = 20
 _STEP, _BINS = 8, 1024  # bins a nat, in which the mass is counted to know which tokens are worth sorting
 
 
@@ -33,7 +37,7 @@ def room_bytes(windows: int) -> int:
 
 @dataclass(frozen=True)
 class Kept:
-    """A window of the reference. Where it is `whole`, `logits` is (token, vocab) and `ids` and `starts` are empty.
+    """A window of the reference. Where it is `whole`, `logits` is (token, vocab) and what stands below `nll` is empty.
 
     Else both are the positions' tokens one behind the other, each position's by falling logit, among equals the lower
     id first: position i has those from `starts[i]` to `starts[i + 1]`.
@@ -46,6 +50,8 @@ class Kept:
     nll: np.ndarray = field(repr=False)  # float64 (token - 1,): -ln p of the text's own next token, kept or not
     ids: np.ndarray = field(repr=False)  # uint16 where the vocabulary allows, else uint32
     starts: np.ndarray = field(repr=False)  # int64 (token + 1,)
+    sample_ids: np.ndarray = field(repr=False)  # as `ids` (token, SAMPLE): others, by their probability, may repeat
+    sample_logits: np.ndarray = field(repr=False)  # float32 (token, SAMPLE)
 
     @property
     def count(self) -> int:
@@ -152,8 +158,31 @@ def keep(logits_tv: np.ndarray, tokens: Sequence[int], room: int) -> Kept:
             rows.add(part, exp_tv, top)
     if whole:
         none = np.full(count, -np.inf)
-        return Kept(vocab, logits_tv, sums, none, nll, np.empty(0, np.uint16), np.empty(0, np.int64))
+        no_ids = np.empty(0, np.uint16)
+        empty = no_ids, np.empty(0, np.int64), no_ids.reshape(0, SAMPLE), np.empty((0, SAMPLE), np.float32)
+        return Kept(vocab, logits_tv, sums, none, nll, *empty)
     return rows.kept(sums, nll)
+
+
+@dataclass
+class _Row:
+    """What is kept of a position, while it may still be cut."""
+
+    ids: np.ndarray
+    logits: np.ndarray
+    rest: float  # sum of exp(logit - the largest) over the tokens not kept
+    sample_ids: np.ndarray
+    sample_logits: np.ndarray
+
+    def cut(self, length: int, rng: np.random.Generator) -> None:
+        """Keep only the first tokens; each place of the sample goes to one that is cut by its share of the mass."""
+        ids, logits = self.ids[length:], self.logits[length:]
+        self.ids, self.logits = self.ids[:length].copy(), self.logits[:length].copy()
+        mass = np.exp(logits.astype(np.float64) - float(self.logits[0]))
+        self.rest += float(mass.sum())
+        new = np.flatnonzero(rng.random(SAMPLE) * self.rest < mass.sum())
+        drawn = _draw(mass, len(new), rng)
+        self.sample_ids[new], self.sample_logits[new] = ids[drawn], logits[drawn]
 
 
 class _Rows:
@@ -161,36 +190,41 @@ class _Rows:
 
     def __init__(self, vocab: int, count: int, room: int) -> None:
         self._vocab, self._type = vocab, np.dtype(np.uint16 if vocab <= 1 << 16 else np.uint32)
-        self._room = (room - 32 * count) // (4 + self._type.itemsize)  # sum, rest, next token, start: 8 bytes each
-        self._ids: list[np.ndarray] = []
-        self._logits: list[np.ndarray] = []
-        self._rests: list[float] = []  # sums of exp(logit - the largest) over the tokens not kept
+        token = 4 + self._type.itemsize
+        self._room = (room - 32 * count) // token - SAMPLE * count  # sum, rest, next token, start: 8 bytes each
+        self._rows: list[_Row] = []
+        self._rng = np.random.default_rng(SEED)
 
     def add(self, logits_tv: np.ndarray, exp_tv: np.ndarray, top: np.ndarray) -> None:
         """Take in some rows; `exp_tv` is used up."""
         for row, exp_row, largest_logit in zip(logits_tv, exp_tv, top, strict=True):
             ids = _most_likely(row, exp_row, np.float32(largest_logit))
-            self._ids.append(ids.astype(self._type))
-            self._logits.append(row[ids])
             exp_row[ids] = 0
-            self._rests.append(float(exp_row.sum()))
-        lengths = np.array([len(ids) for ids in self._ids])
+            drawn = _draw(exp_row, SAMPLE, self._rng)
+            kept = ids.astype(self._type), row[ids], float(exp_row.sum())
+            self._rows.append(_Row(*kept, drawn.astype(self._type), row[drawn]))
+        lengths = np.array([len(row.ids) for row in self._rows])
         if lengths.sum() > self._room:
-            self._cut(_common_length(lengths, self._room))
-
-    def _cut(self, length: int) -> None:
-        for i, logits in enumerate(self._logits):
-            if len(logits) > length:
-                self._rests[i] += float(np.exp(logits[length:].astype(np.float64) - float(logits[0])).sum())
-                self._ids[i], self._logits[i] = self._ids[i][:length].copy(), logits[:length].copy()
+            length = _common_length(lengths, self._room)
+            for long in np.flatnonzero(lengths > length):
+                self._rows[long].cut(length, self._rng)
 
     def kept(self, sums: np.ndarray, nll: np.ndarray) -> Kept:
         """All positions together."""
-        starts = np.cumsum([0, *map(len, self._ids)], dtype=np.int64)
-        logits = np.concatenate(self._logits)
+        rows = self._rows
+        starts = np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int64)
+        logits = np.concatenate([row.logits for row in rows])
         with np.errstate(divide="ignore"):
-            log_rest = np.log(self._rests) + logits[starts[:-1]] - sums
-        return Kept(self._vocab, logits, sums, log_rest, nll, np.concatenate(self._ids), starts)
+            log_rest = np.log([row.rest for row in rows]) + logits[starts[:-1]] - sums
+        ids, sample_ids = np.concatenate([row.ids for row in rows]), np.stack([row.sample_ids for row in rows])
+        sample_logits = np.stack([row.sample_logits for row in rows])
+        return Kept(self._vocab, logits, sums, log_rest, nll, ids, starts, sample_ids, sample_logits)
+
+
+def _draw(mass: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+    """So many places, each by its mass; one may come up often. The last where there is no mass."""
+    reached = np.cumsum(mass)
+    return np.asarray(np.searchsorted(reached, rng.random(number) * reached[-1], side="right")).clip(max=len(mass) - 1)
 
 
 def _most_likely(row: np.ndarray, exp_row: np.ndarray, top: np.float32) -> np.ndarray:
@@ -226,6 +260,8 @@ _ARRAYS: dict[str, tuple[str, ...]] = {  # name -> types
     "nll": ("<f8",),
     "ids": ("<u2", "<u4"),
     "starts": ("<i8",),
+    "sample_ids": ("<u2", "<u4"),
+    "sample_logits": ("<f4",),
 }
 
 
@@ -253,12 +289,14 @@ def _wrong(kept: Kept) -> str:
         "nll": (kept.nll.shape, (max(0, count - 1),)),
         "ids": (kept.ids.shape, (0,) if kept.whole else kept.logits.shape),
         "starts": (kept.starts.shape, (0,) if kept.whole else (count + 1,)),
+        "sample_ids": (kept.sample_ids.shape, (0 if kept.whole else count, SAMPLE)),
+        "sample_logits": (kept.sample_logits.shape, (0 if kept.whole else count, SAMPLE)),
         "logits": (kept.logits.shape, (count, vocab) if kept.whole else (len(kept.logits),)),
     }
     for name, (got, wanted) in shapes.items():
         if got != wanted or not count:
             return f"{name} has shape {got}, wanted {wanted}"
-    for name in ("logits", "logsumexp", "nll"):
+    for name in ("logits", "logsumexp", "nll", "sample_logits"):
         if not np.isfinite(getattr(kept, name)).all():
             return f"{name} is not finite"
     if not (kept.log_rest <= _ROUNDING).all() or not (kept.nll >= -_ROUNDING).all():
@@ -273,8 +311,9 @@ def _wrong_tokens(kept: Kept) -> str:
     lengths, fewest = np.diff(kept.starts), min(ALWAYS, kept.vocab)
     if kept.starts[0] or kept.starts[-1] != len(kept.ids) or lengths.min() < fewest or lengths.max() > kept.vocab:
         return "starts do not lead through the tokens"
-    if int(kept.ids.max()) >= kept.vocab:
-        return f"id {kept.ids.max()} of a vocabulary of {kept.vocab}"
+    highest = max(int(kept.ids.max()), int(kept.sample_ids.max()))
+    if highest >= kept.vocab:
+        return f"id {highest} of a vocabulary of {kept.vocab}"
     rises = np.flatnonzero(np.diff(kept.logits) > 0) + 1
     if not np.isin(rises, kept.starts).all() or (kept.logits[kept.starts[:-1]] > kept.logsumexp + _ROUNDING).any():
         return "logits of a position do not fall"
