@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from convert.candidates import Judged
     from convert.plan import Plan
+    from convert.recipe import Recipe
     from convert.run import Event, Result
 
 EPILOG = "Exit codes: 0 good, 1 a stage failed, 2 the recipe or usage is wrong, 3 a validation limit was passed."
@@ -30,6 +32,7 @@ out_option = click.option(
 )
 force_option = click.option("--force", multiple=True, metavar="STAGE", help="Run this stage even if it is up to date.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Everything the stages have to say.")
 
 
@@ -75,26 +78,120 @@ def main() -> None:
 @out_option
 @force_option
 @json_option
-@click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
+@quiet_option
 @verbose_option
 @reports_errors
 def run(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool) -> int:
     """Build what is out of date, validate every output, write the report."""
+    from convert.recipe import load_recipe
+
+    return _carry_out(load_recipe(recipe), out, force=force, as_json=as_json, quiet=quiet, verbose=verbose)
+
+
+def _carry_out(
+    recipe: Recipe,
+    out: Path,
+    *,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    force: tuple[str, ...] = (),
+    builds: bool = True,
+) -> int:
+    """Plan and run, told as it goes on; the exit code."""
     from convert.console import listener
     from convert.plan import plan
-    from convert.recipe import load_recipe
     from convert.run import StepProgress, run
 
-    loaded = load_recipe(recipe)
     with listener(as_json=as_json, quiet=quiet, verbose=verbose) as listen:
         with StepProgress("plan", listen) as progress:
-            planned = plan(loaded, out, force=force, progress=progress)
+            planned = plan(recipe, out, force=force, progress=progress, builds=builds)
         result = run(planned, listen)
     if as_json:
         _say_json(_result_json(result))
     elif not quiet:
         _say_result(result)
     return result.exit_code
+
+
+@main.command(epilog=EPILOG)
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--candidate",
+    "candidates",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A file or folder somebody else made, to judge instead of a recipe's outputs; as many as you like.",
+)
+@click.option(
+    "--reference", metavar="DIR", type=click.Path(path_type=Path), help="The checkpoint the candidates stand for."
+)
+@click.option("--projector", metavar="FILE", type=click.Path(path_type=Path), help="The mmproj of GGUF candidates.")
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Text or chats (.jsonl) to measure on; our own when left out.",
+)
+@click.option("--clicks", metavar="FILE", type=click.Path(path_type=Path), help="Clicks (.jsonl) to compare on.")
+@click.option("--tokens", type=int, help="How many tokens of the texts to use in all.")
+@click.option("--preset", metavar="NAME", help="What to expect: near-lossless, good or usable.")
+@click.option("--limit", "limits", multiple=True, metavar="METRIC=N", help="A limit of your own: kl_mean=0.01.")
+@click.option("--name", default="", help="Name of the folder below OUT; the first candidate's when left out.")
+@out_option
+@json_option
+@quiet_option
+@verbose_option
+@reports_errors
+def validate(recipe: Path | None, out: Path, as_json: bool, quiet: bool, verbose: bool, **asked: Any) -> int:
+    """Measure again what RECIPE has built, and build nothing; or judge files that somebody else made."""
+    from convert.candidates import recipe_for
+    from convert.recipe import load_recipe, with_validation
+
+    if recipe is not None and (given := [word for word, value in asked.items() if value]):
+        raise click.UsageError(f"--{given[0].rstrip('s')} is for --candidate; a recipe says it in `validate:`")
+    if recipe is not None:
+        again = with_validation(load_recipe(recipe))
+        return _carry_out(again, out, as_json=as_json, quiet=quiet, verbose=verbose, builds=False)
+    if not asked["candidates"] or asked["reference"] is None:
+        raise click.UsageError("give a recipe, or --candidate FILE and --reference DIR")
+    return _carry_out(recipe_for(_judged(asked)), out, as_json=as_json, quiet=quiet, verbose=verbose)
+
+
+def _judged(asked: dict[str, Any]) -> Judged:
+    from convert.candidates import Judged
+
+    limits: dict[str, float] = {}
+    for word in asked.pop("limits"):
+        name, _, number = word.partition("=")
+        try:
+            limits[name] = float(number)
+        except ValueError:
+            raise click.BadParameter(f"{word!r}, wanted METRIC=NUMBER, as kl_mean=0.01", param_hint="--limit") from None
+    return Judged(**asked, limits=limits)
+
+
+@main.command(epilog="Exit codes: 0 nothing got worse, 2 a report cannot be read, 3 an output got worse.")
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@click.option("--markdown", is_flag=True, help="As Markdown, for a pull request.")
+@reports_errors
+def compare(before: Path, after: Path, as_json: bool, markdown: bool) -> int:
+    """Say what changed between two reports (report.json, or its folder) beyond noise."""
+    from convert.reports import read_report
+    from validate.report.changes import compare
+    from validate.report.changes_words import to_json, to_markdown, to_text
+
+    if as_json and markdown:
+        raise click.UsageError("--json or --markdown, not both")
+    changes = compare(read_report(before), read_report(after))
+    write = to_json if as_json else to_markdown if markdown else to_text
+    click.echo(write(changes))
+    return 3 if changes.worse else 0
 
 
 @main.command(epilog=EPILOG)
@@ -132,10 +229,14 @@ def stages() -> int:
 
 
 @main.command()
+@click.argument("what", type=click.Choice(["recipe", "report"]), default="recipe")
 @reports_errors
-def schema() -> int:
-    """Print the JSON Schema of a recipe, for editors."""
-    from convert.recipe import json_schema
+def schema(what: str) -> int:
+    """Print the JSON Schema of a recipe, for editors, or of report.json."""
+    if what == "report":
+        from convert.reports import json_schema
+    else:
+        from convert.recipe import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,33 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.table import size
+
 if TYPE_CHECKING:
     from convert.inspect import Inspection
     from convert.plan import Plan
     from convert.run import Event, Listener, Result
 
 PLAIN_SECONDS = 10.0  # how often a long task says how far it is where there is no terminal
-METRIC_COLUMNS: tuple[tuple[str, str, str], ...] = (  # heading, metric of the report, format
-    ("KL mean", "kl_mean", ".2e"),
-    ("KL p99", "kl_p99", ".2e"),
-    ("top-1", "top1", ".2%"),
-    ("ppl", "ppl", ".4f"),
-    ("ppl ratio", "ppl_ratio", ".5f"),
-    ("clicks", "click_accuracy", ".1%"),
-)
 
 
 class ReaderGone(BaseException):
     """Who read our output went away (`| head`). No Exception: a stage that tells of its progress has not failed."""
-
-
-def size(count: float) -> str:
-    """Bytes as the hub shows them: decimal units, three digits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
 
 
 @contextlib.contextmanager
@@ -161,7 +147,7 @@ def show_plan(planned: Plan, verbose: bool, types: bool = False) -> None:
         for step in planned.steps
     ]
     click.echo(f"{planned.recipe.name} -> {planned.folder}")
-    _table(("step", "stage", "does", "writes", "why"), rows, right=("writes",))
+    show_table(("step", "stage", "does", "writes", "why"), rows, right=("writes",))
     for step in planned.steps:
         if step.bundle is not None and (names := _files_of(step)):
             click.echo(f"\n{step.name}:")
@@ -188,7 +174,7 @@ def tensor_types(planned: Plan, step: Any) -> list[tuple[str, str, str, str]]:
 def _show_types(rows: Sequence[tuple[str, str, str, str]]) -> None:
     for file in dict.fromkeys(row[0] for row in rows):
         click.echo(f"\n{file}:")
-        _table(("tensor", "type", "rule"), [row[1:] for row in rows if row[0] == file])
+        show_table(("tensor", "type", "rule"), [row[1:] for row in rows if row[0] == file])
 
 
 def _bytes_of(step: Any) -> str:
@@ -218,8 +204,9 @@ def _files_of(step: Any) -> list[str]:
 
 
 def show_result(result: Result) -> None:
-    """The table of outputs with their sizes and metrics, the verdict, and where everything lies."""
+    """The table of outputs with the report's verdicts, the reasons, and where everything lies."""
     from convert.recipe import VALIDATE
+    from convert.table import report_lines
 
     if not result.ran:
         click.echo("nothing to do: every step is up to date")
@@ -228,31 +215,19 @@ def show_result(result: Result) -> None:
             click.echo(f"  {_shown(artifact.path)}  {size(artifact.size)}")
         click.echo("not validated: the recipe has no `validate:` section")
         return
-    outputs = result.report["outputs"]
-    columns = [c for c in METRIC_COLUMNS if any(c[1] in o["metrics"] for o in outputs)]
-    rows = [
-        (
-            _label(output),
-            size(output["size_bytes"]),
-            *(_metric(output["metrics"].get(metric), spec) for _, metric, spec in columns),
-            output["status"].replace("_", " "),
-        )
-        for output in outputs
-    ]
     click.echo("")
-    heads = ("output", "size", *(heading for heading, _, _ in columns), "status")
-    _table(heads, rows, right=heads[1:-1])
-    for output in outputs:
-        if output["status"] != "passed":
-            click.echo(f"{output['status'].replace('_', ' ')}: {_label(output)}: {output['reason']}")
-    if any(output["status"] != "passed" for output in outputs) and VALIDATE not in result.ran:
+    for line in report_lines(result.report, colour=colour()):
+        click.echo(line)
+    if not result.passed and VALIDATE not in result.ran:
         click.echo(f"measured by an earlier run; `--force {VALIDATE}` measures again")
-    click.echo(f"\nreport: {_shown(result.folder / 'report.md')}")
+    pages = [path for name in ("report.html", "report.md") if (path := result.folder / name).is_file()]
+    for word, path in zip(("report:", "       "), pages, strict=False):
+        click.echo(f"{word} {_shown(path)}")
 
 
-def _label(output: Mapping[str, Any]) -> str:
-    """What the report calls a row; a report of an earlier version has only its file's name."""
-    return str(output.get("label") or Path(output["path"]).name)
+def colour() -> bool:
+    """Whether the one who reads wants colours: a terminal, and not told otherwise (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _made(result: Result) -> Iterator[Any]:
@@ -260,14 +235,18 @@ def _made(result: Result) -> Iterator[Any]:
         yield from (a for _, a in bundle.artifacts() if a.path.is_relative_to(result.folder))
 
 
-def _metric(value: float | None, spec: str) -> str:
-    return "-" if value is None else format(value, spec)
-
-
 def _shown(path: Path) -> str:
     """The path as the user would type it from here."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def show_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[str, ...] = ()) -> None:
+    """Columns as wide as they need to be."""
+    from convert.table import aligned
+
+    for line in aligned(heads, rows, right):
+        click.echo(line)
 
 
 def show_stages() -> None:
@@ -289,17 +268,3 @@ def show_inspection(inspection: Inspection, verbose: bool) -> None:
     """Totals, metadata and tensors of a file; long values are cut unless verbose."""
     for line in inspection.lines(verbose=verbose):
         click.echo(line)
-
-
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[str, ...] = ()) -> None:
-    """Columns as wide as they need to be; never wrapped, so that it can be copied and searched."""
-    widths = [max(len(str(row[i])) for row in (heads, *rows)) for i in range(len(heads))]
-
-    def line(cells: tuple[str, ...]) -> str:
-        parts = [c.rjust(w) if h in right else c.ljust(w) for c, w, h in zip(cells, widths, heads, strict=True)]
-        return "  ".join(parts).rstrip()
-
-    click.echo(line(heads))
-    click.echo(line(tuple("-" * w for w in widths)))
-    for row in rows:
-        click.echo(line(row))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import difflib
 import graphlib
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,23 @@ def load_recipe(path: str | Path) -> Recipe:
     recipe = reader.recipe(raw, hashlib.sha256(data).hexdigest())
     raise_all(reader.problems, RecipeError)
     return recipe
+
+
+def recipe_of(words: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe that plain words make, as if they stood in a file at `path`. Raises RecipeError."""
+    reader = _Reader(path, {})
+    text = json.dumps(words, sort_keys=True, default=str)
+    recipe = reader.recipe(dict(words), hashlib.sha256(text.encode()).hexdigest())
+    raise_all(reader.problems, RecipeError)
+    return recipe
+
+
+def with_validation(recipe: Recipe) -> Recipe:
+    """The recipe with a `validate:` section: an empty one, which asks for the defaults, where it has none."""
+    if VALIDATE in recipe.stages:
+        return recipe
+    last = StageSpec(VALIDATE, tuple(recipe.stages), stages.load(VALIDATE).Options())
+    return replace(recipe, stages={**recipe.stages, VALIDATE: last})
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
