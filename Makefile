@@ -2,14 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= recipes/demo.yaml
+CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --no-install-recommends chromium
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test browser check bench format clean
 
 demo: .venv/installed
 	$(BIN)/convert run $(RECIPE)
 
-test: .venv/installed
+test: .venv/installed browser
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# Debian's Chromium for the tests of report.html. Where it cannot be had, they are skipped and say how to get it.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+		command -v apt-get >/dev/null && test "$$(id -u)" = 0 && echo "installing Chromium for the tests of report.html" && \
+		{ $(CHROMIUM) || { timeout 300 apt-get update -qq && $(CHROMIUM); }; } >/dev/null 2>&1; \
+	} || echo "no Chromium: the tests of report.html in a browser are skipped"
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from validate.report.schema import Output, Report
 from validate.report.words import visible
 
+_NAME_LETTERS = 32
 FLOOR = 1e-9  # KL below it is drawn at it: far under what float32 logits of another summation order give
 
 # Shape and colour say the same, so that neither is needed alone. Paths are drawn around 0, 0.
@@ -46,7 +47,7 @@ class Family:
 
     def mark(self, x: float, y: float, hollow: bool = False) -> Markup:
         """The format's shape at a place; hollow for a file that an earlier row has on its main runtime."""
-        return Markup('<path class="{}{}" transform="translate({:.1f} {:.1f})" d="{}"/>').format(
+        return Markup('<path class="m {}{}" transform="translate({:.1f} {:.1f})" d="{}"/>').format(
             self.css, " hollow" if hollow else "", x, y, _SHAPES[self.shape]
         )
 
@@ -68,14 +69,18 @@ def again(outputs: Sequence[Output]) -> list[bool]:
 
 
 def short_names(report: Report) -> list[str]:
-    """What outputs are called in a chart: their labels without what all have in common, no two alike."""
+    """What outputs are called where room is scarce: their labels without what all have in common, no two alike."""
     outputs, model = report["outputs"], report["reference"]["model"]
     names = []
     for output in outputs:
         name = PurePath(output["label"]).stem if output["label"].endswith(".gguf") else output["label"]
-        names.append(visible(name.removeprefix(f"{model}-") or output["label"]))
-    alike = {name for name in names if names.count(name) > 1}
-    return [visible(o["label"]) if n in alike else n for o, n in zip(outputs, names, strict=True)]
+        names.append(_elided(visible(name.removeprefix(f"{model}-") or output["label"])))
+    return [f"{name} ({i + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _elided(name: str) -> str:
+    """A long name without its middle: what tells outputs apart is at its ends."""
+    return name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS // 2]}…{name[-_NAME_LETTERS // 2 :]}"
 
 
 @dataclass(frozen=True)

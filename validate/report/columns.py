@@ -100,7 +100,15 @@ def _all(outputs: Sequence[Output]) -> tuple[Column, ...]:
         Column("metrics.top1", "Same top token", "%", "higher", _top, part, "of all positions"),
         Column("metrics.ppl_ratio", "Perplexity", "× source", "lower", fixed(4), 1.0, "below 1 is chance"),
         Column("metrics.click_rate", "Clicks hit", f"%{clicks}", "higher", _share, part, "held-out screenshots"),
-        Column("metrics.tool_calls_valid", "Tool calls valid", f"%{calls}", "higher", _share, part, "of those asked"),
+        Column(
+            "metrics.tool_calls_valid",
+            "Tool calls",
+            f"%{calls}",
+            "higher",
+            _share,
+            part,
+            "valid ones, of those asked for",
+        ),
         Column(speed + "prefill_tokens_per_second", "Prefill", "tok/s", "higher", rate, 1.0, "indicative"),
         Column(speed + "decode_tokens_per_second", "Decode", "tok/s", "higher", rate, 1.0, "indicative"),
         Column(speed + "peak_memory_bytes", "Peak memory", memory, "lower", fixed(0), memory_scale, "indicative"),
@@ -108,6 +116,6 @@ def _all(outputs: Sequence[Output]) -> tuple[Column, ...]:
 
 
 def _of_source(shares: Any) -> str:
-    """`, source 95.0`, where that is known."""
+    """` (source 95.0)`, where that is known."""
     known = next((share for share in shares if share is not None), None)
-    return "" if known is None else f", source {percent(known)}"
+    return "" if known is None else f" (source {percent(known)})"

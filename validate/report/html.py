@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validate.metrics import DEFINITIONS
-from validate.report import columns, gauge, scatter, sections, spread, verdicts, words
+from validate.report import columns, gauge, images, scatter, sections, spread, verdicts, words
 from validate.report.axes import FLOOR, short_names, ten_to
 from validate.report.schema import FileEntry, Report
 
@@ -43,6 +43,7 @@ def _environment() -> Environment:
         "count": words.count,
         "percent": words.percent,
         "scientific": words.scientific,
+        "plain": words.plain,
         "plural": words.plural,
         "listed": words.listed,
     }
@@ -78,7 +79,8 @@ def _context(report: Report) -> dict[str, Any]:
         "slices": sections.slice_table(report),
         "maps": [(i, found) for i, o in enumerate(outputs) if (found := sections.tensor_map(o["tensors"]))],
         "acting": any(o["greedy"] or o["tool_calls"] or o["vision"]["clicks"] for o in outputs),
-        "seeing": [(i, o) for i, o in enumerate(outputs) if o["vision"]["images"]],
+        "seen": images.seen(report),
+        "furthest": _furthest(report),
         "checks": checks,
         "matrix": [sections.contract_marks(o, [name for name, _ in checks]) for o in outputs],
         "differences": sections.differences(report),
@@ -92,6 +94,12 @@ def _meanings(report: Report) -> list[tuple[str, str]]:
     """What the metrics of this report mean, in the order they are defined."""
     measured = {name for o in report["outputs"] for name in (*o["metrics"], *o["limits"])}
     return [(name, definition.meaning) for name, definition in DEFINITIONS.items() if name in measured]
+
+
+def _furthest(report: Report) -> int:
+    """The output that drifts most: whose details are open when the page is."""
+    drift = [o["metrics"].get("kl_mean") or 0.0 for o in report["outputs"]]
+    return drift.index(max(drift)) if drift else 0
 
 
 def _files(report: Report) -> list[FileEntry]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LETTER = 0.6  # of the font's size, a letter's width: wider than most
-POINT = 7.0  # half a point's width, its ring included
-_RINGS = (11.0, 20.0, 32.0, 46.0, 62.0, 80.0)
+POINT = 8.0  # half a point's width, its ring included
+_RINGS = (12.5, 20.0, 32.0, 46.0, 62.0, 80.0)
 _ANGLES = (0, 180, 45, -45, 135, -135, 90, -90, 22, -22, 158, -158, 67, -67, 112, -112)
 NEAR = _RINGS[0]
 

@@ -165,7 +165,7 @@ def _drawn(point: Point, spot: Spot, axis: LogAxis, best: bool) -> Markup:
     parts = [line(x, axis.at(point.ends[0]), x, axis.at(point.ends[1]), f"whisker {point.family.css}")]
     parts.append(point.family.mark(x, y, point.hollow))
     if point.failed:
-        parts.append(Markup('<circle class="ring" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(x, y, POINT + 2.5))
+        parts.append(Markup('<circle class="ring" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(x, y, POINT + 1))
     said = f"{point.label}: {size(point.size)}, KL {scientific(point.kl, 3)}"
     said += " · on the frontier" * best + " · failed" * point.failed
     return Markup('<g class="tip"><title>{}</title>{}</g>').format(said, Markup("").join(parts))

@@ -34,14 +34,21 @@ def scientific(value: float, digits: int = 2) -> str:
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
+    if exponent == "+00":
+        return mantissa
+    return f"{mantissa}e{int(exponent)}" if value < 1 else f"{float(f'{value:.{digits}g}'):g}"
+
+
+def plain(value: float) -> str:
+    """One KL by itself: `0.19`, and `1.9e-4` where zeros would have to be counted."""
+    return f"{value:.2g}" if 1e-3 <= value < 10 else scientific(value)
 
 
 def scientific_range(low: float, high: float) -> str:
     """`0.8–1.6e-3`: both ends with the exponent of the upper one, where that is read at a glance."""
     if high <= 0 or low <= 0 or high / low > 100:
         return f"{scientific(low)}–{scientific(high)}"
-    exponent = math.floor(math.log10(high))
+    exponent = min(0, math.floor(math.log10(high)))
     scale = 10.0**exponent
     return f"{low / scale:.1f}–{high / scale:.1f}" + (f"e{exponent}" if exponent else "")
 
