@@ -68,6 +68,11 @@ class Blocks:
         """(draw, block): how often each block is in a draw; the same for all metrics, outputs and runs."""
         return _drawn(self.number)
 
+    def part(self, chosen: np.ndarray) -> Blocks:
+        """The blocks of some positions only: those that have any."""
+        _, labels = np.unique(self.labels[chosen], return_inverse=True)
+        return Blocks(labels, self.scored[chosen], int(labels.max()) + 1)
+
     def means(self, values: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """Draws of the mean of values that lie in the blocks `labels`; those of all positions when left out."""
         labels = self.labels if labels is None else labels
