@@ -235,7 +235,8 @@ class _Comparison:
         got = self.click(f"clicks of {candidate.name or candidate.path.name}", session, prompts, batch)
         result.clicks = score = vision.score_clicks(tasks, wanted, got)
         hits, reference_hits = (np.asarray(h, float) for h in (score.hits, score.hits_reference))
-        drawn = {"click_rate": statistics.shares(hits), "click_drop": statistics.shares(reference_hits - hits)}
+        drops = statistics.shares(reference_hits - hits, lowest=-1.0)
+        drawn = {"click_rate": statistics.shares(hits), "click_drop": drops}
         result.add(vision.click_metrics(score), drawn)
         self.count_calls(result, [t.tools for t in tasks], [c.answer for c in wanted], [c.answer for c in got])
 
