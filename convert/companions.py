@@ -29,6 +29,12 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "tokenizer.model": Role.TOKENIZER,
         "vocab.json": Role.TOKENIZER,
         "merges.txt": Role.TOKENIZER,
+        "vocab.txt": Role.TOKENIZER,
+        "spiece.model": Role.TOKENIZER,
+        "sentencepiece.bpe.model": Role.TOKENIZER,
+        "tekken.json": Role.TOKENIZER,
+        "*.tiktoken": Role.TOKENIZER,
+        "tiktoken.model": Role.TOKENIZER,
         "special_tokens_map.json": Role.TOKENIZER,
         "added_tokens.json": Role.TOKENIZER,
         "chat_template.jinja": Role.CHAT_TEMPLATE,
@@ -44,6 +50,9 @@ ROLES: Mapping[str, Role] = MappingProxyType(
     }
 )
 """File name or pattern, relative to the model's folder -> what the file is to the model."""
+
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+"""Names a sentencepiece model goes by, the first that is there."""
 
 CONFIG_BYTES = 16 << 20
 TOKENIZER_BYTES = 256 << 20  # the largest in use (262k tokens, 2.6 times as many merges) are about 35 MB
@@ -187,7 +196,7 @@ def read_companions(bundle: Bundle) -> Companions:
         chat_templates=templates,
         generation=_read(files, "generation_config.json"),
         preprocessor=_preprocessor(files),
-        sentencepiece=files.get("tokenizer.model"),
+        sentencepiece=next((files[name] for name in SENTENCEPIECE if name in files), None),
         card=card,
         files=files,
         notes=(*template_notes, *card_notes),

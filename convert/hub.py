@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import PICKLES, SAFETENSORS, layout, read_config, weight_files
+from convert.companions import SENTENCEPIECE
 from convert.errors import InputError
 from convert.progress import Progress
 
@@ -19,7 +20,8 @@ DEFAULT_REVISION = "main"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NETWORK_SECONDS = 10.0
 
-COMPANION_PATTERNS = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.txt", "tokenizer.model")
+COMPANION_PATTERNS = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.txt", *SENTENCEPIECE)
+COMPANION_PATTERNS += ("*.tiktoken", "tiktoken.model")
 CARD_PATTERNS = ("README.md", "LICENSE*", "NOTICE*")
 
 

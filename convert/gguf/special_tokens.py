@@ -70,8 +70,17 @@ class SpecialTokens:
         ]
 
 
-def find(companions: Companions, texts: Mapping[str, int], unknown: int | None = None) -> SpecialTokens:
+def find(
+    companions: Companions,
+    texts: Mapping[str, int],
+    unknown: int | None = None,
+    *,
+    model: str = "",
+    add_bos: bool | None = None,
+) -> SpecialTokens:
     """The special tokens of a vocabulary `texts` (token text -> id); `unknown` is the id of its unknown token.
+
+    `model` is the kind's name in the file; `add_bos` is what a file of tokens says itself, before any config.
 
     Raises InputError where the tokenizer adds a token that it does not have.
     """
@@ -89,14 +98,51 @@ def find(companions: Companions, texts: Mapping[str, int], unknown: int | None =
             ids.setdefault(kind, texts[named])
     if unknown is not None:
         ids.setdefault("unk", unknown)
+    if add_bos is not None or model == "bert":
+        _by_usual_names(ids, texts)
     for kind, names in BY_TEXT.items():
         number = next((texts[name] for name in names if name in texts), None)
         if number is not None:
             ids.setdefault(kind, number)
-    before, after = _added(companions, ids, texts)
+    before, after = _added(companions, ids, texts) if model != "bert" else _around_bert(companions, ids, texts)
+    if add_bos and not before and "bos" in ids:
+        before = [ids["bos"]]
+    if model == "bert" and after:
+        ids["sep"] = after[-1]  # what llama.cpp puts behind a text of this kind, whatever the flags say
     notes += _apply(ids, before, after)
     notes += _more_ends(companions, ids, {number: text for text, number in texts.items()})
     return SpecialTokens(ids, add_bos=bool(before), add_eos=bool(after), notes=tuple(notes))
+
+
+_USUAL = {
+    "bos": ("<s>", "[CLS]"),
+    "eos": ("</s>",),
+    "unk": ("<unk>", "[UNK]"),
+    "sep": ("[SEP]",),
+    "pad": ("<pad>", "[PAD]"),
+}
+
+
+def _by_usual_names(ids: dict[str, int], texts: Mapping[str, int]) -> None:
+    """Fill in what no config names: tekken.json and vocab.txt come without one and have fixed names."""
+    for kind, names in _USUAL.items():
+        number = next((texts[name] for name in names if name in texts), None)
+        if number is not None:
+            ids.setdefault(kind, number)
+
+
+def _around_bert(
+    companions: Companions, ids: Mapping[str, int], texts: Mapping[str, int]
+) -> tuple[list[int], list[int]]:
+    """What goes around a text of WordPiece: by the post-processor, else CLS and SEP, which is what llama.cpp does."""
+    before, after = _added(companions, ids, texts)
+    if before and after:
+        return before, after
+    lacking = [kind for kind in ("bos", "sep") if kind not in ids]
+    if lacking:
+        where = str(companions.files.get("tokenizer_config.json", "tokenizer_config.json"))
+        raise InputError(where, f"no {' and no '.join(lacking)} token", "[CLS] and [SEP], which llama.cpp puts around")
+    return [ids["bos"]], [ids["sep"]]
 
 
 def _apply(ids: dict[str, int], before: list[int], after: list[int]) -> list[str]:
@@ -146,9 +192,13 @@ def _added(companions: Companions, ids: Mapping[str, int], texts: Mapping[str, i
         after: list[int] = []
         parts = processor.get("processors") if processor.get("type") == "Sequence" else [processor]
         for part in parts if isinstance(parts, list) else []:
+            head: list[int] = []
+            tail: list[int] = []
             if isinstance(part, Mapping) and part.get("type") == "TemplateProcessing":
                 head, tail = _template(part, companions, texts)
-                before, after = head + before, after + tail
+            elif isinstance(part, Mapping) and part.get("type") in ("BertProcessing", "RobertaProcessing"):
+                head, tail = ([_named(part.get(key), texts, companions)] for key in ("cls", "sep"))
+            before, after = head + before, after + tail
         return before, after
     config = companions.tokenizer_config
     is_llama = companions.sentencepiece is not None and tokenizer is None  # LlamaTokenizer adds BOS unless told not to
@@ -158,6 +208,15 @@ def _added(companions: Companions, ids: Mapping[str, int], texts: Mapping[str, i
             where = str(companions.files.get("tokenizer_config.json", "tokenizer_config.json"))
             raise InputError(where, f"add_{kind}_token is true and there is no {kind}_token", f"a {kind}_token")
     return [ids["bos"]] if flags["bos"] is True else [], [ids["eos"]] if flags["eos"] is True else []
+
+
+def _named(pair: object, texts: Mapping[str, int], companions: Companions) -> int:
+    """The id of ["[CLS]", 101], as tokenizer.json writes a token that a processor adds."""
+    text = pair[0] if isinstance(pair, list) and len(pair) == 2 else None
+    if not isinstance(text, str) or text not in texts:
+        where = str(companions.files.get("tokenizer.json", "tokenizer.json"))
+        raise InputError(where, f"post_processor adds {str(pair)[:60]!r}, which is no token")
+    return texts[text]
 
 
 def _template(
