@@ -21,7 +21,7 @@ from convert.gguf.split import shard_names
 from convert.gguf.writer import MAGIC
 from convert.safetensors import Entry, read_header
 from convert.stages._existing_graphs import read_graph
-from convert.untrusted import inside, listed, read_object, shown
+from convert.untrusted import inside, listed, read_object, refuse_pointer, shown
 
 WANTED = (
     "a GGUF file, an ONNX graph, or the folder of a GPTQ, AWQ or FP8 checkpoint, of ONNX graphs, or of "
@@ -72,6 +72,7 @@ def find(path: Path, projector: Path | None) -> Found:
         got = "is neither a file nor a folder" if path.exists() else "is not there"
         raise InputError(str(path), got, WANTED, "check the path")
     start = _start(path)
+    refuse_pointer(path, start)
     if start.startswith(MAGIC):
         return _gguf(path, projector)
     if projector is not None:
@@ -86,7 +87,7 @@ def find(path: Path, projector: Path | None) -> Found:
 def _start(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(9)
+            return file.read(64)
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
 
