@@ -28,6 +28,7 @@ from validate.runtimes import Session, llama_cpp
 
 WINDOW = 512
 TOLERANCE, TOP_TOLERANCE = 0.02, 0.002
+TRIES = 10
 LAST_DIGIT = 5e-7  # half of what the peer prints of KL
 SETTINGS = ("-ctk", "f32", "-ctv", "f32", "-fa", "off", "-c", str(WINDOW), "-b", str(WINDOW), "-ub", str(WINDOW))
 SETTINGS += ("-t", "2", "--no-warmup", "-ngl", "0")
@@ -48,7 +49,7 @@ def main(peer: Path, base: Path, text: Path, candidates: list[Path]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "logits"
         run([peer, "-m", base, "-f", text, "--kl-divergence-base", kept, *SETTINGS])
-        theirs = [ask_peer(peer, base, path, kept) for path in candidates]
+        theirs = [ask_peer(peer, path, kept) for path in candidates]
         windows = tokens_of(kept)
     with llama_cpp.open(base, context=WINDOW, threads=2) as session:
         put_bos(windows, session)
@@ -76,8 +77,11 @@ def run(command: list[object]) -> str:
     return done.stdout + done.stderr
 
 
-def ask_peer(peer: Path, base: Path, path: Path, kept: Path) -> Found:
-    said = run([peer, "-m", path, "--kl-divergence-base", kept, "--kl-divergence", *SETTINGS])
+def ask_peer(peer: Path, path: Path, kept: Path) -> Found:
+    for _ in range(TRIES):  # one time in four it ends before its last lines are out
+        said = run([peer, "-m", path, "--kl-divergence-base", kept, "--kl-divergence", *SETTINGS])
+        if "Same top p:" in said:
+            break
     return Found(
         kl=number(said, r"Mean +KLD"),
         ppl=number(said, r"Mean PPL\(Q\) +"),

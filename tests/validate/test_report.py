@@ -1,4 +1,4 @@
-"""Verdicts and the two report files."""
+"""Metrics, verdicts and report.json; its pages are in test_markdown and test_html."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
-from validate.compare import Measurement
-from validate.continuation import Continuation
+from tests.validate.sample_report import sample_report
+from validate.continuation import Greedy
 from validate.contract import Check, Difference
+from validate.measurement import Measurement, WindowSums
 from validate.metrics import (
     CONTRACT_LIMITS,
     DEFAULT_LIMITS,
@@ -20,7 +23,10 @@ from validate.metrics import (
     default_limits,
     unknown_metrics,
 )
-from validate.report import Report, Subject, output, to_json, to_markdown, verdict
+from validate.report import Output, Report, Subject, output, to_json, verdict
+from validate.slices import Slice
+from validate.toolcalls import ToolCalls
+from validate.worst import Guess, Row
 
 GOOD = {"kl_mean": 0.001, "top1": 0.99, "ppl_ratio": 1.001}
 
@@ -75,29 +81,33 @@ def test_only_all_measured_finite_and_inside_passes(measurement: Measurement, st
 
 
 def test_a_limit_on_what_was_not_measured_is_no_pass() -> None:
-    assert verdict(Measurement(metrics=GOOD), {"click_accuracy": 0.5}) == ("failed", "click_accuracy was not measured")
+    assert verdict(Measurement(metrics=GOOD), {"click_rate": 0.5}) == ("failed", "click_rate was not measured")
+
+
+def test_what_broke_comes_before_what_was_not_run() -> None:
+    broken = Measurement(not_run="built, not run: no kernel", lacking=True, failures=["vision: it died"])
+    assert verdict(broken, {}) == ("failed", "vision: it died")
+
+
+def test_a_limit_missed_by_less_than_the_noise_is_said_to_be() -> None:
+    unsure = Measurement(metrics=dict(GOOD), draws={"kl_mean": np.linspace(0.0004, 0.0014, 101)})
+    status, reason = verdict(unsure, {"kl_mean": 0.0008})
+    assert status == "failed"
+    assert "not surely: kept on 41% of resampled texts" in reason
+    sure = Measurement(metrics=dict(GOOD), draws={"kl_mean": np.linspace(0.0009, 0.0014, 101)})
+    assert verdict(sure, {"kl_mean": 0.0008}) == ("failed", "kl_mean 0.001, limit <= 0.0008")
 
 
 def make_report(*measurements: Measurement) -> Report:
+    """A report of GGUF files m0, m1, … that are held to two limits."""
+
     def row(name: str, measurement: Measurement) -> Any:
         file: Any = {"path": f"gguf/{name}.gguf", "size_bytes": 1234, "sha256": "ab" * 32}
         limits = {"kl_mean": (0.1, "recipe"), "templates_equal": (1.0, "default")}
         return output(Subject("gguf", "gguf", "Q8_0", file), measurement, limits)
 
-    return {
-        "schema_version": 1,
-        "recipe": "demo",
-        "reference": {
-            "model": "m",
-            "hub": "",
-            "revision": "",
-            "runtime": "transformers 5",
-            "dtype": "float32",
-            "files": [],
-        },
-        "text": {"name": "t.txt", "sha256": "cd" * 32, "tokens": 9, "windows": 1, "window": 9},
-        "outputs": [row(f"m{i}", m) for i, m in enumerate(measurements)],
-    }
+    base = sample_report()
+    return base | {"outputs": [row(f"m{i}", m) for i, m in enumerate(measurements)]}  # type: ignore[return-value]
 
 
 def refuse_constant(name: str) -> None:
@@ -111,65 +121,34 @@ def test_json_is_strict_and_nan_is_null_with_a_reason() -> None:
     assert row["metrics"]["kl_max"] is None
     assert row["status"] == "failed"
     assert "kl_mean is not a finite number" in row["reason"]
-    assert set(row) >= {
-        "stage",
-        "format",
-        "type",
-        "path",
-        "size_bytes",
-        "runtime",
-        "status",
-        "reason",
-        "metrics",
-        "contract",
-    }
 
 
-def test_markdown_opens_with_the_verdict_and_shows_differences() -> None:
-    check = Check("templates", "chat template", 2, 1, (Difference("user", "'a|b'", "'a`b\n'"),), "templates_equal")
-    bad = Measurement(metrics=GOOD | {"kl_mean": 0.3, "templates_equal": 0.5}, checks=[check], parameters=1000)
-    text = to_markdown(make_report(Measurement(metrics=dict(GOOD)), bad))
-    assert text.startswith("# demo: 2 of 2 outputs did not pass\n")
-    assert "| `m1.gguf` | **FAILED** | Q8_0 | 1.23 kB | 9.87 |" in text
-    assert r"| `user` | `'a\|b'` | `'a'b '` |" in text
-    assert "Contract: differs in chat template." in text
+def whole_measurement() -> Measurement:
+    """One of everything."""
+    found = Measurement(runtime="r", parameters=1000, metrics=dict(GOOD), greedy=Greedy(2, 64, 128, 81, (64, 17)))
+    found.add({"kl_mean": 0.001}, {"kl_mean": np.linspace(0.0005, 0.0015, 101)})
+    found.quantiles = ((0.5, 1e-4), (1.0, 0.2))
+    found.slices = [Slice("set", "prose", 90, 0.002, 0.001, math.nan, 0.98, 1.01)]
+    found.worst = [Row("prose", 0, 3, 0.2, "before", "next", [Guess("a", 0.9)], [Guess("b", 0.8)])]
+    found.windows = [WindowSums(100, 99, 0.1, 98, 200.0, 199.0)]
+    found.checks = [Check("templates", "chat template", 2, 1, (Difference("user", "a", "b"),), "templates_equal")]
+    found.tool_calls = ToolCalls(12, 11, 10)
+    return found
 
 
-def test_markdown_of_passes_and_of_nothing() -> None:
-    good = Measurement(metrics=GOOD | {"templates_equal": 1.0})
-    assert to_markdown(make_report(good)).startswith("# demo: the output passed\n")
-    assert to_markdown(make_report()).startswith("# demo: nothing was validated\n")
-
-
-def test_a_strangers_words_cannot_break_the_table() -> None:
-    text = to_markdown(make_report(Measurement(failures=["a|b\n# <script>alert(1)</script> [x](y)"])))
-    assert r"a\|b # \<script\>alert(1)\</script\> \[x\](y)" in text
-
-
-def test_what_was_not_run_for_the_machines_sake_is_said_first_and_is_no_failure() -> None:
-    good = Measurement(metrics=GOOD | {"templates_equal": 1.0})
-    lacking = Measurement(not_run="built, not run: no CUDA device", lacking=True)
-    page = to_markdown(make_report(good, lacking))
-    assert page.startswith("# demo: the output passed, 1 more built and not run\n")
-    assert "- **NOT RUN** `m1.gguf`: built, not run: no CUDA device" in page
-    assert "a machine that can" in page
-    assert to_markdown(make_report(lacking)).startswith("# demo: the output was built and not run\n")
-    missing = Measurement(not_run="x is not installed")
-    assert to_markdown(make_report(good, missing)).startswith("# demo: 1 of 2 outputs did not pass\n")
-    broken = Measurement(not_run="built, not run: no kernel", lacking=True, failures=["vision: it died"])
-    assert verdict(broken, {}) == ("failed", "vision: it died")
-
-
-def test_a_failure_says_what_to_do() -> None:
-    drifted = Measurement(metrics=GOOD | {"kl_mean": 0.3, "templates_equal": 1.0})
-    chat = Measurement(metrics=GOOD | {"templates_equal": 0.5})
-    page = to_markdown(make_report(drifted, chat, Measurement(failures=["it died"]), Measurement(not_run="no runtime")))
-    todo = [line for line in page.splitlines() if "What to do" in line]
-    assert len(todo) == 4
-    assert "publish a finer type" in todo[0]
-    assert "chats reach the model in another form" in todo[1]
-    assert "convert it again" in todo[2]
-    assert "run again" in todo[3]
+def test_every_word_of_a_row_is_the_schemas() -> None:
+    words = json.loads(to_json(make_report(whole_measurement(), Measurement(not_run="no runtime"))))
+    TypeAdapter(Report).validate_json(json.dumps(words), strict=True)
+    row = words["outputs"][0]
+    assert row.keys() == Output.__annotations__.keys()
+    assert row["intervals"]["kl_mean"] == [pytest.approx(0.000525), pytest.approx(0.001475)]
+    assert row["limits"]["kl_mean"] == {"better": "<=", "limit": 0.1, "source": "recipe", "p_worse": 0.0}
+    assert row["limits"]["templates_equal"]["p_worse"] is None
+    assert row["slices"][0]["kl_high"] is None
+    assert row["greedy"]["lengths"] == [64, 17]
+    assert row["tool_calls"] == {"asked": 12, "valid_reference": 11, "valid": 10}
+    assert row["bits_per_weight"] == 9.872
+    assert row["contract"]["templates"]["metric"] == "templates_equal"
 
 
 def test_every_metric_that_can_have_a_limit_has_advice() -> None:
@@ -178,39 +157,7 @@ def test_every_metric_that_can_have_a_limit_has_advice() -> None:
     assert advice._ADVICE.keys() == DEFINITIONS.keys()
 
 
-def test_what_was_not_looked_at_is_said_in_the_first_lines() -> None:
-    good = Measurement(metrics=GOOD | {"templates_equal": 1.0}, vision_reason="no projector was made beside this file")
-    head = to_markdown(make_report(good)).partition("## ")[0]
-    assert "**not looked at** for `m0.gguf`" in head
-
-
-def test_how_long_both_write_the_same_is_in_both_reports() -> None:
-    greedy = Continuation(32, 64, 17)
-    report = make_report(Measurement(metrics=GOOD | {"greedy_equal": greedy.share}, greedy=greedy))
-    assert report["outputs"][0]["greedy"] == {"prompt_tokens": 32, "tokens": 64, "equal": 17}
-    assert "17 of 64" in to_markdown(report)
-
-
 def test_rounding_never_hides_on_which_side_of_a_limit_a_number_is() -> None:
     assert str(Metric("top1", 0.99996, 1.0)) == "top1 0.99996, limit >= 1"
     assert str(Metric("kl_mean", 0.1000000001, 0.1)) == "kl_mean 0.1000000001, limit <= 0.1"
     assert str(Metric("kl_mean", 0.0132456, 0.002)) == "kl_mean 0.01325, limit <= 0.002"
-
-
-def test_the_page_says_what_ran_where_and_lists_no_default_that_was_kept() -> None:
-    ran = Measurement(metrics=GOOD | {"templates_equal": 1.0}, runtime="OpenVINO (openvino 1)")
-    lacking = Measurement(not_run="built, not run: no CUDA device", lacking=True, runtime="TensorRT (x)")
-    report = make_report(ran, lacking)
-    report["outputs"][0]["type"] = "fp16"
-    report["outputs"][0]["limits"] |= {"top1": {"better": ">=", "limit": 0.5, "source": "default"}}
-    report["outputs"][1]["format"] = "tensorrt"
-    report["outputs"][1]["vision"]["reason"] = "no `eyes`"
-    page = to_markdown(report)
-    assert "- `m0.gguf`: on OpenVINO (openvino 1), CPU, computing in float32" in page
-    assert "- Nothing ran on TensorRT (x)." in page
-    assert "OpenVINO computes in float32 here whatever a graph's type is" in page
-    assert "An engine holds its weights once for each of its profiles" in page
-    assert "Not checked: built, not run: no CUDA device." in page
-    assert "| `top1` |" not in page
-    assert "default limits of" in page
-    assert r"- `m1.gguf`: no \`eyes\`" in page

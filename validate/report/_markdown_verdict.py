@@ -1,0 +1,62 @@
+"""The top of report.md: the verdict, how surely, what to do, and what stands out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from validate.report import verdicts
+from validate.report._markdown_text import code, codes, text
+from validate.report.schema import Output, Report
+from validate.vision import SEES_NOTHING
+
+WORDS = {"passed": "passed", "failed": "**FAILED**", "not_run": "**NOT RUN**"}
+
+
+def verdict(report: Report) -> Iterable[str]:
+    """The heading and everything above the tables."""
+    outputs = report["outputs"]
+    sentence = verdicts.sentence(outputs)
+    yield f"# {text(report['recipe'])}: {sentence[:1].lower()}{sentence[1:]}"
+    yield ""
+    lines = [*_troubles(report), *_to_do(report), *_close_calls(report), *_facts(report), *_blind(outputs)]
+    yield from lines
+    if lines:
+        yield ""
+
+
+def _troubles(report: Report) -> Iterable[str]:
+    for trouble in verdicts.troubles(report):
+        said = [*map(_missed, trouble.gates), *filter(None, [trouble.reason])]
+        yield f"- {WORDS[trouble.status]} {code(trouble.label)}: {text('; '.join(said))}"
+
+
+def _missed(gate: verdicts.Gate) -> str:
+    certainty = f" ({gate.certainty})" if gate.certainty else ""
+    return f"{gate.metric} {gate.value}, limit {gate.better} {gate.limit}{certainty}"
+
+
+def _to_do(report: Report) -> Iterable[str]:
+    for names, said in verdicts.to_do(report):
+        yield f"- What to do ({codes(names)}): {said}"  # our own words
+
+
+def _close_calls(report: Report) -> Iterable[str]:
+    calls = list(dict.fromkeys(label for _, label, _ in verdicts.close_calls(report)))
+    if calls:
+        yield f"- Passed, but not surely: {codes(calls)}; Limits, below, has how often resampled texts miss them"
+
+
+def _facts(report: Report) -> Iterable[str]:
+    for fact in verdicts.facts(report):
+        yield f"- {text(fact.title)}: {text(fact.value)}" + (f" ({text(fact.told)})" if fact.told else "")
+
+
+def _blind(outputs: Iterable[Output]) -> Iterable[str]:
+    """What was not looked at is said before the tables, or it would be taken for looked at."""
+    reasons: dict[str, list[str]] = {}
+    for output in outputs:
+        reason = output["vision"]["reason"]
+        if reason and reason != SEES_NOTHING:
+            reasons.setdefault(reason, []).append(output["label"])
+    for reason, labels in reasons.items():
+        yield f"- Images: **not looked at** with {codes(labels)}: {text(reason)}"
