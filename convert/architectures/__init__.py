@@ -9,7 +9,7 @@ and may have
 
     RENAMES: tuple[tuple[str, str], ...]        other writers' beginnings of tensor names -> the ones in its tables
     vision(config, preprocessor) -> Part        the mmproj file of a model that sees
-    VISION: str                                 how the names of its tensors start
+    VISION: str | tuple[str, ...]               how the names of its tensors start
 
 A module whose name starts with an underscore is not a family.
 """
@@ -50,6 +50,8 @@ def find(config: Mapping[str, Any]) -> ModuleType:
         return load(families[first])
     if first is None:
         raise InputError("config.json", "architectures names no model class", f"one of {', '.join(families)}")
+    kind = f" (model_type {str(config.get('model_type'))[:60]!r})" if config.get("model_type") else ""
     close = difflib.get_close_matches(str(first), families, 1, 0.8)
     remedy = f"did you mean {close[0]}?" if close else "add a file to convert/architectures to support another"
-    raise InputError("config.json", f"architecture {str(first)[:80]!r}", f"one of {', '.join(families)}", remedy)
+    got = f"architecture {str(first)[:80]!r}{kind} is not supported"
+    raise InputError("config.json", got, f"one of {', '.join(families)}", remedy)

@@ -28,9 +28,11 @@ class Config:
     values: Mapping[str, Any]
     where: str = "config.json"
     problems: list[Problem] = field(default_factory=list)
+    spellings: Mapping[str, str] = field(default_factory=dict)  # key asked for -> what this config calls it
 
     def sub(self, key: str) -> Config:
         """The object under `key`, an empty one where there is none; problems go to the same list."""
+        key = self.key(key)
         value = self.values.get(key)
         if value is None:
             value = {}
@@ -41,10 +43,28 @@ class Config:
 
     def merged(self, key: str) -> Config:
         """This config with the values of the object under `key` on top."""
-        return Config({**self.values, **self.sub(key).values}, self.where, self.problems)
+        return Config({**self.values, **self.sub(key).values}, self.where, self.problems, self.spellings)
+
+    def with_defaults(self, **values: Any) -> Config:
+        """This config with `values` where it says nothing."""
+        given = {key: value for key, value in self.values.items() if value is not None}
+        return Config({**self.values, **values, **given}, self.where, self.problems, self.spellings)
+
+    def spelled(self, **spellings: str) -> Config:
+        """This config, where `hidden_size="n_embd"` says what it calls a hidden_size.
+
+        The name asked for counts too where only that is there: transformers reads both.
+        """
+        return Config(self.values, self.where, self.problems, {**self.spellings, **spellings})
+
+    def key(self, key: str) -> str:
+        """What this config calls `key`."""
+        other = self.spellings.get(key, key)
+        return key if self.values.get(other) is None and self.values.get(key) is not None else other
 
     def size(self, key: str, default: int | None = None, most: int = MAX_SIZE) -> int:
         """A whole number from 1 to `most`."""
+        key = self.key(key)
         value = self._get(key, default)
         if value is _MISSING:
             return 1
@@ -54,6 +74,7 @@ class Config:
 
     def number(self, key: str, default: float | None = None, least: float = 0.0, above: bool = True) -> float:
         """A finite number above (or, with above=False, not below) `least` that a float32 can hold."""
+        key = self.key(key)
         value = self._get(key, default)
         if value is _MISSING:
             return 1.0
@@ -63,6 +84,7 @@ class Config:
         return float(value)
 
     def flag(self, key: str, default: bool = False) -> bool:
+        key = self.key(key)
         value = self.values.get(key)
         if value is None:
             return default
@@ -70,6 +92,7 @@ class Config:
 
     def word(self, key: str, default: str, allowed: Sequence[str], why: str = "") -> str:
         """One of the words in `allowed`; `why` is what to know when it is another."""
+        key = self.key(key)
         value = self.values.get(key)
         if value is None:
             return default
@@ -80,6 +103,7 @@ class Config:
 
     def sizes(self, key: str, default: Sequence[int] | None = None, most: int = MAX_SIZE) -> tuple[int, ...]:
         """A list of whole numbers from 0 to `most`, at most MAX_LAYERS of them."""
+        key = self.key(key)
         value = self._get(key, default)
         if value is _MISSING:
             return ()
@@ -90,6 +114,7 @@ class Config:
 
     def numbers(self, key: str, count: int, default: Sequence[float] | None = None) -> tuple[float, ...]:
         """A list of `count` finite numbers."""
+        key = self.key(key)
         value = self._get(key, default)
         if value is _MISSING:
             return (1.0,) * count
@@ -98,8 +123,27 @@ class Config:
             return self._bad(key, value, f"a list of {count} numbers", (1.0,) * count)
         return tuple(map(float, value))
 
+    def words(self, key: str, count: int, allowed: Sequence[str]) -> tuple[str, ...]:
+        """A list of `count` of the words in `allowed`, as layer_types; empty where there is none."""
+        key = self.key(key)
+        value = self.values.get(key)
+        if value is None:
+            return ()
+        good = isinstance(value, list | tuple) and len(value) == count
+        if not good or not all(isinstance(v, str) and v in allowed for v in value):
+            return self._bad(key, value, f"a list of {count}, each {' or '.join(map(repr, allowed))}", ())
+        return tuple(map(str, value))
+
+    def require(self, key: str, wanted: object, why: str = "") -> None:
+        """Complain unless the config says `wanted` or nothing under `key`; `why` is what to know then."""
+        key = self.key(key)
+        if self.has(key) and (
+            self.values[key] != wanted or isinstance(self.values[key], bool) != isinstance(wanted, bool)
+        ):
+            self.complain(key, self.values[key], _json(wanted), why)
+
     def has(self, key: str) -> bool:
-        return self.values.get(key) is not None
+        return self.values.get(self.key(key)) is not None
 
     def complain(self, key: str, got: object, wanted: str, remedy: str = "") -> None:
         self.problems.append(Problem(self.where, f"{key} is {_short(got)}", wanted, remedy))
@@ -119,6 +163,11 @@ class Config:
     def _bad(self, key: str, value: object, wanted: str, stand_in: T) -> T:
         self.complain(key, value, wanted)
         return stand_in
+
+
+def _json(value: object) -> str:
+    """As config.json would say it."""
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else f"{value}"
 
 
 def _short(value: object) -> str:

@@ -1,61 +1,49 @@
-"""The decoder that Llama and the Qwens share: pre-norm blocks, grouped-query attention, rotary positions, gated MLP."""
+"""The decoders of most families: blocks of attention and MLP with norms, their sizes read from config.json and checked.
+
+A family says what llama.cpp's graph for it can do (`Graph`), lets `read_decoder` read and check the config, and gives
+`decoder_part` its rows, the fields that only it has, and the ways of its words.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from convert.architectures._config import MAX_CONTEXT, MAX_LAYERS, Config
-from convert.architectures._part import LeftOut, Part, Row, View, expand
-from convert.architectures._rope import Rope, read_rope, rope_fields, rope_tensors
+from convert.architectures._part import Generated, LeftOut, Part, Row, Wanted, Way, expand
+from convert.architectures._rope import Rope, Rotary, read_rope, rope_fields, rope_tensors
+from convert.architectures._rows import HEAD, INVERSE_FREQUENCIES
+from convert.architectures._window import window_notes
 from convert.gguf.fields import Field
 
-Views = Mapping[str, View]
+SILU = ("silu", "swish")
+GELU_TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")  # the formula llama.cpp has for GELU
+GELU = ("gelu", *GELU_TANH)  # llama.cpp takes the tanh formula for the exact one too
+GELU_NOTE = "the source computes GELU exactly, llama.cpp by its tanh formula: values differ by up to 5e-4"
 
-_L, _B = "model.layers.{i}", "blk.{i}"
 
-MODEL: tuple[Row, ...] = (
-    ("model.embed_tokens.weight", "token_embd.weight", ("vocab", "hidden")),
-    (f"{_L}.input_layernorm.weight", f"{_B}.attn_norm.weight", ("hidden",)),
-    (f"{_L}.self_attn.v_proj.weight", f"{_B}.attn_v.weight", ("kv", "hidden")),
-    (f"{_L}.self_attn.o_proj.weight", f"{_B}.attn_output.weight", ("hidden", "q")),
-    (f"{_L}.post_attention_layernorm.weight", f"{_B}.ffn_norm.weight", ("hidden",)),
-    ("model.norm.weight", "output_norm.weight", ("hidden",)),
-)
-MLP: tuple[Row, ...] = (
-    (f"{_L}.mlp.gate_proj.weight", f"{_B}.ffn_gate.weight", ("ffn", "hidden")),
-    (f"{_L}.mlp.up_proj.weight", f"{_B}.ffn_up.weight", ("ffn", "hidden")),
-    (f"{_L}.mlp.down_proj.weight", f"{_B}.ffn_down.weight", ("hidden", "ffn")),
-)
-QUERY_KEY: tuple[Row, ...] = (
-    (f"{_L}.self_attn.q_proj.weight", f"{_B}.attn_q.weight", ("q", "hidden"), "q"),
-    (f"{_L}.self_attn.k_proj.weight", f"{_B}.attn_k.weight", ("kv", "hidden"), "k"),
-)
-QUERY_KEY_BIAS: tuple[Row, ...] = (
-    (f"{_L}.self_attn.q_proj.bias", f"{_B}.attn_q.bias", ("q",), "q"),
-    (f"{_L}.self_attn.k_proj.bias", f"{_B}.attn_k.bias", ("kv",), "k"),
-)
-VALUE_BIAS: tuple[Row, ...] = ((f"{_L}.self_attn.v_proj.bias", f"{_B}.attn_v.bias", ("kv",)),)
-OUTPUT_BIAS: tuple[Row, ...] = ((f"{_L}.self_attn.o_proj.bias", f"{_B}.attn_output.bias", ("hidden",)),)
-QUERY_KEY_NORM: tuple[Row, ...] = (
-    (f"{_L}.self_attn.q_norm.weight", f"{_B}.attn_q_norm.weight", ("head",)),
-    (f"{_L}.self_attn.k_norm.weight", f"{_B}.attn_k_norm.weight", ("head",)),
-)
-MLP_BIAS: tuple[Row, ...] = (
-    (f"{_L}.mlp.gate_proj.bias", f"{_B}.ffn_gate.bias", ("ffn",)),
-    (f"{_L}.mlp.up_proj.bias", f"{_B}.ffn_up.bias", ("ffn",)),
-    (f"{_L}.mlp.down_proj.bias", f"{_B}.ffn_down.bias", ("hidden",)),
-)
-HEAD: tuple[Row, ...] = (("lm_head.weight", "output.weight", ("vocab", "hidden")),)
+@dataclass(frozen=True)
+class Graph:
+    """What llama.cpp's graph of an architecture can do; a config that asks for more is refused."""
 
-INVERSE_FREQUENCIES = LeftOut("rotary_emb.inv_freq", "llama.cpp computes the frequencies from rope.freq_base")
-TIED_HEAD = LeftOut("lm_head.weight", "tied: llama.cpp reads token_embd.weight", "model.embed_tokens.weight")
+    name: str  # general.architecture
+    layer_norm: bool = False  # else RMS norm
+    epsilon: str = "rms_norm_eps"  # the config's key for the norm's epsilon
+    default_epsilon: float | None = None  # transformers' own where the config is silent; None: it may not be
+    activations: Sequence[str] = SILU  # that the config may name; the first where it is silent
+    activation: str = "hidden_act"  # the config's key for it
+    rotary: Rotary | None = field(default_factory=Rotary)  # None: positions are a table of embeddings, or none at all
+    square: bool = False  # heads times head size is the hidden size
+    grouped: bool = True  # heads may share keys and values; head_count_kv is then in the file
+    windowed: bool = False  # it has sliding windows; False: a config with one gets a note
+    tied: bool = False  # what transformers takes for tie_word_embeddings where the config is silent
 
 
 @dataclass(frozen=True)
 class Decoder:
     """The numbers of a decoder, checked."""
 
+    graph: Graph
     config: Config
     layers: int
     hidden: int
@@ -66,12 +54,14 @@ class Decoder:
     vocab: int
     context: int
     epsilon: float
-    rope: Rope
+    rope: Rope | None
     tied: bool
+    more: Mapping[str, int] = field(default_factory=dict)  # the family's own dimensions
+    notes: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Names of dimensions in the tables above -> their sizes."""
+        """Names of dimensions in the tables -> their sizes."""
         return {
             "vocab": self.vocab,
             "hidden": self.hidden,
@@ -79,26 +69,34 @@ class Decoder:
             "head": self.head_dim,
             "q": self.heads * self.head_dim,
             "kv": self.kv_heads * self.head_dim,
+            "context": self.context,
+            **self.more,
         }
 
+    def having(self, **sizes: int) -> Decoder:
+        """The decoder with more dimensions for its tables."""
+        return replace(self, more={**self.more, **sizes})
 
-def read_decoder(config: Config, scalings: Sequence[str] = ("linear", "yarn"), theta: float = 10000.0) -> Decoder:
+
+def read_decoder(config: Config, graph: Graph) -> Decoder:
     """The decoder a text config describes; what is wrong with it is in `config.problems`."""
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
-    kv_heads = config.size("num_key_value_heads", heads)
+    kv_heads = config.size("num_key_value_heads", heads) if graph.grouped else heads
     if heads % kv_heads:
         config.complain("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads, {heads}")
-    if not config.has("head_dim") and hidden % heads:
-        config.complain("num_attention_heads", heads, f"a divisor of hidden_size, {hidden}")
-    head_dim = config.size("head_dim", max(1, hidden // heads))
-    if head_dim % 2:
-        config.complain("head_dim", head_dim, "an even number", "rotary positions turn pairs of values")
+    head_dim = _head_dim(config, graph, hidden, heads)
     context = config.size("max_position_embeddings", most=MAX_CONTEXT)
-    config.word("hidden_act", "silu", ("silu", "swish"), "llama.cpp's graph of this architecture has no other")
+    activation = config.word(
+        graph.activation,
+        graph.activations[0],
+        graph.activations,
+        "llama.cpp's graph of this architecture has no other",
+    )
     if config.has("quantization_config"):
         remedy = "convert the model it was made from"
         config.complain("quantization_config", config.values["quantization_config"], "16- or 32-bit weights", remedy)
     return Decoder(
+        graph,
         config,
         layers=config.size("num_hidden_layers", most=MAX_LAYERS),
         hidden=hidden,
@@ -108,75 +106,95 @@ def read_decoder(config: Config, scalings: Sequence[str] = ("linear", "yarn"), t
         head_dim=head_dim,
         vocab=config.size("vocab_size"),
         context=context,
-        epsilon=config.number("rms_norm_eps"),
-        rope=read_rope(config, scalings, context, theta),
-        tied=config.flag("tie_word_embeddings"),
+        epsilon=config.number(graph.epsilon, graph.default_epsilon),
+        rope=read_rope(config, graph.rotary, context, head_dim) if graph.rotary else None,
+        tied=config.flag("tie_word_embeddings", graph.tied),
+        notes=(GELU_NOTE,) if activation == "gelu" else (),
     )
 
 
-def require_square(decoder: Decoder) -> None:
-    """Add a problem unless heads times head size is the hidden size; some of llama.cpp's graphs assume it."""
-    if decoder.heads * decoder.head_dim != decoder.hidden:
-        wanted = f"hidden_size / num_attention_heads, {decoder.hidden // decoder.heads}"
-        decoder.config.complain("head_dim", decoder.head_dim, wanted, "llama.cpp has no other for this architecture")
+def _head_dim(config: Config, graph: Graph, hidden: int, heads: int) -> int:
+    """The size of a head, which need not be hidden size / heads everywhere."""
+    if not config.has("head_dim") and hidden % heads:
+        config.complain(config.key("num_attention_heads"), heads, f"a divisor of hidden_size, {hidden}")
+    head_dim = config.size("head_dim", max(1, hidden // heads))
+    if graph.rotary and head_dim % 2:
+        config.complain("head_dim", head_dim, "an even number", "rotary positions turn pairs of values")
+    if graph.square and heads * head_dim != hidden:
+        wanted = f"hidden_size / num_attention_heads, {hidden // heads}"
+        config.complain("head_dim", head_dim, wanted, "llama.cpp has no other for this architecture")
+    return head_dim
 
 
-def _window_notes(decoder: Decoder) -> list[str]:
-    """What to tell about sliding-window attention, which llama.cpp's graphs of these architectures do not have."""
-    config = decoder.config
-    if not config.has("sliding_window") or not config.flag("use_sliding_window", default=True):
-        return []
-    window = config.size("sliding_window", most=MAX_CONTEXT)
-    if window >= decoder.context or config.values.get("max_window_layers") == decoder.layers:
-        return []
-    return [
-        f"the source attends to the last {window} tokens only, llama.cpp's graph of this architecture to all: "
-        f"expect differences in texts longer than {window} tokens"
-    ]
-
-
-def decoder_fields(decoder: Decoder, prefix: str) -> list[Field]:
+def decoder_fields(decoder: Decoder) -> list[Field]:
     """The hyper-parameters every decoder has."""
-    return [
+    graph = decoder.graph
+    prefix = graph.name
+    norm = "layer_norm_epsilon" if graph.layer_norm else "layer_norm_rms_epsilon"
+    fields = [
         Field.uint32(f"{prefix}.block_count", decoder.layers),
         Field.uint32(f"{prefix}.context_length", decoder.context),
         Field.uint32(f"{prefix}.embedding_length", decoder.hidden),
         Field.uint32(f"{prefix}.feed_forward_length", decoder.ffn),
         Field.uint32(f"{prefix}.attention.head_count", decoder.heads),
-        Field.uint32(f"{prefix}.attention.head_count_kv", decoder.kv_heads),
-        *rope_fields(decoder.rope, prefix),
-        Field.float32(f"{prefix}.attention.layer_norm_rms_epsilon", decoder.epsilon),
     ]
+    if graph.grouped:
+        fields.append(Field.uint32(f"{prefix}.attention.head_count_kv", decoder.kv_heads))
+    if decoder.rope:
+        fields += rope_fields(decoder.rope, prefix)
+        if graph.rotary and graph.rotary.partial is not None:
+            fields.append(Field.uint32(f"{prefix}.rope.dimension_count", decoder.rope.dimensions))
+    return [*fields, Field.float32(f"{prefix}.attention.{norm}", decoder.epsilon)]
 
 
-def head_size_fields(decoder: Decoder, prefix: str) -> list[Field]:
+def head_size_fields(decoder: Decoder) -> list[Field]:
     """Head sizes, for architectures where they need not be hidden size / heads."""
     return [
-        Field.uint32(f"{prefix}.attention.key_length", decoder.head_dim),
-        Field.uint32(f"{prefix}.attention.value_length", decoder.head_dim),
+        Field.uint32(f"{decoder.graph.name}.attention.key_length", decoder.head_dim),
+        Field.uint32(f"{decoder.graph.name}.attention.value_length", decoder.head_dim),
     ]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a decoder's file has beyond rows and fields, or otherwise than most."""
+
+    head: Row = HEAD
+    wanted: Iterable[Wanted] = ()  # tensors of some layers only: expand(rows, decoder.sizes, ways, [3, 4, 5])
+    generated: Iterable[Generated] = ()
+    left_out: Iterable[LeftOut] = ()
+    notes: Iterable[str] = ()
 
 
 def decoder_part(
     decoder: Decoder,
-    name: str,
     rows: Iterable[Row],
     fields: Iterable[Field] = (),
-    views: Views | None = None,
+    ways: Mapping[str, Way] | None = None,
+    extra: Extra | None = None,
 ) -> Part:
-    """The Part of a decoder whose tensors are MODEL, `rows`, and the head where it is not tied.
+    """The Part of a decoder whose tensors are `rows`, and the head where it is not tied.
 
     Raises PlanError with every problem the config has.
     """
-    table = (*MODEL, *rows, *(() if decoder.tied else HEAD))
-    all_fields = (*decoder_fields(decoder, name), *fields)
-    generated = rope_tensors(decoder.rope, decoder.head_dim)
+    extra = extra or Extra()
+    table = list(rows)
+    embedding = next(row[0] for row in table if row[1] == "token_embd.weight")
+    head = extra.head
+    left_out = [INVERSE_FREQUENCIES, *extra.left_out]
+    if decoder.tied:
+        left_out.append(LeftOut(head[0], "tied: llama.cpp reads token_embd.weight", embedding))
+    else:
+        table.append(head)
+    all_fields = (*decoder_fields(decoder), *fields)
+    generated = (*(rope_tensors(decoder.rope) if decoder.rope else ()), *extra.generated)
+    notes = () if decoder.graph.windowed else window_notes(decoder.config, decoder.layers, decoder.context)
     decoder.config.finish()
     return Part(
-        name,
+        decoder.graph.name,
         all_fields,
-        expand(table, decoder.sizes, views, decoder.layers),
+        (*expand(table, decoder.sizes, ways, decoder.layers), *extra.wanted),
         generated,
-        (INVERSE_FREQUENCIES, *((TIED_HEAD,) if decoder.tied else ())),
-        tuple(_window_notes(decoder)),
+        tuple(left_out),
+        (*decoder.notes, *notes, *extra.notes),
     )

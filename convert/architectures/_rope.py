@@ -1,6 +1,7 @@
 """Rotary positions: reading both spellings of the config, and saying them in GGUF's words.
 
-transformers 4 writes rope_theta and rope_scaling, transformers 5 writes rope_parameters with all in one.
+transformers 4 writes rope_theta and rope_scaling, transformers 5 writes rope_parameters with all in one; for models
+whose layers differ it writes one of them for each kind of layer (full_attention, sliding_attention).
 """
 
 from __future__ import annotations
@@ -20,29 +21,54 @@ YARN_BETAS = {
     "beta_fast": 32.0,
     "beta_slow": 1.0,
 }  # llama-hparams.h; only mistral3, grok and a few read them from the file
+ALIASES = {"mrope": "default", "su": "longrope"}
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """What llama.cpp's graph of an architecture knows about rotary positions."""
+
+    scalings: Sequence[str] = ("linear", "yarn")
+    theta: float = 10000.0  # where the config is silent
+    partial: float | None = None  # which part of a head turns where the config is silent; None: all of it, always
 
 
 @dataclass(frozen=True)
 class Rope:
-    kind: str  # default, linear, yarn, llama3
+    """A config's rotary positions, checked."""
+
+    kind: str  # default, linear, yarn, llama3, longrope
     theta: float
     values: Config  # the rest of the parameters
     context: int
+    dimensions: int  # values of a head that turn: the first ones
     sections: tuple[int, ...] = ()  # mrope: how many frequencies turn with time, height, width
 
 
-def read_rope(config: Config, kinds: Sequence[str], context: int, theta: float = 10000.0) -> Rope:
-    """The config's rotary parameters; `kinds` are the scalings llama.cpp has for the architecture."""
+def read_rope(config: Config, rotary: Rotary, context: int, head_dim: int, layers: str = "full_attention") -> Rope:
+    """The config's rotary parameters, those of the kind of layers called `layers` where they differ."""
     key = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
     values = config.sub(key)
+    if values.has(layers):
+        values = values.sub(layers)
     spelled = "rope_type" if values.has("rope_type") else "type"
-    kind = values.word(spelled, "default", ("default", "mrope", *kinds), NO_OTHER_SCALING)
-    theta = (values if values.has("rope_theta") else config).number("rope_theta", theta)
-    for owner in (values, config):
-        if owner.number("partial_rotary_factor", 1.0) != 1.0:
-            owner.complain("partial_rotary_factor", owner.values["partial_rotary_factor"], "1")
+    olds = (old for old, new in ALIASES.items() if new in ("default", *rotary.scalings))
+    kind = values.word(spelled, "default", ("default", *rotary.scalings, *olds), NO_OTHER_SCALING)
+    theta = (values if values.has("rope_theta") else config).number("rope_theta", rotary.theta)
     sections = values.sizes("mrope_section") if values.has("mrope_section") else ()
-    return Rope("default" if kind == "mrope" else kind, theta, values, context, sections)
+    dimensions = _dimensions(config, values, head_dim, rotary.partial)
+    return Rope(ALIASES.get(kind, kind), theta, values, context, dimensions, sections)
+
+
+def _dimensions(config: Config, values: Config, head_dim: int, partial: float | None) -> int:
+    owner = values if values.has("partial_rotary_factor") else config
+    share = owner.number("partial_rotary_factor", partial or 1.0)
+    dimensions = int(head_dim * share)
+    if share != 1.0 and partial is None:
+        owner.complain("partial_rotary_factor", share, "1", "llama.cpp's graph of this architecture turns entire heads")
+    elif dimensions > head_dim or dimensions % 2 or not dimensions:
+        owner.complain("partial_rotary_factor", share, f"an even part of a head of {head_dim} values")
+    return dimensions
 
 
 def rope_fields(rope: Rope, prefix: str) -> list[Field]:
@@ -65,19 +91,14 @@ def _linear(rope: Rope, prefix: str) -> list[Field]:
 
 def _yarn(rope: Rope, prefix: str) -> list[Field]:
     values = rope.values
-    factor = values.number("factor", least=1.0, above=False)
-    original = values.size("original_max_position_embeddings", rope.context, MAX_CONTEXT)
     if not values.flag("truncate", True):
         values.complain("truncate", False, "true", "llama.cpp always rounds the correction range outwards")
     if values.has("mscale") or values.has("mscale_all_dim"):
         values.complain("mscale", values.values.get("mscale"), "none", NO_OTHER_SCALING)
-    fields = [
-        Field.string(f"{prefix}.type", "yarn"),
-        Field.float32(f"{prefix}.factor", factor),
-        Field.uint32(f"{prefix}.original_context_length", original),
-    ]
+    fields = yarn_fields(rope, prefix)
     if values.has("attention_factor"):
         # llama.cpp multiplies its own 1 + 0.1 ln(factor) by this one (llama-context.cpp, yarn_attn_factor)
+        factor = values.number("factor", least=1.0, above=False)
         attention = values.number("attention_factor") / (1 + 0.1 * math.log(factor))
         fields.append(Field.float32(f"{prefix}.attn_factor", attention))
     for key, value in YARN_BETAS.items():
@@ -90,26 +111,71 @@ def _yarn(rope: Rope, prefix: str) -> list[Field]:
     return fields
 
 
-_SCALINGS = {"default": _none, "llama3": _none, "linear": _linear, "yarn": _yarn}
+def yarn_fields(rope: Rope, prefix: str) -> list[Field]:
+    """What every YaRN has; an architecture with more of its own writes it beside (kind "own yarn" in its graph)."""
+    factor = rope.values.number("factor", least=1.0, above=False)
+    original = rope.values.size("original_max_position_embeddings", rope.context, MAX_CONTEXT)
+    return [
+        Field.string(f"{prefix}.type", "yarn"),
+        Field.float32(f"{prefix}.factor", factor),
+        Field.uint32(f"{prefix}.original_context_length", original),
+    ]
 
 
-def rope_tensors(rope: Rope, head_dim: int) -> tuple[Generated, ...]:
-    """`rope_freqs.weight` of a model with llama3 scaling: what each frequency is divided by, float32 (head_dim / 2).
+def _longrope(rope: Rope, prefix: str) -> list[Field]:
+    """The context it was first trained for; its factors are tensors."""
+    return [
+        Field.string(f"{prefix}.type", "longrope"),
+        Field.uint32(f"{prefix}.original_context_length", longrope_original(rope)),
+        Field.float32(f"{prefix}.attn_factor", longrope_attention(rope)),
+    ]
+
+
+def longrope_original(rope: Rope) -> int:
+    """Tokens of context the unscaled model was trained for."""
+    return rope.values.size("original_max_position_embeddings", rope.context, MAX_CONTEXT)
+
+
+def longrope_attention(rope: Rope) -> float:
+    """What queries and keys are multiplied by (transformers, modeling_rope_utils, longrope)."""
+    if rope.values.has("attention_factor"):
+        return rope.values.number("attention_factor")
+    original = longrope_original(rope)
+    scale = rope.values.number("factor") if rope.values.has("factor") else rope.context / original
+    return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
+
+
+_SCALINGS = {"default": _none, "llama3": _none, "linear": _linear, "yarn": _yarn, "longrope": _longrope}
+
+
+def rope_tensors(rope: Rope) -> tuple[Generated, ...]:
+    """The tensors a scaling needs: what each frequency is divided by, float32 (dimensions / 2)."""
+    if rope.kind == "longrope":
+        names = ("long", "short")
+        half = rope.dimensions // 2
+        factors = [rope.values.numbers(f"{name}_factor", half) for name in names]
+        return tuple(
+            Generated(f"rope_factors_{name}.weight", np.array(values, np.float32))
+            for name, values in zip(names, factors, strict=True)
+        )
+    return _llama3_tensor(rope) if rope.kind == "llama3" else ()
+
+
+def _llama3_tensor(rope: Rope) -> tuple[Generated, ...]:
+    """`rope_freqs.weight` of a model with llama3 scaling.
 
     Wavelengths under a limit stay, long ones are divided by `factor`, those between slide from one to the other
     (transformers, modeling_rope_utils, llama3). Every other step in float32 and in torch's order, where a number
     divided by a tensor is the number times the tensor's reciprocal.
     """
-    if rope.kind != "llama3":
-        return ()
-    values, one = rope.values, np.float32(1)
+    values, one, size = rope.values, np.float32(1), rope.dimensions
     factor, low, high = (np.float32(values.number(k)) for k in ("factor", "low_freq_factor", "high_freq_factor"))
     original = np.float32(values.size("original_max_position_embeddings", rope.context, MAX_CONTEXT))
     if high <= low:
         values.complain("high_freq_factor", float(high), f"more than low_freq_factor, {low:g}")
         return ()
     # the power in float64: numpy's float32 one differs between processors in the last bit
-    powers = np.float64(rope.theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    powers = np.float64(rope.theta) ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
     wavelengths = np.float32(2 * math.pi) * (one / (one / powers.astype(np.float32)))
     smooth = (original * (one / wavelengths) - low) / (high - low)
     between = one / ((one - smooth) / factor + smooth)

@@ -1,4 +1,4 @@
-"""Llama 1 to 3 and Mistral: one graph in llama.cpp, `llama`."""
+"""Llama and what has its layers (Mistral, TinyLlama, Yi, SmolLM …): one graph in llama.cpp, `llama`."""
 
 from __future__ import annotations
 
@@ -8,39 +8,37 @@ from typing import Any
 import numpy as np
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import (
-    MLP,
-    MLP_BIAS,
-    OUTPUT_BIAS,
-    QUERY_KEY,
-    QUERY_KEY_BIAS,
-    VALUE_BIAS,
-    decoder_part,
-    head_size_fields,
-    read_decoder,
-)
-from convert.architectures._part import Part, Row, View
+from convert.architectures._decoder import Decoder, Graph, decoder_part, head_size_fields, read_decoder
+from convert.architectures._part import Part, Row, View, Way
+from convert.architectures._rope import Rotary
+from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
 from convert.gguf.fields import Field
 
 CLASSES = ("LlamaForCausalLM", "MistralForCausalLM")
+
+GRAPH = Graph("llama", rotary=Rotary(("linear", "yarn", "llama3")))
 
 
 def text(values: Mapping[str, Any]) -> Part:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
-    decoder = read_decoder(config, ("linear", "yarn", "llama3"))
-    rows: list[Row] = [*MLP, *QUERY_KEY]
+    decoder = read_decoder(config, GRAPH)
+    rows: list[Row] = [*ENDS, *NORMS, *ATTENTION, *MLP]
     if config.flag("attention_bias"):
-        rows += [*QUERY_KEY_BIAS, *VALUE_BIAS, *OUTPUT_BIAS]
+        rows += biases(ATTENTION)
     if config.flag("mlp_bias"):
-        rows += MLP_BIAS
+        rows += biases(MLP)
     fields = [
-        *head_size_fields(decoder, "llama"),
+        *head_size_fields(decoder),
         Field.uint32("llama.vocab_size", decoder.vocab),
         Field.uint32("llama.rope.dimension_count", decoder.head_dim),
     ]
-    views = {"q": pairs_together(decoder.heads), "k": pairs_together(decoder.kv_heads)}
-    return decoder_part(decoder, "llama", rows, fields, views)
+    return decoder_part(decoder, rows, fields, side_by_side(decoder))
+
+
+def side_by_side(decoder: Decoder) -> dict[str, Way]:
+    """The ways of q_proj and k_proj in graphs that turn neighbours; see `pairs_together`."""
+    return {"q": Way(pairs_together(decoder.heads)), "k": Way(pairs_together(decoder.kv_heads))}
 
 
 def pairs_together(heads: int) -> View:

@@ -6,24 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import (
-    MLP,
-    QUERY_KEY,
-    QUERY_KEY_BIAS,
-    VALUE_BIAS,
-    decoder_part,
-    read_decoder,
-    require_square,
-)
+from convert.architectures._decoder import Graph, decoder_part, read_decoder
 from convert.architectures._part import Part
+from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, biases
 
 CLASSES = ("Qwen2ForCausalLM",)
+
+GRAPH = Graph("qwen2", square=True)
+ROWS = (*ENDS, *NORMS, *ATTENTION, *biases(QKV), *MLP)
 
 
 def text(values: Mapping[str, Any]) -> Part:
     """The language model. Raises PlanError with every problem of the config."""
-    config = Config(values)
-    decoder = read_decoder(config)
-    require_square(decoder)
-    rows = (*MLP, *QUERY_KEY, *QUERY_KEY_BIAS, *VALUE_BIAS)
-    return decoder_part(decoder, "qwen2", rows)
+    return decoder_part(read_decoder(Config(values), GRAPH), ROWS)

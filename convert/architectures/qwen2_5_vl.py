@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from convert.architectures._config import MAX_LAYERS, Config
-from convert.architectures._decoder import (
-    MLP,
-    QUERY_KEY,
-    QUERY_KEY_BIAS,
-    VALUE_BIAS,
-    decoder_part,
-    read_decoder,
-    require_square,
-)
+from convert.architectures._decoder import Graph, decoder_part, read_decoder
 from convert.architectures._part import LeftOut, Part, Row, Target, View, Wanted, expand
+from convert.architectures._rope import Rotary
+from convert.architectures.qwen2 import ROWS
 from convert.gguf.mmproj import VisionTower, vision_fields
 
 CLASSES = ("Qwen2_5_VLForConditionalGeneration",)
@@ -26,11 +18,15 @@ CLASSES = ("Qwen2_5_VLForConditionalGeneration",)
 VISION = "visual."
 RENAMES = (("model.language_model.", "model."), ("model.visual.", "visual."), ("language_model.", ""))
 
+GRAPH = Graph("qwen2vl", rotary=Rotary(theta=1000000.0), square=True)
 TEMPORAL_PATCH = 2  # frames under one patch; a still image is two equal frames
 VISION_EPSILON = 1e-6  # fixed in transformers' Qwen2_5_VLVisionBlock, in no config
 
 _V, _B = "visual.blocks.{i}", "v.blk.{i}"
+_QKV = tuple(f"{_B}.attn_{which}" for which in "qkv")
 TOWER: tuple[Row, ...] = (
+    (f"{_V}.attn.qkv.weight", tuple(f"{name}.weight" for name in _QKV), ("width+width+width", "width")),
+    (f"{_V}.attn.qkv.bias", tuple(f"{name}.bias" for name in _QKV), ("width+width+width",)),
     (f"{_V}.norm1.weight", f"{_B}.ln1.weight", ("width",)),
     (f"{_V}.norm2.weight", f"{_B}.ln2.weight", ("width",)),
     (f"{_V}.attn.proj.weight", f"{_B}.attn_out.weight", ("width", "width")),
@@ -57,14 +53,13 @@ def text(values: Mapping[str, Any]) -> Part:
     # transformers ties when either level says so
     tied = root.flag("tie_word_embeddings") or root.sub("text_config").flag("tie_word_embeddings")
     config = Config({**config.values, "tie_word_embeddings": tied}, config.where, config.problems)
-    decoder = read_decoder(config, theta=1000000.0)
-    require_square(decoder)
+    decoder = read_decoder(config, GRAPH)
+    assert decoder.rope is not None
     sections = decoder.rope.sections
     if not sections or len(sections) > 4 or sum(sections) * 2 != decoder.head_dim:
         wanted = f"up to four numbers that add up to half the head size, {decoder.head_dim // 2}"
         decoder.rope.values.complain("mrope_section", list(sections) or None, wanted)
-    rows = (*MLP, *QUERY_KEY, *QUERY_KEY_BIAS, *VALUE_BIAS)
-    return decoder_part(decoder, "qwen2vl", rows)
+    return decoder_part(decoder, ROWS)
 
 
 def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
@@ -103,7 +98,6 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
     sizes = {"width": tower.width, "ffn": tower.ffn, "merged": merged, "text": text_width}
     wanted = (
         _patch_embedding(tower.width, tower.patch),
-        *(_fused(layer, tower.width, part) for layer in range(tower.layers) for part in ("weight", "bias")),
         *expand(TOWER, sizes, layers=tower.layers),
     )
     return Part("clip", tuple(fields), wanted, left_out=(VISION_FREQUENCIES,), notes=tuple(notes))
@@ -137,15 +131,3 @@ def _patch_embedding(width: int, patch: int) -> Wanted:
         Target(f"v.patch_embd.weight{suffix}", shape, frame(number)) for number, suffix in enumerate(("", ".1"))
     )
     return Wanted("visual.patch_embed.proj.weight", (width, 3, TEMPORAL_PATCH, patch, patch), targets)
-
-
-def _fused(layer: int, width: int, part: str) -> Wanted:
-    """Query, key and value, fused in the checkpoint, are three tensors in the file."""
-
-    def third(number: int) -> View:
-        return lambda fused: np.asarray(fused[number * width : (number + 1) * width])
-
-    shape = (width, width) if part == "weight" else (width,)
-    names = (f"v.blk.{layer}.attn_{which}.{part}" for which in "qkv")
-    targets = tuple(Target(name, shape, third(number)) for number, name in enumerate(names))
-    return Wanted(f"visual.blocks.{layer}.attn.qkv.{part}", (3 * shape[0], *shape[1:]), targets)

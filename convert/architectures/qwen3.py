@@ -6,24 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import (
-    MLP,
-    QUERY_KEY,
-    QUERY_KEY_NORM,
-    decoder_part,
-    head_size_fields,
-    read_decoder,
-)
+from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
 from convert.architectures._part import Part
+from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QK_NORM
 
 CLASSES = ("Qwen3ForCausalLM",)
+
+GRAPH = Graph("qwen3")
+ROWS = (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *MLP)
 
 
 def text(values: Mapping[str, Any]) -> Part:
     """The language model. Raises PlanError with every problem of the config."""
-    config = Config(values)
-    decoder = read_decoder(Config({"head_dim": 128, **values}, config.where, config.problems))
-    if config.flag("attention_bias"):
-        config.complain("attention_bias", True, "false", "llama.cpp's qwen3 graph has no output bias")
-    fields = head_size_fields(decoder, "qwen3")
-    return decoder_part(decoder, "qwen3", (*MLP, *QUERY_KEY, *QUERY_KEY_NORM), fields)
+    config = Config(values).with_defaults(head_dim=128)
+    decoder = read_decoder(config, GRAPH)
+    config.require("attention_bias", False, "llama.cpp's qwen3 graph has no output bias")
+    return decoder_part(decoder, ROWS, head_size_fields(decoder))

@@ -125,7 +125,7 @@ def _sources(folder: Path, *, projector: bool) -> Mapping[str, OutputTensor]:
 
 def _error(stored: StoredTensor, data: np.ndarray, source: OutputTensor, most_values: int | None) -> TensorError:
     row_bytes = stored.type.row_bytes(source.row_values)
-    storage = source.source.dtype if source.source else "F32"
+    storage = source.storage
     squared_error = squared_source = largest = 0.0
     total = source.rows * source.row_values
     every = 1 if most_values is None else max(1, total // max(1, most_values))

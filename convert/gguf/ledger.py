@@ -38,7 +38,10 @@ class Ledger:
 
 
 def settle(
-    sources: Mapping[str, LazyTensor], parts: Sequence[Part], skipped: str = "", renames: Iterable[Rename] = ()
+    sources: Mapping[str, LazyTensor],
+    parts: Sequence[Part],
+    skipped: str | tuple[str, ...] = "",
+    renames: Iterable[Rename] = (),
 ) -> Ledger:
     """The ledger of a checkpoint for the files `parts`; tensors whose names start with `skipped` are in none of them.
 
@@ -56,7 +59,7 @@ def settle(
             entries.append(Entry(source, want, number))
         elif skipped and name.startswith(skipped):
             left_out[source.name] = LeftOut(name, "the recipe leaves the vision tower out")
-        elif rule := next((r for r in rules if name.endswith(r.suffix)), None):
+        elif rule := next((r for r in rules if r.covers(name)), None):
             left_out[source.name] = rule
         else:
             unknown.append(source.name)

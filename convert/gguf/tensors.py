@@ -9,8 +9,9 @@ from math import prod
 import numpy as np
 
 from convert.architectures._part import Part, Target
-from convert.checkpoint import LazyTensor
+from convert.checkpoint import STORAGE, LazyTensor
 from convert.gguf.ledger import Entry
+from quantize.floats import to_float32
 
 CHUNK_VALUES = 1 << 20  # values a thread is given at a time: 4 MiB as float32
 
@@ -36,6 +37,16 @@ class OutputTensor:
         return self.target.shape
 
     @property
+    def storage(self) -> str:
+        """What `chunks` gives, in safetensors' words; bfloat16 as its 16 bits."""
+        return "F32" if self.source is None or self.target.change else self.source.dtype
+
+    @property
+    def source_bytes(self) -> int:
+        """The bytes of all chunks that are read from the checkpoint."""
+        return 0 if self.source is None else prod(self.shape) * STORAGE[self.storage].itemsize
+
+    @property
     def row_values(self) -> int:
         return self.shape[-1]
 
@@ -44,7 +55,7 @@ class OutputTensor:
         return prod(self.shape[:-1])
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The values as arrays (rows, row_values) in the source's own storage, a few MiB at a time, in order.
+        """The values as arrays (rows, row_values) of `storage`, a few MiB at a time, in order.
 
         No array spans two of `parts`.
         """
@@ -63,8 +74,12 @@ class OutputTensor:
             values = values.reshape(-1, self.row_values)
         # a view that jumps about in memory is copied only chunk by chunk, along its first axis
         step = max(1, CHUNK_VALUES * len(values) // max(1, values.size))
+        change = self.target.change
         for start in range(0, len(values), step):
-            yield values[start : start + step].reshape(-1, self.row_values)
+            chunk = values[start : start + step].reshape(-1, self.row_values)
+            if change is not None:  # a mapped tensor may be unaligned
+                chunk = change(to_float32(np.require(chunk, requirements=("C", "A"))))
+            yield chunk
 
 
 def part_tensors(part: Part, entries: Iterable[Entry]) -> tuple[OutputTensor, ...]:

@@ -131,13 +131,7 @@ class Group:
     @property
     def source_bytes(self) -> int:
         """Bytes that are read from the checkpoint."""
-        return sum(_source_bytes(t) for t in self.tensors)
-
-
-def _source_bytes(tensor: OutputTensor) -> int:
-    if tensor.source is None:
-        return 0
-    return prod(tensor.shape) * tensor.source.nbytes // max(1, prod(tensor.source.shape))
+        return sum(tensor.source_bytes for tensor in self.tensors)
 
 
 def write_files(out: Path, group: Group, progress: Progress, workers: int | None = None) -> tuple[Artifact, ...]:
@@ -182,7 +176,7 @@ class _Chunk:
 
     @property
     def storage(self) -> str:
-        return self.tensor.source.dtype if self.tensor.source else "F32"
+        return self.tensor.storage
 
     def runs(self) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
         """Runs of rows that fit the cache, none of more than one expert: first row in the tensor, values, weights."""

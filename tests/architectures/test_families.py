@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from convert import architectures
 from convert.architectures._part import Part
+from convert.checkpoint import LazyTensor
 from convert.errors import ConvertError, InputError, PlanError
+from convert.gguf.ledger import settle
+from convert.safetensors import read_header
 from tests import tiny
 from tests.fixtures_gguf import LLAMA3_ROPE
+from tests.parity.families import cases, families
 
-MODELS: Mapping[str, Callable[[Path], Path]] = {
-    "LlamaForCausalLM": lambda f: tiny.tiny_llama(f, tied=False, attention_bias=True, mlp_bias=True, head_dim=32),
-    "MistralForCausalLM": lambda f: tiny.tiny_llama(f, architectures=["MistralForCausalLM"], model_type="mistral"),
-    "Qwen2ForCausalLM": tiny.tiny_qwen2,
-    "Qwen3ForCausalLM": tiny.tiny_qwen3,
-    "Qwen3MoeForCausalLM": lambda f: tiny.tiny_qwen3_moe(f, layers=1),
-    "Qwen2_5_VLForConditionalGeneration": tiny.tiny_qwen2_5_vl,
-}
+FAMILIES = families()
+CASES = cases()
 VALUES_OF_STRANGERS = (0, -1, 1.5, "8", True, [], {}, [1], None, 10**9, 10**30, float("nan"), float("inf"), "\ud800")
 
 
@@ -35,10 +34,9 @@ def parts(config: Mapping[str, Any]) -> list[Part]:
     return made
 
 
-@pytest.fixture(scope="module", params=architectures.known())
+@pytest.fixture(scope="module", params=CASES)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    assert request.param in MODELS, f"add a tiny {request.param} to MODELS"
-    return MODELS[request.param](tmp_path_factory.mktemp(request.param))
+    return CASES[request.param].make(tmp_path_factory.mktemp("checkpoint"))
 
 
 def refusals(config: Mapping[str, Any]) -> list[str]:
@@ -58,21 +56,21 @@ def test_every_class_is_served_by_one_family() -> None:
     assert len(classes) == len(set(classes)) >= 5
 
 
-def test_tables_name_every_parameter_of_transformers_with_its_shape(checkpoint: Path) -> None:
-    import torch
-    import transformers
+def test_every_family_has_a_tiny_checkpoint() -> None:
+    assert architectures.names() == sorted(FAMILIES), "tests/parity/checkpoints has a file for each family"
 
-    config = transformers.AutoConfig.from_pretrained(checkpoint)
-    with torch.device("meta"):
-        model = getattr(transformers, config.architectures[0])(config)
-    theirs = {n: tuple(t.shape) for name, p in model.named_parameters() for n, t in tiny.hub_tensors(name, p).items()}
-    ours = {w.source: w.shape for part in parts(config_of(checkpoint)) for w in part.wanted}
-    assert ours == theirs
+
+def test_tables_name_every_tensor_with_its_shape(checkpoint: Path) -> None:
+    """The checkpoint's are those of transformers' own class."""
+    config = config_of(checkpoint)
+    header = read_header(checkpoint / "model.safetensors")
+    sources = {e.name: LazyTensor(e.name, e.shape, e.dtype, lambda: np.empty(0)) for e in header.entries}
+    ledger = settle(sources, parts(config), renames=getattr(architectures.find(config), "RENAMES", ()))
+    assert not ledger.problems
+    assert not set(sources) - {entry.source.name for entry in ledger.entries} - set(ledger.left_out)
 
 
 def test_every_target_has_its_own_name_and_all_values(checkpoint: Path) -> None:
-    import numpy as np
-
     for part in parts(config_of(checkpoint)):
         targets = [(t.name, t.place) for w in part.wanted for t in w.targets]
         targets += [(g.name, None) for g in part.generated]
@@ -119,8 +117,7 @@ def test_both_spellings_of_the_config_say_the_same(checkpoint: Path, tmp_path: P
 
     transformers.AutoConfig.from_pretrained(checkpoint).save_pretrained(tmp_path)
     old, new = config_of(checkpoint), config_of(tmp_path)
-    assert "rope_theta" in old
-    assert "rope_theta" not in new
+    assert not {"rope_theta", "rope_scaling"} & set(new)
     for one, other in zip(parts(old), parts(new), strict=True):
         assert {f.key: f.value for f in one.fields} == {f.key: f.value for f in other.fields}
         assert [(w.source, w.shape) for w in one.wanted] == [(w.source, w.shape) for w in other.wanted]
@@ -197,7 +194,9 @@ def test_all_problems_of_a_config_come_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("named", [None, [], [3], ["LlamaForCausalML"], "LlamaForCausalLM", [["x"]]])
 def test_an_unknown_architecture_lists_the_known_ones(named: object) -> None:
     with pytest.raises(InputError, match="Qwen3ForCausalLM") as caught:
-        architectures.find({"architectures": named})
+        architectures.find({"architectures": named, "model_type": "llamb"})
+    if named == ["LlamaForCausalML"]:
+        assert "'LlamaForCausalML' (model_type 'llamb') is not supported" in str(caught.value)
     if named == ["LlamaForCausalML"]:
         assert "did you mean LlamaForCausalLM?" in str(caught.value)
 
@@ -216,7 +215,7 @@ def test_pixel_limits_reach_the_projector_and_those_llama_cpp_shrinks_are_noted(
 
 
 def test_a_sliding_window_is_noted(tmp_path: Path) -> None:
-    config = config_of(MODELS["MistralForCausalLM"](tmp_path))
+    config = config_of(CASES["llama, mistral"].make(tmp_path))
     assert not parts(config)[0].notes
     (note,) = parts({**config, "sliding_window": 128})[0].notes
     assert "last 128 tokens" in note

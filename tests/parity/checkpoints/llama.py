@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests import tiny
+from tests.fixtures_gguf import LLAMA3_ROPE
+from tests.parity.build import sharpened
+from tests.parity.families import Case
+
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
+MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+BIASES = {"attention_bias": True, "mlp_bias": True, "head_dim": 32}
+
+
+def llama(**words: Any) -> Callable[[Path], Path]:
+    return lambda folder: sharpened(tiny.tiny_llama(folder, **words))
+
+
+CASES = {
+    "": Case(llama()),
+    "biases, untied, heads of their own size": Case(llama(tied=False, **BIASES)),
+    "llama3 scaling": Case(llama(rope_scaling=LLAMA3_ROPE)),
+    "linear scaling": Case(llama(rope_scaling={"type": "linear", "factor": 4.0})),
+    "yarn": Case(llama(rope_scaling=YARN)),
+    "yarn with its own attention factor": Case(llama(rope_scaling={**YARN, "attention_factor": 0.7})),
+    "mistral": Case(llama(**MISTRAL)),
+}

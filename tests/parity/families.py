@@ -1,0 +1,53 @@
+"""The registry: every file in tests/parity/checkpoints says how to make tiny checkpoints of one family.
+
+Such a file is called as the family's module in convert/architectures and has
+
+    CASES: dict[str, Case]      variant -> case; "" is the plain one
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.parity import checkpoints
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny checkpoint and what is known about it.
+
+    `tolerance` is the largest difference of F32 logits to transformers (with ggml's GELU in it), as a part of their
+    standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
+    `allowed` are metadata keys that differ from the upstream converter's -> the reason.
+    """
+
+    make: Callable[[Path], Path]
+    tolerance: float = 2e-3
+    why: str = ""
+    allowed: Mapping[str, str] = field(default_factory=dict)
+    no_parity: str = ""  # why upstream's converter cannot make it
+    image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
+    image_tolerance: float = 2e-3
+
+
+def cases() -> dict[str, Case]:
+    """Every case by "family" or "family, variant"."""
+    return {f"{name}, {variant}" if variant else name: case for name, variant, case in _all()}
+
+
+def families() -> dict[str, list[Case]]:
+    """Family -> its cases."""
+    found: dict[str, list[Case]] = {}
+    for name, _, case in _all():
+        found.setdefault(name, []).append(case)
+    return found
+
+
+def _all() -> Iterator[tuple[str, str, Case]]:
+    for module in sorted(m.name for m in pkgutil.iter_modules(checkpoints.__path__)):
+        loaded = importlib.import_module(f"{checkpoints.__name__}.{module}")
+        yield from ((module, variant, case) for variant, case in loaded.CASES.items())

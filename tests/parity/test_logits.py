@@ -1,0 +1,62 @@
+"""What the files are for: llama.cpp computes what transformers computes, for every family and every variant of it.
+
+Twice: plainly, and with llama.cpp's table for GELU in transformers too, where hardly anything may be left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert.bundle import Role
+from tests.fixtures_gguf import convert
+from tests.parity.families import Case, cases
+from tests.parity.rounding import look_up_gelu
+from validate.runtimes import llama_cpp
+from validate.runtimes import transformers as reference
+
+ALL = cases()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
+    case = ALL[name]
+    folder = case.make(tmp_path / "tiny")
+    bundle = convert(folder, tmp_path / "out", "F32", mmproj="F32" if case.image else None)
+    tokens = np.random.default_rng(0).integers(3, 300, 96).tolist()
+    with reference.open(folder, threads=1) as session:
+        wanted = session.logits(tokens)
+        exact = session.logits(tokens) if look_up_gelu(session.model) else wanted
+    assert np.ptp(wanted.argmax(1)) > 50  # it says something
+    (artifact,) = bundle.of(Role.WEIGHTS)
+    with llama_cpp.open(artifact.path, threads=1) as session:
+        got = session.logits(tokens)
+    assert _difference(got, wanted) < 2e-2
+    assert _difference(got, exact) < case.tolerance <= 2e-2
+    assert case.tolerance <= 2e-3 or case.why
+
+
+def _difference(got: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest one, as a part of the standard deviation."""
+    return float(np.abs(got - wanted).max() / wanted.std())
+
+
+@pytest.mark.parametrize("name", [name for name, case in ALL.items() if case.image])
+def test_image_embeddings_equal_transformers(name: str, tmp_path: Path) -> None:
+    case = ALL[name]
+    folder = case.make(tmp_path / "tiny")
+    bundle = convert(folder, tmp_path / "out", "F32", mmproj="F32")
+    got, wanted = _embeddings(case, folder, bundle.of(Role.WEIGHTS)[0].path, bundle.of(Role.PROJECTOR)[0].path)
+    assert got.shape == wanted.shape
+    assert _difference(got, wanted) < case.image_tolerance
+
+
+def _embeddings(case: Case, folder: Path, weights: Path, projector: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The image's embeddings by llama.cpp and by transformers."""
+    assert case.image is not None
+    pixels = np.random.default_rng(1).integers(0, 255, (*case.image, 3), dtype=np.uint8)
+    with reference.open(folder, threads=1) as session:
+        wanted = session.image_embeddings(pixels)
+    with llama_cpp.open(weights, projector=projector, threads=1) as session:
+        return session.image_embeddings(pixels), wanted
