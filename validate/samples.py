@@ -1,4 +1,4 @@
-"""What every output is asked: hard strings, conversations, and a text for when a recipe names none. All our own."""
+"""What every output is asked: hard strings and conversations, all our own. Texts to read are in texts/."""
 
 from __future__ import annotations
 
@@ -166,72 +166,3 @@ CONVERSATIONS: tuple[Conversation, ...] = (
     Conversation("image and tools", [_say("system", "You see a screen."), _LOOK], [TOOL]),
     Conversation("two images", [_LOOK, _ANSWER, _LOOK]),
 )
-
-TEXT = """\
-The harbour master kept two books. In the first he wrote the name of every ship, the day it came in and the day it
-left; in the second, which nobody was meant to read, he wrote what the weather had been like and whether the crew had
-sung. After thirty years the first book filled a shelf and was copied out each winter for the tax office. The second
-was still a single volume, because on most days there had been little to say.
-
-When the new bridge was opened in 1974 the large ships stopped coming. There were 212 arrivals in the spring of 1973,
-140 a year later, and 9 in the spring after that. "We shall have to find something else to count," said the harbour
-master to his daughter. She suggested birds. So on the 3rd of April he drew a line under the last ship and began a
-new column: gulls, 48; cormorants, 6; one heron, standing on the crane as if it had been hired.
-
-# How to water a balcony
-
-1. Put a finger into the soil. If it is dry down to the second joint, water; if not, wait a day.
-2. Water in the morning. In the evening the leaves stay wet, and slugs like that more than plants do.
-3. A pot of 20 cm needs about 0.5 litres, one of 40 cm about 3. Stop when water runs out below.
-
-Two mistakes are common: a little every day, which keeps only the top centimetre wet, and a lot once a week, which
-runs along the wall of a dry pot and out again. If that happens, stand the pot in a bucket for ten minutes.
-
-```python
-def median(values):
-    \"\"\"The middle value; of an even number of values, the mean of the two in the middle.\"\"\"
-    ordered = sorted(values)
-    middle, odd = divmod(len(ordered), 2)
-    if odd:
-        return ordered[middle]
-    return (ordered[middle - 1] + ordered[middle]) / 2
-
-assert median([3, 1, 2]) == 2
-assert median([4, 1, 3, 2]) == 2.5
-```
-
-2026-03-14 09:21:07 INFO  worker-3 opened /var/spool/in/0042.json (18,204 bytes)
-2026-03-14 09:21:07 WARN  worker-3 field "colour" is missing, using "grey"
-2026-03-14 09:21:09 ERROR worker-1 connection to 10.0.7.12:5432 refused, retry 1 of 5 in 2.0 s
-2026-03-14 09:21:11 INFO  worker-1 connected after 1 retry; 37 rows written in 0.18 s
-
-{"order": 1187, "items": [{"sku": "A-100", "count": 2, "price": 9.5}, {"sku": "B-007", "count": 1, "price": 120.0}],
- "total": 139.0, "paid": true, "note": "ring twice"}
-
-Der Zug nach Freiburg hatte zwanzig Minuten Verspätung, und niemand auf dem Bahnsteig wunderte sich darüber. Eine
-Frau packte ein Brot aus, teilte es mit ihrem Nachbarn und fragte, ob er auch bis Offenburg fahre. « Non, dit-il, je
-descends avant. » Le contrôleur passa sans rien demander. Por la ventana se veían los campos, todavía verdes, y un
-perro que corría al lado del tren hasta que se cansó.
-窓の外では雨が降り始めた。彼は本を閉じて、しばらく黙って外を見ていた。
-
-Q: Why does a mirror swap left and right but not up and down?
-A: It swaps neither. It swaps front and back. Point to the east in front of a mirror and your image points to the east
-as well; point at the mirror, and your image points back at you. We speak of left and right because we imagine
-walking around behind the glass and turning to face ourselves, and it is that turn, not the mirror, which swaps them.
-
-The committee met for the last time on a Thursday. Of its eleven members seven came, which was enough to decide and
-not enough to disagree. They decided that the path along the river should be open from sunrise to sunset, that dogs
-were welcome and bicycles were not, and that the bench which Mr. Alder had given in memory of his wife should be moved
-two metres to the left, where in summer there is shade. Then somebody asked who would write this down, and everybody
-looked at the window, where a heavy bee was trying to leave through the part of it that was closed.
-
-A small program is a promise about the future: whoever reads it will be in a hurry, will know less than you do now,
-and will believe the comments. It follows that names matter more than cleverness, that an error message should say
-what to do next, and that the shortest way to say a thing is often to leave out the thing nobody needed. Measure
-before you make it faster; measure again afterwards, on the same machine, with the same input, on a quiet day.
-
-To find the depth of a well, drop a stone and count. After one second it has fallen about 4.9 metres, after two 19.6,
-after three 44.1; the sound takes a little longer to come back up, about 0.03 seconds for every ten metres. A farmer I
-knew counted to four, said "deep enough", and went to fetch the rope. He had never heard of Galileo and was right to
-within half a metre, which is the length of a bucket.
-"""
