@@ -1,0 +1,96 @@
+"""The source on transformers: loaded late, given back whole, and no reference where its files are not as they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert.bundle import Bundle
+from tests.fixtures_validate import folder, tiny_text, tiny_vision
+from validate import runtimes
+from validate.runtimes import RuntimeFailure, transformers
+
+__all__ = ["tiny_text", "tiny_vision"]  # fixtures
+
+
+@pytest.mark.parametrize("break_it", ["missing", "unexpected"])
+def test_a_source_with_a_tensor_too_few_or_too_many_is_no_reference(
+    tiny_text: dict[str, Bundle], tmp_path: Path, break_it: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for path in folder(tiny_text).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    if break_it == "missing":
+        del tensors[name]
+    else:
+        tensors["model.layers.1.mlp.side_proj.weight"] = tensors[name].clone()
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with (
+        runtimes.open_session(transformers, tmp_path) as session,
+        pytest.raises(RuntimeFailure, match=f"1 {break_it} keys: model.layers.1.mlp"),
+    ):
+        session.logits([1])
+
+
+def test_a_source_is_loaded_when_its_weights_are_asked_for(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
+    """All that is kept of it from an earlier run is answered without; weights that are broken fail what needs them."""
+    for path in folder(tiny_vision).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    with transformers.open(tmp_path, threads=1) as session:
+        ids = session.tokenize("Click the button.")
+        assert session.detokenize(ids) == "Click the button."
+        assert session.identity().sees
+        assert len(session.pieces()) == session.identity().vocab
+        assert session.image_prompt("Look.")
+        assert session.image_tokens(280, 196) == 70
+        assert session.identity().pixel_limits == (3136, 200704)
+        assert session.bytes_to_load == 4 * sum(p.numel() for p in _parameters(tmp_path))
+        assert session.logits(ids).shape[0] == len(ids)
+        assert session.bytes_to_load == 0
+        assert not any(p.is_inference() for p in session.model.parameters())
+    (tmp_path / "model.safetensors").write_bytes(whole[:-100])
+    with transformers.open(tmp_path, threads=1) as session:
+        assert session.tokenize("Click the button.") == ids
+        for ask in (lambda: session.logits(ids), lambda: session.generate(ids, 2), lambda: session.model):
+            with pytest.raises(RuntimeFailure, match="transformers could not load"):
+                ask()
+
+
+def _parameters(checkpoint: Path) -> list[Any]:
+    from safetensors.torch import load_file
+
+    return list(load_file(checkpoint / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_closing_a_source_gives_back_what_it_took(tiny_text: dict[str, Bundle], loaded: bool) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    session = transformers.open(folder(tiny_text), threads=before + 1)
+    assert torch.get_num_threads() == before + 1
+    if loaded:
+        session.logits([1])
+    session.close()
+    assert torch.get_num_threads() == before
+    assert session.model is None, "a session that is closed loads nothing"
+
+
+def test_code_of_a_checkpoint_is_not_run(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    import json
+
+    for path in folder(tiny_text).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "ours", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(RuntimeFailure, match="could not load"):
+        runtimes.open_session(transformers, tmp_path)
+    assert not (tmp_path / "ran").exists()
