@@ -1,4 +1,4 @@
-"""The source on transformers: loaded late, given back whole, and no reference where its files are not as they should be."""
+"""The source on transformers: loaded late, given back whole, and refused where its files are not whole."""
 
 from __future__ import annotations
 
