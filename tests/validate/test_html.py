@@ -188,7 +188,10 @@ def test_the_page_is_never_wider_than_the_screen(show: Opener, report: Report, w
     long = sample_report()
     long["outputs"] = [{**o, "label": f"{'x' * 300}{i}"} for i, o in enumerate(long["outputs"][:5])]
     assert len(set(axes.short_names(long))) == 5
-    assert show(long, width).evaluate("document.documentElement.scrollWidth") <= width
+    for strange in (long, hostile(small())):
+        page = show(strange, width)
+        page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @needs_browser
@@ -361,6 +364,7 @@ def test_whatever_is_missing_there_is_a_page(make: Callable[[], Report]) -> None
         (one, "The output passed"),
         (empty, "Nothing was validated"),
         (not_run, "Built and not run"),
+        (nulls, "The output did not pass"),
         (sample_report, "3 of 26 outputs did not pass"),
     ],
 )
@@ -380,6 +384,14 @@ def test_what_failed_is_told_with_how_surely_and_what_to_do(report: Report) -> N
     assert "surely: 100 % of resampled texts miss it" in page
     assert "chats reach the model in another form" in page
     assert "fara-nano-i1-Q3_K_M.gguf</a>: <code>kl_mean</code>" in page  # passed, by less than the noise
+
+
+def test_a_failure_that_no_limit_tells_is_told() -> None:
+    made = one(status="failed", reason="kl_mean 0.2, limit <= 0.13; vision: the runtime died; it said nothing")
+    made["outputs"][0]["metrics"]["kl_mean"] = 0.2
+    page = to_html(made)
+    assert '<p class="why">vision: the runtime died; it said nothing</p>' in page
+    assert page.count("<code>kl_mean</code> <b>0.2</b>") == 1
 
 
 def test_columns_that_nobody_has_are_left_out(report: Report) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from markupsafe import Markup
 
@@ -73,8 +72,8 @@ def short_names(report: Report) -> list[str]:
     outputs, model = report["outputs"], report["reference"]["model"]
     names = []
     for output in outputs:
-        name = PurePath(output["label"]).stem if output["label"].endswith(".gguf") else output["label"]
-        names.append(_elided(visible(name.removeprefix(f"{model}-") or output["label"])))
+        name = output["label"].removesuffix(".gguf").removeprefix(f"{model}-")
+        names.append(_elided(visible(name or output["label"])))
     return [f"{name} ({i + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 

@@ -114,6 +114,10 @@ def _scatter(shown: Sequence[Point], canvas: Canvas) -> Markup:
     body += [line(*spot, *end_of(spot, label), "leader") for _, spot, label in named if label.far]
     body += [_drawn(p, spot, frame.y, p in best) for p, spot in zip(shown, spots, strict=True)]
     body += [text(label.x, label.y, p.name, "name best" if p in best else "name") for p, _, label in named]
+    nameless = len(shown) - len(named)
+    if nameless:
+        words = f"{plural(nameless, 'point')} without a name, for want of room"
+        body.append(text(frame.room.left, frame.room.bottom + canvas.font * 2.9, words, "axis"))
     title = f"Size against mean KL of {plural(len(shown), 'output')}"
     return picture(canvas, title, _summary(best), body)
 

@@ -32,7 +32,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Trouble:
-    """An output that did not pass."""
+    """An output that did not pass; `reason` is what its gates do not tell."""
 
     index: int
     label: str
@@ -60,10 +60,19 @@ def sentence(outputs: Sequence[Output]) -> str:
     left = len(outputs) - len(ran)
     if not ran:
         return "Built and not run" if left == 1 else f"All {left} outputs were built and not run"
+    if len(outputs) == bad == 1:
+        return "The output did not pass"
     if bad:
         return f"{bad} of {plural(len(outputs), 'output')} did not pass"
     passed = "The output passed" if len(ran) == 1 else f"All {len(ran)} outputs passed"
     return f"{passed}, {left} more built and not run" if left else passed
+
+
+def state(outputs: Sequence[Output]) -> str:
+    """`bad` when something did not pass, `ok` when something passed, `idle` when nothing was run."""
+    if any(o["status"] != "passed" and not o["neutral"] for o in outputs):
+        return "bad"
+    return "ok" if any(o["status"] == "passed" for o in outputs) else "idle"
 
 
 def counts(outputs: Sequence[Output]) -> list[tuple[str, str, int]]:
@@ -103,18 +112,17 @@ def _certainty(state: str, p_worse: float | None) -> str:
 
 def troubles(report: Report) -> list[Trouble]:
     """Every output that did not pass: those that failed before those that were not run."""
-    found = [
-        Trouble(
-            i,
-            visible(o["label"]),
-            o["status"],
-            visible(o["reason"]),
-            [g for g in gates(o) if g.state in ("broken", "unknown")] if o["status"] == "failed" else [],
-        )
-        for i, o in enumerate(report["outputs"])
-        if o["status"] != "passed"
-    ]
+    found = [_trouble(i, o) for i, o in enumerate(report["outputs"]) if o["status"] != "passed"]
     return sorted(found, key=lambda t: t.status != "failed")
+
+
+def _trouble(index: int, output: Output) -> Trouble:
+    """The gates that the reason names, and the rest of the reason."""
+    reasons = output["reason"].split("; ")
+    missed = [g for g in gates(output) if g.state in ("broken", "unknown")]
+    named = [g for g in missed if any(reason.startswith(f"{g.metric} ") for reason in reasons)]
+    rest = [reason for reason in reasons if not any(reason.startswith(f"{g.metric} ") for g in named)]
+    return Trouble(index, visible(output["label"]), output["status"], visible("; ".join(rest)), named)
 
 
 def to_do(report: Report) -> list[tuple[list[str], str]]:
