@@ -151,8 +151,11 @@ def validate(recipe: Path | None, out: Path, as_json: bool, quiet: bool, verbose
     from convert.candidates import recipe_for
     from convert.recipe import load_recipe, with_validation
 
+    if recipe is not None and asked["candidates"]:
+        raise click.UsageError("a recipe or --candidate, not both")
     if recipe is not None and (given := [word for word, value in asked.items() if value]):
-        raise click.UsageError(f"--{given[0].rstrip('s')} is for --candidate; a recipe says it in `validate:`")
+        word = {"texts": "text", "limits": "limit"}.get(given[0], given[0])
+        raise click.UsageError(f"--{word} goes with --candidate; a recipe says it itself")
     if recipe is not None:
         again = with_validation(load_recipe(recipe))
         return _carry_out(again, out, as_json=as_json, quiet=quiet, verbose=verbose, builds=False)

@@ -243,7 +243,8 @@ class _Planner:
         """Where the files are that the step gets, by name and content."""
         found = {(a.path.name, a.sha256): a.path for bundle in inputs.values() for _, a in bundle.artifacts()}
         files = stages.reads(_stage(spec), spec.options)
-        return found | {(path.name, digest): path for path, digest in self.hashes.of(files, self.progress).items()}
+        digests = self.hashes.of(files, self.progress)
+        return found | {(path.name, digest): path.absolute() for path, digest in digests.items()}
 
     def _within_outputs(self, spec: StageSpec) -> list[Problem]:
         """Files the step reads that lie where a stage's output will be put: replacing it would delete them."""

@@ -44,7 +44,8 @@ def test_a_run_prints_its_steps_and_a_table(place: Path) -> None:
     assert "one: not built yet\n" in result.stdout
     assert "upper.txt" in result.stdout
     assert "passed" in result.stdout
-    assert "report: out/demo/report.md" in result.stdout
+    assert result.stdout.endswith("\n1 passed\nreport: out/demo/report.md\n")
+    assert "\x1b" not in result.stdout
     again = convert("run", "r.yaml")
     assert again.exit_code == 0
     assert "nothing to do: every step is up to date" in again.stdout
@@ -167,11 +168,96 @@ def test_plan_starts_nothing(place: Path) -> None:
     assert [s["run"] for s in planned["steps"]] == [False, False, False]
 
 
+TWO = RECIPE.replace("stages:\n", "stages:\n  two: {use: upper, suffix: '?'}\n")
+
+
+def test_validate_measures_again_what_is_built_and_builds_nothing(place: Path, fakes: Any) -> None:
+    convert("run", "r.yaml", "-q")
+    result = convert("validate", "r.yaml")
+    assert result.exit_code == 0
+    assert "validate: measured again" in result.stdout
+    assert "one: up to date" in result.stdout
+    assert (len(fakes["upper"].runs), len(fakes["validate"].runs)) == (1, 2)
+    assert "nothing to do" in convert("run", "r.yaml").stdout  # it is the report that a run would make
+
+
+def test_validate_says_what_is_not_built(place: Path, fakes: Any) -> None:
+    convert("run", "r.yaml", "-q")
+    (place / "r.yaml").write_text(TWO)
+    result = convert("validate", "r.yaml")
+    assert result.exit_code == 3
+    assert "warning: two: not validated: not built yet\n" in result.stderr
+    assert "1 passed, 1 not run" in result.stdout
+    assert not (place / "out/demo/two").exists()
+    assert len(fakes["upper"].runs) == 1
+    again = convert("run", "r.yaml")
+    assert (again.exit_code, len(fakes["upper"].runs), len(fakes["validate"].runs)) == (0, 2, 3)
+    assert "validate: input 'two' changed" in again.stdout
+
+
+def test_validate_takes_no_file_of_another_state_of_the_recipe(place: Path, fakes: Any) -> None:
+    (place / "r.yaml").write_text(TWO)
+    convert("run", "r.yaml", "-q")
+    (place / "r.yaml").write_text(TWO.replace("'?'", "'!!'"))
+    result = convert("validate", "r.yaml")
+    assert result.exit_code == 3
+    assert 'two: not validated: option suffix changed: "?" -> "!!"' in result.stderr
+    assert (place / "out/demo/two/upper.txt").read_text() == "HELLO?"
+
+
+def test_validate_where_nothing_is_built_is_one_error(place: Path) -> None:
+    result = convert("validate", "r.yaml")
+    got = "r.yaml: nothing of it is built (not built yet), wanted outputs to validate; run it first: convert run"
+    assert (result.exit_code, result.stderr) == (2, f"error: {got}\n")
+    assert not (place / "out").exists()
+
+
+def test_validate_gives_a_recipe_without_the_section_the_defaults(place: Path, fakes: Any) -> None:
+    (place / "r.yaml").write_text(RECIPE.partition("validate")[0])
+    convert("run", "r.yaml", "-q")
+    assert convert("validate", "r.yaml").exit_code == 0
+    assert fakes["validate"].runs == [["one", "source"]]
+
+
+def test_validate_judges_files_of_others(place: Path, fakes: Any) -> None:
+    fakes["existing"] = fake_stages.existing()
+    (place / "their file.gguf").write_text("x" * 7)
+    (place / "b").write_text("y")
+    words = ("--candidate", "their file.gguf", "--candidate", "b", "--reference", "model.txt", "--name", "judged")
+    result = convert("validate", *words)
+    assert result.exit_code == 0
+    assert "their-file: not built yet" in result.stdout
+    assert "2 passed" in result.stdout
+    report = json.loads((place / "out/judged/report.json").read_text())
+    assert [(o["stage"], o["size_bytes"]) for o in report["outputs"]] == [("their-file", 7), ("b", 1)]
+    assert "nothing to do" in convert("validate", *words).stdout
+    (place / "b").write_text("z")
+    assert "b: b changed" in convert("validate", *words).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "give a recipe, or --candidate FILE and --reference DIR"),
+        (("--candidate", "x"), "give a recipe, or --candidate FILE and --reference DIR"),
+        (("r.yaml", "--candidate", "x"), "a recipe or --candidate, not both"),
+        (("r.yaml", "--preset", "good"), "--preset goes with --candidate; a recipe says it itself"),
+        (("r.yaml", "--limit", "kl_mean=1"), "--limit goes with --candidate"),
+        (("--candidate", "x", "--reference", "y", "--limit", "kl_mean"), "wanted METRIC=NUMBER, as kl_mean=0.01"),
+    ],
+)
+def test_validate_usage(place: Path, words: tuple[str, ...], message: str) -> None:
+    result = convert("validate", *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_stages_and_schema(place: Path) -> None:
     listed = convert("stages").stdout
     assert "use: upper\n  The text in capitals." in listed
     assert "suffix             default '!'" in listed
     assert json.loads(convert("schema").stdout)["title"] == "convert recipe"
+    assert json.loads(convert("schema", "report").stdout)["title"] == "convert report, version 2"
 
 
 @pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("--version",)])

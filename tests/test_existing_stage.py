@@ -23,6 +23,9 @@ from convert.progress import Silent
 from convert.stages import existing
 from convert.stages._validate_targets import targets
 from tests import tiny
+from tests.fixtures_validate import tiny_vision
+
+__all__ = ["tiny_vision"]  # a fixture
 
 SOURCE = Bundle(Model("m"))
 
@@ -164,10 +167,8 @@ def test_a_split_file_and_a_projector(tmp_path: Path) -> None:
     assert set(existing.reads(existing.Options(path=first, projector=eyes))) == {first, second, eyes}
 
 
-def test_what_our_own_stage_made_comes_back_as_it_was(tmp_path: Path) -> None:
-    from tests.fixtures_validate import convert_tiny
-
-    made = convert_tiny(tiny.tiny_qwen2_5_vl, tmp_path, ["Q8_0"])["gguf"]
+def test_what_our_own_stage_made_comes_back_as_it_was(tiny_vision: dict[str, Bundle]) -> None:
+    made = tiny_vision["gguf"]
     (weights,), (eyes,) = made.of(Role.WEIGHTS), made.of(Role.PROJECTOR)
     again = look(weights.path, eyes.path)
     for role in (Role.WEIGHTS, Role.PROJECTOR):
