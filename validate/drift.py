@@ -51,7 +51,7 @@ class WindowDrift:
 
 
 def compare(reference: Kept, candidate_tv: np.ndarray, tokens: Sequence[int]) -> WindowDrift:
-    """Differences at every position of one window; KL is a lower bound where the reference is not whole (compact.py).
+    """Differences at every position of one window; a part of KL is estimated where the reference is not whole.
 
     `candidate_tv` are logits (token, vocab) of the same `tokens`. Everything is computed in float64, a few rows at a
     time. Raises NotComparable for other shapes and for any NaN or infinity.

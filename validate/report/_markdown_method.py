@@ -43,8 +43,8 @@ def _reference(report: Report) -> str:
     kept = "all logits were kept"
     if not cache["whole"]:
         kept = (
-            f"of {count(reference['vocabulary'])} logits a position {cache['tokens_kept']:.0f} were kept and the mass "
-            f"of the others, {scientific(cache['tail_mass'])} on average: KL is a lower bound, short by such a share"
+            f"of {count(reference['vocabulary'])} logits a position {cache['tokens_kept']:.0f} were kept, and of the "
+            f"others, whose mass is {scientific(cache['tail_mass'])} on average, a random sample"
         )
     return (
         f"the source checkpoint **{text(reference['model'])}**{origin} on {text(reference['runtime'])}, computing in "
