@@ -38,6 +38,7 @@ def measure(
     """
     results = [Measurement() for _ in candidates]
     free = memory.free_bytes() or 0 if settings.free_bytes is None else settings.free_bytes  # 0: one at a time
+    free = max(0, free - getattr(reference, "bytes_to_load", 0))  # the source may be loaded in the middle of it
     comparison = _Comparison(reference, questions, settings, watcher)
     watcher.start("comparing logits", sum(map(len, questions.windows)) * len(candidates), "tok")
     window_bytes = LOGITS_HELD * 4 * max(map(len, questions.windows), default=0) * reference.identity().vocab
@@ -231,7 +232,7 @@ class _Comparison:
         tasks = self.questions.clicks
         prompts, wanted = self.seen_clicks
         # One a question, as a user would ask, but where that takes minutes for the same answers.
-        batch = getattr(candidate.runtime, "PROMPTS_AT_ONCE", 1)
+        batch = getattr(candidate.runtime, "IMAGE_BATCH", 1)
         got = self.click(f"clicks of {candidate.name or candidate.path.name}", session, prompts, batch)
         result.clicks = score = vision.score_clicks(tasks, wanted, got)
         hits, reference_hits = (np.asarray(h, float) for h in (score.hits, score.hits_reference))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -126,7 +127,10 @@ def _tensors(target: Target, source: Bundle) -> list[TensorEntry]:
         errors = list(tensor_errors(target.weights.path, _folder(source), TENSOR_VALUES))
     except ConvertError:
         return []
-    return [{"name": e.name, "type": e.type, "values": e.values, "error": e.relative} for e in errors]
+    return [
+        {"name": e.name, "type": e.type, "values": e.values, "error": e.relative if math.isfinite(e.relative) else None}
+        for e in errors
+    ]
 
 
 def _folder(source: Bundle) -> Path:

@@ -156,7 +156,7 @@ def test_one_zeroed_tensor_of_a_projector_is_no_pass(tiny_vision: dict[str, Bund
     report, page = report_of(stage.Options(**FEW), inputs, tmp_path)
     assert report["outputs"][0]["status"] == "failed"
     assert "image_cosine_unresized" in report["outputs"][0]["reason"]
-    assert "check that the projector file was made from this source" in page
+    assert "the projector file was made from this source" in page
 
 
 def test_images_by_name_and_no_projector_is_no_pass(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_format_without_a_place_for_images_is_not_asked_for_them(
 def test_a_text_of_a_few_words_is_no_text_to_measure_on(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
     for i, words in enumerate(("", " \n", "one two")):
         (tmp_path / "text.txt").write_text(words)
-        with pytest.raises(StageError, match="at least 16"):
+        with pytest.raises(StageError, match="at least 16" if words.strip() else "has no text in it"):
             report_of(stage.Options(text=tmp_path / "text.txt"), tiny_text, tmp_path / str(i))
 
 

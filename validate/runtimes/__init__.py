@@ -12,7 +12,6 @@ A runtime is a module of this folder (a name that starts with an underscore is n
 and may have
 
     ALSO_RUNS: tuple[str, ...] formats of another runtime that it runs too, where it is asked for by name
-    PROMPTS_AT_ONCE: int       prompts with an image that it is asked at once, where one by one takes minutes
     lacks() -> str | None      what this machine lacks for an installed runtime: "no CUDA device"
     IMAGE_BATCH: int           images to answer at once, where one at a time takes minutes for the same answers
 

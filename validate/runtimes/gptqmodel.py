@@ -18,7 +18,6 @@ NAME = "transformers, quantized"
 FORMATS = ("gptq", "awq", "fp8")
 ISOLATED = True
 IMAGE_BATCH = 20
-PROMPTS_AT_ONCE = 20  # torch's kernels unpack the weights at every call, for one prompt or for twenty
 
 _NEEDED = ("torch", "transformers", "gptqmodel", "optimum", "accelerate", "compressed_tensors")
 _VERSIONS = ("gptqmodel", "compressed-tensors", "transformers", "torch")
