@@ -19,11 +19,11 @@ from convert.checkpoint import LazyTensor, open_bundle
 from convert.companions import Companions, read_companions
 from convert.errors import ConvertError, PlanError, Problem, StageError
 from convert.gguf.fields import Field
-from convert.gguf.general import general_metadata
+from convert.gguf.general import general_metadata, size_label
 from convert.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
 from convert.gguf.ledger import Ledger, settle
 from convert.gguf.split import split_plans
-from convert.gguf.tensors import CHUNK_VALUES, OutputTensor, forecast_tensors, part_tensors
+from convert.gguf.tensors import CHUNK_VALUES, OutputTensor, expert_parameters, forecast_tensors, part_tensors
 from convert.gguf.vocabulary import vocabulary_metadata, vocabulary_notes
 from convert.gguf.writer import FilePlan, Group, TensorInfo
 from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Hyper, Mix, Tensor, choose, needs_imatrix
@@ -197,7 +197,9 @@ class _About:
 
     def _general(self, tensors: Sequence[OutputTensor], kind: str) -> list[Field]:
         parameters = sum(prod(t.shape) for t in tensors)
-        return general_metadata(self.companions, self.model, parameters, type=kind)
+        experts, active = expert_parameters(tensors)
+        size = f"{experts}x{size_label(active)}" if experts else ""
+        return general_metadata(self.companions, self.model, parameters, type=kind, size=size)
 
     def _imatrix_fields(self, imatrix: Imatrix | None) -> Sequence[Field]:
         """What llama-quantize says about the matrix it used; without the folder, which says nothing to others."""

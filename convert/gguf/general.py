@@ -34,10 +34,13 @@ CARD_KEYS: tuple[tuple[str, str], ...] = (
 )
 
 
-def general_metadata(companions: Companions, model: Model, n_parameters: int, *, type: str = "model") -> list[Field]:
+def general_metadata(
+    companions: Companions, model: Model, n_parameters: int, *, type: str = "model", size: str = ""
+) -> list[Field]:
     """Every `general.*` field but architecture, file_type and quantization_version, which the weights decide.
 
-    `n_parameters` counts the weights of the file; `type` is "model" or "mmproj". Never raises for what a card or a
+    `n_parameters` counts the weights of the file, `size` says them in words where that is not their number alone (a
+    mixture's 8x7B); `type` is "model" or "mmproj". Never raises for what a card or a
     generation config holds.
     """
     parts = name_parts(model.name, n_parameters)
@@ -49,7 +52,7 @@ def general_metadata(companions: Companions, model: Model, n_parameters: int, *,
         "general.version": parts.version,
         "general.finetune": parts.finetune,
         "general.basename": parts.basename,
-        "general.size_label": parts.size_label or (size_label(n_parameters) if n_parameters else None),
+        "general.size_label": parts.size_label or (size or size_label(n_parameters) if n_parameters else None),
         **{key: _text(companions.card.get(word)) for word, key in CARD_KEYS},
         **_source(model),
     }

@@ -128,5 +128,15 @@ def forecast_tensors(part: Part) -> tuple[OutputTensor, ...]:
     return (*_generated(part), *map(OutputTensor, targets.values()))
 
 
+def expert_parameters(tensors: Iterable[OutputTensor]) -> tuple[int, int]:
+    """How many experts a layer has (0: none), and the weights of a model with one of them in each layer."""
+    tensors = list(tensors)
+    stacks = [t for t in tensors if "_exps." in t.name and len(t.shape) > 2]
+    if not stacks:
+        return 0, 0
+    idle = sum(prod(t.shape) // t.shape[0] * (t.shape[0] - 1) for t in stacks)
+    return sum(t.shape[0] for t in stacks) // len(stacks), sum(prod(t.shape) for t in tensors) - idle
+
+
 def _generated(part: Part) -> Iterator[OutputTensor]:
     return (OutputTensor(Target(g.name, g.values.shape), values=g.values) for g in part.generated)

@@ -9,6 +9,7 @@ Equal arguments give equal files.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class Words:
     tokenizer: Callable[[], str]  # tokenizer.json
     tokenizer_config: Mapping[str, Any]
     config: Mapping[str, Any]
+    sentencepiece: bool = False  # a tokenizer.model beside it, as it was made from
 
 
 LLAMA = Words(
@@ -36,6 +38,7 @@ LLAMA = Words(
     lambda: tiny.sentencepiece_tokenizer(384),
     tiny.LLAMA_TOKENIZER_CONFIG,
     {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+    sentencepiece=True,
 )
 """Sentencepiece with byte fallback, <s> in front."""
 
@@ -87,10 +90,37 @@ def build(
     Every tensor is drawn around 0, those called norm or ln_… .weight around 1; then `scales`.
     """
     tiny._save_tokenizer(folder, words.tokenizer(), dict(words.tokenizer_config))
+    if words.sentencepiece:
+        (folder / "tokenizer.model").write_bytes(tokenizer_model(json.loads(words.tokenizer())))
     whole = {"torch_dtype": "bfloat16", "vocab_size": words.vocab, **words.config, **config}
     (folder / "config.json").write_text(json.dumps(whole, indent=2))
     tiny.write_weights(folder, draw(folder, hub, scales), 1)
     return folder
+
+
+def tokenizer_model(tokenizer: Mapping[str, Any]) -> bytes:
+    """The sentencepiece model that such a tokenizer.json is made from (sentencepiece_model.proto)."""
+    vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    ranks = {piece: i for i, piece in enumerate(dict.fromkeys("".join(merge) for merge in merges))}
+    control = {token["content"]: 3 for token in tokenizer["added_tokens"]} | {"<unk>": 2}
+    made = []
+    for text in sorted(vocab, key=vocab.__getitem__):
+        kind = control.get(text, 6 if text.startswith("<0x") else 1)
+        score = -float(ranks.setdefault(text, len(ranks))) if kind == 1 else 0.0
+        piece = _bytes(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + _varint(kind)
+        made.append(_bytes(1, piece))
+    trainer = b"\x18\x02\x20" + _varint(len(vocab)) + _varint(35 << 3) + b"\x01"  # BPE, its size, byte fallback
+    normalizer = _bytes(1, b"identity") + b"\x18\x01\x20\x00"  # a space in front, no spaces dropped
+    return b"".join(made) + _bytes(2, trainer) + _bytes(3, normalizer)
+
+
+def _bytes(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    low, more = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _varint(more) if more else bytes([low])
 
 
 def sharpened(folder: Path) -> Path:
