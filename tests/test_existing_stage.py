@@ -5,6 +5,7 @@ Headers only: the files here are small and hold nothing that could answer.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,12 +21,13 @@ from convert.candidates import Judged, recipe_for, stage_names
 from convert.errors import RecipeError
 from convert.plan import plan
 from convert.progress import Silent
+from convert.run import run
 from convert.stages import existing
 from convert.stages._validate_targets import targets
 from tests import tiny
-from tests.fixtures_validate import tiny_vision
+from tests.fixtures_validate import folder, tiny_text, tiny_vision, weights
 
-__all__ = ["tiny_vision"]  # a fixture
+__all__ = ["tiny_text", "tiny_vision"]  # fixtures
 
 SOURCE = Bundle(Model("m"))
 
@@ -451,6 +453,23 @@ def test_candidates_make_a_recipe_of_their_own(tmp_path: Path) -> None:
     assert by_name["validate"].limits == {"*": {"preset": "good", "kl_mean": 0.5}}
     assert (by_name["validate"].tokens, by_name["validate"].text) == (64, [tmp_path / "t.txt"])
     assert recipe_for(Judged([first], tmp_path, name="n")).name == "n"
+
+
+def test_a_file_of_ours_judged_as_if_it_were_not(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    """The whole way: plan, run, report."""
+    (tmp_path / "t.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    theirs = tmp_path / "theirs.gguf"
+    theirs.write_bytes(weights(tiny_text, "F32").path.read_bytes())
+    asked = Judged([theirs], folder(tiny_text), texts=[tmp_path / "t.txt"], tokens=64, limits={"kl_mean": 0.5})
+    result = run(plan(recipe_for(asked), tmp_path / "out"))
+    assert result.report is not None
+    (row,) = result.report["outputs"]
+    assert (row["label"], row["type"], row["status"], row["reason"]) == ("theirs.gguf", "F32", "passed", "")
+    assert row["limits"]["kl_mean"] == {"better": "<=", "limit": 0.5, "source": "recipe", "p_worse": 0.0}
+    assert row["limits"]["top1"]["source"] == "default"
+    assert row["path"] == "theirs.gguf"  # not where it lies on this machine
+    assert row["sha256"] == hashlib.sha256(theirs.read_bytes()).hexdigest()
+    assert run(plan(recipe_for(asked), tmp_path / "out")).ran == ()
 
 
 def test_what_is_wrong_on_the_command_line_is_said_of_it(tmp_path: Path) -> None:
