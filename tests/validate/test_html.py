@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -320,7 +321,8 @@ def nulls() -> Report:
     made = one()
     output = made["outputs"][0]
     output["metrics"] = dict.fromkeys(output["metrics"])
-    output["intervals"] = {}
+    output["intervals"] = {"kl_mean": (math.nan, math.inf), "top1": (0.5, math.inf)}
+    output["metrics"]["top1"] = 0.9
     for part in output["slices"]:
         part.update(kl_mean=None, kl_low=None, kl_high=None, top1=None, ppl_ratio=None)
     for image in output["vision"]["images"]:

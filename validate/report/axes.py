@@ -160,6 +160,7 @@ def at_floor(value: float, words: str) -> str:
     return f"≤ {words}" if value <= FLOOR else words
 
 
-def interval(output: Output, kl: float) -> tuple[float, float]:
-    """The interval of the mean KL; the mean alone where there is none."""
-    return output["intervals"].get("kl_mean") or (kl, kl)
+def ends(output: Output, metric: str) -> tuple[float, float] | None:
+    """Both ends of a metric's interval; None where there is none, or one that has no end."""
+    low, high = output["intervals"].get(metric, (None, None))
+    return None if low is None or high is None else (low, high)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from validate.report.axes import ends
 from validate.report.schema import Output, Report
 from validate.report.words import NOTHING, Formatter, fixed, percent, rate, scientific, scientific_range, size_unit
 
@@ -61,7 +62,7 @@ def _cell(output: Output, column: Column) -> Cell:
     value = lookup(output, column.path)
     if value is None:
         return Cell(column, None, NOTHING, "")
-    interval = output["intervals"].get(column.interval)
+    interval = ends(output, column.interval)
     below = ""
     if interval is not None:
         below = _range(column, *interval)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from validate.report.axes import LogAxis, interval, kl_axis
+from validate.report.axes import LogAxis, ends, kl_axis
 from validate.report.schema import Output, Report
 
 _START, _END = 4, 92
@@ -23,7 +23,7 @@ def _gauge(output: Output, axis: LogAxis) -> Markup:
     kl = output["metrics"].get("kl_mean")
     if kl is None:
         return Markup("")
-    low, high = interval(output, kl)
+    low, high = ends(output, "kl_mean") or (kl, kl)
     parts = [Markup('<path class="rail" d="M{} 8H{}"/>').format(_START, _END)]
     if "kl_mean" in output["limits"]:
         x = axis.at(output["limits"]["kl_mean"]["limit"])

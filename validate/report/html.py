@@ -5,6 +5,7 @@ Every text is escaped where it is put in: the templates escape by themselves, an
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from validate.metrics import DEFINITIONS
 from validate.report import columns, gauge, images, scatter, sections, spread, verdicts, words
 from validate.report.axes import FLOOR, short_names, ten_to
+from validate.report.build import to_json
 from validate.report.schema import FileEntry, Report
 
 if TYPE_CHECKING:
@@ -21,9 +23,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def to_html(report: Report) -> str:
-    """The page that a release is decided on."""
-    page = _environment().get_template("report.html").render(_context(report))
-    return page.encode("utf-8", errors="backslashreplace").decode()
+    """The page that a release is decided on, made of what report.json says: what was no number there is none here."""
+    return _environment().get_template("report.html").render(_context(json.loads(to_json(report))))
 
 
 def _environment() -> Environment:

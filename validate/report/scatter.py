@@ -14,8 +14,8 @@ from validate.report.axes import (
     LogAxis,
     again,
     at_floor,
+    ends,
     family,
-    interval,
     kl_axis,
     line,
     picture,
@@ -54,7 +54,7 @@ def points(report: Report) -> list[Point]:
             hollow,
             o["size_bytes"],
             kl,
-            interval(o, kl),
+            ends(o, "kl_mean") or (kl, kl),
             o["status"] == "failed",
         )
         for i, (o, name, hollow) in enumerate(rows)
