@@ -52,12 +52,16 @@ DEFINITIONS: Mapping[str, Definition] = {
     "tokens_equal": Definition(_HIGHER, "share of the hard strings that get the reference's token ids"),
     "vocabulary_equal": Definition(_HIGHER, "share of the vocabulary whose text is the reference's"),
     "templates_equal": Definition(_HIGHER, "share of the conversations rendered like the reference, byte for byte"),
-    "templates_runtime_equal": Definition(_HIGHER, "the same, rendered by the runtime's own template engine"),
+    "templates_runtime_equal": Definition(
+        _HIGHER, "share of the conversations rendered like the reference by the runtime's own template engine"
+    ),
     "special_ids_equal": Definition(_HIGHER, "share of the special-token facts (BOS, EOS, …) that agree"),
     "stops_equal": Definition(_HIGHER, "share of the ends of text, of those it writes, at which the runtime stops"),
     "image_tokens_equal": Definition(_HIGHER, "share of image sizes that become as many tokens as in the source"),
     "image_cosine": Definition(_HIGHER, "cosine of the projector's embedding to the source's, worst image token"),
-    "image_cosine_unresized": Definition(_HIGHER, "the same, over images that neither side had to resize"),
+    "image_cosine_unresized": Definition(
+        _HIGHER, "cosine of the projector's embedding, worst token of the images that neither side had to resize"
+    ),
     "image_max_error": Definition(_LOWER, "largest difference of any value of the projector's embeddings"),
     "image_kl": Definition(_LOWER, "KL of the next token's distribution after an image, worst image"),
     "image_top1": Definition(_HIGHER, "share of image prompts whose next token is the reference's"),

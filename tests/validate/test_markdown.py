@@ -126,7 +126,7 @@ def test_columns_that_nobody_has_are_left_out() -> None:
     assert "Clicks" not in head
     assert "Decode" not in head
     assert "| `m0.gguf` | passed | 1.23 | 9.87 | 1.0e-3 | 99.00 | 1.0010 |" in page
-    assert "## Images" not in page
+    assert "## Vision" not in page
     assert "worst positions" not in page
 
 
@@ -153,6 +153,7 @@ def test_slices_and_worst_positions_are_folded(sample: str) -> None:
     assert "**" in slices[2]  # parts that differ beyond the noise
     worst = tables(inside["The worst positions of each output"])[0]
     assert sum("`fara-nano-Q2_K.gguf`" in row for row in worst) == 3
+    assert not any("`onnx/fp32`" in row for row in worst)  # its worst is 7e-11
     assert "`␣March` 80 %" in inside["The worst positions of each output"]
 
 
@@ -168,7 +169,7 @@ def test_the_contract_says_what_is_equal_once_and_what_differs_where(sample: str
 
 
 def test_images_have_a_row_for_each_output_that_sees(sample: str) -> None:
-    block = tables(section(sample, "Images and clicks"))[0]
+    block = tables(section(sample, "Vision"))[0]
     assert len(block) == 2 + 24
     assert "0.9999995" in block[2]
     assert "1 of 1" in block[2]  # the drawing of ours is not asked about

@@ -70,7 +70,7 @@ def vision(report: Report) -> Iterable[str]:
     seeing = [o for o in report["outputs"] if o["vision"]["images"] or o["vision"]["clicks"]]
     if not seeing:
         return
-    yield "## Images and clicks"
+    yield "## Vision: images and clicks"
     yield ""
     shown = [(head, cell) for head, cell in _COLUMNS if any(cell(o) != NOTHING for o in seeing)]
     rows = [[code(o["label"]), *(cell(o) for _, cell in shown)] for o in seeing]

@@ -10,6 +10,7 @@ from validate.report.sections import slice_table
 from validate.report.words import percent, scientific
 
 WORST_SHOWN = 3  # of each output; report.html and report.json have ten
+LEAST = 1e-6  # nats; where the worst position has less, nothing broke
 CONTEXT = 40  # characters of what was read before
 
 
@@ -41,6 +42,7 @@ def _worst(report: Report) -> Iterable[str]:
         [code(output["label"]), *_row(worst)]
         for output in report["outputs"]
         for worst in sorted(output["worst"], key=lambda w: -w["kl"])[:WORST_SHOWN]
+        if worst["kl"] >= LEAST
     ]
     if rows:
         head = ["Output", "KL", "Set", "Text → its next token", "Source expects", "Output expects"]

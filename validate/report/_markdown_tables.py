@@ -150,7 +150,8 @@ def limits(report: Report) -> Iterable[str]:
 
 
 def _meanings(names: Iterable[str]) -> Iterable[str]:
-    named = [name for name in dict.fromkeys(names) if name in DEFINITIONS]
+    asked = set(names)
+    named = [name for name in DEFINITIONS if name in asked]
     yield from (f"- `{name}`: {text(DEFINITIONS[name].meaning)}" for name in named)
     if named:
         yield ""
