@@ -87,6 +87,9 @@ def test_among_equal_logits_the_lower_id_comes_first_on_both_sides(room: int) ->
     candidate[0, 7:] = 0.5  # its five are now 7 to 11
     got = drift.compare(compact.keep(reference, [0], room), candidate, [0])
     assert (got.same_top[0], got.top5[0]) == (False, 0.0)
+    reference[0, 3:8] = 1.0
+    got = drift.compare(compact.keep(reference, [0], room), np.zeros((1, 400), np.float32), [0])
+    assert got.top5[0] == pytest.approx(2 / 5)  # its five are 0 to 4
 
 
 def test_a_vocabulary_of_less_than_five(both: tuple[np.ndarray, np.ndarray, list[int]]) -> None:
