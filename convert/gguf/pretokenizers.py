@@ -6,8 +6,7 @@ out as a pipeline. Both are brought into one canonical spelling here and compare
 
     tokenizer.json pre_tokenizer -> steps -> canonical spelling -> looked up in TABLE -> name
 
-The names and what each does are facts of llama.cpp (src/llama-vocab.cpp: the regex switch, and the flags set beside
-each name in llama_vocab::impl::load). The tests prove each entry by encoding with both.
+The tests prove each entry by encoding with both.
 """
 
 from __future__ import annotations
@@ -20,93 +19,18 @@ from types import MappingProxyType
 from typing import Any
 
 from convert.errors import InputError
-
-# --- the regular expressions, in canonical spelling -------------------------------------------------------------------
-
-ANY_CASE = "<contractions, any case>"  # 's 't 're 've 'm 'll 'd, and 'S 'T ...
-LOWER_CASE = "<contractions>"
-
-GPT2 = LOWER_CASE + r"| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
-_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)"
-QWEN2 = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
-LLAMA3 = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _TAIL
-QWEN35 = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)"
-SEED_CODER = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)"
-BAILING = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)"
-NO_CONTRACTIONS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
-_SPACES = "".join(rf"|\s{{{n}}}(?!\S)" for n in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2")) + r"|\s{1}"
-JAIS2 = LLAMA3.removesuffix(r"|\s+(?!\S)") + _SPACES
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)"
-
-
-def _cased(ending: str) -> str:
-    """Words cut where upper case follows lower: `camelCase` -> `camel`, `Case`."""
-    return rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{ending}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{ending}"
-
-
-TEKKEN = _cased("") + r"|\p{N}" + _CASED_TAIL
-GPT4O = _cased(ANY_CASE + "?") + r"|\p{N}{1,3}" + _CASED_TAIL
-
-EXAONE_MOE = (
-    ANY_CASE + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)"
+from convert.gguf.pretokenizer_table import (
+    ANY_CASE,
+    BYTES,
+    DIGIT,
+    DIGITS,
+    GPT2,
+    LOWER_CASE,
+    PUNCTUATION_EACH,
+    PUNCTUATION_RUNS,
+    SPACE_NOTE,
+    TABLE,
 )
-MINICPM5 = ANY_CASE + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+" + _TAIL
-LINES = r"[^\n]+|[\n]+"
-
-DIGIT, DIGITS, DIGITS3 = r"\p{N}", r"\p{N}+", r"\p{N}{1,3}"
-CJK = "[一-龥぀-ゟ゠-ヿ]+"
-_ASCII_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
-DEEPSEEK3 = (
-    _ASCII_PUNCTUATION + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)"
-)
-DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", DIGIT)
-BLOOM = " ?[^(\\s|.,!?…。，、।۔،)]+"
-THREE_DIGITS = "[0-9][0-9][0-9]"
-PUNCTUATION_RUNS = "<punctuation, contiguous>"
-BYTES = "<bytes>"  # only where something follows it
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One name llama.cpp knows. `note` says where it is known to cut otherwise than the pipeline it stands for."""
-
-    name: str
-    steps: tuple[str, ...]
-    ignore_merges: bool = False  # a word that is a token is that token, whatever the merges say
-    note: str = ""
-
-
-_CASED_NOTE = "llama.cpp knows the case of a-z alone, and cuts at combining marks: other scripts may encode otherwise"
-_SPACE_NOTE = "llama.cpp cuts otherwise at spaces that are not ASCII"
-_DIGIT_NOTE = (
-    "llama.cpp does not cut a space from the digits after it; merges learned with this pipeline never join them"
-)
-
-TABLE: tuple[Entry, ...] = (
-    Entry("gpt-2", (GPT2,)),
-    Entry("qwen2", (QWEN2,)),
-    Entry("qwen35", (QWEN35,)),
-    Entry("llama-bpe", (LLAMA3,), ignore_merges=True),
-    Entry("dbrx", (LLAMA3,)),
-    Entry("starcoder", (DIGIT, GPT2)),
-    Entry("deepseek-v3", (DIGITS3, CJK, DEEPSEEK3)),
-    Entry("deepseek-coder", DEEPSEEK_CODER, note=_SPACE_NOTE),
-    Entry("tekken", (TEKKEN,), ignore_merges=True, note=_CASED_NOTE),
-    Entry("gpt-4o", (GPT4O,), note=_CASED_NOTE),
-    Entry("falcon", (PUNCTUATION_RUNS, GPT2, BYTES, DIGITS, THREE_DIGITS), note=_DIGIT_NOTE),
-    Entry("bloom", (BLOOM,)),
-    Entry("viking", (BLOOM, DIGIT)),
-    Entry("seed-coder", (SEED_CODER,)),
-    Entry("bailingmoe", (BAILING,)),
-    Entry("exaone-moe", (EXAONE_MOE,)),
-    Entry("minicpm5", (DIGITS3, MINICPM5), ignore_merges=True),
-    Entry("laguna", (LINES, QWEN2)),
-    Entry("ufakzeka", (NO_CONTRACTIONS,)),
-    Entry("jais-2", (JAIS2,)),
-)
-"""Preferred name first among those that cut alike."""
 
 CLASSES: Mapping[str, str] = MappingProxyType({"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"})
 """tokenizer_class -> name, for the models that come as vocab.json and merges.txt alone: their code is the pipeline."""
@@ -180,8 +104,11 @@ def _step(part: Mapping[str, Any]) -> list[str]:
         return [GPT2, BYTES] if part.get("use_regex", True) else [BYTES]
     if kind == "Digits":
         return [DIGIT if part.get("individual_digits") else DIGITS]
-    if kind == "Punctuation" and part.get("behavior") == "Contiguous":
-        return [PUNCTUATION_RUNS]
+    if kind == "Punctuation":
+        known = {"Contiguous": PUNCTUATION_RUNS, "Isolated": PUNCTUATION_EACH}.get(
+            str(part.get("behavior", "Isolated"))
+        )
+        return [known] if known else [_as_json(part)]
     if kind == "Split":
         pattern = part.get("pattern")
         regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
@@ -190,7 +117,38 @@ def _step(part: Mapping[str, Any]) -> list[str]:
             no_gap = regex.endswith(r"|\s+") and (part.get("behavior"), part.get("invert")) == ("Removed", True)
             if no_gap or (part.get("behavior") == "Isolated" and not part.get("invert")):
                 return [canonical(regex)]
-    return [json.dumps(part, ensure_ascii=False, sort_keys=True)]
+    return [_as_json(part)]
+
+
+def _as_json(part: Mapping[str, Any]) -> str:
+    return json.dumps(part, ensure_ascii=False, sort_keys=True)
+
+
+_WRITTEN = {ANY_CASE: "(?i:'s|'t|'re|'ve|'m|'ll|'d)", LOWER_CASE: "'s|'t|'re|'ve|'m|'ll|'d"}
+
+
+def written(step: str) -> str:
+    """A canonical expression as one that a library of regular expressions takes."""
+    for placeholder, expression in _WRITTEN.items():
+        step = step.replace(placeholder, expression)
+    return step
+
+
+def regexes(name: str) -> tuple[str, ...]:
+    """The expressions llama.cpp's pre-tokenizer `name` stands for; () for a name that is not in the table."""
+    entry = next((entry for entry in TABLE if entry.name == name), None)
+    return tuple(map(written, entry.steps)) if entry else ()
+
+
+def cuts(name: str) -> tuple[str, ...]:
+    """The expressions that llama.cpp cuts by under `name`, where those are not the tokenizer's own; else ()."""
+    entry = next((entry for entry in TABLE if entry.name == name), None)
+    return tuple(map(written, entry.cuts)) if entry else ()
+
+
+def odd_spaces(name: str) -> bool:
+    """Whether `name` cuts otherwise than its pipeline at spaces that are not ASCII."""
+    return any(entry.name == name and entry.note == SPACE_NOTE for entry in TABLE)
 
 
 @dataclass(frozen=True)
@@ -218,8 +176,8 @@ def recognize(
     if not alike:
         raise InputError(
             where,
-            f"the pre-tokenizer {_shown(pipeline)} is none that llama.cpp has a name for",
-            remedy="name the one that cuts alike with `pre_tokenizer: <name>`; validation shows whether it does",
+            f"the pre-tokenizer {_shown(pipeline)} is none that llama.cpp has a name for{_nearest(tokenizer_json)}",
+            remedy="name one knowingly with `pre_tokenizer: <name>`; what it encodes otherwise is measured",
         )
     model = tokenizer_json.get("model")
     wanted = isinstance(model, Mapping) and model.get("ignore_merges") is True
@@ -231,6 +189,13 @@ def recognize(
             f"ignore_merges {str(entry.ignore_merges).lower()}, which is all llama.cpp does for {entry.name}",
         )
     return PreTokenizer(entry.name, (*notes, entry.note) if entry.note else notes)
+
+
+def _nearest(tokenizer_json: Mapping[str, Any]) -> str:
+    from convert.gguf.nearest_pretokenizer import nearest
+
+    found = nearest(tokenizer_json.get("pre_tokenizer"))
+    return f"; {found}" if found else ""
 
 
 def _shown(pipeline: tuple[str, ...]) -> str:

@@ -142,6 +142,9 @@ class Options(BaseOptions):
     pre_tokenizer: str | None = Field(
         None, max_length=64, description="llama.cpp's name of the pre-tokenizer, where it is not recognized"
     )
+    tokenizer_check: Literal["fail", "warn"] = Field(
+        "fail", description="what a tokenizer that llama.cpp encodes otherwise with does to the step"
+    )
     output_tensor: BlockType | None = Field(
         None, description="type of output.weight, or of the embedding where the two are one"
     )
@@ -229,6 +232,7 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
     """Write the files into `out`. Raises ConvertError before a byte is written when the model does not fit."""
     from convert.gguf.conversion import imatrix_lines, prove_twins
     from convert.gguf.writer import write_files
+    from convert.stages._tokenizer_proof import prove_tokenizer
 
     conversion = _prepare(options, inputs)
     prove_twins(conversion)
@@ -243,7 +247,10 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
         progress.warn(note)
     names = ", ".join(plan.name for group in conversion.groups for plan in group.plans)
     progress.start(f"writing {names}", sum(group.source_bytes for group in conversion.groups))
-    return _bundle(inputs, [write_files(out, group, progress) for group in conversion.groups])
+    made = [write_files(out, group, progress) for group in conversion.groups]
+    first = conversion.text.plans[0]
+    prove_tokenizer(out / first.name, first.fields, checkpoint("gguf", inputs), options.tokenizer_check, progress)
+    return _bundle(inputs, made)
 
 
 def _prepare(options: Options, inputs: Inputs) -> Conversion:
