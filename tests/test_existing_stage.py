@@ -287,6 +287,15 @@ def test_a_checkpoint_is_believed_by_its_tensors(tmp_path: Path) -> None:
     assert "leads out of its folder" in refused(folder)
 
 
+def test_a_folder_in_the_hubs_cache_is_links(tmp_path: Path) -> None:
+    blobs = checkpoint(tmp_path / "models--a--b" / "blobs", {"quant_method": "gptq", "bits": 4})
+    folder = tmp_path / "models--a--b" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (folder / path.name).symlink_to(path)
+    assert [a.path for a in look(folder).of(Role.WEIGHTS)] == [folder / "model.safetensors"]
+
+
 def test_a_checkpoint_without_its_tokenizer(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "f", {"quant_method": "gptq", "bits": 4})
     (folder / "tokenizer.json").unlink()

@@ -21,7 +21,7 @@ from convert.gguf.split import shard_names
 from convert.gguf.writer import MAGIC
 from convert.safetensors import Entry, read_header
 from convert.stages._existing_graphs import read_graph
-from convert.untrusted import inside, listed, read_object, refuse_pointer, shown
+from convert.untrusted import HUB_REPO_PREFIX, inside, listed, read_object, refuse_pointer, shown
 
 WANTED = (
     "a GGUF file, an ONNX graph, or the folder of a GPTQ, AWQ or FP8 checkpoint, of ONNX graphs, or of "
@@ -123,7 +123,9 @@ def artifact(kind: str, path: Path) -> Artifact:
 
 def _with_companions(folder: Path, found: Found, words: str) -> Found:
     """With the tokenizer and its like, which this format takes from its own folder."""
-    roles = {role: tuple(artifact("text", path) for path in paths) for role, paths in collect(folder).items()}
+    snapshot = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith(HUB_REPO_PREFIX)
+    home = folder.parent.parent.parent if snapshot else None  # in the hub's cache links lead to its blobs
+    roles = {role: tuple(artifact("text", path) for path in paths) for role, paths in collect(folder, home).items()}
     names = [a.path.name for files in roles.values() for a in files]
     if CONFIG not in names or not set(NEEDED) & set(names):
         remedy = "copy them from the model's folder"

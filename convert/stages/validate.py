@@ -47,6 +47,7 @@ NEEDS: dict[str, str] = {"torch": "validate", "transformers": "validate"}  # an 
 
 REPORT_BYTES = 64 << 10  # what to count with before there is one
 MIN_TOKENS = 16
+NOT_BUILT = "not built yet"  # as a plan says it
 
 
 class Options(BaseOptions):
@@ -281,7 +282,10 @@ def _missing(target: Target) -> Measurement | None:
     """What is known of an output that is not there; None for one that is."""
     from validate.measurement import Measurement
 
-    return Measurement(not_run=f"not built: {target.not_built}") if target.not_built else None
+    if not target.not_built:
+        return None
+    why = "" if target.not_built == NOT_BUILT else f": {target.not_built}"
+    return Measurement(not_run=f"not built{why}; `convert run` builds it")
 
 
 def _row(options: Options, out: Path, target: Target, measurement: Measurement, source: Bundle) -> Output:
