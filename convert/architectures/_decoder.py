@@ -36,6 +36,7 @@ class Graph:
     square: bool = False  # heads times head size is the hidden size
     grouped: bool = True  # heads may share keys and values; head_count_kv is then in the file
     windowed: bool = False  # it has sliding windows; False: a config with one gets a note
+    carries: Sequence[str] = ()  # quantized checkpoints whose blocks it takes as they are (quant_method)
     tied: bool = False  # what transformers takes for tie_word_embeddings where the config is silent
 
 
@@ -92,9 +93,7 @@ def read_decoder(config: Config, graph: Graph) -> Decoder:
         graph.activations,
         "llama.cpp's graph of this architecture has no other",
     )
-    if config.has("quantization_config"):
-        remedy = "convert the model it was made from"
-        config.complain("quantization_config", config.values["quantization_config"], "16- or 32-bit weights", remedy)
+    _check_plain(config, graph)
     return Decoder(
         graph,
         config,
@@ -111,6 +110,16 @@ def read_decoder(config: Config, graph: Graph) -> Decoder:
         tied=config.flag("tie_word_embeddings", graph.tied),
         notes=(GELU_NOTE,) if activation == "gelu" else (),
     )
+
+
+def _check_plain(config: Config, graph: Graph) -> None:
+    """Add a problem where the weights are quantized, unless into blocks that the family carries as they are."""
+    if (
+        config.has("quantization_config")
+        and config.sub("quantization_config").values.get("quant_method") not in graph.carries
+    ):
+        remedy = "convert the model it was made from"
+        config.complain("quantization_config", config.values["quantization_config"], "16- or 32-bit weights", remedy)
 
 
 def _head_dim(config: Config, graph: Graph, hidden: int, heads: int) -> int:

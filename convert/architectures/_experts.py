@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convert.architectures._decoder import Decoder
+from convert.architectures._part import Packed, Way
 from convert.gguf.fields import Field
+from quantize.mxfp4 import repack
 
 MAX_EXPERTS = 1024  # llama.cpp, LLAMA_MAX_EXPERTS
 MAX_MATRICES = 1 << 17  # of all layers' experts; the largest models of the field have some 36,000
+
+MXFP4 = Packed("MXFP4", 2, repack, 32)
+MXFP4_WAYS = {"blocks": Way(packed=MXFP4, operand=0), "scales": Way(packed=MXFP4, operand=1)}
+"""For tensors called …_blocks (experts, rows, blocks, 16 bytes) and …_scales (experts, rows, blocks)."""
 
 
 @dataclass(frozen=True)

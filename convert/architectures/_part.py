@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,24 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
+class Packed:
+    """A GGUF tensor whose blocks the checkpoint has already, its bytes in several tensors; they are only moved.
+
+    `join` makes uint8 (rows, row bytes) of a slice along the first axis of each of the `operands` tensors.
+    """
+
+    type: str  # of the blocks
+    operands: int
+    join: Callable[[Sequence[np.ndarray]], np.ndarray]
+    block: int  # values in one; the operands' third axis counts blocks
+
+
+@dataclass(frozen=True)
 class Target:
     """One tensor of a GGUF file. `shape` is in numpy's order: rows last but one, GGUF writes it reversed.
 
     Experts are tensors of their own in a checkpoint and one in a GGUF file: each has the target `shape[0]` of them
-    make together, and its `place` in it.
+    make together, and its `place` in it. So have the operands of a packed tensor.
     """
 
     name: str
@@ -29,6 +43,12 @@ class Target:
     view: View | None = None  # None: the values as they are
     place: int | None = None  # along the first axis; None: the checkpoint tensor is all of it
     change: Change | None = None  # after the view; the tensor counts as float32 then
+    packed: Packed | None = None
+
+    @property
+    def places(self) -> int:
+        """How many checkpoint tensors make it, where they have a place."""
+        return self.packed.operands if self.packed else self.shape[0]
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,18 @@ class Way:
     view: View | None = None
     change: Change | None = None
     turned: bool = False  # the view makes rows of columns: the last two axes change places
+    packed: Packed | None = None
+    operand: int | None = None  # of the packed tensor
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The GGUF tensor's shape, from the checkpoint tensor's."""
+        if self.packed:
+            return (*shape[:2], shape[2] * self.packed.block)
+        return (*shape[:-2], shape[-1], shape[-2]) if self.turned else shape
+
+    def target(self, name: str, shape: tuple[int, ...], view: View | None) -> Target:
+        """The GGUF tensor called `name` of a checkpoint tensor, or the part of one, of this shape."""
+        return Target(name, self.shape(shape), view, self.operand, self.change, self.packed)
 
 
 def _plus_one(values: np.ndarray) -> np.ndarray:
@@ -102,6 +134,7 @@ for tensors that some family rearranges or changes the word for the way it does.
 
 - `{i}` in the names is the layer, `{e}` in the first one the expert: those of a layer become one tensor.
 - "q+kv+kv" is a dimension where three were put together. With as many GGUF names it is cut up again, else it stays.
+- "ffn/ffn" is one where two were dealt out in turn: with two names the first gets every other one, from the first on.
 """
 
 
@@ -130,9 +163,9 @@ def _wanted(row: Row, sizes: Mapping[str, int], ways: Mapping[str, Way], layer: 
     way = ways.get(row[3], Way()) if len(row) > 3 else Way()
     if way.turned and len(row[2]) < 2:
         way = Way(change=way.change)  # a bias beside a weight that is turned
-    summands = [[sizes[word] for word in dimension.split("+")] for dimension in row[2]]
-    shape = tuple(map(sum, summands))
-    targets = tuple(_targets(names, summands, way))
+    axes = [_Axis(tuple(sizes[word] for word in re.split("[+/]", text)), "/" in text) for text in row[2]]
+    shape = tuple(axis.length for axis in axes)
+    targets = tuple(_targets(names, axes, way))
     if "{e}" not in source:
         yield Wanted(source, shape, targets)
         return
@@ -142,23 +175,36 @@ def _wanted(row: Row, sizes: Mapping[str, int], ways: Mapping[str, Way], layer: 
         yield Wanted(source.replace("{e}", str(place)), shape, tuple(stacked))
 
 
-def _targets(names: Sequence[str], summands: Sequence[Sequence[int]], way: Way) -> Iterator[Target]:
-    """The GGUF tensors of a checkpoint tensor whose axes are as long as the sums of `summands`."""
-    shape = tuple(map(sum, summands))
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of a checkpoint tensor, and what was put together along it."""
+
+    lengths: tuple[int, ...]
+    dealt: bool  # in turn, not one after the other
+
+    @property
+    def length(self) -> int:
+        return sum(self.lengths)
+
+    def cut(self, number: int) -> slice:
+        """Where part `number` of it is."""
+        if self.dealt:
+            return slice(number, None, len(self.lengths))
+        start = sum(self.lengths[:number])
+        return slice(start, start + self.lengths[number])
+
+
+def _targets(names: Sequence[str], axes: Sequence[_Axis], way: Way) -> Iterator[Target]:
+    """The GGUF tensors of a checkpoint tensor with these axes."""
+    shape = tuple(axis.length for axis in axes)
     if len(names) == 1:
-        yield Target(names[0], _turned(shape, way), way.view, change=way.change)
+        yield way.target(names[0], shape, way.view)
         return
-    axis = next(i for i, lengths in enumerate(summands) if len(lengths) == len(names))
-    start = 0
-    for name, length in zip(names, summands[axis], strict=True):
-        cut = (*(slice(None) for _ in range(axis)), slice(start, start + length))
-        part = (*shape[:axis], length, *shape[axis + 1 :])
-        yield Target(name, _turned(part, way), _cut(cut, way.view), change=way.change)
-        start += length
-
-
-def _turned(shape: tuple[int, ...], way: Way) -> tuple[int, ...]:
-    return (*shape[:-2], shape[-1], shape[-2]) if way.turned else shape
+    place = next(i for i, axis in enumerate(axes) if len(axis.lengths) == len(names))
+    for number, name in enumerate(names):
+        cut = (*(slice(None) for _ in range(place)), axes[place].cut(number))
+        part = (*shape[:place], axes[place].lengths[number], *shape[place + 1 :])
+        yield way.target(name, part, _cut(cut, way.view))
 
 
 def _cut(place: tuple[slice, ...], view: View | None) -> View:

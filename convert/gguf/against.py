@@ -125,7 +125,6 @@ def _sources(folder: Path, *, projector: bool) -> Mapping[str, OutputTensor]:
 
 def _error(stored: StoredTensor, data: np.ndarray, source: OutputTensor, most_values: int | None) -> TensorError:
     row_bytes = stored.type.row_bytes(source.row_values)
-    storage = source.storage
     squared_error = squared_source = largest = 0.0
     total = source.rows * source.row_values
     every = 1 if most_values is None else max(1, total // max(1, most_values))
@@ -135,17 +134,22 @@ def _error(stored: StoredTensor, data: np.ndarray, source: OutputTensor, most_va
         if number % every:
             at += size
             continue
-        seen += values.size
+        seen += len(values) * source.row_values
         decoded = _decoded(stored, data[at : at + size].reshape(len(values), row_bytes))
-        wanted = (to_float32(np.require(values, requirements=("C", "A"))) if storage == "BF16" else values).astype(
-            np.float64
-        )
+        wanted = _decoded(stored, values) if source.target.packed else _plain(values, source.storage)
         difference = decoded - wanted
         squared_error += float(np.vdot(difference, difference))
         squared_source += float(np.vdot(wanted, wanted))
         largest = max(largest, float(np.abs(difference).max(initial=0.0)))
         at += size
     return TensorError(stored.name, stored.type.name, seen, squared_error, squared_source, largest)
+
+
+def _plain(values: np.ndarray, storage: str) -> np.ndarray:
+    """float64 of values as a checkpoint stores them."""
+    if storage == "BF16":
+        values = to_float32(np.require(values, requirements=("C", "A")))
+    return values.astype(np.float64)
 
 
 def _decoded(stored: StoredTensor, rows: np.ndarray) -> np.ndarray:

@@ -26,7 +26,8 @@ from convert.gguf.split import split_plans
 from convert.gguf.tensors import CHUNK_VALUES, OutputTensor, expert_parameters, forecast_tensors, part_tensors
 from convert.gguf.vocabulary import vocabulary_metadata, vocabulary_notes
 from convert.gguf.writer import FilePlan, Group, TensorInfo
-from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Hyper, Mix, Tensor, choose, needs_imatrix
+from quantize.blocks import TYPES
+from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Choice, Hyper, Mix, Tensor, choose, needs_imatrix
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ def _imatrix(problems: list[Problem], wish: Wish, tensors: Sequence[OutputTensor
 
 
 def _strays(asked: Asked, tensors: Sequence[OutputTensor]) -> list[Problem]:
-    """Overrides that are about no tensor."""
-    strays = [p for p, _ in asked.overrides if not any(re.search(p, t.name) for t in tensors)]
+    """Overrides that are about no tensor, or only about such as have their blocks already."""
+    names = [t.name for t in tensors if not t.target.packed]
+    strays = [p for p, _ in asked.overrides if not any(re.search(p, name) for name in names)]
     remedy = "names are like blk.0.ffn_down.weight; `convert plan --explain-types` without it lists them"
     return [Problem("overrides", f"{pattern!r} is in no tensor's name", "", remedy) for pattern in strays]
 
@@ -272,7 +274,14 @@ def _plan(
 
 def _infos(mix: Mix, part: Part, tensors: Sequence[OutputTensor], asked: Asked) -> tuple[TensorInfo, ...]:
     choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], _hyper(part), asked)
-    return tuple(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in zip(tensors, choices, strict=True))
+    pairs = ((t, _carried(t) or c) for t, c in zip(tensors, choices, strict=True))
+    return tuple(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
+
+
+def _carried(tensor: OutputTensor) -> Choice | None:
+    """The type of blocks that the checkpoint has already: they stay as they are in every file."""
+    packed = tensor.target.packed
+    return Choice(TYPES[packed.type], f"{packed.type} blocks of the checkpoint, as they are") if packed else None
 
 
 def _hyper(part: Part) -> Hyper:

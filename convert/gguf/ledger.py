@@ -12,6 +12,7 @@ from convert.architectures._part import LeftOut, Part, Wanted
 from convert.checkpoint import LazyTensor
 from convert.errors import Problem
 
+BYTES = ("U8", "I8", "F8_E8M0")  # that blocks are stored as
 FLOATS = ("F64", "F32", "F16", "BF16")
 NAMED = 5  # tensors that a message names
 
@@ -92,7 +93,7 @@ def _renamed(name: str, renames: Iterable[Rename]) -> str:
 def _misfits(entries: Iterable[Entry]) -> list[Problem]:
     """Tensors that hold no floating-point numbers, and those the config describes otherwise: a problem each kind."""
     entries = list(entries)
-    no_floats = [f"{e.source.name} of {e.source.dtype}" for e in entries if e.source.dtype not in FLOATS]
+    no_floats = [f"{e.source.name} of {e.source.dtype}" for e in entries if e.source.dtype not in _readable(e.wanted)]
     misshapen = [
         f"{e.source.name} {list(e.source.shape)} where it says {list(e.wanted.shape)}"
         for e in entries
@@ -111,12 +112,17 @@ def _misfits(entries: Iterable[Entry]) -> list[Problem]:
     return problems
 
 
+def _readable(wanted: Wanted) -> tuple[str, ...]:
+    """The types a checkpoint tensor may have for what it is wanted for."""
+    return BYTES if any(target.packed for target in wanted.targets) else FLOATS
+
+
 def _mixed(entries: Iterable[Entry]) -> list[str]:
     """GGUF tensors whose parts are not all stored alike."""
     kinds: dict[str, set[str]] = {}
     for entry in entries:
         for target in entry.wanted.targets:
-            if target.place is not None:
+            if target.place is not None and not target.packed:
                 kinds.setdefault(target.name, set()).add(entry.source.dtype)
     return [f"{name} from {' and '.join(sorted(types))}" for name, types in kinds.items() if len(types) > 1]
 

@@ -8,9 +8,10 @@ from math import prod
 
 import numpy as np
 
-from convert.architectures._part import Part, Target
-from convert.checkpoint import STORAGE, LazyTensor
+from convert.architectures._part import Packed, Part, Target, View
+from convert.checkpoint import LazyTensor
 from convert.gguf.ledger import Entry
+from quantize.blocks import TYPES
 from quantize.floats import to_float32
 
 CHUNK_VALUES = 1 << 20  # values a thread is given at a time: 4 MiB as float32
@@ -21,12 +22,14 @@ class OutputTensor:
     """One tensor of a GGUF file: read from `source` through `target.view`, or the constant `values`.
 
     Where it is several checkpoint tensors on top of each other, those are `parts`, and `source` is what they make.
+    Where their bytes are packed into its blocks, each of the `parts` has its own of the `views`.
     """
 
     target: Target
     source: LazyTensor | None = None
     values: np.ndarray | None = None
     parts: tuple[LazyTensor, ...] = ()
+    views: tuple[View | None, ...] = ()
 
     @property
     def name(self) -> str:
@@ -38,13 +41,18 @@ class OutputTensor:
 
     @property
     def storage(self) -> str:
-        """What `chunks` gives, in safetensors' words; bfloat16 as its 16 bits."""
+        """What `chunks` gives, in safetensors' words (bfloat16 as its 16 bits), or the type of its blocks."""
+        if self.target.packed:
+            return self.target.packed.type
         return "F32" if self.source is None or self.target.change else self.source.dtype
 
     @property
     def source_bytes(self) -> int:
         """The bytes of all chunks that are read from the checkpoint."""
-        return 0 if self.source is None else prod(self.shape) * STORAGE[self.storage].itemsize
+        if self.source is None:
+            return 0
+        kind = TYPES[self.storage]
+        return self.rows * kind.row_bytes(self.row_values)
 
     @property
     def row_values(self) -> int:
@@ -57,10 +65,13 @@ class OutputTensor:
     def chunks(self) -> Iterator[np.ndarray]:
         """The values as arrays (rows, row_values) of `storage`, a few MiB at a time, in order.
 
-        No array spans two of `parts`.
+        No array spans two of `parts`. Blocks come as uint8 (rows, row bytes), those of one slice at a time.
         """
         if self.values is not None:
             yield from self._cut(self.values)
+            return
+        if self.target.packed:
+            yield from self._blocks(self.target.packed)
             return
         assert self.source is not None
         for part in self.parts or (self.source,):
@@ -68,6 +79,12 @@ class OutputTensor:
             yield from self._cut(values if self.target.view is None else self.target.view(values))
             if self.parts:
                 part.release()
+
+    def _blocks(self, packed: Packed) -> Iterator[np.ndarray]:
+        loaded = [part.load() for part in self.parts]
+        operands = [v if view is None else view(v) for v, view in zip(loaded, self.views, strict=True)]
+        for slices in zip(*operands, strict=True):
+            yield packed.join(slices)
 
     def _cut(self, values: np.ndarray) -> Iterator[np.ndarray]:
         if values.flags.c_contiguous:
@@ -91,17 +108,18 @@ def part_tensors(part: Part, entries: Iterable[Entry]) -> tuple[OutputTensor, ..
 
 
 def _from_checkpoint(entries: Iterable[Entry]) -> Iterator[OutputTensor]:
-    waiting: dict[str, dict[int, LazyTensor]] = {}
+    waiting: dict[str, dict[int, tuple[LazyTensor, Target]]] = {}
     for entry in entries:
         for target in entry.wanted.targets:
             if target.place is None:
                 yield OutputTensor(target, entry.source)
                 continue
             found = waiting.setdefault(target.name, {})
-            found[target.place] = entry.source
-            if len(found) == target.shape[0]:
-                parts = tuple(found[place] for place in sorted(found))
-                yield OutputTensor(replace(target, place=None), _stacked(parts), parts=parts)
+            found[target.place] = entry.source, target
+            if len(found) == target.places:
+                parts, targets = zip(*(found[place] for place in sorted(found)), strict=True)
+                views = tuple(t.view for t in targets) if target.packed else ()
+                yield OutputTensor(replace(target, place=None), _stacked(parts), parts=parts, views=views)
 
 
 def _stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
