@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from tests.validate.sample_report import FAILED, UNSURE, sample_report
 from tests.validate.test_report import GOOD, make_report
@@ -93,7 +94,7 @@ def test_a_failure_says_what_to_do() -> None:
 def test_what_was_not_looked_at_is_said_before_the_tables() -> None:
     good = Measurement(metrics=dict(KEPT), vision_reason="no projector was made beside this file")
     head = to_markdown(make_report(good)).partition("## ")[0]
-    assert "Images: **not looked at** with `m0.gguf`: no projector was made beside this file" in head
+    assert "Images: **not looked at** for `m0.gguf`: no projector was made beside this file" in head
 
 
 # ---- tables
@@ -208,6 +209,36 @@ def test_a_report_of_26_outputs_is_one_to_read(sample: str) -> None:
 
 
 # ---- strangers' words
+
+HOSTILE = (
+    "<script>alert(1)</script><img src=x onerror=alert(1)> </details> <!-- | a | b |",
+    "`` ` [x](javascript:alert(1)) ![i](http://x/y.png) **b** ~~s~~ &lt;b&gt; \\` \\| <http://x.y>",
+    "\n\n# h\n\n| a | b |\n| - | - |\n> q\n\n- l\n\x1b[31m\u202e\u2028\ud800",
+)
+
+
+def poisoned(value: Any, words: str) -> Any:
+    """Every text of a report that is not one of the program's own words."""
+    own = {"kind", "status", "better", "source", "metric"}
+    if isinstance(value, dict):
+        return {k: v if k in own else poisoned(v, words) for k, v in value.items()}
+    if isinstance(value, list):
+        return [poisoned(v, words) for v in value]
+    return f"{value}{words}" if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_hostile_words_everywhere_render_as_words(sample: str, words: str) -> None:
+    """As a renderer of GitHub's Markdown sees it: the same tables and headings, no element of a stranger's."""
+    render = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render
+    clean, page = render(sample), render(to_markdown(poisoned(sample_report(), words)))
+    for tag in ("<h1>", "<h2>", "<h3>", "<details>", "</details>", "<blockquote>", "<script", "<img", "<a ", "<s>"):
+        assert page.count(tag) == clean.count(tag), tag
+    rows = [re.findall(r"<t[hd][ >]", row) for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)]
+    assert [len(row) for row in rows] == [
+        len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr>.*?</tr>", clean, re.DOTALL)
+    ]
+    assert not {"\u202e", "\u2028", "\x1b", "\ud800"} & set(page)
 
 
 def test_a_strangers_words_are_no_markup() -> None:

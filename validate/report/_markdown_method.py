@@ -86,4 +86,4 @@ def _machine(report: Report) -> Iterable[str]:
 def _files(report: Report) -> Iterable[str]:
     every = [*report["reference"]["files"], *(file for o in report["outputs"] for file in o["files"])]
     for path, digest in dict.fromkeys((file["path"], file["sha256"]) for file in every):
-        yield f"- {code(path)} {text(digest)}"
+        yield f"- {code(path)} {text(digest)}".rstrip()

@@ -59,4 +59,4 @@ def _blind(outputs: Iterable[Output]) -> Iterable[str]:
         if reason and reason != SEES_NOTHING:
             reasons.setdefault(reason, []).append(output["label"])
     for reason, labels in reasons.items():
-        yield f"- Images: **not looked at** with {codes(labels)}: {text(reason)}"
+        yield f"- Images: **not looked at** for {codes(labels)}: {text(reason)}"
