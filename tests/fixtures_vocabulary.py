@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,31 @@ def companions_of(folder: Path, **files: Any) -> Companions:
         else:
             path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return read_companions(bundle_of(folder))
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def field(number: int, content: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def sentencepiece_model(
+    pieces: list[tuple[str, float, int]], kind: int = 2, prefix: bool = True, folds: bool = False, rules: bytes = b""
+) -> bytes:
+    """The bytes of a tokenizer.model."""
+    made = [
+        field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(type_))
+        for text, score, type_ in pieces
+    ]
+    trainer = field(2, b"\x18" + varint(kind) + b"\x20" + varint(len(pieces)))
+    normalizer = field(3, field(1, b"identity") + field(2, rules) + b"\x18" + varint(prefix) + b"\x20" + varint(folds))
+    return b"".join(made) + trainer + normalizer
 
 
 def by_key(fields: Iterable[Field]) -> dict[str, Any]:

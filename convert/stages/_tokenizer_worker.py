@@ -119,12 +119,12 @@ class LlamaVocabulary:
         seen.vocab_only = True
         return params
 
-    def encode(self, text: str, around: bool = False) -> list[int]:
-        """The ids, special tokens in the text read; `around`: with what goes before and after a text."""
+    def encode(self, text: str, around: bool = False, special: bool = True) -> list[int]:
+        """The ids; `around`: with what goes before and after a text; `special`: special tokens in the text read."""
         raw = text.encode()
         room = 2 * len(raw) + 16
         ids = (C.c_int32 * room)()
-        count = self.lib.llama_tokenize(self.vocab, raw, len(raw), ids, room, around, True)
+        count = self.lib.llama_tokenize(self.vocab, raw, len(raw), ids, room, around, special)
         return list(ids[: max(count, 0)])
 
 

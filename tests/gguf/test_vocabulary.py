@@ -14,7 +14,14 @@ import pytest
 from convert.errors import InputError
 from convert.gguf.sentencepiece import read_sentencepiece
 from convert.gguf.vocabulary import check_vocabulary, read_vocabulary, vocabulary_metadata, vocabulary_notes
-from tests.fixtures_vocabulary import LlamaTokenizer, by_key, companions_of, write_gguf
+from tests.fixtures_vocabulary import (
+    LlamaTokenizer,
+    by_key,
+    companions_of,
+    field,
+    sentencepiece_model,
+    write_gguf,
+)
 from tests.tiny import qwen_tokenizer, sentencepiece_tokenizer
 from validate.samples import HARD_STRINGS
 
@@ -142,31 +149,6 @@ def test_llama_cpp_encodes_qwens_tokenizer_alike(tmp_path: Path) -> None:
 
 
 # --- sentencepiece ----------------------------------------------------------------------------------------------------
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def sentencepiece_model(
-    pieces: list[tuple[str, float, int]], kind: int = 2, prefix: bool = True, folds: bool = False, rules: bytes = b""
-) -> bytes:
-    """The bytes of a tokenizer.model."""
-    made = [
-        field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(type_))
-        for text, score, type_ in pieces
-    ]
-    trainer = field(2, b"\x18" + varint(kind) + b"\x20" + varint(len(pieces)))
-    normalizer = field(3, field(1, b"identity") + field(2, rules) + b"\x18" + varint(prefix) + b"\x20" + varint(folds))
-    return b"".join(made) + trainer + normalizer
 
 
 SMALL = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("<0x41>", 0.0, BYTE)]
