@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LETTER = 0.6  # of the font's size, a letter's width: wider than most
@@ -68,16 +68,24 @@ def place(scene: Scene, names: Sequence[str], first: Sequence[int]) -> list[Labe
     for i in [*first, *(i for i in range(len(names)) if i not in set(first))]:
         others = [*boxes[:i], *boxes[i + 1 :]]
         spot = scene.points[i]
-        free = [
-            label for label in _candidates(spot, names[i], scene.font) if _free(spot, label, scene, others, leaders)
-        ]
-        clear = (label for label in free if not any(_through(line, label.box) for line in scene.lines))
-        label = labels[i] = next(clear, free[0] if free else None)
+        tried = _candidates(spot, names[i], scene.font)
+        free = (label for label in tried if _free(spot, label, scene, others, leaders))
+        label = labels[i] = _clearest(free, scene.lines)
         if label is not None:
             boxes.append(label.box)
             if label.far:
                 leaders.append((spot, end_of(spot, label)))
     return labels
+
+
+def _clearest(free: Iterable[Label], lines: Sequence[Line]) -> Label | None:
+    """The first place that none of the lines crosses, else the first; None where there is none."""
+    first = None
+    for label in free:
+        if not any(_through(line, label.box) for line in lines):
+            return label
+        first = first or label
+    return first
 
 
 def _free(spot: Spot, label: Label, scene: Scene, others: Sequence[Box], leaders: Sequence[Line]) -> bool:
@@ -88,7 +96,7 @@ def _free(spot: Spot, label: Label, scene: Scene, others: Sequence[Box], leaders
         return False
     if not label.far:
         return True
-    own = (spot, end_of(spot, label))
+    own = _outside(spot, end_of(spot, label))
     return not any(_through(own, box) for box in others) and not any(_cross(*own, *leader) for leader in leaders)
 
 
@@ -114,11 +122,24 @@ def end_of(point: Spot, label: Label) -> Spot:
     return min(max(point[0], box.left), box.right), min(max(point[1], box.top), box.bottom)
 
 
-def _through(leader: Line, box: Box) -> bool:
-    (x1, y1), (x2, y2) = leader
-    steps = max(2, int(math.hypot(x2 - x1, y2 - y1) / 3))
-    spots = ((x1 + (x2 - x1) * k / steps, y1 + (y2 - y1) * k / steps) for k in range(1, steps))
-    return any(box.left < x < box.right and box.top < y < box.bottom for x, y in spots)
+def _outside(spot: Spot, end: Spot) -> Line:
+    """The line without its part on the point: where two points lie on each other it cannot but touch both."""
+    share = min(1.0, POINT * 1.5 / max(math.dist(spot, end), 1e-9))
+    return (spot[0] + (end[0] - spot[0]) * share, spot[1] + (end[1] - spot[1]) * share), end
+
+
+def _through(line: Line, box: Box) -> bool:
+    """Whether a line has a part inside the box."""
+    (x, y), (x2, y2) = line
+    enters, leaves = 0.0, 1.0
+    for start, way, low, high in ((x, x2 - x, box.left, box.right), (y, y2 - y, box.top, box.bottom)):
+        if way == 0:
+            if not low < start < high:
+                return False
+            continue
+        one, other = (low - start) / way, (high - start) / way
+        enters, leaves = max(enters, min(one, other)), min(leaves, max(one, other))
+    return enters < leaves
 
 
 def _cross(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float], d: tuple[float, float]) -> bool:
