@@ -4,7 +4,7 @@ BIN := .venv/bin
 RECIPE ?= recipes/demo.yaml
 CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --no-install-recommends chromium
 
-.PHONY: demo test browser check bench format clean
+.PHONY: demo test browser check bench parity format clean
 
 demo: .venv/installed
 	$(BIN)/convert run $(RECIPE)
@@ -29,6 +29,17 @@ check: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m tests.bench.encoders
 	$(BIN)/python -m tests.bench.end_to_end $(if $(LLAMA_CPP),--peer $(LLAMA_CPP)) $(BENCH)
+
+# llama.cpp's own converter beside ours on every tiny checkpoint: LLAMA_CPP is a checkout of it; without one its sources
+# are fetched (77 MB, the sdist of llama-cpp-python) into .cache.
+parity: .venv/installed $(if $(LLAMA_CPP),,.cache/llama.cpp)
+	LLAMA_CPP="$(LLAMA_CPP)" $(BIN)/pytest -n 2 --dist worksteal tests/parity
+
+.cache/llama.cpp:
+	mkdir -p .cache
+	$(BIN)/pip download --quiet --no-deps --no-binary llama-cpp-python -d .cache llama-cpp-python==0.3.36
+	tar -xzf .cache/llama_cpp_python-0.3.36.tar.gz -C .cache llama_cpp_python-0.3.36/vendor/llama.cpp
+	mv .cache/llama_cpp_python-0.3.36/vendor/llama.cpp $@
 
 format: .venv/installed
 	$(BIN)/ruff format .
