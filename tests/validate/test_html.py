@@ -447,13 +447,29 @@ def test_tensors_are_laid_out_by_layer_and_role() -> None:
             tensor("blk.10.attn_norm.weight", 0.0),
             tensor("token_embd.weight", None),
             tensor("blk.x.odd", 0.5),
+            tensor("output.weight", 1e-6),
         ]
     )
     assert found is not None
     assert found.layers == [0, 10]
     assert [(role, [c and c.text for c in row]) for role, row in found.rows] == [("ffn_down", ["7.0", "7.3"])]
     assert found.exact == ["attn_norm"]
-    assert [(name, cell.text) for name, cell in found.others] == [("token_embd", "–"), ("blk.x.odd", "50")]
+    assert [(name, cell.text) for name, cell in found.others] == [
+        ("token_embd", "–"),
+        ("blk.x.odd", "50"),
+        ("output", "<.01"),
+    ]
+
+
+def test_a_part_that_is_the_whole_is_no_part() -> None:
+    made = one()
+    made["outputs"][0]["slices"] = [
+        s for s in made["outputs"][0]["slices"] if s["kind"] != "set" or s["name"] == "code"
+    ]
+    table = sections.slice_table(made)
+    assert table is not None
+    assert [title for title, _ in table.groups] == ["kind of token", "place in its window"]
+    assert "code" not in table.names
 
 
 @pytest.mark.parametrize(
@@ -466,6 +482,9 @@ def test_tensors_are_laid_out_by_layer_and_role() -> None:
         (words.scientific_range(0.00081, 0.00165), "0.8–1.6e-3"),
         (words.scientific_range(0.0, 1e-13), "0–1.0e-13"),
         (words.percent(0.99999), "99.999"),
+        (words.chance(0.99999), ">99.9"),
+        (words.chance(1e-6), "<0.1"),
+        (words.chance(0.5), "50.0"),
         (words.percent(1.0), "100.0"),
         (words.token(" the "), "␣the␣"),
         (words.token("  "), "␣␣"),

@@ -45,6 +45,7 @@ def _environment() -> Environment:
         "size": words.size,
         "count": words.count,
         "percent": words.percent,
+        "chance": words.chance,
         "scientific": words.scientific,
         "plain": words.plain,
         "plural": words.plural,
@@ -56,7 +57,7 @@ def _environment() -> Environment:
 
 def _context(report: Report) -> dict[str, Any]:
     outputs, shown = report["outputs"], columns.columns(report)
-    checks = sections.checks(report)
+    checks, differences = sections.checks(report), sections.differences(report)
     return {
         "report": report,
         "outputs": outputs,
@@ -88,7 +89,8 @@ def _context(report: Report) -> dict[str, Any]:
         "furthest": _furthest(report),
         "checks": checks,
         "matrix": [sections.contract_marks(o, [name for name, _ in checks]) for o in outputs],
-        "differences": sections.differences(report),
+        "differences": [d for d in differences if d.missed],
+        "notes": [d for d in differences if d.note and not d.missed],
         "meanings": _meanings(report),
         "files": _files(report),
         "tokens": sum(text["tokens"] for text in report["texts"]),

@@ -42,6 +42,8 @@ def slice_table(report: Report) -> SliceTable | None:
     """KL of each part against all of an output's positions; None where nobody has parts."""
     outputs = report["outputs"]
     keys = {(s["kind"], s["name"]): s["positions"] for o in outputs for s in o["slices"]}
+    kinds = [kind for kind, _ in keys]
+    keys = {key: n for key, n in keys.items() if kinds.count(key[0]) > 1}  # one part of a kind is the whole
     if not keys:
         return None
     order = [key for kind, _ in _KINDS for key in keys if key[0] == kind]
@@ -140,8 +142,8 @@ def _tensor_cell(tensor: TensorEntry) -> TensorCell:
 def _hundredths(error: float) -> str:
     """Per cent in at most four characters."""
     value = error * 100
-    if value == 0:
-        return "0"
+    if value < 0.005:
+        return "<.01" if value > 0 else "0"
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}".lstrip("0")
 
 

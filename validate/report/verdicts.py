@@ -181,7 +181,7 @@ def _contract(named: _Named) -> Iterable[Fact]:
     if broken:
         yield Fact("Contract", f"{len(broken)} of {len(checked)} differ", listed(list(broken)[:3]), "bad")
     else:
-        yield Fact("Contract", "Equal", f"token ids, templates and special tokens of {len(checked)}", "ok")
+        yield Fact("Contract", "Equal", f"token ids, templates, special tokens of all {len(checked)}", "ok")
 
 
 def _clicks(named: _Named) -> Iterable[Fact]:
@@ -189,5 +189,6 @@ def _clicks(named: _Named) -> Iterable[Fact]:
     if rates:
         rate, name, output = min(rates, key=lambda entry: entry[0])
         source = output["metrics"].get("click_rate_reference")
-        said = name if source is None else f"{name}; the source hits {percent(source)} %"
+        least = "all alike" if len({r for r, _, _ in rates}) == 1 < len(rates) else name
+        said = least if source is None else f"{least}; the source hits {percent(source)} %"
         yield Fact("Fewest clicks hit", f"{percent(rate)} %", said)

@@ -60,6 +60,13 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{value * 100:.{digits}f}"
 
 
+def chance(probability: float) -> str:
+    """A token's probability in per cent: one digit behind the point is all that is read of it."""
+    if 0 < probability < 0.0005:
+        return "<0.1"
+    return ">99.9" if 0.9995 <= probability < 1 else f"{probability * 100:.1f}"
+
+
 def fixed(digits: int) -> Formatter:
     """A function that writes so many digits behind the point."""
     return lambda value: f"{value:.{digits}f}"
