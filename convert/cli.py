@@ -100,12 +100,15 @@ def _carry_out(
 ) -> int:
     """Plan and run, told as it goes on; the exit code."""
     from convert.console import listener
-    from convert.plan import plan
+    from convert.plan import plan, plan_again
     from convert.run import StepProgress, run
 
     with listener(as_json=as_json, quiet=quiet, verbose=verbose) as listen:
         with StepProgress("plan", listen) as progress:
-            planned = plan(recipe, out, force=force, progress=progress, builds=builds)
+            if builds:
+                planned = plan(recipe, out, force=force, progress=progress)
+            else:
+                planned = plan_again(recipe, out, progress=progress)
         result = run(planned, listen)
     if as_json:
         _say_json(_result_json(result))

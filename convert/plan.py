@@ -7,13 +7,10 @@ every file of the checkpoint. So equal keys mean equal bytes, and all keys are k
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import importlib.util
-import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
 from convert.errors import ConvertError, Problem
 from convert.files import STATE_FOLDER
 from convert.hashes import HashMemory
+from convert.ingredients import difference, label, plain, sha256, version
 from convert.progress import Progress, Silent
 from convert.recipe import SOURCE, VALIDATE, Recipe, StageSpec
 from convert.stages._overlap import overlaps
@@ -100,28 +98,27 @@ def plan(
     force: Collection[str] = (),
     progress: Progress | None = None,
     earlier: Plan | None = None,
-    builds: bool = True,
 ) -> Plan:
     """The plan of `recipe` with its outputs under `out`/<recipe name>; `force` names stages to run in any case.
 
     Reads headers and hashes files; writes nothing but the memory of those hashes. What is wrong is in the plan's
     `problems`, all of it, and never raised. `earlier` is a plan of the same recipe: what still
-    holds of it is not looked at again. With `builds` false only what is up to date is validated, and again; a step
-    that would write files of a model is left out.
+    holds of it is not looked at again.
     """
     folder = Path(out).absolute() / recipe.name
-    force = {*force, *([] if builds or VALIDATE not in recipe.stages else [VALIDATE])}
-    planner = _Planner(recipe, folder, frozenset(force), progress or Silent(), earlier)
-    planner.builds = builds
-    for name in recipe.stages:
-        planner.add(name)
-    planner.check_anything()
-    planner.check_disk()
-    planner.note_leftovers()
-    planner.note_overlaps()
-    if folder.is_dir():
-        planner.hashes.save()
-    return planner.plan()
+    return _Planner(recipe, folder, frozenset(force), progress or Silent(), earlier).planned()
+
+
+def plan_again(recipe: Recipe, out: str | Path = "out", *, progress: Progress | None = None) -> Plan:
+    """The plan to measure once more what is up to date, and to build nothing; `recipe` has a `validate:` section.
+
+    A step that would have to write files of a model is left out, and said to be missing. That nothing is built is a
+    problem. Otherwise as `plan`.
+    """
+    folder = Path(out).absolute() / recipe.name
+    planner = _Planner(recipe, folder, frozenset({VALIDATE}), progress or Silent(), None)
+    planner.builds = False
+    return planner.planned()
 
 
 class _Planner:
@@ -135,9 +132,21 @@ class _Planner:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.needs_download = False
-        self.builds = True
+        self.builds = earlier.builds if earlier else True
         for name in sorted(force - set(recipe.stages)):
             self.problems.append(Problem("--force", f"no stage '{name}'", f"one of {', '.join(recipe.stages)}"))
+
+    def planned(self) -> Plan:
+        """All steps added, and all looked at."""
+        for name in self.recipe.stages:
+            self.add(name)
+        self.check_anything()
+        self.check_disk()
+        self.note_leftovers()
+        self.note_overlaps()
+        if self.folder.is_dir():
+            self.hashes.save()
+        return self.plan()
 
     def plan(self) -> Plan:
         return Plan(
@@ -182,7 +191,7 @@ class _Planner:
             self.problems += problems
             return Step(name, spec, out, "", {}, False, "cannot run: see below", None)
         ingredients = self._ingredients(spec)
-        key = _sha256(ingredients)
+        key = sha256(ingredients)
         reason, bundle = self._why(name, out, key, ingredients, self._at_hand(spec, inputs))
         if bundle is not None:
             return Step(name, spec, out, key, ingredients, True, "up to date", bundle)
@@ -205,10 +214,10 @@ class _Planner:
         return {
             "use": spec.use,
             "version": stage.VERSION,
-            "options": _plain(spec.options.model_dump(mode="python")),
-            "files": {_label(path, files): digests[path] for path in files},
-            "tools": {"convert": _version("convert")}
-            | {tool: _version(tool) for tool in stages.tools(stage, spec.options)},
+            "options": plain(spec.options.model_dump(mode="python")),
+            "files": {label(path, files): digests[path] for path in files},
+            "tools": {"convert": version("convert")}
+            | {tool: version(tool) for tool in stages.tools(stage, spec.options)},
             "inputs": {name: self._input_key(spec, name) for name in spec.inputs},
         }
 
@@ -230,7 +239,7 @@ class _Planner:
         except (ValueError, OSError) as error:
             return f"its manifest cannot be read ({error})", None
         if manifest.key != key:
-            return _difference(manifest.ingredients, ingredients), None
+            return difference(manifest.ingredients, ingredients), None
         bundle = _relocated(manifest.bundle, out, at_hand)
         for _, artifact in bundle.artifacts():
             if not artifact.path.is_file():
@@ -383,69 +392,6 @@ def _relocated(bundle: Bundle, out: Path, at_hand: Mapping[tuple[str, str], Path
         return replace(artifact, path=at_hand.get((artifact.path.name, artifact.sha256), artifact.path))
 
     return replace(bundle, roles={role: tuple(map(find, files)) for role, files in bundle.roles.items()})
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What changed between two sets of ingredients, in a few words."""
-    changes = []
-    for part in new.keys() | old.keys():
-        before, after = old.get(part), new.get(part)
-        if before == after:
-            continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            names = sorted({n for n, _ in _items(before) ^ _items(after)})
-            changes += [_change(part, n, before.get(n), after.get(n)) for n in names]
-        else:
-            changes.append(_change("stage", part, before, after))
-    return "; ".join(sorted(changes)) or "changed"
-
-
-def _items(values: Mapping[str, Any]) -> set[tuple[str, str]]:
-    return {(name, json.dumps(value, sort_keys=True)) for name, value in values.items()}
-
-
-def _change(part: str, name: str, before: Any, after: Any) -> str:
-    if part == "inputs":
-        return f"input '{name}' changed"
-    if part == "files":
-        return f"{name} " + ("is new" if before is None else "is gone" if after is None else "changed")
-    word = {"options": "option", "tools": "tool", "stage": "stage"}[part]
-    return f"{word} {name} changed: {_short(before)} -> {_short(after)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """Options as JSON. A path becomes its last part: what the file holds counts, not where it lies."""
-    if isinstance(value, Path):
-        return Path(os.path.normpath(value.absolute())).name  # of `.` and `..` too: a folder's name is the model's
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, set | frozenset):
-        return sorted(_plain(v) for v in value)
-    return value
-
-
-def _label(path: Path, paths: Iterable[Path]) -> str:
-    """The file's name, with its folder where two files have the same name."""
-    same = [p for p in paths if p.name == path.name]
-    return path.name if len(same) == 1 else str(path)
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _as_problems(error: Exception, where: str) -> list[Problem]:

@@ -128,8 +128,7 @@ def _replanned(planned: Plan, listener: Listener) -> Plan:
                 if locate := getattr(step.stage, "locate", None):
                     locate(step.spec.options, download=True, progress=progress)
         out = planned.folder.parent
-        builds = planned.builds
-        now = plan(planned.recipe, out, force=planned.force, progress=progress, earlier=planned, builds=builds)
+        now = plan(planned.recipe, out, force=planned.force, progress=progress, earlier=planned)
     raise_all(now.problems, PlanError)
     return now
 

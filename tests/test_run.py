@@ -151,10 +151,10 @@ def test_a_moved_checkpoint_is_still_the_same(place: Path) -> None:
 
 def test_a_folder_named_by_a_dot_counts_by_its_name(place: Path) -> None:
     """The model's name is its folder's, so another name is another output."""
-    from convert.plan import _plain
+    from convert.ingredients import plain
 
-    assert _plain(place / "a/.") == _plain(place / "a/../a") == "a"
-    assert _plain(Path()) == Path.cwd().name
+    assert plain(place / "a/.") == plain(place / "a/../a") == "a"
+    assert plain(Path()) == Path.cwd().name
 
 
 def test_folders_of_stages_that_are_gone_are_pointed_out(place: Path) -> None:

@@ -16,8 +16,8 @@ from validate.metrics import DEFINITIONS
 LIMITS = (
     "a type (Q8_0), a stage, stage/type, '*', or a pattern (Q4_*, gguf/*) -> a preset's name ("
     + ", ".join(gates.PRESETS)
-    + "), or metrics with their limits, `preset:` among them; the more exact one counts, and of a preset and a type's own "
-    "default the stricter. "
+    + "), or metrics with their limits, `preset:` among them; the more exact one counts, and of a preset and a type's "
+    "own default the stricter. "
     "Behind each, @openvino addresses its row of `also_on`"
 )
 
