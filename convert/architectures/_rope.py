@@ -7,7 +7,7 @@ whose layers differ it writes one of them for each kind of layer (full_attention
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ class Rotary:
     scalings: Sequence[str] = ("linear", "yarn")
     theta: float = 10000.0  # where the config is silent
     partial: float | None = None  # which part of a head turns where the config is silent; None: all of it, always
+    own: Sequence[str] = ()  # words of YaRN (mscale, truncate, beta_fast …) that the family looks at itself
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Rope:
     values: Config  # the rest of the parameters
     context: int
     dimensions: int  # values of a head that turn: the first ones
+    own: Sequence[str] = ()  # see Rotary
     sections: tuple[int, ...] = ()  # mrope: how many frequencies turn with time, height, width
 
 
@@ -57,7 +59,7 @@ def read_rope(config: Config, rotary: Rotary, context: int, head_dim: int, layer
     theta = (values if values.has("rope_theta") else config).number("rope_theta", rotary.theta)
     sections = values.sizes("mrope_section") if values.has("mrope_section") else ()
     dimensions = _dimensions(config, values, head_dim, rotary.partial)
-    return Rope(ALIASES.get(kind, kind), theta, values, context, dimensions, sections)
+    return Rope(ALIASES.get(kind, kind), theta, values, context, dimensions, tuple(rotary.own), sections)
 
 
 def _dimensions(config: Config, values: Config, head_dim: int, partial: float | None) -> int:
@@ -90,36 +92,36 @@ def _linear(rope: Rope, prefix: str) -> list[Field]:
 
 
 def _yarn(rope: Rope, prefix: str) -> list[Field]:
-    values = rope.values
+    values = Config(
+        {key: value for key, value in rope.values.values.items() if key not in rope.own},
+        rope.values.where,
+        rope.values.problems,
+    )
     if not values.flag("truncate", True):
         values.complain("truncate", False, "true", "llama.cpp always rounds the correction range outwards")
     if values.has("mscale") or values.has("mscale_all_dim"):
         values.complain("mscale", values.values.get("mscale"), "none", NO_OTHER_SCALING)
-    fields = yarn_fields(rope, prefix)
-    if values.has("attention_factor"):
-        # llama.cpp multiplies its own 1 + 0.1 ln(factor) by this one (llama-context.cpp, yarn_attn_factor)
-        factor = values.number("factor", least=1.0, above=False)
-        attention = values.number("attention_factor") / (1 + 0.1 * math.log(factor))
-        fields.append(Field.float32(f"{prefix}.attn_factor", attention))
-    for key, value in YARN_BETAS.items():
-        if values.has(key):
-            fields.append(Field.float32(f"{prefix}.yarn_{key}", value))
-            if values.number(key) != value:
-                values.complain(
-                    key, values.values[key], f"{value:g}", "llama.cpp reads it for other architectures only"
-                )
-    return fields
-
-
-def yarn_fields(rope: Rope, prefix: str) -> list[Field]:
-    """What every YaRN has; an architecture with more of its own writes it beside (kind "own yarn" in its graph)."""
-    factor = rope.values.number("factor", least=1.0, above=False)
-    original = rope.values.size("original_max_position_embeddings", rope.context, MAX_CONTEXT)
-    return [
+    factor = values.number("factor", least=1.0, above=False)
+    original = values.size("original_max_position_embeddings", rope.context, MAX_CONTEXT)
+    fields = [
         Field.string(f"{prefix}.type", "yarn"),
         Field.float32(f"{prefix}.factor", factor),
         Field.uint32(f"{prefix}.original_context_length", original),
     ]
+    if values.has("attention_factor"):
+        # llama.cpp multiplies its own 1 + 0.1 ln(factor) by this one (llama-context.cpp, yarn_attn_factor)
+        attention = values.number("attention_factor") / (1 + 0.1 * math.log(factor))
+        fields.append(Field.float32(f"{prefix}.attn_factor", attention))
+    return [*fields, *_betas(values, prefix)]
+
+
+def _betas(values: Config, prefix: str) -> Iterator[Field]:
+    for key, value in YARN_BETAS.items():
+        if values.has(key):
+            yield Field.float32(f"{prefix}.yarn_{key}", value)
+            if values.number(key) != value:
+                why = "llama.cpp reads it for other architectures only"
+                values.complain(key, values.values[key], f"{value:g}", why)
 
 
 def _longrope(rope: Rope, prefix: str) -> list[Field]:

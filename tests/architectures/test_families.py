@@ -60,6 +60,13 @@ def test_every_family_has_a_tiny_checkpoint() -> None:
     assert architectures.names() == sorted(FAMILIES), "tests/parity/checkpoints has a file for each family"
 
 
+def test_every_class_has_a_tiny_checkpoint(tmp_path: Path) -> None:
+    made = {
+        config_of(case.make(tmp_path / str(number)))["architectures"][0] for number, case in enumerate(CASES.values())
+    }
+    assert set(architectures.known()) <= made
+
+
 def test_tables_name_every_tensor_with_its_shape(checkpoint: Path) -> None:
     """The checkpoint's are those of transformers' own class."""
     config = config_of(checkpoint)

@@ -12,6 +12,7 @@ from convert.architectures._rope import Rotary, read_rope, rope_fields, rope_ten
 from convert.architectures._rows import MLP, biases, named
 from convert.architectures._window import require_every, sliding_layers
 from convert.checkpoint import LazyTensor
+from convert.errors import PlanError
 from convert.gguf.ledger import settle
 from convert.gguf.tensors import OutputTensor, expert_parameters, part_tensors
 
@@ -56,6 +57,16 @@ def test_fused_experts_are_cut_and_turned_expert_by_expert() -> None:
     source = np.arange(72).reshape(2, 6, 6)
     assert np.array_equal(made["gate"], source[:, :, :3].swapaxes(1, 2))
     assert np.array_equal(made["up"], source[:, :, 3:].swapaxes(1, 2))
+
+
+def test_fused_experts_are_read_an_expert_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However they lie: one that is turned is copied, and nothing else."""
+    monkeypatch.setattr("convert.gguf.tensors.CHUNK_VALUES", 4)
+    row: Row = ("gate_up", ("gate", "up"), ("experts", "hidden", "ffn+ffn"), "turned")
+    wanted = expand([row], SIZES, {"turned": TURNED})
+    source = LazyTensor("gate_up", (2, 6, 6), "F32", lambda: np.zeros((2, 6, 6), np.float32))
+    tensors = part_tensors(Part("x", (), wanted), settle({"gate_up": source}, [Part("x", (), wanted)]).entries)
+    assert [[chunk.shape for chunk in t.chunks()] for t in tensors] == [[(3, 6), (3, 6)], [(3, 6), (3, 6)]]
 
 
 def test_rows_that_were_dealt_out_in_turn_are_gathered() -> None:
@@ -182,6 +193,30 @@ def test_rotary_parameters_of_each_kind_of_layer_are_found() -> None:
     config = Config({"rope_parameters": both})
     assert read_rope(config, Rotary(), 512, 8).theta == 1e6
     assert read_rope(config, Rotary(), 512, 8, "sliding_attention").theta == 1e4
+
+
+def test_words_of_yarn_that_a_family_looks_at_itself_are_no_problem() -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7, "truncate": False, "beta_fast": 16}
+    config = Config({"rope_scaling": scaling})
+    rope = read_rope(config, Rotary(("yarn",), own=("mscale", "truncate", "beta_fast")), 512, 8)
+    assert next(f.key for f in rope_fields(rope, "x")) == "x.rope.scaling.type"
+    assert not config.problems
+    rope_fields(read_rope(config, Rotary(("yarn",)), 512, 8), "x")
+    assert len(config.problems) == 3
+
+
+def test_a_text_model_inside_another_is_one_of_those_known() -> None:
+    from convert.architectures._nested import nested_text, text_values
+
+    part = nested_text({"text_config": {"model_type": "llama", "num_hidden_layers": 1}})
+    assert part.architecture == "llama"
+    assert part.wanted[0].shape == (32000, 4096)
+    assert text_values({"text_config": {"model_type": "mistral", "sliding_window": None}})["sliding_window"] is None
+    assert text_values({"text_config": {}, "tie_word_embeddings": True})["tie_word_embeddings"]
+    with pytest.raises(PlanError, match="model_type is 'gemma', wanted 'llama' or 'mistral'"):
+        nested_text({"text_config": {"model_type": "gemma"}})
+    with pytest.raises(PlanError, match="tie_word_embeddings is 'x'"):
+        nested_text({"text_config": {"model_type": "llama"}, "tie_word_embeddings": "x"})
 
 
 def test_a_part_of_a_head_turns_only_where_the_graph_can() -> None:

@@ -1,0 +1,66 @@
+"""The language model inside a model that sees: its config is under text_config, its family is another file's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.architectures import llama, qwen2, qwen3
+from convert.architectures._config import Config
+from convert.architectures._part import Part
+
+TEXTS = {"llama": llama.text, "mistral": llama.text, "qwen2": qwen2.text, "qwen3": qwen3.text}
+
+_LLAMA_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 32000,
+}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {  # transformers' own, which older checkpoints do not repeat
+    "llama": _LLAMA_7B,
+    "mistral": {
+        **_LLAMA_7B,
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 4096 * 32,
+        "sliding_window": 4096,
+    },
+}
+
+
+def text_values(values: Mapping[str, Any], kind: str = "") -> dict[str, Any]:
+    """The text model's config: its own words, then transformers' defaults of its model_type.
+
+    transformers ties the embedding when either level of the config says so.
+    """
+    root = Config(values)
+    inner = dict(root.sub("text_config").values)
+    kind = kind or str(inner.get("model_type"))
+    defaults = dict(DEFAULTS.get(kind, {}))
+    if "sliding_window" in inner:
+        defaults.pop("sliding_window", None)  # null is "none" there
+    given = {key: value for key, value in inner.items() if value is not None or key not in defaults}
+    if not root.flag("tie_word_embeddings"):
+        return {**defaults, **given}
+    return {**defaults, **given, "tie_word_embeddings": True}
+
+
+def nested_text(values: Mapping[str, Any], kind: str = "") -> Part:
+    """The Part of the text model under text_config; `kind` is its model_type where the config is silent.
+
+    Raises PlanError for a text model that is not one of TEXTS, and with every problem of its config.
+    """
+    root = Config(values)
+    found = root.sub("text_config").word(
+        "model_type", kind or next(iter(TEXTS)), tuple(TEXTS), "no other is known here"
+    )
+    root.flag("tie_word_embeddings")
+    if root.has("quantization_config"):
+        remedy = "convert the model it was made from"
+        root.complain("quantization_config", root.values["quantization_config"], "16- or 32-bit weights", remedy)
+    root.finish()
+    return TEXTS[found](text_values(values, found))
