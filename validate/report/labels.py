@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-LETTER = 0.6  # of the font's size, a letter's width: wider than most
+LETTER, BOLD = 0.55, 0.62  # of the font's size, a letter's width: wider than most
 POINT = 8.0  # half a point's width, its ring included
-_RINGS = (12.5, 20.0, 32.0, 46.0, 62.0, 80.0)
+_RINGS = (12.5, 20.0, 32.0, 46.0, 62.0, 80.0, 105.0)
 _ANGLES = (0, 180, 45, -45, 135, -135, 90, -90, 22, -22, 158, -158, 67, -67, 112, -112)
 NEAR = _RINGS[0]
 
@@ -61,14 +61,16 @@ class Scene:
 
 
 def place(scene: Scene, names: Sequence[str], first: Sequence[int]) -> list[Label | None]:
-    """A place for each point's name, None where there is none free. Those in `first` choose before the others."""
+    """A place for each point's name, None where there is none free. Those in `first` are bold and choose first."""
     boxes = [Box(x - POINT, y - POINT, x + POINT, y + POINT) for x, y in scene.points]
     leaders: list[Line] = []
     labels: list[Label | None] = [None] * len(names)
-    for i in [*first, *(i for i in range(len(names)) if i not in set(first))]:
+    bold = set(first)
+    for i in [*first, *(i for i in range(len(names)) if i not in bold)]:
         others = [*boxes[:i], *boxes[i + 1 :]]
         spot = scene.points[i]
-        tried = _candidates(spot, names[i], scene.font)
+        width = (BOLD if i in bold else LETTER) * scene.font * len(names[i])
+        tried = _candidates(spot, width, scene.font * 1.1)
         free = (label for label in tried if _free(spot, label, scene, others, leaders))
         label = labels[i] = _clearest(free, scene.lines)
         if label is not None:
@@ -100,9 +102,8 @@ def _free(spot: Spot, label: Label, scene: Scene, others: Sequence[Box], leaders
     return not any(_through(own, box) for box in others) and not any(_cross(*own, *leader) for leader in leaders)
 
 
-def _candidates(point: Spot, name: str, font: float) -> list[Label]:
+def _candidates(point: Spot, width: float, height: float) -> list[Label]:
     """Near places before far ones; to the right of the point first."""
-    width, height = LETTER * font * len(name), font * 1.1
     found = []
     for ring in _RINGS:
         for angle in _ANGLES:
@@ -112,7 +113,7 @@ def _candidates(point: Spot, name: str, font: float) -> list[Label]:
             lift = height / 2 * math.sin(math.radians(angle))
             middle = y - lift
             box = Box(left - 1, middle - height / 2, left + width + 1, middle + height / 2)
-            found.append(Label(left, middle + font * 0.35, box, ring != NEAR))
+            found.append(Label(left, middle + height * 0.32, box, ring != NEAR))
     return found
 
 

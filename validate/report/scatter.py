@@ -97,7 +97,7 @@ def _frame(shown: Sequence[Point], canvas: Canvas) -> _Frame:
     font = canvas.font
     room = Box(font * 4.2, font * 1.6, canvas.width - font * 0.5, canvas.height - font * 3.6)
     sizes = [p.size for p in shown]
-    x = LogAxis(min(sizes) / 1.15, max(sizes) * 1.25, room.left + 10, room.right - 10)
+    x = LogAxis(min(sizes) / 1.15, max(sizes) * 1.35, room.left + 10, room.right - 10)
     return _Frame(room, x, kl_axis([v for p in shown for v in (p.kl, p.ends[1])], room.bottom, room.top), font)
 
 
