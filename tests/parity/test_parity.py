@@ -6,33 +6,33 @@ make parity        fetches the converter and runs this; without the converter it
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from convert.bundle import Role
 from tests.fixtures_gguf import convert
-from tests.parity.families import cases
-from tests.parity.upstream import HOW_TO_GET, Upstream, compare, find_llama_cpp
+from tests.parity.families import Case, cases
+from tests.parity.upstream import HOW_TO_GET, Difference, Upstream, compare, find_llama_cpp
 
 ALL = cases()
 KINDS = ("F32", "Q8_0")
 
-ALLOWED: Mapping[str, str] = {  # metadata keys -> why ours may differ
-    r"[a-z0-9-]+\.rope\.freq_base": "stated rather than left to llama.cpp's default",
-    r"[a-z0-9-]+\.rope\.scaling\.(yarn_)?attn_factor": "llama.cpp reads attn_factor for these architectures",
-    r"clip\.vision\.image_(min|max)_pixels": "the processor's pixel limits",
-    r"clip\.vision\.(spatial_merge_size|window_size)": "stated rather than assumed",
-    r"clip\.vision\.attention\.layer_norm_epsilon": "the tower's own; upstream copies the text model's",
-    r"tokenizer\.ggml\.(eot|eom|fim_[a-z]+)_token_id": "otherwise llama.cpp searches by text among candidates",
-    r"tokenizer\.ggml\.(add_space_prefix|remove_extra_whitespaces)": "what the tokenizer says, not a default",
-    r"tokenizer\.ggml\.add_sep_token": "llama.cpp's default for these kinds",
-    r"tokenizer\.ggml\.(scores|token_type)": "those of the tokenizer.model that tokenizer.json was made from",
-    r"tokenizer\.ggml\.padding_token_id": "upstream takes it from config.json too, where it is no token's role",
-    r"general\.sampling\.temp": "do_sample: false is greedy decoding",
-    r"general\.source\.huggingface\..*": "where the weights come from, to the commit",
-}
+OURS, THEIRS, BOTH = "only ours", "only theirs", ""
+ALLOWED: tuple[tuple[str, str, str], ...] = (  # metadata key, whose it is, why ours may differ
+    (r".*\.rope\.freq_base", OURS, "stated rather than left to llama.cpp's default"),
+    (r".*\.rope\.scaling\.attn_factor", OURS, "the one llama.cpp reads for these architectures"),
+    (r".*\.rope\.scaling\.yarn_attn_factor", THEIRS, "not read for these architectures"),
+    (r"clip\.vision\.image_(min|max)_pixels", OURS, "the processor's pixel limits"),
+    (r"clip\.vision\.(spatial_merge_size|window_size)", OURS, "stated rather than assumed"),
+    (r"clip\.vision\.attention\.layer_norm_epsilon", BOTH, "the tower's own; upstream copies the text model's"),
+    (r"tokenizer\.ggml\.(eot|eom|fim_[a-z]+)_token_id", OURS, "otherwise llama.cpp searches by text among candidates"),
+    (r"tokenizer\.ggml\.(add_space_prefix|remove_extra_whitespaces)", BOTH, "what the tokenizer says, not a default"),
+    (r"tokenizer\.ggml\.add_sep_token", THEIRS, "llama.cpp's default for these kinds"),
+    (r"tokenizer\.ggml\.(scores|token_type)", BOTH, "those of the tokenizer.model that tokenizer.json was made from"),
+    (r"general\.sampling\.temp", OURS, "do_sample: false is greedy decoding"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,12 @@ def test_files_equal_upstreams(name: str, upstream: Upstream, tmp_path: Path) ->
                 theirs = tmp_path / f"{kind}-{role.value}.gguf"
                 upstream.convert(folder, kind, theirs, mmproj=mmproj)
                 differences += compare(artifact.path, theirs)
-        allowed = {**ALLOWED, **case.allowed}
-        unexpected = [d for d in differences if d.tensor or not any(re.fullmatch(key, d.name) for key in allowed)]
+        unexpected = [d for d in differences if not _allowed(case, d)]
         assert not unexpected, "\n".join(map(str, unexpected))
+
+
+def _allowed(case: Case, difference: Difference) -> bool:
+    if difference.tensor:
+        return False
+    rules = (*ALLOWED, *((re.escape(key), BOTH, why) for key, why in case.allowed.items()))
+    return any(re.fullmatch(key, difference.name) and difference.what.startswith(whose) for key, whose, _ in rules)
