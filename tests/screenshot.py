@@ -26,7 +26,8 @@ def main(report: Path, picture: Path) -> None:
         shot = page.screenshot()
         browser.close()
     picture.parent.mkdir(exist_ok=True)
-    Image.open(io.BytesIO(shot)).convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE).save(picture, optimize=True)
+    small = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE)
+    small.save(picture, optimize=True)
 
 
 if __name__ == "__main__":
