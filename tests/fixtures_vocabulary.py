@@ -59,7 +59,8 @@ def sentencepiece_model(
         field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(type_))
         for text, score, type_ in pieces
     ]
-    trainer = field(2, b"\x18" + varint(kind) + b"\x20" + varint(len(pieces)))
+    fallback = varint(35 << 3) + varint(any(type_ == 6 for _, _, type_ in pieces))  # byte_fallback
+    trainer = field(2, b"\x18" + varint(kind) + b"\x20" + varint(len(pieces)) + fallback)
     normalizer = field(3, field(1, b"identity") + field(2, rules) + b"\x18" + varint(prefix) + b"\x20" + varint(folds))
     return b"".join(made) + trainer + normalizer
 

@@ -51,9 +51,9 @@ class Source:
     @property
     def added(self) -> list[dict[str, Any]]:
         return [
-            {"id": i, "content": text, "special": kind == CONTROL, "normalized": False}
+            {"id": i, "content": text, "special": kind != USER_DEFINED, **dict.fromkeys(FLAGS, False)}
             for i, text, kind in self.tokens
-            if kind in (CONTROL, USER_DEFINED)
+            if kind in (CONTROL, USER_DEFINED, UNKNOWN)
         ]
 
 
@@ -69,15 +69,16 @@ def splits(name: str) -> list[dict[str, Any]]:
             split = {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}
             made.append(split)
     last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return [*made, last]
+    return made if last in made else [*made, last]
 
 
 def byte_level(source: Source) -> dict[str, Any]:
     """tokenizer.json of byte-level BPE."""
     pre = PIPELINES.get(source.name, source.said("pre", ""))
+    end = max(i for i, _, kind in source.tokens if kind == NORMAL)
     model = {
         "type": "BPE",
-        "vocab": {text: i for i, text, kind in source.tokens if kind == NORMAL},
+        "vocab": {text: i for i, text, kind in source.tokens if i <= end},  # the added ones come after
         "merges": list(source.said("merges")),
         "ignore_merges": pre in ("llama-bpe", "tekken"),
     }
@@ -90,7 +91,7 @@ def sentencepiece(source: Source) -> dict[str, Any]:
     scores = source.said("scores")
     last = max(i for i, _, kind in source.tokens if kind in (NORMAL, BYTE))
     own = [(text, scores[i], kind) for i, text, kind in source.tokens if i <= last]  # the added ones come after
-    decoder = {str(t["id"]): t for t in source.added if t["id"] >= len(own)}
+    decoder = {str(t["id"]): t for t in source.added if t["id"] > last}
     prefix = source.said("add_space_prefix", True)
     return {
         "tokenizer_model": sentencepiece_model(own, prefix=prefix),
@@ -110,7 +111,7 @@ def unigram(source: Source) -> dict[str, Any]:
     tokenizer = {
         "added_tokens": source.added,
         "normalizer": {"type": "Sequence", "normalizers": steps},
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]},
         "model": {"type": "Unigram", "unk_id": unknown, "vocab": [[tokens[i], scores[i]] for i in range(last + 1)]},
     }
     return {"tokenizer_json": tokenizer}
@@ -122,12 +123,16 @@ def wordpiece(source: Source) -> dict[str, Any]:
         text.removeprefix("▁") if text.startswith("▁") else f"##{text}": i
         for i, text, kind in source.tokens
         if kind == NORMAL
-    }
+    } | {token["content"]: token["id"] for token in source.added}
     tokenizer = {
         "added_tokens": source.added,
-        "normalizer": {"type": "BertNormalizer", "lowercase": True},
+        "normalizer": {
+            "type": "BertNormalizer",
+            **{"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
+        },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": plain},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": plain}
+        | {"max_input_chars_per_word": 100},
     }
     names = ("unk", "cls", "pad", "mask")
     texts = {i: text for i, text, _ in source.tokens}
@@ -151,6 +156,9 @@ def unspaced(source: Source) -> dict[str, Any]:
     normalizer = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     return {"tokenizer_json": {"added_tokens": source.added, "normalizer": normalizer, "model": model}}
 
+
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized")  # of an added token
 
 MAKERS: Mapping[str, Callable[[Source], dict[str, Any]]] = {
     "gpt2": byte_level,

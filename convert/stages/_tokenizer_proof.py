@@ -22,7 +22,7 @@ from convert.companions import Companions, read_companions
 from convert.errors import StageError
 from convert.gguf import pretokenizers
 from convert.gguf.fields import Field
-from convert.gguf.sentencepiece import CONTROL, NORMAL, USER_DEFINED
+from convert.gguf.sentencepiece import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from convert.gguf.special_tokens import ENDS_BY_TEXT
 from convert.gguf.vocabularies.merged_pieces import space_prefix
 from convert.gguf.vocabularies.ranks import ranks_file, read_ranks
@@ -76,7 +76,7 @@ def request(file: Path, fields: Sequence[Field], companions: Companions) -> Requ
         return None
     tokens = list(zip(said["tokens"], said["token_type"], strict=True))
     added = {str(token["content"]): number for number, token in companions.added_tokens.items()}
-    special = {text: number for number, (text, kind) in enumerate(tokens) if kind in (CONTROL, USER_DEFINED)}
+    special = {text: number for number, (text, kind) in enumerate(tokens) if kind in (CONTROL, USER_DEFINED, UNKNOWN)}
     scheme = _scheme(companions)
     return Request(
         file=str(file),
@@ -89,7 +89,8 @@ def request(file: Path, fields: Sequence[Field], companions: Companions) -> Requ
         space_first_only=scheme,
         space_prefix=said.get("add_space_prefix") is True,
         words=said["model"] == "bert",
-        odd_spaces=pretokenizers.odd_spaces(said["pre"]),
+        folds=said["model"] == "t5" and said.get("remove_extra_whitespaces") is True,
+        odd_spaces=said["model"] == "t5" or pretokenizers.odd_spaces(said["pre"]),
         ends=_has_processor(companions),
     )
 

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import threading
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,6 +34,9 @@ STRIPPED = "spaces beside tokens that swallow them"
 PREFIX = "the space after a special token inside the text"
 CUTS = "llama.cpp's spelling of the pre-tokenizer"
 LONG = "words of more than 100 characters"
+MARKS = "vowel signs that llama.cpp drops with the accents"
+COMPOSED = "decomposed text, which sentencepiece and the tokenizers library normalize each in its way"
+FOLDED = "runs of spaces, and spaces around a text"
 SPACES = "spaces that are not ASCII"
 NUL = "text with a NUL"
 
@@ -54,6 +58,7 @@ class Request:
     space_first_only: bool = False  # the tokenizer puts a space before the text, and none after a special token
     space_prefix: bool = False
     words: bool = False  # WordPiece
+    folds: bool = False  # llama.cpp leaves one space of many, and none around a text
     odd_spaces: bool = False  # llama.cpp cuts otherwise at spaces that are not ASCII
     ends: bool = False  # compare what goes around a text too
 
@@ -307,7 +312,21 @@ def _rewritten(request: Request, text: str) -> dict[str, str]:
         beside = re.sub(rf"\s*({re.escape(name)})\s*", r"\1", beside)
     short = re.sub(r"(\w{100})\w+", r"\1", text) if request.words else text
     plain = re.sub(r"[^\S\x00-\x7f]", " ", text) if request.odd_spaces else text
-    return {BY_NAME: unnamed, STRIPPED: beside, LONG: short, SPACES: plain, NUL: text.partition("\0")[0]}
+    return {
+        BY_NAME: unnamed,
+        STRIPPED: beside,
+        LONG: short,
+        MARKS: _without_marks(text) if request.words else text,
+        COMPOSED: unicodedata.normalize("NFC", text) if request.folds else text,
+        FOLDED: re.sub(" +", " ", text).strip(" ") if request.folds else text,
+        SPACES: plain,
+        NUL: text.partition("\0")[0],
+    }
+
+
+def _without_marks(text: str) -> str:
+    """The text without any combining mark; BERT takes away those that take no space (Mn), llama.cpp all."""
+    return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.category(c).startswith("M"))
 
 
 def _fragment_by_fragment(request: Request, text: str, reference: Tokenizer) -> list[int]:

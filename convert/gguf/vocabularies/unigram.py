@@ -106,7 +106,9 @@ def _normalizer(tokenizer: Mapping[str, Any], where: str) -> tuple[bytes, bool, 
         elif not (kind == "Replace" and isinstance(pattern, Mapping) and pattern.get("String") == " "):
             notes.append(f"llama.cpp does not apply the tokenizer's normalizer {kind}")
     for part in pretokenizers.flat(tokenizer.get("pre_tokenizer"), "pretokenizers", where):
-        folds = folds or part.get("type") == "WhitespaceSplit"
+        if part.get("type") == "WhitespaceSplit":
+            folds = True
+            notes.append("llama.cpp cuts at ASCII spaces alone, the tokenizer at every kind of space")
     return rules, folds, notes
 
 

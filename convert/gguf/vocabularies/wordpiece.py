@@ -19,6 +19,7 @@ GOES_ON = "##"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # as BERT names them, where only vocab.txt exists
 MAX_WORD = 100  # characters; BERT's own, beyond which a word is the unknown token
 
+_MARKS = "llama.cpp drops the vowel signs of Indic scripts together with the accents"
 _LONG_WORDS = f"llama.cpp cuts up words of more than {MAX_WORD} characters, which the tokenizer takes for unknown"
 
 
@@ -47,7 +48,7 @@ def wordpiece(companions: Companions, vocab_size: int) -> Vocabulary:
         padded(pieces, vocab_size, where),
         lowercase=lowercase,
         strip_accents=strip_accents,
-        notes=(_LONG_WORDS, *notes),
+        notes=(_LONG_WORDS, *([_MARKS] if strip_accents else []), *notes),
     )
 
 
