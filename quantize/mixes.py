@@ -98,7 +98,7 @@ _ROLES = tuple((re.compile(pattern), role) for pattern, role in ROLES)
 KEPT: tuple[tuple[str, str], ...] = (  # names of tensors that stay float32, and why
     (r"(?<!\.weight)$", "what is not named .weight stays float32"),
     (r"_norm\.weight$", "norms stay float32"),
-    (r"ffn_gate_inp\.weight", "what chooses the experts stays float32"),
+    (r"ffn_gate_inp(_shexp)?\.weight", "what chooses the experts stays float32"),
     (r"^position_embd\.weight", "position embeddings stay float32"),
     (r"\.patch_embd", "patch embeddings stay float32"),
 )

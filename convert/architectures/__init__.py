@@ -42,16 +42,16 @@ def known() -> dict[str, str]:
 
 
 def find(config: Mapping[str, Any]) -> ModuleType:
-    """The family that serves a checkpoint's config. Raises InputError, listing the known ones, when none does."""
+    """The family that serves a checkpoint's config. Raises InputError, listing the families, when none does."""
     named = config.get("architectures")
     families = known()
     first = named[0] if isinstance(named, list) and named else None
     if isinstance(first, str) and first in families:
         return load(families[first])
     if first is None:
-        raise InputError("config.json", "architectures names no model class", f"one of {', '.join(families)}")
+        raise InputError("config.json", "architectures names no model class", f"one of {', '.join(names())}")
     kind = f" (model_type {str(config.get('model_type'))[:60]!r})" if config.get("model_type") else ""
     close = difflib.get_close_matches(str(first), families, 1, 0.8)
     remedy = f"did you mean {close[0]}?" if close else "add a file to convert/architectures to support another"
     got = f"architecture {str(first)[:80]!r}{kind} is not supported"
-    raise InputError("config.json", got, f"one of {', '.join(families)}", remedy)
+    raise InputError("config.json", got, f"one of {', '.join(names())}", remedy)

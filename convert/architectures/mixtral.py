@@ -1,0 +1,35 @@
+"""Mixtral: Mistral with a router and experts in every layer; llama.cpp runs it with its `llama` graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.architectures._config import Config
+from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
+from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._part import Part
+from convert.architectures._rope import Rotary
+from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, ROUTER, named
+from convert.architectures.llama import side_by_side
+from convert.gguf.fields import Field
+
+CLASSES = ("MixtralForCausalLM",)
+
+GRAPH = Graph("llama", default_epsilon=1e-5, rotary=Rotary(theta=1e6))
+PUBLISHED = (("mlp", "block_sparse_moe"), ("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2"))
+ROWS = (*ENDS, *NORMS, *ATTENTION, *named((*ROUTER, *EXPERTS), *PUBLISHED))
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    config = Config(values)
+    decoder = read_decoder(config, GRAPH)
+    experts = read_experts(decoder, count="num_local_experts", ffn="intermediate_size")
+    fields = [
+        *(head_size_fields(decoder) if config.has("head_dim") else ()),
+        Field.uint32("llama.vocab_size", decoder.vocab),
+        Field.uint32("llama.rope.dimension_count", decoder.head_dim),
+        *expert_fields(decoder, experts, width=False),
+    ]
+    return decoder_part(with_experts(decoder, experts), ROWS, fields, side_by_side(decoder))
