@@ -112,7 +112,15 @@ def _all(outputs: Sequence[Output]) -> tuple[Column, ...]:
         ),
         Column(speed + "prefill_tokens_per_second", "Prefill", "tok/s", "higher", rate, 1.0, "indicative"),
         Column(speed + "decode_tokens_per_second", "Decode", "tok/s", "higher", rate, 1.0, "indicative"),
-        Column(speed + "peak_memory_bytes", "Peak memory", memory, "lower", fixed(0), memory_scale, "indicative"),
+        Column(
+            speed + "peak_memory_bytes",
+            "Peak memory",
+            memory,
+            "lower",
+            fixed(int(memory == "GB")),
+            memory_scale,
+            "indicative",
+        ),
     )
 
 

@@ -84,8 +84,8 @@ def _tone(ratio: float) -> str:
 
 # ---- tensors of GGUF files
 
-SHADES = 8  # classes t0 … t8 of the style sheet; t0 is exact
-_ERROR_LOW, _ERROR_HIGH = 1e-4, 0.5  # F16 keeps 2e-4, two bits a weight lose 0.3
+SHADES = 12  # classes t0 … t12 of the style sheet; t0 is exact
+_ERROR_LOW, _ERROR_HIGH = 1e-3, 0.5  # F16 loses 2e-4, eight bits a weight 5e-3, two bits 0.3
 _BLOCK = re.compile(r"blk\.(\d{1,4})\.(.+?)(\.weight)?")
 
 

@@ -78,8 +78,8 @@ def count(value: float) -> str:
 
 
 def rate(value: float) -> str:
-    """Tokens a second: three digits or all before the point."""
-    return count(value) if value >= 100 else f"{value:.3g}"
+    """Tokens a second: three digits, or all that stand before the point."""
+    return count(value) if value >= 100 else f"{value:.{1 if value >= 10 else 2}f}"
 
 
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
