@@ -32,8 +32,10 @@ from convert.gguf.pretokenizer_table import (
     TABLE,
 )
 
-CLASSES: Mapping[str, str] = MappingProxyType({"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"})
-"""tokenizer_class -> name, for the models that come as vocab.json and merges.txt alone: their code is the pipeline."""
+CLASSES: Mapping[str, str] = MappingProxyType(
+    {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2", "QWenTokenizer": "qwen2"}
+)
+"""tokenizer_class -> name, for the models that come without tokenizer.json: their code is the pipeline."""
 
 
 # --- one spelling for what is one expression --------------------------------------------------------------------------

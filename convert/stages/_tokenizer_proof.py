@@ -88,6 +88,7 @@ def request(file: Path, fields: Sequence[Field], companions: Companions) -> Requ
         stripped=[str(t["content"]) for t in companions.added_tokens.values() if t.get("lstrip") or t.get("rstrip")],
         space_first_only=scheme,
         space_prefix=said.get("add_space_prefix") is True,
+        ties=said["model"] == "t5",
         words=said["model"] == "bert",
         folds=said["model"] == "t5" and said.get("remove_extra_whitespaces") is True,
         odd_spaces=said["model"] == "t5" or pretokenizers.odd_spaces(said["pre"]),

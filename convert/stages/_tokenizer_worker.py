@@ -36,6 +36,8 @@ CUTS = "llama.cpp's spelling of the pre-tokenizer"
 LONG = "words of more than 100 characters"
 MARKS = "vowel signs that llama.cpp drops with the accents"
 COMPOSED = "decomposed text, which sentencepiece and the tokenizers library normalize each in its way"
+TIES = "ways to cut a text that are of one probability"
+SIGN = "U+2581, which is how sentencepiece writes a space"
 FOLDED = "runs of spaces, and spaces around a text"
 SPACES = "spaces that are not ASCII"
 NUL = "text with a NUL"
@@ -57,6 +59,7 @@ class Request:
     stripped: Sequence[str] = ()  # tokens that swallow the spaces beside them
     space_first_only: bool = False  # the tokenizer puts a space before the text, and none after a special token
     space_prefix: bool = False
+    ties: bool = False  # a unigram: the same tokens in another order are as probable
     words: bool = False  # WordPiece
     folds: bool = False  # llama.cpp leaves one space of many, and none around a text
     odd_spaces: bool = False  # llama.cpp cuts otherwise at spaces that are not ASCII
@@ -136,6 +139,13 @@ class LlamaVocabulary:
 # --- the checkpoint's own ---------------------------------------------------------------------------------------------
 
 
+def _cut_at(special: Mapping[str, int], text: str) -> list[str]:
+    """The text cut at the special tokens in it, the longest first; they are among the parts, empty parts are not."""
+    names = sorted(special, key=lambda name: (-len(name), name))
+    parts = re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
+    return [part for part in parts if part]
+
+
 class OfJson:
     """tokenizer.json, read by the tokenizers library; `cuts` in place of its pre-tokenizer."""
 
@@ -193,14 +203,12 @@ class OfModel:
 
         self.library = SentencePieceProcessor(model_file=request.path)
         self.special = request.special
-        names = sorted(request.special, key=lambda name: (-len(name), name))
-        self.cut = re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
 
     def encode(self, text: str) -> list[int]:
         """The ids; every part between two added tokens is encoded like a text of its own."""
         ids: list[int] = []
-        for part in self.cut.split(text) if self.cut else [text]:
-            ids += [self.special[part]] if part in self.special else self.library.encode(part) if part else []
+        for part in _cut_at(self.special, text):
+            ids += [self.special[part]] if part in self.special else self.library.encode(part)
         return ids
 
     def normalize(self, text: str) -> str:
@@ -211,7 +219,7 @@ class OfModel:
 class OfRanks:
     """tekken.json or a tiktoken file: of all neighbours the two whose token has the lowest rank are merged first."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, cuts: Sequence[str] = ()) -> None:
         import regex
 
         from convert.gguf.vocabularies.ranks import read_ranks
@@ -219,15 +227,13 @@ class OfRanks:
         ranks = read_ranks(Path(request.path))
         self.rank = {token: number for number, token in enumerate(ranks.tokens)}
         self.first = ranks.first
-        self.words = regex.compile(ranks.pattern or request.pattern)
+        self.words = regex.compile((cuts[0] if cuts else ranks.pattern or request.pattern) + r"|\s+")
         self.special = request.special
-        names = sorted(request.special, key=lambda name: (-len(name), name))
-        self.cut = re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
 
     def encode(self, text: str) -> list[int]:
         """The ids."""
         ids: list[int] = []
-        for part in self.cut.split(text) if self.cut else [text]:
+        for part in _cut_at(self.special, text):
             if part in self.special:
                 ids.append(self.special[part])
             else:
@@ -267,7 +273,7 @@ class Comparison:
     request: Request
     reference: Tokenizer
     candidate: LlamaVocabulary
-    variant: OfJson | None = None
+    variant: Tokenizer | None = None
 
     def result(self) -> Result:
         """Every text encoded by both."""
@@ -288,19 +294,36 @@ class Comparison:
 
     def _limit(self, text: str, got: list[int]) -> str:
         """The known limit that explains the difference on `text`, proven; empty when none does."""
-        normal = self.reference.normalize(text)
-        if self.request.space_prefix and not text.startswith(" "):
-            normal = normal.removeprefix(" ")
+        if self.request.ties and sorted(got) == sorted(self.reference.encode(text)):
+            return TIES
+        normal = self._normal(text)
         if normal != text and self.candidate.encode(normal) == self.reference.encode(text):
             return NORMALIZATION
         if self.variant is not None and self.variant.encode(text) == got:
             return CUTS
-        if self.request.space_first_only and _fragment_by_fragment(self.request, text, self.reference) == got:
+        if self.request.space_first_only and self._part_by_part(text) == got:
             return PREFIX
         for limit, rewritten in _rewritten(self.request, text).items():
             if rewritten != text and self.reference.encode(rewritten) == self.candidate.encode(rewritten):
                 return limit
         return ""
+
+    def _parts(self, text: str) -> list[str]:
+        """The text cut at its special tokens, which are among the parts."""
+        return _cut_at(self.request.special, text)
+
+    def _normal(self, text: str) -> str:
+        """The text as the tokenizer normalizes it, every part for itself; less the space llama.cpp adds too."""
+        prefix = " " if self.reference.normalize("a") == " a" else ""
+        parts = self._parts(text)
+        special = self.request.special
+        return "".join(p if p in special else self.reference.normalize(p).removeprefix(prefix) for p in parts)
+
+    def _part_by_part(self, text: str) -> list[int]:
+        """The ids when every part between two special tokens is encoded like a text of its own."""
+        special = self.request.special
+        parts = ([special[p]] if p in special else self.reference.encode(p) for p in self._parts(text))
+        return [number for part in parts for number in part]
 
 
 def _rewritten(request: Request, text: str) -> dict[str, str]:
@@ -320,6 +343,7 @@ def _rewritten(request: Request, text: str) -> dict[str, str]:
         COMPOSED: unicodedata.normalize("NFC", text) if request.folds else text,
         FOLDED: re.sub(" +", " ", text).strip(" ") if request.folds else text,
         SPACES: plain,
+        SIGN: text.replace("▁", "_") if request.space_prefix else text,
         NUL: text.partition("\0")[0],
     }
 
@@ -327,15 +351,6 @@ def _rewritten(request: Request, text: str) -> dict[str, str]:
 def _without_marks(text: str) -> str:
     """The text without any combining mark; BERT takes away those that take no space (Mn), llama.cpp all."""
     return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.category(c).startswith("M"))
-
-
-def _fragment_by_fragment(request: Request, text: str, reference: Tokenizer) -> list[int]:
-    """The ids when every part between two special tokens is encoded like a text of its own."""
-    names = sorted(request.special, key=lambda name: (-len(name), name))
-    ids: list[int] = []
-    for part in re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]:
-        ids += [request.special[part]] if part in request.special else reference.encode(part) if part else []
-    return ids
 
 
 def _around(reference: OfJson, candidate: LlamaVocabulary) -> list[tuple[str, list[int], list[int]]]:
@@ -368,7 +383,8 @@ def answer(request: Request) -> Result:
     reference = found[0]
     if isinstance(reference, BaseException):
         return Result(0, failed=f"the checkpoint's own tokenizer does not load: {str(reference)[:300]}")
-    variant = OfJson(request, request.cuts) if request.cuts and request.kind == "tokenizers" else None
+    variants: Mapping[str, Callable[[Request, Sequence[str]], Tokenizer]] = {"tokenizers": OfJson, "ranks": OfRanks}
+    variant = variants[request.kind](request, request.cuts) if request.cuts and request.kind in variants else None
     return Comparison(request, reference, candidate, variant).result()
 
 
