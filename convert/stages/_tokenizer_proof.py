@@ -27,7 +27,8 @@ from convert.gguf.special_tokens import ENDS_BY_TEXT
 from convert.gguf.vocabularies.merged_pieces import space_prefix
 from convert.gguf.vocabularies.ranks import ranks_file, read_ranks
 from convert.progress import Progress
-from convert.stages._tokenizer_worker import Request, Result
+from convert.stages._tokenizer_references import Request
+from convert.stages._tokenizer_worker import Result
 from validate.contract import quoted
 from validate.runtimes._llama_api import library_path
 from validate.samples import HARD_STRINGS

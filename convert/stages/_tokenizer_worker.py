@@ -17,12 +17,12 @@ import sys
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from convert.stages._tokenizer_references import REFERENCES, VARIANTS, OfJson, Request, Tokenizer, cut_at
 from validate.runtimes import RuntimeFailure
 from validate.runtimes._llama_api import LogCallback, library
 
@@ -44,29 +44,6 @@ NUL = "text with a NUL"
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to compare. The settings say which of the limits there can be at all."""
-
-    file: str  # a GGUF file
-    kind: str  # of the checkpoint's tokenizer: one of REFERENCES
-    path: str  # its file
-    texts: Sequence[str]
-    pattern: str = ""  # ranks: what cuts a text
-    special: Mapping[str, int] = field(default_factory=dict)  # added tokens: text -> id
-    merges: str = ""  # merges: merges.txt, beside vocab.json
-    cuts: Sequence[str] = ()  # the expressions llama.cpp cuts by, where they are not the tokenizer's
-    by_name: Sequence[str] = ()  # ordinary tokens llama.cpp takes for an end of text
-    stripped: Sequence[str] = ()  # tokens that swallow the spaces beside them
-    space_first_only: bool = False  # the tokenizer puts a space before the text, and none after a special token
-    space_prefix: bool = False
-    ties: bool = False  # a unigram: the same tokens in another order are as probable
-    words: bool = False  # WordPiece
-    folds: bool = False  # llama.cpp leaves one space of many, and none around a text
-    odd_spaces: bool = False  # llama.cpp cuts otherwise at spaces that are not ASCII
-    ends: bool = False  # compare what goes around a text too
-
-
-@dataclass(frozen=True)
 class Result:
     """How it went: `differences` are the first (text, the checkpoint's ids, llama.cpp's ids)."""
 
@@ -75,13 +52,6 @@ class Result:
     differences: Sequence[tuple[str, Sequence[int], Sequence[int]]] = ()
     limits: Mapping[str, int] = field(default_factory=dict)  # known limit -> strings
     failed: str = ""  # why nothing was compared
-
-
-class Tokenizer(Protocol):
-    """Text to ids, special tokens in it read, nothing put around."""
-
-    def encode(self, text: str) -> list[int]: ...
-    def normalize(self, text: str) -> str: ...
 
 
 # --- llama.cpp --------------------------------------------------------------------------------------------------------
@@ -136,133 +106,6 @@ class LlamaVocabulary:
         return list(ids[: max(count, 0)])
 
 
-# --- the checkpoint's own ---------------------------------------------------------------------------------------------
-
-
-def _cut_at(special: Mapping[str, int], text: str) -> list[str]:
-    """The text cut at the special tokens in it, the longest first; they are among the parts, empty parts are not."""
-    names = sorted(special, key=lambda name: (-len(name), name))
-    parts = re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
-    return [part for part in parts if part]
-
-
-class OfJson:
-    """tokenizer.json, read by the tokenizers library; `cuts` in place of its pre-tokenizer."""
-
-    def __init__(self, request: Request, cuts: Sequence[str] = ()) -> None:
-        from tokenizers import AddedToken, Regex, pre_tokenizers
-        from tokenizers import Tokenizer as Library
-
-        self.library = Library.from_file(request.path)
-        self.library.no_truncation()
-        self.library.no_padding()
-        _add(self.library, request.special, AddedToken)
-        if cuts:
-            splits = [pre_tokenizers.Split(Regex(cut), "isolated") for cut in cuts]
-            bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            self.library.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_])
-
-    def encode(self, text: str, around: bool = False) -> list[int]:
-        """The ids; `around`: with what the post-processor adds."""
-        return list(self.library.encode(text, add_special_tokens=around).ids)
-
-    def normalize(self, text: str) -> str:
-        """As the normalizer makes it, spaces put back."""
-        normalizer = self.library.normalizer
-        return str(normalizer.normalize_str(text)).replace("▁", " ") if normalizer else text
-
-
-class OfMerges(OfJson):
-    """vocab.json and merges.txt, with the pipeline of the tokenizer's class, given as the expression it cuts by."""
-
-    def __init__(self, request: Request) -> None:
-        from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
-        from tokenizers import Tokenizer as Library
-
-        self.library = Library(models.BPE.from_file(request.path, request.merges))
-        cut = [pre_tokenizers.Split(Regex(request.pattern), "isolated")]
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self.library.pre_tokenizer = pre_tokenizers.Sequence([*cut, byte_level])
-        self.library.normalizer = normalizers.Sequence([])
-        self.library.decoder = decoders.ByteLevel()
-        _add(self.library, request.special, AddedToken)
-
-
-def _add(library_: Any, special: Mapping[str, int], token: Any) -> None:
-    """Those of `special` that the library does not know and would give the same id: tokenizer_config.json's."""
-    for text, number in sorted(special.items(), key=lambda item: item[1]):
-        if library_.token_to_id(text) is None and library_.get_vocab_size() == number:
-            library_.add_tokens([token(text, normalized=False)])
-
-
-class OfModel:
-    """tokenizer.model, read by sentencepiece; added tokens are cut out of the text first."""
-
-    def __init__(self, request: Request) -> None:
-        from sentencepiece import SentencePieceProcessor
-
-        self.library = SentencePieceProcessor(model_file=request.path)
-        self.special = request.special
-
-    def encode(self, text: str) -> list[int]:
-        """The ids; every part between two added tokens is encoded like a text of its own."""
-        ids: list[int] = []
-        for part in _cut_at(self.special, text):
-            ids += [self.special[part]] if part in self.special else self.library.encode(part)
-        return ids
-
-    def normalize(self, text: str) -> str:
-        """As the model's rules make it, spaces put back."""
-        return str(self.library.normalize(text)).replace("▁", " ")
-
-
-class OfRanks:
-    """tekken.json or a tiktoken file: of all neighbours the two whose token has the lowest rank are merged first."""
-
-    def __init__(self, request: Request, cuts: Sequence[str] = ()) -> None:
-        import regex
-
-        from convert.gguf.vocabularies.ranks import read_ranks
-
-        ranks = read_ranks(Path(request.path))
-        self.rank = {token: number for number, token in enumerate(ranks.tokens)}
-        self.first = ranks.first
-        self.words = regex.compile((cuts[0] if cuts else ranks.pattern or request.pattern) + r"|\s+")
-        self.special = request.special
-
-    def encode(self, text: str) -> list[int]:
-        """The ids."""
-        ids: list[int] = []
-        for part in _cut_at(self.special, text):
-            if part in self.special:
-                ids.append(self.special[part])
-            else:
-                ids += [self.first + n for word in self.words.finditer(part) for n in self._word(word[0].encode())]
-        return ids
-
-    def _word(self, word: bytes) -> list[int]:
-        parts = [word] if word in self.rank else [word[i : i + 1] for i in range(len(word))]
-        while len(parts) > 1:
-            joined = [a + b for a, b in pairwise(parts)]
-            best = min(range(len(joined)), key=lambda i: self.rank.get(joined[i], len(self.rank)))
-            if joined[best] not in self.rank:
-                break
-            parts[best : best + 2] = [joined[best]]
-        return [self.rank[part] for part in parts]
-
-    def normalize(self, text: str) -> str:
-        """As it is."""
-        return text
-
-
-REFERENCES: Mapping[str, Callable[[Request], Tokenizer]] = {
-    "tokenizers": OfJson,
-    "merges": OfMerges,
-    "sentencepiece": OfModel,
-    "ranks": OfRanks,
-}
-
-
 # --- the comparison ---------------------------------------------------------------------------------------------------
 
 
@@ -310,7 +153,7 @@ class Comparison:
 
     def _parts(self, text: str) -> list[str]:
         """The text cut at its special tokens, which are among the parts."""
-        return _cut_at(self.request.special, text)
+        return cut_at(self.request.special, text)
 
     def _normal(self, text: str) -> str:
         """The text as the tokenizer normalizes it, every part for itself; less the space llama.cpp adds too."""
@@ -383,8 +226,7 @@ def answer(request: Request) -> Result:
     reference = found[0]
     if isinstance(reference, BaseException):
         return Result(0, failed=f"the checkpoint's own tokenizer does not load: {str(reference)[:300]}")
-    variants: Mapping[str, Callable[[Request, Sequence[str]], Tokenizer]] = {"tokenizers": OfJson, "ranks": OfRanks}
-    variant = variants[request.kind](request, request.cuts) if request.cuts and request.kind in variants else None
+    variant = VARIANTS[request.kind](request, request.cuts) if request.cuts and request.kind in VARIANTS else None
     return Comparison(request, reference, candidate, variant).result()
 
 

@@ -1,0 +1,189 @@
+"""The proof that a written vocabulary encodes as the checkpoint's own: it passes, fails, warns, and says why."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert.companions import read_companions
+from convert.errors import StageError
+from convert.gguf.fields import Field
+from convert.gguf.nearest_pretokenizer import nearest
+from convert.gguf.vocabulary import vocabulary_metadata
+from convert.stages import _tokenizer_proof as proof
+from convert.stages import gguf as stage
+from tests.fixtures_vocabulary import bundle_of, companions_of, train_byte_level, write_gguf
+from tests.gguf.test_pretokenizers import FAMILIES, pipeline
+from tests.gguf.test_vocabulary_kinds import Heard
+from tests.tiny import qwen_tokenizer, sentencepiece_tokenizer
+from validate.samples import HARD_STRINGS
+
+
+def written(folder: Path, tokenizer: dict[str, Any], **options: Any) -> tuple[Path, list[Field]]:
+    companions = companions_of(folder, tokenizer_json=tokenizer)
+    size = max(companions.token_ids.values()) + 1
+    fields = vocabulary_metadata(companions, size, **options)
+    return write_gguf(folder.with_suffix(".gguf"), fields, size), fields
+
+
+def gpt2() -> dict[str, Any]:
+    return train_byte_level(pipeline((None,)), HARD_STRINGS, 3000)
+
+
+def test_a_right_vocabulary_is_proven_and_limits_are_told(tmp_path: Path) -> None:
+    file, fields = written(tmp_path / "m", json.loads(qwen_tokenizer(800)))
+    heard = Heard()
+    proof.prove_tokenizer(file, fields, bundle_of(tmp_path / "m"), "fail", heard)
+    assert heard.warnings == []
+    assert any("normalizes and llama.cpp does not" in note for note in heard.notes)
+    assert "as the checkpoint's own does" in heard.notes[-1]
+
+
+def test_a_wrong_pre_tokenizer_fails_the_step_or_is_a_warning(tmp_path: Path) -> None:
+    file, fields = written(tmp_path / "m", gpt2(), pre_tokenizer="qwen2")
+    source = bundle_of(tmp_path / "m")
+    with pytest.raises(StageError) as caught:
+        proof.prove_tokenizer(file, fields, source, "fail", Heard())
+    message = str(caught.value)
+    assert "strings otherwise" in message
+    assert "where the checkpoint's own gives [" in message
+    assert "`tokenizer_check: warn`" in message
+    heard = Heard()
+    proof.prove_tokenizer(file, fields, source, "warn", heard)
+    assert heard.warnings == [message]
+
+
+@pytest.mark.parametrize("what", ["scores", "types", "bos"])
+def test_every_part_of_a_sentencepiece_vocabulary_is_seen(tmp_path: Path, what: str) -> None:
+    tokenizer = json.loads(sentencepiece_tokenizer(420))
+    template = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    tokens = {"<s>": {"id": "<s>", "ids": [tokenizer["model"]["vocab"]["<s>"]], "tokens": ["<s>"]}}
+    single = [template, {"Sequence": {"id": "A", "type_id": 0}}]
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+    around = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
+    file, fields = written(tmp_path / "m", {**tokenizer, "post_processor": around})
+    proof.prove_tokenizer(file, fields, bundle_of(tmp_path / "m"), "fail", Heard())
+    by_key = {field.key.removeprefix("tokenizer.ggml."): field for field in fields}
+    broken = {
+        "scores": {"scores": tuple(-score for score in by_key["scores"].value)},
+        "types": {"token_type": tuple(1 if kind == 3 else kind for kind in by_key["token_type"].value)},
+        "bos": {"add_bos_token": False},
+    }[what]
+    changed = [
+        dataclasses.replace(field, value=broken.get(field.key.removeprefix("tokenizer.ggml."), field.value))
+        for field in fields
+    ]
+    file = write_gguf(tmp_path / "broken.gguf", changed, len(by_key["tokens"].value))
+    with pytest.raises(StageError, match="strings otherwise"):
+        proof.prove_tokenizer(file, changed, bundle_of(tmp_path / "m"), "fail", Heard())
+
+
+def test_a_vocabulary_that_llama_cpp_dies_of_is_one_error(tmp_path: Path) -> None:
+    file, fields = written(tmp_path / "m", gpt2())
+    twice = [
+        dataclasses.replace(f, value=("a",) * len(f.value)) if f.key.endswith("ggml.tokens") else f for f in fields
+    ]
+    file = write_gguf(tmp_path / "twice.gguf", twice, 3000)
+    with pytest.raises(StageError, match="SIGABRT"):
+        proof.prove_tokenizer(file, twice, bundle_of(tmp_path / "m"), "fail", Heard())
+
+
+def test_a_name_llama_cpp_does_not_know_is_one_error(tmp_path: Path) -> None:
+    file, fields = written(tmp_path / "m", gpt2(), pre_tokenizer="nobody")
+    with pytest.raises(StageError, match="unknown pre-tokenizer type: 'nobody'"):
+        proof.prove_tokenizer(file, fields, bundle_of(tmp_path / "m"), "fail", Heard())
+
+
+def test_without_the_runtime_it_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, fields = written(tmp_path / "m", gpt2())
+    monkeypatch.setattr(proof, "library_path", lambda: None)
+    heard = Heard()
+    proof.prove_tokenizer(file, fields, bundle_of(tmp_path / "m"), "fail", heard)
+    assert heard.notes == []
+    (warning,) = heard.warnings
+    assert "was not proven: xllamacpp is not installed" in warning
+
+
+def test_vocab_json_and_merges_txt_are_proven_too(tmp_path: Path) -> None:
+    trained = train_byte_level(pipeline(FAMILIES["qwen2"]), HARD_STRINGS, 900)["model"]
+    merges = "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in trained["merges"]) + "\n"
+    config = {"tokenizer_class": "Qwen2Tokenizer"}
+    companions = companions_of(
+        tmp_path / "m", vocab_json=trained["vocab"], merges_txt=merges, tokenizer_config_json=config
+    )
+    fields, heard = vocabulary_metadata(companions, 900), Heard()
+    file = write_gguf(tmp_path / "m.gguf", fields, 900)
+    proof.prove_tokenizer(file, fields, bundle_of(tmp_path / "m"), "fail", heard)
+    assert heard.warnings == []
+    assert "as the checkpoint's own does" in heard.notes[-1]
+
+
+def test_tokens_that_swallow_spaces_are_a_known_limit(tmp_path: Path) -> None:
+    tokenizer = gpt2()
+    for token in tokenizer["added_tokens"]:
+        token["rstrip"] = True
+    file, fields = written(tmp_path / "m", tokenizer)
+    heard = Heard()
+    proof.prove_tokenizer(file, fields, bundle_of(tmp_path / "m"), "fail", heard)
+    assert any("spaces beside tokens that swallow them" in note for note in heard.notes)
+
+
+def test_one_proof_serves_files_with_one_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, fields = written(tmp_path / "m", gpt2())
+    source = bundle_of(tmp_path / "m")
+    proof.prove_tokenizer(file, fields, source, "fail", Heard())
+    monkeypatch.setattr(proof.child, "run", None)  # a second process would be a TypeError
+    proof.prove_tokenizer(file.rename(tmp_path / "other.gguf"), fields, source, "fail", Heard())
+    changed = [dataclasses.replace(f, value=f.value[::-1]) if f.key.endswith("merges") else f for f in fields]
+    with pytest.raises(TypeError):
+        proof.prove_tokenizer(tmp_path / "other.gguf", changed, source, "fail", Heard())
+
+
+def test_the_recipe_may_waive_it() -> None:
+    assert stage.Options(types=["F16"]).tokenizer_check == "fail"
+    assert stage.Options(types=["F16"], tokenizer_check="warn").tokenizer_check == "warn"
+    with pytest.raises(ValueError, match="'fail' or 'warn'"):
+        stage.Options.model_validate({"types": ["F16"], "tokenizer_check": "off"})
+
+
+def test_the_request_names_the_added_tokens_in_text(tmp_path: Path) -> None:
+    file, fields = written(tmp_path / "m", json.loads(qwen_tokenizer(800)))
+    asked = proof.request(file, tuple(fields), read_companions(bundle_of(tmp_path / "m")))
+    assert asked is not None
+    assert len(asked.texts) >= len(HARD_STRINGS) + 30
+    assert "a<|im_end|>b" in asked.texts
+
+
+# --- the nearest pre-tokenizer ----------------------------------------------------------------------------------------
+
+
+def split(regex: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+
+
+def test_the_nearest_is_named_with_a_string_that_shows_the_difference() -> None:
+    nearly = FAMILIES["qwen2"][0].replace(r"|\p{N}|", r"|\p{N}{1,2}|")
+    assert nearly != FAMILIES["qwen2"][0]
+    found = nearest(split(nearly))
+    assert found is not None
+    assert found.name in ("qwen2", "llama-bpe")
+    assert found.differing > 0
+    assert "".join(found.wanted) == "".join(found.got) == found.text
+    assert found.wanted != found.got
+    assert f"the nearest is {found.name}, which cuts {found.differing} of" in str(found)
+
+
+def test_another_spelling_of_a_known_one_cuts_alike() -> None:
+    spelled = FAMILIES["qwen2"][0].replace(r"\p{N}|", r"[\p{N}]|")
+    found = nearest(split(spelled))
+    assert found is not None
+    assert (found.name, found.differing) == ("qwen2", 0)
+
+
+@pytest.mark.parametrize("broken", [{"type": "Nothing"}, split("(")])
+def test_a_pipeline_the_library_does_not_take_has_no_nearest(broken: dict[str, Any]) -> None:
+    assert nearest(broken) is None
