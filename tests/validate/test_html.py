@@ -437,13 +437,14 @@ def test_a_line_is_seen_to_go_through_a_box(line: labels.Line, through: bool) ->
 
 
 def test_tensors_are_laid_out_by_layer_and_role() -> None:
-    def tensor(name: str, error: float | None) -> Any:
-        return {"name": name, "type": "Q4_K", "values": 256, "error": error}
+    def tensor(name: str, error: float | None, type_: str = "Q4_K") -> Any:
+        return {"name": name, "type": type_, "values": 256, "error": error}
 
     found = sections.tensor_map(
         [
             tensor("blk.0.ffn_down.weight", 0.07),
             tensor("blk.10.ffn_down.weight", 0.0734),
+            tensor("blk.9.ffn_down.weight", 0.018, "Q6_K"),
             tensor("blk.10.attn_norm.weight", 0.0),
             tensor("token_embd.weight", None),
             tensor("blk.x.odd", 0.5),
@@ -451,8 +452,10 @@ def test_tensors_are_laid_out_by_layer_and_role() -> None:
         ]
     )
     assert found is not None
-    assert found.layers == [0, 10]
-    assert [(role, [c and c.text for c in row]) for role, row in found.rows] == [("ffn_down", ["7.0", "7.3"])]
+    assert found.layers == [0, 9, 10]
+    (row,) = found.rows
+    assert (row.role, row.type) == ("ffn_down", "Q4_K")
+    assert [(cell and cell.text, other) for cell, other in row.cells] == [("7.0", False), ("1.8", True), ("7.3", False)]
     assert found.exact == ["attn_norm"]
     assert [(name, cell.text) for name, cell in found.others] == [
         ("token_embd", "–"),

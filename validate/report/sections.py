@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from validate.report.axes import short_names
@@ -99,11 +99,20 @@ class TensorCell:
 
 
 @dataclass(frozen=True)
+class TensorRow:
+    """A role of tensors and the type that most layers have; `other` says of each cell whether it has another."""
+
+    role: str
+    type: str
+    cells: Sequence[tuple[TensorCell | None, bool]]
+
+
+@dataclass(frozen=True)
 class TensorMap:
     """Roles down, layers across; what lies in no layer in `others`, what is kept to the last bit by name in `exact`."""
 
     layers: list[int]
-    rows: list[tuple[str, list[TensorCell | None]]]
+    rows: list[TensorRow]
     others: list[tuple[str, TensorCell]]
     exact: list[str]
     worst: tuple[str, str]
@@ -122,14 +131,17 @@ def tensor_map(tensors: Sequence[TensorEntry]) -> TensorMap | None:
             others.append((visible(tensor["name"].removesuffix(".weight")), _tensor_cell(tensor)))
     layers = sorted({layer for row in grid.values() for layer in row})
     exact = [role for role, row in grid.items() if all(t["error"] == 0 for t in row.values())]
-    rows = [
-        (visible(role), [_tensor_cell(row[n]) if n in row else None for n in layers])
-        for role, row in grid.items()
-        if role not in exact
-    ]
+    rows = [_tensor_row(role, row, layers) for role, row in grid.items() if role not in exact]
     worst = max(tensors, key=lambda t: t["error"] or 0.0)
     top = (visible(worst["name"]), _tensor_cell(worst).text)
     return TensorMap(layers, rows, others, [visible(role) for role in exact], top)
+
+
+def _tensor_row(role: str, row: Mapping[int, TensorEntry], layers: Sequence[int]) -> TensorRow:
+    types = [tensor["type"] for tensor in row.values()]
+    main = max(types, key=types.count)
+    cells = [(_tensor_cell(row[n]), row[n]["type"] != main) if n in row else (None, False) for n in layers]
+    return TensorRow(visible(role), visible(main), cells)
 
 
 def _tensor_cell(tensor: TensorEntry) -> TensorCell:
