@@ -69,6 +69,6 @@ def stage_names(paths: Sequence[Path]) -> list[str]:
         start = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:90].rstrip(".") or "candidate"
         taken = {*names, *RESERVED}
         alike = (f"{start}-{number}" for number in range(2, len(paths) + 3))
-        plain = start not in taken and not start.endswith((".partial", ".old"))
-        names.append(start if plain else next(name for name in alike if name not in taken))
+        free = start not in taken and not start.endswith((".partial", ".old"))
+        names.append(start if free else next(name for name in alike if name not in taken))
     return names

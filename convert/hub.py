@@ -20,8 +20,8 @@ DEFAULT_REVISION = "main"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NETWORK_SECONDS = 10.0
 
-COMPANION_PATTERNS = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.txt", *SENTENCEPIECE)
-COMPANION_PATTERNS += ("*.tiktoken", "tiktoken.model")
+TIKTOKEN = ("*.tiktoken", "tiktoken.model")
+COMPANION_PATTERNS = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.txt", *SENTENCEPIECE, *TIKTOKEN)
 CARD_PATTERNS = ("README.md", "LICENSE*", "NOTICE*")
 
 

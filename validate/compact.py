@@ -20,7 +20,7 @@ import numpy as np
 
 from validate.logits import NotComparable, check_finite, chunks, exponentials, largest
 
-ROOM_BYTES = 2_900_000_000  # of all windows: a 152k vocabulary and 100 windows of 512 stay under 3 GB
+ROOM_BYTES = 2_900_000_000  # of a whole text: a 152k vocabulary and 100 windows of 512 stay under 3 GB
 # Mass that is not kept where there is room for it. Less leaves flat positions less room, and more of them is estimated;
 # with 1e-2 it shows what a sample misses. `python -m tests.bench.reference_cache` measures it.
 TAIL = 1e-3
@@ -30,9 +30,9 @@ SEED = 20
 _STEP, _BINS = 8, 1024  # bins a nat, in which the mass is counted to know which tokens are worth sorting
 
 
-def room_bytes(windows: int) -> int:
-    """What one of so many windows may take."""
-    return ROOM_BYTES // max(1, windows)
+def room_bytes(tokens: int) -> int:
+    """What one of so many tokens may take."""
+    return ROOM_BYTES // max(1, tokens)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Reference:
     """A session on the source that remembers what it was asked.
 
     `folder` is where answers are kept, None to keep none; `key` names the model and the versions that answer; `room` is
-    what one window's logits may take, in bytes.
+    what one token's logits may take, in bytes.
     """
 
     def __init__(self, session: Any, folder: Path | None, key: str, room: int) -> None:
@@ -57,10 +57,12 @@ class Reference:
 
     def kept(self, tokens: Sequence[int]) -> compact.Kept:
         """What is kept of a window's logits."""
-        name = self._name("logits", list(tokens), self._room)
+        room = self._room * len(tokens)
+        whole = 4 * len(tokens) * self._session.identity().vocab <= room  # whatever the room: the same logits
+        name = self._name("logits", list(tokens), "whole" if whole else room)
         kept = self._remembered(
             f"{name}.logits.npz",
-            lambda: compact.keep(self._session.logits(tokens), tokens, self._room),
+            lambda: compact.keep(self._session.logits(tokens), tokens, room),
             compact.Kept.load,
             lambda kept, path: kept.save(path),
         )
@@ -113,9 +115,8 @@ class Reference:
 
     def _written(self, name: str, compute: Callable[[], _Answer]) -> _Answer:
         """Tokens, kept as JSON."""
-        return self._remembered(
-            f"{name}.json", compute, lambda path: json.loads(path.read_bytes()), lambda a, p: _replace(p, json.dumps(a))
-        )
+        answer: _Answer = self._remembered(f"{name}.json", compute, _load_json, _save_json)
+        return answer
 
     def _array(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         return self._remembered(f"{name}.array.npy", compute, _load_array, _save_array)
@@ -144,6 +145,10 @@ def _digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
+def _load_json(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
 def _load_array(path: Path) -> np.ndarray:
     array: np.ndarray = np.load(path, allow_pickle=False)
     return array
@@ -154,9 +159,9 @@ def _save_array(array: np.ndarray, path: Path) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def _replace(path: Path, text: str) -> None:
+def _save_json(answer: Any, path: Path) -> None:
     with _whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(json.dumps(answer), encoding="utf-8")
 
 
 @contextlib.contextmanager

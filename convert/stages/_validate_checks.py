@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from convert.bundle import Bundle, Role
@@ -30,7 +31,7 @@ def check_all(options: Options, source: Bundle, projector: bool) -> list[Problem
     ]
 
 
-def input_sets(options: Options) -> list[InputSet]:
+def input_sets(options: Options) -> Sequence[InputSet]:
     """What is read: the recipe's texts and conversations, else our own. Raises StageError for what is none."""
     from validate import texts
 

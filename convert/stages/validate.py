@@ -200,7 +200,7 @@ def _reference(options: Options, source: Bundle, out: Path) -> Iterator[Referenc
     from validate.reference import Reference
 
     folder = out.parent / STATE_FOLDER / "reference"
-    room = compact.room_bytes(-(-options.tokens // options.window))
+    room = compact.room_bytes(options.tokens)
     trust = options.trust_remote_code
     with open_reference(source, options.threads, trust_remote_code=trust, within=out) as session:
         yield Reference(session, folder, _reference_key(options, source), room)
@@ -261,8 +261,12 @@ def _questions(options: Options, reference: Reference, windows: Windows) -> Ques
         images = [(path.name, vision.read_image(path)) for path in options.images]
         images.append((vision.DRAWING, vision.drawing_for(reference)))  # in a size that nobody has to resize
         return Questions(
-            *(windows.tokens, windows.sets),
-            *(images, options.image_text, _tasks(options), wants_eyes(options)),
+            windows.tokens,
+            windows.sets,
+            images,
+            image_text=options.image_text,
+            clicks=_tasks(options),
+            must_see=wants_eyes(options),
             tool_prompts=prompts,
         )
     except ValueError as error:

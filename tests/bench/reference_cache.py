@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=151936)
     options = parser.parse_args()
     rng, clock = np.random.default_rng(0), Clock()
-    shape, room = (options.tokens, options.vocab), compact.room_bytes(options.run)
+    shape, room = (options.tokens, options.vocab), options.tokens * compact.room_bytes(options.run * options.tokens)
     with tempfile.TemporaryDirectory() as folder:
         rows = [measured(rng, shape, room, clock, Path(folder, "window.npz")) for _ in range(options.windows)]
     size, entropies = sum(row.size for row in rows), np.concatenate([row.entropies for row in rows])

@@ -14,7 +14,7 @@ from validate.drift import NotComparable
 
 VOCAB = 50_257
 EVERYTHING = 1 << 40
-A_RUN = compact.room_bytes(100) // 512  # bytes a position has in a run of 100 windows of 512 tokens
+A_RUN = compact.room_bytes(100 * 512)  # bytes a position has in a run of 100 windows of 512 tokens
 
 
 def flat(count: int, vocab: int = VOCAB, seed: int = 0) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_what_a_run_keeps_of_50k_tokens_errs_by_less_than_a_hundredth_at_kl_1e3(
 
 def test_a_short_text_keeps_all_logits_and_no_error() -> None:
     reference, tokens = flat(64), some_tokens(64)
-    kept = compact.keep(reference, tokens, compact.room_bytes(4))
+    kept = compact.keep(reference, tokens, 64 * compact.room_bytes(64))
     assert kept.whole
     assert (kept.tail_mass, kept.tokens_kept) == (0.0, VOCAB)
     assert np.shares_memory(kept.logits, reference), "a second copy"
@@ -153,8 +153,8 @@ def test_a_reference_that_is_not_finite_is_refused(value: float, room: int) -> N
         compact.keep(flat(30, 60), [0] * 29, room)
 
 
-def test_rooms_of_all_windows_stay_under_three_gigabytes() -> None:
-    assert compact.room_bytes(100) * 100 < 3e9
+def test_rooms_of_all_tokens_stay_under_three_gigabytes() -> None:
+    assert compact.room_bytes(51_200) * 51_200 < 3e9
     assert compact.room_bytes(1) == compact.room_bytes(0) == compact.ROOM_BYTES
 
 

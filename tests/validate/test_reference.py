@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from validate.reference import Reference
+from validate.runtimes import Identity
 
 VOCAB = 50
 ROOM = 1 << 20
@@ -20,6 +21,9 @@ class Source:
     def __init__(self, scale: float = 1.0) -> None:
         self.asked: list[str] = []
         self._table = scale * np.random.default_rng(3).normal(size=(VOCAB, VOCAB)).astype(np.float32)
+
+    def identity(self) -> Identity:
+        return Identity(VOCAB)
 
     def tokenize(self, text: str) -> list[int]:
         return [ord(c) % VOCAB for c in text]
@@ -93,6 +97,16 @@ def test_a_broken_file_is_asked_for_again(tmp_path: Path, cut: int) -> None:
     assert ask(Reference(again, tmp_path, "model", ROOM)) == said
     assert len(again.asked) == 5
     assert ask(Reference(Source(scale=9.0), tmp_path, "model", ROOM)) == said, "what was broken was written again"
+
+
+def test_a_longer_text_finds_what_a_shorter_one_kept_whole(tmp_path: Path) -> None:
+    Reference(Source(), tmp_path, "model", ROOM).kept([1, 2, 3])
+    again = Source()
+    Reference(again, tmp_path, "model", ROOM // 2).kept([1, 2, 3])
+    assert again.asked == []
+    small = 4 * VOCAB - 1  # bytes a token: not all of them
+    assert not Reference(again, tmp_path, "model", small).kept([1, 2, 3]).whole
+    assert again.asked == ["logits"]
 
 
 def test_what_nobody_asked_for_is_thrown_away(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_images_and_clicks(tiny_vision: dict[str, Bundle], tmp_path: Path) -> No
     assert row["vision"]["clicks"]["tasks"] == 2
     assert row["metrics"]["image_top1"] == 1.0
     assert row["metrics"]["click_drop"] == 0.0
-    assert "## Vision" in page
+    assert "Vision" in page
 
 
 def test_a_vision_model_without_projector_says_so(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_format_without_a_place_for_images_is_not_asked_for_them(
     (row,) = report["outputs"]
     assert row["status"] == "passed", row["reason"]
     assert row["vision"]["reason"] == "this format holds the text decoder alone"
-    assert "**not looked at** for" in page
+    assert "this format holds the text decoder alone" in page
 
 
 def test_a_text_of_a_few_words_is_no_text_to_measure_on(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
