@@ -91,7 +91,7 @@ def provenance(progress: Progress, packages: Sequence[str]) -> ProvenanceEntry:
     """What has to be known to measure the same again."""
     from validate import provenance
 
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    command = ["convert", *sys.argv[1:]]  # however it was started
     return {
         "convert": version("convert"),
         "recipe_sha256": progress.recipe_sha256,
