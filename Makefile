@@ -53,4 +53,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .cache out build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
