@@ -200,7 +200,7 @@ def test_all_problems_of_a_config_come_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", [None, [], [3], ["LlamaForCausalML"], "LlamaForCausalLM", [["x"]]])
 def test_an_unknown_architecture_lists_the_known_ones(named: object) -> None:
-    with pytest.raises(InputError, match="gemma2, .*qwen2_5_vl, .*qwen3") as caught:
+    with pytest.raises(InputError, match=r"gemma2, .*qwen2_5_vl, .*qwen3") as caught:
         architectures.find({"architectures": named, "model_type": "llamb"})
     if named == ["LlamaForCausalML"]:
         assert "'LlamaForCausalML' (model_type 'llamb') is not supported" in str(caught.value)
