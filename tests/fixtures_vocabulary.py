@@ -107,6 +107,24 @@ def write_gguf(path: Path, vocabulary: Sequence[Field], vocab_size: int) -> Path
     return path
 
 
+class Heard:
+    """A Progress that keeps what it is told."""
+
+    key = recipe_sha256 = ""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def start(self, what: str, total: int, unit: str = "B") -> None: ...
+    def advance(self, amount: int) -> None: ...
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
 class LlamaTokenizer:
     """llama.cpp's tokenizer of a GGUF file."""
 

@@ -4,8 +4,8 @@
 
 For every models/ggml-vocab-NAME.gguf: the model's original files are rebuilt from it, converted by us, loaded in
 llama.cpp, and asked to encode the strings of NAME.gguf.inp, which must give the ids of NAME.gguf.out. A vocabulary
-that has no such files is asked those of gpt-2 and must give what its own GGUF gives. Says for each: equal, differs, or
-why it cannot be rebuilt; exits with 1 when one differs.
+that has no such files is asked those of gpt-2 and must give what its own GGUF gives. Then the conversion's own proof is
+run on it. Says for each: equal, differs, or why it cannot be rebuilt; exits with 1 when one differs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Any
 from convert.gguf.pretokenizers import regexes
 from convert.gguf.reader import read_gguf_header
 from convert.gguf.vocabulary import vocabulary_metadata
+from convert.stages._tokenizer_proof import prove_tokenizer
 from convert.stages._tokenizer_worker import LlamaVocabulary
-from tests.fixtures_vocabulary import companions_of, sentencepiece_model, write_gguf
+from tests.fixtures_vocabulary import Heard, bundle_of, companions_of, sentencepiece_model, write_gguf
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 SEPARATOR = "\n__ggml_vocab_test__\n"
@@ -188,7 +189,9 @@ def compare(path: Path, folder: Path) -> str:
     files = MAKERS[source.said("model")](source) | {"config_json": {k: v for k, v in ids.items() if v is not None}}
     size = len(source.said("tokens"))
     companions = companions_of(folder / name, **files)
-    ours = LlamaVocabulary(write_gguf(folder / f"{name}.gguf", vocabulary_metadata(companions, size), size))
+    fields = vocabulary_metadata(companions, size)
+    written = write_gguf(folder / f"{name}.gguf", fields, size)
+    ours = LlamaVocabulary(written)
     listed = Path(f"{path}.inp")
     inputs = listed if listed.is_file() else path.with_name("ggml-vocab-gpt-2.gguf.inp")
     texts = inputs.read_text(encoding="utf-8").split(SEPARATOR)
@@ -201,7 +204,11 @@ def compare(path: Path, folder: Path) -> str:
         wanted, against = [theirs.encode(text, special=False) for text in texts], "its own GGUF"
     wrong = [(t, w, g) for t, w in zip(texts, wanted, strict=True) if (g := ours.encode(t, special=False)) != w]
     if not wrong:
-        return f"equal: {len(texts)} strings, against {against}"
+        heard = Heard()
+        prove_tokenizer(written, fields, bundle_of(folder / name), "warn", heard)
+        limits = sum(int(note.split()[1]) for note in heard.notes if "known limit" in note)
+        proof = heard.warnings[0] if heard.warnings else f"proven on hard strings, {limits} of them known limits"
+        return f"{'differs' if heard.warnings else 'equal'}: {len(texts)} strings, against {against}; {proof}"
     text, want, got = wrong[0]
     return f"differs: {len(wrong)} of {len(texts)}, first {json.dumps(text)}: {got[:20]}, wanted {want[:20]}"
 

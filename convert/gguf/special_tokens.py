@@ -35,9 +35,33 @@ BY_TEXT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "eot": ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "[EOT]", "<end_of_utterance>"),
         "eom": ("<|eom_id|>",),
-        "fim_pre": ("<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>", "<｜fim▁begin｜>", "▁<PRE>", "<PRE>"),
-        "fim_suf": ("<|fim_suffix|>", "<fim_suffix>", "<fim-suffix>", "<｜fim▁hole｜>", "▁<SUF>", "<SUF>"),
-        "fim_mid": ("<|fim_middle|>", "<fim_middle>", "<fim-middle>", "<｜fim▁end｜>", "▁<MID>", "<MID>"),
+        "fim_pre": (
+            "<|fim_prefix|>",
+            "<fim_prefix>",
+            "<fim-prefix>",
+            "<｜fim▁begin｜>",
+            "▁<PRE>",
+            "<PRE>",
+            "<|code_prefix|>",
+        ),
+        "fim_suf": (
+            "<|fim_suffix|>",
+            "<fim_suffix>",
+            "<fim-suffix>",
+            "<｜fim▁hole｜>",
+            "▁<SUF>",
+            "<SUF>",
+            "<|code_suffix|>",
+        ),
+        "fim_mid": (
+            "<|fim_middle|>",
+            "<fim_middle>",
+            "<fim-middle>",
+            "<｜fim▁end｜>",
+            "▁<MID>",
+            "<MID>",
+            "<|code_middle|>",
+        ),
         "fim_pad": ("<|fim_pad|>", "<fim_pad>", "<fim-pad>"),
         "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<reponame>"),
         "fim_sep": ("<|file_sep|>",),
@@ -47,7 +71,11 @@ BY_TEXT: Mapping[str, tuple[str, ...]] = MappingProxyType(
 does not say, in no fixed order: where a tokenizer has several, as Qwen's has, only the file can decide."""
 
 ENDS_BY_TEXT = frozenset(
-    (*BY_TEXT["eot"], *BY_TEXT["eom"], "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|return|>")
+    (
+        *(*BY_TEXT["eot"], *BY_TEXT["eom"], "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "_<EOT>"),
+        *("<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<turn|>", "<|tool_response>", "[e~["),
+        "<｜end▁of▁sentence｜>",
+    )
 )
 """Texts at which llama.cpp stops whatever the file says (src/llama-vocab.cpp, special_eog_ids)."""
 

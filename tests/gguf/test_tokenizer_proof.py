@@ -16,9 +16,8 @@ from convert.gguf.nearest_pretokenizer import nearest
 from convert.gguf.vocabulary import vocabulary_metadata
 from convert.stages import _tokenizer_proof as proof
 from convert.stages import gguf as stage
-from tests.fixtures_vocabulary import bundle_of, companions_of, train_byte_level, write_gguf
+from tests.fixtures_vocabulary import Heard, bundle_of, companions_of, train_byte_level, write_gguf
 from tests.gguf.test_pretokenizers import FAMILIES, pipeline
-from tests.gguf.test_vocabulary_kinds import Heard
 from tests.tiny import qwen_tokenizer, sentencepiece_tokenizer
 from validate.samples import HARD_STRINGS
 

@@ -15,29 +15,11 @@ from convert.errors import InputError
 from convert.gguf.vocabularies.ranks import merges_of, read_ranks, spelled
 from convert.gguf.vocabulary import check_vocabulary, vocabulary_metadata, vocabulary_notes
 from convert.stages._tokenizer_proof import prove_tokenizer
-from tests.fixtures_vocabulary import CORPUS, bundle_of, by_key, companions_of, train_byte_level, write_gguf
+from tests.fixtures_vocabulary import CORPUS, Heard, bundle_of, by_key, companions_of, train_byte_level, write_gguf
 from tests.gguf.test_pretokenizers import FAMILIES, pipeline
 from validate.samples import HARD_STRINGS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-
-
-class Heard:
-    """A Progress that keeps what it is told."""
-
-    key = recipe_sha256 = ""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def start(self, what: str, total: int, unit: str = "B") -> None: ...
-    def advance(self, amount: int) -> None: ...
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 def proven(folder: Path, companions: Companions, size: int) -> dict[str, Any]:
