@@ -58,8 +58,21 @@ def read_rope(config: Config, rotary: Rotary, context: int, head_dim: int, layer
     kind = values.word(spelled, "default", ("default", *rotary.scalings, *olds), NO_OTHER_SCALING)
     theta = (values if values.has("rope_theta") else config).number("rope_theta", rotary.theta)
     sections = values.sizes("mrope_section") if values.has("mrope_section") else ()
+    original = "original_max_position_embeddings"
+    if config.has(original):  # Phi-3 has it beside; transformers takes that one then (standardize_rope_params)
+        values = Config({**values.values, original: config.values[original]}, values.where, values.problems)
     dimensions = _dimensions(config, values, head_dim, rotary.partial)
     return Rope(ALIASES.get(kind, kind), theta, values, context, dimensions, tuple(rotary.own), sections)
+
+
+def sliding_theta(config: Config, default: float) -> float:
+    """The base of the frequencies in layers with a window, where they have their own and no scaling is for them."""
+    both = config.sub("rope_parameters")
+    if not both.has("sliding_attention"):
+        return config.number("rope_local_base_freq", default)
+    local = both.sub("sliding_attention")
+    local.word("rope_type", "default", ("default",), "llama.cpp scales no positions within windows")
+    return local.number("rope_theta", default)
 
 
 def _dimensions(config: Config, values: Config, head_dim: int, partial: float | None) -> int:

@@ -34,7 +34,7 @@ def text(values: Mapping[str, Any]) -> Part:
     if not decoder.tied:
         config.complain("tie_word_embeddings", False, "true", "llama.cpp's gemma2 graph has no head of its own")
     config.require("attention_bias", False, "llama.cpp's gemma2 graph has no biases")
-    _check_scale(decoder)
+    check_scale(decoder, LAYERS_OF_27B)
     fields = [
         *head_size_fields(decoder),
         Field.float32("gemma2.attn_logit_softcapping", config.number("attn_logit_softcapping")),
@@ -44,11 +44,12 @@ def text(values: Mapping[str, Any]) -> Part:
     return decoder_part(decoder, (*ENDS, *NORMS, *ATTENTION, *MLP), fields, {"norm": PLUS_ONE})
 
 
-def _check_scale(decoder: Decoder) -> None:
-    """Add a problem unless queries are scaled as llama.cpp does it (models/gemma2.cpp): by the head size, but by
-    hidden size / heads in the model of 46 layers."""
-    big = decoder.layers == LAYERS_OF_27B
+def check_scale(decoder: Decoder, layers_of_27b: int) -> None:
+    """Add a problem unless queries are scaled as llama.cpp does it (models/gemma2.cpp, gemma3.cpp): by the head size,
+    but by hidden size / heads in the model of 27 billion weights."""
+    big = decoder.layers == layers_of_27b
     scale = decoder.hidden // decoder.heads if big else decoder.head_dim
     if decoder.config.number("query_pre_attn_scalar", 256) != scale:
         got = decoder.config.values.get("query_pre_attn_scalar")
-        decoder.config.complain("query_pre_attn_scalar", got, str(scale), "llama.cpp's gemma2 graph has no other")
+        why = f"llama.cpp's {decoder.graph.name} graph has no other"
+        decoder.config.complain("query_pre_attn_scalar", got, str(scale), why)

@@ -1,0 +1,43 @@
+"""Phi-3, 3.5 and 4: q, k and v in one matrix, gate and up in another; two sets of frequencies for long texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from convert.architectures._config import MAX_CONTEXT, Config
+from convert.architectures._decoder import Decoder, Extra, Graph, decoder_part, read_decoder
+from convert.architectures._part import Part, Row
+from convert.architectures._rope import Rotary, longrope_original
+from convert.architectures._rows import ENDS, MLP, NORMS, OUTPUT, B, L
+from convert.gguf.fields import Field
+
+CLASSES = ("Phi3ForCausalLM",)
+
+GRAPH = Graph("phi3", default_epsilon=1e-5, rotary=Rotary(("longrope",), partial=1.0), square=True)
+FUSED: tuple[Row, ...] = (
+    (f"{L}.self_attn.qkv_proj.weight", f"{B}.attn_qkv.weight", ("q+kv+kv", "hidden")),
+    (f"{L}.mlp.gate_up_proj.weight", f"{B}.ffn_up.weight", ("ffn+ffn", "hidden")),
+)
+DOWN = MLP[2:]
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    config = Config(values).with_defaults(original_max_position_embeddings=4096)
+    decoder = read_decoder(config, GRAPH)
+    # written as upstream does; llama.cpp reads no window from it (models/phi3.cpp)
+    window = config.size("sliding_window", most=MAX_CONTEXT) if config.has("sliding_window") else 0
+    fields = [Field.uint32("phi3.attention.sliding_window", window)]
+    if decoder.rope and decoder.rope.kind == "default":
+        original = config.size("original_max_position_embeddings", most=MAX_CONTEXT)
+        fields.append(Field.uint32("phi3.rope.scaling.original_context_length", original))
+    return decoder_part(decoder, (*ENDS, *NORMS, *OUTPUT, *FUSED, *DOWN), fields, extra=Extra(notes=_notes(decoder)))
+
+
+def _notes(decoder: Decoder) -> Iterator[str]:
+    if decoder.rope and decoder.rope.kind == "longrope":
+        yield (
+            "llama.cpp takes the frequencies for long texts as soon as its context has room for more than "
+            f"{longrope_original(decoder.rope)} tokens, the source when a text is longer"
+        )
