@@ -179,7 +179,7 @@ def recognize(
         raise InputError(
             where,
             f"the pre-tokenizer {_shown(pipeline)} is none that llama.cpp has a name for{_nearest(tokenizer_json)}",
-            remedy="name one knowingly with `pre_tokenizer: <name>`; what it encodes otherwise is measured",
+            remedy="name one knowingly with `pre_tokenizer: <name>`; where it cuts otherwise, `tokenizer_check: warn`",
         )
     model = tokenizer_json.get("model")
     wanted = isinstance(model, Mapping) and model.get("ignore_merges") is True

@@ -114,7 +114,7 @@ def _of_tokenizer_json(
 ) -> Vocabulary:
     where = place(companions, "tokenizer.json")
     model = an_object(tokenizer, "model", where)
-    kind = model.get("type", "BPE" if "merges" in model else None)
+    kind = str(model.get("type", "BPE" if "merges" in model else None))
     if kind == "BPE" and is_byte_level(tokenizer):
         return byte_level(companions, vocab_size, pre_tokenizer)
     if kind == "WordPiece":
@@ -123,7 +123,7 @@ def _of_tokenizer_json(
     if kind not in makers or (kind == "BPE" and model.get("byte_fallback") is not True):
         raise InputError(
             where,
-            f"a {kind} tokenizer without byte-level pre-tokenizer or byte fallback",
+            f"a {kind[:40]} tokenizer without byte-level pre-tokenizer or byte fallback",
             "byte-level BPE, sentencepiece BPE or unigram, or WordPiece",
         )
     found = read_sentencepiece(companions.sentencepiece) if companions.sentencepiece is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +284,42 @@ def test_notes_say_what_llama_cpp_will_not_do(tmp_path: Path) -> None:
     companions = companions_of(tmp_path, tokenizer_json=trained_wordpiece())
     notes = vocabulary_notes(companions, 1000)
     assert any("more than 100 characters" in note for note in notes)
+
+
+# --- strangers' files -------------------------------------------------------------------------------------------------
+
+ODD = [None, True, -1, 2**70, 1.5, "", "x", [], {}, [1], {"a": 1}, ["a", "b"], {"type": "Sequence", "normalizers": 3}]
+
+
+def broken_somewhere(value: Any, draw: random.Random) -> Any:
+    """A copy in which one thing, at any depth, is gone or another."""
+    made = json.loads(json.dumps(value))
+    inside = made
+    while True:
+        key = draw.choice(sorted(inside) if isinstance(inside, dict) else range(len(inside)))
+        if not isinstance(inside[key], dict | list) or not inside[key] or draw.random() < 0.2:
+            break
+        inside = inside[key]
+    if draw.random() < 0.3:
+        del inside[key]
+    else:
+        inside[key] = draw.choice(ODD)
+    return made
+
+
+def test_whatever_is_wrong_in_a_file_is_one_error(tmp_path: Path) -> None:
+    draw, refused = random.Random(3), 0
+    ranks = [bytes([byte]) for byte in range(256)] + [b"ab"]
+    kinds = {"tokenizer_json": [trained_unigram(), trained_wordpiece()], "tekken_json": [tekken([*ranks, *[b"-"] * 5])]}
+    for number in range(200):
+        name = draw.choice(list(kinds))
+        file = broken_somewhere(broken_somewhere(draw.choice(kinds[name]), draw), draw)
+        try:
+            companions = companions_of(tmp_path / str(number), **{name: file})
+            problems = check_vocabulary(companions, 1200)
+            refused += bool(problems)
+            if not problems:
+                vocabulary_notes(companions, 1200)
+        except InputError:
+            refused += 1
+    assert 20 < refused < 200
