@@ -62,14 +62,14 @@ class Config:
         other = self.spellings.get(key, key)
         return key if self.values.get(other) is None and self.values.get(key) is not None else other
 
-    def size(self, key: str, default: int | None = None, most: int = MAX_SIZE) -> int:
-        """A whole number from 1 to `most`."""
+    def size(self, key: str, default: int | None = None, most: int = MAX_SIZE, least: int = 1) -> int:
+        """A whole number from `least`, 1 or 0, to `most`."""
         key = self.key(key)
         value = self._get(key, default)
         if value is _MISSING:
             return 1
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            return self._bad(key, value, f"a whole number from 1 to {most}", 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            return self._bad(key, value, f"a whole number from {least} to {most}", 1)
         return int(value)
 
     def number(self, key: str, default: float | None = None, least: float = 0.0, above: bool = True) -> float:

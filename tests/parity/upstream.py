@@ -24,13 +24,15 @@ FETCHED = REPOSITORY / ".cache" / "llama.cpp"  # where `make parity` puts it
 HOW_TO_GET = "llama.cpp's converter is not here: `make parity` fetches it, or LLAMA_CPP=/path/to/llama.cpp names it"
 
 # The converter knows a tokenizer by a hash and refuses new ones; ours is compared elsewhere, by what it encodes.
+# Words it asks for that transformers 5 has renamed before it sees them are given back to it (RENAMED).
 # Requests and answers are lines of JSON on stdin and on a pipe that nothing else prints to.
 SERVER = """
 import json, os, sys, traceback
 answers = os.fdopen(int(sys.argv[2]), "w")
 sys.path.insert(0, sys.argv[1])
 import convert_hf_to_gguf
-from conversion.base import TextModel
+from conversion.base import ModelBase, TextModel
+RENAMED = ("rotary_pct",)
 ask = TextModel.get_vocab_base_pre
 def lenient(self, tokenizer):
     try:
@@ -38,6 +40,11 @@ def lenient(self, tokenizer):
     except NotImplementedError:
         return "qwen2"
 TextModel.get_vocab_base_pre = lenient
+load = TextModel.load_hparams
+def whole(folder, *more):
+    own = json.loads((folder / "config.json").read_text())
+    return {**{key: own[key] for key in RENAMED if key in own}, **load(folder, *more)}
+ModelBase.load_hparams = staticmethod(whole)
 for line in sys.stdin:
     request = json.loads(line)
     child = os.fork()
@@ -138,7 +145,7 @@ def _tensors(a: Any, b: Any) -> Iterator[Difference]:
             yield Difference(name, text, tensor=True)
     if left.keys() == right.keys() and list(left) != list(right):
         first = next(pair for pair in zip(left, right, strict=True) if pair[0] != pair[1])
-        yield Difference(first[0], f"another order, theirs has {first[1]} there", tensor=True)
+        yield Difference("order of tensors", f"{first[0]} stands where theirs has {first[1]}")
 
 
 def _tensor_difference(ours: Any, theirs: Any) -> str:

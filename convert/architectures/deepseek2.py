@@ -1,0 +1,201 @@
+"""DeepSeek-V2 and V3: attention through small latent vectors (MLA), experts and a shared one after some dense layers.
+
+llama.cpp's graph attends in the latent space: a token has one key and one value there, and what kv_b_proj would make of
+them is multiplied into the queries (k_b, turned) and taken from what comes out (v_b).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from convert.architectures._config import MAX_LAYERS, Config
+from convert.architectures._decoder import Decoder, Extra, Graph, decoder_part, read_decoder
+from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._part import LeftOut, Part, Row, Target, Wanted, expand
+from convert.architectures._rows import ENDS, EXPERTS, MLP, NORMS, OUTPUT, ROUTER, B, L, named
+from convert.gguf.fields import Field
+
+GRAPH = Graph("deepseek2", default_epsilon=1e-6, grouped=False)
+GATING = {"softmax": 1, "sigmoid": 2}  # gguf, ExpertGatingFuncType
+# what transformers takes where the config is silent; it always has the scoring_func of the class
+V2 = {"scoring_func": "softmax", "first_k_dense_replace": 0, "routed_scaling_factor": 1.0, "n_shared_experts": 2}
+V3 = {"scoring_func": "sigmoid", "first_k_dense_replace": 3, "routed_scaling_factor": 2.5, "n_shared_experts": 1}
+V3 |= {"topk_method": "noaux_tc", "norm_topk_prob": True, "n_group": 8, "topk_group": 4}
+KINDS: Mapping[str, Mapping[str, Any]] = {"DeepseekV2ForCausalLM": V2, "DeepseekV3ForCausalLM": V3}
+CLASSES = tuple(KINDS)
+FIXED = {"attention_bias": False, "mlp_bias": False, "moe_layer_freq": 1, "rope_interleave": True}
+
+LATENT: tuple[Row, ...] = (
+    (f"{L}.self_attn.kv_a_proj_with_mqa.weight", f"{B}.attn_kv_a_mqa.weight", ("latent+rope", "hidden")),
+    (f"{L}.self_attn.kv_a_layernorm.weight", f"{B}.attn_kv_a_norm.weight", ("latent",)),
+    *((source, name, ("hidden", "values")) for source, name, *_ in OUTPUT),
+)
+QUERY: tuple[Row, ...] = ((f"{L}.self_attn.q_proj.weight", f"{B}.attn_q.weight", ("queries", "hidden")),)
+LATENT_QUERY: tuple[Row, ...] = (
+    (f"{L}.self_attn.q_a_proj.weight", f"{B}.attn_q_a.weight", ("latent_query", "hidden")),
+    (f"{L}.self_attn.q_a_layernorm.weight", f"{B}.attn_q_a_norm.weight", ("latent_query",)),
+    (f"{L}.self_attn.q_b_proj.weight", f"{B}.attn_q_b.weight", ("queries", "latent_query")),
+)
+SHARED: tuple[Row, ...] = tuple(
+    (source, f"{name}".replace(".weight", "_shexp.weight"), tuple(d.replace("ffn", "shared") for d in dims))
+    for source, name, dims, *_ in named(MLP, ("mlp.", "mlp.shared_experts."))
+)
+CORRECTION: Row = (f"{L}.mlp.gate.e_score_correction_bias", f"{B}.exp_probs_b.bias", ("experts",))
+LAYERS_OF_LITE = (26, 27)  # models where llama.cpp looks for no latent queries (models/deepseek2.cpp)
+LATENT_EPSILON = 1e-6  # transformers, modeling_deepseek_v3.py, DeepseekV3RMSNorm: whatever rms_norm_eps is
+EPSILON_NOTE = (
+    f"the source's norms of latent vectors have {LATENT_EPSILON:g} for epsilon, llama.cpp's that of all others"
+)
+METHODS = {"softmax": ("greedy", "group_limited_greedy"), "sigmoid": ("noaux_tc",)}
+BEST_OF_GROUP = (
+    "the source rates a group of experts by its best one, llama.cpp by the sum of its two best: where that chooses "
+    "other groups, answers differ"
+)
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    kind = KINDS[values["architectures"][0]]
+    config = Config(values).with_defaults(**kind).spelled(head_dim="qk_rope_head_dim", num_experts="n_routed_experts")
+    config, scaling = _yarn(config)
+    decoder = read_decoder(config, GRAPH)
+    config.require("num_key_value_heads", decoder.heads, "every head has its own rows in kv_b_proj")
+    for key, wanted in {**FIXED, "scoring_func": kind["scoring_func"]}.items():
+        config.require(key, wanted, "llama.cpp's deepseek2 graph has no other for this class")
+    experts = read_experts(decoder)
+    decoder = _sized(with_experts(decoder, experts), config.size("n_shared_experts") * experts.ffn)
+    if decoder.epsilon != LATENT_EPSILON:
+        decoder = replace(decoder, notes=(*decoder.notes, EPSILON_NOTE))
+    dense = config.size("first_k_dense_replace", most=decoder.layers, least=0)
+    groups, notes = _groups(config, experts.count)
+    moe = (*ROUTER, *EXPERTS, *SHARED, *((CORRECTION,) if kind is V3 else ()))
+    wanted = (
+        *expand(MLP, decoder.sizes, layers=range(dense)),
+        *expand(moe, decoder.sizes, layers=range(dense, decoder.layers)),
+        *_keys_and_values(decoder),
+    )
+    rows = (*ENDS, *NORMS, *LATENT, *(LATENT_QUERY if decoder.more["latent_query"] else QUERY))
+    fields = [
+        *_attention_fields(decoder),
+        *scaling,
+        *expert_fields(decoder, experts),
+        Field.uint32("deepseek2.leading_dense_block_count", dense),
+        Field.uint32("deepseek2.expert_shared_count", config.size("n_shared_experts")),
+        Field.float32("deepseek2.expert_weights_scale", config.number("routed_scaling_factor")),
+        Field.uint32("deepseek2.expert_gating_func", GATING[kind["scoring_func"]]),
+        *groups,
+    ]
+    return decoder_part(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=_drafts(decoder), notes=notes))
+
+
+def _sized(decoder: Decoder, shared: int) -> Decoder:
+    """The decoder with the dimensions of latent attention and of the shared expert."""
+    config, heads = decoder.config, decoder.heads
+    plain, values = config.size("qk_nope_head_dim"), config.size("v_head_dim")
+    latent_query = config.size("q_lora_rank") if config.has("q_lora_rank") else 0
+    if latent_query and decoder.layers in LAYERS_OF_LITE:
+        config.complain("q_lora_rank", latent_query, "null", f"llama.cpp knows none with {decoder.layers} layers")
+    return decoder.having(
+        plain=plain,
+        rope=decoder.head_dim,
+        value=values,
+        queries=heads * (plain + decoder.head_dim),
+        values=heads * values,
+        latent=config.size("kv_lora_rank"),
+        latent_query=latent_query,
+        shared=shared,
+    )
+
+
+def _attention_fields(decoder: Decoder) -> list[Field]:
+    size = decoder.sizes
+    latent_query = size["latent_query"]
+    numbers = {
+        "vocab_size": decoder.vocab,
+        "attention.head_count_kv": 1,  # in the latent space all heads share one
+        "attention.kv_lora_rank": size["latent"],
+        "attention.key_length": size["latent"] + size["rope"],
+        "attention.value_length": size["latent"],
+        "attention.key_length_mla": size["plain"] + size["rope"],
+        "attention.value_length_mla": size["value"],
+        "rope.dimension_count": size["rope"],
+    }
+    if latent_query or decoder.layers not in LAYERS_OF_LITE:
+        numbers["attention.q_lora_rank"] = latent_query  # 0 says that there is none
+    return [Field.uint32(f"deepseek2.{key}", value) for key, value in numbers.items()]
+
+
+def _keys_and_values(decoder: Decoder) -> Iterator[Wanted]:
+    """kv_b_proj of every layer: (heads, plain part of a key + value, latent), as rows."""
+    size, heads = decoder.sizes, decoder.heads
+    plain, value, latent = size["plain"], size["value"], size["latent"]
+
+    def heads_apart(weight: np.ndarray) -> np.ndarray:
+        return weight.reshape(heads, plain + value, latent)
+
+    def key(weight: np.ndarray) -> np.ndarray:
+        return heads_apart(weight)[:, :plain].swapaxes(1, 2)
+
+    def values(weight: np.ndarray) -> np.ndarray:
+        return heads_apart(weight)[:, plain:]
+
+    for i in range(decoder.layers):
+        targets = (
+            Target(f"blk.{i}.attn_k_b.weight", (heads, latent, plain), key),
+            Target(f"blk.{i}.attn_v_b.weight", (heads, value, latent), values),
+        )
+        yield Wanted(f"model.layers.{i}.self_attn.kv_b_proj.weight", (heads * (plain + value), latent), targets)
+
+
+def _groups(config: Config, experts: int) -> tuple[list[Field], list[str]]:
+    """How experts are chosen: fields, and a note where llama.cpp rates groups of them otherwise."""
+    method = config.word("topk_method", "greedy", METHODS[config.values["scoring_func"]])
+    best = method == "group_limited_greedy"
+    if config.values["scoring_func"] == "softmax":
+        config.require("norm_topk_prob", False, "transformers' DeepSeek-V2 never normalizes")
+    fields = [Field.boolean("deepseek2.expert_weights_norm", True)] if config.flag("norm_topk_prob") else []
+    if not config.has("n_group"):
+        return fields, []
+    groups = config.size("n_group", most=experts)
+    used = config.size("topk_group", groups, most=groups)
+    if experts % groups or (groups > 1 and experts < 2 * groups):
+        config.complain("n_group", groups, f"a divisor of {config.key('num_experts')}, {experts}, of two or more each")
+    if groups > 1 and (used == groups or method == "greedy"):
+        return fields, []  # no limit
+    fields.append(Field.uint32("deepseek2.expert_group_count", groups))
+    fields.append(Field.uint32("deepseek2.expert_group_used_count", used))
+    return fields, [BEST_OF_GROUP] if best and groups > 1 else []
+
+
+def _yarn(config: Config) -> tuple[Config, list[Field]]:
+    """The config without what only these models' YaRN has, and the field for that.
+
+    transformers scales scores by (1 + 0.1 mscale_all_dim ln factor)², and the rotary part alone by mscale where it
+    differs; llama.cpp's graph can do the first (models/deepseek2.cpp).
+    """
+    key = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
+    values = config.values.get(key)
+    if not isinstance(values, Mapping) or "yarn" not in (values.get("type"), values.get("rope_type")):
+        return config, []
+    rope = config.sub(key)
+    scale = rope.number("mscale_all_dim")
+    for name, wanted in (("mscale", scale), ("attention_factor", 1.0)):
+        rope.require(name, wanted, "llama.cpp's deepseek2 graph scales the rotary part as the rest")
+    if not rope.has("mscale") and not rope.has("attention_factor"):
+        rope.complain("mscale", None, f"{scale:g}", "llama.cpp's deepseek2 graph scales the rotary part as the rest")
+    rest = {
+        name: value for name, value in values.items() if name not in ("mscale", "mscale_all_dim", "attention_factor")
+    }
+    factor = Field.float32("deepseek2.rope.scaling.yarn_log_multiplier", 0.1 * scale)
+    return Config({**config.values, key: rest}, config.where, config.problems, config.spellings), [factor]
+
+
+def _drafts(decoder: Decoder) -> Iterator[LeftOut]:
+    """Layers behind the last one, which guess tokens further ahead."""
+    count = decoder.config.size("num_nextn_predict_layers", 1, MAX_LAYERS, least=0)
+    for i in range(decoder.layers, decoder.layers + count):
+        yield LeftOut("", "a layer that predicts tokens further ahead", prefix=f"model.layers.{i}.")
