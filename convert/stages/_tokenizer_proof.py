@@ -24,7 +24,7 @@ from convert.gguf import pretokenizers
 from convert.gguf.fields import Field
 from convert.gguf.sentencepiece import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from convert.gguf.special_tokens import ENDS_BY_TEXT
-from convert.gguf.vocabularies.merged_pieces import space_prefix
+from convert.gguf.vocabularies.merged_pieces import has_metaspace
 from convert.gguf.vocabularies.ranks import ranks_file, read_ranks
 from convert.progress import Progress
 from convert.stages._tokenizer_references import Request
@@ -78,7 +78,6 @@ def request(file: Path, fields: Sequence[Field], companions: Companions) -> Requ
     tokens = list(zip(said["tokens"], said["token_type"], strict=True))
     added = {str(token["content"]): number for number, token in companions.added_tokens.items()}
     special = {text: number for number, (text, kind) in enumerate(tokens) if kind in (CONTROL, USER_DEFINED, UNKNOWN)}
-    scheme = _scheme(companions)
     return Request(
         file=str(file),
         **own,
@@ -87,7 +86,7 @@ def request(file: Path, fields: Sequence[Field], companions: Companions) -> Requ
         cuts=pretokenizers.cuts(said["pre"]) if said["model"] == "gpt2" else (),
         by_name=[text for text, kind in tokens if kind == NORMAL and text in ENDS_BY_TEXT],
         stripped=[str(t["content"]) for t in companions.added_tokens.values() if t.get("lstrip") or t.get("rstrip")],
-        space_first_only=scheme,
+        metaspace=_metaspace(companions),
         space_prefix=said.get("add_space_prefix") is True,
         ties=said["model"] == "t5",
         words=said["model"] == "bert",
@@ -121,10 +120,10 @@ def _reference(companions: Companions) -> dict[str, Any] | None:
     return None
 
 
-def _scheme(companions: Companions) -> bool:
-    """Whether a space goes before the text alone, not after special tokens in it."""
+def _metaspace(companions: Companions) -> bool:
+    """Whether the tokenizer's space before a text is Metaspace's."""
     tokenizer = companions.tokenizer_json
-    return tokenizer is not None and bool(space_prefix(tokenizer, "tokenizer.json")[1])
+    return tokenizer is not None and has_metaspace(tokenizer, "tokenizer.json")
 
 
 def _has_processor(companions: Companions) -> bool:

@@ -27,7 +27,7 @@ class Request:
     cuts: Sequence[str] = ()  # the expressions llama.cpp cuts by, where they are not the tokenizer's
     by_name: Sequence[str] = ()  # ordinary tokens llama.cpp takes for an end of text
     stripped: Sequence[str] = ()  # tokens that swallow the spaces beside them
-    space_first_only: bool = False  # the tokenizer puts a space before the text, and none after a special token
+    metaspace: bool = False  # the tokenizer puts no space before a space, and after a special token none or one
     space_prefix: bool = False
     ties: bool = False  # a unigram: the same tokens in another order are as probable
     words: bool = False  # WordPiece

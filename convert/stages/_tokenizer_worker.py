@@ -31,7 +31,7 @@ SHOWN = 5  # differences that are told; the count is of all
 NORMALIZATION = "text that the tokenizer normalizes and llama.cpp does not"
 BY_NAME = "tokens that llama.cpp takes for an end of text by their name"
 STRIPPED = "spaces beside tokens that swallow them"
-PREFIX = "the space after a special token inside the text"
+PREFIX = "the space before a text, and after a special token in it"
 CUTS = "llama.cpp's spelling of the pre-tokenizer"
 LONG = "words of more than 100 characters"
 MARKS = "vowel signs that llama.cpp drops with the accents"
@@ -144,7 +144,7 @@ class Comparison:
             return NORMALIZATION
         if self.variant is not None and self.variant.encode(text) == got:
             return CUTS
-        if self.request.space_first_only and self._part_by_part(text) == got:
+        if self.request.metaspace and self.request.space_prefix and self._part_by_part(text) == got:
             return PREFIX
         for limit, rewritten in _rewritten(self.request, text).items():
             if rewritten != text and self.reference.encode(rewritten) == self.candidate.encode(rewritten):
@@ -163,9 +163,12 @@ class Comparison:
         return "".join(p if p in special else self.reference.normalize(p).removeprefix(prefix) for p in parts)
 
     def _part_by_part(self, text: str) -> list[int]:
-        """The ids when every part between two special tokens is encoded like a text of its own."""
+        """The ids with llama.cpp's space before every part: one more than Metaspace puts where one is already."""
         special = self.request.special
-        parts = ([special[p]] if p in special else self.reference.encode(p) for p in self._parts(text))
+        parts = (
+            [special[p]] if p in special else self.reference.encode(f" {p}" if p[0] in " ▁" else p)
+            for p in self._parts(text)
+        )
         return [number for part in parts for number in part]
 
 

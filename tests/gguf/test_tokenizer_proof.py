@@ -131,6 +131,32 @@ def test_tokens_that_swallow_spaces_are_a_known_limit(tmp_path: Path) -> None:
     assert any("spaces beside tokens that swallow them" in note for note in heard.notes)
 
 
+def test_a_space_before_the_text_alone_is_a_known_limit(tmp_path: Path) -> None:
+    """As Mistral's tokenizer.json has it; llama.cpp puts one after every special token too."""
+    first = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    tokenizer = {**json.loads(sentencepiece_tokenizer(420)), "normalizer": None, "pre_tokenizer": first}
+    file, fields = written(tmp_path / "m", tokenizer)
+    heard = Heard()
+    proof.prove_tokenizer(file, fields, bundle_of(tmp_path / "m"), "fail", heard)
+    assert any("the space before a text, and after a special token" in note for note in heard.notes)
+
+
+def test_more_tokens_before_a_text_than_gguf_can_say_are_no_failure(tmp_path: Path) -> None:
+    """As GLM-4's [gMASK]<sop>; the plan has told of it."""
+    tokenizer = gpt2()
+    names = ["<|endoftext|>", "<|im_start|>"]
+    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    single = [
+        *({"SpecialToken": {"id": name, "type_id": 0}} for name in names),
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    tokens = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in names}
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+    around = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
+    file, fields = written(tmp_path / "m", {**tokenizer, "post_processor": around})
+    proof.prove_tokenizer(file, fields, bundle_of(tmp_path / "m"), "fail", Heard())
+
+
 def test_one_proof_serves_files_with_one_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, fields = written(tmp_path / "m", gpt2())
     source = bundle_of(tmp_path / "m")

@@ -37,6 +37,8 @@ def merged_pieces(companions: Companions, vocab_size: int, model: SentencePieceM
     if companions.tokenizer_json is not None:
         add_space_prefix, prefix_notes = space_prefix(companions.tokenizer_json, where)
         notes += prefix_notes
+        if add_space_prefix and has_metaspace(companions.tokenizer_json, where):
+            notes.append("llama.cpp puts a space before a text that begins with one too, the tokenizer does not")
     return Vocabulary(
         "llama",
         "default",
@@ -103,6 +105,13 @@ def _pieces_of_json(companions: Companions, where: str) -> dict[int, Piece]:
 def _joined(merges: object, where: str) -> Iterable[str]:
     """The piece every merge makes. Pieces have no spaces in them, so `left right` is as clear as a pair."""
     return (merge.replace(" ", "", 1) for merge in read_merges(merges, where))
+
+
+def has_metaspace(tokenizer: Mapping[str, Any], where: str) -> bool:
+    """Whether spaces are written as U+2581 by the pre-tokenizer Metaspace, which puts none before another."""
+    return any(
+        p.get("type") == "Metaspace" for p in pretokenizers.flat(tokenizer.get("pre_tokenizer"), "pretokenizers", where)
+    )
 
 
 def space_prefix(tokenizer: Mapping[str, Any], where: str) -> tuple[bool, list[str]]:
