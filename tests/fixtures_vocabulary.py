@@ -107,6 +107,13 @@ def write_gguf(path: Path, vocabulary: Sequence[Field], vocab_size: int) -> Path
     return path
 
 
+def template(*items: str) -> dict[str, Any]:
+    """A post-processor that puts `items` around the text, which is "A"."""
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    single = [text if item == "A" else {"SpecialToken": {"id": item, "type_id": 0}} for item in items]
+    return {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}}
+
+
 class Heard:
     """A Progress that keeps what it is told."""
 
