@@ -34,6 +34,7 @@ bench: .venv/installed
 # are fetched (77 MB, the sdist of llama-cpp-python) into .cache.
 parity: .venv/installed $(if $(LLAMA_CPP),,.cache/llama.cpp)
 	LLAMA_CPP="$(LLAMA_CPP)" $(BIN)/pytest -n 2 --dist worksteal tests/parity
+	$(BIN)/python -m tests.peer_vocabularies "$(or $(LLAMA_CPP),.cache/llama.cpp)"
 
 .cache/llama.cpp:
 	mkdir -p .cache

@@ -1,4 +1,4 @@
-"""Compare what our vocabularies encode on llama.cpp with llama.cpp's own test vocabularies. Run by hand.
+"""Compare what our vocabularies encode on llama.cpp with llama.cpp's own test vocabularies. `make parity` runs it.
 
     python -m tests.peer_vocabularies LLAMA_CPP_DIR [NAME ...]
 
