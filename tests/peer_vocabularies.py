@@ -217,6 +217,8 @@ def main(llama_cpp: Path, names: list[str]) -> int:
     """The number of vocabularies that differ."""
     differing = 0
     paths = sorted((llama_cpp / "models").glob("ggml-vocab-*.gguf"))
+    if not paths:
+        raise SystemExit(f"{llama_cpp}/models has no ggml-vocab-*.gguf")
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             name = path.stem.removeprefix("ggml-vocab-")
