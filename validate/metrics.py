@@ -152,6 +152,11 @@ def number(value: float, limit: float | None = None) -> str:
     return repr(value)
 
 
+def resampled(name: str) -> str:
+    """What a metric's draws are of."""
+    return "clicks" if name.startswith("click_") else "texts"
+
+
 def default_limits(type_: str, projector: str | None = None) -> Mapping[str, float]:
     """The limits an output of this type has to keep where the recipe names none: `Q4_K_M` falls under `Q4`.
 

@@ -16,6 +16,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 DRAWS = 1000
+SURE = 0.95  # of the draws, on which a limit is missed
 SEED = 20
 WANTED_BLOCKS = 16
 SHORTEST_BLOCK = 16  # positions

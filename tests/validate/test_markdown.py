@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
@@ -56,6 +57,19 @@ def test_how_surely_is_said(sample: str) -> None:
     assert "kl_mean 0.0262, limit ≤ 0.01 (surely: 100 % of resampled texts miss it)" in head
     assert "- Passed, but not surely: " in head
     assert "`fara-nano-i1-Q3_K_M.gguf`" in head
+
+
+def test_a_limit_missed_by_chance_is_told_in_one_bracket() -> None:
+    unsure = Measurement(metrics=KEPT | {"kl_mean": 0.2}, draws={"kl_mean": np.linspace(0.05, 0.25, 101)})
+    head = to_markdown(make_report(unsure)).partition("\n## ")[0]
+    assert "kl_mean 0.2, limit ≤ 0.1 (not surely: 74 % of resampled texts miss it)\n" in head
+
+
+def test_a_check_that_has_nothing_to_compare_says_so() -> None:
+    silent = Check("templates", "chat template", 0, 0, (), "templates_equal", "the source has no chat template")
+    page = to_markdown(make_report(Measurement(metrics=dict(KEPT), checks=[silent])))
+    assert "- Chat template, not compared: the source has no chat template (`m0`)" in page
+    assert ", :" not in page
 
 
 def test_what_to_do_is_said_once_for_all_whom_it_helps(sample: str) -> None:

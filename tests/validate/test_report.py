@@ -98,6 +98,11 @@ def test_a_limit_missed_by_less_than_the_noise_is_said_to_be() -> None:
     assert verdict(sure, {"kl_mean": 0.0008}) == ("failed", "kl_mean 0.001, limit <= 0.0008")
 
 
+def test_what_was_resampled_is_called_what_it_is() -> None:
+    few = Measurement(metrics=GOOD | {"click_drop": 0.1}, draws={"click_drop": np.linspace(0.0, 0.2, 101)})
+    assert "of resampled clicks: measure on more)" in verdict(few, {"click_drop": 0.05})[1]
+
+
 def make_report(*measurements: Measurement) -> Report:
     """A report of GGUF files m0, m1, … that are held to two limits."""
 

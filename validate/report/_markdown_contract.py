@@ -20,7 +20,7 @@ def contract(report: Report) -> Iterable[str]:
         return
     yield "## Contract: what must be equal, not close"
     yield ""
-    alike = [title for name, title in sections.checks(report) if all(_same(o, name) for o in checked)]
+    alike = [title for name, title in sections.checks(report) if _alike(checked, name)]
     if alike:
         who = "the output" if len(checked) == 1 else f"all {len(checked)} outputs that were checked"
         yield f"Equal in {who}: {text('; '.join(alike))}."
@@ -29,16 +29,17 @@ def contract(report: Report) -> Iterable[str]:
     found = sections.differences(report)
     for entry in (d for d in found if d.state == "bad"):
         yield from _difference(entry, "**differs**")
-    quiet = [line for d in found if d.state != "bad" for line in _difference(d, _QUIET.get(d.state, ""))]
+    quiet = [line for d in found if d.state != "bad" for line in _difference(d, _QUIET[d.state])]
     yield from folded("Notes, and differences that decide nothing here", quiet)
 
 
-_QUIET = {"note": "known, or within its limit", "ok": "equal"}
+_QUIET = {"note": "known, or within its limit", "ok": "equal", "": "not compared"}
 
 
-def _same(output: Output, name: str) -> bool:
-    check = output["contract"].get(name)
-    return check is None or check["equal"] == check["total"]
+def _alike(outputs: Iterable[Output], name: str) -> bool:
+    """Whether nothing differs where anything was compared."""
+    compared = [c for o in outputs if (c := o["contract"].get(name)) is not None and c["total"]]
+    return bool(compared) and all(check["equal"] == check["total"] for check in compared)
 
 
 def _unchecked(outputs: Iterable[Output]) -> Iterable[str]:

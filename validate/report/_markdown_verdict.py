@@ -43,7 +43,7 @@ def _to_do(report: Report) -> Iterable[str]:
 def _close_calls(report: Report) -> Iterable[str]:
     calls = list(dict.fromkeys(label for _, label, _ in verdicts.close_calls(report)))
     if calls:
-        yield f"- Passed, but not surely: {codes(calls)}; Limits, below, has how often resampled texts miss them"
+        yield f"- Passed, but not surely: {codes(calls)}; Limits, below, has how often other texts or clicks miss them"
 
 
 def _facts(report: Report) -> Iterable[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from validate import statistics
 from validate.measurement import Measurement
-from validate.metrics import DEFINITIONS, Better, Metric
+from validate.metrics import DEFINITIONS, Better, Metric, resampled
 from validate.report.schema import (
     CheckEntry,
     ClickEntry,
@@ -51,15 +51,14 @@ def verdict(measurement: Measurement, limits: Mapping[str, float]) -> tuple[Stat
     return ("failed", "; ".join(reasons)) if reasons else ("passed", "")
 
 
-SURE = 0.95  # of the resampled texts, on which a limit is missed
-
-
 def _doubt(metric: Metric, draws: np.ndarray | None) -> str:
     """Words behind a limit that was missed, where it may have been by chance."""
     if draws is None or metric.limit is None:
         return ""
     worse = statistics.p_worse(draws, metric.limit, metric.better is Better.LOWER)
-    return "" if worse >= SURE else f" (not surely: kept on {1 - worse:.0%} of resampled texts; measure on more)"
+    if worse >= statistics.SURE:
+        return ""
+    return f" (not surely: kept on {1 - worse:.0%} of resampled {resampled(metric.name)}: measure on more)"
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from validate.metrics import number
+from validate.metrics import number, resampled
 from validate.report.advice import advice, kept
 from validate.report.axes import short_names
 from validate.report.schema import Limit, Output, Report
 from validate.report.words import listed, percent, plural, scientific, size, visible
-
-SURE = 0.95  # of the resampled texts
+from validate.statistics import SURE
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _gate(name: str, limit: Limit, output: Output) -> Gate:
     state = "unknown" if inside is None else "broken" if not inside else "close" if _close(p) else "kept"
     better = {"<=": "≤", ">=": "≥"}.get(limit["better"], limit["better"])
     return Gate(
-        visible(name), shown, better, f"{limit['limit']:g}", visible(limit["source"]), state, _certainty(state, p)
+        visible(name), shown, better, f"{limit['limit']:g}", visible(limit["source"]), state, _certainty(name, state, p)
     )
 
 
@@ -101,10 +100,10 @@ def _close(p_worse: float | None) -> bool:
     return p_worse is not None and p_worse > 1 - SURE
 
 
-def _certainty(state: str, p_worse: float | None) -> str:
+def _certainty(name: str, state: str, p_worse: float | None) -> str:
     if p_worse is None or state in ("unknown", "kept"):
         return ""
-    missed = f"{percent(p_worse, 0)} % of resampled texts miss it"
+    missed = f"{percent(p_worse, 0)} % of resampled {resampled(name)} miss it"
     if state == "broken":
         return f"surely: {missed}" if p_worse >= SURE else f"not surely: {missed}"
     return f"not surely: {missed}"
