@@ -41,9 +41,9 @@ def lenient(self, tokenizer):
         return "qwen2"
 TextModel.get_vocab_base_pre = lenient
 load = TextModel.load_hparams
-def whole(folder, *more):
+def whole(folder, *more, **words):
     own = json.loads((folder / "config.json").read_text())
-    return {**{key: own[key] for key in RENAMED if key in own}, **load(folder, *more)}
+    return {**{key: own[key] for key in RENAMED if key in own}, **load(folder, *more, **words)}
 ModelBase.load_hparams = staticmethod(whole)
 for line in sys.stdin:
     request = json.loads(line)
