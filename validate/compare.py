@@ -190,7 +190,7 @@ class _Comparison:
         prompts, wanted = self.seen_greedy
         got = [session.generate(prompt, GREEDY_TOKENS) for prompt in prompts]
         result.greedy = continuation.continued(prompts, wanted, got)
-        result.metrics["greedy_equal"] = result.greedy.share
+        result.metrics |= result.greedy.metrics
 
     def measure_stops(self, session: Session, result: Measurement) -> None:
         if not result.over and self.stops:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,9 +23,9 @@ class Greedy:
     lengths: tuple[int, ...]  # of each prompt, the leading tokens that are the same
 
     @property
-    def share(self) -> float:
-        """The metric greedy_equal; NaN, which passes no limit, where neither side wrote anything."""
-        return self.equal / self.tokens if self.tokens else float("nan")
+    def metrics(self) -> Mapping[str, float]:
+        """greedy_equal; nothing where neither side wrote anything."""
+        return {"greedy_equal": self.equal / self.tokens} if self.tokens else {}
 
 
 def beginnings(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from validate.continuation import PROMPT_TOKENS, PROMPTS, Greedy, beginnings, continued
@@ -23,19 +21,20 @@ from validate.continuation import PROMPT_TOKENS, PROMPTS, Greedy, beginnings, co
 def test_the_common_beginning(reference: list[int], candidate: list[int], equal: int, tokens: int) -> None:
     got = continued([[5] * 7], [reference], [candidate])
     assert got == Greedy(prompts=1, prompt_tokens=7, tokens=tokens, equal=equal, lengths=(equal,))
-    assert got.share == equal / tokens
+    assert got.metrics == {"greedy_equal": equal / tokens}
 
 
 def test_all_prompts_count() -> None:
     got = continued([[1], [2, 3]], [[1, 2, 3], [4, 5]], [[1, 2, 9], [7, 5]])
     assert got == Greedy(prompts=2, prompt_tokens=3, tokens=5, equal=2, lengths=(2, 0))
-    assert got.share == 0.4
+    assert got.metrics == {"greedy_equal": 0.4}
     with pytest.raises(ValueError, match="zip"):
         continued([[1]], [[1]], [])
 
 
-def test_nothing_written_is_no_pass() -> None:
-    assert math.isnan(continued([[1]], [[]], [[]]).share)
+def test_where_nobody_writes_nothing_is_measured() -> None:
+    assert continued([[1]], [[]], [[]]).metrics == {}  # no number, which a limit fails and which alone does not
+    assert continued([[1]], [[2]], [[]]).metrics == {"greedy_equal": 0.0}
 
 
 def test_a_prompt_is_the_beginning_of_a_window() -> None:
