@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,18 @@ QWEN = Words(
     {"bos_token_id": 480, "eos_token_id": 482, "pad_token_id": 480},
 )
 """Byte-level BPE; 16 rows of the embedding belong to no token."""
+
+GLM = replace(QWEN, tokenizer=lambda: _with_token(tiny.qwen_tokenizer(496), "<|user|>"))
+"""The same with the token that GLM's converter asks for."""
+
+
+def _with_token(tokenizer: str, token: str) -> str:
+    """The tokenizer.json with one more special token."""
+    made = json.loads(tokenizer)
+    last = made["added_tokens"][-1]
+    made["added_tokens"].append({**last, "id": last["id"] + 1, "content": token, "special": True})
+    return json.dumps(made)
+
 
 SHARP: Mapping[str, float] = {
     "q_proj.weight": 12,

@@ -1,0 +1,42 @@
+"""Command-R7B, Command-A: windows with positions, and every fourth layer without either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.architectures._config import Config
+from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
+from convert.architectures._part import Part
+from convert.architectures._rope import Rotary
+from convert.architectures._window import require_every
+from convert.architectures.cohere import ROWS, cohere_fields
+from convert.gguf.fields import Field
+
+CLASSES = ("Cohere2ForCausalLM",)
+
+GRAPH = Graph(
+    "cohere2",
+    layer_norm=True,
+    epsilon="layer_norm_eps",
+    default_epsilon=1e-5,
+    rotary=Rotary(()),
+    square=True,
+    windowed=True,
+    tied=True,
+)
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    config = Config(values).with_defaults(sliding_window=4096)
+    decoder = read_decoder(config, GRAPH)
+    config.require("rotary_pct", 1.0, "transformers turns entire heads whatever it says")
+    fields = [
+        *cohere_fields(decoder),
+        *head_size_fields(decoder),
+        Field.uint32("cohere2.attention.sliding_window", require_every(config, decoder.layers, 4)),
+        Field.uint32("cohere2.vocab_size", decoder.vocab),
+        Field.uint32("cohere2.rope.dimension_count", decoder.head_dim),
+    ]
+    return decoder_part(decoder, ROWS, fields)

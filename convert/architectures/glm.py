@@ -1,0 +1,22 @@
+"""GLM-4 (9B of 2024) and GLM-Edge in transformers' own layout: half of each head turns, gate and up in one matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from convert.architectures import glm4
+from convert.architectures._config import Config
+from convert.architectures._decoder import decoder_part, read_decoder
+from convert.architectures._part import Part
+
+CLASSES = ("GlmForCausalLM",)
+
+GRAPH = replace(glm4.GRAPH, name="chatglm", square=True)
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    decoder = read_decoder(Config(values).with_defaults(head_dim=128), GRAPH)
+    return decoder_part(decoder, glm4.rows(decoder))

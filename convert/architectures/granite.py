@@ -1,0 +1,35 @@
+"""Granite: Llama's layers with four multipliers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.architectures._config import Config
+from convert.architectures._decoder import Graph, decoder_part, read_decoder
+from convert.architectures._part import Part, Row
+from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
+from convert.architectures.granitemoe import MULTIPLIERS
+from convert.architectures.llama import side_by_side
+from convert.gguf.fields import Field
+
+CLASSES = ("GraniteForCausalLM",)
+
+GRAPH = Graph("granite", default_epsilon=1e-6, square=True)
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    config = Config(values)
+    decoder = read_decoder(config, GRAPH)
+    rows: list[Row] = [*ENDS, *NORMS, *ATTENTION, *MLP]
+    if config.flag("attention_bias"):
+        rows += biases(ATTENTION)
+    if config.flag("mlp_bias"):
+        rows += biases(MLP)
+    fields = [
+        Field.uint32("granite.vocab_size", decoder.vocab),
+        Field.uint32("granite.rope.dimension_count", decoder.head_dim),
+        *(Field.float32(f"granite.{name}", config.number(key, 1.0)) for key, name in MULTIPLIERS.items()),
+    ]
+    return decoder_part(decoder, rows, fields, side_by_side(decoder))

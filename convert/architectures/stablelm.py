@@ -1,0 +1,47 @@
+"""StableLM: LayerNorm, a quarter of each head turns; the 12B has norms of its own for every head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from convert.architectures._config import Config
+from convert.architectures._decoder import Decoder, Extra, Graph, decoder_part, read_decoder
+from convert.architectures._part import Part, Row, Wanted, expand
+from convert.architectures._rope import Rotary
+from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, B, L, biases
+from convert.gguf.fields import Field
+
+CLASSES = ("StableLmForCausalLM", "StableLMEpochForCausalLM")
+
+GRAPH = Graph(
+    "stablelm",
+    layer_norm=True,
+    epsilon="layer_norm_eps",
+    default_epsilon=1e-5,
+    rotary=Rotary(("linear",), partial=0.25),
+    square=True,
+)
+HEAD_NORMS = (("q_layernorm", "attn_q_norm"), ("k_layernorm", "attn_k_norm"))
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    config = Config(values)
+    decoder = read_decoder(config, GRAPH)
+    config.require("tie_word_embeddings", False, "llama.cpp's stablelm graph wants a head of its own")
+    parallel = config.flag("use_parallel_residual")
+    norms = NORMS[:1] if parallel else NORMS
+    rows: list[Row] = [*ENDS, *norms, *biases(norms, ENDS[1:]), *ATTENTION, *MLP]
+    if config.flag("use_qkv_bias"):
+        rows += biases(QKV)
+    fields = [Field.boolean("stablelm.use_parallel_residual", parallel)]
+    wanted = _head_norms(decoder) if config.flag("qk_layernorm") else ()
+    return decoder_part(decoder, rows, fields, extra=Extra(wanted=wanted))
+
+
+def _head_norms(decoder: Decoder) -> Iterator[Wanted]:
+    """One tensor a head in the checkpoint, one a layer in the file."""
+    for (source, target), heads in zip(HEAD_NORMS, (decoder.heads, decoder.kv_heads), strict=True):
+        row: Row = (f"{L}.self_attn.{source}.norms.{{e}}.weight", f"{B}.{target}.weight", ("head",))
+        yield from expand((row,), {**decoder.sizes, "experts": heads}, layers=decoder.layers)
