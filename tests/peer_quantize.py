@@ -27,7 +27,7 @@ from convert.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
 from quantize.mixes import MIXES
 from tests import tiny
 from tests.fixtures_gguf import convert, read_gguf
-from tests.peer_compare import tensor_difference
+from tests.parity.upstream import tensor_difference
 
 GOLDEN = Path(__file__).parent / "gguf" / "golden_quantize.json"
 ONLY_WEIGHTED = ("Q2_K_S",)  # llama-quantize makes it with an importance matrix only

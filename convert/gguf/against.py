@@ -55,8 +55,9 @@ class TensorError:
 def tensor_errors(path: Path, folder: Path, most_values: int | None = None) -> Iterator[TensorError]:
     """The error of every tensor in the GGUF file at `path`, in its order, against the checkpoint in `folder`.
 
-    Reads a few MiB at a time; with `most_values`, about so many of each tensor, in pieces spread over it. Raises InputError where the file is not of this checkpoint, and StageError where gguf-py
-    is not installed or cannot decode a type.
+    Reads a few MiB at a time; with `most_values`, about so many of each tensor, in pieces spread over it. Raises
+    InputError where the file is not of this checkpoint, and StageError where gguf-py is not installed or cannot decode
+    a type.
     """
     header = read_gguf_header(path)
     architecture = next((f.value for f in header.fields if f.key == "general.architecture"), None)

@@ -141,14 +141,15 @@ def compare(ours: Path, theirs: Path) -> list[Difference]:
 def _tensors(a: Any, b: Any) -> Iterator[Difference]:
     left, right = {t.name: t for t in a.tensors}, {t.name: t for t in b.tensors}
     for name in dict.fromkeys([*left, *right]):
-        if text := _tensor_difference(left.get(name), right.get(name)):
+        if text := tensor_difference(left.get(name), right.get(name)):
             yield Difference(name, text, tensor=True)
     if left.keys() == right.keys() and list(left) != list(right):
         first = next(pair for pair in zip(left, right, strict=True) if pair[0] != pair[1])
         yield Difference("order of tensors", f"{first[0]} stands where theirs has {first[1]}")
 
 
-def _tensor_difference(ours: Any, theirs: Any) -> str:
+def tensor_difference(ours: Any, theirs: Any) -> str:
+    """In words what two tensors differ in; empty when they are equal."""
     if ours is None or theirs is None:
         return "only theirs" if ours is None else "only ours"
     if list(ours.shape) != list(theirs.shape):
