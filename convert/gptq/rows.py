@@ -84,11 +84,8 @@ def _screen_rows(folder: Any, path: Path, count: int, length: int, draw: random.
     try:
         tasks = vision.read_clicks(path)
         for task in draw.sample(tasks, min(count, len(tasks))):
-            seen = folder.see([vision.read_image(task.image)])
             prompt = folder.image_prompt(task.instruction, task.tools)
-            ids, mask = folder.image_rows([prompt], seen["image_grid_thw"])
-            image_id = folder.identity().image_ids["image_token_id"]
-            yield {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == image_id) * mask, **seen}
+            yield folder.image_inputs([prompt], [vision.read_image(task.image)])
     except ValueError as error:
         raise InputError(str(path), str(error), "screenshots with instructions") from error
 

@@ -6,9 +6,10 @@ the weights is what answers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,8 @@ from typing import Any, Self
 import numpy as np
 
 from validate.hush import hush_torchao
-from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
+from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported, _images
+from validate.runtimes._images import Images, Seen
 
 _IMAGE_IDS = ("image_token_id", "vision_start_token_id", "vision_end_token_id", "video_token_id")
 
@@ -130,86 +132,95 @@ class CheckpointFolder:
     @functools.cached_property
     def _processor(self) -> Any:
         """The image processor that needs PIL only: torchvision's would drag a CUDA build of torch along."""
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+        import transformers
 
         try:
-            return Qwen2VLImageProcessorPil.from_pretrained(self._folder, local_files_only=True)
-        except Exception as error:
+            with quiet():
+                return transformers.AutoImageProcessor.from_pretrained(
+                    self._folder, backend="pil", local_files_only=True
+                )
+        except Exception as error:  # anything from OSError to KeyError, as for the rest of a folder
             raise RuntimeFailure(f"the image processor does not load: {first_line(error)}") from error
 
+    @functools.cached_property
+    def images(self) -> Images:
+        """What the family makes of images; raises Unsupported for a family that is not known."""
+        model_type = str(self._config.model_type)
+        found = _images.for_model(model_type)
+        if found is None:
+            known = ", ".join(_images.known())
+            raise Unsupported(f"how images are put into {model_type} is not known here, only for {known}")
+        images = found(self._processor, self._config, self.tokenizer)
+        with _reading_images("the image processor does not suit the model"):
+            _ = images.span, images.unit, images.pixel_limits  # all that both together say
+        return images
+
     def image_tokens(self, width: int, height: int) -> int:
-        """As the processor counts; raises RuntimeFailure for a size that it refuses."""
-        try:
-            patches = self._processor.get_number_of_image_patches(height, width)
-        except (ValueError, ZeroDivisionError) as error:  # one side 200 times the other
-            raise RuntimeFailure(f"the image processor refuses {width} x {height}: {first_line(error)}") from error
-        return int(patches // self._processor.merge_size**2)
+        """As the processor counts; raises RuntimeFailure for a size that it refuses, one side 200 times the other."""
+        images = self.images
+        with _reading_images(f"the image processor refuses {width} x {height}"):
+            return images.tokens(width, height)
 
     @property
     def image_unit(self) -> int:
         """Pixels of the side of what becomes one image token."""
-        return int(self._processor.patch_size * self._processor.merge_size)
+        return self.images.unit
 
     @functools.cached_property
     def _pixel_limits(self) -> tuple[int, int] | None:
         if getattr(self._config, "vision_config", None) is None:
             return None
         try:
-            size = self._processor.size
-            return int(size["shortest_edge"]), int(size["longest_edge"])
-        except (RuntimeFailure, KeyError, TypeError):  # no processor, or one of another family
+            return self.images.pixel_limits
+        except RuntimeFailure:  # no processor, or a family whose images are not known
             return None
 
     def image_prompt(self, text: str, tools: Sequence[Message] | None = None) -> str:
         """A user's turn of one image and `text`, rendered, with IMAGE_MARK where the image goes.
 
         By the tokenizer's template, else the processor's; a checkpoint whose templates know no images gets the bare
-        two, one after the other.
+        two, one after the other. What the source writes around an image, and runtimes do not, is in the prompt.
         """
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
+        span, (before, behind) = self.images.span, self.images.around
         for templates in (self._templates(), self._processor_templates()):
             try:
                 prompt = self.render([message], tools, True, templates)
             except Exception:  # a template raises what it likes when content is not a string
                 continue
-            if prompt.count(self.image_span) == 1:
-                return prompt.replace(self.image_span, IMAGE_MARK)
-        return f"{IMAGE_MARK}{text}"
-
-    @functools.cached_property
-    def image_span(self) -> str:
-        """What the source's chat template writes for one image."""
-        ids = self.identity().image_ids
-        names = ("vision_start_token_id", "image_token_id", "vision_end_token_id")
-        return "".join(self.tokenizer.convert_ids_to_tokens(ids[name]) for name in names if name in ids)
+            if prompt.count(span) == 1:
+                return prompt.replace(span, f"{before}{IMAGE_MARK}{behind}")
+        return f"{before}{IMAGE_MARK}{behind}{text}"
 
     def processed_size(self, pixels: np.ndarray) -> tuple[int, int]:
         """(width, height) the source's processor gives the model; the image's own when nothing is resized."""
-        _, rows, columns = self.see([pixels])["image_grid_thw"][0].tolist()
-        patch = self._processor.patch_size
-        return columns * patch, rows * patch
+        return self.seen([pixels]).size
 
-    def see(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """What the image processor makes of images: pixel_values (patch, value), image_grid_thw (image, 3)."""
-        from PIL import Image
+    def seen(self, images: Sequence[np.ndarray]) -> Seen:
+        """What the image processor makes of images. Raises RuntimeFailure for one that it refuses."""
+        family = self.images
+        with _reading_images("the image processor refuses an image"):
+            return family.see(images)
 
-        return dict(self._processor([Image.fromarray(pixels) for pixels in images], return_tensors="np"))
+    def image_inputs(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """All that the model takes of prompts with an IMAGE_MARK each: one batch, padded on the left."""
+        seen, image_id = self.seen(images), self._config.image_token_id
+        ids, mask = self.image_rows(prompts, seen)
+        wanted, got = sum(written.count(self.images.token) for written in seen.written), int((ids == image_id).sum())
+        if wanted != got:
+            raise RuntimeFailure(
+                f"the tokenizer makes {got} image tokens of {wanted}: {self.images.token!r} is no token"
+            )
+        kinds = {self.images.kinds: ((ids == image_id) * mask).astype(np.int32)} if self.images.kinds else {}
+        return {"input_ids": ids, "attention_mask": mask, **kinds, **seen.arrays}
 
-    def image_rows(self, prompts: Sequence[str], image_grid_thw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def image_rows(self, prompts: Sequence[str], seen: Seen) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and their mask, int64 (prompt, token): a batch padded on the left.
 
-        Each prompt has one IMAGE_MARK; its placeholder is repeated once per embedding of the image.
+        Each prompt has one IMAGE_MARK; in its place stands the image's token, once per embedding.
         """
-        image_id = self.identity().image_ids.get("image_token_id", -1)
-        if image_id < 0:
-            raise Unsupported("the config has no image_token_id: images of this family are not known here yet")
-        counts = image_grid_thw.prod(1) // self._processor.merge_size**2
-        rows = []
-        for prompt, count in zip(prompts, counts.tolist(), strict=True):
-            ids = self.tokenize(prompt.replace(IMAGE_MARK, self.image_span))
-            where = ids.index(image_id)
-            rows.append(ids[:where] + [image_id] * count + ids[where + 1 :])
-        return self.padded(rows)
+        texts = [p.replace(IMAGE_MARK, written) for p, written in zip(prompts, seen.written, strict=True)]
+        return self.padded([self.tokenize(text) for text in texts])
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Ids and mask of a batch, int64 (row, token), padded on the left."""
@@ -228,6 +239,17 @@ class CheckpointFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _reading_images(what: str) -> Iterator[None]:
+    """A processor and a config are strangers' files, and raise what they like."""
+    try:
+        yield
+    except RuntimeFailure:
+        raise
+    except Exception as error:
+        raise RuntimeFailure(f"{what}: {first_line(error)}") from error
 
 
 def _generation(folder: Path) -> Any:

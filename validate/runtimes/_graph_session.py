@@ -20,6 +20,7 @@ import numpy as np
 
 from validate.runtimes import Identity, RuntimeFailure, Unsupported
 from validate.runtimes._folder import CheckpointFolder, until_end
+from validate.runtimes._images import Seen
 from validate.speed import Timed
 
 MAIN_STEMS = ("decoder_model_merged", "model")  # what a file that gives logits is called before its suffix
@@ -132,7 +133,7 @@ class Session(CheckpointFolder, Timed):
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        return self._look(self.see([pixels]))
+        return self._look(self.seen([pixels]).arrays)
 
     def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
         return self._read_images([prompt], [pixels])[0][0]  # type: ignore[no-any-return]
@@ -144,9 +145,9 @@ class Session(CheckpointFolder, Timed):
         self._need_eyes()
         return super().image_tokens(width, height)
 
-    def see(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    def seen(self, images: Sequence[np.ndarray]) -> Seen:
         self._need_eyes()
-        return super().see(images)
+        return super().seen(images)
 
     def _need_eyes(self) -> None:
         if self._eyes is None:
@@ -161,10 +162,10 @@ class Session(CheckpointFolder, Timed):
         """The last logits of prompts with an image each, a batch padded on the left, and the state after them."""
         from validate.runtimes import _qwen2_5_vl_inputs as inputs  # shipped beside the graphs, and so proven with them
 
-        seen = self.see(images)
-        grid, image_id = seen["image_grid_thw"], self._identity.image_ids.get("image_token_id", -1)
-        ids, mask = self.image_rows(prompts, grid)
-        embeds = inputs.merge_images(self._embed(ids), ids, self._look(seen), image_id)
+        seen = self.seen(images)
+        grid, image_id = seen.arrays["image_grid_thw"], self._identity.image_ids.get("image_token_id", -1)
+        ids, mask = self.image_rows(prompts, seen)
+        embeds = inputs.merge_images(self._embed(ids), ids, self._look(seen.arrays), image_id)
         positions, deltas = inputs.position_ids(
             ids, mask, grid, image_token_id=image_id, spatial_merge_size=self._processor.merge_size
         )

@@ -121,7 +121,7 @@ _SIGNATURES: tuple[tuple[str, Any, list[Any]], ...] = (
     ("llama_model_load_from_file", _P, [_S, ModelParams]),
     ("llama_model_free", None, [_P]),
     ("llama_model_get_vocab", _P, [_P]),
-    ("llama_model_n_embd", _I, [_P]),
+    ("llama_model_n_embd_inp", _I, [_P]),
     ("llama_model_n_params", C.c_uint64, [_P]),
     ("llama_model_meta_count", _I, [_P]),
     ("llama_model_meta_key_by_index", _I, [_P, _I, _S, C.c_size_t]),

@@ -309,28 +309,31 @@ class LlamaSession(Timed):
             lib.mtmd_bitmap_free(bitmap)
 
     @contextlib.contextmanager
-    def _image_chunk(self, pixels: np.ndarray) -> Iterator[tuple[Any, int]]:
-        """The chunk that mtmd makes of an image, and how many tokens it has."""
+    def _image_chunks(self, pixels: np.ndarray) -> Iterator[list[tuple[Any, int]]]:
+        """The chunks that mtmd makes of an image, one for each tile, and how many tokens each has."""
         lib = self._lib
         with self._chunks(IMAGE_MARK, pixels) as chunks:
-            for i in range(lib.mtmd_input_chunks_size(chunks)):
-                chunk = lib.mtmd_input_chunks_get(chunks, i)
-                if lib.mtmd_input_chunk_get_type(chunk) == api.IMAGE_CHUNK:
-                    yield chunk, lib.mtmd_input_chunk_get_n_tokens(chunk)
-                    return
-        raise RuntimeFailure("llama.cpp made no image chunk of an image")
+            every = [lib.mtmd_input_chunks_get(chunks, i) for i in range(lib.mtmd_input_chunks_size(chunks))]
+            found = [chunk for chunk in every if lib.mtmd_input_chunk_get_type(chunk) == api.IMAGE_CHUNK]
+            if not found:
+                raise RuntimeFailure("llama.cpp made no image chunk of an image")
+            yield [(chunk, lib.mtmd_input_chunk_get_n_tokens(chunk)) for chunk in found]
 
     def image_tokens(self, width: int, height: int) -> int:
-        with self._image_chunk(np.zeros((height, width, 3), np.uint8)) as (_, count):
-            return count
+        with self._image_chunks(np.zeros((height, width, 3), np.uint8)) as chunks:
+            return sum(count for _, count in chunks)
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        with self._image_chunks(pixels) as chunks:
+            return np.concatenate([self._embed(chunk, count) for chunk, count in chunks])
+
+    def _embed(self, chunk: Any, count: int) -> np.ndarray:
+        """Embeddings (image token, what the text model takes): its width, and more where deeper layers take some."""
         lib = self._lib
-        with self._image_chunk(pixels) as (chunk, count):
-            if lib.mtmd_encode_chunk(self._eyes, chunk):
-                raise self._log.failure("could not encode the image")
-            shape = (count, lib.llama_model_n_embd(self._model))
-            return np.ctypeslib.as_array(lib.mtmd_get_output_embd(self._eyes), shape).copy()
+        if lib.mtmd_encode_chunk(self._eyes, chunk):
+            raise self._log.failure("could not encode the image")
+        shape = (count, lib.llama_model_n_embd_inp(self._model))
+        return np.ctypeslib.as_array(lib.mtmd_get_output_embd(self._eyes), shape).copy()
 
     def _read(self, prompt: str, pixels: np.ndarray, more: int) -> int:
         """Decode a prompt with an image; the position of the next token."""

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,29 +167,28 @@ class TransformersSession(CheckpointFolder, Timed):
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        arrays = self._tensors(self.seen([pixels]).arrays)
         with self._running():
-            out = self._model.get_image_features(**self._tensors(self.see([pixels])))
-        out = getattr(out, "pooler_output", out)
-        rows = out if isinstance(out, self._torch.Tensor) else self._torch.cat(list(out))
-        return rows.numpy()  # type: ignore[no-any-return]
+            out = self._model.get_image_features(**arrays)
+            rows = self._rows(getattr(out, "pooler_output", out))
+            deep = [self._rows(level) for level in getattr(out, "deepstack_features", None) or ()]
+            return self._torch.cat([rows, *deep], -1).numpy()  # type: ignore[no-any-return]
+
+    def _rows(self, features: Any) -> Any:
+        """Embeddings (image token, hidden) of a tensor of any axes before the last, or of a list of such."""
+        parts = [features] if isinstance(features, self._torch.Tensor) else features
+        return self._torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
 
     def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
+        inputs = self._tensors(self.image_inputs([prompt], [pixels]))
         with self._running():
-            out = self._model(**self._image_inputs([prompt], [pixels]), use_cache=False)
+            out = self._model(**inputs, use_cache=False)
         return out.logits[0, -1].numpy()  # type: ignore[no-any-return]
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
-        return self._greedy(self._image_inputs(prompts, images), count)
+        return self._greedy(self._tensors(self.image_inputs(prompts, images)), count)
 
-    def _image_inputs(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, Any]:
-        """One batch, padded on the left; each image's placeholder repeated once per embedding."""
-        seen = self.see(images)
-        ids, mask = self.image_rows(prompts, seen["image_grid_thw"])
-        kinds = (ids == self.identity().image_ids["image_token_id"]) * mask
-        batch = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": kinds.astype(np.int32), **seen}
-        return self._tensors(batch)
-
-    def _tensors(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {name: self._torch.from_numpy(array) for name, array in arrays.items()}
 
     def close(self) -> None:

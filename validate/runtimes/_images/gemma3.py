@@ -1,0 +1,35 @@
+"""Gemma 3: every image becomes a square of one size, between a mark for its begin and one for its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from validate.runtimes import _images
+from validate.runtimes._images import Size
+
+MODELS = ("gemma3",)
+
+
+class Images(_images.Images):
+    """Image tokens see each other in both directions, which token_type_ids say."""
+
+    kinds = "token_type_ids"
+    options: ClassVar[Mapping[str, Any]] = {"do_pan_and_scan": False}  # as Gemma3Processor calls it
+    unused = ("num_crops",)
+    around = ("\n\n", "\n\n")  # Gemma3Processor's full_image_sequence; llama.cpp's mtmd writes the marks alone
+
+    @property
+    def tile(self) -> Size:
+        return int(self.processor.size["width"]), int(self.processor.size["height"])
+
+    @property
+    def tile_tokens(self) -> int:
+        return int(self.config.mm_tokens_per_image)
+
+    @property
+    def span(self) -> str:
+        return self.text_of(self.config.boi_token_id)
+
+    def write(self, found: Mapping[str, Any], image: int) -> str:
+        return f"{self.span}{self.token * self.tile_tokens}{self.text_of(self.config.eoi_token_id)}"

@@ -1,0 +1,28 @@
+"""LLaVA 1.5: an image becomes a square of one size, its middle where it is longer than wide, and nothing around it."""
+
+from __future__ import annotations
+
+from validate.runtimes import _images
+from validate.runtimes._images import Size
+
+MODELS = ("llava",)
+_SQUARES = ("clip_vision_model", "siglip_vision_model")  # towers that take one size; Pixtral's takes many
+
+
+class Images(_images.Images):
+    """The tower's tokens with its class token or without, as vision_feature_select_strategy says."""
+
+    @property
+    def tile(self) -> Size:
+        size = getattr(self.processor, "crop_size", None) or self.processor.size
+        return int(size["width"]), int(size["height"])
+
+    @property
+    def tile_tokens(self) -> int:
+        tower = self.config.vision_config
+        if tower.model_type not in _SQUARES:
+            raise ValueError(f"LLaVA's images are known here for {' and '.join(_SQUARES)}, not for {tower.model_type}")
+        width, height = self.tile
+        patches = (width // int(tower.patch_size)) * (height // int(tower.patch_size))
+        first = int(tower.model_type == "clip_vision_model")  # the class token
+        return patches + first - int(self.config.vision_feature_select_strategy == "default")  # drops the first, always

@@ -1,0 +1,52 @@
+"""Qwen2-VL and what came after it: an image keeps its shape, and becomes a token for every two by two patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from validate.runtimes import _images
+from validate.runtimes._images import Size
+
+MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+
+
+class Images(_images.Images):
+    """A still image is one frame of image_grid_thw, (image, 3): frames, rows and columns of patches."""
+
+    kinds = "mm_token_type_ids"
+    tile_tokens = 1
+
+    @property
+    def tile(self) -> Size:
+        side = int(self.processor.patch_size * self.processor.merge_size)
+        return side, side
+
+    def tiles(self, width: int, height: int) -> int:
+        return int(self.processor.get_number_of_image_patches(height, width) // self.processor.merge_size**2)
+
+    @property
+    def pixel_limits(self) -> Size | None:  # type: ignore[override]
+        """transformers calls them edges, though they are numbers of pixels."""
+        try:
+            return int(self.processor.size["shortest_edge"]), int(self.processor.size["longest_edge"])
+        except (KeyError, TypeError):  # a processor of another family
+            return None
+
+    @property
+    def span(self) -> str:
+        return self._write(1)
+
+    def write(self, found: Mapping[str, Any], image: int) -> str:
+        return self._write(int(found["image_grid_thw"][image].prod()) // self.processor.merge_size**2)
+
+    def _write(self, count: int) -> str:
+        return f"{self._mark('vision_start_token_id')}{self.token * count}{self._mark('vision_end_token_id')}"
+
+    def _mark(self, name: str) -> str:
+        token = getattr(self.config, name, None)
+        return "" if token is None else self.text_of(token)
+
+    def resized(self, found: Mapping[str, Any]) -> Size:
+        _, rows, columns = found["image_grid_thw"][0].tolist()
+        return columns * self.processor.patch_size, rows * self.processor.patch_size
