@@ -104,6 +104,22 @@ class Kept:
             logits = self.logits[self.starts[position] : self.starts[position] + len(ids)]
         return ids, np.exp(logits.astype(np.float64) - self.logsumexp[position])
 
+    def is_of(self, tokens: Sequence[int]) -> bool:
+        """Whether this can be of these tokens: as many of them, and as likely as `nll` says."""
+        if len(tokens) != self.count:
+            return False
+        return all(self._may_follow(i, id_, nll) for i, (id_, nll) in enumerate(zip(tokens[1:], self.nll, strict=True)))
+
+    def _may_follow(self, position: int, id_: int, nll: float) -> bool:
+        """Whether a token can have this -ln p; one that was not kept is no likelier than the last that was."""
+        if self.whole:
+            return bool(abs(self.logsumexp[position] - self.logits[position, id_] - nll) <= _ROUNDING)
+        here = slice(self.starts[position], self.starts[position + 1])
+        found = np.flatnonzero(self.ids[here] == id_)
+        logit = self.logits[here][found[0] if len(found) else -1]
+        more = nll - (self.logsumexp[position] - logit)
+        return bool(abs(more) <= _ROUNDING if len(found) else more >= -_ROUNDING)
+
     def save(self, path: Path) -> None:
         """Write a file that is either whole or not there."""
         part = path.with_name(f"{path.name}.part")

@@ -65,6 +65,7 @@ class Reference:
             lambda: compact.keep(self._session.logits(tokens), tokens, room),
             compact.Kept.load,
             lambda kept, path: kept.save(path),
+            lambda kept: kept.vocab == self._session.identity().vocab and kept.is_of(tokens),
         )
         sizes = Cached(kept.whole, kept.bytes, kept.tokens_kept, kept.tail_mass, kept.tail_mass_max)
         self._windows[name] = kept.count, sizes
@@ -72,19 +73,28 @@ class Reference:
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         name = self._name("generate", list(tokens), count)
-        return self._written(name, lambda: self._session.generate(tokens, count))
+        vocab = self._session.identity().vocab
+        return self._written(
+            name, lambda: self._session.generate(tokens, count), lambda ids: _are_ids(ids, count, vocab)
+        )
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         name = self._name("image_generate", list(prompts), [_digest(i) for i in images], count)
-        return self._written(name, lambda: self._session.image_generate(prompts, images, count))
+        vocab = self._session.identity().vocab
+
+        def fits(rows: Any) -> bool:
+            return isinstance(rows, list) and len(rows) == len(prompts) and all(_are_ids(r, count, vocab) for r in rows)
+
+        return self._written(name, lambda: self._session.image_generate(prompts, images, count), fits)
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
         name = self._name("image_embeddings", _digest(pixels))
-        return self._array(name, lambda: self._session.image_embeddings(pixels))
+        return self._array(name, lambda: self._session.image_embeddings(pixels), lambda found: found.ndim == 2)
 
     def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
         name = self._name("image_logits", prompt, _digest(pixels))
-        return self._array(name, lambda: self._session.image_logits(prompt, pixels))
+        shape = (self._session.identity().vocab,)
+        return self._array(name, lambda: self._session.image_logits(prompt, pixels), lambda found: found.shape == shape)
 
     # ---- at the end
 
@@ -113,13 +123,13 @@ class Reference:
     def _name(self, *question: Any) -> str:
         return hashlib.sha256(json.dumps([FORM, self._key, *question]).encode()).hexdigest()
 
-    def _written(self, name: str, compute: Callable[[], _Answer]) -> _Answer:
+    def _written(self, name: str, compute: Callable[[], _Answer], fits: Callable[[Any], bool]) -> _Answer:
         """Tokens, kept as JSON."""
-        answer: _Answer = self._remembered(f"{name}.json", compute, _load_json, _save_json)
+        answer: _Answer = self._remembered(f"{name}.json", compute, _load_json, _save_json, fits)
         return answer
 
-    def _array(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        return self._remembered(f"{name}.array.npy", compute, _load_array, _save_array)
+    def _array(self, name: str, compute: Callable[[], np.ndarray], fits: Callable[[np.ndarray], bool]) -> np.ndarray:
+        return self._remembered(f"{name}.array.npy", compute, _load_array, _save_array, fits)
 
     def _remembered(
         self,
@@ -127,14 +137,18 @@ class Reference:
         compute: Callable[[], _Answer],
         load: Callable[[Path], _Answer],
         save: Callable[[_Answer, Path], None],
+        fits: Callable[[_Answer], bool],
     ) -> _Answer:
+        """What the file has, where it can be an answer to the question; else what is computed, which is kept."""
         if self._folder is None:
             return compute()
         path = self._folder / name
         self._used.add(path)
         if path.is_file():
             with contextlib.suppress(*_BROKEN):
-                return load(path)
+                found = load(path)
+                if fits(found):
+                    return found
         answer = compute()
         self._folder.mkdir(parents=True, exist_ok=True)
         save(answer, path)
@@ -143,6 +157,10 @@ class Reference:
 
 def _digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _are_ids(found: Any, at_most: int, vocab: int) -> bool:
+    return isinstance(found, list) and len(found) <= at_most and all(type(i) is int and 0 <= i < vocab for i in found)
 
 
 def _load_json(path: Path) -> Any:

@@ -38,7 +38,7 @@ class Source:
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         self.asked.append("image_generate")
-        return [[len(p), int(i.sum())] for p, i in zip(prompts, images, strict=True)]
+        return [[len(p), int(i.sum()) % VOCAB] for p, i in zip(prompts, images, strict=True)]
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
         self.asked.append("image_embeddings")
@@ -97,6 +97,36 @@ def test_a_broken_file_is_asked_for_again(tmp_path: Path, cut: int) -> None:
     assert ask(Reference(again, tmp_path, "model", ROOM)) == said
     assert len(again.asked) == 5
     assert ask(Reference(Source(scale=9.0), tmp_path, "model", ROOM)) == said, "what was broken was written again"
+
+
+@pytest.mark.parametrize(
+    "written", ["{}", '["a"]', "[3.5]", "[true]", "[-1]", f"[{VOCAB}]", "[1, 2, 3, 4, 5]", "[[7], 7]", "[[1, 2]]"]
+)
+def test_tokens_that_nobody_wrote_are_asked_for_again(tmp_path: Path, written: str) -> None:
+    said = ask(Reference(Source(), tmp_path, "model", ROOM))
+    for path in tmp_path.glob("*.json"):
+        path.write_text(written)
+    assert ask(Reference(Source(), tmp_path, "model", ROOM)) == said
+
+
+def test_an_array_of_another_shape_is_asked_for_again(tmp_path: Path) -> None:
+    said = ask(Reference(Source(), tmp_path, "model", ROOM))
+    for path in tmp_path.glob("*.npy"):
+        np.save(path, np.zeros((1, 1, 1), np.float32))
+    assert ask(Reference(Source(), tmp_path, "model", ROOM)) == said
+
+
+@pytest.mark.parametrize("room", [ROOM, 4 * VOCAB - 1])
+@pytest.mark.parametrize("other", [[1, 2, int(Source().logits([2]).argmax())], [1, 2, 3, 4]])
+def test_the_logits_of_another_window_are_none_of_this(tmp_path: Path, other: list[int], room: int) -> None:
+    Reference(Source(), tmp_path, "model", room).kept(other)
+    (theirs,) = tmp_path.iterdir()
+    Reference(Source(), tmp_path, "model", room).kept([1, 2, 3])
+    (ours,) = (path for path in tmp_path.iterdir() if path != theirs)
+    ours.write_bytes(theirs.read_bytes())
+    again = Source()
+    Reference(again, tmp_path, "model", room).kept([1, 2, 3])
+    assert again.asked == ["logits"]
 
 
 def test_a_longer_text_finds_what_a_shorter_one_kept_whole(tmp_path: Path) -> None:
