@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,25 +25,26 @@ class VisionTower:
     image_size: int  # pixels
     text_width: int
     epsilon: float
-    activation: str  # silu, gelu, quick_gelu
-    merge: int  # patches a side that become one token
-    window: int  # pixels
-    full_attention_every: int  # blocks
+    activation: str  # a key of ACTIVATIONS
 
 
-# clip.cpp takes quick_gelu when neither is true
-ACTIVATIONS = {"silu": ("clip.use_silu",), "gelu": ("clip.use_gelu",), "quick_gelu": ()}
+# clip.cpp takes quick_gelu when neither is true, and has GELU by its tanh formula only
+ACTIVATIONS = {
+    "silu": ("clip.use_silu",),
+    "gelu": ("clip.use_gelu",),
+    "gelu_pytorch_tanh": ("clip.use_gelu",),
+    "quick_gelu": (),
+}
+
+MAX_IMAGE = 8192  # pixels a side; clip.cpp, load_hparams
 
 # clip.cpp gives Qwen's images 8 to 4096 tokens whatever the file says; --image-min-tokens and -max-tokens change it
 LLAMA_CPP_MAX_TOKENS = 4096
 
 
-def vision_fields(
-    tower: VisionTower, preprocessor: Mapping[str, Any], problems: list[Problem]
-) -> tuple[list[Field], list[str]]:
-    """The clip.* fields, and notes on what llama.cpp will do differently. What is wrong is added to `problems`."""
-    images = image_config(preprocessor, problems)
-    fields = [
+def vision_fields(tower: VisionTower, images: Config) -> list[Field]:
+    """The clip.* fields every projector has; `images` is `image_config`'s."""
+    return [
         Field.boolean("clip.has_vision_encoder", True),
         Field.string("clip.projector_type", tower.projector),
         *(Field.boolean(key, True) for key in ACTIVATIONS[tower.activation]),
@@ -55,22 +57,32 @@ def vision_fields(
         Field.uint32("clip.vision.attention.head_count", tower.heads),
         Field.float32("clip.vision.attention.layer_norm_epsilon", tower.epsilon),
         Field.float32s("clip.vision.image_mean", images.numbers("image_mean", 3)),
-        Field.float32s("clip.vision.image_std", images.numbers("image_std", 3)),
-        Field.uint32("clip.vision.n_wa_pattern", tower.full_attention_every),
-        Field.uint32("clip.vision.spatial_merge_size", tower.merge),
-        Field.uint32("clip.vision.window_size", tower.window),
+        Field.float32s("clip.vision.image_std", _deviations(images)),
     ]
-    limits, notes = _pixel_limits(images, (tower.patch * tower.merge) ** 2)
-    return [*fields, *limits], notes
+
+
+def _deviations(images: Config) -> tuple[float, ...]:
+    """What pixels are divided by: nothing that is 0 or less."""
+    values = images.numbers("image_std", 3)
+    if min(values) <= 0:
+        images.complain("image_std", list(values), "three numbers above 0")
+    return values
 
 
 def image_config(preprocessor: Mapping[str, Any], problems: list[Problem]) -> Config:
     """The image processor's settings: at the top of preprocessor_config.json, or in processor_config.json's
-    `image_processor`."""
-    return Config(preprocessor, "preprocessor config", problems).merged("image_processor")
+    `image_processor`. What llama.cpp does to every pixel is required of them."""
+    images = Config(preprocessor, "preprocessor config", problems).merged("image_processor")
+    why = "llama.cpp does so with every image"
+    images.require("do_rescale", True, why)
+    images.require("do_normalize", True, why)
+    factor = images.number("rescale_factor", 1 / 255)
+    if not math.isclose(factor, 1 / 255, rel_tol=1e-4):
+        images.complain("rescale_factor", factor, "1/255", "llama.cpp divides pixels by 255")
+    return images
 
 
-def _pixel_limits(images: Config, pixels_per_token: int) -> tuple[list[Field], list[str]]:
+def pixel_limits(images: Config, pixels_per_token: int) -> tuple[list[Field], list[str]]:
     """How small and how large an image may get, as fields; and a note where llama.cpp's own limit is tighter."""
     size = images.sub("size")
     limits = {}

@@ -8,8 +8,8 @@ from typing import Any
 def look_up_gelu(model: Any) -> int:
     """Make a torch model compute GELU as ggml does on processors; the number of places where it does.
 
-    ggml has the tanh formula as a table from float16 to float16 for inputs within ±10 (ggml-cpu/vec.h,
-    GGML_GELU_FP16), also where a model asks for the exact function.
+    ggml has the tanh formula as a table from float16 to float16 for inputs within ±10, also where a model asks for
+    the exact function, and one of the quick formula (ggml-cpu/vec.h, GGML_GELU_FP16 and GGML_GELU_QUICK_FP16).
     """
     import torch
 
@@ -18,9 +18,16 @@ def look_up_gelu(model: Any) -> int:
         halves = torch.nn.functional.gelu(values.half().float(), approximate="tanh").half().float()
         return torch.where(values <= -10, 0.0, torch.where(values >= 10, values, halves))
 
-    places = [
-        m for m in model.modules() if "gelu" in type(m).__name__.lower() and "quick" not in type(m).__name__.lower()
-    ]
+    def quick(module: Any, arguments: tuple[Any, ...], output: Any) -> Any:
+        values = arguments[0].half().float()
+        return (values * torch.sigmoid(1.702 * values)).half().float()
+
+    places = [m for m in model.modules() if "gelu" in type(m).__name__.lower()]
     for module in places:
-        module.register_forward_hook(table)
+        module.register_forward_hook(quick if "quick" in type(module).__name__.lower() else table)
     return len(places)
+
+
+def round_pixels(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs with pixels as ggml has them when it cuts an image into patches: float16 (ggml.c, ggml_conv_2d)."""
+    return {**inputs, "pixel_values": inputs["pixel_values"].half().float()}

@@ -11,12 +11,14 @@ import pytest
 
 from convert.bundle import Role
 from tests.fixtures_gguf import convert
-from tests.parity.families import Case, cases
-from tests.parity.rounding import look_up_gelu
-from validate.runtimes import llama_cpp
+from tests.parity.families import cases
+from tests.parity.rounding import look_up_gelu, round_pixels
+from tests.parity.sight import llama_images, torch_images, torch_inputs, torch_logits
+from validate.runtimes import IMAGE_MARK, llama_cpp
 from validate.runtimes import transformers as reference
 
 ALL = cases()
+PROMPT = f"Click {IMAGE_MARK} the button"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -43,20 +45,26 @@ def _difference(got: np.ndarray, wanted: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", [name for name, case in ALL.items() if case.image])
-def test_image_embeddings_equal_transformers(name: str, tmp_path: Path) -> None:
+def test_images_equal_transformers(name: str, tmp_path: Path) -> None:
+    """The embeddings of an image, and the logits after a prompt with it."""
     case = ALL[name]
+    assert case.image is not None
     folder = case.make(tmp_path / "tiny")
     bundle = convert(folder, tmp_path / "out", "F32", mmproj="F32")
-    got, wanted = _embeddings(case, folder, bundle.of(Role.WEIGHTS)[0].path, bundle.of(Role.PROJECTOR)[0].path)
-    assert got.shape == wanted.shape
-    assert _difference(got, wanted) < case.image_tolerance
-
-
-def _embeddings(case: Case, folder: Path, weights: Path, projector: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The image's embeddings by llama.cpp and by transformers."""
-    assert case.image is not None
     pixels = np.random.default_rng(1).integers(0, 255, (*case.image, 3), dtype=np.uint8)
-    with reference.open(folder, threads=1) as session:
-        wanted = session.image_embeddings(pixels)
+    weights, projector = bundle.of(Role.WEIGHTS)[0].path, bundle.of(Role.PROJECTOR)[0].path
     with llama_cpp.open(weights, projector=projector, threads=1) as session:
-        return session.image_embeddings(pixels), wanted
+        ids, got = llama_images(session, PROMPT, pixels)
+        logits = session.image_logits(PROMPT, pixels)
+    inputs = torch_inputs(folder, pixels)
+    with reference.open(folder, threads=1) as session:
+        plain = torch_images(session, inputs)
+        case.as_llama_cpp_sees(session.model)
+        look_up_gelu(session.model)
+        inputs = round_pixels(inputs)
+        exact, exact_logits = torch_images(session, inputs), torch_logits(session, ids, inputs)
+    assert [image.shape for image in got] == [image.shape for image in exact]
+    assert all(_difference(*pair) < case.plain_image_tolerance for pair in zip(got, plain, strict=True))
+    assert all(_difference(*pair) < case.image_tolerance for pair in zip(got, exact, strict=True))
+    assert _difference(logits, exact_logits) < case.image_tolerance
+    assert (case.image_tolerance <= 2e-3 and case.plain_image_tolerance <= 2e-2) or case.why
