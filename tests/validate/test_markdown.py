@@ -169,7 +169,7 @@ def test_slices_and_worst_positions_are_folded(sample: str) -> None:
     worst = tables(inside["The worst positions of each output"])[0]
     assert sum("`fara-nano-Q2_K.gguf`" in row for row in worst) == 3
     assert not any("`onnx/fp32`" in row for row in worst)  # its worst is 7e-11
-    assert "`␣March` 80 %" in inside["The worst positions of each output"]
+    assert "`␣March` 80.0 %" in inside["The worst positions of each output"]
 
 
 def test_the_contract_says_what_is_equal_once_and_what_differs_where(sample: str) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from tests.validate.sample_report import sample_report
 from tests.validate.sample_variants import empty, hostile, not_run, nulls, one, sixty, small, zero_kl
-from validate.report import columns, labels, sections, words
+from validate.report import columns, labels, sections, to_markdown, words
 from validate.report.html import to_html
+from validate.report.images import seen
 from validate.report.schema import Report
 
 
@@ -165,6 +166,18 @@ def test_tensors_are_laid_out_by_layer_and_role() -> None:
         ("blk.x.odd", "50"),
         ("output", "<.01"),
     ]
+
+
+def test_what_is_said_to_our_own_drawing_is_judged_nowhere() -> None:
+    report = sample_report()
+    images = report["outputs"][0]["vision"]["images"]
+    for image, kl, next_ in zip(images, (0.001, 2.5), (2504, 7), strict=True):
+        image |= {"kl": kl, "next_candidate": next_}
+    row = seen(report)[0]
+    assert (row.kl, row.same, row.judged, len(row.rows)) == ("1.0e-3", 1, 1, 2)
+    label = f"`{report['outputs'][0]['label']}`"
+    vision = to_markdown(report).partition("## Vision")[2]
+    assert " 1.0e-3 | 1 of 1 |" in next(line for line in vision.splitlines() if label in line)
 
 
 def test_a_part_that_is_the_whole_is_no_part() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from validate.report import sections
 from validate.report._markdown_text import code, codes, folded, plain, table, text
-from validate.report.schema import Output, Report
+from validate.report.schema import ImageEntry, Output, Report
 from validate.report.words import NOTHING, percent, scientific
 from validate.vision import judged
 
@@ -104,18 +104,21 @@ def _cosine(output: Output) -> str:
 
 
 def _error(output: Output) -> str:
-    return plain(
-        max((i["max_error"] for i in output["vision"]["images"] if i["max_error"] is not None), default=None), ".2g"
-    )
+    found = [i["max_error"] for i in output["vision"]["images"] if i["max_error"] is not None]
+    return scientific(max(found)) if found else NOTHING
+
+
+def _spoken(output: Output) -> Sequence[ImageEntry]:
+    return judged(output["vision"]["images"], lambda image: image["name"])
 
 
 def _kl(output: Output) -> str:
-    found = [i["kl"] for i in output["vision"]["images"] if i["kl"] is not None]
+    found = [i["kl"] for i in _spoken(output) if i["kl"] is not None]
     return scientific(max(found)) if found else NOTHING
 
 
 def _next(output: Output) -> str:
-    images = judged(output["vision"]["images"], lambda i: i["name"])
+    images = _spoken(output)
     same = sum(i["next_reference"] == i["next_candidate"] for i in images)
     return (
         NOTHING if not images else f"{same} of {len(images)}" if same == len(images) else f"**{same} of {len(images)}**"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from validate.report._markdown_text import code, folded, table, text, token_code
 from validate.report.schema import GuessEntry, Report, WorstEntry
 from validate.report.sections import slice_table
-from validate.report.words import percent, scientific
+from validate.report.words import chance, scientific
 
 WORST_SHOWN = 3  # of each output; report.html and report.json have ten
 LEAST = 1e-6  # nats; where the worst position has less, nothing broke
@@ -61,4 +61,4 @@ def _context(worst: WorstEntry) -> str:
 
 
 def _guesses(guesses: Sequence[GuessEntry]) -> str:
-    return ", ".join(f"{token_code(g['text'])} {percent(g['probability'], 0)} %" for g in guesses)
+    return ", ".join(f"{token_code(g['text'])} {chance(g['probability'])} %" for g in guesses)

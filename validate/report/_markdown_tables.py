@@ -95,7 +95,7 @@ _MORE: tuple[tuple[str, Callable[[Output], str]], ...] = (
     ("Same top five, %", _metric("top5", lambda share: percent(share, 2))),
     ("Change of p, RMS", _metric("p_rms", _percent)),
     ("Change of p, p99", _metric("p_p99", _percent)),
-    ("One by one", _metric("decode_max_abs", lambda value: f"{value:.1g}")),
+    ("One by one", _metric("decode_max_abs", scientific)),
     ("Same greedy text", _greedy),
     (f"Load, s{_STAR}", _load),
 )

@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from validate.report.schema import ImageEntry, Output, Report
 from validate.report.words import NOTHING, scientific, visible
+from validate.vision import judged
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,15 @@ class Image:
 
 @dataclass(frozen=True)
 class Seen:
-    """A row of the short table: the worst of an output's images."""
+    """A row of the short table: the worst of an output's images; of what is said to them, of those that are judged."""
 
     index: int
     projector: str
     cosine: str
     error: str
     kl: str
-    same: int
+    same: int  # next tokens, of so many that are
+    judged: int
     rows: list[Image]
 
 
@@ -47,13 +49,15 @@ def _seen(index: int, output: Output) -> Seen:
     projector = " ".join(
         filter(None, (visible(vision["projector_type"]), visible(_bare(file["path"])) if file else ""))
     )
+    spoken = judged(images, lambda image: image["name"])
     return Seen(
         index,
         projector or NOTHING,
         _worst(min, (i["cosine_min"] for i in images), _cosine),
         _worst(max, (i["max_error"] for i in images), scientific),
-        _worst(max, (i["kl"] for i in images), scientific),
-        sum(i["next_reference"] == i["next_candidate"] for i in images),
+        _worst(max, (i["kl"] for i in spoken), scientific),
+        sum(i["next_reference"] == i["next_candidate"] for i in spoken),
+        len(spoken),
         [_image(i) for i in images],
     )
 

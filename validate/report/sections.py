@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from validate.report.axes import short_names
 from validate.report.schema import CheckEntry, DifferenceEntry, Output, Report, SliceEntry, TensorEntry
-from validate.report.words import NOTHING, percent, scientific, scientific_range, visible
+from validate.report.words import NOTHING, count, percent, scientific, scientific_range, visible
 
 # ---- slices
 
@@ -54,7 +54,7 @@ def slice_table(report: Report) -> SliceTable | None:
         if o["slices"] and (kl := o["metrics"].get("kl_mean")) is not None
         for parts in [{(s["kind"], s["name"]): s for s in o["slices"]}]
     ]
-    return SliceTable(groups, [visible(key[1]) for key in order], [f"{keys[key]:,}" for key in order], rows)
+    return SliceTable(groups, [visible(key[1]) for key in order], [count(keys[key]) for key in order], rows)
 
 
 def _slice_cell(part: SliceEntry | None, whole: float) -> SliceCell:
