@@ -215,10 +215,10 @@ class _Comparison:
         if candidate.text_only:
             result.vision_reason = candidate.text_only
             return
-        if candidate.projector is None:
-            result.vision_reason = "no projector was made beside this file"
+        if candidate.projector is None or self.blind:
+            result.vision_reason = self.blind if candidate.projector else "no projector was made beside this file"
             if self.questions.must_see:
-                raise Unsupported("the recipe names images or clicks, but no projector was made beside this file")
+                raise Unsupported(f"the recipe names images or clicks, but {result.vision_reason}")
             return
         if not session.identity().sees:
             raise Unsupported(f"the projector {candidate.projector.name} has no vision part")
@@ -252,6 +252,16 @@ class _Comparison:
     @cached_property
     def seen_calls(self) -> list[str]:
         return toolcalls.answers(self.reference, self.questions.tool_prompts)
+
+    @cached_property
+    def blind(self) -> str:
+        """Why the source was shown no image; empty where it was. It is no output's failure."""
+        if not self.questions.blind:
+            try:
+                _ = self.seen_images
+            except RuntimeFailure as error:
+                return f"the source cannot be shown an image: {error}"
+        return self.questions.blind
 
     @cached_property
     def seen_images(self) -> list[vision.Seen]:

@@ -36,6 +36,7 @@ class Questions:
     images: Sequence[tuple[str, np.ndarray]] = ()
     image_text: str = vision.PROMPT
     clicks: Sequence[vision.ClickTask] = ()
+    blind: str = ""  # why the reference can be shown no image, where it cannot
     must_see: bool = False  # images were asked for by name: an output that cannot be shown one fails
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
 

@@ -250,7 +250,7 @@ def _windows(options: Options, reference: Reference, progress: Progress) -> Wind
 
 
 def _questions(options: Options, reference: Reference, windows: Windows) -> Questions:
-    from validate import texts, vision
+    from validate import texts
     from validate.measurement import Questions
     from validate.toolcalls import Prompt
 
@@ -258,19 +258,31 @@ def _questions(options: Options, reference: Reference, windows: Windows) -> Ques
     if not reference.identity().sees:
         return Questions(windows.tokens, windows.sets, tool_prompts=prompts)
     try:
-        images = [(path.name, vision.read_image(path)) for path in options.images]
-        images.append((vision.DRAWING, vision.drawing_for(reference)))  # in a size that nobody has to resize
+        images, blind = _images(options, reference)
         return Questions(
             windows.tokens,
             windows.sets,
             images,
             image_text=options.image_text,
             clicks=_tasks(options),
+            blind=blind,
             must_see=wants_eyes(options),
             tool_prompts=prompts,
         )
     except ValueError as error:
         raise StageError("validate", str(error)) from error
+
+
+def _images(options: Options, reference: Reference) -> tuple[list[tuple[str, Any]], str]:
+    """The recipe's images and our own, in a size that nobody has to resize; or why the source can be shown none."""
+    from validate import vision
+    from validate.runtimes import RuntimeFailure
+
+    images = [(path.name, vision.read_image(path)) for path in options.images]
+    try:
+        return [*images, (vision.DRAWING, vision.drawing_for(reference))], ""
+    except RuntimeFailure as error:
+        return [], f"the source cannot be shown an image: {error}"
 
 
 def _tasks(options: Options) -> list[Any]:
@@ -296,4 +308,6 @@ def _row(options: Options, out: Path, target: Target, measurement: Measurement, 
     demanded = options.require == "run" or addressed(tuple(options.require), target)
     if measurement.not_run and demanded:
         measurement = replace(measurement, failures=[f"`require: run`, and {measurement.not_run}"])
-    return report_row(out, target, measurement, limits_of(options.limits, target, measurement.metrics), source)
+    # images that could not be looked at are held to nothing but what the recipe itself asks of them
+    held = replace(target, projector=None) if measurement.vision_reason else target
+    return report_row(out, target, measurement, limits_of(options.limits, held, measurement.metrics), source)
