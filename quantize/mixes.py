@@ -1,7 +1,6 @@
 """Mixes as data: which ggml type a tensor gets in a file of which type, and by which rule.
 
-Files of plain types are those of llama.cpp's converter; all others are those of llama-quantize. Rules that are about
-one architecture which this package does not convert (Falcon) are not here.
+Files of plain types are those of llama.cpp's converter; all others are those of llama-quantize.
 Source: src/llama-quant.cpp of llama.cpp; conversion/base.py (prepare_tensors) for what stays float32.
 """
 
@@ -134,6 +133,9 @@ MORE_BITS = "the first and last eighth of the layers and every third between the
 SHARED_BY_4 = "at least 4 query heads share a value head"
 EXPERTS_8 = "8 experts"
 NOT_EXPERTS_8 = "not 8 experts"
+FALCON = "Falcon"
+FALCON_SIXTEENTH = "Falcon, the first sixteenth of the layers"
+FALCON_MORE_BITS = "Falcon, the first and last eighth of the layers and every third between them"
 
 CONDITIONS: Mapping[str, Callable[[Place], bool]] = {
     ALWAYS: lambda place: True,
@@ -147,6 +149,9 @@ CONDITIONS: Mapping[str, Callable[[Place], bool]] = {
     SHARED_BY_4: lambda place: place.model.query_group >= 4,
     EXPERTS_8: lambda place: place.model.experts == 8,
     NOT_EXPERTS_8: lambda place: place.model.experts != 8,
+    FALCON: lambda place: place.model.architecture == "falcon",
+    FALCON_SIXTEENTH: lambda place: place.model.architecture == "falcon" and place.index < place.count // 16,
+    FALCON_MORE_BITS: lambda place: place.model.architecture == "falcon" and _more_bits(place),
 }
 
 # -- the rules ---------------------------------------------------------------------------------------------------------
@@ -166,10 +171,21 @@ RULES: tuple[tuple[str, str, str, str], ...] = (
     ("attn_v",      "Q4_K_M Q5_K_M",    MORE_BITS,              "Q6_K"),
     ("attn_v",      "IQ4_NL IQ4_XS",    SHARED_BY_4,            "Q5_K"),
     ("attn_k",      ANY,                EXPERTS_8,              "Q8_0"),
+    ("attn_output", "Q2_K",             FALCON,                 "Q2_K"),
+    ("attn_output", "Q3_K_M",           FALCON,                 "Q3_K"),
+    ("attn_output", "Q3_K_L",           FALCON,                 "Q4_K"),
     ("attn_output", "Q2_K Q3_K_S Q3_K_M Q4_K_S Q4_K_M IQ4_NL IQ4_XS", EXPERTS_8, "Q5_K"),
     ("attn_output", "Q2_K",             NOT_EXPERTS_8,          "Q3_K"),
     ("attn_output", "Q3_K_M",           NOT_EXPERTS_8,          "Q4_K"),
     ("attn_output", "Q3_K_L",           NOT_EXPERTS_8,          "Q5_K"),
+    ("ffn_down",    "Q3_K_M",           FALCON_SIXTEENTH,       "Q5_K"),
+    ("ffn_down",    "Q3_K_M",           FALCON_MORE_BITS,       "Q4_K"),
+    ("ffn_down",    "Q3_K_M",           FALCON,                 "Q3_K"),
+    ("ffn_down",    "Q3_K_L",           FALCON,                 "Q4_K"),
+    ("ffn_down",    "Q4_K_S",           FALCON,                 "Q4_K"),
+    ("ffn_down",    "Q4_K_M",           FALCON_SIXTEENTH,       "Q6_K"),
+    ("ffn_down",    "Q4_K_M",           FALCON_MORE_BITS,       "Q5_K"),
+    ("ffn_down",    "Q4_K_M",           FALCON,                 "Q4_K"),
     ("ffn_down",    "Q2_K",             ALWAYS,                 "Q3_K"),
     ("ffn_down",    "Q2_K_S",           FIRST_EIGHTH,           "Q4_K"),
     ("ffn_down",    "Q3_K_M",           FIRST_SIXTEENTH,        "Q5_K"),
@@ -180,6 +196,7 @@ RULES: tuple[tuple[str, str, str, str], ...] = (
     ("ffn_down",    "Q4_K_S",           FIRST_EIGHTH,           "Q5_K"),
     ("ffn_down",    "Q4_K_M Q5_K_M",    MORE_BITS,              "Q6_K"),
     ("ffn_down",    "IQ4_NL IQ4_XS",    EIGHTH_WITHOUT,         "Q5_K"),
+    ("output",      ANY,                FALCON,                 "Q8_0"),
     ("output",      "Q8_0",             ALWAYS,                 "Q8_0"),
     ("output",      ANY,                ALWAYS,                 "Q6_K"),
 )  # fmt: skip
