@@ -249,23 +249,33 @@ def schema(what: str) -> int:
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("what", metavar="FILE|CHECKPOINT", type=click.Path(path_type=Path))
 @click.option(
     "--against",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
     help="The checkpoint a GGUF file was made from: shows how far each tensor is from it.",
 )
+@click.option("--quick", is_flag=True, help="Of a checkpoint: do not ask stages that import torch to answer (ONNX).")
 @json_option
 @verbose_option
 @reports_errors
-def inspect(file: Path, against: Path | None, as_json: bool, verbose: bool) -> int:
-    """Show what a safetensors, GGUF or ONNX file holds, from its header alone unless --against is given."""
+def inspect(what: Path, against: Path | None, quick: bool, as_json: bool, verbose: bool) -> int:
+    """Show what a safetensors, GGUF or ONNX file holds, from its header alone unless --against is given.
+
+    Of a checkpoint (a folder, or a model in the hub's cache: org/name[@revision]) what it is, and what each stage
+    would make of it, with the sizes.
+    """
     from convert.inspect import inspect_file
 
-    inspection = inspect_file(file)
+    if against is None and not (what.is_file() and what.name != "config.json"):
+        from convert.inspect_checkpoint import is_checkpoint
+
+        if is_checkpoint(what):
+            return _inspect_checkpoint(what, quick, as_json, verbose)
+    inspection = inspect_file(what)
     if against is not None:
-        _say_errors(file, against, as_json)
+        _say_errors(what, against, as_json)
     elif as_json:
         import dataclasses
 
@@ -275,6 +285,23 @@ def inspect(file: Path, against: Path | None, as_json: bool, verbose: bool) -> i
 
         show_inspection(inspection, verbose)
     return 0
+
+
+def _inspect_checkpoint(what: Path, quick: bool, as_json: bool, verbose: bool) -> int:
+    """Lines as they are known: what has to be imported last is told last. A checkpoint that no plan takes is a 1."""
+    from convert.console import show_inspection, show_outlook
+    from convert.inspect_checkpoint import inspect_checkpoint, options_for
+    from convert.outlook import outlook, outlook_json
+
+    about, bundle = inspect_checkpoint(options_for(what))
+    told = outlook(about, bundle, every=verbose, quick=quick)
+    if as_json:
+        _say_json(outlook_json(about, told))
+    else:
+        show_inspection(about, verbose)
+        show_outlook(told, verbose)
+        _say_problems(about.problems, False, 1)
+    return 1 if about.problems else 0
 
 
 def _say_errors(file: Path, folder: Path, as_json: bool) -> None:

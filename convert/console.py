@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from convert.table import size
 
 if TYPE_CHECKING:
     from convert.inspect import Inspection
+    from convert.inspect_checkpoint import CheckpointInspection
+    from convert.outlook import Outlook, Reference
     from convert.plan import Plan
     from convert.run import Event, Listener, Result
 
@@ -264,7 +266,14 @@ def show_stages() -> None:
         click.echo("")
 
 
-def show_inspection(inspection: Inspection, verbose: bool) -> None:
-    """Totals, metadata and tensors of a file; long values are cut unless verbose."""
+def show_inspection(inspection: Inspection | CheckpointInspection, verbose: bool) -> None:
+    """Totals, metadata and tensors of a file, or what a checkpoint is; long values are cut unless verbose."""
     for line in inspection.lines(verbose=verbose):
         click.echo(line)
+
+
+def show_outlook(told: Iterable[Outlook | Reference], verbose: bool) -> None:
+    """What each stage would make, as soon as it is known."""
+    for word in told:
+        for line in word.lines(verbose=verbose):
+            click.echo(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -64,10 +64,10 @@ class Inspection:
             counted = f"{kind.tensors:5} tensors  {kind.parameters:>15,} parameters  {kind.nbytes:>15,} bytes"
             yield f"  {kind.type:{width}}  {counted}  {kind.bits_per_weight:7.4f} bits a weight"
         for key, value in self.metadata.items():
-            yield f"{_plain(key)} = {_value(value)}"
+            yield f"{plain(key)} = {_value(value)}"
         if verbose:
             for tensor in self.tensors:
-                yield f"{_plain(tensor.name)}  {tensor.type}  {list(tensor.shape)}  {tensor.nbytes:,} bytes"
+                yield f"{plain(tensor.name)}  {tensor.type}  {list(tensor.shape)}  {tensor.nbytes:,} bytes"
 
 
 def inspect_file(path: Path) -> Inspection:
@@ -114,11 +114,6 @@ def _onnx(path: Path, size: int) -> Inspection:
 def _inspection(
     path: Path, form: str, size: int, metadata: Mapping[str, Any], tensors: tuple[TensorSummary, ...]
 ) -> Inspection:
-    kinds = (
-        _type_summary(kind, group)
-        for kind in {t.type for t in tensors}
-        if (group := [t for t in tensors if t.type == kind])
-    )
     parameters = sum(prod(t.shape) for t in tensors)
     total = sum(t.nbytes for t in tensors)
     return Inspection(
@@ -127,11 +122,20 @@ def _inspection(
         size,
         metadata,
         tensors,
-        tuple(sorted(kinds, key=lambda k: (-k.nbytes, k.type))),
+        type_summaries(tensors),
         parameters,
         total,
         8 * total / parameters if parameters else 0.0,
     )
+
+
+def type_summaries(tensors: Iterable[TensorSummary]) -> tuple[TypeSummary, ...]:
+    """The tensors counted by type, the type with most bytes first."""
+    groups: dict[str, list[TensorSummary]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.type, []).append(tensor)
+    kinds = (_type_summary(kind, group) for kind, group in groups.items())
+    return tuple(sorted(kinds, key=lambda kind: (-kind.nbytes, kind.type)))
 
 
 def _type_summary(kind: str, tensors: Sequence[TensorSummary]) -> TypeSummary:
@@ -140,7 +144,7 @@ def _type_summary(kind: str, tensors: Sequence[TensorSummary]) -> TypeSummary:
     return TypeSummary(kind, len(tensors), parameters, total, 8 * total / parameters if parameters else 0.0)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name without quotes where it is harmless, escaped where it is not."""
     return name if name.isprintable() and len(name) <= SHOWN_TEXT else shown(name, SHOWN_TEXT)
 

@@ -7,7 +7,6 @@ every file of the checkpoint. So equal keys mean equal bytes, and all keys are k
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Collection, Mapping
@@ -348,13 +347,8 @@ def _placed(recipe: Recipe, name: str, spec: StageSpec, problem: Problem) -> Pro
 
 
 def _missing_packages(recipe: Recipe, name: str, spec: StageSpec) -> list[Problem]:
-    needs = _stage(spec).NEEDS
-    missing = [module for module in needs if importlib.util.find_spec(module) is None]
-    extras = sorted({needs[module] for module in missing})
-    if not missing:
-        return []
-    got = f"stage '{name}' needs {', '.join(missing)}, not installed"
-    return [Problem(recipe.where_stage(name), got, "", f"pip install 'convert[{','.join(extras)}]'")]
+    found = stages.missing_packages(_stage(spec), name)
+    return [replace(problem, where=recipe.where_stage(name)) for problem in found]
 
 
 def _missing_files(recipe: Recipe, name: str, spec: StageSpec) -> list[Problem]:

@@ -24,6 +24,10 @@ from types import ModuleType
 from typing import Any
 
 from convert.errors import InputError
+from convert.untrusted import shown
+
+LONGEST_NAME = 80
+STEM = 3  # letters that relatives begin with
 
 
 def names() -> list[str]:
@@ -42,7 +46,7 @@ def known() -> dict[str, str]:
 
 
 def find(config: Mapping[str, Any]) -> ModuleType:
-    """The family that serves a checkpoint's config. Raises InputError, listing the families, when none does."""
+    """The family that serves a checkpoint's config. Raises InputError, with the families there are, when none does."""
     named = config.get("architectures")
     families = known()
     first = named[0] if isinstance(named, list) and named else None
@@ -50,8 +54,20 @@ def find(config: Mapping[str, Any]) -> ModuleType:
         return load(families[first])
     if first is None:
         raise InputError("config.json", "architectures names no model class", f"one of {', '.join(names())}")
-    kind = f" (model_type {str(config.get('model_type'))[:60]!r})" if config.get("model_type") else ""
-    close = difflib.get_close_matches(str(first), families, 1, 0.8)
-    remedy = f"did you mean {close[0]}?" if close else "add a file to convert/architectures to support another"
-    got = f"architecture {str(first)[:80]!r}{kind} is not supported"
-    raise InputError("config.json", got, f"one of {', '.join(names())}", remedy)
+    kind = config.get("model_type")
+    which = f"model_type {shown(kind, 60)} ({_plain(first)})" if kind else f"architecture {shown(first)}"
+    got = f"not supported: {which}; supported: {', '.join(names())}"
+    raise InputError("config.json", got, remedy=_remedy(str(first), families))
+
+
+def _remedy(first: str, families: Mapping[str, str]) -> str:
+    """The family whose name is nearest, and what another takes."""
+    alike = [name for name in families if name[:STEM].lower() == first[:STEM].lower()]  # Mamba is no Llama
+    close = difflib.get_close_matches(first, alike, 1, 0.6)
+    nearest = f"the nearest by name is {families[close[0]]} ({close[0]}); " if close else ""
+    return f"{nearest}to add one is a file in convert/architectures, for a graph that llama.cpp has"
+
+
+def _plain(name: object) -> str:
+    """A class name without quotes where it is one."""
+    return name if isinstance(name, str) and name.isidentifier() and len(name) <= LONGEST_NAME else shown(name)

@@ -30,6 +30,7 @@ starts with an underscore is not a stage.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,6 +66,16 @@ def names() -> list[str]:
 def load(name: str) -> Stage:
     """The stage module called `name`; the caller has looked in `names()`."""
     return cast(Stage, importlib.import_module(f"{__name__}.{name}"))
+
+
+def missing_packages(stage: Stage, name: str) -> list[Problem]:
+    """What a stage needs and this Python does not have; `name` is what to call the stage."""
+    missing = [module for module in stage.NEEDS if importlib.util.find_spec(module) is None]
+    extras = sorted({stage.NEEDS[module] for module in missing})
+    if not missing:
+        return []
+    got = f"stage '{name}' needs {', '.join(missing)}, not installed"
+    return [Problem(name, got, "", f"pip install 'convert[{','.join(extras)}]'")]
 
 
 def reads(stage: Stage, options: Any) -> list[Path]:

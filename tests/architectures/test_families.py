@@ -207,9 +207,8 @@ def test_an_unknown_architecture_lists_the_known_ones(named: object) -> None:
     with pytest.raises(InputError, match=r"gemma2, .*qwen2_5_vl, .*qwen3") as caught:
         architectures.find({"architectures": named, "model_type": "llamb"})
     if named == ["LlamaForCausalML"]:
-        assert "'LlamaForCausalML' (model_type 'llamb') is not supported" in str(caught.value)
-    if named == ["LlamaForCausalML"]:
-        assert "did you mean LlamaForCausalLM?" in str(caught.value)
+        assert "not supported: model_type 'llamb' (LlamaForCausalML); supported: " in str(caught.value)
+        assert "the nearest by name is llama (LlamaForCausalLM)" in str(caught.value)
 
 
 def test_pixel_limits_reach_the_projector_and_those_llama_cpp_shrinks_are_noted(tmp_path: Path) -> None:

@@ -1,0 +1,221 @@
+"""What each stage would make of a checkpoint, and how large: the stages' own checks and forecasts, no recipe needed.
+
+So it cannot say otherwise than a plan of a recipe that asks for the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convert import stages
+from convert.bundle import Artifact, Bundle, Role
+from convert.errors import ConvertError, Problem
+from convert.inspect_checkpoint import CheckpointInspection
+from convert.stages._reference import check_memory
+from convert.stages._validate_targets import Target, targets
+from convert.table import plain, size
+from quantize.blocks import TYPES
+from quantize.mixes import MIXES, Tensor, needs_imatrix
+
+USUAL = ("F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+UNASKED = ("existing", "source", "validate")  # they make nothing
+SHOWN = 3  # of a stage's problems
+WINDOW = 512  # tokens, of a model that takes as many
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A stage, what it is asked for, and the one it takes from."""
+
+    stage: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    words: str = ""  # of the options, where a stage is asked twice
+    takes: str = "source"
+    slow: bool = False  # imports torch and transformers to answer: seconds
+
+
+@dataclass(frozen=True)
+class Output:
+    """Files that go together. `bits_per_weight` is of all their bytes; None for what is no model of its own."""
+
+    name: str
+    size: int
+    bits_per_weight: float | None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a stage would make, or why it cannot; `notes` are the stage's own words on it."""
+
+    stage: str
+    words: str
+    outputs: tuple[Output, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def lines(self, *, verbose: bool = False) -> Iterator[str]:
+        """The outlook as text; with `verbose` every problem and note."""
+        start = f"{self.stage} {self.words}".strip()
+        for number, output in enumerate(self.outputs):
+            bits = f"{output.bits_per_weight:9.2f} bits a weight" if output.bits_per_weight else ""
+            yield f"  {'' if number else start:<12} {plain(output.name):<12} {size(output.size):>8}{bits}".rstrip()
+        shown = self.problems if verbose else self.problems[:SHOWN]
+        for number, problem in enumerate(shown):
+            yield f"  {'' if number else start:<12} cannot: {plain(problem)}"
+        if len(shown) < len(self.problems):
+            yield f"  {'':<12} and {len(self.problems) - len(shown)} more (-v shows them)"
+        if verbose:
+            yield from (f"  {'':<12} {plain(note)}" for note in self.notes)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What running the source on transformers takes, in bytes. `least` keeps matrices in their 16 bits."""
+
+    float32: int
+    least: int
+    machine: int | None  # None where the system does not say
+    problems: tuple[str, ...]
+
+    def lines(self, *, verbose: bool = False) -> Iterator[str]:
+        """The memory as text."""
+        del verbose
+        least = f", {size(self.least)} with its matrices in 16 bits" if self.least < self.float32 else ""
+        here = f"; this machine has {size(self.machine)}" if self.machine else ""
+        yield f"  {'reference':<12} {size(self.float32)} of memory in float32{least}{here}"
+        yield from (f"  {'':<12} cannot run here: {plain(problem)}" for problem in self.problems)
+
+
+def outlook(
+    about: CheckpointInspection, bundle: Bundle | None, *, every: bool = False, quick: bool = False
+) -> Iterator[Outlook | Reference]:
+    """The reference, then a word for each stage, those that have nothing to import first; nothing without a bundle.
+
+    With `every` all the types that GGUF has; with `quick` without the stages that have much to import.
+    """
+    if bundle is None:
+        return
+    if found := reference(bundle):
+        yield found
+    made: dict[str, Bundle] = {"source": bundle}
+    for asked in questions(about.shape.context or WINDOW, every=every):
+        if quick and asked.slow:
+            continue
+        inputs = {asked.takes: made[asked.takes]} if asked.takes in made else {}
+        told, forecast = _ask(asked, inputs, about)
+        if forecast is not None:
+            made.setdefault(asked.stage, forecast)
+        yield told
+
+
+def outlook_json(about: CheckpointInspection, told: Iterable[Outlook | Reference]) -> dict[str, Any]:
+    """All of it as one JSON object."""
+    parts = list(told)
+    references = [asdict(part) for part in parts if isinstance(part, Reference)]
+    return {
+        **asdict(about),
+        "problems": [str(problem) for problem in about.problems],
+        "reference": references[0] if references else None,
+        "stages": [asdict(part) for part in parts if isinstance(part, Outlook)],
+    }
+
+
+def questions(context: int, *, every: bool = False) -> tuple[Asked, ...]:
+    """What the stages are asked; those that calibrate are given a text of ours, which says nothing of the result."""
+    text = str(_text())
+    window = max(16, min(WINDOW, context))
+    calibration = {"calibration": {"text": text, "length": window}}
+    return (
+        Asked("gguf", {"types": list(plain_types() if every else USUAL)}),
+        Asked("imatrix", {"text": text, "window": window}),
+        Asked("gptq", calibration),
+        Asked("awq", calibration),
+        Asked("fp8"),
+        Asked("onnx", {"precision": ["fp32", "fp16", "int8", "int4"]}, slow=True),
+        Asked("onnx", {"flavor": "genai", "precision": "int4"}, "genai", slow=True),
+        Asked("tensorrt", takes="onnx", slow=True),
+    )
+
+
+def reference(bundle: Bundle) -> Reference | None:
+    """The source on transformers; None while its weights are pickles, whose headers nobody reads."""
+    from validate import memory
+
+    files = [a.path for a in bundle.of(Role.WEIGHTS) if a.path.is_file()]
+    if not files:
+        return None
+    need = memory.weights(files)
+    found = check_memory(bundle, "reference")
+    return Reference(
+        need.full_bytes, need.half_bytes, memory.total_bytes(), tuple(_said(p, "reference") for p in found)
+    )
+
+
+def plain_types() -> tuple[str, ...]:
+    """The types of GGUF files that need no importance matrix."""
+    matrix = Tensor("blk.0.attn_q.weight", (256, 256))
+    return tuple(name for name, mix in MIXES.items() if not needs_imatrix(mix, matrix, TYPES[mix.main]))
+
+
+def _ask(asked: Asked, inputs: Mapping[str, Bundle], about: CheckpointInspection) -> tuple[Outlook, Bundle | None]:
+    """The stage's word, and its forecast where there is one."""
+    stage = stages.load(asked.stage)
+    if not inputs:
+        return Outlook(asked.stage, asked.words, problems=(f"needs what {asked.takes} cannot make",)), None
+    try:
+        options = stage.Options.model_validate(asked.options)
+        found = stages.missing_packages(stage, asked.stage) or stage.check(options, inputs)
+        if found:
+            said = dict.fromkeys(_said(problem, asked.stage) for problem in found)
+            return Outlook(asked.stage, asked.words, problems=tuple(said)), None
+        forecast = stage.forecast(options, inputs)
+        explain = getattr(stage, "explain", None)
+        notes = (*stages.notes(stage, options), *(explain(options, inputs) if explain else ()))
+    except (ConvertError, OSError) as error:
+        return Outlook(asked.stage, asked.words, problems=(str(error),)), None
+    outputs = tuple(_outputs(asked, forecast, about))
+    return Outlook(asked.stage, asked.words, outputs, notes=tuple(notes)), forecast
+
+
+def _outputs(asked: Asked, forecast: Bundle, about: CheckpointInspection) -> Iterator[Output]:
+    """The rows that a report would have of it."""
+    rows = targets({asked.stage: forecast})
+    for row in rows:
+        bits = 8 * _bytes(row) / count if (count := _weights(row, about)) else None
+        yield Output(row.weights.type, _bytes(row), bits)
+    if rows and rows[0].weights.format == "gguf" and (eyes := rows[0].projector):
+        yield Output(f"mmproj {eyes.type}", rows[0].projector_size, None)
+    if not rows:
+        yield from (Output(a.path.name, a.size, None) for a in _own(forecast))
+
+
+def _own(forecast: Bundle) -> Iterator[Artifact]:
+    """What a stage would make that no runtime runs: an importance matrix."""
+    return (a for _, a in forecast.artifacts() if not a.path.is_absolute())
+
+
+def _bytes(row: Target) -> int:
+    """Of a GGUF file alone; its projector goes with every one of them."""
+    return row.weights_size + (0 if row.weights.format == "gguf" else row.projector_size)
+
+
+def _weights(row: Target, about: CheckpointInspection) -> int:
+    """How many weights are in those bytes."""
+    if about.parameters is None:
+        return 0
+    sees = row.weights.format != "gguf" and not row.text_only
+    return about.parameters.text + (about.parameters.vision if sees else 0)
+
+
+def _said(problem: Problem, stage: str) -> str:
+    """The problem without its place where that is the stage."""
+    return str(problem).removeprefix(f"{stage}: ").removeprefix(f"stage '{stage}' ")
+
+
+def _text() -> Path:
+    import validate.texts
+
+    return Path(validate.texts.__path__[0]) / "prose.txt"
