@@ -11,14 +11,15 @@ from convert.errors import Problem, StageError
 from convert.stages._reference import check_memory
 
 if TYPE_CHECKING:
+    from convert.stages._validate_targets import Target
     from convert.stages.validate import Options
     from validate.texts import InputSet
 
 MORE_MEMORY = "run it on a machine with more, or leave `validate:` out and validate the files there"
 
 
-def check_all(options: Options, source: Bundle, projector: bool) -> list[Problem]:
-    """Every problem of the options and the source; `projector` says whether any stage makes one."""
+def check_all(options: Options, source: Bundle, rows: Sequence[Target]) -> list[Problem]:
+    """Every problem of the options and the source, for these outputs."""
     named = (*options.text, options.clicks, *options.images)
     missing = [path for path in named if path is not None and not path.is_file()]
     return [
@@ -26,7 +27,7 @@ def check_all(options: Options, source: Bundle, projector: bool) -> list[Problem
         *_check_clicks(options),
         *_check_contents(options),
         *_check_window(options, source),
-        *_check_eyes(options, source, projector),
+        *_check_eyes(options, source, rows),
         *check_memory(source, "validate", MORE_MEMORY),
     ]
 
@@ -64,7 +65,7 @@ def wants_eyes(options: Options) -> bool:
     return bool(options.images or options.clicks)
 
 
-def _check_eyes(options: Options, source: Bundle, projector: bool) -> list[Problem]:
+def _check_eyes(options: Options, source: Bundle, rows: Sequence[Target]) -> list[Problem]:
     """Images and clicks that nothing could be shown."""
     config = _config(source)
     if not wants_eyes(options) or config is None:
@@ -72,10 +73,15 @@ def _check_eyes(options: Options, source: Bundle, projector: bool) -> list[Probl
     named = " and ".join(name for name in ("images", "clicks") if getattr(options, name))
     if not isinstance(config.get("vision_config"), dict):
         return [Problem("validate", f"{named} for a model that takes no images", remedy=f"leave out {named}")]
-    if not projector:
+    blind = dict.fromkeys(row.stage for row in rows if row.projector is None and not row.text_only)
+    if not any(row.projector for row in rows):
         remedy = f"give a stage `mmproj: F16`, or leave out {named}"
         return [Problem("validate", f"{named}, but no stage makes a projector", "an mmproj file", remedy)]
-    return []
+    remedy = f"`mmproj: F16` makes one, `projector:` names one of a file that exists; or leave out {named}"
+    return [
+        Problem("validate", f"{named}, but stage '{stage}' makes no projector", "an mmproj file", remedy)
+        for stage in blind
+    ]
 
 
 def _config(source: Bundle) -> dict[str, Any] | None:

@@ -131,7 +131,7 @@ def check(options: Options, inputs: Inputs) -> list[Problem]:
     from validate import runtimes
 
     rows = targets(inputs, options.also_on)
-    problems = check_all(options, inputs[SOURCE], any(row.projector for row in rows))
+    problems = check_all(options, inputs[SOURCE], rows)
     if not rows:
         return [*problems, Problem("validate", "no stage makes an output to validate", " or ".join(FORMATS))]
     demanded = options.require if isinstance(options.require, dict) else {}
@@ -237,12 +237,13 @@ def _windows(options: Options, reference: Reference, progress: Progress) -> Wind
     from validate import texts
 
     windows = texts.windows(reference, input_sets(options), options.tokens, options.window)
-    for note in windows.notes:
-        progress.warn(note)
     got = sum(map(len, windows.tokens))
     if got < MIN_TOKENS:
         where = ", ".join(map(str, options.text)) or "our own texts"
-        raise StageError(where, f"{got} tokens", f"at least {MIN_TOKENS}", "name a longer text")
+        why = "".join(f"; {note}" for note in windows.notes)
+        raise StageError(where, f"{got} tokens{why}", f"at least {MIN_TOKENS}", "name a longer text")
+    for note in windows.notes:
+        progress.warn(note)
     progress.note(f"{got} tokens in {len(windows.tokens)} windows")
     if options.text and got < options.tokens:
         progress.warn(f"the texts have {got} tokens, fewer than the {options.tokens} asked for")

@@ -171,6 +171,17 @@ def test_images_by_name_and_no_projector_is_no_pass(tiny_vision: dict[str, Bundl
     assert "did not pass" in page.splitlines()[0]
 
 
+def test_one_stage_without_a_projector_is_named_before_the_run(tiny_vision: dict[str, Bundle], tmp_path: Path) -> None:
+    Image.fromarray(vision.drawing(112, 84)).save(tmp_path / "0.png")
+    options = stage.Options(images=[tmp_path / "0.png"], **FEW)
+    gguf = tiny_vision["gguf"]
+    (weights,) = gguf.of(Role.WEIGHTS)
+    other = gguf.with_(weights=(replace(weights, path=tmp_path / "other.gguf"),), projector=())
+    (problem,) = stage.check(options, tiny_vision | {"weighted": other})
+    assert "images, but stage 'weighted' makes no projector" in str(problem)
+    assert stage.check(options, tiny_vision) == []
+
+
 def test_a_format_without_a_place_for_images_is_not_asked_for_them(
     tiny_vision: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
