@@ -14,7 +14,7 @@ from tests.validate.test_report import GOOD, make_report
 from validate.contract import Check, Difference
 from validate.measurement import Measurement
 from validate.report import Report, to_markdown
-from validate.report._markdown_text import code, table, text
+from validate.report.markdown.text import code, table, text
 
 KEPT = GOOD | {"templates_equal": 1.0}
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests.validate.sample_report import sample_report
 from tests.validate.sample_variants import empty, hostile, not_run, nulls, one, sixty, small, zero_kl
-from validate.report import columns, labels, sections, to_markdown, words
-from validate.report.html import to_html
-from validate.report.images import seen
+from validate.report import columns, sections, to_markdown, words
+from validate.report.html import labels, to_html
+from validate.report.html.images import seen
 from validate.report.schema import Report
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from validate.report.axes import ends
+from validate.report.outputs import ends
 from validate.report.schema import Output, Report
 from validate.report.words import NOTHING, Formatter, fixed, percent, rate, scientific, scientific_range, size_unit
 

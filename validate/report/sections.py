@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from validate.report.axes import short_names
+from validate.report.outputs import short_names
 from validate.report.schema import CheckEntry, DifferenceEntry, Output, Report, SliceEntry, TensorEntry
 from validate.report.words import NOTHING, count, percent, scientific, scientific_range, visible
 

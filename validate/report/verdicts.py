@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from validate.metrics import number, resampled
 from validate.report.advice import advice, kept
-from validate.report.axes import short_names
+from validate.report.outputs import short_names
 from validate.report.schema import Limit, Output, Report
 from validate.report.words import listed, percent, plural, scientific, size, visible
 from validate.statistics import SURE

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from validate.report.schema import Output, Report
+from validate.report.schema import Output
 from validate.report.words import visible
 
-_NAME_LETTERS = 32
 FLOOR = 1e-9  # KL below it is drawn at it: far under what float32 logits of another summation order give
 
 # Shape and colour say the same, so that neither is needed alone. Paths are drawn around 0, 0.
@@ -65,21 +64,6 @@ def again(outputs: Sequence[Output]) -> list[bool]:
         found.append(file in seen)
         seen.add(file)
     return found
-
-
-def short_names(report: Report) -> list[str]:
-    """What outputs are called where room is scarce: their labels without what all have in common, no two alike."""
-    outputs, model = report["outputs"], report["reference"]["model"]
-    names = []
-    for output in outputs:
-        name = output["label"].removesuffix(".gguf").removeprefix(f"{model}-")
-        names.append(_elided(visible(name or output["label"])))
-    return [f"{name} ({i + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
-
-
-def _elided(name: str) -> str:
-    """A long name without its middle: what tells outputs apart is at its ends."""
-    return name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS // 2]}…{name[-_NAME_LETTERS // 2 :]}"
 
 
 @dataclass(frozen=True)
@@ -158,9 +142,3 @@ def line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
 def at_floor(value: float, words: str) -> str:
     """A tick's words, that say when all below it is drawn there too."""
     return f"≤ {words}" if value <= FLOOR else words
-
-
-def ends(output: Output, metric: str) -> tuple[float, float] | None:
-    """Both ends of a metric's interval; None where there is none, or one that has no end."""
-    low, high = output["intervals"].get(metric, (None, None))
-    return None if low is None or high is None else (low, high)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validate.metrics import DEFINITIONS
-from validate.report import columns, gauge, images, scatter, sections, spread, verdicts, words
-from validate.report.axes import FLOOR, short_names, ten_to
+from validate.report import columns, sections, verdicts, words
 from validate.report.build import to_json
+from validate.report.html import gauge, images, scatter, spread
+from validate.report.html.axes import FLOOR, ten_to
+from validate.report.outputs import short_names
 from validate.report.schema import FileEntry, Report
 
 if TYPE_CHECKING:

@@ -8,21 +8,20 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from validate.report.axes import (
+from validate.report.html.axes import (
     Canvas,
     Family,
     LogAxis,
     again,
     at_floor,
-    ends,
     family,
     kl_axis,
     line,
     picture,
-    short_names,
     text,
 )
-from validate.report.labels import POINT, Box, Line, Scene, Spot, end_of, place
+from validate.report.html.labels import POINT, Box, Line, Scene, Spot, end_of, place
+from validate.report.outputs import ends, short_names
 from validate.report.schema import Report
 from validate.report.words import plural, scientific, size, size_unit, visible
 

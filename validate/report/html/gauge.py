@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from validate.report.axes import LogAxis, ends, kl_axis
+from validate.report.html.axes import LogAxis, kl_axis
+from validate.report.outputs import ends
 from validate.report.schema import Output, Report
 
 _START, _END = 4, 92

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from validate.metrics import DEFINITIONS
 from validate.report import columns, verdicts
-from validate.report._markdown_text import code, folded, plain, table, text
-from validate.report._markdown_verdict import WORDS
+from validate.report.markdown.text import code, folded, plain, table, text
+from validate.report.markdown.verdict import WORDS
 from validate.report.schema import Output, Report
 from validate.report.words import NOTHING, percent, scientific
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from validate.report._markdown_contract import contract, vision
-from validate.report._markdown_drift import drift
-from validate.report._markdown_method import method
-from validate.report._markdown_tables import limits, outputs
-from validate.report._markdown_verdict import verdict
+from validate.report.markdown.contract import contract, vision
+from validate.report.markdown.drift import drift
+from validate.report.markdown.method import method
+from validate.report.markdown.tables import limits, outputs
+from validate.report.markdown.verdict import verdict
 from validate.report.schema import Report
 
 _PARTS = (verdict, outputs, limits, drift, contract, vision, method)

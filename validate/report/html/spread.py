@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from validate.report.axes import (
+from validate.report.html.axes import (
     Canvas,
     Family,
     LogAxis,
@@ -16,9 +16,9 @@ from validate.report.axes import (
     kl_axis,
     line,
     picture,
-    short_names,
     text,
 )
+from validate.report.outputs import short_names
 from validate.report.schema import QuantileEntry, Report
 from validate.report.words import plural, scientific
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from validate.report import sections
-from validate.report._markdown_text import code, codes, folded, plain, table, text
+from validate.report.markdown.text import code, codes, folded, plain, table, text
 from validate.report.schema import ImageEntry, Output, Report
 from validate.report.words import NOTHING, percent, scientific
 from validate.vision import judged

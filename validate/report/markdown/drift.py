@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from validate.report._markdown_text import code, folded, table, text, token_code
+from validate.report.markdown.text import code, folded, table, text, token_code
 from validate.report.schema import GuessEntry, Report, WorstEntry
 from validate.report.sections import slice_table
 from validate.report.words import chance, scientific

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from validate.report._markdown_text import code, codes, folded, text
+from validate.report.markdown.text import code, codes, folded, text
 from validate.report.schema import Report
 from validate.report.words import count, plural, scientific, size
 

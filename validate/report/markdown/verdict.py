@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from validate.report import verdicts
-from validate.report._markdown_text import code, codes, text
+from validate.report.markdown.text import code, codes, text
 from validate.report.schema import Output, Report
 from validate.vision import SEES_NOTHING
 
