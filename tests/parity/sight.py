@@ -70,10 +70,9 @@ def torch_images(session: TransformersSession, inputs: dict[str, Any]) -> list[n
     with torch.inference_mode():
         out = session.model.get_image_features(**inputs)
     parts = list(out.pooler_output)
-    deep = getattr(out, "deepstack_features", None) or []
-    if deep:
-        parts = [torch.cat([*parts], 0)]
-        parts = [torch.cat([parts[0], *deep], -1)]
+    if deep := getattr(out, "deepstack_features", None):
+        behind = [layer if isinstance(layer, torch.Tensor) else torch.cat([*layer]) for layer in deep]
+        parts = [torch.cat([torch.cat(parts), *behind], -1)]
     return [part.reshape(-1, part.shape[-1]).numpy() for part in parts]
 
 
