@@ -269,7 +269,7 @@ def inspect(what: Path, against: Path | None, quick: bool, as_json: bool, verbos
     from convert.inspect import inspect_file
 
     if against is None and not (what.is_file() and what.name != "config.json"):
-        from convert.inspect_checkpoint import is_checkpoint
+        from convert.located import is_checkpoint
 
         if is_checkpoint(what):
             return _inspect_checkpoint(what, quick, as_json, verbose)
@@ -290,7 +290,8 @@ def inspect(what: Path, against: Path | None, quick: bool, as_json: bool, verbos
 def _inspect_checkpoint(what: Path, quick: bool, as_json: bool, verbose: bool) -> int:
     """Lines as they are known: what has to be imported last is told last. A checkpoint that no plan takes is a 1."""
     from convert.console import show_inspection, show_outlook
-    from convert.inspect_checkpoint import inspect_checkpoint, options_for
+    from convert.inspect_checkpoint import inspect_checkpoint
+    from convert.located import options_for
     from convert.outlook import outlook, outlook_json
 
     about, bundle = inspect_checkpoint(options_for(what))

@@ -273,7 +273,10 @@ def show_inspection(inspection: Inspection | CheckpointInspection, verbose: bool
 
 
 def show_outlook(told: Iterable[Outlook | Reference], verbose: bool) -> None:
-    """What each stage would make, as soon as it is known."""
+    """What each stage would make, as soon as it is known; a problem is spelled out once."""
+    said: dict[tuple[str, ...], str] = {}
     for word in told:
-        for line in word.lines(verbose=verbose):
+        first = said.setdefault(word.problems, word.label)
+        like = {"like": first} if word.problems and first != word.label else {}
+        for line in word.lines(verbose=verbose, **like):
             click.echo(line)

@@ -5,7 +5,6 @@ Nothing here decides what a stage can make of it; that is `outlook`, which asks 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from convert import architectures, hub
+from convert import architectures
+from convert.architectures._nearest import Nearest, nearest
 from convert.architectures._part import Part
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.checkpoint import read_config
@@ -31,7 +31,6 @@ from convert.untrusted import HUB_REPO_PREFIX
 
 T = TypeVar("T")
 
-FILES = (".safetensors", ".gguf", ".onnx", ".engine", ".bin", ".json")  # names of files, not of models on the hub
 KINDS = {"gpt2": "byte-level BPE", "llama": "sentencepiece BPE", "t5": "sentencepiece unigram", "bert": "WordPiece"}
 TEXTS = ("text_config", "llm_config", "language_config")  # where a config has the language model's
 TOWERS = ("visual", "vision_tower", "vision_model")  # in names of tensors, where no family says how its tower's start
@@ -55,6 +54,7 @@ FIELDS = {  # the same in a GGUF file's metadata, behind the architecture's name
     "experts_used": "expert_used_count",
 }
 LARGEST = 1 << 40
+MANY = 6  # kinds of tensors that a line names
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class CheckpointInspection:
     revision: str
     family: str  # the file in convert/architectures; empty where there is none
     title: str  # what people call the family
+    nearest: Nearest | None  # where there is none
     model_type: str
     classes: tuple[str, ...]
     shape: Shape
@@ -128,7 +129,7 @@ class CheckpointInspection:
         classes = ", ".join(map(plain, self.classes)) or "no class"
         kind = f"{classes} (model_type {plain(self.model_type)})" if self.model_type else classes
         yield "model", kind
-        yield "family", f"{self.title} (convert/architectures/{self.family}.py)" if self.family else "none of ours"
+        yield "family", f"{self.title} (convert/architectures/{self.family}.py)" if self.family else _none(self.nearest)
         yield "parameters", _parameters(self.parameters, shape)
         heads = f"{shape.heads} heads" + (f", {shape.kv_heads} for keys and values" if shape.kv_heads else "")
         yield "layers", _listed(shape.layers, shape.hidden and f"of {shape.hidden:,} values", shape.heads and heads)
@@ -148,6 +149,21 @@ class CheckpointInspection:
 
 def _listed(*parts: object) -> str:
     return ", ".join(str(part) for part in parts if part)
+
+
+def _none(near: Nearest | None) -> str:
+    """What is said of a checkpoint that no family serves: what one would have to add to the nearest."""
+    if near is None:
+        return "none of ours"
+    taken = f"{near.kinds - len(near.unknown)} of {near.kinds} kinds of tensors"
+    rest = f", all but {_first(near.unknown)}" if near.unknown else ""
+    besides = f"; it wants {_first(near.lacking)} besides" if near.lacking else ""
+    return f"none of ours; nearest is {near.family}, which takes {taken}{rest}{besides}"
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return ", ".join(map(plain, names[:MANY])) + more
 
 
 def _parameters(count: Parameters | None, shape: Shape) -> str:
@@ -174,63 +190,6 @@ def _vocabulary(tokenizer: Tokenizer | None, shape: Shape) -> str:
     return _listed(rows, f"{tokenizer.tokens:,} tokens") + f"; {tokenizer.kind}{pre}"
 
 
-# -- where it is -------------------------------------------------------------------------------------------------------
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is a folder, a config.json, or the name of a model of the hub rather than of a file."""
-    if path.is_dir() or (path.name == "config.json" and path.is_file()):
-        return True
-    if path.exists() or path.is_symlink() or path.suffix in FILES or path.is_absolute():
-        return False
-    named, revision = _hub_name(str(path))
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", named):
-        return False
-    return ("/" in named and not path.parent.is_dir()) or hub.cached(named, revision) is not None
-
-
-def options_for(path: Path) -> source.Options:
-    """The source stage's options for a folder, a folder of the hub's cache, or a hub model, name[@revision].
-
-    Raises InputError for a hub model that is not in the cache.
-    """
-    folder = path.parent if path.name == "config.json" else path
-    if not folder.is_dir():
-        named, revision = _hub_name(str(path))
-        hub.locate(named, revision, download=False, progress=Silent())
-        return source.Options.model_validate({"hub": named, "revision": revision})
-    if folder.name.startswith(HUB_REPO_PREFIX) and (folder / "snapshots").is_dir():
-        folder = _snapshot(folder)
-    home = folder.absolute().parent.parent
-    if folder.absolute().parent.name != "snapshots" or not home.name.startswith(HUB_REPO_PREFIX):
-        return source.Options.model_validate({"path": folder})
-    name = home.name.rpartition("--")[2]
-    known = {"name": name} if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}", name) else {}
-    return source.Options.model_validate({"path": folder, **known})
-
-
-def _hub_name(text: str) -> tuple[str, str]:
-    named, _, revision = text.partition("@")
-    return named, revision or hub.DEFAULT_REVISION
-
-
-def _snapshot(repository: Path) -> Path:
-    """The snapshot that the repository's main is, or the only one. Raises InputError."""
-    try:
-        commit = (repository / "refs" / hub.DEFAULT_REVISION).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        commit = ""
-    if hub.COMMIT.fullmatch(commit) and (repository / "snapshots" / commit).is_dir():
-        return repository / "snapshots" / commit
-    found = sorted(path for path in (repository / "snapshots").iterdir() if path.is_dir())
-    if len(found) != 1:
-        raise InputError(str(repository), f"has {len(found)} snapshots and no main", "one", "name a folder of them")
-    return found[0]
-
-
-# -- what it is --------------------------------------------------------------------------------------------------------
-
-
 def inspect_checkpoint(options: source.Options) -> tuple[CheckpointInspection, Bundle | None]:
     """What the checkpoint is, and its bundle where a plan would take it.
 
@@ -255,6 +214,7 @@ def inspect_checkpoint(options: source.Options) -> tuple[CheckpointInspection, B
             revision=model.revision if model else "",
             family=about.family_name,
             title=_title(about.family) if about.family else "",
+            nearest=None if about.family else nearest(config, {t.name: t.shape for t in tensors}),
             model_type=str(config.get("model_type") or ""),
             classes=_texts(config.get("architectures")),
             shape=about.shape,

@@ -56,9 +56,17 @@ class Outlook:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def lines(self, *, verbose: bool = False) -> Iterator[str]:
-        """The outlook as text; with `verbose` every problem and note."""
-        start = f"{self.stage} {self.words}".strip()
+    @property
+    def label(self) -> str:
+        """The stage, and what it was asked where it was asked twice."""
+        return f"{self.stage} {self.words}".strip()
+
+    def lines(self, *, verbose: bool = False, like: str = "") -> Iterator[str]:
+        """The outlook as text; with `verbose` every problem and note. `like` is who has the same problems."""
+        start = self.label
+        if self.problems and like:
+            yield f"  {start:<12} cannot, as {like}"
+            return
         for number, output in enumerate(self.outputs):
             bits = f"{output.bits_per_weight:9.2f} bits a weight" if output.bits_per_weight else ""
             yield f"  {'' if number else start:<12} {plain(output.name):<12} {size(output.size):>8}{bits}".rstrip()
@@ -80,12 +88,17 @@ class Reference:
     machine: int | None  # None where the system does not say
     problems: tuple[str, ...]
 
-    def lines(self, *, verbose: bool = False) -> Iterator[str]:
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        return "reference"
+
+    def lines(self, *, verbose: bool = False, like: str = "") -> Iterator[str]:
         """The memory as text."""
-        del verbose
+        del verbose, like
         least = f", {size(self.least)} with its matrices in 16 bits" if self.least < self.float32 else ""
         here = f"; this machine has {size(self.machine)}" if self.machine else ""
-        yield f"  {'reference':<12} {size(self.float32)} of memory in float32{least}{here}"
+        yield f"  {self.label:<12} {size(self.float32)} of memory in float32{least}{here}"
         yield from (f"  {'':<12} cannot run here: {plain(problem)}" for problem in self.problems)
 
 

@@ -16,13 +16,14 @@ from click.testing import CliRunner, Result
 from convert import stages
 from convert.bundle import Role
 from convert.cli import main
-from convert.inspect_checkpoint import CheckpointInspection, inspect_checkpoint, is_checkpoint, options_for
+from convert.inspect_checkpoint import CheckpointInspection, inspect_checkpoint
+from convert.located import is_checkpoint, options_for
 from convert.outlook import UNASKED, USUAL, Outlook, Reference, outlook, plain_types, questions
 from convert.plan import plan
 from convert.recipe import recipe_of
 from quantize.mixes import MIXES
 from tests import tiny
-from tests.hostile import BROKEN, edit_config, split
+from tests.hostile import BROKEN, edit_config, edit_header, split
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 VISION_TENSORS = ("visual.", "model.visual.")
@@ -134,6 +135,41 @@ def test_an_unknown_family_has_the_numbers_of_its_config(tmp_path: Path) -> None
     assert "not supported: model_type 'llama_next' (LlamaNextForCausalLM); supported: " in said
     assert "the nearest by name is llama (LlamaForCausalLM)" in said
     assert "model_type 'llama_next', wanted one of llama, " in told["fp8"].problems[0]
+
+
+def test_an_unknown_family_hears_what_the_nearest_would_have_to_be_taught(tmp_path: Path) -> None:
+    tiny.tiny_qwen3_moe(tmp_path)
+    edit_config(tmp_path, architectures=["OtherForCausalLM"], model_type="other")
+    near = about(tmp_path).nearest
+    assert near is not None
+    assert (near.family, near.unknown, near.lacking) == ("qwen3_moe", (), ())
+
+    def rename(header: dict[str, Any]) -> None:
+        for name in [name for name in header if "q_norm" in name]:
+            header[name.replace("q_norm", "query_norm")] = header.pop(name)
+
+    edit_header(tmp_path, rename)
+    said = "\n".join(about(tmp_path).lines())
+    assert f"nearest is qwen3_moe, which takes {near.kinds - 1} of {near.kinds} kinds of tensors, all but" in said
+    assert "model.layers.{i}.self_attn.query_norm.weight" in said
+    assert "it wants model.layers.{i}.self_attn.q_norm.weight besides" in said
+
+
+def test_tensors_like_no_familys_have_no_nearest(tmp_path: Path) -> None:
+    tiny.tiny_llama(tmp_path)
+    edit_config(tmp_path, architectures=["OtherForCausalLM"])
+
+    def rename(header: dict[str, Any]) -> None:
+        for name in [name for name in header if name != "__metadata__"]:
+            header[f"x.{name}"] = header.pop(name)
+
+    edit_header(tmp_path, rename)
+    found = about(tmp_path)
+    assert found.nearest is None
+    assert not found.problems
+    assert "none of ours\n" in "\n".join(found.lines())
+    (tmp_path / "model.safetensors").unlink()
+    assert about(tmp_path).nearest is None
 
 
 def test_what_is_left_of_a_folder_without_weights(tmp_path: Path) -> None:
@@ -289,6 +325,12 @@ def test_verbose_tells_the_stages_own_words(vl: Path) -> None:
     assert "all other weights" in verbose
     assert "all other weights" not in plain
     assert len(plain.splitlines()) < 30
+
+
+def test_a_problem_is_spelled_out_once(moe: Path) -> None:
+    said = convert("inspect", "--quick", moe).stdout
+    assert said.count("wanted one of llama, mistral") == 1
+    assert "  awq          cannot, as gptq\n" in said
 
 
 def test_quick_imports_nothing_large(vl: Path) -> None:
