@@ -180,7 +180,9 @@ def _judged(asked: dict[str, Any]) -> Judged:
     return Judged(**asked, limits=limits)
 
 
-@main.command(epilog="Exit codes: 0 nothing got worse, 2 a report cannot be read, 3 an output got worse.")
+@main.command(
+    epilog="Exit codes: 0 nothing got worse, 2 a report cannot be read or no output is in both, 3 an output got worse."
+)
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
@@ -197,7 +199,7 @@ def compare(before: Path, after: Path, as_json: bool, markdown: bool) -> int:
     changes = compare(read_report(before), read_report(after))
     write = to_json if as_json else to_markdown if markdown else to_text
     click.echo(write(changes))
-    return 3 if changes.worse else 0
+    return 3 if changes.worse else 0 if changes.outputs else 2
 
 
 @main.command(epilog=EPILOG)

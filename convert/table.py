@@ -90,7 +90,7 @@ def metric(name: str, write: Callable[[float], str]) -> Callable[[Row], str]:
 
 
 def interval_of(name: str) -> Callable[[Row], str]:
-    """A cell of a metric and half its confidence interval, with one exponent: 1.20e-3 ±0.41."""
+    """A cell of a metric and its confidence interval, with one exponent: `1.20 (0.98–1.47) e-3`."""
 
     def cell(output: Row) -> str:
         value, ends = output["metrics"].get(name), output.get("intervals", {}).get(name)
@@ -100,8 +100,8 @@ def interval_of(name: str) -> Callable[[Row], str]:
         if ends is None or value == 0:
             return text
         digits, _, exponent = text.partition("e")
-        half = (ends[1] - ends[0]) / 2
-        return f"{digits} ±{half / 10.0 ** int(exponent):.2f} e{int(exponent):<3}"
+        low, high = (end / 10.0 ** int(exponent) for end in ends)
+        return f"{digits} ({low:.2f}–{high:.2f}) e{int(exponent):<3}"
 
     return cell
 

@@ -224,6 +224,9 @@ def test_conditions_that_changed(sample: Any) -> None:
 
 
 def test_speed_is_told_and_not_judged(sample: Any) -> None:
+    quick, _ = changed(sample, speed={"load_seconds": 0.004})
+    quicker, _ = changed(sample, speed={"load_seconds": 0.006})
+    assert not of(judged(quick, quicker)).speed, "nobody waits for two thousandths of a second"
     report, _ = changed(sample, speed={"decode_tokens_per_second": 1.0, "load_seconds": 1000.0})
     changes = judged(sample, report)
     assert not changes.worse
@@ -330,6 +333,9 @@ def test_the_command(sample: Any, tmp_path: Path) -> None:
     result = convert("compare", a, b)
     assert (result.exit_code, result.stdout.count(LABEL)) == (3, 1)
     assert convert("compare", b, a).exit_code == 0
+    (tmp_path / "c.json").write_text(json.dumps(sample | {"outputs": []}))
+    apart = convert("compare", a, str(tmp_path / "c.json"))
+    assert (apart.exit_code, "Nothing to compare: no output is in both" in apart.stdout) == (2, True)
     assert json.loads(convert("compare", a, b, "--json").stdout)["worse"] is True
     assert convert("compare", a, b, "--markdown").stdout.startswith("**Something got worse")
     assert convert("compare", a, b, "--markdown", "--json").exit_code == 2
@@ -343,11 +349,16 @@ def test_the_table_has_the_reports_verdicts(sample: Any) -> None:
     for label, line in rows.items():
         assert line.split("  ")[0] == label
         assert line.endswith(output(sample, label)["status"].replace("_", " "))
-    assert " 1.20 ±0.25 e-3 " in rows[LABEL]
+    assert " 1.20 (0.98–1.47) e-3 " in rows[LABEL]
     assert len({line.index("%") for line in rows.values() if "%" in line}) == 1
     assert lines[2 + len(rows) :][:2] == ["", "22 passed, 3 failed, 1 not run"]
     why = lines[4 + len(rows) :]
     assert [line.split(": ")[1] for line in why] == [o["label"] for o in sample["outputs"] if o["status"] != "passed"]
+
+
+def test_an_interval_that_is_lopsided_is_not_said_to_be_even(sample: Any) -> None:
+    report, _ = changed(sample, intervals={"kl_mean": [0.0, 0.0131]})
+    assert " 1.20 (0.00–13.10) e-3 " in "\n".join(report_lines(report, colour=False))
 
 
 def test_colours_are_on_verdicts_alone(sample: Any) -> None:

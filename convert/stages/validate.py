@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from validate.report import Output
     from validate.texts import Windows
 
-VERSION = 5
+VERSION = 6
 REFERENCE_TOOLS = ("torch", "transformers", "tokenizers", "numpy", "pillow")
 TOOLS: tuple[str, ...] = (*REFERENCE_TOOLS, "xllamacpp")
 RUNTIMES = (  # where they are installed

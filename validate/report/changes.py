@@ -221,14 +221,17 @@ def _direction(name: str, difference: float) -> Kind:
 
 SPEEDS = ("load_seconds", "prefill_tokens_per_second", "decode_tokens_per_second", "peak_memory_bytes")
 SPEED_SHARE = 0.25  # what two measurements of one file may differ by on one machine
+SMALL_LOAD = 0.5  # seconds that nobody notices
 
 
 def _speed(before: Output, after: Output) -> Iterator[MetricChange]:
     sides: list[Mapping[str, object]] = [cast(Mapping[str, object], o["speed"] or {}) for o in (before, after)]
     for name in SPEEDS:
         old, new = (side.get(name) for side in sides)
-        if isinstance(old, int | float) and isinstance(new, int | float) and abs(new - old) > SPEED_SHARE * abs(old):
-            yield MetricChange(name, old, new, Kind.UNJUDGED)
+        if isinstance(old, int | float) and isinstance(new, int | float):
+            small = max(SPEED_SHARE * abs(old), SMALL_LOAD if name == "load_seconds" else 0.0)
+            if abs(new - old) > small:
+                yield MetricChange(name, old, new, Kind.UNJUDGED)
 
 
 # ---- what was measured with, on and against

@@ -44,6 +44,9 @@ def to_json(changes: Changes) -> str:
 
 def sentence(changes: Changes) -> str:
     """What it comes to."""
+    if not changes.outputs:
+        gone_new = f"{len(changes.gone)} gone, {len(changes.new)} new"
+        return f"Nothing to compare: no output is in both ({gone_new})"
     worse = sum(output.worse for output in changes.outputs)
     better = sum(output.better for output in changes.outputs)
     said = [f"{worse} worse", f"{better} better", f"{len(changes.outputs) - worse - better} the same"]
