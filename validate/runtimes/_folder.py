@@ -48,7 +48,7 @@ class CheckpointFolder:
         eos = token_id(tokenizer.eos_token_id)
         # What stops transformers' generate: the generation config's list, else the model config's, and the tokenizer's.
         stops = getattr(self._generation, "eos_token_id", None)
-        stops = self._text.eos_token_id if stops is None else stops
+        stops = getattr(self._text, "eos_token_id", None) if stops is None else stops
         ends = frozenset([*(stops if isinstance(stops, list | tuple) else [stops]), eos]) - {None, -1}
         plain, special = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         bos = token_id(tokenizer.bos_token_id)
@@ -204,14 +204,13 @@ class CheckpointFolder:
 
     def image_inputs(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """All that the model takes of prompts with an IMAGE_MARK each: one batch, padded on the left."""
-        seen, image_id = self.seen(images), self._config.image_token_id
+        seen, token = self.seen(images), self.images.token
         ids, mask = self.image_rows(prompts, seen)
-        wanted, got = sum(written.count(self.images.token) for written in seen.written), int((ids == image_id).sum())
-        if wanted != got:
-            raise RuntimeFailure(
-                f"the tokenizer makes {got} image tokens of {wanted}: {self.images.token!r} is no token"
-            )
-        kinds = {self.images.kinds: ((ids == image_id) * mask).astype(np.int32)} if self.images.kinds else {}
+        places = (ids == self._config.image_token_id) * mask
+        wanted = sum(written.count(token) for written in seen.written)
+        if places.sum() != wanted:
+            raise RuntimeFailure(f"the prompt has {places.sum()} image tokens, {token!r}, for {wanted} embeddings")
+        kinds = {self.images.kinds: places.astype(np.int32)} if self.images.kinds else {}
         return {"input_ids": ids, "attention_mask": mask, **kinds, **seen.arrays}
 
     def image_rows(self, prompts: Sequence[str], seen: Seen) -> tuple[np.ndarray, np.ndarray]:

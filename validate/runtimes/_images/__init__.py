@@ -93,7 +93,11 @@ class Images(ABC):
         return max(1, round(math.sqrt(self.tile[0] * self.tile[1] / self.tile_tokens)))
 
     def text_of(self, token: int) -> str:
-        return str(self.tokenizer.convert_ids_to_tokens(token))
+        """The text of an id of the config; raises ValueError where the tokenizer has no such token."""
+        text = self.tokenizer.convert_ids_to_tokens(token)
+        if not text:
+            raise ValueError(f"token {token} of the config is none of the tokenizer's")
+        return str(text)
 
     def tokens(self, width: int, height: int) -> int:
         """How many embeddings an image of that size becomes; raises ValueError for a size that is refused."""
