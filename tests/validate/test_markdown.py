@@ -72,6 +72,14 @@ def test_a_check_that_has_nothing_to_compare_says_so() -> None:
     assert ", :" not in page
 
 
+def test_a_text_too_short_for_intervals_is_said_before_the_tables() -> None:
+    report = make_report(Measurement(metrics=KEPT | {"positions": 31}))
+    said = "- Text: 31 tokens (too few to say how surely anything holds: measure on more)"
+    assert said in to_markdown(report).partition("\n## ")[0]
+    sure = Measurement(metrics=KEPT | {"positions": 31}, intervals={"kl_mean": (0.0005, 0.0015)})
+    assert said not in to_markdown(make_report(sure))
+
+
 def test_what_to_do_is_said_once_for_all_whom_it_helps(sample: str) -> None:
     todo = [line for line in sample.splitlines() if line.startswith("- What to do")]
     assert len(todo) == 4

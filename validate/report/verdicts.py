@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from validate.metrics import number, resampled
 from validate.report.advice import advice, kept
-from validate.report.outputs import short_names
+from validate.report.outputs import ends, short_names
 from validate.report.schema import Limit, Output, Report
 from validate.report.words import listed, percent, plural, scientific, size, visible
 from validate.statistics import SURE
@@ -145,13 +145,21 @@ def close_calls(report: Report) -> list[tuple[int, str, Gate]]:
 
 
 def facts(report: Report) -> list[Fact]:
-    """Smallest that passed, furthest from the source of those that passed, contract, clicks."""
+    """A text that is too short, smallest and furthest from the source of those that passed, contract, clicks."""
     named = list(zip(report["outputs"], short_names(report), strict=True))
     passed = [(o, n) for o, n in named if o["status"] == "passed"]
-    return [*_of_passed(passed), *_contract(named), *_clicks(named)]
+    return [*_of_text(report["outputs"]), *_of_passed(passed), *_contract(named), *_clicks(named)]
 
 
 _Named = Sequence[tuple[Output, str]]
+
+
+def _of_text(outputs: Sequence[Output]) -> Iterable[Fact]:
+    """What nobody should decide on: numbers of a text that is too short for intervals."""
+    short = [n for o in outputs if (n := o["metrics"].get("positions")) and ends(o, "kl_mean") is None]
+    if short:
+        told = "too few to say how surely anything holds: measure on more"
+        yield Fact("Text", plural(int(max(short)), "token"), told, "bad")
 
 
 def _of_passed(passed: _Named) -> Iterable[Fact]:
