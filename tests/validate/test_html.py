@@ -11,8 +11,8 @@ import pytest
 
 from tests.validate.sample_report import sample_report
 from tests.validate.sample_variants import hostile, small
-from validate.report import axes, columns, words
-from validate.report.html import to_html
+from validate.report import columns, words
+from validate.report.html import axes, to_html
 from validate.report.schema import Report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
