@@ -14,7 +14,6 @@ import numpy as np
 from convert.bundle import Artifact, Bundle, Model
 from convert.companions import Companions, collect, read_companions
 from convert.gguf.fields import Field
-from convert.gguf.writer import field_bytes
 
 
 def bundle_of(folder: Path) -> Bundle:
@@ -93,7 +92,7 @@ def write_gguf(path: Path, vocabulary: Sequence[Field], vocab_size: int) -> Path
         **{f"blk.0.{name}.weight": (hidden, hidden) for name in square},
     }
     head = b"GGUF" + np.array([3], "<u4").tobytes() + np.array([len(tensors), len(fields)], "<u8").tobytes()
-    head += b"".join(map(field_bytes, fields))
+    head += b"".join(field.encoded for field in fields)
     offset = 0
     for name, shape in tensors.items():
         raw = name.encode()

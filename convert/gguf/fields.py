@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -72,6 +74,19 @@ class Field:
     type: GGUFValueType
     sub_type: GGUFValueType | None = None
 
+    @functools.cached_property
+    def encoded(self) -> bytes:
+        """The field as the file holds it."""
+        key = text_bytes(self.key) + struct.pack("<I", self.type)
+        if self.type is not GGUFValueType.ARRAY:
+            return key + _scalar(self.type, self.value)
+        assert self.sub_type is not None
+        assert isinstance(self.value, tuple)
+        head = key + struct.pack("<IQ", self.sub_type, len(self.value))
+        if self.sub_type is GGUFValueType.STRING:
+            return head + b"".join(map(text_bytes, self.value))
+        return head + struct.pack(f"<{len(self.value)}{SCALARS[self.sub_type]}", *self.value)
+
     @classmethod
     def string(cls, key: str, value: str) -> Field:
         return cls(key, _checked(key, value, GGUFValueType.STRING), GGUFValueType.STRING)
@@ -124,6 +139,16 @@ class Field:
     @classmethod
     def float32s(cls, key: str, values: Iterable[float]) -> Field:
         return cls.array(key, values, GGUFValueType.FLOAT32)
+
+
+def text_bytes(text: str) -> bytes:
+    """A string as the format has it: its length, then its UTF-8."""
+    raw = text.encode("utf-8")
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _scalar(kind: GGUFValueType, value: object) -> bytes:
+    return text_bytes(str(value)) if kind is GGUFValueType.STRING else struct.pack(f"<{SCALARS[kind]}", value)
 
 
 def _checked(key: str, value: object, kind: GGUFValueType) -> object:

@@ -25,7 +25,7 @@ import numpy as np
 
 from convert.bundle import Artifact
 from convert.errors import InputError
-from convert.gguf.fields import SCALARS, Field, GGUFValueType
+from convert.gguf.fields import Field, text_bytes
 from convert.gguf.split import SplitFile
 from convert.gguf.tensors import OutputTensor
 from convert.progress import Progress
@@ -70,11 +70,11 @@ class FilePlan:
     def header(self) -> bytes:
         """All bytes before the first tensor."""
         parts = [MAGIC, struct.pack("<IQQ", VERSION, len(self.infos), len(self.fields))]
-        parts += map(field_bytes, self.fields)
+        parts += [field.encoded for field in self.fields]
         offset = 0
         for info in self.infos:
             dimensions = struct.pack(f"<I{len(info.shape)}Q", len(info.shape), *reversed(info.shape))
-            parts += [_string(info.name), dimensions, struct.pack("<IQ", info.type.id, offset)]
+            parts += [text_bytes(info.name), dimensions, struct.pack("<IQ", info.type.id, offset)]
             offset += padded(info.nbytes)
         header = b"".join(parts)
         return header + bytes(-len(header) % ALIGNMENT)
@@ -88,28 +88,6 @@ class FilePlan:
 def padded(size: int) -> int:
     """`size` and the bytes after it up to the next multiple of the alignment."""
     return size + -size % ALIGNMENT
-
-
-def field_bytes(field: Field) -> bytes:
-    """The field as the file holds it."""
-    key = _string(field.key) + struct.pack("<I", field.type)
-    if field.type is not GGUFValueType.ARRAY:
-        return key + _value(field.type, field.value)
-    assert field.sub_type is not None
-    assert isinstance(field.value, tuple)
-    head = key + struct.pack("<IQ", field.sub_type, len(field.value))
-    if field.sub_type is GGUFValueType.STRING:
-        return head + b"".join(map(_string, field.value))
-    return head + struct.pack(f"<{len(field.value)}{SCALARS[field.sub_type]}", *field.value)
-
-
-def _value(kind: GGUFValueType, value: object) -> bytes:
-    return _string(str(value)) if kind is GGUFValueType.STRING else struct.pack(f"<{SCALARS[kind]}", value)
-
-
-def _string(text: str) -> bytes:
-    raw = text.encode("utf-8")
-    return struct.pack("<Q", len(raw)) + raw
 
 
 @dataclass(frozen=True)
