@@ -65,7 +65,7 @@ def _remedy(first: str, families: Mapping[str, str]) -> str:
     alike = [name for name in families if name[:STEM].lower() == first[:STEM].lower()]  # Mamba is no Llama
     close = difflib.get_close_matches(first, alike, 1, 0.6)
     nearest = f"the nearest by name is {families[close[0]]} ({close[0]}); " if close else ""
-    return f"{nearest}to add one is a file in convert/architectures, for a graph that llama.cpp has"
+    return f"{nearest}to add one is a file in convert/architectures, and `convert inspect` says what is like it"
 
 
 def _plain(name: object) -> str:

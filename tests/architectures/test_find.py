@@ -19,7 +19,7 @@ def test_a_family_that_is_not_there_hears_those_that_are_and_what_it_takes() -> 
     supported = ", ".join(architectures.names())
     start = "config.json: not supported: model_type 'qwen3_moe_next' (Qwen3MoeNextForCausalLM); "
     assert said.startswith(f"{start}supported: {supported}; the nearest by name is qwen3_moe (Qwen3MoeForCausalLM); ")
-    assert said.endswith("to add one is a file in convert/architectures, for a graph that llama.cpp has")
+    assert said.endswith("to add one is a file in convert/architectures, and `convert inspect` says what is like it")
 
 
 def test_a_class_alone_is_named() -> None:
