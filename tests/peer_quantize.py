@@ -27,6 +27,7 @@ from convert.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
 from quantize.mixes import MIXES
 from tests import tiny
 from tests.fixtures_gguf import convert, read_gguf
+from tests.parity.checkpoints.falcon import falcon
 from tests.parity.upstream import tensor_difference
 
 GOLDEN = Path(__file__).parent / "gguf" / "golden_quantize.json"
@@ -38,6 +39,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "8 experts": lambda f: tiny.tiny_qwen3_moe(f, hidden=256, layers=9, heads=8, expert_ffn=256),
     "4 experts": lambda f: tiny.tiny_qwen3_moe(f, hidden=256, layers=8, heads=8, expert_ffn=256, experts=4),
     "rows of 160 and 320 values": lambda f: tiny.tiny_qwen2(f, hidden=160, layers=2, tied=True),
+    "Falcon": lambda f: falcon(f, hidden_size=256, num_hidden_layers=17),
 }
 
 

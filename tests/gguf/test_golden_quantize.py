@@ -55,6 +55,8 @@ def test_the_tables_hold_what_the_rules_are_about() -> None:
     assert re.fullmatch(r"2 Q5_K, 15 Q4_K", TABLES["dense, tied: Q3_K_M"]["attn_v.weight"])
     assert "Q4_K" in TABLES["dense, 4 query heads to a value head: Q2_K"]["attn_v.weight"]
     assert TABLES["8 experts: Q2_K"]["attn_v.weight"] == "9 Q8_0"
+    assert TABLES["Falcon: Q3_K_M"]["ffn_down.weight"].startswith("1 Q5_K, 1 Q4_K, 2 Q3_K, 1 Q4_K")
+    assert TABLES["Falcon: Q4_K_M"]["token_embd.weight"] == "1 Q8_0"
     assert "Q4_1" in flat["dense, tied, imatrix: Q4_0"]
     assert "Q4_1" not in flat["dense, tied: Q4_0"]
     assert "Q5_0" in flat["rows of 160 and 320 values: Q4_K_M"]
