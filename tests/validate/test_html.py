@@ -12,7 +12,8 @@ import pytest
 from tests.validate.sample_report import sample_report
 from tests.validate.sample_variants import hostile, small
 from validate.report import columns, words
-from validate.report.html import axes, to_html
+from validate.report.html import to_html
+from validate.report.outputs import short_names
 from validate.report.schema import Report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -173,7 +174,7 @@ def test_the_page_is_never_wider_than_the_screen(show: Opener, report: Report, w
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     long = sample_report()
     long["outputs"] = [{**o, "label": f"{'x' * 300}{i}"} for i, o in enumerate(long["outputs"][:5])]
-    assert len(set(axes.short_names(long))) == 5
+    assert len(set(short_names(long))) == 5
     for strange in (long, hostile(small())):
         page = show(strange, width)
         page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")

@@ -188,7 +188,8 @@ def _contract(named: _Named) -> Iterable[Fact]:
     if broken:
         yield Fact("Contract", f"{len(broken)} of {len(checked)} differ", listed(list(broken)[:3]), "bad")
     else:
-        yield Fact("Contract", "Equal", f"token ids, templates, special tokens of all {len(checked)}", "ok")
+        who = f" of all {len(checked)}" if len(checked) > 1 else ""
+        yield Fact("Contract", "Equal", f"token ids, templates, special tokens{who}", "ok")
 
 
 def _clicks(named: _Named) -> Iterable[Fact]:
