@@ -1,0 +1,40 @@
+"""Nemotron and Minitron: LayerNorm times 1 + weight, a squared ReLU without a gate, half of each head turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.architectures._config import Config
+from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
+from convert.architectures._part import PLUS_ONE, Part, Row
+from convert.architectures._rope import Rotary
+from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
+from convert.gguf.fields import Field
+
+CLASSES = ("NemotronForCausalLM",)
+
+GRAPH = Graph(
+    "nemotron",
+    layer_norm=True,
+    epsilon="norm_eps",
+    default_epsilon=1e-5,
+    activations=("relu2",),
+    rotary=Rotary(("linear",), partial=0.5),
+    square=True,
+)
+NORM_BIASES = tuple(row[:3] for row in biases(NORMS, ENDS[1:]))  # 1 is added to weights only
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    config = Config(values)
+    decoder = read_decoder(config, GRAPH)
+    config.require("tie_word_embeddings", False, "llama.cpp's nemotron graph wants a head of its own")
+    rows: list[Row] = [*ENDS, *NORMS, *NORM_BIASES, *ATTENTION, *MLP[1:]]
+    if config.flag("attention_bias"):
+        rows += biases(ATTENTION)
+    if config.flag("mlp_bias"):
+        rows += biases(MLP[1:])
+    fields = [*head_size_fields(decoder), Field.uint32("nemotron.vocab_size", decoder.vocab)]
+    return decoder_part(decoder, rows, fields, {"norm": PLUS_ONE})

@@ -1,0 +1,42 @@
+"""Phi-1, 1.5 and 2: one LayerNorm before attention and MLP, which go side by side; biases everywhere, the head too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.architectures._config import Config
+from convert.architectures._decoder import GELU_TANH, Graph, decoder_part, read_decoder
+from convert.architectures._part import Part, Row
+from convert.architectures._rope import Rotary
+from convert.architectures._rows import HEAD, NORMS, QKV, B, L, biases
+
+CLASSES = ("PhiForCausalLM",)
+
+GRAPH = Graph(
+    "phi2",
+    layer_norm=True,
+    epsilon="layer_norm_eps",
+    default_epsilon=1e-5,
+    activations=("gelu_new", *GELU_TANH),
+    rotary=Rotary(("linear",), partial=0.5),
+    square=True,
+)
+EMBEDDING: Row = ("model.embed_tokens.weight", "token_embd.weight", ("vocab", "hidden"))
+TABLE: tuple[Row, ...] = (
+    ("model.final_layernorm.weight", "output_norm.weight", ("hidden",)),
+    NORMS[0],
+    *QKV,
+    (f"{L}.self_attn.dense.weight", f"{B}.attn_output.weight", ("hidden", "q")),
+    (f"{L}.mlp.fc1.weight", f"{B}.ffn_up.weight", ("ffn", "hidden")),
+    (f"{L}.mlp.fc2.weight", f"{B}.ffn_down.weight", ("hidden", "ffn")),
+)
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    config = Config(values)
+    decoder = read_decoder(config, GRAPH)
+    config.require("tie_word_embeddings", False, "llama.cpp's phi2 graph wants a head of its own")
+    config.require("qk_layernorm", False, "llama.cpp's phi2 graph has no norms of queries and keys")
+    return decoder_part(decoder, (EMBEDDING, *TABLE, *biases(TABLE, [HEAD])))
