@@ -1,0 +1,33 @@
+"""Arcee (AFM): Llama's layers with a squared ReLU and no gate in the MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.architectures._config import Config
+from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
+from convert.architectures._part import Part
+from convert.architectures._rope import Rotary
+from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
+from convert.architectures.llama import side_by_side
+from convert.gguf.fields import Field
+
+CLASSES = ("ArceeForCausalLM",)
+
+GRAPH = Graph("arcee", default_epsilon=1e-5, activations=("relu2",), rotary=Rotary(("linear", "yarn", "llama3")))
+ROWS = (*ENDS, *NORMS, *ATTENTION, *MLP[1:])
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    config = Config(values)
+    decoder = read_decoder(config, GRAPH)
+    for key in ("attention_bias", "mlp_bias"):
+        config.require(key, False, "llama.cpp's arcee graph has no biases")
+    fields = [
+        *head_size_fields(decoder),
+        Field.uint32("arcee.vocab_size", decoder.vocab),
+        Field.uint32("arcee.rope.dimension_count", decoder.head_dim),
+    ]
+    return decoder_part(decoder, ROWS, fields, side_by_side(decoder))
