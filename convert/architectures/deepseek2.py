@@ -89,7 +89,7 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("deepseek2.expert_gating_func", GATING[kind["scoring_func"]]),
         *groups,
     ]
-    return decoder_part(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=_drafts(decoder), notes=notes))
+    return decoder_part(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=drafts(decoder), notes=notes))
 
 
 def _sized(decoder: Decoder, shared: int) -> Decoder:
@@ -194,7 +194,7 @@ def _yarn(config: Config) -> tuple[Config, list[Field]]:
     return Config({**config.values, key: rest}, config.where, config.problems, config.spellings), [factor]
 
 
-def _drafts(decoder: Decoder) -> Iterator[LeftOut]:
+def drafts(decoder: Decoder) -> Iterator[LeftOut]:
     """Layers behind the last one, which guess tokens further ahead."""
     count = decoder.config.size("num_nextn_predict_layers", 1, MAX_LAYERS, least=0)
     for i in range(decoder.layers, decoder.layers + count):

@@ -50,11 +50,11 @@ QWEN = Words(
 )
 """Byte-level BPE; 16 rows of the embedding belong to no token."""
 
-GLM = replace(QWEN, tokenizer=lambda: _with_token(tiny.qwen_tokenizer(496), "<|user|>"))
+GLM = replace(QWEN, tokenizer=lambda: with_token(tiny.qwen_tokenizer(496), "<|user|>"))
 """The same with the token that GLM's converter asks for."""
 
 
-def _with_token(tokenizer: str, token: str) -> str:
+def with_token(tokenizer: str, token: str) -> str:
     """The tokenizer.json with one more special token."""
     made = json.loads(tokenizer)
     last = made["added_tokens"][-1]
