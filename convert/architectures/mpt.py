@@ -1,9 +1,8 @@
-"""MPT: no positions but a penalty on distance (ALiBi), LayerNorm without biases, clamped queries, keys and values."""
+"""MPT: no positions but a slope on the scores, no biases."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from convert.architectures._config import Config
@@ -31,9 +30,8 @@ SPELLINGS = {
     "num_attention_heads": "n_heads",
     "max_position_embeddings": "max_seq_len",
 }
-
 L = "transformer.blocks.{i}"
-TABLE: tuple[Row, ...] = (
+ROWS: tuple[Row, ...] = (
     ("transformer.wte.weight", "token_embd.weight", ("vocab", "hidden")),
     ("transformer.norm_f.weight", "output_norm.weight", ("hidden",)),
     (f"{L}.norm_1.weight", f"{B}.attn_norm.weight", ("hidden",)),
@@ -43,24 +41,29 @@ TABLE: tuple[Row, ...] = (
     (f"{L}.ffn.up_proj.weight", f"{B}.ffn_up.weight", ("ffn", "hidden")),
     (f"{L}.ffn.down_proj.weight", f"{B}.ffn_down.weight", ("hidden", "ffn")),
 )
-PLAIN = {"expansion_ratio": 4, "no_bias": True}  # modeling_mpt.py has no others
-PLAIN_ATTENTION = {"attn_type": "multihead_attention", "alibi": True, "prefix_lm": False, "qk_ln": False}
+PLAIN: Mapping[str, object] = {"no_bias": True, "expansion_ratio": 4, "embedding_fraction": 1.0}
+ATTENTION: Mapping[str, object] = {
+    "alibi": True,
+    "alibi_bias_max": 8,
+    "attn_type": "multihead_attention",
+    "attn_uses_sequence_id": False,
+    "prefix_lm": False,
+    "qk_ln": False,
+}
 
 
 def text(values: Mapping[str, Any]) -> Part:
     """The language model. Raises PlanError with every problem of the config."""
-    config = Config(values).spelled(**SPELLINGS).with_defaults(max_seq_len=2048)
-    sizes = {"intermediate_size": 4 * config.size("hidden_size")}
-    decoder = read_decoder(replace(config, values={**config.values, **sizes}), GRAPH)
+    config = Config(values).spelled(**SPELLINGS)
+    config = config.with_defaults(intermediate_size=4 * config.size("hidden_size"))
+    decoder = read_decoder(config, GRAPH)
+    for key, wanted in PLAIN.items():
+        config.require(key, wanted, "transformers' model has no other")
     attention = config.sub("attn_config")
-    for part, words in ((config, PLAIN), (attention, PLAIN_ATTENTION)):
-        for key, wanted in words.items():
-            part.require(key, wanted, "transformers has no other")
-    for part, key in ((config, "logit_scale"), (attention, "softmax_scale")):
-        if part.has(key):
-            part.complain(key, part.values[key], "none", "llama.cpp's mpt graph has no such scale")
-    # MosaicML's own code computes with it, transformers with 8 always
-    fields = [Field.float32("mpt.attention.max_alibi_bias", attention.number("alibi_bias_max", 8))]
+    for key, wanted in ATTENTION.items():
+        attention.require(key, wanted, "transformers' and llama.cpp's have no other in common")
+    attention.require("softmax_scale", decoder.head_dim**-0.5, "llama.cpp's mpt graph has no other")
+    fields = [Field.float32("mpt.attention.max_alibi_bias", 8.0)]
     if attention.has("clip_qkv"):
         fields.append(Field.float32("mpt.attention.clamp_kqv", attention.number("clip_qkv")))
-    return decoder_part(decoder, TABLE, fields)
+    return decoder_part(decoder, ROWS, fields)

@@ -1,4 +1,4 @@
-"""Nemotron and Minitron: LayerNorm times 1 + weight, a squared ReLU without a gate, half of each head turns."""
+"""Nemotron 3 and 4, Minitron: LayerNorm times 1 + weight, a squared ReLU without a gate, half of each head turns."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ GRAPH = Graph(
     epsilon="norm_eps",
     default_epsilon=1e-5,
     activations=("relu2",),
-    rotary=Rotary(("linear",), partial=0.5),
+    rotary=Rotary((), partial=0.5),
     square=True,
 )
-NORM_BIASES = tuple(row[:3] for row in biases(NORMS, ENDS[1:]))  # 1 is added to weights only
+UP_DOWN = MLP[1:]
+NORM_BIASES = tuple(row[:3] for row in biases(NORMS, ENDS[1:]))  # to which nothing is added
 
 
 def text(values: Mapping[str, Any]) -> Part:
@@ -31,10 +32,14 @@ def text(values: Mapping[str, Any]) -> Part:
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
     config.require("tie_word_embeddings", False, "llama.cpp's nemotron graph wants a head of its own")
-    rows: list[Row] = [*ENDS, *NORMS, *NORM_BIASES, *ATTENTION, *MLP[1:]]
+    rows: list[Row] = [*ENDS, *NORMS, *NORM_BIASES, *ATTENTION, *UP_DOWN]
     if config.flag("attention_bias"):
         rows += biases(ATTENTION)
     if config.flag("mlp_bias"):
-        rows += biases(MLP[1:])
-    fields = [*head_size_fields(decoder), Field.uint32("nemotron.vocab_size", decoder.vocab)]
+        rows += biases(UP_DOWN)
+    fields = [
+        *head_size_fields(decoder),
+        Field.uint32("nemotron.vocab_size", decoder.vocab),
+        Field.string("nemotron.rope.scaling.type", "none"),
+    ]
     return decoder_part(decoder, rows, fields, {"norm": PLUS_ONE})

@@ -1,4 +1,4 @@
-"""Phi-1, 1.5 and 2: one LayerNorm before attention and MLP, which go side by side; biases everywhere, the head too."""
+"""Phi-1, 1.5 and 2: attention and MLP side by side behind one norm, biases everywhere, even on the head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_part, read_decoder
 from convert.architectures._part import Part, Row
 from convert.architectures._rope import Rotary
-from convert.architectures._rows import HEAD, NORMS, QKV, B, L, biases
+from convert.architectures._rows import ENDS, HEAD, NORMS, QKV, B, L, biases
 
 CLASSES = ("PhiForCausalLM",)
 
@@ -22,8 +22,8 @@ GRAPH = Graph(
     rotary=Rotary(("linear",), partial=0.5),
     square=True,
 )
-EMBEDDING: Row = ("model.embed_tokens.weight", "token_embd.weight", ("vocab", "hidden"))
-TABLE: tuple[Row, ...] = (
+EMBEDDING = ENDS[0]
+PLAIN: tuple[Row, ...] = (
     ("model.final_layernorm.weight", "output_norm.weight", ("hidden",)),
     NORMS[0],
     *QKV,
@@ -31,6 +31,7 @@ TABLE: tuple[Row, ...] = (
     (f"{L}.mlp.fc1.weight", f"{B}.ffn_up.weight", ("ffn", "hidden")),
     (f"{L}.mlp.fc2.weight", f"{B}.ffn_down.weight", ("hidden", "ffn")),
 )
+ROWS = (EMBEDDING, *PLAIN, *biases(PLAIN, (HEAD,)))
 
 
 def text(values: Mapping[str, Any]) -> Part:
@@ -38,5 +39,5 @@ def text(values: Mapping[str, Any]) -> Part:
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
     config.require("tie_word_embeddings", False, "llama.cpp's phi2 graph wants a head of its own")
-    config.require("qk_layernorm", False, "llama.cpp's phi2 graph has no norms of queries and keys")
-    return decoder_part(decoder, (EMBEDDING, *TABLE, *biases(TABLE, [HEAD])))
+    config.require("qk_layernorm", False, "llama.cpp's phi2 graph has no norms on queries and keys")
+    return decoder_part(decoder, ROWS)

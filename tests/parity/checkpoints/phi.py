@@ -12,13 +12,13 @@ def phi(folder: Path, **words: Any) -> Path:
         **SIZES,
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
-        "hidden_act": "gelu_new",
         "intermediate_size": 256,
-        "layer_norm_eps": 1e-5,
         "num_key_value_heads": 4,
+        "hidden_act": "gelu_new",
+        "layer_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
         "partial_rotary_factor": 0.5,
         "qk_layernorm": False,
-        "rope_theta": 10000.0,
         "tie_word_embeddings": False,
     }
     return build(folder, QWEN, config | words)

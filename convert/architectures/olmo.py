@@ -1,0 +1,30 @@
+"""OLMo, the first: norms without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.architectures._config import Config
+from convert.architectures._decoder import Graph, decoder_part, read_decoder
+from convert.architectures._part import Part
+from convert.architectures._rows import ATTENTION, ENDS, MLP
+from convert.architectures.llama import side_by_side
+from convert.gguf.fields import Field
+
+CLASSES = ("OlmoForCausalLM",)
+
+GRAPH = Graph("olmo", layer_norm=True, epsilon="layer_norm_eps", default_epsilon=1e-5, square=True)
+ROWS = (ENDS[0], *ATTENTION, *MLP)
+
+
+def text(values: Mapping[str, Any]) -> Part:
+    """The language model. Raises PlanError with every problem of the config."""
+    config = Config(values)
+    decoder = read_decoder(config, GRAPH)
+    config.require("attention_bias", False, "llama.cpp's olmo graph has no biases")
+    config.require("layer_norm_eps", 1e-5, "transformers' norms have no other")
+    fields = []
+    if config.has("clip_qkv"):
+        fields.append(Field.float32("olmo.attention.clamp_kqv", config.number("clip_qkv")))
+    return decoder_part(decoder, ROWS, fields, side_by_side(decoder))
