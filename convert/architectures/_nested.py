@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convert.architectures import llama, qwen2, qwen3
+from convert.architectures import gemma3, llama, qwen2, qwen3
 from convert.architectures._config import Config
 from convert.architectures._part import Part
 
-TEXTS = {"llama": llama.text, "mistral": llama.text, "qwen2": qwen2.text, "qwen3": qwen3.text}
+TEXTS = {
+    "llama": llama.text,
+    "mistral": llama.text,
+    "qwen2": qwen2.text,
+    "qwen3": qwen3.text,
+    "gemma3_text": gemma3.text,
+}
 
 _LLAMA_7B = {
     "hidden_size": 4096,

@@ -44,6 +44,7 @@ class Target:
     place: int | None = None  # along the first axis; None: the checkpoint tensor is all of it
     change: Change | None = None  # after the view; the tensor counts as float32 then
     packed: Packed | None = None
+    type: str = ""  # that it has in every file; empty: what the file's rules say
 
     @property
     def places(self) -> int:
@@ -106,6 +107,7 @@ class Way:
     turned: bool = False  # the view makes rows of columns: the last two axes change places
     packed: Packed | None = None
     operand: int | None = None  # of the packed tensor
+    type: str = ""  # of the tensor in every file; empty: what the file's rules say
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The GGUF tensor's shape, from the checkpoint tensor's."""
@@ -115,7 +117,7 @@ class Way:
 
     def target(self, name: str, shape: tuple[int, ...], view: View | None) -> Target:
         """The GGUF tensor called `name` of a checkpoint tensor, or the part of one, of this shape."""
-        return Target(name, self.shape(shape), view, self.operand, self.change, self.packed)
+        return Target(name, self.shape(shape), view, self.operand, self.change, self.packed, self.type)
 
 
 def _plus_one(values: np.ndarray) -> np.ndarray:

@@ -279,7 +279,9 @@ def _infos(mix: Mix, part: Part, tensors: Sequence[OutputTensor], asked: Asked) 
 
 
 def _carried(tensor: OutputTensor) -> Choice | None:
-    """The type of blocks that the checkpoint has already: they stay as they are in every file."""
+    """The type of blocks that the checkpoint has already, or the one that llama.cpp's graph needs, in every file."""
+    if tensor.target.type:
+        return Choice(TYPES[tensor.target.type], f"{tensor.target.type} in every file, for llama.cpp's graph")
     packed = tensor.target.packed
     return Choice(TYPES[packed.type], f"{packed.type} blocks of the checkpoint, as they are") if packed else None
 

@@ -14,8 +14,8 @@ from validate.runtimes.llama_cpp import LlamaSession
 from validate.runtimes.transformers import TransformersSession
 
 
-def llama_images(session: LlamaSession, prompt: str, pixels: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
-    """The prompt's tokens, -1 where an image has one, and the embeddings of each image, (token, value).
+def llama_images(session: LlamaSession, prompt: str, pixels: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """The prompt's tokens, -1 where an image has one, and the embeddings of all images, (token, value).
 
     With deepstack the values of later layers stand behind those of the first.
     """
@@ -32,7 +32,7 @@ def llama_images(session: LlamaSession, prompt: str, pixels: np.ndarray) -> tupl
             values = np.ctypeslib.as_array(lib.mtmd_get_output_embd(session._eyes), (count, width))
             images.append(values.copy())
             ids += [-1] * count
-    return ids, images
+    return ids, np.concatenate(images)
 
 
 def _width(session: LlamaSession) -> int:
@@ -63,17 +63,15 @@ def torch_inputs(folder: Path, pixels: np.ndarray) -> dict[str, Any]:
     return dict(processor(Image.fromarray(pixels), return_tensors="pt"))
 
 
-def torch_images(session: TransformersSession, inputs: dict[str, Any]) -> list[np.ndarray]:
-    """The embeddings of each image (or part of one), deepstack's behind them."""
+def torch_images(session: TransformersSession, inputs: dict[str, Any]) -> np.ndarray:
+    """The embeddings of all images and parts of images, (token, value), deepstack's behind the others."""
     import torch
 
     with torch.inference_mode():
         out = session.model.get_image_features(**inputs)
-    parts = list(out.pooler_output)
-    if deep := getattr(out, "deepstack_features", None):
-        behind = [layer if isinstance(layer, torch.Tensor) else torch.cat([*layer]) for layer in deep]
-        parts = [torch.cat([torch.cat(parts), *behind], -1)]
-    return [part.reshape(-1, part.shape[-1]).numpy() for part in parts]
+    layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or ())]
+    flat = [torch.cat([part.reshape(-1, part.shape[-1]) for part in layer]) for layer in layers]
+    return torch.cat(flat, -1).numpy()  # type: ignore[no-any-return]
 
 
 def torch_logits(session: TransformersSession, ids: list[int], inputs: dict[str, Any]) -> np.ndarray:
