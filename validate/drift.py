@@ -37,13 +37,8 @@ class WindowDrift:
     nll_candidate: np.ndarray  # float64 (token - 1,)
 
     @property
-    def p_reference(self) -> np.ndarray:
-        """(token - 1,) probability of the text's own next token."""
-        return np.asarray(np.exp(-self.nll_reference))
-
-    @property
     def p_change(self) -> np.ndarray:
-        """(token - 1,) what the candidate adds to that."""
+        """(token - 1,) what the candidate adds to the probability of the text's own next token."""
         return np.asarray(np.exp(-self.nll_candidate) - np.exp(-self.nll_reference))
 
 

@@ -43,7 +43,7 @@ def test_every_number_is_what_the_plain_formula_gives(both: tuple[np.ndarray, np
     got = drift.summarize([window]).metrics
 
     np.testing.assert_allclose(window.kl, kl, rtol=1e-9)
-    np.testing.assert_allclose(window.p_reference, [p[i][t] for i, t in enumerate(tokens[1:])])
+    np.testing.assert_allclose(np.exp(-window.nll_reference), [p[i][t] for i, t in enumerate(tokens[1:])])
     assert got["positions"] == 37
     assert got["tokens"] == 36
     assert got["kl_mean"] == pytest.approx(sum(kl) / 37)
