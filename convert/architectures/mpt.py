@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import GELU, Graph, decoder_part, read_decoder
+from convert.architectures._decoder import GELU, Extra, Graph, decoder_part, read_decoder
 from convert.architectures._part import Part, Row
 from convert.architectures._rows import B
 from convert.gguf.fields import Field
@@ -42,9 +42,9 @@ ROWS: tuple[Row, ...] = (
     (f"{L}.ffn.down_proj.weight", f"{B}.ffn_down.weight", ("hidden", "ffn")),
 )
 PLAIN: Mapping[str, object] = {"no_bias": True, "expansion_ratio": 4, "embedding_fraction": 1.0}
+USUAL = 8.0
 ATTENTION: Mapping[str, object] = {
     "alibi": True,
-    "alibi_bias_max": 8,
     "attn_type": "multihead_attention",
     "attn_uses_sequence_id": False,
     "prefix_lm": False,
@@ -63,7 +63,11 @@ def text(values: Mapping[str, Any]) -> Part:
     for key, wanted in ATTENTION.items():
         attention.require(key, wanted, "transformers' and llama.cpp's have no other in common")
     attention.require("softmax_scale", decoder.head_dim**-0.5, "llama.cpp's mpt graph has no other")
-    fields = [Field.float32("mpt.attention.max_alibi_bias", 8.0)]
+    steepest = attention.number("alibi_bias_max", USUAL)
+    fields = [Field.float32("mpt.attention.max_alibi_bias", steepest)]
+    notes = (
+        () if steepest == USUAL else (f"llama.cpp takes alibi_bias_max, {steepest:g}; transformers always {USUAL:g}",)
+    )
     if attention.has("clip_qkv"):
         fields.append(Field.float32("mpt.attention.clamp_kqv", attention.number("clip_qkv")))
-    return decoder_part(decoder, ROWS, fields)
+    return decoder_part(decoder, ROWS, fields, extra=Extra(notes=notes))

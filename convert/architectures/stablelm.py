@@ -12,7 +12,7 @@ from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, B, L, biases
 from convert.gguf.fields import Field
 
-CLASSES = ("StableLmForCausalLM", "StableLMEpochForCausalLM")
+CLASSES = ("StableLmForCausalLM",)
 
 GRAPH = Graph(
     "stablelm",

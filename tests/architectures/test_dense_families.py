@@ -94,3 +94,11 @@ def test_the_first_falcons_share_one_key_whatever_the_config_counts(tmp_path: Pa
     for count in (None, 1, 4):
         fields = {field.key: field.value for field in text({**config, "num_kv_heads": count}).fields}
         assert fields["falcon.attention.head_count_kv"] == 1
+
+
+def test_slopes_that_transformers_does_not_read_are_noted(tmp_path: Path) -> None:
+    config = config_of("mpt", tmp_path)
+    steep = text({**config, "attn_config": {**config["attn_config"], "alibi_bias_max": 16}})
+    assert {f.key: f.value for f in steep.fields}["mpt.attention.max_alibi_bias"] == 16
+    assert any("alibi_bias_max, 16; transformers always 8" in note for note in steep.notes)
+    assert not any("alibi" in note for note in text(config).notes)
