@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,19 @@ from convert.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
 from quantize.mixes import MIXES
 from tests import tiny
 from tests.fixtures_gguf import convert, read_gguf
+from tests.parity.checkpoints.deepseek2 import V3, deepseek, with_correction
 from tests.parity.checkpoints.falcon import falcon
+from tests.parity.checkpoints.mixtral import mixtral
+from tests.parity.checkpoints.qwen2_moe import qwen2_moe
 from tests.parity.upstream import tensor_difference
 
 GOLDEN = Path(__file__).parent / "gguf" / "golden_quantize.json"
 ONLY_WEIGHTED = ("Q2_K_S",)  # llama-quantize makes it with an importance matrix only
+
+WIDE = {"hidden_size": 256, "num_hidden_layers": 9, "num_attention_heads": 8}
+# keys by head have rows of 128 values, as DeepSeek's own: no whole blocks of a K-quant
+LATENT = {"kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+LATENT |= {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1}
 
 MODELS: dict[str, Callable[[Path], Path]] = {
     "dense, tied": lambda f: tiny.tiny_llama(f, hidden=256, layers=17),
@@ -40,6 +49,13 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "4 experts": lambda f: tiny.tiny_qwen3_moe(f, hidden=256, layers=8, heads=8, expert_ffn=256, experts=4),
     "rows of 160 and 320 values": lambda f: tiny.tiny_qwen2(f, hidden=160, layers=2, tied=True),
     "Falcon": lambda f: falcon(f, hidden_size=256, num_hidden_layers=17),
+    "mixtral, 8 experts": lambda f: mixtral(f, **WIDE, intermediate_size=256),
+    "a shared expert, biases": lambda f: qwen2_moe(
+        f, **WIDE, num_experts=4, moe_intermediate_size=256, shared_expert_intermediate_size=512
+    ),
+    "latent attention, a dense layer first": deepseek(
+        V3, with_correction, **WIDE, **LATENT, num_key_value_heads=8, moe_intermediate_size=256
+    ),
 }
 
 
@@ -94,6 +110,14 @@ def runs(folder: Path, types: list[str]) -> Iterator[tuple[str, Path, Path | Non
         yield f"{name}, imatrix", source.path, imatrix, types
 
 
+def _trimmed(tensor: Any) -> Any:
+    """The tensor without last dimensions of 1, which llama-quantize drops."""
+    shape = list(tensor.shape) if tensor else []
+    while shape[-1:] == [1]:
+        shape.pop()
+    return tensor and tensor._replace(shape=shape)
+
+
 def main(quantize: Path, types: list[str], golden: bool) -> int:
     """The number of tensors that differ."""
     bad, tables = 0, {}
@@ -107,7 +131,7 @@ def main(quantize: Path, types: list[str], golden: bool) -> int:
                 run_peer(quantize, source, peers, artifact.type, imatrix)
                 ours, theirs = read_gguf(artifact.path)[1], read_gguf(peers)[1]
                 tables[f"{title}: {artifact.type}"] = summary((n, t.tensor_type.name) for n, t in theirs.items())
-                wrong = {n: tensor_difference(ours.get(n), theirs.get(n)) for n in {**ours, **theirs}}
+                wrong = {n: tensor_difference(*map(_trimmed, (ours.get(n), theirs.get(n)))) for n in {**ours, **theirs}}
                 wrong = {n: text for n, text in wrong.items() if text}
                 print(f"{title}: {artifact.type}: {len(theirs)} tensors, {len(wrong)} differ", flush=True)
                 for tensor, text in list(wrong.items())[:8]:

@@ -57,6 +57,9 @@ def test_the_tables_hold_what_the_rules_are_about() -> None:
     assert TABLES["8 experts: Q2_K"]["attn_v.weight"] == "9 Q8_0"
     assert TABLES["Falcon: Q3_K_M"]["ffn_down.weight"].startswith("1 Q5_K, 1 Q4_K, 2 Q3_K, 1 Q4_K")
     assert TABLES["Falcon: Q4_K_M"]["token_embd.weight"] == "1 Q8_0"
+    latent = TABLES["latent attention, a dense layer first: Q4_K_M"]
+    assert (latent["attn_k_b.weight"], latent["attn_v_b.weight"]) == ("9 Q5_0", "9 Q4_K")
+    assert TABLES["a shared expert, biases: Q2_K"]["ffn_gate_inp_shexp.weight"] == "9 F32"
     assert "Q4_1" in flat["dense, tied, imatrix: Q4_0"]
     assert "Q4_1" not in flat["dense, tied: Q4_0"]
     assert "Q5_0" in flat["rows of 160 and 320 values: Q4_K_M"]
