@@ -62,7 +62,7 @@ class Options(BaseOptions):
     window: int = Field(512, ge=16, le=32768, description="tokens a window; the cache is empty at the start of each")
     images: list[RecipePath] = Field(
         [],
-        description="images for the projector, beside one of our own drawing. Multiples of 28 are not resized",
+        description="images for the projector, beside one of our own drawing in a size that the source does not resize",
     )
     image_text: str = Field("What is in this picture?", description="what is asked behind each image")
     clicks: RecipePath | None = Field(
