@@ -112,7 +112,7 @@ def _yarn(rope: Rope, prefix: str) -> list[Field]:
     )
     if not values.flag("truncate", True):
         values.complain("truncate", False, "true", "llama.cpp always rounds the correction range outwards")
-    if values.has("mscale") or values.has("mscale_all_dim"):
+    if values.has("mscale") and values.has("mscale_all_dim"):  # one alone does nothing (modeling_rope_utils, yarn)
         values.complain("mscale", values.values.get("mscale"), "none", NO_OTHER_SCALING)
     factor = values.number("factor", least=1.0, above=False)
     original = values.size("original_max_position_embeddings", rope.context, MAX_CONTEXT)

@@ -196,9 +196,10 @@ def test_rotary_parameters_of_each_kind_of_layer_are_found() -> None:
 
 
 def test_words_of_yarn_that_a_family_looks_at_itself_are_no_problem() -> None:
-    scaling = {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7, "truncate": False, "beta_fast": 16}
+    both = {"mscale": 0.7, "mscale_all_dim": 0.5}
+    scaling = {"rope_type": "yarn", "factor": 4.0, **both, "truncate": False, "beta_fast": 16}
     config = Config({"rope_scaling": scaling})
-    rope = read_rope(config, Rotary(("yarn",), own=("mscale", "truncate", "beta_fast")), 512, 8)
+    rope = read_rope(config, Rotary(("yarn",), own=(*both, "truncate", "beta_fast")), 512, 8)
     assert next(f.key for f in rope_fields(rope, "x")) == "x.rope.scaling.type"
     assert not config.problems
     rope_fields(read_rope(config, Rotary(("yarn",)), 512, 8), "x")

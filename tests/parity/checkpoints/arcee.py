@@ -23,7 +23,14 @@ def arcee(folder: Path, **words: Any) -> Path:
     return build(folder, QWEN, config | words, scales={**SHARP, "mlp.up_proj.weight": 4})
 
 
-YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "beta_fast": 32.0, "beta_slow": 1.0}
+YARN = {  # as AFM-4.5B's, with an mscale that counts for nothing by itself
+    "rope_type": "yarn",
+    "factor": 8.0,
+    "original_max_position_embeddings": 64,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 0.7,
+}
 CASES = {
     "": Case(arcee),
     "yarn": Case(lambda folder: arcee(folder, rope_scaling=YARN)),
