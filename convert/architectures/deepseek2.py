@@ -1,4 +1,4 @@
-"""DeepSeek-V2 and V3: attention through small latent vectors (MLA), experts and a shared one after some dense layers.
+"""DeepSeek-V2 and V3, GLM-4.7-Flash: attention through latent vectors (MLA), experts one shared, after dense layers.
 
 llama.cpp's graph attends in the latent space: a token has one key and one value there, and what kv_b_proj would make of
 them is multiplied into the queries (k_b, turned) and taken from what comes out (v_b).
@@ -25,7 +25,12 @@ GATING = {"softmax": 1, "sigmoid": 2}  # gguf, ExpertGatingFuncType
 V2 = {"scoring_func": "softmax", "first_k_dense_replace": 0, "routed_scaling_factor": 1.0, "n_shared_experts": 2}
 V3 = {"scoring_func": "sigmoid", "first_k_dense_replace": 3, "routed_scaling_factor": 2.5, "n_shared_experts": 1}
 V3 |= {"topk_method": "noaux_tc", "norm_topk_prob": True, "n_group": 8, "topk_group": 4}
-KINDS: Mapping[str, Mapping[str, Any]] = {"DeepseekV2ForCausalLM": V2, "DeepseekV3ForCausalLM": V3}
+GLM = {**V3, "first_k_dense_replace": 1, "routed_scaling_factor": 1.8, "n_group": 1, "topk_group": 1}
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "DeepseekV2ForCausalLM": V2,
+    "DeepseekV3ForCausalLM": V3,
+    "Glm4MoeLiteForCausalLM": GLM,  # GLM-4.7-Flash
+}
 CLASSES = tuple(KINDS)
 FIXED = {"attention_bias": False, "mlp_bias": False, "moe_layer_freq": 1, "rope_interleave": True}
 
@@ -71,8 +76,9 @@ def text(values: Mapping[str, Any]) -> Part:
     if decoder.epsilon != LATENT_EPSILON:
         decoder = replace(decoder, notes=(*decoder.notes, EPSILON_NOTE))
     dense = config.size("first_k_dense_replace", most=decoder.layers, least=0)
+    config.require("mlp_layer_types", ["dense"] * dense + ["sparse"] * (decoder.layers - dense))
     groups, notes = _groups(config, experts.count)
-    moe = (*ROUTER, *EXPERTS, *SHARED, *((CORRECTION,) if kind is V3 else ()))
+    moe = (*ROUTER, *EXPERTS, *SHARED, *((CORRECTION,) if kind is not V2 else ()))
     wanted = (
         *expand(MLP, decoder.sizes, layers=range(dense)),
         *expand(moe, decoder.sizes, layers=range(dense, decoder.layers)),

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests import tiny
-from tests.parity.build import QWEN, SHARP, SIZES, Hub, Tensors, build
+from tests.parity.build import QWEN, SHARP, SIZES, Hub, Tensors, Words, build, with_token
 from tests.parity.families import Case
 
 SCALES = {
@@ -41,6 +42,14 @@ V3 = {
     "q_lora_rank": 40,
     "num_nextn_predict_layers": 1,
 }
+GLM = {
+    **V3,
+    "architectures": ["Glm4MoeLiteForCausalLM"],
+    "model_type": "glm4_moe_lite",
+    "n_group": 1,
+    "topk_group": 1,
+    "num_nextn_predict_layers": 0,
+}
 YARN = {
     "type": "yarn",
     "factor": 8,
@@ -51,6 +60,24 @@ YARN = {
 NOT_LATENT = {
     "deepseek2.attention.q_lora_rank": "0 says there is none; without it llama.cpp loads only models of 26 or 27 layers"
 }
+
+
+BY_BYTES = {"order of tensors": "ours is that of the bytes, where float32 comes first; upstream's is by name"}
+GLM_ROLES = {
+    f"tokenizer.ggml.{role}_token_id": "upstream names GLM's tokens itself; ours are the tokenizer's"
+    for role in ("bos", "eos", "unknown", "eot", "eom", "padding")
+}
+
+
+def glm_tokenizer() -> str:
+    """The byte-level BPE with the tokens that upstream's converter looks for."""
+    text = tiny.qwen_tokenizer(496)
+    for token in ("[gMASK]", "<|user|>", "<|observation|>"):
+        text = with_token(text, token)
+    return text
+
+
+GLM_WORDS = replace(QWEN, tokenizer=glm_tokenizer)
 
 
 def with_correction(name: str, values: Any) -> Tensors:
@@ -64,7 +91,9 @@ def with_correction(name: str, values: Any) -> Tensors:
     return tensors
 
 
-def deepseek(kind: dict[str, Any], hub: Hub = tiny.hub_tensors, **words: Any) -> Callable[[Path], Path]:
+def deepseek(
+    kind: dict[str, Any], hub: Hub = tiny.hub_tensors, tokens: Words = QWEN, **words: Any
+) -> Callable[[Path], Path]:
     config = {
         **SIZES,
         "hidden_act": "silu",
@@ -84,7 +113,7 @@ def deepseek(kind: dict[str, Any], hub: Hub = tiny.hub_tensors, **words: Any) ->
         "rope_theta": 10000,
         "tie_word_embeddings": False,
     }
-    return lambda folder: build(folder, QWEN, config | kind | words, hub=hub, scales=SCALES)
+    return lambda folder: build(folder, tokens, config | kind | words, hub=hub, scales=SCALES)
 
 
 CASES = {
@@ -92,6 +121,7 @@ CASES = {
     "V2, latent queries": Case(deepseek(V2, q_lora_rank=40, routed_scaling_factor=16.0, first_k_dense_replace=0)),
     "V3": Case(
         deepseek(V3, with_correction, rope_scaling={**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}),
-        allowed={"order of tensors": "ours is that of the bytes, where float32 comes first; upstream's is by name"},
+        allowed=BY_BYTES,
     ),
+    "GLM-4.7-Flash": Case(deepseek(GLM, with_correction, GLM_WORDS), allowed=BY_BYTES | GLM_ROLES),
 }

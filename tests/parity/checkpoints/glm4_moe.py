@@ -1,22 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests import tiny
-from tests.parity.build import QWEN, SHARP, SIZES, build, with_token
-from tests.parity.checkpoints.deepseek2 import with_correction
+from tests.parity.build import SHARP, SIZES, build
+from tests.parity.checkpoints.deepseek2 import BY_BYTES, GLM_ROLES, GLM_WORDS, with_correction
 from tests.parity.families import Case
-
-TOKENS = ("[gMASK]", "<|user|>", "<|observation|>")  # which upstream looks for
-
-
-def tokenizer() -> str:
-    text = tiny.qwen_tokenizer(496)
-    for token in TOKENS:
-        text = with_token(text, token)
-    return text
 
 
 def glm4_moe(folder: Path, **words: Any) -> Path:
@@ -45,16 +34,12 @@ def glm4_moe(folder: Path, **words: Any) -> Path:
         "tie_word_embeddings": False,
     }
     scales = {**SHARP, "q_norm.weight": 6, "_proj.bias": 4, "mlp.gate.weight": 8, "experts.down_proj": 4}
-    words_of_glm = replace(QWEN, tokenizer=tokenizer)
-    return build(folder, words_of_glm, config | words, hub=with_correction, scales=scales)
+    return build(folder, GLM_WORDS, config | words, hub=with_correction, scales=scales)
 
 
 ALLOWED = {
-    **{
-        f"tokenizer.ggml.{role}_token_id": "upstream names GLM's tokens itself; ours are the tokenizer's"
-        for role in ("bos", "eos", "unknown", "eot", "eom", "padding")
-    },
-    "order of tensors": "ours is that of the bytes, where float32 comes first; upstream's is by name",
+    **GLM_ROLES,
+    **BY_BYTES,
     "glm4moe.nextn_predict_layers": "layers that predict tokens further ahead are left out",
 }
 
