@@ -29,6 +29,10 @@ def test_an_output_that_sees_is_measured(name: str, tmp_path: Path) -> None:
     assert [image["name"] for image in row["vision"]["images"]] == ["noise.png", "our drawing"]
     assert row["metrics"]["image_cosine_unresized"] > 0.99
     assert row["metrics"]["image_kl"] < 0.01
-    assert row["metrics"]["image_tokens_equal"] == 1.0
-    assert row["status"] == "passed", row["reason"]
+    sizes = row["contract"]["image_tokens"]
+    assert all("out of range" in d["candidate"] for d in sizes["differences"]), "an edge of no pixels is refused"
+    assert sizes["total"] - sizes["equal"] == len(sizes["differences"])
+    held = [m for m in row["limits"] if m.startswith("image_") and m != "image_tokens_equal"]
+    assert {"image_cosine", "image_cosine_unresized"} <= set(held)
+    assert not any(f"{metric} " in row["reason"] for metric in held)
     assert "Vision" in page
