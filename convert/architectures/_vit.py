@@ -13,7 +13,7 @@ from convert.architectures._rows import biases
 from convert.gguf.mmproj import MAX_IMAGE, VisionTower
 
 V, B = "vision.encoder.layers.{i}", "v.blk.{i}"
-_WEIGHTS: tuple[Row, ...] = (
+WEIGHTS: tuple[Row, ...] = (
     (f"{V}.self_attn.q_proj.weight", f"{B}.attn_q.weight", ("width", "width")),
     (f"{V}.self_attn.k_proj.weight", f"{B}.attn_k.weight", ("width", "width")),
     (f"{V}.self_attn.v_proj.weight", f"{B}.attn_v.weight", ("width", "width")),
@@ -23,7 +23,7 @@ _WEIGHTS: tuple[Row, ...] = (
     (f"{V}.mlp.fc1.weight", f"{B}.ffn_up.weight", ("ffn", "width")),
     (f"{V}.mlp.fc2.weight", f"{B}.ffn_down.weight", ("width", "ffn")),
 )
-LAYERS: tuple[Row, ...] = (*_WEIGHTS, *biases(_WEIGHTS))
+LAYERS: tuple[Row, ...] = (*WEIGHTS, *biases(WEIGHTS))
 EMBEDDINGS: tuple[Row, ...] = (
     (
         "vision.embeddings.patch_embedding.weight",

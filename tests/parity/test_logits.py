@@ -64,7 +64,8 @@ def test_images_equal_transformers(name: str, tmp_path: Path) -> None:
         inputs = round_pixels(inputs)
         exact, exact_logits = torch_images(session, inputs), torch_logits(session, ids, inputs)
     assert got.shape == exact.shape
-    assert _difference(got, plain) < case.plain_image_tolerance
+    apart = _difference(got, plain)
+    assert apart < case.plain_image_tolerance if case.plain_image_tolerance else apart > 0.1  # the reason still holds
     assert _difference(got, exact) < case.image_tolerance
     assert _difference(logits, exact_logits) < case.image_tolerance
-    assert (case.image_tolerance <= 2e-3 and case.plain_image_tolerance <= 2e-2) or case.why
+    assert case.why or (case.image_tolerance <= 2e-3 and case.plain_image_tolerance == 2e-2)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.parity.build import LLAMA, SHARP, Tensors, build
+from tests.parity.families import Case
+from tests.parity.seeing import SIGLIP_PIXELS, VISION_SHARP, with_processor
+
+PROCESSOR = {
+    **SIGLIP_PIXELS,
+    "crop_size": {"height": 112, "width": 112},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "image_processor_type": "CLIPImageProcessor",
+    "processor_class": "LlavaProcessor",
+    "resample": 3,
+    "size": {"shortest_edge": 112},
+}
+TEXT = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "max_position_embeddings": 512,
+    "model_type": "llama",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": LLAMA.vocab,
+}
+VISION = {
+    "hidden_size": 48,
+    "image_size": 112,
+    "intermediate_size": 100,
+    "model_type": "clip_vision_model",
+    "num_attention_heads": 2,
+    "num_hidden_layers": 4,
+    "patch_size": 14,
+    "projection_dim": 32,
+    "vocab_size": LLAMA.vocab,
+}
+
+
+def published(name: str, values: Any) -> Tensors:
+    """The names that llava-hf's checkpoints have."""
+    name = name.replace("model.language_model.", "language_model.model.").replace("lm_head.", "language_model.lm_head.")
+    name = name.replace("model.vision_tower.", "vision_tower.vision_model.")
+    return {name.removeprefix("model.") if "projector" in name else name: values}
+
+
+def llava(folder: Path) -> Path:
+    config = {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "ignore_index": -100,
+        "image_token_index": 383,
+        "model_type": "llava",
+        "projector_hidden_act": "gelu",
+        "text_config": TEXT,
+        "tie_word_embeddings": False,
+        "vision_config": VISION,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+    }
+    scales = {"linear_1.weight": 4, "class_embedding": 8, **VISION_SHARP, **SHARP}
+    build(folder, LLAMA, config, hub=published, scales=scales)
+    return with_processor(folder, PROCESSOR)
+
+
+def class_token_last(model: Any) -> None:
+    """llama.cpp's order (models/llava.cpp): the class token behind the patches, positions and choice as if in front."""
+    import torch
+
+    positions = model.model.vision_tower.embeddings.position_embedding.weight
+    with torch.no_grad():
+        positions.copy_(positions.roll(1, 0))
+    model.config.vision_feature_select_strategy = "full"
+
+    def chosen(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        values = arguments[0]
+        return (torch.cat([values[:, 2:], values[:, :1]], 1),)
+
+    model.model.multi_modal_projector.register_forward_pre_hook(chosen)
+
+
+WHY = "llama.cpp puts the class token behind the patches; the plan notes it, the equality is to that order"
+CASES = {
+    "": Case(
+        llava,
+        image=(112, 112),
+        plain_image_tolerance=None,
+        why=WHY,
+        as_llama_cpp_sees=class_token_last,
+        no_parity="upstream's converter makes no projector for CLIP towers (Unsupported model type: clip_vision_model)",
+    )
+}
