@@ -8,36 +8,29 @@ from tests.parity.build import QWEN, SHARP, SIZES, build
 from tests.parity.families import Case
 
 
-def exaone4(folder: Path, sharp: float = 8, **words: Any) -> Path:
-    """As the 1.2B."""
+def exaone4(folder: Path, **words: Any) -> Path:
     config = {
         **SIZES,
         "architectures": ["Exaone4ForCausalLM"],
         "model_type": "exaone4",
         "head_dim": 16,
         "hidden_act": "silu",
-        "layer_types": ["full_attention"] * 2,
         "rms_norm_eps": 1e-5,
+        "rope_theta": 1000000,
         "rope_scaling": LLAMA3_ROPE,
-        "rope_theta": 10000.0,
         "sliding_window": None,
         "sliding_window_pattern": None,
+        "layer_types": ["full_attention"] * 2,
         "tie_word_embeddings": True,
     }
-    return build(folder, QWEN, config | words, scales={**SHARP, "q_norm.weight": sharp})
+    return build(folder, QWEN, config | words, scales={**SHARP, "q_norm.weight": 3})
 
 
-def with_windows(folder: Path) -> Path:
-    """As the 32B, which llama.cpp knows by its 64 layers."""
-    words = {
-        "intermediate_size": 32,
-        "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 16,
-        "num_hidden_layers": 64,
-        "sliding_window": 24,
-        "sliding_window_pattern": "LLLG",
-        "tie_word_embeddings": False,
-    }
-    return exaone4(folder, 3, **words)
+def windowed(folder: Path) -> Path:
+    """As the 32B: every fourth of 64 layers has neither window nor positions."""
+    types = ["full_attention" if layer % 4 == 3 else "sliding_attention" for layer in range(64)]
+    words = {"num_hidden_layers": 64, "sliding_window": 24, "sliding_window_pattern": "LLLG", "layer_types": types}
+    return exaone4(folder, hidden_size=32, head_dim=8, intermediate_size=32, tie_word_embeddings=False, **words)
 
 
-CASES = {"": Case(exaone4), "windows": Case(with_windows)}
+CASES = {"": Case(exaone4), "64 layers, windows": Case(windowed)}
