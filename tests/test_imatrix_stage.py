@@ -358,7 +358,7 @@ def test_an_unknown_architecture_is_a_problem(tmp_path: Path, text: Path) -> Non
     config = json.loads((folder / "config.json").read_text()) | {"architectures": ["LamaForCausalLM"]}
     (folder / "config.json").write_text(json.dumps(config))
     (problem,) = check_calibration(bundle(folder), Corpus(text))
-    assert "did you mean LlamaForCausalLM" in str(problem)
+    assert "not supported: model_type 'llama' (LamaForCausalLM)" in str(problem)
 
 
 def test_a_model_larger_than_the_machine_is_a_problem(

@@ -75,14 +75,19 @@ _DEFAULTS = {
 """llama_model_default_params of that build; another layout shows by another value."""
 
 
+_CALLBACKS: list[Any] = []
+"""What llama.cpp calls, for good: also when the vocabulary is gone that it was set for."""
+
+
 class LlamaVocabulary:
     """The vocabulary of a GGUF file in llama.cpp; no weights are loaded. Raises RuntimeFailure."""
 
     def __init__(self, file: Path) -> None:
         self.lib = library()
         self.log: list[str] = []
-        self._callback = LogCallback(lambda level, text, data: self.log.append(text.decode(errors="replace")))
-        self.lib.llama_log_set(C.cast(self._callback, C.c_void_p), None)
+        callback = LogCallback(lambda level, text, data: self.log.append(text.decode(errors="replace")))
+        _CALLBACKS.append(callback)
+        self.lib.llama_log_set(C.cast(callback, C.c_void_p), None)
         self.lib.llama_backend_init()
         model = self.lib.llama_model_load_from_file(os.fsencode(file), self._vocabulary_only())
         if not model:

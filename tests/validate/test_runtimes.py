@@ -147,6 +147,19 @@ def test_pixel_limits_of_another_type_are_none(tiny_vision: dict[str, Bundle], t
     assert _llama_api.pixel_limits(tmp_path / "broken.gguf") is None
 
 
+def test_what_llama_cpp_says_behind_a_session_is_heard_by_nobody(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    """Its log outlives every session: a callback that went with one would be freed memory."""
+    import gc
+
+    with llama_cpp.open(weights(tiny_text, "F32").path, context=16, threads=1):
+        pass
+    gc.collect()
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
+    assert _llama_api.pixel_limits(tmp_path / "broken.gguf") is None  # llama.cpp tells its log why
+    assert llama_cpp._Log.listening is not None
+    assert llama_cpp._Log.listening.lines
+
+
 # ---- files that do not load
 
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -53,21 +53,23 @@ def open(model: Path, *, projector: Path | None = None, context: int = 512, thre
 class _Log:
     """Collects what llama.cpp says, to quote it when a call fails."""
 
+    listening: ClassVar[_Log | None] = None  # the one that hears it: llama.cpp has one log for all models
+
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=200)
         self.warnings: deque[str] = deque(maxlen=5)
         self.errors: deque[str] = deque(maxlen=5)
-        self.callback = api.LogCallback(self._add)  # held here: ctypes does not
         self.listen()
 
     def listen(self) -> None:
         """Make llama.cpp speak to us; its server puts a log of its own in place."""
         lib = api.library()
-        lib.llama_log_set(self.callback, None)
-        lib.mtmd_helper_log_set(self.callback, None)
-        lib.mtmd_log_set(self.callback, None)
+        _Log.listening = self
+        for set_log in (lib.llama_log_set, lib.mtmd_helper_log_set, lib.mtmd_log_set):
+            set_log(_HEAR, None)
 
-    def _add(self, level: int, text: bytes, _: object) -> None:
+    def add(self, level: int, text: bytes) -> None:
+        """Take in what llama.cpp says."""
         line = text.decode(errors="replace").strip()
         if line:
             self.lines.append(line)
@@ -80,6 +82,15 @@ class _Log:
         self.errors.clear()
         self.warnings.clear()
         return RuntimeFailure(f"llama.cpp {what}" + (f": {said}" if said else ""))
+
+
+def _hear(level: int, text: bytes, _: object) -> None:
+    if _Log.listening is not None:
+        _Log.listening.add(level, text)
+
+
+_HEAR = api.LogCallback(_hear)
+"""What llama.cpp calls, for good: also when a session is gone, a callback of its own would be freed memory."""
 
 
 class LlamaSession(Timed):
