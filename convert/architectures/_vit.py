@@ -12,6 +12,15 @@ from convert.architectures._part import Row, Way
 from convert.architectures._rows import biases
 from convert.gguf.mmproj import MAX_IMAGE, VisionTower
 
+RENAMES = (  # of transformers' models of a tower, a projector of several modules, and a text model of any family
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("vision_tower.vision_model.", "vision."),
+    ("model.language_model.", "model."),
+    ("model.vision_tower.vision_model.", "vision."),
+    ("model.vision_tower.", "vision."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+)
 V, B = "vision.encoder.layers.{i}", "v.blk.{i}"
 WEIGHTS: tuple[Row, ...] = (
     (f"{V}.self_attn.q_proj.weight", f"{B}.attn_q.weight", ("width", "width")),

@@ -16,15 +16,7 @@ from convert.gguf.mmproj import image_config, vision_fields
 
 CLASSES = ("Gemma3ForConditionalGeneration",)
 VISION = ("vision.", "multi_modal_projector.")
-RENAMES = (
-    ("language_model.model.", "model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("vision_tower.vision_model.", "vision."),
-    ("model.language_model.", "model."),
-    ("model.vision_tower.vision_model.", "vision."),
-    ("model.vision_tower.", "vision."),
-    ("model.multi_modal_projector.", "multi_modal_projector."),
-)
+RENAMES = vit.RENAMES
 
 TEXT = "gemma3_text"
 USUAL_POOLING = 4  # patches a side that become a token, where the file says nothing (clip.cpp, load_hparams)

@@ -7,10 +7,9 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_part, read_decoder
-from convert.architectures._part import Part, Row
-from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
+from convert.architectures._part import Part
 from convert.architectures.granitemoe import MULTIPLIERS
-from convert.architectures.llama import side_by_side
+from convert.architectures.llama import layer_rows, side_by_side
 from convert.gguf.fields import Field
 
 CLASSES = ("GraniteForCausalLM",)
@@ -22,11 +21,7 @@ def text(values: Mapping[str, Any]) -> Part:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
-    rows: list[Row] = [*ENDS, *NORMS, *ATTENTION, *MLP]
-    if config.flag("attention_bias"):
-        rows += biases(ATTENTION)
-    if config.flag("mlp_bias"):
-        rows += biases(MLP)
+    rows = layer_rows(config)
     fields = [
         Field.uint32("granite.vocab_size", decoder.vocab),
         Field.uint32("granite.rope.dimension_count", decoder.head_dim),

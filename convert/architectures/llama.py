@@ -23,17 +23,23 @@ def text(values: Mapping[str, Any]) -> Part:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
-    rows: list[Row] = [*ENDS, *NORMS, *ATTENTION, *MLP]
-    if config.flag("attention_bias"):
-        rows += biases(ATTENTION)
-    if config.flag("mlp_bias"):
-        rows += biases(MLP)
+    rows = layer_rows(config)
     fields = [
         *head_size_fields(decoder),
         Field.uint32("llama.vocab_size", decoder.vocab),
         Field.uint32("llama.rope.dimension_count", decoder.head_dim),
     ]
     return decoder_part(decoder, rows, fields, side_by_side(decoder))
+
+
+def layer_rows(config: Config) -> list[Row]:
+    """Llama's tensors, with the biases that the config says there are."""
+    rows: list[Row] = [*ENDS, *NORMS, *ATTENTION, *MLP]
+    if config.flag("attention_bias"):
+        rows += biases(ATTENTION)
+    if config.flag("mlp_bias"):
+        rows += biases(MLP)
+    return rows
 
 
 def side_by_side(decoder: Decoder) -> dict[str, Way]:

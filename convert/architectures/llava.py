@@ -15,15 +15,7 @@ from convert.gguf.mmproj import VisionTower, image_config, vision_fields
 
 CLASSES = ("LlavaForConditionalGeneration",)
 VISION = ("vision.", "multi_modal_projector.")
-RENAMES = (
-    ("language_model.model.", "model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("vision_tower.vision_model.", "vision."),
-    ("model.language_model.", "model."),
-    ("model.vision_tower.vision_model.", "vision."),
-    ("model.vision_tower.", "vision."),
-    ("model.multi_modal_projector.", "multi_modal_projector."),
-)
+RENAMES = vit.RENAMES
 
 TEXT = "llama"
 ROWS: tuple[Row, ...] = (
