@@ -16,12 +16,14 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from validate import compact
+from validate.runtimes import Identity
 
 FORM = 1  # raise it when a file of the same question would hold something else
 _BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -55,17 +57,34 @@ class Reference:
         """What needs no weights is the session's own: tokenizer, templates, sizes of images."""
         return getattr(self._session, name)
 
+    def identity(self) -> Identity:
+        return self._identity
+
+    def pieces(self) -> list[str]:
+        return self._pieces
+
+    @cached_property
+    def _identity(self) -> Identity:
+        found: Identity = self._session.identity()
+        return found
+
+    @cached_property
+    def _pieces(self) -> list[str]:
+        """Looked at for every candidate: a dictionary of 150 000 tokens, turned over once."""
+        found: list[str] = self._session.pieces()
+        return found
+
     def kept(self, tokens: Sequence[int]) -> compact.Kept:
         """What is kept of a window's logits."""
         room = self._room * len(tokens)
-        whole = 4 * len(tokens) * self._session.identity().vocab <= room  # whatever the room: the same logits
+        whole = 4 * len(tokens) * self._identity.vocab <= room  # whatever the room: the same logits
         name = self._name("logits", list(tokens), "whole" if whole else room)
         kept = self._remembered(
             f"{name}.logits.npz",
             lambda: compact.keep(self._session.logits(tokens), tokens, room),
             compact.Kept.load,
             lambda kept, path: kept.save(path),
-            lambda kept: kept.vocab == self._session.identity().vocab and kept.is_of(tokens),
+            lambda kept: kept.vocab == self._identity.vocab and kept.is_of(tokens),
         )
         sizes = Cached(kept.whole, kept.bytes, kept.tokens_kept, kept.tail_mass, kept.tail_mass_max)
         self._windows[name] = kept.count, sizes
@@ -73,14 +92,14 @@ class Reference:
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         name = self._name("generate", list(tokens), count)
-        vocab = self._session.identity().vocab
+        vocab = self._identity.vocab
         return self._written(
             name, lambda: self._session.generate(tokens, count), lambda ids: _are_ids(ids, count, vocab)
         )
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         name = self._name("image_generate", list(prompts), [_digest(i) for i in images], count)
-        vocab = self._session.identity().vocab
+        vocab = self._identity.vocab
 
         def fits(rows: Any) -> bool:
             return isinstance(rows, list) and len(rows) == len(prompts) and all(_are_ids(r, count, vocab) for r in rows)
@@ -93,7 +112,7 @@ class Reference:
 
     def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
         name = self._name("image_logits", prompt, _digest(pixels))
-        shape = (self._session.identity().vocab,)
+        shape = (self._identity.vocab,)
         return self._array(name, lambda: self._session.image_logits(prompt, pixels), lambda found: found.shape == shape)
 
     # ---- at the end

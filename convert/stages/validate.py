@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from validate.measurement import Candidate, Measurement, Questions
     from validate.reference import Reference
     from validate.report import Output
-    from validate.texts import Windows
+    from validate.texts import InputSet, Windows
 
 VERSION = 6
 REFERENCE_TOOLS = ("torch", "transformers", "tokenizers", "numpy", "pillow")
@@ -170,8 +170,9 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
     source, rows = inputs[SOURCE], targets(inputs, options.also_on)
     candidates = [_candidate(row, source) for row in rows if not row.not_built]
     with _reference(options, source, out) as reference:
-        windows = _windows(options, reference, progress)
-        questions = _questions(options, reference, windows)
+        sets = input_sets(options)
+        windows = _windows(options, reference, sets, progress)
+        questions = _questions(options, reference, sets, windows)
         try:
             results = measure(reference, candidates, questions, Settings(options.threads), progress)
         except runtimes.RuntimeFailure as error:  # a candidate's are in its row; this is the reference's
@@ -232,11 +233,11 @@ def _candidate(row: Target, source: Bundle) -> Candidate:
     return Candidate(weights.path, projector.path if projector else None, runtime, size, row.label, row.text_only)
 
 
-def _windows(options: Options, reference: Reference, progress: Progress) -> Windows:
+def _windows(options: Options, reference: Reference, sets: Sequence[InputSet], progress: Progress) -> Windows:
     """What is read, cut into windows; tells of what is too short or was left out."""
     from validate import texts
 
-    windows = texts.windows(reference, input_sets(options), options.tokens, options.window)
+    windows = texts.windows(reference, sets, options.tokens, options.window)
     got = sum(map(len, windows.tokens))
     if got < MIN_TOKENS:
         where = ", ".join(map(str, options.text)) or "our own texts"
@@ -250,12 +251,12 @@ def _windows(options: Options, reference: Reference, progress: Progress) -> Wind
     return windows
 
 
-def _questions(options: Options, reference: Reference, windows: Windows) -> Questions:
+def _questions(options: Options, reference: Reference, sets: Sequence[InputSet], windows: Windows) -> Questions:
     from validate import texts
     from validate.measurement import Questions
     from validate.toolcalls import Prompt
 
-    prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(input_sets(options), reference)]
+    prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
     if not reference.identity().sees:
         return Questions(windows.tokens, windows.sets, tool_prompts=prompts)
     try:
