@@ -14,15 +14,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convert import stages
+from convert import registry
 from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
 from convert.errors import ConvertError, Problem
 from convert.files import STATE_FOLDER
 from convert.hashes import HashMemory
-from convert.ingredients import difference, label, plain, sha256, version
+from convert.keys import difference, label, plain, sha256, version
 from convert.progress import Progress, Silent
 from convert.recipe import SOURCE, VALIDATE, Recipe, StageSpec
-from convert.stages._overlap import overlaps
+from convert.registry import AnyStage
+from convert.stage import Inputs, missing_packages
+from convert.validation.overlap import overlaps
 
 DISK_MARGIN_BYTES = 64 << 20
 
@@ -41,8 +43,8 @@ class Step:
     bundle: Bundle | None
 
     @property
-    def stage(self) -> stages.Stage:
-        return stages.load(self.spec.use)
+    def stage(self) -> AnyStage:
+        return registry.load(self.spec.use)
 
     @property
     def left_out(self) -> str:
@@ -56,10 +58,9 @@ class Step:
             return 0
         return sum(a.size for _, a in self.bundle.artifacts() if a.path.is_relative_to(self.out))
 
-    def explain(self, inputs: stages.Inputs) -> list[str]:
+    def explain(self, inputs: Inputs) -> list[str]:
         """The stage's own words about what it will do."""
-        explain = getattr(self.stage, "explain", None)
-        return list(explain(self.spec.options, inputs)) if explain else []
+        return list(self.stage.explain(self.spec.options, inputs))
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class _Planner:
         spec = self.recipe.stages[name]
         out = self.folder / name
         waiting = [i for i in spec.inputs if not self.steps[i].key]
-        self.notes += stages.notes(_stage(spec), spec.options)
+        self.notes += _stage(spec).notes(spec.options)
         if waiting or self._undownloaded(spec):
             reason = "waits for " + ", ".join(waiting) if waiting else "has to be downloaded first"
             self.steps[name] = Step(name, spec, out, "", {}, False, reason, None)
@@ -178,8 +179,7 @@ class _Planner:
 
     def _undownloaded(self, spec: StageSpec) -> bool:
         """Whether the stage's files are not on this machine yet; then nothing that needs them can be planned."""
-        locate = getattr(_stage(spec), "locate", None)
-        if locate is None or locate(spec.options, download=False, progress=self.progress) is not None:
+        if _stage(spec).fetched(spec.options):
             return False
         self.needs_download = True
         return True
@@ -208,15 +208,14 @@ class _Planner:
 
     def _ingredients(self, spec: StageSpec) -> dict[str, Any]:
         stage = _stage(spec)
-        files = sorted(set(stages.reads(stage, spec.options)))
+        files = sorted(set(stage.reads(spec.options)))
         digests = self.hashes.of(files, self.progress)
         return {
             "use": spec.use,
             "version": stage.VERSION,
             "options": plain(spec.options.model_dump(mode="python")),
             "files": {label(path, files): digests[path] for path in files},
-            "tools": {"convert": version("convert")}
-            | {tool: version(tool) for tool in stages.tools(stage, spec.options)},
+            "tools": {"convert": version("convert")} | {tool: version(tool) for tool in stage.tools(spec.options)},
             "inputs": {name: self._input_key(spec, name) for name in spec.inputs},
         }
 
@@ -250,7 +249,7 @@ class _Planner:
     def _at_hand(self, spec: StageSpec, inputs: Mapping[str, Bundle]) -> dict[tuple[str, str], Path]:
         """Where the files are that the step gets, by name and content."""
         found = {(a.path.name, a.sha256): a.path for bundle in inputs.values() for _, a in bundle.artifacts()}
-        files = stages.reads(_stage(spec), spec.options)
+        files = _stage(spec).reads(spec.options)
         digests = self.hashes.of(files, self.progress)
         return found | {(path.name, digest): path.absolute() for path, digest in digests.items()}
 
@@ -264,7 +263,7 @@ class _Planner:
                 "",
                 "move it, or name another --out",
             )
-            for path in stages.reads(_stage(spec), spec.options)
+            for path in _stage(spec).reads(spec.options)
             for home in (path.absolute().resolve(), *path.absolute().resolve().parents)
             if home in homes
         ][:1]
@@ -296,11 +295,9 @@ class _Planner:
     def note_overlaps(self) -> None:
         """Stages that calibrate on what the recipe tests on."""
         used = {name: self.recipe.stages[name] for name in self.steps}
-        tested = [
-            p for spec in used.values() if spec.use == "validate" for p in stages.reads(_stage(spec), spec.options)
-        ]
+        tested = [p for spec in used.values() if spec.use == "validate" for p in _stage(spec).reads(spec.options)]
         for name, spec in used.items():
-            calibrated = [path for path in stages.calibrates(_stage(spec), spec.options) if path.is_file()]
+            calibrated = [path for path in _stage(spec).calibrates(spec.options) if path.is_file()]
             if calibrated and tested:
                 digests = self.hashes.of([*calibrated, *tested], self.progress)
                 self.notes += [f"stage '{name}' {said}" for said in overlaps(calibrated, tested, digests)]
@@ -327,11 +324,11 @@ class _Planner:
             )
 
 
-def _stage(spec: StageSpec) -> stages.Stage:
-    return stages.load(spec.use)
+def _stage(spec: StageSpec) -> AnyStage:
+    return registry.load(spec.use)
 
 
-def _check(recipe: Recipe, name: str, spec: StageSpec, inputs: stages.Inputs) -> list[Problem]:
+def _check(recipe: Recipe, name: str, spec: StageSpec, inputs: Inputs) -> list[Problem]:
     """What keeps the stage from running: packages that are missing, else what the stage itself finds."""
     found = _missing_packages(recipe, name, spec) or _stage(spec).check(spec.options, inputs)
     return [_placed(recipe, name, spec, problem) for problem in found]
@@ -347,7 +344,7 @@ def _placed(recipe: Recipe, name: str, spec: StageSpec, problem: Problem) -> Pro
 
 
 def _missing_packages(recipe: Recipe, name: str, spec: StageSpec) -> list[Problem]:
-    found = stages.missing_packages(_stage(spec), name)
+    found = missing_packages(_stage(spec), name)
     return [replace(problem, where=recipe.where_stage(name)) for problem in found]
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convert import stages
+from convert import registry
 from convert.errors import Problem, RecipeError, raise_all
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def with_validation(recipe: Recipe) -> Recipe:
     """The recipe with a `validate:` section: an empty one, which asks for the defaults, where it has none."""
     if VALIDATE in recipe.stages:
         return recipe
-    last = StageSpec(VALIDATE, tuple(recipe.stages), stages.load(VALIDATE).Options())
+    last = StageSpec(VALIDATE, tuple(recipe.stages), registry.load(VALIDATE).Options())
     return replace(recipe, stages={**recipe.stages, VALIDATE: last})
 
 
@@ -101,7 +101,7 @@ def json_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = {}
 
     def options_schema(stage: str) -> dict[str, Any]:
-        schema: dict[str, Any] = stages.load(stage).Options.model_json_schema(ref_template="#/$defs/{model}")
+        schema: dict[str, Any] = registry.load(stage).Options.model_json_schema(ref_template="#/$defs/{model}")
         definitions.update(schema.pop("$defs", {}))
         return schema
 
@@ -109,7 +109,7 @@ def json_schema() -> dict[str, Any]:
         schema = options_schema(stage)
         names = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
         own = {
-            "use": {"const": stage, "description": (stages.load(stage).__doc__ or "").splitlines()[0]},
+            "use": {"const": stage, "description": registry.load(stage).title},
             "from": names | {"description": "the stage or stages whose output this one takes; source when left out"},
         }
         return schema | {
@@ -134,7 +134,7 @@ def json_schema() -> dict[str, Any]:
             "stages": {
                 "type": ["object", "null"],
                 "propertyNames": {"pattern": f"^{NAME.pattern}$", "not": {"enum": list(RESERVED)}},
-                "additionalProperties": {"oneOf": [entry(s) for s in stages.names() if s not in (SOURCE, VALIDATE)]},
+                "additionalProperties": {"oneOf": [entry(s) for s in registry.names() if s not in (SOURCE, VALIDATE)]},
             },
             "validate": {"anyOf": [options_schema(VALIDATE), {"type": "null"}]},
         },
@@ -188,7 +188,7 @@ class _Reader:
                 continue
             fields = dict(self.mapping(place, entry))
             use, inputs = fields.pop("use", None), fields.pop("from", SOURCE)
-            known = [s for s in stages.names() if s not in (SOURCE, VALIDATE)]
+            known = [s for s in registry.names() if s not in (SOURCE, VALIDATE)]
             if use not in known:
                 got = f"stage '{name}' has no `use:`" if use is None else f"`use: {use}` is not a stage"
                 self.say((*place, "use"), got, remedy=suggest(str(use), known))
@@ -205,7 +205,7 @@ class _Reader:
         """The stage's options object; what it refuses becomes problems at the refused word's line."""
         from pydantic import ValidationError
 
-        kind: type[Options] = stages.load(stage).Options
+        kind: type[Options] = registry.load(stage).Options
         if not isinstance(raw, dict):
             self.mapping(place, raw)
             return kind.model_construct()
@@ -213,14 +213,14 @@ class _Reader:
             return kind.model_validate(raw, context={"folder": self.path.parent})
         except ValidationError as error:
             for detail in error.errors():
-                self._refused(kind, place, detail)
+                self._refused(stage, place, detail)
             return kind.model_construct()
 
-    def _refused(self, kind: type[Options], place: Place, detail: Any) -> None:
+    def _refused(self, stage: str, place: Place, detail: Any) -> None:
         at = tuple(part for part in detail["loc"] if (*place, part) in self.lines or isinstance(part, int | str))
         word = detail["loc"][-1] if detail["loc"] else ""
         if detail["type"] == "extra_forbidden":
-            known = _words(kind, detail["loc"][:-1])
+            known = _words(stage, detail["loc"][:-1])
             self.say((*place, *at), f"unknown word '{word}'", remedy=suggest(str(word), known))
         elif detail["type"] == "missing":
             self.say(place, f"'{word}' is missing", remedy=f"add `{word}:`")
@@ -260,19 +260,18 @@ def _section(stage: str) -> Place:
     return {SOURCE: ("model",), VALIDATE: ("validate",)}.get(stage, ("stages", stage))
 
 
-def _words(kind: type[Options], inside: tuple[Any, ...]) -> list[str]:
+def _words(stage: str, inside: tuple[Any, ...]) -> list[str]:
     """The words known where one was not: those of the options, or of the options object nested at `inside`."""
     from pydantic import BaseModel
 
-    model: Any = kind
+    model: Any = registry.load(stage).Options
     for part in inside:
         if not isinstance(part, str) or part not in model.model_fields:
             continue
         annotation = model.model_fields[part].annotation
         nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
         model = next((a for a in nested if issubclass(a, BaseModel)), model)
-    own_section = kind.__module__.endswith((f".{SOURCE}", f".{VALIDATE}"))
-    return [*model.model_fields, *(() if inside or own_section else ("use", "from"))]
+    return [*model.model_fields, *(() if inside or stage in (SOURCE, VALIDATE) else ("use", "from"))]
 
 
 def _where(path: Path, lines: Mapping[Place, int], place: Place) -> str:

@@ -125,8 +125,7 @@ def _replanned(planned: Plan, listener: Listener) -> Plan:
     with StepProgress(SOURCE, listener, planned.folder / "logs" / f"{SOURCE}.log") as progress:
         if planned.needs_download:
             for step in planned.steps:
-                if locate := getattr(step.stage, "locate", None):
-                    locate(step.spec.options, download=True, progress=progress)
+                step.stage.fetch(step.spec.options, progress)
         out = planned.folder.parent
         now = plan(planned.recipe, out, force=planned.force, progress=progress, earlier=planned)
     raise_all(now.problems, PlanError)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import Any
 
 from pydantic import Field
 
-from convert import stages
+from convert import registry
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import Problem
 from convert.files import write_text
 from convert.options import Options, RecipePath
+from convert.progress import Progress
+from convert.stage import Inputs, Stage, only
 
 
 class SourceOptions(Options):
@@ -33,51 +34,73 @@ class ReportOptions(Options):
     text: RecipePath | None = None
 
 
-def _source() -> Any:
-    stage = _module("source", "A text file that stands for a checkpoint.", SourceOptions)
-    stage.reads = lambda options: [options.path]
-    stage.check = lambda options, inputs: (
-        [] if options.path.is_file() else [Problem(str(options.path), "is not there", "a file", "check the path")]
-    )
-    stage.forecast = lambda options, inputs: _bundle(options)
-    stage.run = lambda options, inputs, out, progress: _bundle(options)
-    stage.locate = lambda options, download, progress: options.path
-    return stage
+class ExistingOptions(Options):
+    path: RecipePath
 
 
-def _bundle(options: SourceOptions) -> Bundle:
-    artifact = Artifact("text", options.path.absolute(), options.path.stat().st_size)
-    return Bundle(Model(options.path.stem), {Role.WEIGHTS: (artifact,)})
+class SourceStage(Stage[SourceOptions]):
+    """A text file that stands for a checkpoint."""
+
+    NAME, VERSION, Options = "source", 1, SourceOptions
+
+    def reads(self, options: SourceOptions) -> list[Path]:
+        return [options.path]
+
+    def check(self, options: SourceOptions, inputs: Inputs) -> list[Problem]:
+        there = options.path.is_file()
+        return [] if there else [Problem(str(options.path), "is not there", "a file", "check the path")]
+
+    def forecast(self, options: SourceOptions, inputs: Inputs) -> Bundle:
+        artifact = Artifact("text", options.path.absolute(), options.path.stat().st_size)
+        return Bundle(Model(options.path.stem), {Role.WEIGHTS: (artifact,)})
+
+    def run(self, options: SourceOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+        return self.forecast(options, inputs)
 
 
-def _upper() -> Any:
-    stage = _module("upper", "The text in capitals.", UpperOptions)
-    stage.runs = []
+class UpperStage(Stage[UpperOptions]):
+    """The text in capitals."""
 
-    def run(options: UpperOptions, inputs: stages.Inputs, out: Path, progress: Any) -> Bundle:
-        source = stages.only(inputs)
-        text = source.of(Role.WEIGHTS)[0].path.read_text()
+    NAME, VERSION, Options = "upper", 1, UpperOptions
+
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+
+    def check(self, options: UpperOptions, inputs: Inputs) -> list[Problem]:
+        return []
+
+    def forecast(self, options: UpperOptions, inputs: Inputs) -> Bundle:
+        size = only(inputs).of(Role.WEIGHTS)[0].size + 1
+        return only(inputs).with_(weights=Artifact("text/UPPER", Path("upper.txt"), size))
+
+    def run(self, options: UpperOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+        text = only(inputs).of(Role.WEIGHTS)[0].path.read_text()
         progress.start("capitals", len(text))
         progress.advance(len(text))
-        stage.runs.append(text)
+        self.runs.append(text)
         if text.startswith("fail"):
             raise RuntimeError("the text says so")
         if text.startswith("stop"):
             raise KeyboardInterrupt
         made = write_text(out / "upper.txt", text.upper() + options.suffix * options.times, "text/UPPER")
-        return source.with_(weights=made)
-
-    stage.run = run
-    stage.forecast = lambda options, inputs: stages.only(inputs).with_(
-        weights=Artifact("text/UPPER", Path("upper.txt"), stages.only(inputs).of(Role.WEIGHTS)[0].size + 1)
-    )
-    return stage
+        return only(inputs).with_(weights=made)
 
 
-def _validate() -> Any:
-    stage = _module("validate", "How long each text is.", ReportOptions)
+class ValidateStage(Stage[ReportOptions]):
+    """How long each text is."""
 
-    def run(options: ReportOptions, inputs: stages.Inputs, out: Path, progress: Any) -> Bundle:
+    NAME, VERSION, Options = "validate", 1, ReportOptions
+
+    def __init__(self) -> None:
+        self.runs: list[list[str]] = []
+
+    def check(self, options: ReportOptions, inputs: Inputs) -> list[Problem]:
+        return []
+
+    def forecast(self, options: ReportOptions, inputs: Inputs) -> Bundle:
+        return inputs["source"].with_(report=Artifact("json", Path("report.json"), 100))
+
+    def run(self, options: ReportOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         outputs = ",".join(
             f'{{"stage": "{name}", "path": "{a.path}", "size_bytes": {a.size}, "metrics": {{}}, "reason": "too long",'
             f' "status": "{_status(bundle, a.size, options.limit)}", "neutral": false}}'
@@ -85,48 +108,41 @@ def _validate() -> Any:
             if name != "source"
             for a in bundle.of(Role.WEIGHTS)
         )
-        stage.runs.append(sorted(inputs))
+        self.runs.append(sorted(inputs))
         report = write_text(out / "report.json", f'{{"outputs": [{outputs}]}}', "json")
         page = write_text(out / "report.md", "# report", "markdown")
         return inputs["source"].with_(report=(report, page))
 
-    stage.runs = []
-    stage.run = run
-    stage.forecast = lambda options, inputs: inputs["source"].with_(report=Artifact("json", Path("report.json"), 100))
-    return stage
 
+class ExistingStage(Stage[ExistingOptions]):
+    """A file of somebody else; not among those that are installed unasked."""
 
-class ExistingOptions(Options):
-    path: RecipePath
+    NAME, VERSION, Options = "existing", 1, ExistingOptions
 
+    def check(self, options: ExistingOptions, inputs: Inputs) -> list[Problem]:
+        return []
 
-def existing() -> Any:
-    """A stage that takes a file as it lies there; not among those that are installed unasked."""
-    stage = _module("existing", "A file of somebody else.", ExistingOptions)
-
-    def run(options: ExistingOptions, inputs: stages.Inputs, *_: Any) -> Bundle:
+    def forecast(self, options: ExistingOptions, inputs: Inputs) -> Bundle:
         path = options.path.absolute()
-        return stages.only(inputs).with_(weights=Artifact("text/THEIRS", path, path.stat().st_size))
+        return only(inputs).with_(weights=Artifact("text/THEIRS", path, path.stat().st_size))
 
-    stage.run = stage.forecast = run
-    return stage
+    def run(self, options: ExistingOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+        return self.forecast(options, inputs)
+
+
+def existing() -> ExistingStage:
+    """A stage that takes a file as it lies there."""
+    return ExistingStage()
 
 
 def _status(bundle: Bundle, size: int, limit: float) -> str:
     return "not_run" if bundle.not_built else "passed" if size <= limit else "failed"
 
 
-def _module(name: str, doc: str, options: type[Options]) -> Any:
-    stage = types.SimpleNamespace(__name__=name, __doc__=doc, VERSION=1, TOOLS=(), NEEDS={}, Options=options)
-    stage.check = lambda options, inputs: []
-    options.__module__ = f"tests.fake.{name}"
-    return stage
-
-
 @contextmanager
 def installed(monkeypatch: Any) -> Iterator[dict[str, Any]]:
     """Put the fakes in the place of the real stages; gives them by name, to be bent further."""
-    fakes = {"source": _source(), "upper": _upper(), "validate": _validate()}
-    monkeypatch.setattr(stages, "names", lambda: sorted(fakes))
-    monkeypatch.setattr(stages, "load", lambda name: fakes[name])
+    fakes: dict[str, Any] = {"source": SourceStage(), "upper": UpperStage(), "validate": ValidateStage()}
+    monkeypatch.setattr(registry, "names", lambda: sorted(fakes))
+    monkeypatch.setattr(registry, "load", lambda name: fakes[name])
     yield fakes

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from convert.bundle import Bundle
+from convert.formats.gguf.stage import STAGE as stage
 from convert.progress import Silent
-from convert.safetensors import read_header
-from convert.stages import gguf as stage
-from convert.stages import source
+from convert.source.safetensors import read_header
+from convert.source.stage import STAGE as source
 from tests import tiny
 
 LLAMA3_ROPE = {

@@ -20,9 +20,11 @@ import pytest
 
 from convert import child
 from convert.bundle import Bundle, Role
+from convert.formats.compressed import gptqmodel_stage as _gptqmodel
+from convert.formats.compressed.awq_stage import STAGE as awq
+from convert.formats.compressed.gptq_stage import STAGE as gptq
 from convert.progress import Silent
-from convert.stages import _gptqmodel, awq, gptq
-from convert.stages import source as source_stage
+from convert.source.stage import STAGE as source_stage
 from tests import tiny
 
 STAGES: dict[str, Any] = {"gptq": gptq, "awq": awq}
@@ -34,7 +36,7 @@ ENVIRONMENT = {"GPTQMODEL_CPU_WORKERS": "2", "TORCHDYNAMO_DISABLE": "1", "HF_HUB
 PRODUCTS = """
 import sys, pathlib, numpy as np, torch
 from validate.runtimes.gptqmodel import GptqModelSession
-from convert.gptq.folder import spelled
+from convert.formats.compressed.folder import spelled
 for folder in map(pathlib.Path, sys.argv[1:]):
     with GptqModelSession(folder, 1) as session, torch.inference_mode():
         made = {}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from convert.bundle import Bundle, Role
+from convert.formats.onnx.stage import STAGE as onnx_stage
 from convert.progress import Silent
-from convert.stages import onnx as onnx_stage
-from convert.stages import source as source_stage
+from convert.source.stage import STAGE as source_stage
 from tests import tiny
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from convert.bundle import Artifact, Bundle, Role
+from convert.formats.gguf.stage import STAGE as gguf_stage
 from convert.progress import Silent
-from convert.stages import gguf as gguf_stage
-from convert.stages import source as source_stage
+from convert.source.stage import STAGE as source_stage
 from tests import tiny
 
 

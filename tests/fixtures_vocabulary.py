@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from convert.bundle import Artifact, Bundle, Model
-from convert.companions import Companions, collect, read_companions
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
+from convert.source.companions import Companions, collect, read_companions
 
 
 def bundle_of(folder: Path) -> Bundle:

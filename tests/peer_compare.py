@@ -16,9 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from convert.formats.gguf.stage import STAGE as stage
 from convert.progress import Silent
-from convert.stages import gguf as stage
-from convert.stages import source
+from convert.source.stage import STAGE as source
 from tests.fixtures_gguf import digests, golden_checkpoints
 from tests.parity.upstream import Upstream, compare
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from convert.bundle import Role
-from convert.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
+from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
 from quantize.mixes import MIXES
 from tests import tiny
 from tests.fixtures_gguf import convert, read_gguf

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.gguf.pretokenizers import regexes
-from convert.gguf.reader import read_gguf_header
-from convert.gguf.vocabulary import vocabulary_metadata
-from convert.stages._tokenizer_proof import prove_tokenizer
-from convert.stages._tokenizer_worker import LlamaVocabulary
+from convert.formats.gguf.pretokenizers import regexes
+from convert.formats.gguf.reader import read_gguf_header
+from convert.formats.gguf.tokenizer_proof import prove_tokenizer
+from convert.formats.gguf.tokenizer_worker import LlamaVocabulary
+from convert.formats.gguf.vocabulary import vocabulary_metadata
 from tests.fixtures_vocabulary import Heard, bundle_of, companions_of, sentencepiece_model, write_gguf
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import safetensors
 from convert.bundle import Artifact, Bundle, Model, Role
-from convert.checkpoint import STORAGE, open_bundle, open_checkpoint
 from convert.errors import InputError
-from convert.safetensors import BITS, read_header
+from convert.source import safetensors
+from convert.source.checkpoint import STORAGE, open_bundle, open_checkpoint
+from convert.source.safetensors import BITS, read_header
 from tests.hostile import (
     BROKEN,
     BY_CONFIG,

@@ -284,7 +284,7 @@ def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
 def test_colours_are_for_terminals_that_want_them(
     monkeypatch: pytest.MonkeyPatch, terminal: bool, environment: dict[str, str], expected: bool
 ) -> None:
-    from convert.console import colour
+    from convert.cli.console import colour
 
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in environment.items():

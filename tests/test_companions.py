@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from convert.bundle import Role
-from convert.companions import CONFIG_BYTES, ROLES, collect, read_companions, read_json
 from convert.errors import InputError
+from convert.source.companions import CONFIG_BYTES, ROLES, collect, read_companions, read_json
 from tests.fixtures_vocabulary import bundle_of, companions_of
 
 # --- collect ----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 
 from convert.cli import main
 from convert.errors import PlanError
-from convert.reports import json_schema, read_report
 from convert.table import percent, report_lines, scientific
+from convert.validation.read_report import json_schema, read_report
 from tests.validate.sample_report import sample_report
 from validate.metrics import DEFINITIONS
 from validate.report.changes import Changes, Kind, OutputChange, compare

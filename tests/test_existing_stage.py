@@ -19,11 +19,11 @@ from convert import load_recipe
 from convert.bundle import Bundle, Model, Role
 from convert.candidates import Judged, recipe_for, stage_names
 from convert.errors import RecipeError
+from convert.formats.existing_stage import STAGE as existing
 from convert.plan import plan
 from convert.progress import Silent
 from convert.run import run
-from convert.stages import existing
-from convert.stages._validate_targets import targets
+from convert.validation.outputs import outputs
 from tests import tiny
 from tests.fixtures_validate import folder, tiny_text, tiny_vision, weights
 
@@ -130,7 +130,7 @@ def refused(path: Path, projector: Path | None = None) -> str:
 
 
 def rows(bundle: Bundle) -> list[tuple[str, str, list[str]]]:
-    found = targets({"source": SOURCE, "theirs": bundle})
+    found = outputs({"source": SOURCE, "theirs": bundle})
     return [(row.label, row.weights.kind, [file.path.name for file in row.files]) for row in found]
 
 
@@ -432,7 +432,7 @@ def test_somebodys_file_beside_ours_in_a_plan(tmp_path: Path) -> None:
     planned = plan(load_recipe(tmp_path / "r.yaml"), tmp_path / "out")
     assert planned.problems == ()
     steps = {step.name: step for step in planned.steps}
-    labels = [row.label for row in targets(planned.inputs(steps["validate"]))]
+    labels = [row.label for row in outputs(planned.inputs(steps["validate"]))]
     assert labels == ["tiny-Q8_0.gguf", "theirs.gguf"]
     assert steps["theirs"].write_bytes == 0
     gguf_file(theirs, {"blk.0.attn_q.weight": "Q4_0"})

@@ -9,9 +9,10 @@ import pytest
 
 from convert import RecipeError, load_recipe
 from convert.bundle import Artifact, Bundle, Model, Role
+from convert.formats.base import Output
 from convert.recipe import json_schema
-from convert.stages._validate_gates import explain_limits, limits_of, unknown_names
-from convert.stages._validate_targets import Target, targets
+from convert.validation.limits import explain_limits, limits_of, unknown_names
+from convert.validation.outputs import outputs
 from validate import gates
 from validate.gates import DEFAULT, PRESETS, RECIPE, SOME_HAVE, addressing, applicable
 from validate.metrics import CONTRACT_LIMITS, DEFINITIONS, Better
@@ -32,11 +33,11 @@ def made(stage: str, *types: str) -> Bundle:
     return Bundle(Model("m"), {Role.WEIGHTS: files})
 
 
-def row(type_: str = "Q4_K_M", stage: str = "gguf") -> Target:
-    return targets({stage: made(stage, type_)})[0]
+def row(type_: str = "Q4_K_M", stage: str = "gguf") -> Output:
+    return outputs({stage: made(stage, type_)})[0]
 
 
-def gate(limits: dict[str, gates.Entry], target: Target, metric: str = "kl_mean") -> tuple[float, str]:
+def gate(limits: dict[str, gates.Entry], target: Output, metric: str = "kl_mean") -> tuple[float, str]:
     return limits_of(limits, target)[metric]
 
 
@@ -178,20 +179,20 @@ def test_limits_as_a_recipe_may_say_them(tmp_path: Path) -> None:
     [("Q4_0", "did you mean 'Q8_0'?"), ("Q4_k_m*", "did you mean 'Q4_K_M'?"), ("guf/*", "did you mean 'gguf'?")],
 )
 def test_a_name_that_means_no_output_is_a_problem(name: str, hint: str) -> None:
-    rows = targets({"gguf": made("gguf", "Q4_K_M", "Q8_0")})
+    rows = outputs({"gguf": made("gguf", "Q4_K_M", "Q8_0")})
     (problem,) = unknown_names("limits", ["*", "Q4_*", "gguf/*", "*K_M", name], rows, [])
     assert f"validate: limits for '{name}', which is no output of this recipe" in str(problem)
     assert hint in str(problem)
 
 
 def test_a_pattern_for_a_runtime_that_is_not_asked_for() -> None:
-    rows = targets({"gguf": made("gguf", "Q4_K_M")})
+    rows = outputs({"gguf": made("gguf", "Q4_K_M")})
     (problem,) = unknown_names("limits", ["Q4_*@openvino"], rows, [])
     assert problem.remedy == "add `also_on: openvino`"
 
 
 def test_a_plan_shows_every_gate_and_whose_it_is() -> None:
-    rows = targets({"gguf": made("gguf", "Q4_K_M", "Q8_0")})
+    rows = outputs({"gguf": made("gguf", "Q4_K_M", "Q8_0")})
     quarter, eighth = explain_limits({"Q4_*": {"preset": "good", "top1": 0.5}}, rows)
     assert quarter.startswith("m-Q4_K_M.gguf: tokens_equal >= 1 (default), ")
     assert {"kl_mean <= 0.05 (good)", "top1 >= 0.5 (recipe)"} <= set(quarter.split(": ")[1].split(", "))

@@ -23,9 +23,11 @@ import pytest
 from convert import load_recipe, plan, run
 from convert.bundle import Role
 from convert.errors import StageError
-from convert.gptq.folder import canonical
+from convert.formats.compressed import gptqmodel_stage as _gptqmodel
+from convert.formats.compressed.folder import canonical
+from convert.formats.compressed.fp8_stage import STAGE as fp8
+from convert.formats.compressed.gptq_stage import STAGE as gptq
 from convert.progress import Silent
-from convert.stages import _gptqmodel, fp8, gptq
 from quantize.gptq import LINEAR
 from tests import tiny
 from tests.fixtures_gptq import (

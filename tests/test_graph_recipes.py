@@ -61,15 +61,15 @@ def test_options_of_tensorrt(tmp_path: Path, options: str, said: str) -> None:
 
 
 def test_one_gpu_named_twice_is_one() -> None:
-    from convert.stages.tensorrt import Options
+    from convert.formats.tensorrt.stage import Options
 
     assert Options.model_validate({"compute_capabilities": ["8.6", 8.6]}).compute_capabilities == ["8.6"]
     assert Options.model_validate({"compute_capabilities": 8.9}).compute_capabilities == ["8.9"]
 
 
 def test_engines_for_more_than_the_model_was_made_for() -> None:
-    from convert.tensorrt.choice import Wish, beyond
-    from convert.tensorrt.profiles import Made, Profile
+    from convert.formats.tensorrt.choice import Wish, beyond
+    from convert.formats.tensorrt.profiles import Made, Profile
 
     asked = (Profile("long", {"sequence": (1, 2, 600), "past": (0, 1, 513)}), Profile("odd", {"patches": (4, 6, 8)}))
     said = [str(problem) for problem in beyond(Wish(profiles=asked), Made(512, None, 4))]

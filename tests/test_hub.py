@@ -13,10 +13,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from convert import hub
-from convert.checkpoint import open_checkpoint
 from convert.errors import InputError
 from convert.progress import Silent
+from convert.source import hub
+from convert.source.checkpoint import open_checkpoint
 from tests.hostile import split
 from tests.tiny import tiny_llama
 

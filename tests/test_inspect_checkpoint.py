@@ -13,12 +13,13 @@ import huggingface_hub.constants
 import pytest
 from click.testing import CliRunner, Result
 
-from convert import stages
+from convert import registry
 from convert.bundle import Role
 from convert.cli import main
-from convert.inspect_checkpoint import CheckpointInspection, inspect_checkpoint
-from convert.located import is_checkpoint, options_for
-from convert.outlook import UNASKED, USUAL, Outlook, Reference, outlook, plain_types, questions
+from convert.formats.gguf.preview import USUAL, plain_types
+from convert.inspection.checkpoint import CheckpointInspection, inspect_checkpoint
+from convert.inspection.checkpoint_ref import is_checkpoint, options_for
+from convert.inspection.preview import Preview, Reference, preview, questions
 from convert.plan import plan
 from convert.recipe import recipe_of
 from quantize.mixes import MIXES
@@ -46,10 +47,10 @@ def about(folder: Path) -> CheckpointInspection:
     return inspect_checkpoint(options_for(folder))[0]
 
 
-def asked(folder: Path, *, quick: bool = True, every: bool = False) -> dict[str, Outlook]:
+def asked(folder: Path, *, quick: bool = True, every: bool = False) -> dict[str, Preview]:
     found, bundle = inspect_checkpoint(options_for(folder))
-    told = outlook(found, bundle, quick=quick, every=every)
-    return {f"{t.stage} {t.words}".strip(): t for t in told if isinstance(t, Outlook)}
+    told = preview(found, bundle, quick=quick, every=every)
+    return {f"{t.stage} {t.words}".strip(): t for t in told if isinstance(t, Preview)}
 
 
 def convert(*words: object) -> Result:
@@ -59,7 +60,7 @@ def convert(*words: object) -> Result:
 def shapes(folder: Path) -> dict[str, int]:
     from math import prod
 
-    from convert.safetensors import read_header
+    from convert.source.safetensors import read_header
 
     return {e.name: prod(e.shape) for e in read_header(folder / "model.safetensors").entries}
 
@@ -176,7 +177,7 @@ def test_what_is_left_of_a_folder_without_weights(tmp_path: Path) -> None:
     (tiny.tiny_qwen3(tmp_path) / "model.safetensors").unlink()
     found, bundle = inspect_checkpoint(options_for(tmp_path))
     assert bundle is None
-    assert list(outlook(found, bundle)) == []
+    assert list(preview(found, bundle)) == []
     assert (found.family, found.shape.layers, found.parameters) == ("qwen3", 2, None)
     assert found.tokenizer is not None
     assert found.tokenizer.pre == "qwen2"
@@ -190,7 +191,7 @@ def test_what_is_left_of_a_folder_without_weights(tmp_path: Path) -> None:
 
 
 def test_every_stage_is_asked_or_makes_nothing() -> None:
-    assert sorted({*(one.stage for one in questions(512)), *UNASKED}) == stages.names()
+    assert sorted({*(one.stage for one in questions(512)), *registry.OWN}) == registry.names()
 
 
 def test_it_says_what_a_plan_says(vl: Path, tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_what_a_stage_cannot_do_is_its_own_word(moe: Path) -> None:
 
 
 def test_a_stage_without_its_packages_says_which(vl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages.load("gptq"), "NEEDS", {"no_such_module": "gptq"})
+    monkeypatch.setattr(registry.load("gptq"), "NEEDS", {"no_such_module": "gptq"})
     (said,) = asked(vl)["gptq"].problems
     assert said == "needs no_such_module, not installed; pip install 'convert[gptq]'"
 
@@ -253,7 +254,7 @@ def test_the_reference_that_does_not_fit_says_so(vl: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(memory, "total_bytes", lambda: 1000)
     found, bundle = inspect_checkpoint(options_for(vl))
-    first = next(iter(outlook(found, bundle, quick=True)))
+    first = next(iter(preview(found, bundle, quick=True)))
     assert isinstance(first, Reference)
     assert first.float32 == 4 * sum(shapes(vl).values())
     assert "run it on a machine with more" in "\n".join(first.lines())

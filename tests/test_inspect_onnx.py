@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from convert.errors import InputError
-from convert.inspect import inspect_file
+from convert.inspection.file import inspect_file
 
 
 def test_a_graph_shows_its_inputs_outputs_operators_and_files(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from convert import pickled
-from convert.checkpoint import PICKLES, STORAGE, weight_files
 from convert.errors import InputError
 from convert.progress import Silent
+from convert.source import pickled
+from convert.source.checkpoint import PICKLES, STORAGE, weight_files
 from tests.hostile import BROKEN, witness
 from tests.tiny import tiny_llama
 

@@ -151,7 +151,7 @@ def test_a_moved_checkpoint_is_still_the_same(place: Path) -> None:
 
 def test_a_folder_named_by_a_dot_counts_by_its_name(place: Path) -> None:
     """The model's name is its folder's, so another name is another output."""
-    from convert.ingredients import plain
+    from convert.keys import plain
 
     assert plain(place / "a/.") == plain(place / "a/../a") == "a"
     assert plain(Path()) == Path.cwd().name
@@ -418,7 +418,7 @@ def test_a_stages_own_problem_is_at_its_line(place: Path, fakes: Any) -> None:
 
 
 def test_a_wrong_path_is_found_while_the_model_is_still_on_the_hub(place: Path, fakes: Any) -> None:
-    fakes["source"].locate = lambda options, download, progress: None
+    fakes["source"].fetched = lambda options: False
     (place / "r.yaml").write_text(RECIPE.replace("{limit: 100}", "{text: none.txt}"))
     planned = plan(load_recipe(place / "r.yaml"), place / "out")
     assert planned.needs_download
@@ -447,10 +447,11 @@ def test_a_stage_is_told_its_key_so_that_a_file_can_name_it(place: Path, fakes: 
 
 
 def test_tools_that_depend_on_the_options_are_in_the_key() -> None:
-    from convert.stages import gguf, imatrix, tools
+    from convert.formats.gguf.imatrix_stage import STAGE as imatrix
+    from convert.formats.gguf.stage import STAGE as gguf
 
     plain = gguf.Options(types=["Q4_K_M"])
     measured = gguf.Options(types=["Q4_K_M"], imatrix={"calibrate": "text.txt", "parse_special": True})
-    assert tools(gguf, plain) == gguf.TOOLS
-    assert set(imatrix.TOOLS) <= set(tools(gguf, measured))
+    assert gguf.tools(plain) == gguf.TOOLS
+    assert set(imatrix.TOOLS) <= set(gguf.tools(measured))
     assert measured.imatrix.asked.parse_special

@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from convert.bundle import Bundle, Model, Role
-from convert.checkpoint import open_bundle
 from convert.errors import InputError
 from convert.progress import Silent
-from convert.stages import source
-from convert.stages.source import Options
+from convert.source.checkpoint import open_bundle
+from convert.source.stage import STAGE as source
+from convert.source.stage import SourceOptions as Options
+from convert.source.stage import locate
 from tests.hostile import BROKEN, BY_CONFIG, INDEX, split, witness
 from tests.tiny import tiny_llama, tiny_qwen2_5_vl
 
@@ -174,12 +175,12 @@ def test_a_hub_model(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     options = Options(hub="org/Tiny-1B")
-    assert source.locate(options, download=False, progress=Silent()) is None
+    assert locate(options, download=False, progress=Silent()) is None
     assert source.check(options, {}) == []
     assert source.reads(options) == []
     assert source.forecast(options, {}) == Bundle(Model("Tiny-1B", "org/Tiny-1B"))
     with pytest.raises(InputError, match="is not there"):
-        source.locate(options, download=True, progress=Silent())
+        locate(options, download=True, progress=Silent())
     home = tmp_path / "models--org--Tiny-1B"
     snapshot = home / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)

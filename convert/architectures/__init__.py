@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from convert.errors import InputError
-from convert.untrusted import shown
+from convert.source.untrusted import shown
 
 LONGEST_NAME = 80
 STEM = 3  # letters that relatives begin with

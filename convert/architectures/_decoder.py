@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from convert.architectures._config import MAX_CONTEXT, MAX_LAYERS, Config
-from convert.architectures._part import Generated, LeftOut, Part, Row, Wanted, Way, expand
+from convert.architectures._graph_spec import Generated, LeftOut, Part, Row, Wanted, Way, expand
 from convert.architectures._rope import Rope, Rotary, read_rope, rope_fields, rope_tensors
 from convert.architectures._rows import HEAD, INVERSE_FREQUENCIES
 from convert.architectures._window import window_notes
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 SILU = ("silu", "swish")
 GELU_TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")  # the formula llama.cpp has for GELU

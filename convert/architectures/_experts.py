@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convert.architectures._decoder import Decoder
-from convert.architectures._part import Packed, Way
-from convert.gguf.fields import Field
+from convert.architectures._graph_spec import Packed, Way
+from convert.gguf_field import Field
 from quantize.mxfp4 import repack
 
 MAX_EXPERTS = 1024  # llama.cpp, LLAMA_MAX_EXPERTS

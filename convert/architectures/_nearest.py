@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert import architectures
-from convert.architectures._part import Part
+from convert.architectures._graph_spec import Part
 from convert.errors import ConvertError
 
 ENOUGH = 0.5  # of the kinds of tensors

@@ -7,7 +7,7 @@ from typing import Any
 
 from convert.architectures import gemma3, llama, qwen2, qwen3
 from convert.architectures._config import Config
-from convert.architectures._part import Part
+from convert.architectures._graph_spec import Part
 
 TEXTS = {
     "llama": llama.text,

@@ -7,8 +7,8 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, decoder_part, read_decoder
-from convert.architectures._part import LeftOut, Part, Row, Target, View, Wanted
-from convert.gguf.mmproj import VisionTower
+from convert.architectures._graph_spec import LeftOut, Part, Row, Target, View, Wanted
+from convert.architectures._mmproj import VisionTower
 
 TEMPORAL_PATCH = 2  # frames under one patch; a still image is two equal frames
 EPSILON = 1e-6  # of the towers' norms: fixed in transformers, in no config

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from convert.architectures._config import MAX_CONTEXT, Config
-from convert.architectures._part import Generated
-from convert.gguf.fields import Field
+from convert.architectures._graph_spec import Generated
+from convert.gguf_field import Field
 
 NO_OTHER_SCALING = "llama.cpp knows no other position scaling for this architecture"
 YARN_BETAS = {

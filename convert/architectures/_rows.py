@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from convert.architectures._part import LeftOut, Row
+from convert.architectures._graph_spec import LeftOut, Row
 
 L, B = "model.layers.{i}", "blk.{i}"
 

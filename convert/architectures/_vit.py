@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from convert.architectures._config import MAX_LAYERS, Config
-from convert.architectures._part import Row, Way
+from convert.architectures._graph_spec import Row, Way
+from convert.architectures._mmproj import MAX_IMAGE, VisionTower
 from convert.architectures._rows import biases
-from convert.gguf.mmproj import MAX_IMAGE, VisionTower
 
 RENAMES = (  # of transformers' models of a tower, a projector of several modules, and a text model of any family
     ("language_model.model.", "model."),

@@ -7,10 +7,10 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, decoder_part, read_decoder
-from convert.architectures._part import Part, Row
+from convert.architectures._graph_spec import Part, Row
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, B, L
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("CohereForCausalLM",)
 

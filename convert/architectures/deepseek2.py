@@ -15,9 +15,9 @@ import numpy as np
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_part, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._part import LeftOut, Part, Row, Target, Wanted, expand
+from convert.architectures._graph_spec import LeftOut, Part, Row, Target, Wanted, expand
 from convert.architectures._rows import ENDS, EXPERTS, MLP, NORMS, OUTPUT, ROUTER, B, L, named
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 GRAPH = Graph("deepseek2", default_epsilon=1e-6, grouped=False)
 GATING = {"softmax": 1, "sigmoid": 2}  # gguf, ExpertGatingFuncType

@@ -7,7 +7,7 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._part import PLUS_ONE, Part
+from convert.architectures._graph_spec import PLUS_ONE, Part
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import GELU_TANH, Decoder, Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._part import PLUS_ONE, Part
+from convert.architectures._graph_spec import PLUS_ONE, Part
 from convert.architectures._rope import Rotary, sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM
 from convert.architectures._window import sliding_layers
 from convert.architectures.gemma2 import NORMS, check_scale
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("Gemma3ForCausalLM",)
 

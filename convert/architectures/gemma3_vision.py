@@ -8,11 +8,11 @@ from typing import Any
 
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
+from convert.architectures._graph_spec import PLUS_ONE, LeftOut, Part, Row, expand
+from convert.architectures._mmproj import image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
-from convert.architectures._part import PLUS_ONE, LeftOut, Part, Row, expand
 from convert.architectures.gemma3 import DEFAULTS
-from convert.gguf.fields import Field
-from convert.gguf.mmproj import image_config, vision_fields
+from convert.gguf_field import Field
 
 CLASSES = ("Gemma3ForConditionalGeneration",)
 VISION = ("vision.", "multi_modal_projector.")

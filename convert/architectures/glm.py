@@ -9,7 +9,7 @@ from typing import Any
 from convert.architectures import glm4
 from convert.architectures._config import Config
 from convert.architectures._decoder import decoder_part, read_decoder
-from convert.architectures._part import Part
+from convert.architectures._graph_spec import Part
 
 CLASSES = ("GlmForCausalLM",)
 

@@ -8,11 +8,11 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Extra, Graph, decoder_part, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._part import Part, Row, expand
+from convert.architectures._graph_spec import Part, Row, expand
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, MLP, NORMS, QK_NORM, QKV, ROUTER, biases
 from convert.architectures.deepseek2 import CORRECTION, GATING, SHARED, drafts
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("Glm4MoeForCausalLM",)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Extra, Graph, decoder_part, read_decoder
-from convert.architectures._part import TURNED, LeftOut, Part, Row
+from convert.architectures._graph_spec import TURNED, LeftOut, Part, Row
 from convert.architectures._rows import B, biases
 
 CLASSES = ("GPT2LMHeadModel",)

@@ -9,10 +9,10 @@ import numpy as np
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU, Extra, Graph, decoder_part, read_decoder
-from convert.architectures._part import LeftOut, Part, Row, View, Way
+from convert.architectures._graph_spec import LeftOut, Part, Row, View, Way
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import B, biases
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("GPTNeoXForCausalLM",)
 RENAMES = (("lm_head.", "embed_out."),)  # transformers 5

@@ -9,11 +9,11 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_part, head_size_fields, read_decoder
 from convert.architectures._experts import MXFP4, MXFP4_WAYS, expert_fields, read_experts, with_experts
-from convert.architectures._part import TURNED, Part, Row
+from convert.architectures._graph_spec import TURNED, Part, Row
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, B, L, biases
 from convert.architectures._window import require_every
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("GptOssForCausalLM",)
 

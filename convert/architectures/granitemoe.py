@@ -8,10 +8,10 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_part, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._part import Part, Row
+from convert.architectures._graph_spec import Part, Row
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, B, L, biases
 from convert.architectures.llama import side_by_side
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._part import Part
+from convert.architectures._graph_spec import Part
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QK_NORM, named
 
 CLASSES = ("HunYuanDenseV1ForCausalLM",)

@@ -7,10 +7,10 @@ from typing import Any
 
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
+from convert.architectures._graph_spec import Part, Row, expand
+from convert.architectures._mmproj import MAX_IMAGE, image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
-from convert.architectures._part import Part, Row, expand
-from convert.gguf.fields import Field
-from convert.gguf.mmproj import MAX_IMAGE, image_config, vision_fields
+from convert.gguf_field import Field
 
 CLASSES = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
 VISION = ("vision.", "connector.")

@@ -8,11 +8,11 @@ from typing import Any
 from convert.architectures import _vit as vit
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import GELU_NOTE
+from convert.architectures._graph_spec import Part, Row, expand
+from convert.architectures._mmproj import VisionTower, image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
-from convert.architectures._part import Part, Row, expand
 from convert.architectures._rows import biases, named
-from convert.gguf.fields import Field
-from convert.gguf.mmproj import VisionTower, image_config, vision_fields
+from convert.gguf_field import Field
 
 CLASSES = ("InternVLForConditionalGeneration",)
 VISION = ("vision.", "multi_modal_projector.")

@@ -9,10 +9,10 @@ import numpy as np
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._part import Part, Row, View, Way
+from convert.architectures._graph_spec import Part, Row, View, Way
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("LlamaForCausalLM", "MistralForCausalLM")
 

@@ -8,10 +8,10 @@ from typing import Any
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_NOTE
+from convert.architectures._graph_spec import LeftOut, Part, Row, expand
+from convert.architectures._mmproj import VisionTower, image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
-from convert.architectures._part import LeftOut, Part, Row, expand
-from convert.gguf.fields import Field
-from convert.gguf.mmproj import VisionTower, image_config, vision_fields
+from convert.gguf_field import Field
 
 CLASSES = ("LlavaForConditionalGeneration",)
 VISION = ("vision.", "multi_modal_projector.")

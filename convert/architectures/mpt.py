@@ -7,9 +7,9 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU, Extra, Graph, decoder_part, read_decoder
-from convert.architectures._part import Part, Row
+from convert.architectures._graph_spec import Part, Row
 from convert.architectures._rows import B
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("MPTForCausalLM", "MptForCausalLM")
 

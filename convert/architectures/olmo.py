@@ -7,10 +7,10 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_part, read_decoder
-from convert.architectures._part import Part
+from convert.architectures._graph_spec import Part
 from convert.architectures._rows import ATTENTION, ENDS, MLP
 from convert.architectures.llama import side_by_side
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("OlmoForCausalLM",)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Decoder, Graph, decoder_part, read_decoder
-from convert.architectures._part import Part, Row
+from convert.architectures._graph_spec import Part, Row
 from convert.architectures._rope import sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, B, L
 from convert.architectures._window import sliding_layers
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 

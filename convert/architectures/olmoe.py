@@ -8,7 +8,7 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_part, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._part import Part, Row
+from convert.architectures._graph_spec import Part, Row
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, ROUTER, B, L
 
 CLASSES = ("OlmoeForCausalLM",)

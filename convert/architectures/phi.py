@@ -7,7 +7,7 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_part, read_decoder
-from convert.architectures._part import Part, Row
+from convert.architectures._graph_spec import Part, Row
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ENDS, HEAD, NORMS, QKV, B, L, biases
 

@@ -8,9 +8,9 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_part, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._part import Part, Row
+from convert.architectures._graph_spec import Part, Row
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, QKV, ROUTER, B, L, biases
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("Qwen2MoeForCausalLM",)
 

@@ -8,12 +8,12 @@ from typing import Any
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import Graph
-from convert.architectures._part import Part, Row, expand
+from convert.architectures._graph_spec import Part, Row, expand
+from convert.architectures._mmproj import VisionTower, image_config, pixel_limits, vision_fields
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import biases
 from convert.architectures.qwen2 import ROWS
-from convert.gguf.fields import Field
-from convert.gguf.mmproj import VisionTower, image_config, pixel_limits, vision_fields
+from convert.gguf_field import Field
 
 CLASSES = ("Qwen2VLForConditionalGeneration",)
 VISION, RENAMES = "visual.", qwen.RENAMES

@@ -9,7 +9,7 @@ from convert.architectures import _qwen_vision as qwen
 from convert.architectures import qwen3_vl
 from convert.architectures._decoder import Graph, decoder_part, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._part import TURNED, Part, Row
+from convert.architectures._graph_spec import TURNED, Part, Row
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, QK_NORM, ROUTER, B, L
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_part, read_decoder
-from convert.architectures._part import Part, Row, Wanted, expand
+from convert.architectures._graph_spec import Part, Row, Wanted, expand
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, B, L, biases
-from convert.gguf.fields import Field
+from convert.gguf_field import Field
 
 CLASSES = ("StableLmForCausalLM",)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from convert import architectures
-from convert.architectures._part import Part
+from convert.architectures._graph_spec import Part
 from convert.errors import PlanError
 from tests.parity.families import cases
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from convert import architectures
-from convert.architectures._part import Part
-from convert.checkpoint import LazyTensor
+from convert.architectures._graph_spec import Part
 from convert.errors import ConvertError, InputError, PlanError
-from convert.gguf.ledger import settle
-from convert.safetensors import read_header
+from convert.formats.gguf.ledger import settle
+from convert.source.checkpoint import LazyTensor
+from convert.source.safetensors import read_header
 from tests import tiny
 from tests.fixtures_gguf import LLAMA3_ROPE
 from tests.parity.families import cases, families

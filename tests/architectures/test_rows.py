@@ -7,14 +7,14 @@ import pytest
 
 from convert.architectures._config import Config
 from convert.architectures._experts import MXFP4_WAYS
-from convert.architectures._part import PLUS_ONE, TURNED, Part, Row, Way, expand
+from convert.architectures._graph_spec import PLUS_ONE, TURNED, Part, Row, Way, expand
 from convert.architectures._rope import Rotary, read_rope, rope_fields, rope_tensors
 from convert.architectures._rows import MLP, biases, named
 from convert.architectures._window import require_every, sliding_layers
-from convert.checkpoint import LazyTensor
 from convert.errors import PlanError
-from convert.gguf.ledger import settle
-from convert.gguf.tensors import OutputTensor, expert_parameters, part_tensors
+from convert.formats.gguf.ledger import settle
+from convert.formats.gguf.tensors import OutputTensor, expert_parameters, part_tensors
+from convert.source.checkpoint import LazyTensor
 
 SIZES = {"hidden": 6, "q": 4, "kv": 2, "ffn": 3, "experts": 2, "blocks": 2, "bytes": 16}
 
@@ -61,7 +61,7 @@ def test_fused_experts_are_cut_and_turned_expert_by_expert() -> None:
 
 def test_fused_experts_are_read_an_expert_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """However they lie: one that is turned is copied, and nothing else."""
-    monkeypatch.setattr("convert.gguf.tensors.CHUNK_VALUES", 4)
+    monkeypatch.setattr("convert.formats.gguf.tensors.CHUNK_VALUES", 4)
     row: Row = ("gate_up", ("gate", "up"), ("experts", "hidden", "ffn+ffn"), "turned")
     wanted = expand([row], SIZES, {"turned": TURNED})
     source = LazyTensor("gate_up", (2, 6, 6), "F32", lambda: np.zeros((2, 6, 6), np.float32))

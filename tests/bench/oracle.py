@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.checkpoint import open_checkpoint
+from convert.source.checkpoint import open_checkpoint
 from quantize.blocks import TYPES, BlockType
 from quantize.encoders import ENCODERS
 from quantize.floats import to_float32

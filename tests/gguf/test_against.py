@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from convert.bundle import Role
 from convert.cli import main
 from convert.errors import ConvertError
-from convert.gguf.against import by_type, error_lines, tensor_errors
+from convert.formats.gguf.against import by_type, error_lines, tensor_errors
 from tests import tiny
 from tests.fixtures_gguf import convert, edit_weights, read_gguf
 
@@ -36,7 +36,7 @@ def test_a_file_that_loses_nothing_has_no_error(name: str, tmp_path: Path) -> No
 
 
 def test_a_part_of_each_tensor_tells_about_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convert.gguf.tensors.CHUNK_VALUES", 256)
+    monkeypatch.setattr("convert.formats.gguf.tensors.CHUNK_VALUES", 256)
     folder = tiny.tiny_qwen2(tmp_path / "Tiny")
     (file,) = convert(folder, tmp_path / "out", "Q8_0").of(Role.WEIGHTS)
     whole = {e.name: e for e in tensor_errors(file.path, folder)}

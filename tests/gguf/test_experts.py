@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from convert.architectures import qwen3_moe
-from convert.architectures._part import Part, Target, Wanted
+from convert.architectures._graph_spec import Part, Target, Wanted
 from convert.bundle import Role
-from convert.checkpoint import LazyTensor, open_checkpoint
-from convert.gguf.ledger import Entry, settle
-from convert.gguf.tensors import forecast_tensors, part_tensors
-from convert.stages import gguf as stage
+from convert.formats.gguf.ledger import Entry, settle
+from convert.formats.gguf.stage import STAGE as stage
+from convert.formats.gguf.tensors import forecast_tensors, part_tensors
+from convert.source.checkpoint import LazyTensor, open_checkpoint
 from tests import tiny
 from tests.fixtures_gguf import convert, digests, edit_weights, read_gguf, source_inputs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convert.errors import InputError
-from convert.gguf.fields import Field, GGUFValueType
+from convert.gguf_field import Field, GGUFValueType
 
 
 @pytest.mark.parametrize(

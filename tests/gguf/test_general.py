@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from convert.bundle import Model
-from convert.gguf.general import general_metadata, name_parts, sampling, size_label, title
+from convert.formats.gguf.general import general_metadata, name_parts, sampling, size_label, title
 from tests.fixtures_vocabulary import by_key, companions_of
 
 B = 10**9

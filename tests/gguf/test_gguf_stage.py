@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import ConvertError
-from convert.gguf.conversion import Wish, prepare
-from convert.gguf.writer import write_files
+from convert.formats.gguf.conversion import Wish, prepare
+from convert.formats.gguf.stage import STAGE as stage
+from convert.formats.gguf.writer import write_files
 from convert.progress import Silent
-from convert.stages import gguf as stage
 from quantize.mixes import MIXES
 from tests import tiny
 from tests.fixtures_gguf import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from convert.bundle import Role
-from convert.stages import gguf as stage
+from convert.formats.gguf.stage import STAGE as stage
 from quantize.mixes import MIXES
 from tests.fixtures_gguf import convert, source_inputs
 from tests.peer_quantize import GOLDEN, MODELS, ONLY_WEIGHTED, random_imatrix, summary

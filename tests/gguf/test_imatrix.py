@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from convert.errors import InputError
-from convert.gguf.fields import Field
-from convert.gguf.imatrix import (
+from convert.formats.gguf.file_plan import FilePlan, TensorInfo, padded
+from convert.formats.gguf.imatrix import (
     MODEL,
     Imatrix,
     ImatrixEntry,
@@ -20,8 +20,8 @@ from convert.gguf.imatrix import (
     read_imatrix,
     write_imatrix,
 )
-from convert.gguf.writer import FilePlan, TensorInfo, padded
-from convert.inspect import inspect_file
+from convert.gguf_field import Field
+from convert.inspection.file import inspect_file
 from quantize.blocks import TYPES
 from tests.fixtures_gguf import read_gguf
 

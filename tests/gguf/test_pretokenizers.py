@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from convert.errors import InputError
-from convert.gguf.pretokenizer_table import CASED, TABLE
-from convert.gguf.pretokenizers import canonical, cuts, recognize, steps
-from convert.gguf.vocabulary import vocabulary_metadata
+from convert.formats.gguf.pretokenizer_table import CASED, TABLE
+from convert.formats.gguf.pretokenizers import canonical, cuts, recognize, steps
+from convert.formats.gguf.vocabulary import vocabulary_metadata
 from tests.fixtures_vocabulary import LlamaTokenizer, companions_of, train_byte_level, write_gguf
 from validate.samples import HARD_STRINGS
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from convert.architectures._part import Target
+from convert.architectures._graph_spec import Target
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError
-from convert.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
-from convert.gguf.tensors import OutputTensor
-from convert.gguf.writer import HOT_VALUES, FilePlan, Group, TensorInfo, write_files
+from convert.formats.gguf.file_plan import FilePlan, TensorInfo
+from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
+from convert.formats.gguf.stage import STAGE as stage
+from convert.formats.gguf.tensors import OutputTensor
+from convert.formats.gguf.writer import HOT_VALUES, Group, write_files
 from convert.progress import Silent
-from convert.stages import gguf as stage
 from quantize.blocks import TYPES
 from quantize.mixes import MIXES, Asked, Hyper, Tensor, choose
 from tests import tiny
@@ -85,7 +86,7 @@ def check_against_ggml(
 def test_every_file_type_is_what_ggml_makes(
     grouped: Path, values: dict[str, np.ndarray], imatrix: Path, weighted: bool, tmp_path: Path
 ) -> None:
-    from convert.gguf.imatrix import read_imatrix
+    from convert.formats.gguf.imatrix import read_imatrix
 
     types = [t for t in QUANTIZED if weighted or t != "Q2_K_S"]
     bundle = convert(grouped, tmp_path, *types, imatrix=str(imatrix) if weighted else False)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from convert.errors import InputError
-from convert.gguf.fields import Field, GGUFValueType
-from convert.gguf.reader import read_gguf_header
-from convert.gguf.writer import FilePlan, TensorInfo, padded
-from convert.inspect import inspect_file
+from convert.formats.gguf.file_plan import FilePlan, TensorInfo, padded
+from convert.formats.gguf.reader import read_gguf_header
+from convert.gguf_field import Field, GGUFValueType
+from convert.inspection.file import inspect_file
 from quantize.blocks import TYPES
 from tests import tiny
 from tests.fixtures_gguf import convert, read_gguf

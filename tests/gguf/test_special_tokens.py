@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from convert.gguf.vocabulary import check_vocabulary, vocabulary_metadata, vocabulary_notes
+from convert.formats.gguf.vocabulary import check_vocabulary, vocabulary_metadata, vocabulary_notes
 from tests.fixtures_vocabulary import LlamaTokenizer, by_key, companions_of, template, write_gguf
 from tests.gguf.test_vocabulary import ABC, QWEN, added, byte_level, qwen
 

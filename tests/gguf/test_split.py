@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.architectures._part import Target
+from convert.architectures._graph_spec import Target
 from convert.bundle import Artifact
 from convert.errors import InputError
-from convert.gguf.fields import Field
-from convert.gguf.split import SplitFile, is_later_shard, shard_names, size_in_bytes, split_plans
-from convert.gguf.tensors import OutputTensor
-from convert.gguf.writer import ALIGNMENT, FilePlan, TensorInfo
+from convert.formats.gguf.file_plan import ALIGNMENT, FilePlan, TensorInfo
+from convert.formats.gguf.shard_names import is_later_shard, shard_names, size_in_bytes
+from convert.formats.gguf.split import SplitFile, split_plans
+from convert.formats.gguf.tensors import OutputTensor
+from convert.gguf_field import Field
 from quantize.blocks import F32
 from tests import tiny
 from tests.fixtures_gguf import convert, read_gguf
@@ -151,7 +152,7 @@ def test_llama_cpp_loads_the_parts_and_computes_the_same(tmp_path: Path) -> None
 
 def cut(path: Path, out: Path) -> Path:
     """A finished GGUF file in parts by SplitFile; the first of them."""
-    from convert.gguf.reader import read_gguf_header
+    from convert.formats.gguf.reader import read_gguf_header
 
     header = read_gguf_header(path)
     plan = FilePlan(

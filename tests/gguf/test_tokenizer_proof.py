@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from convert.companions import read_companions
 from convert.errors import StageError
-from convert.gguf.fields import Field
-from convert.gguf.nearest_pretokenizer import nearest
-from convert.gguf.vocabulary import vocabulary_metadata
-from convert.stages import _tokenizer_proof as proof
-from convert.stages import gguf as stage
+from convert.formats.gguf import tokenizer_proof as proof
+from convert.formats.gguf.nearest_pretokenizer import nearest
+from convert.formats.gguf.stage import STAGE as stage
+from convert.formats.gguf.vocabulary import vocabulary_metadata
+from convert.gguf_field import Field
+from convert.source.companions import read_companions
 from tests.fixtures_vocabulary import Heard, bundle_of, companions_of, train_byte_level, write_gguf
 from tests.gguf.test_pretokenizers import FAMILIES, pipeline
 from tests.tiny import qwen_tokenizer, sentencepiece_tokenizer

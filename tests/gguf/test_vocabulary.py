@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from convert.errors import InputError
-from convert.gguf.sentencepiece import read_sentencepiece
-from convert.gguf.vocabulary import check_vocabulary, read_vocabulary, vocabulary_metadata, vocabulary_notes
+from convert.formats.gguf.sentencepiece import read_sentencepiece
+from convert.formats.gguf.vocabulary import check_vocabulary, read_vocabulary, vocabulary_metadata, vocabulary_notes
 from tests.fixtures_vocabulary import (
     LlamaTokenizer,
     by_key,

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from convert.companions import Companions
 from convert.errors import InputError
-from convert.gguf.vocabularies.ranks import merges_of, read_ranks, spelled
-from convert.gguf.vocabulary import check_vocabulary, vocabulary_metadata, vocabulary_notes
-from convert.stages._tokenizer_proof import prove_tokenizer
+from convert.formats.gguf.tokenizer_proof import prove_tokenizer
+from convert.formats.gguf.vocabularies.ranks import merges_of, read_ranks, spelled
+from convert.formats.gguf.vocabulary import check_vocabulary, vocabulary_metadata, vocabulary_notes
+from convert.source.companions import Companions
 from tests.fixtures_vocabulary import CORPUS, Heard, bundle_of, by_key, companions_of, train_byte_level, write_gguf
 from tests.gguf.test_pretokenizers import FAMILIES, pipeline
 from validate.samples import HARD_STRINGS

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convert.bundle import Bundle
+from convert.formats.onnx.stage import STAGE as stage
 from convert.progress import Silent
-from convert.stages import onnx as stage
 from tests import tiny
 from tests.fixtures_gguf import source_inputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from convert.onnx.bind import Ledger
+    from convert.formats.onnx.bind import Ledger
 
 
 def export(folder: Path, out: Path, **options: Any) -> Bundle:
@@ -84,7 +84,7 @@ def reference_logits(folder: Path, tokens: np.ndarray, mask: np.ndarray | None =
 @cache
 def traced(make: Callable[[Path], Path] = tiny.tiny_qwen2) -> tuple[Path, ir.Model]:
     """A tiny checkpoint and its graph without weights; traced once a process. Clone it before changing it."""
-    from convert.onnx import families, trace
+    from convert.formats.onnx import families, trace
 
     folder = make(Path(tempfile.mkdtemp(prefix="traced-")) / "Tiny")
     atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
@@ -102,8 +102,8 @@ def ledger_of(folder: Path) -> Ledger:
     """The ledger of a checkpoint, problems included."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    from convert.onnx import bind
-    from convert.onnx.hollow import hollow
+    from convert.formats.onnx import bind
+    from convert.formats.onnx.hollow import hollow
 
     config = config_of(folder)
     auto = AutoModelForImageTextToText if "vl" in config.model_type else AutoModelForCausalLM
@@ -112,7 +112,7 @@ def ledger_of(folder: Path) -> Ledger:
 
 def bound(folder: Path, graph: ir.Model, **options: Any) -> ir.Model:
     """A copy of the graph with the checkpoint's weights."""
-    from convert.onnx import bind
+    from convert.formats.onnx import bind
 
     model = graph.clone()
     bind.bind(model, ledger_of(folder), **options)

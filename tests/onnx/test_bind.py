@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from convert.errors import ConvertError, InputError
-from convert.onnx import bind, export
+from convert.formats.onnx import bind, export
 from tests import tiny
 from tests.fixtures_gguf import edit_config, edit_weights, source_inputs
 from tests.onnx.graphs import bound, ledger_of, traced

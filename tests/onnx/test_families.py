@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.onnx import families
-from convert.onnx.export import TESTED
+from convert.formats.onnx import families
+from convert.formats.onnx.export import TESTED
 from tests import tiny
 from tests.fixtures_gguf import LLAMA3_ROPE
 from tests.onnx.graphs import TextGraph, export, reference_logits

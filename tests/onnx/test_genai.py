@@ -19,10 +19,10 @@ import pytest
 from convert import child
 from convert.bundle import Bundle, Role
 from convert.errors import StageError
-from convert.onnx import genai
+from convert.formats.onnx import genai
 from convert.options import Options
 from convert.progress import Silent
-from convert.stages import source
+from convert.source.stage import STAGE as source
 from tests import tiny
 from validate import runtimes
 
@@ -129,7 +129,7 @@ def test_the_config_is_held_against_the_source(qwen: tuple[Path, Path, Bundle, N
 def test_a_config_that_says_otherwise_is_set_right(
     qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path, name: str, wrong: Any
 ) -> None:
-    from convert.companions import read_companions
+    from convert.source.companions import read_companions
 
     folder, out, _, _ = qwen
     path = shutil.copy(out / "genai_config.json", tmp_path)
@@ -146,7 +146,7 @@ def test_a_config_that_says_otherwise_is_set_right(
 def test_another_vocabulary_than_the_sources_is_an_error(
     qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path
 ) -> None:
-    from convert.companions import read_companions
+    from convert.source.companions import read_companions
 
     folder, out, _, _ = qwen
     config = json.loads((out / "genai_config.json").read_text())

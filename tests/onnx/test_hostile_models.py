@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from convert.stages import onnx as stage
+from convert.formats.onnx.stage import STAGE as stage
 from tests import tiny
 from tests.fixtures_gguf import edit_weights, source_inputs
 

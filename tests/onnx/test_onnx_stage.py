@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import StageError
-from convert.onnx.origin import origin
+from convert.formats.onnx.origin import origin
+from convert.formats.onnx.stage import STAGE as stage
 from convert.progress import Silent
-from convert.stages import onnx as stage
 from tests import tiny
 from tests.fixtures_gguf import source_inputs
 from tests.onnx.graphs import TextGraph, export, reference_logits
@@ -215,7 +215,7 @@ def test_inputs_that_are_no_checkpoint(source: Path) -> None:
 def test_a_graph_that_torch_cannot_make_leaves_no_files(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from convert.onnx import hollow
+    from convert.formats.onnx import hollow
 
     def refuse(*args: object) -> None:
         raise ValueError("its attention takes s_aux")

@@ -10,12 +10,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from convert.onnx import bind
-from convert.onnx.attention import multiplications
-from convert.onnx.half import to_half
-from convert.onnx.int4 import to_int4
-from convert.onnx.int8 import to_int8
-from convert.onnx.linears import head, linears
+from convert.formats.onnx import bind
+from convert.formats.onnx.attention import multiplications
+from convert.formats.onnx.half import to_half
+from convert.formats.onnx.int4 import to_int4
+from convert.formats.onnx.int8 import to_int8
+from convert.formats.onnx.linears import head, linears
 from tests.fixtures_onnx_graphs import counts
 from tests.onnx.graphs import TextGraph, ledger_of, traced
 from tests.onnx.test_families import FAMILIES

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from convert.errors import InputError
-from convert.onnx.attention import scale_queries
-from convert.onnx.half import to_half
-from convert.onnx.linears import head, linears, split_gemms
+from convert.formats.onnx.attention import scale_queries
+from convert.formats.onnx.half import to_half
+from convert.formats.onnx.linears import head, linears, split_gemms
 from tests.fixtures_onnx_graphs import counts, decoder, graph, inputs, reference, run
 
 HALF, BRAIN = ir.DataType.FLOAT16, ir.DataType.BFLOAT16

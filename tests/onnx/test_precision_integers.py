@@ -10,9 +10,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from convert.onnx import int4, int8, linears
-from convert.onnx.int4 import to_int4
-from convert.onnx.int8 import to_int8
+from convert.formats.onnx import int4, int8, linears
+from convert.formats.onnx.int4 import to_int4
+from convert.formats.onnx.int8 import to_int8
 from tests.fixtures_onnx_graphs import counts, decoder, graph, inputs, run
 
 STORAGE = ("FLOAT", "FLOAT16", "BFLOAT16")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from convert.bundle import Bundle, Role
-from convert.stages import onnx as stage
+from convert.formats.onnx.stage import STAGE as stage
 from tests import tiny
 from tests.fixtures_gguf import source_inputs
 from tests.onnx.graphs import export

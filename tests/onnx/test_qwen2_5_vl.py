@@ -177,7 +177,7 @@ def test_places_in_window_order_are_those_of_transformers() -> None:
     import torch
     from transformers.vision_utils import get_vision_window_index
 
-    from convert.onnx.families._qwen2_5_vision import Frames, Sizes, Windows, window_places
+    from convert.formats.onnx.families._qwen2_5_vision import Frames, Sizes, Windows, window_places
 
     sizes, draw = Sizes(merge=2, side=4, heads=1, head_dim=4), np.random.default_rng(0)
     for _ in range(100):

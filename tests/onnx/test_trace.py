@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from convert.errors import StageError
-from convert.onnx import trace
-from convert.onnx.families import Input, Part
+from convert.formats.onnx import trace
+from convert.formats.onnx.families import Input, Part
 from tests.onnx.graphs import traced
 
 

@@ -14,11 +14,11 @@ import onnx_ir as ir
 import pytest
 
 from convert.bundle import Artifact
-from convert.checkpoint import open_tensors
 from convert.errors import StageError
-from convert.onnx import write
-from convert.onnx.write import ALIGNMENT, PAGE_BYTES, Names
+from convert.formats.onnx import write
+from convert.formats.onnx.write import ALIGNMENT, PAGE_BYTES, Names
 from convert.progress import Silent
+from convert.source.checkpoint import open_tensors
 from tests.onnx.graphs import bound, open_graph, traced
 
 

@@ -17,11 +17,11 @@ from onnx import helper as h
 
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import ConvertError, StageError
+from convert.formats.tensorrt import choice, flavours, worker
+from convert.formats.tensorrt.graphs import Tensor, read_graph
+from convert.formats.tensorrt.profiles import Made, Profile, defaults, of_graph, shapes
+from convert.formats.tensorrt.stage import STAGE as tensorrt
 from convert.progress import Silent
-from convert.stages import tensorrt
-from convert.tensorrt import choice, flavours, worker
-from convert.tensorrt.graphs import Tensor, read_graph
-from convert.tensorrt.profiles import Made, Profile, defaults, of_graph, shapes
 from tests import tiny
 from tests.fixtures_onnx_graphs import decoder
 
@@ -257,7 +257,7 @@ def test_a_builder_that_fails_is_quoted(source: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_builder_that_dies_says_how(source: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convert.tensorrt import build
+    from convert.formats.tensorrt import build
 
     monkeypatch.setattr(build, "WORKER", "tests.tensorrt.dies")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from convert.bundle import Artifact, Bundle
-from convert.stages import validate as stage
+from convert.validation.stage import STAGE as stage
 from tests.fixtures_validate import tiny_vision
 from tests.validate.test_validate_stage import FEW, report_of
 from validate import runtimes, vision

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convert.stages import validate as stage
+from convert.validation.stage import STAGE as stage
 from tests.fixtures_validate import convert_tiny
 from tests.parity.families import Case, families
 from tests.validate.test_validate_stage import FEW, report_of

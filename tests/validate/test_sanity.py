@@ -14,7 +14,7 @@ import pytest
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.progress import Silent
-from convert.stages import validate as stage
+from convert.validation.stage import STAGE as stage
 from tests import tiny
 from tests.fixtures_validate import convert_tiny, folder, rewritten, weights
 from validate.compact import room_bytes

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from convert.bundle import Artifact, Bundle, Model, Role
+from convert.formats.tensorrt.stage import STAGE as stage
 from convert.progress import Silent
-from convert.stages import tensorrt as stage
 from tests import tiny
 from tests.fixtures_onnx_graphs import decoder
 from validate import runtimes

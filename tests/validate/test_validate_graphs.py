@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from convert.bundle import Bundle
-from convert.stages import validate as stage
+from convert.validation.stage import STAGE as stage
 from tests.fixtures_graphs import copied, graph, swap_cache, swap_tokens, text_graphs, vision_graphs
 from tests.validate.test_validate_stage import FEW, report_of
 from validate import vision

@@ -12,13 +12,13 @@ from PIL import Image
 
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import StageError
+from convert.model.reference import link_files
 from convert.progress import Silent
 from convert.run import Result
-from convert.stages import _validate_targets
-from convert.stages import validate as stage
-from convert.stages._reference import link_files
-from convert.stages._validate_gates import limits_of
-from convert.stages._validate_targets import targets
+from convert.validation import outputs as _validate_outputs
+from convert.validation.limits import limits_of
+from convert.validation.outputs import outputs
+from convert.validation.stage import STAGE as stage
 from tests.fixtures_validate import rewritten, tiny_text, tiny_vision, weights
 from validate import compare, measurement, runtimes, vision
 
@@ -185,7 +185,7 @@ def test_one_stage_without_a_projector_is_named_before_the_run(tiny_vision: dict
 def test_a_format_without_a_place_for_images_is_not_asked_for_them(
     tiny_vision: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_validate_targets._TEXT_ONLY, "gguf", "this format holds the text decoder alone")
+    monkeypatch.setitem(_validate_outputs._TEXT_ONLY, "gguf", "this format holds the text decoder alone")
     Image.fromarray(vision.drawing(112, 84)).save(tmp_path / "0.png")
     inputs = tiny_vision | {"gguf": tiny_vision["gguf"].with_(projector=())}
     report, page = report_of(stage.Options(images=[tmp_path / "0.png"], **FEW), inputs, tmp_path)
@@ -281,7 +281,7 @@ def test_the_reference_sees_the_bundles_files_and_no_others(tiny_text: dict[str,
 
 def test_a_file_handed_on_by_a_second_stage_makes_no_second_row(tiny_text: dict[str, Bundle]) -> None:
     twice = tiny_text | {"copy": replace(tiny_text["gguf"])}
-    assert [t.stage for t in targets(twice)] == ["gguf", "gguf"]
+    assert [t.stage for t in outputs(twice)] == ["gguf", "gguf"]
 
 
 def test_a_source_larger_than_the_machine_is_a_problem(
@@ -298,7 +298,7 @@ def test_split_weights_are_one_row_and_the_first_file_is_run(tiny_text: dict[str
     files = tuple(Artifact("gguf/Q8_0", tmp_path / name, size) for name, size in zip(names, (10, 20, 30), strict=True))
     whole = Artifact("gguf/F16", tmp_path / "Tiny-F16.gguf", 7)
     inputs = tiny_text | {"gguf": tiny_text["gguf"].with_(weights=(*files, whole))}
-    split, other = targets(inputs)
+    split, other = outputs(inputs)
     assert (split.weights, split.weights_size) == (files[0], 60)
     assert (other.weights, other.weights_size) == (whole, 7)
 
@@ -360,7 +360,7 @@ def several(stage_types: dict[str, list[str]]) -> dict[str, Bundle]:
 
 def test_every_graph_that_gives_logits_is_a_row_and_its_files_count() -> None:
     inputs = several({"onnx": ["onnx/fp32", "onnx/fp16"], "genai": ["onnx-genai/int4"], "trt": ["tensorrt/fp16"]})
-    rows = targets(inputs)
+    rows = outputs(inputs)
     assert [row.label for row in rows] == ["onnx/fp32", "onnx/fp16", "genai/int4", "trt/fp16"]
     assert [row.weights_size for row in rows] == [110, 30, 30, 30]
     assert [file.path.name for file in rows[0].files] == ["model.onnx", "model.safetensors"]
@@ -370,7 +370,7 @@ def test_every_graph_that_gives_logits_is_a_row_and_its_files_count() -> None:
 
 def test_a_second_runtime_makes_a_second_row_of_what_it_runs() -> None:
     inputs = several({"onnx": ["onnx/fp32", "onnx/int4"], "genai": ["onnx-genai/int4"], "trt": ["tensorrt/fp32"]})
-    rows = targets(inputs, ["openvino"])
+    rows = outputs(inputs, ["openvino"])
     assert [row.label for row in rows] == [
         "onnx/fp32",
         "onnx/fp32@openvino",
@@ -398,7 +398,7 @@ def test_two_files_of_one_name_have_two_labels() -> None:
     weights = Artifact("gguf/F16", Path("/a/tiny-F16.gguf"), 1)
     source = Bundle(Model("tiny"))
     other = replace(weights, path=Path("/b/tiny-F16.gguf"))
-    rows = targets({"source": source, "one": source.with_(weights=weights), "two": source.with_(weights=other)})
+    rows = outputs({"source": source, "one": source.with_(weights=weights), "two": source.with_(weights=other)})
     assert [row.label for row in rows] == ["one/tiny-F16.gguf", "two/tiny-F16.gguf"]
 
 

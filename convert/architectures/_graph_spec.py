@@ -1,0 +1,213 @@
+"""What an architecture says about one GGUF file: which tensors it wants, what becomes of them, what else it holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from convert.gguf_field import Field
+
+View = Callable[[np.ndarray], np.ndarray]
+"""From a checkpoint tensor to the values of one GGUF tensor, in order, without copying: reshapes, slices, strides."""
+
+Change = Callable[[np.ndarray], np.ndarray]
+"""Other numbers in the same places: float32 in, float32 out, given a few rows at a time."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A GGUF tensor whose blocks the checkpoint has already, its bytes in several tensors; they are only moved.
+
+    `join` makes uint8 (rows, row bytes) of a slice along the first axis of each of the `operands` tensors.
+    """
+
+    type: str  # of the blocks
+    operands: int
+    join: Callable[[Sequence[np.ndarray]], np.ndarray]
+    block: int  # values in one; the operands' third axis counts blocks
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tensor of a GGUF file. `shape` is in numpy's order: rows last but one, GGUF writes it reversed.
+
+    Experts are tensors of their own in a checkpoint and one in a GGUF file: each has the target `shape[0]` of them
+    make together, and its `place` in it. So have the operands of a packed tensor.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    view: View | None = None  # None: the values as they are
+    place: int | None = None  # along the first axis; None: the checkpoint tensor is all of it
+    change: Change | None = None  # after the view; the tensor counts as float32 then
+    packed: Packed | None = None
+    type: str = ""  # that it has in every file; empty: what the file's rules say
+
+    @property
+    def places(self) -> int:
+        """How many checkpoint tensors make it, where they have a place."""
+        return self.packed.operands if self.packed else self.shape[0]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One checkpoint tensor, under the family's own name for it, and the GGUF tensors it becomes."""
+
+    source: str
+    shape: tuple[int, ...]
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A float32 GGUF tensor that is computed from the config, in no checkpoint."""
+
+    name: str
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Checkpoint tensors that are in no GGUF file on purpose, by how their names end and start."""
+
+    suffix: str
+    reason: str
+    same_as: str = ""  # left out only when it holds the same values as this tensor
+    prefix: str = ""
+
+    def covers(self, name: str) -> bool:
+        """Whether the tensor called `name` is one of them."""
+        return name.startswith(self.prefix) and name.endswith(self.suffix)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Everything a GGUF file gets from the architecture. `notes` are differences from the source a user should know."""
+
+    architecture: str  # general.architecture
+    fields: tuple[Field, ...]
+    wanted: tuple[Wanted, ...]
+    generated: tuple[Generated, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Way:
+    """What is done to a tensor on its way into the file: rearranged by `view`, then changed in its numbers."""
+
+    view: View | None = None
+    change: Change | None = None
+    turned: bool = False  # the view makes rows of columns: the last two axes change places
+    packed: Packed | None = None
+    operand: int | None = None  # of the packed tensor
+    type: str = ""  # of the tensor in every file; empty: what the file's rules say
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The GGUF tensor's shape, from the checkpoint tensor's."""
+        if self.packed:
+            return (*shape[:2], shape[2] * self.packed.block)
+        return (*shape[:-2], shape[-1], shape[-2]) if self.turned else shape
+
+    def target(self, name: str, shape: tuple[int, ...], view: View | None) -> Target:
+        """The GGUF tensor called `name` of a checkpoint tensor, or the part of one, of this shape."""
+        return Target(name, self.shape(shape), view, self.operand, self.change, self.packed, self.type)
+
+
+def _plus_one(values: np.ndarray) -> np.ndarray:
+    return values + np.float32(1)
+
+
+TURNED = Way(lambda values: values.swapaxes(-1, -2), turned=True)
+"""For weights stored (in, out), as transformers' Conv1D has them; GGUF wants (out, in)."""
+
+PLUS_ONE = Way(change=_plus_one)
+"""For norms that multiply by 1 + weight; llama.cpp multiplies by what is in the file."""
+
+Row = tuple[str, str | tuple[str, ...], tuple[str, ...]] | tuple[str, str | tuple[str, ...], tuple[str, ...], str]
+"""A line of a family's table: checkpoint name, GGUF name, shape of the checkpoint's tensor by names of dimensions, and
+for tensors that some family rearranges or changes the word for the way it does.
+
+- `{i}` in the names is the layer, `{e}` in the first one the expert: those of a layer become one tensor.
+- "q+kv+kv" is a dimension where three were put together. With as many GGUF names it is cut up again, else it stays.
+- "ffn/ffn" is one where two were dealt out in turn: with two names the first gets every other one, from the first on.
+"""
+
+
+def expand(
+    table: Iterable[Row],
+    sizes: Mapping[str, int],
+    ways: Mapping[str, Way] | None = None,
+    layers: int | Sequence[int] = 1,
+) -> tuple[Wanted, ...]:
+    """The table's tensors with real names and shapes, layer after layer where names have an `{i}`.
+
+    `layers` is their number, or those of them that have such tensors.
+    """
+    rows = list(table)
+    numbers = range(layers) if isinstance(layers, int) else layers
+    once = [row for row in rows if "{i}" not in row[0]]
+    layered = [(row, layer) for layer in numbers for row in rows if "{i}" in row[0]]
+    return tuple(
+        w for row, layer in [*((r, 0) for r in once), *layered] for w in _wanted(row, sizes, ways or {}, layer)
+    )
+
+
+def _wanted(row: Row, sizes: Mapping[str, int], ways: Mapping[str, Way], layer: int) -> Iterator[Wanted]:
+    source = row[0].replace("{i}", str(layer))
+    names = [name.replace("{i}", str(layer)) for name in ((row[1],) if isinstance(row[1], str) else row[1])]
+    way = ways.get(row[3], Way()) if len(row) > 3 else Way()
+    if way.turned and len(row[2]) < 2:
+        way = Way(change=way.change)  # a bias beside a weight that is turned
+    axes = [_Axis(tuple(sizes[word] for word in re.split("[+/]", text)), "/" in text) for text in row[2]]
+    shape = tuple(axis.length for axis in axes)
+    targets = tuple(_targets(names, axes, way))
+    if "{e}" not in source:
+        yield Wanted(source, shape, targets)
+        return
+    experts = sizes["experts"]
+    for place in range(experts):
+        stacked = (Target(t.name, (experts, *t.shape), t.view, place, t.change) for t in targets)
+        yield Wanted(source.replace("{e}", str(place)), shape, tuple(stacked))
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of a checkpoint tensor, and what was put together along it."""
+
+    lengths: tuple[int, ...]
+    dealt: bool  # in turn, not one after the other
+
+    @property
+    def length(self) -> int:
+        return sum(self.lengths)
+
+    def cut(self, number: int) -> slice:
+        """Where part `number` of it is."""
+        if self.dealt:
+            return slice(number, None, len(self.lengths))
+        start = sum(self.lengths[:number])
+        return slice(start, start + self.lengths[number])
+
+
+def _targets(names: Sequence[str], axes: Sequence[_Axis], way: Way) -> Iterator[Target]:
+    """The GGUF tensors of a checkpoint tensor with these axes."""
+    shape = tuple(axis.length for axis in axes)
+    if len(names) == 1:
+        yield way.target(names[0], shape, way.view)
+        return
+    place = next(i for i, axis in enumerate(axes) if len(axis.lengths) == len(names))
+    for number, name in enumerate(names):
+        cut = (*(slice(None) for _ in range(place)), axes[place].cut(number))
+        part = (*shape[:place], axes[place].lengths[number], *shape[place + 1 :])
+        yield way.target(name, part, _cut(cut, way.view))
+
+
+def _cut(place: tuple[slice, ...], view: View | None) -> View:
+    return lambda values: values[place] if view is None else view(values[place])

@@ -1,0 +1,283 @@
+"""How plans, runs and files look on a terminal. Used by the command line alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convert.table import size
+
+if TYPE_CHECKING:
+    from convert.formats.facts import Facts
+    from convert.inspection.checkpoint import CheckpointInspection
+    from convert.inspection.preview import Preview, Reference
+    from convert.plan import Plan
+    from convert.run import Event, Listener, Result
+
+PLAIN_SECONDS = 10.0  # how often a long task says how far it is where there is no terminal
+
+
+class ReaderGone(BaseException):
+    """Who read our output went away (`| head`). No Exception: a stage that tells of its progress has not failed."""
+
+
+@contextlib.contextmanager
+def listener(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Listener]:
+    """Something that shows a run's events: JSON lines, bars on a terminal, plain lines elsewhere, or nothing."""
+    if as_json:
+        from convert.cli import event_line
+
+        yield _heard(lambda event: click.echo(event_line(event)))
+    elif quiet:
+        yield _heard(_warning)
+    elif sys.stdout.isatty():
+        with _bars(verbose) as listen:
+            yield listen
+    else:
+        yield _heard(_Plain(verbose))
+
+
+def _heard(listen: Listener) -> Listener:
+    """`listen`, raising ReaderGone once nobody reads what it prints."""
+
+    def tell(event: Event) -> None:
+        try:
+            listen(event)
+        except BrokenPipeError:
+            raise ReaderGone from None
+
+    return tell
+
+
+def _warning(event: Event) -> None:
+    if event.kind == "warning":
+        click.echo(f"warning: {event.data['text']}", err=True)
+
+
+def step_line(event: Event) -> str:
+    """The line that a step's beginning or end deserves; empty for all other events."""
+    data = event.data
+    if event.kind == "step_started":
+        return f"{event.step}: {data['reason']}"
+    if event.kind == "step_skipped":
+        return f"{event.step}: {data['reason']}"
+    if event.kind == "step_finished":
+        made = ", ".join(f"{Path(f['path']).name} {size(f['size'])}" for f in data["files"])
+        return f"{event.step}: done in {data['seconds']:.1f} s" + (f" ({made})" if made else "")
+    return ""
+
+
+class _Plain:
+    """Lines for logs and pipes: one when a task starts, and one now and then."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose, self._last, self._began = verbose, 0.0, 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        _warning(event)
+        if line := step_line(event):
+            click.echo(line)
+        elif event.kind == "task":
+            self._last = self._began = now
+            if event.data["total"]:
+                click.echo(f"{event.step}:   {event.data['what']}")
+        elif event.kind == "progress" and now - self._last >= PLAIN_SECONDS:
+            self._last = now
+            click.echo(f"{event.step}:   {event.data['what']} {_how_far(event.data, now - self._began)}")
+        elif event.kind == "note" and self._verbose:
+            click.echo(f"{event.step}:   {event.data['text']}")
+
+
+def _how_far(data: Mapping[str, Any], seconds: float) -> str:
+    speed = data["done"] / max(seconds, 1e-9)
+    if data["unit"] == "B":
+        return f"{size(data['done'])} of {size(data['total'])}, {size(speed)}/s"
+    return f"{data['done']} of {data['total']} {data['unit']}, {speed:.0f} {data['unit']}/s"
+
+
+@contextlib.contextmanager
+def _bars(verbose: bool) -> Iterator[Listener]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[far]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        state: dict[str, Any] = {"task": None, "began": 0.0}
+
+        def clear() -> None:
+            if state["task"] is not None:
+                progress.remove_task(state["task"])
+                state["task"] = None
+
+        def listen(event: Event) -> None:
+            if event.kind == "task":
+                clear()
+                state["began"] = time.monotonic()
+                what = escape(f"{event.step}: {event.data['what']}")
+                state["task"] = progress.add_task(what, total=event.data["total"] or None, far="")
+            elif event.kind == "progress" and state["task"] is not None:
+                far = _how_far(event.data, time.monotonic() - state["began"])
+                progress.update(state["task"], completed=event.data["done"], far=far)
+            elif line := step_line(event):
+                clear()
+                console.print(escape(line))
+            elif event.kind == "warning":
+                console.print(f"[yellow]warning:[/] {escape(event.data['text'])}")
+            elif event.kind == "note" and verbose:
+                console.print(escape(f"{event.step}:   {event.data['text']}"))
+
+        yield listen
+
+
+def show_plan(planned: Plan, verbose: bool, types: bool = False) -> None:
+    """Steps, what each will do and why, what will be written, and what the plan wants noted.
+
+    With `types` also every tensor's type and the rule that picked it.
+    """
+    rows = [
+        (step.name, step.spec.use, "skip" if step.up_to_date else "run", _bytes_of(step), step.reason)
+        for step in planned.steps
+    ]
+    click.echo(f"{planned.recipe.name} -> {planned.folder}")
+    show_table(("step", "stage", "does", "writes", "why"), rows, right=("writes",))
+    for step in planned.steps:
+        if step.bundle is not None and (names := _files_of(step)):
+            click.echo(f"\n{step.name}:")
+            for line in names:
+                click.echo(f"  {line}")
+        if step.bundle is None:
+            click.echo(f"\n{step.name}: {_options_of(step)}")
+        elif verbose:
+            for line in step.explain(planned.inputs(step)):
+                click.echo(f"  {line}")
+        if types and step.bundle is not None:
+            _show_types(tensor_types(planned, step))
+    click.echo(f"\nwrites {size(planned.write_bytes)}; {size(planned.free_bytes)} are free on that disk")
+    for note in planned.notes:
+        click.echo(f"note: {note}")
+
+
+def tensor_types(planned: Plan, step: Any) -> list[tuple[str, str, str, str]]:
+    """File, tensor, type and rule for all a step will write; empty for stages that choose no types."""
+    if step.bundle is None:
+        return []
+    return list(step.stage.tensor_types(step.spec.options, planned.inputs(step)))
+
+
+def _show_types(rows: Sequence[tuple[str, str, str, str]]) -> None:
+    for file in dict.fromkeys(row[0] for row in rows):
+        click.echo(f"\n{file}:")
+        show_table(("tensor", "type", "rule"), [row[1:] for row in rows if row[0] == file])
+
+
+def _bytes_of(step: Any) -> str:
+    return "-" if step.up_to_date or not step.key else size(step.write_bytes)
+
+
+def _options_of(step: Any) -> str:
+    """What the recipe asks of a step whose files cannot be named yet."""
+    options = step.spec.options
+    said = {name: getattr(options, name) for name in sorted(options.model_fields_set)}
+    return "; ".join(f"{name} {_in_words(value)}" for name, value in said.items())
+
+
+def _in_words(value: Any) -> str:
+    """An option's value as a recipe might say it; of a nested one, what was said."""
+    if hasattr(value, "model_fields_set"):
+        set_ = (name for name in type(value).model_fields if name in value.model_fields_set)
+        return " ".join(f"{name} {_in_words(getattr(value, name))}" for name in set_)
+    if isinstance(value, tuple) and all(isinstance(number, int) for number in value):
+        return "/".join(map(str, value))  # a range
+    return ", ".join(map(_in_words, value)) if isinstance(value, list | tuple | dict) else str(value)
+
+
+def _files_of(step: Any) -> list[str]:
+    mine = [a for _, a in step.bundle.artifacts() if a.path.is_relative_to(step.out)]
+    return [f"{a.path.name:<40} {size(a.size):>8}" for a in mine]
+
+
+def show_result(result: Result) -> None:
+    """The table of outputs with the report's verdicts, the reasons, and where everything lies."""
+    from convert.recipe import VALIDATE
+    from convert.table import report_lines
+
+    if not result.ran:
+        click.echo("nothing to do: every step is up to date")
+    if result.report is None:
+        for artifact in _made(result):
+            click.echo(f"  {_shown(artifact.path)}  {size(artifact.size)}")
+        click.echo("not validated: the recipe has no `validate:` section")
+        return
+    click.echo("")
+    for line in report_lines(result.report, colour=colour()):
+        click.echo(line)
+    if not result.passed and VALIDATE not in result.ran:
+        click.echo(f"measured by an earlier run; `--force {VALIDATE}` measures again")
+    pages = [path for name in ("report.html", "report.md") if (path := result.folder / name).is_file()]
+    for word, path in zip(("report:", "       "), pages, strict=False):
+        click.echo(f"{word} {_shown(path)}")
+
+
+def colour() -> bool:
+    """Whether the one who reads wants colours: a terminal, and not told otherwise (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _made(result: Result) -> Iterator[Any]:
+    for bundle in result.bundles.values():
+        yield from (a for _, a in bundle.artifacts() if a.path.is_relative_to(result.folder))
+
+
+def _shown(path: Path) -> str:
+    """The path as the user would type it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def show_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[str, ...] = ()) -> None:
+    """Columns as wide as they need to be."""
+    from convert.table import aligned
+
+    for line in aligned(heads, rows, right):
+        click.echo(line)
+
+
+def show_stages() -> None:
+    """Every stage with its options: name, type, default, meaning."""
+    from convert import registry
+    from convert.recipe import SOURCE, VALIDATE
+
+    for name in registry.names():
+        stage = registry.load(name)
+        section = {SOURCE: "model:", VALIDATE: "validate:"}.get(name, f"use: {name}")
+        click.echo(f"{section}\n  {stage.title}")
+        for option, info in stage.Options.model_fields.items():
+            default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)!r}"
+            click.echo(f"    {option:<18} {default}" + (f"; {info.description}" if info.description else ""))
+        click.echo("")
+
+
+def show_inspection(inspection: Facts | CheckpointInspection, verbose: bool) -> None:
+    """Totals, metadata and tensors of a file, or what a checkpoint is; long values are cut unless verbose."""
+    for line in inspection.lines(verbose=verbose):
+        click.echo(line)
+
+
+def show_preview(told: Iterable[Preview | Reference], verbose: bool) -> None:
+    """What each stage would make, as soon as it is known; a problem is spelled out once."""
+    said: dict[tuple[str, ...], str] = {}
+    for word in told:
+        first = said.setdefault(word.problems, word.label)
+        like = {"like": first} if word.problems and first != word.label else {}
+        for line in word.lines(verbose=verbose, **like):
+            click.echo(line)

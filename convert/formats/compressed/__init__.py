@@ -1,0 +1,77 @@
+"""Checkpoints with fewer bits for GPU servers, in safetensors: GPTQ, AWQ, and FP8 as compressed-tensors lays it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert.bundle import Bundle, Role
+from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, Sample, Support, parts_of
+
+if TYPE_CHECKING:
+    from convert.formats.facts import Facts
+    from convert.source.checkpoint import Checkpoint
+
+RUNTIMES = ("gptqmodel",)
+
+
+def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
+    """A folder is an output; a vision tower lies among its weights, as it was in the source."""
+    kinds = {kind.name for kind in FORMAT.kinds}
+    for weights in bundle.of(Role.WEIGHTS):
+        if weights.format in kinds:
+            parts = parts_of(bundle.of(Role.WEIGHTS), weights, f"{weights.format}-part")
+            same_file = replace(weights, kind=weights.format, size=0)  # counted once
+            projector = same_file if bundle.of(Role.PREPROCESSOR) else None
+            yield Output(stage, weights, parts, projector)
+
+
+def supports(checkpoint: Checkpoint) -> Support:
+    """Decoders whose layers are made of the linear roles that the loaders know."""
+    from convert.formats.compressed.supports import supports
+
+    return supports(checkpoint)
+
+
+def inspect(path: Path, start: bytes) -> Facts | None:
+    """None: its files are safetensors, which are read without it."""
+    del path, start
+    return None
+
+
+def recognize(path: Path, projector: Path | None) -> Found | None:
+    """The folder of a checkpoint whose config.json says how it is quantized."""
+    from convert.formats.compressed.existing import recognize
+
+    return recognize(path, projector)
+
+
+def previews(sample: Sample) -> Iterator[Asked]:
+    """Each method with its defaults."""
+    calibration = {"calibration": {"text": sample.text, "length": sample.window}}
+    yield from (Asked("gptq", calibration), Asked("awq", calibration), Asked("fp8"))
+
+
+FORMAT = Format(
+    name="compressed",
+    title="GPTQ, AWQ and FP8",
+    kinds=(
+        Kind("gptq", "GPTQ", Mark("up", "#0a7a68"), RUNTIMES),
+        Kind("awq", "AWQ", Mark("down", "#b0196b"), RUNTIMES),
+        Kind("fp8", "FP8", Mark("hexagon", "#6a6d00"), RUNTIMES),
+    ),
+    stages={
+        "gptq": "convert.formats.compressed.gptq_stage:STAGE",
+        "awq": "convert.formats.compressed.awq_stage:STAGE",
+        "fp8": "convert.formats.compressed.fp8_stage:STAGE",
+    },
+    outputs=outputs,
+    supports=supports,
+    inspect=inspect,
+    recognize=recognize,
+    previews=previews,
+    rank=20,
+    wanted="the folder of a GPTQ, AWQ or FP8 checkpoint",
+)

@@ -1,0 +1,41 @@
+"""An AWQ checkpoint in AutoAWQ's GEMM layout, for vLLM and transformers; the vision tower stays as it is.
+
+gptqmodel does the arithmetic, layer by layer, on a GPU where there is one. A run that is stopped starts anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from convert.formats.compressed.gptqmodel_stage import CalibratedOptions, CalibratedStage
+
+if TYPE_CHECKING:
+    from convert.formats.compressed.scheme import Scheme
+
+
+class AWQOptions(CalibratedOptions):
+    """In what groups, and measured on what."""
+
+    bits: Literal[4] = Field(4, description="bits a weight: the layout has no others")
+    group_size: Literal[32, 64, 128] = Field(128, description="inputs that share a scale")
+    zero_point: bool = Field(True, description="zero points, as AutoAWQ has them and vLLM wants them")
+
+    @property
+    def scheme(self) -> Scheme:
+        """What is asked of the quantizer."""
+        from convert.formats.compressed.scheme import Scheme
+
+        return Scheme("awq", self.bits, self.group_size, not self.zero_point)
+
+
+class AWQStage(CalibratedStage[AWQOptions]):
+    """An AWQ checkpoint in AutoAWQ's GEMM layout, for vLLM and transformers; the vision tower stays as it is."""
+
+    NAME = "awq"
+    VERSION = 1
+    Options = AWQOptions
+
+
+STAGE = AWQStage()

@@ -1,0 +1,72 @@
+"""Quantized checkpoints that somebody else made: folders whose config.json has a quantization_config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.errors import InputError
+from convert.formats.base import Found
+from convert.formats.existing import CONFIG, artifact, names_in, with_companions
+from convert.source.checkpoint import weight_files
+from convert.source.safetensors import Entry, read_header
+from convert.source.untrusted import inside, read_object, shown
+
+
+def recognize(path: Path, projector: Path | None) -> Found | None:
+    """The checkpoint in the folder `path`; None where nothing in it says it is quantized. Raises InputError."""
+    del projector
+    words = _quantization(path) if path.is_dir() and CONFIG in names_in(path) else None
+    return None if words is None else _checkpoint(path, words)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to quantize that a runtime of ours runs."""
+
+    format: str
+    type: Callable[[Mapping[str, Any]], str]  # of quantization_config; empty for what is not run
+    proof: Callable[[Entry], bool]  # whether a tensor is of this kind: one has to be
+
+
+def _bits(words: Mapping[str, Any]) -> str:
+    bits = words.get("bits", words.get("w_bit"))
+    return f"Int{bits}" if bits in (2, 3, 4, 8) else ""
+
+
+METHODS: Mapping[object, Method] = {
+    "gptq": Method("gptq", _bits, lambda entry: entry.name.endswith(".qweight")),
+    "awq": Method("awq", _bits, lambda entry: entry.name.endswith(".qweight")),
+    "compressed-tensors": Method(
+        "fp8",
+        lambda words: "F8_E4M3" if words.get("format") == "float-quantized" else "",
+        lambda entry: entry.dtype == "F8_E4M3",
+    ),
+}
+RUN = "gptq or awq in 2, 3, 4 or 8 bits, or compressed-tensors in the format float-quantized: those are run here"
+
+
+def _quantization(folder: Path) -> Mapping[str, Any] | None:
+    """config.json's quantization_config; None where there is none."""
+    words = read_object(inside(folder, CONFIG)).get("quantization_config")
+    if words is not None and not isinstance(words, dict):
+        raise InputError(str(folder / CONFIG), f"quantization_config is {shown(words, 40)}", "a JSON object")
+    return words
+
+
+def _checkpoint(folder: Path, words: Mapping[str, Any]) -> Found:
+    said = words.get("quant_method")
+    method = METHODS.get(said) if isinstance(said, str) else None
+    type_ = method.type(words) if method else ""
+    if method is None or not type_:
+        details = "".join(f", {key} {shown(words[key], 40)}" for key in ("bits", "w_bit", "format") if key in words)
+        raise InputError(str(folder), f"is quantized by {shown(said, 40)}{details}", RUN)
+    files, _ = weight_files(folder)
+    if not any(method.proof(entry) for file in files for entry in read_header(file).entries):
+        got = f"has no tensor that is quantized, and config.json says {said}"
+        raise InputError(str(folder), got, "weights that are quantized", "download it again")
+    kinds = [f"{method.format}/{type_}", *([f"{method.format}-part/{type_}"] * (len(files) - 1))]
+    weights = tuple(artifact(kind, file) for kind, file in zip(kinds, files, strict=True))
+    return with_companions(folder, Found(weights, ""), f"a checkpoint quantized by {said}, {type_}")

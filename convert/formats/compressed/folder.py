@@ -1,0 +1,298 @@
+"""The finished folder: every tensor of the source accounted for, names as every reader finds them, companions complete.
+
+What gptqmodel saved is taken apart and put together again, so that what was not to change has the source's own bytes,
+and what changed has the layout's dtypes and shapes. Anything else is an error before a byte is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.bundle import Artifact
+from convert.errors import InputError, StageError
+from convert.files import write_text
+from convert.formats.compressed.scheme import Scheme
+from convert.source.checkpoint import SAFETENSORS, STORAGE, Checkpoint, LazyTensor
+from convert.source.safetensors import BITS, write
+from convert.source.untrusted import listed
+from quantize import awq, gptq
+from quantize.gptq import Decision, Spec
+
+SHARD_BYTES = 4_500_000_000  # the hub's viewer and most downloads like files below 5 GB
+
+# gptqmodel takes these apart before it quantizes; readers want them as the source has them.
+FUSED: Mapping[str, tuple[str, ...]] = {"gate_up_proj": ("gate_proj", "up_proj")}
+
+
+# Beginnings of the same tensors, as checkpoints have them, and one spelling to compare them by.
+SPELLINGS = (
+    (
+        re.compile(r"^(?:model\.language_model\.|language_model\.model\.|language_model\.(?=layers|norm|embed))"),
+        "model.",
+    ),
+    (re.compile(r"^(?:model\.(?=visual|vision_tower)|language_model\.(?=lm_head))"), ""),
+)
+
+
+def canonical(name: str) -> str:
+    """One spelling of a tensor's or module's name, whoever wrote it: `model.layers…` for the text, `visual…`."""
+    for beginning, plain in SPELLINGS:
+        name = beginning.sub(plain, name)
+    return name
+
+
+def spelled(name: str, sees: bool) -> str:
+    """The name in the folder: that of the module in transformers 5.
+
+    Of a model that sees, gptqmodel finds tensors under no other; transformers since 4.52 and vLLM know both these and
+    the older ones.
+    """
+    plain = canonical(name)
+    if not sees:
+        return plain
+    if plain.split(".", 1)[0] in gptq.TOWERS:
+        return f"model.{plain}"
+    return re.sub(r"^model\.", "model.language_model.", plain)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A tensor of the finished folder. `module` is that of a quantized matrix, empty for a tensor that is kept."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    module: str
+    source: str  # the name of the source's tensor that it comes from
+
+    @property
+    def suffix(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * BITS[self.dtype] // 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that will be written: computed from headers, before anything is quantized."""
+
+    checkpoint: Checkpoint
+    scheme: Scheme
+
+    @property
+    def sees(self) -> bool:
+        """Whether the model takes images."""
+        return "vision_config" in self.checkpoint.config
+
+    @cached_property
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """Module -> shape of its weight, for every matrix of the checkpoint but embeddings."""
+        found = {
+            n.removesuffix(".weight"): t.shape for n, t in self.checkpoint.tensors.items() if n.endswith(".weight")
+        }
+        return {n: shape for n, shape in found.items() if len(shape) == 2 and not n.endswith("embed_tokens")}
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What is quantized and what is kept."""
+        return gptq.decide(self.matrices)
+
+    @cached_property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """Every tensor of the folder, in the source's order."""
+        return tuple(self._wanted())
+
+    def _wanted(self) -> Iterator[Wanted]:
+        taken, sees = set(self.decision.quantized), self.sees
+        for name, tensor in self.checkpoint.tensors.items():
+            module, _, suffix = name.rpartition(".")
+            if module not in taken:
+                yield Wanted(spelled(name, sees), tensor.dtype, tensor.shape, "", name)
+            elif suffix == "weight":
+                for part, (dtype, shape) in self._packed(module).items():
+                    yield Wanted(spelled(f"{module}.{part}", sees), dtype, shape, module, name)
+
+    def _packed(self, module: str) -> dict[str, Spec]:
+        bias = f"{module}.bias" in self.checkpoint.tensors
+        packed: dict[str, Spec] = self.scheme.layout.packed(
+            self.matrices[module], self.scheme.bits, self.scheme.group_size, bias
+        )
+        return packed
+
+    @cached_property
+    def shards(self) -> dict[str, list[Wanted]]:
+        """File name -> its tensors."""
+        parts: list[list[Wanted]] = [[]]
+        for tensor in self.wanted:
+            if parts[-1] and sum(t.nbytes for t in parts[-1]) + tensor.nbytes > SHARD_BYTES:
+                parts.append([])
+            parts[-1].append(tensor)
+        return dict(zip(SAFETENSORS.names(len(parts)), parts, strict=True))
+
+    def check(self) -> None:
+        """Raise InputError for the first matrix that cannot be packed so, and for a model without any."""
+        self.check_layers()
+        for module in self.decision.quantized:
+            if reason := gptq.unsuitable(self.matrices[module], self.scheme.group_size):
+                remedy = "another group_size, or leave this model to the gguf stage"
+                raise InputError(f"{module}.weight", reason, "", remedy)
+
+    def check_layers(self) -> None:
+        """Raise InputError for a model without layers that are known."""
+        if not self.decision.quantized:
+            raise InputError(str(self.checkpoint.folder), "has no decoder layers that are known here", "q_proj, …")
+
+
+# ---- from what was made
+
+
+class Made:
+    """The tensors gptqmodel saved, by canonical names."""
+
+    def __init__(self, tensors: Mapping[str, LazyTensor]) -> None:
+        self._tensors = {canonical(name): tensor for name, tensor in tensors.items()}
+        self._used: set[str] = set()
+
+    def get(self, name: str) -> LazyTensor | None:
+        self._used.add(canonical(name))
+        return self._tensors.get(canonical(name))
+
+    def of(self, module: str, suffix: str) -> list[LazyTensor]:
+        """The tensor of a module; several where the module was taken apart."""
+        if found := self.get(f"{module}.{suffix}"):
+            return [found]
+        parent, _, last = module.rpartition(".")
+        parts = [self.get(f"{parent}.{part}.{suffix}") for part in FUSED.get(last, ())]
+        return [part for part in parts if part is not None]
+
+    @property
+    def unused(self) -> list[str]:
+        return sorted(self._tensors.keys() - self._used)
+
+
+def write_weights(out: Path, layout: Layout, tensors: Mapping[str, LazyTensor]) -> tuple[Artifact, ...]:
+    """The weights' files in `out`. Raises StageError for a tensor that is missing, changed, or left over."""
+    made = Made(tensors)
+    _check_ledger(layout, made)
+    return write_shards(out, layout, lambda tensor: _bytes(layout, tensor, made))
+
+
+def write_shards(out: Path, layout: Layout, data: Callable[[Wanted], np.ndarray]) -> tuple[Artifact, ...]:
+    """The layout's files in `out`, and their index where there are several; `data` gives a tensor's values."""
+    artifacts = []
+    for file, parts in layout.shards.items():
+        specs = {t.name: (t.dtype, t.shape) for t in parts}
+        artifacts.append(write(out / file, specs, (data(t).data for t in parts), {"format": "pt"}))
+    if len(layout.shards) > 1:
+        total = sum(t.nbytes for t in layout.wanted)
+        weight_map = {t.name: file for file, parts in layout.shards.items() for t in parts}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        artifacts.append(write_text(out / SAFETENSORS.index, json.dumps(index, indent=2), "json"))
+    return tuple(artifacts)
+
+
+def _check_ledger(layout: Layout, made: Made) -> None:
+    lacking = [t.name for t in layout.wanted if t.module and not made.of(t.module, t.suffix)]
+    if lacking:
+        raise StageError("gptqmodel", f"did not make {listed(lacking)}", "every quantized matrix")
+    for tensor in layout.wanted:
+        made.get(tensor.name)
+    copies = {f"{gptq.HEAD}.weight"} if layout.checkpoint.config.get("tie_word_embeddings") else set()
+    if more := [name for name in made.unused if name not in copies]:
+        raise StageError("gptqmodel", f"made {listed(more)}", "only what the source has")
+
+
+def _bytes(layout: Layout, tensor: Wanted, made: Made) -> np.ndarray:
+    if tensor.module:
+        return _packed_bytes(layout.scheme, tensor, made)
+    source = layout.checkpoint.tensors[tensor.source]
+    found = made.get(tensor.name)
+    if found is not None and layout.scheme.method == "awq" and awq.may_change(canonical(tensor.name)):
+        return as_stored(values(found), tensor.dtype)
+    if found is not None and not np.array_equal(as_stored(values(source), found.dtype), found.load()):
+        raise StageError(f"gptqmodel: {tensor.name}", "its values changed", "those of the source: it is not quantized")
+    return np.ascontiguousarray(source.load())
+
+
+def _packed_bytes(scheme: Scheme, tensor: Wanted, made: Made) -> np.ndarray:
+    axis = scheme.layout.ROW_AXIS[tensor.suffix]
+    parts = [
+        as_stored(values(part), "F16") if tensor.dtype == "F16" else part.load()
+        for part in made.of(tensor.module, tensor.suffix)
+    ]
+    if axis is None and any(not np.array_equal(parts[0], part) for part in parts):
+        got = "its halves were put in different orders"
+        raise StageError(f"gptqmodel: {tensor.name}", got, "one order", "desc_act: false")
+    joined = parts[0] if axis is None else np.concatenate(parts, axis)
+    if joined.shape != tensor.shape or joined.dtype != STORAGE[tensor.dtype]:
+        got = f"has shape {joined.shape} of {joined.dtype}"
+        raise StageError(f"gptqmodel: {tensor.name}", got, f"{tensor.shape} of {tensor.dtype}")
+    if tensor.dtype == "F16" and not np.isfinite(joined).all():
+        raise StageError(f"gptqmodel: {tensor.name}", "holds numbers that are not finite", "finite ones in float16")
+    return np.ascontiguousarray(joined)
+
+
+def values(tensor: LazyTensor) -> np.ndarray:
+    """Floats as float32; integers as they are."""
+    raw = tensor.load()
+    if tensor.dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.astype(np.float32) if tensor.dtype in ("F16", "F32", "F64") else raw
+
+
+def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 values in a safetensors dtype; bfloat16 as its 16 bits, rounded to the nearest, ties to even."""
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused by who asks
+        return values.astype(STORAGE[dtype])
+
+
+# ---- config and companions
+
+
+def write_configs(out: Path, layout: Layout, quantization: Mapping[str, Any]) -> tuple[Artifact, ...]:
+    """config.json, the source's own with `quantization_config`; for older readers of GPTQ and AWQ a file of it too."""
+    config = dict(layout.checkpoint.config) | {"quantization_config": dict(quantization)}
+    beside = {} if layout.scheme.method == "fp8" else {"quantize_config.json": quantization}
+    texts = {"config.json": config, **beside}
+    return tuple(write_text(out / name, _json(value), "json") for name, value in texts.items())
+
+
+def write_processors(out: Path, present: Iterable[str], preprocessor: Mapping[str, Any]) -> tuple[Artifact, ...]:
+    """The processor's settings in the spelling that is not there yet.
+
+    transformers 5 and vLLM write and read processor_config.json, everything before reads preprocessor_config.json.
+    """
+    if not preprocessor:
+        return ()
+    words = dict(preprocessor)
+    processor = {"processor_class": words.get("processor_class"), "image_processor": words}
+    if words.get("processor_class") is None:
+        del processor["processor_class"]
+    both = {"preprocessor_config.json": words, "processor_config.json": processor}
+    missing = [name for name in both if name not in set(present)]
+    return tuple(write_text(out / name, _json(both[name]), "json") for name in missing)
+
+
+def write_template(out: Path, present: Sequence[str], templates: Mapping[str, str]) -> tuple[Artifact, ...]:
+    """chat_template.jinja, where today's readers look first, unless the source has one."""
+    if "chat_template.jinja" in present or "default" not in templates:
+        return ()
+    return (write_text(out / "chat_template.jinja", templates["default"]),)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,371 @@
+"""What the gptq, awq and fp8 stages share: they differ in their options and in the scheme these make."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+from pydantic import Field, model_validator
+
+from convert.bundle import Artifact, Bundle, Role
+from convert.errors import ConvertError, InputError, Problem, StageError
+from convert.options import Options as BaseOptions
+from convert.options import RecipePath
+from convert.progress import Progress
+from convert.stage import Inputs, Stage, checkpoint
+
+if TYPE_CHECKING:
+    from convert.formats.compressed.folder import Layout
+    from convert.formats.compressed.scheme import Scheme
+
+FAMILIES = ("llama", "mistral", "phi3", "qwen2", "qwen2_5_vl", "qwen3")
+"""config.json's model_type of what is tested here."""
+
+CARRIED = (Role.TOKENIZER, Role.CHAT_TEMPLATE, Role.PREPROCESSOR, Role.GENERATION)
+CONFIG_BYTES = 1024  # what quantization_config adds to config.json, about
+LAST_WORDS = 400
+
+
+class Calibration(BaseOptions):
+    """What the model reads while its activations are measured."""
+
+    text: RecipePath | None = Field(None, description="UTF-8 text like what the model will be used for")
+    chat: RecipePath | None = Field(
+        None, description='JSON lines of {"messages": [...]}, rendered with the model\'s own template'
+    )
+    screens: RecipePath | None = Field(
+        None, description="JSON lines of image, instruction and target, for a model that sees"
+    )
+    samples: int = Field(128, ge=1, le=1 << 16, description="rows in all, evenly from each of the files")
+    length: int = Field(512, ge=16, le=32768, description="tokens a row; a screenshot is never cut")
+    seed: int = Field(0, ge=0, description="which rows are drawn")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not (self.text or self.chat or self.screens):
+            raise ValueError("name a text, a chat or a screens file to calibrate on")
+        return self
+
+    def __str__(self) -> str:
+        """As in the recipe: the words it says, and nothing it leaves out."""
+        said = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        return "{" + ", ".join(f"{name}: {value}" for name, value in said.items()) + "}"
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Word -> file, of those that are named."""
+        named = {"text": self.text, "chat": self.chat, "screens": self.screens}
+        return {word: path for word, path in named.items() if path is not None}
+
+
+class SchemeOptions(BaseOptions):
+    """What all three ask."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=96,
+        description="start of the folder's name; the model's name when left out",
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
+
+    @property
+    def scheme(self) -> Scheme:
+        """What is asked of the quantizer; each stage makes it of its own options."""
+        raise NotImplementedError
+
+
+class CalibratedOptions(SchemeOptions):
+    """What the two that calibrate ask besides."""
+
+    calibration: Calibration = Field(description="what to measure on; not what the outputs are tested on")
+
+
+O = TypeVar("O", bound=SchemeOptions)  # noqa: E741 - the options of one stage
+C = TypeVar("C", bound=CalibratedOptions)
+
+
+@dataclass(frozen=True)
+class Job(Generic[O]):
+    """A run of one of the stages; `work` is a folder that goes away with it."""
+
+    options: O
+    source: Bundle
+    layout: Layout
+    folder: Path  # what will be handed on
+    work: Path
+    progress: Progress
+
+    @property
+    def scheme(self) -> Scheme:
+        return self.options.scheme
+
+    @property
+    def threads(self) -> int:
+        from validate.runtimes._threads import useful_threads
+
+        return self.options.threads or useful_threads(*(a.path for a in self.source.of(Role.WEIGHTS)))
+
+
+def _check_files(where: str, calibration: Calibration) -> None:
+    """Raise InputError for a file that is missing, or is not what it is named as."""
+    from convert.formats.compressed.rows import MAX_TEXT_BYTES, read_conversations
+    from convert.source.companions import read_text
+    from validate import vision
+
+    for path in calibration.files.values():
+        if not path.is_file():
+            raise InputError(where, f"no file {path}", "", "paths are relative to the recipe")
+    if calibration.text and not read_text(calibration.text, MAX_TEXT_BYTES).strip():
+        raise InputError(str(calibration.text), "is empty", "a text")
+    if calibration.chat and not read_conversations(calibration.chat):
+        raise InputError(str(calibration.chat), "is empty", "conversations")
+    if calibration.screens:
+        try:
+            vision.read_clicks(calibration.screens)
+        except ValueError as error:
+            raise InputError(where, str(error)) from None
+
+
+def _check_fit(where: str, calibration: Calibration, layout: Layout) -> None:
+    """Raise InputError for rows the model cannot take."""
+    config = layout.checkpoint.config
+    if calibration.screens and "vision_config" not in config:
+        raise InputError(where, "calibration: screens for a model that takes no images", "text or chat")
+    text = config.get("text_config")
+    longest = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    if isinstance(longest, int) and calibration.length > longest:
+        raise InputError(where, f"length: {calibration.length}", f"at most the model's {longest} positions")
+
+
+@contextlib.contextmanager
+def job(options: O, inputs: Inputs, out: Path, progress: Progress) -> Iterator[Job[O]]:
+    """A run, its folder empty."""
+    source, scheme = checkpoint(options.scheme.method, inputs), options.scheme
+    folder = out / scheme.folder_name(options.name or source.model.name)
+    folder.mkdir()
+    with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as name:
+        yield Job(options, source, _layout(source, scheme), folder, Path(name), progress)
+
+
+def _quantize(job: Job[C]) -> dict[str, Any]:
+    """Have the worker make the weights in the job's `work`; what it says of the calibration."""
+    progress, layers, asked = job.progress, job.layout.decision.layers, job.options.calibration
+    progress.start(f"quantizing {layers} layers", layers, "layer")
+    measured: dict[str, Any] = {"samples": asked.samples, "length": asked.length, "seed": asked.seed}
+
+    def hear(words: Mapping[str, Any]) -> None:
+        if "layer" in words:
+            progress.advance(1)
+        elif "rows" in words:
+            measured.update(rows=words["rows"], tokens=words["tokens"], sha256=words["sha256"])
+            progress.note(f"calibrating on {words['rows']} rows, {words['tokens']} tokens")
+            if words["rows"] < asked.samples:
+                progress.warn(f"the calibration gives {words['rows']} rows, fewer than the {asked.samples} asked for")
+
+    _child(job, "convert.formats.compressed.worker", [str(_request(job))], hear)
+    return measured
+
+
+def _request(job: Job[C]) -> Path:
+    """The file that tells the worker what to do."""
+    from convert.formats.compressed.rows import Description
+    from convert.model.reference import link_files
+
+    linked = job.work / "source"
+    linked.mkdir()
+    link_files(job.source, linked, code=False)
+    asked = job.options.calibration
+    named = {word: str(path.absolute()) for word, path in asked.files.items()}
+    description = Description(**named, samples=asked.samples, length=asked.length, seed=asked.seed)
+    request = {
+        "source": str(linked),
+        "scheme": asdict(job.scheme),
+        "calibration": asdict(description),
+        "threads": job.threads,
+    }
+    path = job.work / "request.json"
+    path.write_text(json.dumps(request), encoding="utf-8")
+    return path
+
+
+def finished(job: Job[O], weights: Sequence[Artifact], quantization: Mapping[str, Any]) -> Bundle:
+    """The bundle of the folder, companions in it, loaded again. Raises StageError when that does not go well."""
+    from convert.formats.compressed import folder as files
+    from convert.source.companions import read_companions
+
+    source, layout, folder = job.source, job.layout, job.folder
+    config = files.write_configs(folder, layout, quantization)
+    companions = read_companions(source)
+    carried = {role: tuple(_copied(a, source, folder) for a in source.of(role)) for role in CARRIED}
+    for artifact in source.of(Role.CARD):
+        if artifact.path.name.startswith(("LICENSE", "NOTICE")):
+            shutil.copyfile(artifact.path, folder / artifact.path.name)
+    present = [a.path.name for copies in carried.values() for a in copies]
+    carried[Role.PREPROCESSOR] += files.write_processors(folder, present, companions.preprocessor)
+    carried[Role.CHAT_TEMPLATE] += files.write_template(folder, present, companions.chat_templates)
+    check_reload(job)
+    roles = {role.value: artifacts for role, artifacts in carried.items()}
+    return source.with_(weights=_kinds(job.scheme, weights), config=config, **roles)
+
+
+def _copied(artifact: Artifact, source: Bundle, folder: Path) -> Artifact:
+    """The artifact's copy in `folder`, as deep as it lies beside the source's config."""
+    home = next(iter(source.of(Role.CONFIG))).path.parent
+    inside = artifact.path.relative_to(home) if artifact.path.is_relative_to(home) else Path(artifact.path.name)
+    path = folder / inside
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(artifact.path, path)
+    return Artifact(artifact.kind, path, path.stat().st_size, artifact.sha256)
+
+
+def _kinds(scheme: Scheme, files: Sequence[Artifact]) -> tuple[Artifact, ...]:
+    """The first file is the model, the others are parts of it."""
+    first, *others = files
+    kinds = [f"{scheme.method}/{scheme.type}", *(f"{scheme.method}-part/{scheme.type}" for _ in others)]
+    return tuple(Artifact(kind, a.path, a.size, a.sha256) for kind, a in zip(kinds, [first, *others], strict=True))
+
+
+def check_reload(job: Job[O]) -> None:
+    """Raise StageError with everything that is wrong with the finished folder."""
+    names = job.work / "modules.json"
+    names.write_text(json.dumps(asdict(job.layout.decision)), encoding="utf-8")
+    wrong: list[str] = ["the check ended without a word"]
+
+    def hear(words: Mapping[str, Any]) -> None:
+        wrong[:] = words.get("wrong", wrong)
+
+    job.progress.start("loading the result in a fresh process", 1, "check")
+    _child(job, "convert.formats.compressed.reload", [str(job.folder), str(names)], hear)
+    job.progress.advance(1)
+    if wrong:
+        raise StageError(f"{job.folder.name}, loaded again", "; ".join(wrong), "the model that was quantized")
+
+
+def _child(job: Job[O], module: str, arguments: list[str], hear: Callable[[Mapping[str, Any]], None]) -> None:
+    """Run one of our modules in a process of its own. Raises StageError with its last words."""
+    from convert import child
+    from convert.formats.compressed.worker import MARK
+
+    said: list[str] = []
+
+    def line(text: str) -> None:
+        if text.startswith(MARK):
+            hear(json.loads(text.removeprefix(MARK)))
+        elif "Error" in text:
+            said.append(text[:LAST_WORDS])
+            job.progress.note(text[:LAST_WORDS])
+
+    environment = {
+        "GPTQMODEL_CPU_WORKERS": str(max(2, job.threads)),  # it does not start with one
+        "OMP_NUM_THREADS": str(job.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCHDYNAMO_DISABLE": "1",  # a compiled kernel for every layer and shape takes a minute to save milliseconds
+        "HF_HUB_OFFLINE": "1",
+        "TMPDIR": str(job.work),
+    }
+    ended = child.run(module, arguments, line, environment=environment, folder=job.work)
+    if ended.code:
+        words = said[-1] if said else " ".join(ended.last)[-LAST_WORDS:]
+        raise StageError(module.rpartition(".")[2], f"{ended.how}: {words}")
+
+
+def _layout(source: Bundle, scheme: Scheme) -> Layout:
+    from convert.formats.compressed.folder import Layout
+    from convert.formats.compressed.fp8 import Fp8Layout
+    from convert.source.checkpoint import open_bundle
+
+    return (Fp8Layout if scheme.method == "fp8" else Layout)(open_bundle(source), scheme)
+
+
+class CompressedStage(Stage[O]):
+    """What the gptq, awq and fp8 stages share."""
+
+    def check(self, options: O, inputs: Inputs) -> list[Problem]:
+        """What keeps the model from being quantized so, by headers and the calibration files alone."""
+        from convert.model.reference import check_memory
+
+        where = options.scheme.method
+        try:
+            source = checkpoint(options.scheme.method, inputs)
+            layout = _layout(source, options.scheme)
+            family = layout.checkpoint.config.get("model_type")
+            if family not in FAMILIES:
+                wanted = f"one of {', '.join(FAMILIES)}: those are tested"
+                raise InputError(where, f"model_type {str(family)[:60]!r}", wanted)
+            layout.check()
+            if isinstance(options, CalibratedOptions):
+                _check_files(where, options.calibration)
+                _check_fit(where, options.calibration, layout)
+        except ConvertError as error:
+            return [p if isinstance(p, Problem) else Problem(where, p) for p in error.problems]
+        return check_memory(source, where)
+
+    def forecast(self, options: O, inputs: Inputs) -> Bundle:
+        """The bundle that `run` will return, with the weights' sizes but for their headers."""
+        source, scheme = checkpoint(options.scheme.method, inputs), options.scheme
+        layout = _layout(source, scheme)
+        home = Path(scheme.folder_name(options.name or source.model.name))
+        weights = [
+            Artifact("safetensors", home / f, sum(t.nbytes for t in parts)) for f, parts in layout.shards.items()
+        ]
+        config = next(a for a in source.of(Role.CONFIG) if a.path.name == "config.json")
+        carried = {
+            role.value: tuple(Artifact(a.kind, home / a.path.name, a.size) for a in source.of(role)) for role in CARRIED
+        }
+        made = Artifact("json", home / "config.json", config.size + CONFIG_BYTES)
+        return source.with_(weights=_kinds(scheme, weights), config=made, **carried)
+
+    def explain(self, options: O, inputs: Inputs) -> Iterator[str]:
+        """How much is quantized and what is kept, for `convert plan -v`."""
+        from quantize.gptq import exclusions
+
+        decision = _layout(checkpoint(options.scheme.method, inputs), options.scheme).decision
+        yield f"{len(decision.quantized)} matrices of {decision.layers} layers in {options.scheme.bits} bits"
+        yield f"kept as they are: {len(decision.kept)} matrices ({', '.join(exclusions(decision.kept))})"
+
+
+class CalibratedStage(CompressedStage[C]):
+    """What the two that calibrate share: gptqmodel does the arithmetic."""
+
+    TOOLS = ("gptqmodel", "torch", "transformers", "tokenizers", "numpy")
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        "gptqmodel": "gptq",
+        "optimum": "gptq",
+        "torch": "gptq",
+        "transformers": "gptq",
+    }
+
+    def reads(self, options: C) -> list[Path]:
+        """The files calibrated on, and the screenshots they name."""
+        from validate import vision
+
+        files = list(options.calibration.files.values())
+        screens = options.calibration.screens
+        if screens is not None and screens.is_file():
+            with contextlib.suppress(ValueError, OSError):  # check() says what is wrong with it
+                files += [task.image for task in vision.read_clicks(screens)]
+        return [path for path in dict.fromkeys(files) if path.is_file()]
+
+    def calibrates(self, options: C) -> list[Path]:
+        """The same files: the weights are fitted to them."""
+        return self.reads(options)
+
+    def run(self, options: C, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+        """The checkpoint's folder in `out`, loaded again and looked at in a fresh process before it is handed on."""
+        from convert.formats.compressed.folder import write_weights
+        from convert.formats.compressed.scheme import quantization_config
+        from convert.formats.compressed.worker import MADE
+        from convert.source.checkpoint import open_tensors
+
+        with job(options, inputs, out, progress) as this:
+            measured = _quantize(this)
+            weights = write_weights(this.folder, this.layout, open_tensors(this.work / MADE))
+            words = quantization_config(this.layout.scheme, this.layout.decision.kept, measured)
+            return finished(this, weights, words)

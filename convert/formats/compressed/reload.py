@@ -1,0 +1,83 @@
+"""Whether a finished folder is the model again: `python -m convert.child convert.formats.compressed.reload FOLDER LIST.json`.
+
+In a process that has seen nothing but the folder, transformers loads it; missing and unexpected keys, a quantized
+module that came back as a plain one or the other way round, and numbers that are not finite are what is looked for:
+transformers itself only warns of the first two and is silent about the others.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from convert.formats.compressed.folder import canonical
+from convert.formats.compressed.worker import tell
+from convert.source.untrusted import listed
+
+IMAGE_SIDE = 56  # pixels: four image tokens
+KEY_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+
+
+def main(folder: str, list_file: str) -> None:
+    """Print what is wrong, a line of JSON behind MARK."""
+    wanted = json.loads(Path(list_file).read_text(encoding="utf-8"))
+    tell(wrong=list(faults(Path(folder), wanted["quantized"], wanted["kept"])))
+
+
+def faults(folder: Path, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
+    """What is not as it should be, in words; nothing when all is well."""
+    from validate.runtimes import RuntimeFailure, gptqmodel
+
+    try:
+        session = gptqmodel.GptqModelSession(folder, threads=None, refuse=False)
+    except RuntimeFailure as error:
+        yield str(error)
+        return
+    with session:
+        yield from _keys(session.keys)
+        yield from _modules(session.model, quantized, kept)
+        try:
+            yield from _numbers(session)
+        except RuntimeFailure as error:
+            yield str(error)
+
+
+def _keys(loading: Mapping[str, Any]) -> Iterator[str]:
+    for kind in KEY_KINDS:
+        found = sorted(map(str, loading.get(kind) or ()))
+        if found:
+            yield f"{len(found)} {kind.replace('_', ' ')}: {listed(found)}"
+
+
+def _modules(model: Any, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
+    loaded = {canonical(name): module for name, module in model.named_modules()}
+    plain = [n for n in quantized if not _is_quantized(loaded.get(canonical(n)))]
+    if plain:
+        yield f"{len(plain)} quantized modules came back as plain ones: {listed(plain)}"
+    packed = [n for n in kept if _is_quantized(loaded.get(canonical(n)))]
+    if packed:
+        yield f"{len(packed)} modules that are not quantized came back as quantized: {listed(packed)}"
+
+
+def _is_quantized(module: Any) -> bool:
+    return hasattr(module, "qweight") or hasattr(module, "weight_scale")
+
+
+def _numbers(session: Any) -> Iterator[str]:
+    import numpy as np
+
+    if not np.isfinite(session.logits(session.tokenize("The quick brown fox, 1 2 3."))).all():
+        yield "logits that are not finite"
+    if session.identity().sees:
+        drawn = np.tile(np.linspace(0, 255, IMAGE_SIDE).astype(np.uint8)[:, None, None], (1, IMAGE_SIDE, 3))
+        if not np.isfinite(session.image_embeddings(drawn)).all():
+            yield "image embeddings that are not finite"
+        if not np.isfinite(session.image_logits(session.image_prompt("What is this?"), drawn)).all():
+            yield "logits after an image that are not finite"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

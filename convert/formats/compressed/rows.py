@@ -1,0 +1,113 @@
+"""What a model is calibrated on, as token rows: windows of a text, conversations, screenshots with instructions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.errors import InputError, StageError
+from convert.source.companions import read_text
+
+MAX_TEXT_BYTES = 1 << 30
+CHARACTERS_A_TOKEN = 16  # of a text, that are tokenized for every token asked for: more than enough to choose from
+
+Row = Mapping[str, np.ndarray]  # input_ids (1, token) and what else the model takes beside them
+
+
+@dataclass(frozen=True)
+class Description:
+    """Where rows come from: any of the three; `samples` rows in all, evenly from each, of at most `length` tokens."""
+
+    text: str = ""  # a UTF-8 text
+    chat: str = ""  # JSON lines of {"messages": [...], "tools": [...]}
+    screens: str = ""  # JSON lines of image, instruction and target, as for validation
+    samples: int = 128
+    length: int = 512
+    seed: int = 0
+
+
+def make_rows(folder: Any, asked: Description) -> list[Row]:
+    """The rows, by the tokenizer, templates and image processor of `folder` (a CheckpointFolder).
+
+    Equal files and seeds give equal rows. Raises StageError where there is nothing to take.
+    """
+    makers = {"text": _text_rows, "chat": _chat_rows, "screens": _screen_rows}
+    named = [(make, Path(where)) for word, make in makers.items() if (where := getattr(asked, word))]
+    share = max(1, asked.samples // max(1, len(named)))
+    draw = random.Random(asked.seed)
+    rows = [row for make, path in named for row in make(folder, path, share, asked.length, draw)]
+    if not rows:
+        got = "no row to calibrate on"
+        raise StageError("calibration", got, f"at least one of {asked.length} tokens", "name a longer text")
+    return rows
+
+
+def digest(rows: list[Row]) -> str:
+    """sha256 over every row's arrays."""
+    total = hashlib.sha256()
+    for row in rows:
+        for name, array in sorted(row.items()):
+            total.update(f"{name}{array.dtype}{array.shape}".encode())
+            total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def _text_rows(folder: Any, path: Path, count: int, length: int, draw: random.Random) -> Iterator[Row]:
+    """Windows that do not overlap, drawn from the beginning of the text; each begins with BOS where the model wants."""
+    text = read_text(path, MAX_TEXT_BYTES)[: count * length * CHARACTERS_A_TOKEN]
+    identity = folder.identity()
+    lead = [identity.bos] if identity.adds_bos else []
+    tokens = folder.tokenize(text)
+    step = length - len(lead)
+    starts = list(range(0, len(tokens) - step + 1, step))
+    for start in sorted(draw.sample(starts, min(count, len(starts)))):
+        yield _row([*lead, *tokens[start : start + step]])
+
+
+def _chat_rows(folder: Any, path: Path, count: int, length: int, draw: random.Random) -> Iterator[Row]:
+    lines = read_conversations(path)
+    for messages, tools in draw.sample(lines, min(count, len(lines))):
+        yield _row(folder.tokenize(folder.render(messages, tools, False))[:length])
+
+
+def _screen_rows(folder: Any, path: Path, count: int, length: int, draw: random.Random) -> Iterator[Row]:
+    """An image and its instruction as the model is asked; never cut, for half an image is none."""
+    from validate import vision
+
+    try:
+        tasks = vision.read_clicks(path)
+        for task in draw.sample(tasks, min(count, len(tasks))):
+            prompt = folder.image_prompt(task.instruction, task.tools)
+            yield folder.image_inputs([prompt], [vision.read_image(task.image)])
+    except ValueError as error:
+        raise InputError(str(path), str(error), "screenshots with instructions") from error
+
+
+def _row(tokens: list[int]) -> Row:
+    ids = np.array([tokens], np.int64)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def read_conversations(path: Path) -> list[tuple[list[Any], list[Any] | None]]:
+    """(messages, tools) of every line; raises InputError with the line's number for one that is none."""
+    found = []
+    for number, line in enumerate(read_text(path, MAX_TEXT_BYTES).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            raw = json.loads(line)
+            messages = raw["messages"] if isinstance(raw, dict) else raw
+            if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
+                raise TypeError("messages are no list of {role, content}")
+        except (ValueError, KeyError, TypeError) as error:
+            wanted = '{"messages": [{"role": …, "content": …}]}'
+            raise InputError(f"{path}:{number}", f"not a conversation ({error!r})", wanted) from None
+        found.append((messages, raw.get("tools") if isinstance(raw, dict) else None))
+    return found

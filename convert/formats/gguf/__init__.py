@@ -1,0 +1,82 @@
+"""GGUF, llama.cpp's format: the language model in any number of types, a projector beside it, importance matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert.bundle import Bundle, Role
+from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, Sample, Support
+
+if TYPE_CHECKING:
+    from convert.formats.facts import Facts, TensorError
+    from convert.source.checkpoint import Checkpoint
+
+MAGIC = b"GGUF"
+
+
+def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
+    """A language model is one file, or the shards llama.cpp finds by the first one's name; its projector is another."""
+    from convert.formats.gguf.shard_names import is_later_shard, shard_names
+
+    files = {a.path: a for a in bundle.of(Role.WEIGHTS) if a.format == "gguf"}
+    projector = next((a for a in bundle.of(Role.PROJECTOR) if a.format == "gguf"), None)
+    for path, weights in files.items():
+        if not is_later_shard(path.name):
+            later = (path.with_name(name) for name in shard_names(path.name)[1:])
+            shards = tuple(files[shard] for shard in later if shard in files)
+            yield Output(stage, weights, shards, projector, named_by_file=True, projector_apart=True)
+
+
+def supports(checkpoint: Checkpoint) -> Support:
+    """Families whose tensors a table in convert/architectures/ knows."""
+    from convert.formats.gguf.supports import supports
+
+    return supports(checkpoint)
+
+
+def inspect(path: Path, start: bytes) -> Facts | None:
+    """Metadata and tensors of a file that begins as GGUF files do, or is called like one."""
+    from convert.formats.gguf.inspect import inspect
+
+    return inspect(path) if start.startswith(MAGIC) or path.suffix == ".gguf" else None
+
+
+def recognize(path: Path, projector: Path | None) -> Found | None:
+    """A GGUF file by its first bytes; a folder of them is refused with what to name instead."""
+    from convert.formats.gguf.existing import recognize
+
+    return recognize(path, projector)
+
+
+def previews(sample: Sample) -> Iterable[Asked]:
+    """The usual types, and an importance matrix."""
+    from convert.formats.gguf.preview import previews
+
+    return previews(sample)
+
+
+def tensor_errors(path: Path, folder: Path, values: int) -> Iterable[TensorError]:
+    """The error of each tensor of a file against the checkpoint it was made from, about so many values of each."""
+    from convert.formats.gguf.against import tensor_errors
+
+    return tensor_errors(path, folder, values)
+
+
+FORMAT = Format(
+    name="gguf",
+    title="GGUF",
+    kinds=(Kind("gguf", "GGUF", Mark("circle", "#1668c8"), runtimes=("llama_cpp",)),),
+    stages={"gguf": "convert.formats.gguf.stage:STAGE", "imatrix": "convert.formats.gguf.imatrix_stage:STAGE"},
+    outputs=outputs,
+    supports=supports,
+    inspect=inspect,
+    recognize=recognize,
+    magic=MAGIC,
+    takes_projector=True,
+    wanted="a GGUF file",
+    previews=previews,
+    tensor_errors=tensor_errors,
+    rank=10,
+)

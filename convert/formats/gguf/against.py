@@ -1,0 +1,139 @@
+"""How far the tensors of a GGUF file are from the checkpoint it was made of, value by value.
+
+The file is decoded by gguf-py, llama.cpp's own decoder in numpy, so that what is measured is what others will read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from convert import architectures
+from convert.bundle import Artifact, Bundle, Model, Role
+from convert.errors import InputError, PlanError, StageError
+from convert.formats.facts import TensorError
+from convert.formats.gguf.ledger import settle
+from convert.formats.gguf.reader import StoredTensor, read_gguf_header
+from convert.formats.gguf.tensors import OutputTensor, part_tensors
+from convert.source.checkpoint import open_checkpoint
+from convert.source.companions import collect, read_companions
+from convert.source.untrusted import shown
+from quantize.floats import to_float32
+
+
+def tensor_errors(path: Path, folder: Path, most_values: int | None = None) -> Iterator[TensorError]:
+    """The error of every tensor in the GGUF file at `path`, in its order, against the checkpoint in `folder`.
+
+    Reads a few MiB at a time; with `most_values`, about so many of each tensor, in pieces spread over it. Raises
+    InputError where the file is not of this checkpoint, and StageError where gguf-py is not installed or cannot decode
+    a type.
+    """
+    header = read_gguf_header(path)
+    architecture = next((f.value for f in header.fields if f.key == "general.architecture"), None)
+    sources = _sources(folder, projector=architecture == "clip")
+    for stored in header.tensors:
+        source = sources.get(stored.name)
+        if source is None or source.shape != stored.shape:
+            got = f"has the tensor {shown(stored.name)} {list(stored.shape)}"
+            wanted = f"shape {list(source.shape)}" if source else f"the tensors that {folder} makes"
+            raise InputError(str(path), got, wanted, "name the checkpoint that the file was made from")
+    data = np.memmap(path, np.uint8, "r")
+    for stored in header.tensors:
+        yield _error(stored, data, sources[stored.name], most_values)
+
+
+def by_type(errors: Iterable[TensorError]) -> Iterator[TensorError]:
+    """The errors of all tensors of a type taken together; as `name` how many they are."""
+    groups: dict[str, list[TensorError]] = {}
+    for error in errors:
+        groups.setdefault(error.type, []).append(error)
+    for kind, group in groups.items():
+        yield TensorError(
+            f"{len(group)} tensors",
+            kind,
+            sum(e.values for e in group),
+            sum(e.squared_error for e in group),
+            sum(e.squared_source for e in group),
+            max(e.largest for e in group),
+        )
+
+
+def error_lines(errors: Iterable[TensorError]) -> Iterator[str]:
+    """A table, line by line as the errors come, and then a line a type."""
+    seen: list[TensorError] = []
+    for error in errors:
+        if not seen:
+            yield f"{'tensor':30}  {'type':7}  {'rmse':>10}  {'relative':>9}  {'largest':>10}"
+        seen.append(error)
+        yield _line(error)
+    yield ""
+    yield from map(_line, by_type(seen))
+
+
+def _line(error: TensorError) -> str:
+    numbers = f"{error.rmse:10.3e}  {100 * error.relative:8.4f}%  {error.largest:10.3e}"
+    return f"{error.name:30}  {error.type:7}  {numbers}"
+
+
+def _sources(folder: Path, *, projector: bool) -> Mapping[str, OutputTensor]:
+    """GGUF tensor name -> where its values are in the checkpoint. Raises ConvertError for one we cannot convert."""
+    checkpoint = open_checkpoint(folder)
+    family = architectures.find(checkpoint.config)
+    parts = [family.text(checkpoint.config)]
+    if projector and hasattr(family, "vision"):
+        roles = {role: tuple(Artifact("json", p, 0) for p in paths) for role, paths in collect(folder).items()}
+        companions = read_companions(Bundle(Model(folder.name), {Role.WEIGHTS: (), **roles}))
+        parts.append(family.vision(checkpoint.config, companions.preprocessor))
+    skipped = "" if len(parts) > 1 else getattr(family, "VISION", "")
+    ledger = settle(checkpoint.tensors, parts, skipped, getattr(family, "RENAMES", ()))
+    if ledger.problems:
+        raise PlanError(*ledger.problems)
+    number = 1 if len(parts) > 1 else 0
+    tensors = part_tensors(parts[number], [e for e in ledger.entries if e.part == number])
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _error(stored: StoredTensor, data: np.ndarray, source: OutputTensor, most_values: int | None) -> TensorError:
+    row_bytes = stored.type.row_bytes(source.row_values)
+    squared_error = squared_source = largest = 0.0
+    total = source.rows * source.row_values
+    every = 1 if most_values is None else max(1, total // max(1, most_values))
+    at, seen = stored.start, 0
+    for number, values in enumerate(source.chunks()):
+        size = len(values) * row_bytes
+        if number % every:
+            at += size
+            continue
+        seen += len(values) * source.row_values
+        decoded = _decoded(stored, data[at : at + size].reshape(len(values), row_bytes))
+        wanted = _decoded(stored, values) if source.target.packed else _plain(values, source.storage)
+        difference = decoded - wanted
+        squared_error += float(np.vdot(difference, difference))
+        squared_source += float(np.vdot(wanted, wanted))
+        largest = max(largest, float(np.abs(difference).max(initial=0.0)))
+        at += size
+    return TensorError(stored.name, stored.type.name, seen, squared_error, squared_source, largest)
+
+
+def _plain(values: np.ndarray, storage: str) -> np.ndarray:
+    """float64 of values as a checkpoint stores them."""
+    if storage == "BF16":
+        values = to_float32(np.require(values, requirements=("C", "A")))
+    return values.astype(np.float64)
+
+
+def _decoded(stored: StoredTensor, rows: np.ndarray) -> np.ndarray:
+    """float32 values of rows as the file holds them."""
+    try:
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+    except ModuleNotFoundError:
+        raise StageError("inspect", "gguf is not installed", "", "pip install 'convert[inspect]'") from None
+    try:
+        return np.asarray(dequantize(rows, GGMLQuantizationType(stored.type.id)), np.float32)
+    except (NotImplementedError, ValueError):
+        raise StageError(
+            f"tensor {stored.name}", f"is of type {stored.type.name}", "a type that gguf-py decodes"
+        ) from None

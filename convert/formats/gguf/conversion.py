@@ -1,0 +1,331 @@
+"""A conversion to GGUF, worked out from headers and configs alone: its files, their tensors and types, their sizes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import prod
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from convert import architectures
+from convert.architectures._graph_spec import LeftOut, Part
+from convert.bundle import Bundle, Model, Role
+from convert.errors import ConvertError, PlanError, Problem, StageError
+from convert.formats.gguf.file_plan import FilePlan, TensorInfo
+from convert.formats.gguf.general import general_metadata, size_label
+from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
+from convert.formats.gguf.ledger import Ledger, settle
+from convert.formats.gguf.split import split_plans
+from convert.formats.gguf.tensors import CHUNK_VALUES, OutputTensor, expert_parameters, forecast_tensors, part_tensors
+from convert.formats.gguf.vocabulary import vocabulary_metadata, vocabulary_notes
+from convert.formats.gguf.writer import Group
+from convert.gguf_field import Field
+from convert.source.checkpoint import LazyTensor, open_bundle
+from convert.source.companions import Companions, read_companions
+from quantize.blocks import TYPES
+from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Choice, Hyper, Mix, Tensor, choose, needs_imatrix
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Everything that is known before the first byte is written."""
+
+    text: Group
+    projector: Group | None
+    left_out: Mapping[str, LeftOut]
+    twins: tuple[tuple[LazyTensor, LazyTensor], ...]  # (left out, kept): must hold the same values
+    notes: tuple[str, ...]
+    imatrix: Imatrix | None = None  # of the text's tensors
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return (self.text,) if self.projector is None else (self.text, self.projector)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a conversion is asked for."""
+
+    types: tuple[str, ...]  # of the language model's files
+    mmproj: str | bool | None = None  # the projector's type; None: F16 where the model sees, False: no projector
+    name: str = ""  # start of the file names; the model's where empty
+    pre_tokenizer: str | None = None  # llama.cpp's name for it, where the tokenizer's own is not recognized
+    asked: Asked = field(default_factory=Asked)  # of the language model's files; its `imatrix` is not looked at
+    imatrix: Path | None = None  # file of the importance matrix
+    awaited: str = ""  # what that file will be called, where it is yet to be made
+    dataset: str = ""  # the name of the text it will be made with, where that is known
+    weights_key: str = ""  # of the checkpoint, for a matrix that knows what it was made from; empty: not known yet
+    max_shard: int | None = None  # bytes
+
+    @property
+    def weighted(self) -> bool:
+        """Whether there will be importance weights."""
+        return bool(self.imatrix or self.awaited)
+
+
+def prepare(bundle: Bundle, wish: Wish) -> Conversion:
+    """The conversion of a source bundle into the files wished for.
+
+    Weights that are not there yet (they will be converted from pickles first) are taken to be what config.json
+    promises. Raises ConvertError with every problem found.
+    """
+    companions = read_companions(bundle)
+    family = architectures.find(companions.config)
+    problems: list[Problem] = []
+    parts = _parts(problems, family, companions, wish)
+    if problems:
+        raise PlanError(*dict.fromkeys(problems))
+    if built(bundle):
+        skipped = family.VISION if wish.mmproj is False and hasattr(family, "vision") else ""
+        ledger = settle(open_bundle(bundle).tensors, parts, skipped, getattr(family, "RENAMES", ()))
+        problems += ledger.problems
+        tensors = [part_tensors(part, [e for e in ledger.entries if e.part == i]) for i, part in enumerate(parts)]
+    else:
+        ledger, tensors = Ledger(), [forecast_tensors(part) for part in parts]
+    vocabulary = _vocabulary(problems, companions, _vocab_size(parts[0]), wish.pre_tokenizer)
+    imatrix = _imatrix(problems, wish, tensors[0])
+    problems += _strays(wish.asked, tensors[0])
+    if problems:
+        raise PlanError(*problems)
+    about = _About(bundle.model, companions, wish)
+    text = about.text(parts[0], tensors[0], imatrix, vocabulary.fields)
+    if problems := _lacking_weights(wish, text, imatrix):
+        raise PlanError(*problems)
+    return Conversion(
+        text,
+        about.projector(parts[1], tensors[1], str(wish.mmproj or "F16")) if len(parts) > 1 else None,
+        ledger.left_out,
+        ledger.twins,
+        (*(note for part in parts for note in part.notes), *companions.notes, *vocabulary.notes),
+        imatrix,
+    )
+
+
+def _parts(problems: list[Problem], family: ModuleType, companions: Companions, wish: Wish) -> list[Part]:
+    """What goes into the text file and, where one is made, into the projector's."""
+    makers = [partial(family.text, companions.config)]
+    if hasattr(family, "vision") and wish.mmproj is not False:
+        makers.append(partial(family.vision, companions.config, companions.preprocessor))
+    elif wish.mmproj:
+        problems.append(Problem("mmproj", "the model has no vision tower", "no mmproj option"))
+    parts = []
+    for make in makers:
+        try:
+            parts.append(make())
+        except ConvertError as error:
+            problems += _problems(error)
+    return parts
+
+
+def _imatrix(problems: list[Problem], wish: Wish, tensors: Sequence[OutputTensor]) -> Imatrix | None:
+    """The importance matrix wished for, once it is seen to be one of these tensors."""
+    if wish.imatrix is None:
+        return None
+    try:
+        imatrix = read_imatrix(wish.imatrix)
+    except ConvertError as error:
+        problems += _problems(error)
+        return None
+    problems += check_imatrix(imatrix, {t.name: t.shape for t in tensors}, wish.weights_key)
+    return imatrix
+
+
+def _strays(asked: Asked, tensors: Sequence[OutputTensor]) -> list[Problem]:
+    """Overrides that are about no tensor, or only about such as have their blocks already."""
+    names = [t.name for t in tensors if not t.target.packed]
+    strays = [p for p, _ in asked.overrides if not any(re.search(p, name) for name in names)]
+    remedy = "names are like blk.0.ffn_down.weight; `convert plan --explain-types` without it lists them"
+    return [Problem("overrides", f"{pattern!r} is in no tensor's name", "", remedy) for pattern in strays]
+
+
+def _lacking_weights(wish: Wish, text: Group, imatrix: Imatrix | None) -> list[Problem]:
+    """Tensors that are garbage without importance weights, and have none."""
+    if wish.awaited:
+        return []
+    known = imatrix.entries if imatrix else {}
+    problems = []
+    for kind, plans in zip(dict.fromkeys(wish.types), text.volumes, strict=True):
+        infos = [info for plan in plans for info in plan.infos]
+        if bare := [
+            i.name for i in infos if i.name not in known and needs_imatrix(MIXES[kind], Tensor(i.name, i.shape), i.type)
+        ]:
+            got = f"{kind} needs an imatrix, there is none" + (f" for {bare[0]} and others" if imatrix else "")
+            problems.append(Problem("types", got, "", "add `imatrix:`, or use Q2_K"))
+    return problems
+
+
+@dataclass(frozen=True)
+class _About:
+    """Whose files they are, and what is asked of them."""
+
+    model: Model
+    companions: Companions
+    wish: Wish
+
+    @property
+    def start(self) -> str:
+        """What the file names start with."""
+        return self.wish.name or self.model.name
+
+    def text(
+        self,
+        part: Part,
+        tensors: Sequence[OutputTensor],
+        imatrix: Imatrix | None,
+        vocabulary: Sequence[Field],
+    ) -> Group:
+        asked = replace(self.wish.asked, imatrix=self.wish.weighted)
+        volumes = []
+        for kind in dict.fromkeys(self.wish.types):
+            mix = MIXES[kind]
+            infos = _infos(mix, part, tensors, asked)
+            weighted = any(info.type.values > 1 for info in infos)
+            after = (*(self._imatrix_fields(imatrix) if weighted else ()), *vocabulary)
+            fields = (self._general(tensors, "model") + list(part.fields), after)
+            plan = _plan(f"{self.start}-{kind}.gguf", mix, part, fields, infos)
+            most = self.wish.max_shard
+            volumes.append((plan,) if most is None else split_plans(plan, most))
+        return Group(tuple(volumes), tuple(tensors), imatrix.weights if imatrix else None)
+
+    def projector(self, part: Part, tensors: Sequence[OutputTensor], kind: str) -> Group:
+        fields = (self._general(tensors, "mmproj") + list(part.fields), ())
+        infos = _infos(MIXES[kind], part, tensors, Asked())
+        plan = _plan(f"mmproj-{self.start}-{kind}.gguf", MIXES[kind], part, fields, infos)
+        return Group(((plan,),), tuple(tensors))
+
+    def _general(self, tensors: Sequence[OutputTensor], kind: str) -> list[Field]:
+        parameters = sum(prod(t.shape) for t in tensors)
+        experts, active = expert_parameters(tensors)
+        size = f"{experts}x{size_label(active)}" if experts else ""
+        return general_metadata(self.companions, self.model, parameters, type=kind, size=size)
+
+    def _imatrix_fields(self, imatrix: Imatrix | None) -> Sequence[Field]:
+        """What llama-quantize says about the matrix it used; without the folder, which says nothing to others."""
+        if not self.wish.weighted:
+            return ()
+        file = self.wish.imatrix.name if self.wish.imatrix else self.wish.awaited
+        imatrix = imatrix or Imatrix({}, (self.wish.dataset,), chunk_count=1)  # the numbers' size is all that matters
+        return (
+            Field.string("quantize.imatrix.file", file),
+            *(Field.string("quantize.imatrix.dataset", dataset) for dataset in imatrix.datasets[:1]),
+            Field.uint32("quantize.imatrix.entries_count", len(imatrix.entries)),
+            *((Field.uint32("quantize.imatrix.chunks_count", imatrix.chunk_count),) if imatrix.chunk_count else ()),
+        )
+
+
+def tensor_types(conversion: Conversion) -> Iterator[tuple[str, str, str, str]]:
+    """For every tensor of every file: the file's name, its own, its type, and the rule that picked it."""
+    for group in conversion.groups:
+        for plan in group.plans:
+            yield from ((plan.name, info.name, info.type.name, info.why) for info in plan.infos)
+
+
+def imatrix_lines(conversion: Conversion) -> Iterator[str]:
+    """What the importance matrix covers."""
+    if conversion.imatrix is not None:
+        yield from coverage(conversion.imatrix, {t.name: t.shape for t in conversion.text.tensors})
+
+
+def built(bundle: Bundle) -> bool:
+    """Whether the weights are on the disk; those of a forecast are not."""
+    weights = bundle.of(Role.WEIGHTS)
+    return bool(weights) and all(a.path.is_absolute() and a.path.is_file() for a in weights)
+
+
+def prove_twins(conversion: Conversion) -> None:
+    """Raise StageError unless every tensor that is left out as a copy holds what the one that is kept holds."""
+    for left_out, kept in conversion.twins:
+        if left_out.dtype == kept.dtype and left_out.shape == kept.shape:
+            a, b = left_out.load().reshape(-1), kept.load().reshape(-1)
+            same = all(
+                np.array_equal(a[i : i + CHUNK_VALUES].view(np.uint8), b[i : i + CHUNK_VALUES].view(np.uint8))
+                for i in range(0, a.size, CHUNK_VALUES)
+            )
+            left_out.release()
+            kept.release()
+            if same:
+                continue
+        raise StageError(
+            f"tensor {left_out.name}",
+            f"differs from {kept.name}, though config.json says they are tied",
+            "equal values",
+            "set tie_word_embeddings to false in config.json: transformers does not tie such a model either",
+        )
+
+
+def _plan(
+    file: str, mix: Mix, part: Part, metadata: tuple[Sequence[Field], Sequence[Field]], infos: tuple[TensorInfo, ...]
+) -> FilePlan:
+    """The file of one type; `metadata` is what stands before and after the fields that depend on the type."""
+    before, after = metadata
+    fields = (
+        Field.string("general.architecture", part.architecture),
+        *before,
+        Field.uint32("general.file_type", mix.file_type),
+        Field.uint32("general.quantization_version", QUANTIZATION_VERSION),
+        *after,
+    )
+    return FilePlan(file, f"gguf/{mix.name}", fields, infos)
+
+
+def _infos(mix: Mix, part: Part, tensors: Sequence[OutputTensor], asked: Asked) -> tuple[TensorInfo, ...]:
+    choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], _hyper(part), asked)
+    pairs = ((t, _carried(t) or c) for t, c in zip(tensors, choices, strict=True))
+    return tuple(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
+
+
+def _carried(tensor: OutputTensor) -> Choice | None:
+    """The type of blocks that the checkpoint has already, or the one that llama.cpp's graph needs, in every file."""
+    if tensor.target.type:
+        return Choice(TYPES[tensor.target.type], f"{tensor.target.type} in every file, for llama.cpp's graph")
+    packed = tensor.target.packed
+    return Choice(TYPES[packed.type], f"{packed.type} blocks of the checkpoint, as they are") if packed else None
+
+
+def _hyper(part: Part) -> Hyper:
+    """What the rules of the mixes ask, from the fields of the file."""
+    said = {f.key.removeprefix(f"{part.architecture}."): f.value for f in part.fields}
+
+    def number(key: str, default: int) -> int:
+        value = said.get(key, default)
+        if isinstance(value, tuple):  # one a layer; llama.cpp's rules look at the first
+            value = value[0] if value else default
+        return value if isinstance(value, int) else default
+
+    heads = number("attention.head_count", 1)
+    return Hyper(
+        part.architecture,
+        layers=number("block_count", 0),
+        heads=heads,
+        kv_heads=number("attention.head_count_kv", heads),
+        experts=number("expert_count", 0),
+    )
+
+
+def _problems(error: ConvertError) -> list[Problem]:
+    return [p if isinstance(p, Problem) else Problem("gguf", p) for p in error.problems]
+
+
+def _vocab_size(text: Part) -> int:
+    """Rows of the token embedding."""
+    return next(t.shape[0] for w in text.wanted for t in w.targets if t.name == "token_embd.weight")
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    fields: Sequence[Field] = ()
+    notes: Sequence[str] = ()
+
+
+def _vocabulary(problems: list[Problem], companions: Companions, size: int, pre_tokenizer: str | None) -> _Vocabulary:
+    try:
+        fields = vocabulary_metadata(companions, size, pre_tokenizer=pre_tokenizer)
+        return _Vocabulary(fields, vocabulary_notes(companions, size, pre_tokenizer=pre_tokenizer))
+    except ConvertError as error:
+        problems += _problems(error)
+        return _Vocabulary()

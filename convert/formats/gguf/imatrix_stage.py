@@ -1,0 +1,104 @@
+"""An importance matrix: how much each column of a matrix matters, measured on a text, for encoders to weigh errors.
+
+The source runs on transformers once; the result is a GGUF file that llama-quantize reads too. A gguf stage that takes
+`from:` this one uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from convert.bundle import Artifact, Bundle
+from convert.errors import InputError, Problem
+from convert.options import Options, RecipePath
+from convert.progress import Progress
+from convert.stage import Inputs, Stage, checkpoint, only
+
+if TYPE_CHECKING:
+    from convert.model.importance import Corpus
+
+
+class ImatrixOptions(Options):
+    """On what to measure."""
+
+    text: RecipePath = Field(description="UTF-8 text like what the model will be used for; not what it is tested on")
+    chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text to use, from its start")
+    window: int = Field(512, ge=16, le=32768, description="tokens a window")
+    parse_special: bool = Field(
+        default=False, description="take special tokens spelled out in the text for what they spell"
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
+
+
+def file_name(source: Bundle) -> str:
+    """As the hub has them."""
+    return f"{source.model.name}-imatrix.gguf"
+
+
+def _corpus(options: ImatrixOptions) -> Corpus:
+    from convert.model.importance import Corpus
+
+    return Corpus(options.text, options.chunks, options.window, options.parse_special, options.threads)
+
+
+class ImatrixStage(Stage[ImatrixOptions]):
+    """An importance matrix: how much each column of a matrix matters, measured on a text, for encoders to weigh errors."""
+
+    NAME = "imatrix"
+    VERSION = 1
+    TOOLS = ("torch", "transformers", "tokenizers", "numpy")
+    NEEDS: ClassVar[Mapping[str, str]] = {"torch": "validate", "transformers": "validate"}
+    Options = ImatrixOptions
+
+    def calibrates(self, options: ImatrixOptions) -> list[Path]:
+        """The text."""
+        return [options.text]
+
+    def check(self, options: ImatrixOptions, inputs: Inputs) -> list[Problem]:
+        """A text that is none, a window the model was not made for, an architecture nobody knows, too little memory."""
+        from convert.model.importance import check_calibration
+
+        try:
+            source = checkpoint("imatrix", inputs)
+        except InputError as error:
+            return [error.problem]
+        return check_calibration(source, _corpus(options))
+
+    def forecast(self, options: ImatrixOptions, inputs: Inputs) -> Bundle:
+        """The source's bundle and the matrix, with its exact size where the text is long enough."""
+        from convert.formats.gguf.imatrix import KIND, Imatrix, imatrix_plan
+        from convert.model.importance import read_matrices
+
+        source = checkpoint("imatrix", inputs)
+        matrices = read_matrices(source)
+        about = Imatrix({}, (options.text.name,), options.chunks, options.window, "0" * 64)
+        shapes = {name: matrices.entry_shape(name) for name in matrices.shapes}
+        plan = imatrix_plan(file_name(source), shapes, about)
+        return source.with_(imatrix=Artifact(KIND, Path(plan.name), plan.size))
+
+    def explain(self, options: ImatrixOptions, inputs: Inputs) -> Iterator[str]:
+        """What will be measured, for `convert plan -v`."""
+        from convert.model.importance import read_matrices
+
+        shapes = read_matrices(checkpoint("imatrix", inputs)).shapes
+        yield f"{len(shapes)} matrices on {options.chunks} chunks of {options.window} tokens of {options.text.name}"
+
+    def run(self, options: ImatrixOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+        """The source's bundle with the matrix beside it."""
+        from convert.formats.gguf.imatrix import coverage, write_imatrix
+        from convert.model.importance import calibrate, read_matrices
+
+        source = checkpoint("imatrix", inputs)
+        imatrix = calibrate(source, _corpus(options), progress)
+        first, *lacking = coverage(imatrix, read_matrices(source).shapes)
+        progress.note(first)
+        for line in lacking:
+            progress.warn(line)
+        return only(inputs).with_(imatrix=write_imatrix(out / file_name(source), imatrix))
+
+
+STAGE = ImatrixStage()

@@ -1,0 +1,137 @@
+"""The ledger: every checkpoint tensor is used exactly once, or left out on purpose with the reason.
+
+A projector file of 1.2 kB has been shipped by others because nobody counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from convert.architectures._graph_spec import LeftOut, Part, Wanted
+from convert.errors import Problem
+from convert.source.checkpoint import LazyTensor
+
+BYTES = ("U8", "I8", "F8_E8M0")  # that blocks are stored as
+FLOATS = ("F64", "F32", "F16", "BF16")
+NAMED = 5  # tensors that a message names
+
+Rename = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A checkpoint tensor and what it is wanted for."""
+
+    source: LazyTensor
+    wanted: Wanted
+    part: int  # which of the parts wants it
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where every checkpoint tensor went. `entries` are in the order of the checkpoint's bytes."""
+
+    entries: tuple[Entry, ...] = ()
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)  # by the checkpoint's own names
+    twins: tuple[tuple[LazyTensor, LazyTensor], ...] = ()  # (left out because equal, kept): to be proven
+    problems: tuple[Problem, ...] = ()
+
+
+def settle(
+    sources: Mapping[str, LazyTensor],
+    parts: Sequence[Part],
+    skipped: str | tuple[str, ...] = "",
+    renames: Iterable[Rename] = (),
+) -> Ledger:
+    """The ledger of a checkpoint for the files `parts`; tensors whose names start with `skipped` are in none of them.
+
+    What is wrong is in `problems`: tensors that are missing, unknown, there twice, of another shape, or no floats.
+    """
+    wanted = {w.source: (number, w) for number, part in enumerate(parts) for w in part.wanted}
+    rules = [rule for part in parts for rule in part.left_out]
+    found, problems = _known_as(sources, tuple(renames))
+    entries: list[Entry] = []
+    left_out: dict[str, LeftOut] = {}
+    unknown: list[str] = []
+    for name, source in found.items():
+        if name in wanted:
+            number, want = wanted[name]
+            entries.append(Entry(source, want, number))
+        elif skipped and name.startswith(skipped):
+            left_out[source.name] = LeftOut(name, "the recipe leaves the vision tower out")
+        elif rule := next((r for r in rules if r.covers(name)), None):
+            left_out[source.name] = rule
+        else:
+            unknown.append(source.name)
+    problems += _misfits(entries)
+    problems += _lacking([w for w in wanted if w not in found], "lacks", "download the model again")
+    problems += _lacking(unknown, "has tensors no rule takes:", "config.json describes another model, or they are new")
+    twins = ((sources[name], found[rule.same_as]) for name, rule in left_out.items() if rule.same_as in found)
+    return Ledger(tuple(entries), left_out, tuple(twins), tuple(problems))
+
+
+def _known_as(
+    sources: Mapping[str, LazyTensor], renames: Sequence[Rename]
+) -> tuple[dict[str, LazyTensor], list[Problem]]:
+    """The tensors by the names the family's tables use, in the same order."""
+    found: dict[str, LazyTensor] = {}
+    problems = []
+    for name, source in sources.items():
+        other = found.setdefault(_renamed(name, renames), source)
+        if other is not source:
+            got = f"{name} and {other.name} are two names of one tensor"
+            problems.append(Problem(source.file or "checkpoint", got, "one of them"))
+    return found, problems
+
+
+def _renamed(name: str, renames: Iterable[Rename]) -> str:
+    """The name with the first beginning that applies replaced."""
+    return next((new + name.removeprefix(old) for old, new in renames if name.startswith(old)), name)
+
+
+def _misfits(entries: Iterable[Entry]) -> list[Problem]:
+    """Tensors that hold no floating-point numbers, and those the config describes otherwise: a problem each kind."""
+    entries = list(entries)
+    no_floats = [f"{e.source.name} of {e.source.dtype}" for e in entries if e.source.dtype not in _readable(e.wanted)]
+    misshapen = [
+        f"{e.source.name} {list(e.source.shape)} where it says {list(e.wanted.shape)}"
+        for e in entries
+        if tuple(e.source.shape) != e.wanted.shape
+    ]
+    problems = []
+    if no_floats:
+        remedy = "convert the model it was made from"
+        problems.append(Problem("checkpoint", f"holds {_some(no_floats)}", f"one of {', '.join(FLOATS)}", remedy))
+    if misshapen:
+        remedy = "config.json and weights are of two models, or one is damaged"
+        problems.append(Problem("config.json", f"disagrees with the weights: {_some(misshapen)}", "", remedy))
+    if mixed := _mixed(entries):
+        got = f"has experts of one layer in different types: {_some(mixed)}"
+        problems.append(Problem("checkpoint", got, "one type", "convert it to one with transformers first"))
+    return problems
+
+
+def _readable(wanted: Wanted) -> tuple[str, ...]:
+    """The types a checkpoint tensor may have for what it is wanted for."""
+    return BYTES if any(target.packed for target in wanted.targets) else FLOATS
+
+
+def _mixed(entries: Iterable[Entry]) -> list[str]:
+    """GGUF tensors whose parts are not all stored alike."""
+    kinds: dict[str, set[str]] = {}
+    for entry in entries:
+        for target in entry.wanted.targets:
+            if target.place is not None and not target.packed:
+                kinds.setdefault(target.name, set()).add(entry.source.dtype)
+    return [f"{name} from {' and '.join(sorted(types))}" for name, types in kinds.items() if len(types) > 1]
+
+
+def _lacking(names: Sequence[str], what: str, remedy: str) -> list[Problem]:
+    if not names:
+        return []
+    return [Problem("checkpoint", f"{what} {_some(names)}", "every tensor used once or left out on purpose", remedy)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

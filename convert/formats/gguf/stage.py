@@ -1,0 +1,322 @@
+"""GGUF files for llama.cpp: the language model in any number of types, and the projector of a model that sees.
+
+One pass over the checkpoint writes every file; nothing lies in between.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+
+from convert.bundle import Artifact, Bundle, Model, Role
+from convert.errors import ConvertError, Problem
+from convert.formats.gguf.imatrix_stage import STAGE as imatrix
+from convert.formats.gguf.imatrix_stage import ImatrixOptions
+from convert.formats.gguf.imatrix_stage import file_name as matrix_name
+from convert.options import Options, RecipePath
+from convert.progress import Progress
+from convert.stage import Inputs, Stage, checkpoint, only
+from quantize.encoders import ENCODERS
+from quantize.mixes import MIXES, Asked
+
+if TYPE_CHECKING:
+    from convert.formats.gguf.conversion import Conversion, Wish
+
+
+PROJECTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
+
+
+def _one_of(words: Sequence[str]) -> tuple[Any, ...]:
+    """What makes a `str` option one of `words`; the message for another names the nearest."""
+
+    def check(word: object) -> object:
+        if word in words:
+            return word
+        meant = str(word).upper().replace("-", "_")
+        usual = [f"{meant}_M"] if f"{meant}_M" in words else []  # as llama.cpp understands Q4_K
+        close = usual or difflib.get_close_matches(meant, words, 1, 0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{word!r} is not one of {', '.join(words)}{hint}")
+
+    return BeforeValidator(check), WithJsonSchema({"enum": list(words), "type": "string"})
+
+
+def _type_or_none(word: object) -> object:
+    """A projector's type, or False or None; one message where a union's members would each have theirs."""
+    if word is None or word is False or word in PROJECTOR_TYPES:
+        return word
+    raise ValueError(f"{word!r} is not one of {', '.join(PROJECTOR_TYPES)} or false")
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+def _size(text: str | None) -> str | None:
+    from convert.formats.gguf.shard_names import size_in_bytes
+
+    if text is not None:
+        size_in_bytes(text)
+    return text
+
+
+class Calibration(Options):
+    """An importance matrix made on the way."""
+
+    calibrate: RecipePath = Field(description="UTF-8 text that the model reads while its activations are measured")
+    chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text, from its start")
+    window: int = Field(512, ge=16, le=32768, description="tokens a window")
+    parse_special: bool = Field(
+        default=False, description="take special tokens spelled out in the text for what they spell"
+    )
+
+    @property
+    def asked(self) -> ImatrixOptions:
+        """The options of the stage that makes such a matrix."""
+        return ImatrixOptions(
+            text=self.calibrate, chunks=self.chunks, window=self.window, parse_special=self.parse_special, threads=None
+        )
+
+
+def _imatrix_kind(value: object) -> object:
+    """One message where a union's members would each have theirs."""
+    if isinstance(value, Mapping):
+        known = Calibration.model_fields
+        if "calibrate" not in value or value.keys() - known:
+            raise ValueError(f"{dict(value)} is no calibration, which has the words {', '.join(known)}")
+    elif not (value is None or value is False or isinstance(value, str | Path | Calibration)):
+        raise ValueError(
+            f"{value!r} is no imatrix: false, a file, or {{calibrate: text.txt, chunks: 128, window: 512}}"
+        )
+    return value
+
+
+def _which_imatrix(value: object) -> str:
+    return "calibration" if isinstance(value, Mapping | Calibration) else "none" if not value else "file"
+
+
+TextType = Annotated[str, *_one_of(tuple(MIXES))]
+BlockType = Annotated[str, *_one_of(tuple(ENCODERS))]
+ImatrixOption = Annotated[
+    Annotated[
+        Annotated[Literal[False] | None, Tag("none")]
+        | Annotated[RecipePath, Tag("file")]
+        | Annotated[Calibration, Tag("calibration")],
+        Discriminator(_which_imatrix),
+    ],
+    BeforeValidator(_imatrix_kind),
+]
+ProjectorType = Annotated[
+    str | bool | None,
+    BeforeValidator(_type_or_none),
+    WithJsonSchema({"enum": [*PROJECTOR_TYPES, False, None]}),
+]
+
+
+class GGUFOptions(Options):
+    """Which files to make."""
+
+    types: list[TextType] = Field(min_length=1, description="types of the language model's files: [F16, Q8_0]")
+    mmproj: ProjectorType = Field(
+        None, description="type of the projector's file, F16 when left out; false to make none"
+    )
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=96,
+        description="start of the file names; the model's name when left out",
+    )
+    pre_tokenizer: str | None = Field(
+        None, max_length=64, description="llama.cpp's name of the pre-tokenizer, where it is not recognized"
+    )
+    tokenizer_check: Literal["fail", "warn"] = Field(
+        "fail", description="what a tokenizer that llama.cpp encodes otherwise with does to the step"
+    )
+    output_tensor: BlockType | None = Field(
+        None, description="type of output.weight, or of the embedding where the two are one"
+    )
+    token_embedding: BlockType | None = Field(None, description="type of token_embd.weight")
+    overrides: dict[Annotated[str, AfterValidator(_pattern)], BlockType] = Field(
+        {}, description="regular expression -> type of the tensors it is found in the names of; the first counts"
+    )
+    pure: bool = Field(False, description="every tensor in the type the file is called after, by no rule")
+    imatrix: ImatrixOption = Field(
+        None,
+        description="importance weights: a file, or {calibrate: text.txt}; false for none, "
+        "when left out those of the stage it takes from",
+    )
+    max_shard: Annotated[str | None, AfterValidator(_size)] = Field(
+        None, description="largest size of a file, as 45G or 500M; larger ones are split as llama.cpp does it"
+    )
+
+
+def _lacking_modules() -> list[Problem]:
+    """What a calibration imports and this Python does not have."""
+    return [
+        Problem("gguf", f"imatrix: {{calibrate: …}} needs {module}", "", f"pip install 'convert[{extra}]'")
+        for module, extra in imatrix.NEEDS.items()
+        if importlib.util.find_spec(module) is None
+    ]
+
+
+def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
+    """The conversion; worked out once for check, forecast, explain and run, unless a file changes in between."""
+    from convert.formats.gguf.conversion import Wish
+    from convert.formats.gguf.shard_names import size_in_bytes
+
+    source = checkpoint("gguf", inputs)
+    file, awaited = _imatrix_file(options, source)
+    tensors = Asked(
+        options.output_tensor or "", options.token_embedding or "", tuple(options.overrides.items()), options.pure
+    )
+    wish = Wish(
+        tuple(options.types),
+        options.mmproj,
+        options.name or "",
+        options.pre_tokenizer,
+        tensors,
+        file,
+        awaited,
+        options.imatrix.calibrate.name if isinstance(options.imatrix, Calibration) else "",
+        _weights_key(source) if file else "",
+        size_in_bytes(options.max_shard) if options.max_shard else None,
+    )
+    return _prepared(source.model, tuple(source.roles.items()), _stamps(source, file), wish)
+
+
+def _imatrix_file(options: GGUFOptions, source: Bundle) -> tuple[Path | None, str]:
+    """The importance matrix's file; or, where it is yet to be made, what it will be called."""
+    if isinstance(options.imatrix, Calibration):
+        return None, matrix_name(source)
+    if isinstance(options.imatrix, Path):
+        return options.imatrix, ""
+    if options.imatrix is None:
+        for artifact in source.of(Role.IMATRIX):
+            return (artifact.path, "") if artifact.path.is_file() else (None, artifact.path.name)
+    return None, ""
+
+
+def _weights_key(source: Bundle) -> str:
+    """What an importance matrix remembers of the weights it was made from; empty while they are not all hashed."""
+    from convert.model.importance import model_key
+
+    return model_key(source) if all(artifact.sha256 for artifact in source.of(Role.WEIGHTS)) else ""
+
+
+@functools.lru_cache(maxsize=2)
+def _prepared(
+    model: Model, roles: tuple[tuple[Role, tuple[Artifact, ...]], ...], stamps: tuple[object, ...], wish: Wish
+) -> Conversion:
+    from convert.formats.gguf.conversion import prepare
+
+    return prepare(Bundle(model, dict(roles)), wish)
+
+
+def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:
+    """What changes when a file of the bundle, or one of the others, does."""
+    paths = [*(artifact.path for _, artifact in source.artifacts()), *(path for path in others if path)]
+    paths = [path for path in paths if path.is_file()]
+    return tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
+
+
+def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:
+    return only(inputs).with_(weights=made[0], projector=made[1] if len(made) > 1 else ())
+
+
+class GGUFStage(Stage[GGUFOptions]):
+    """GGUF files for llama.cpp: the language model in any number of types, and the projector of a model that sees."""
+
+    NAME = "gguf"
+    VERSION = 2
+    TOOLS = ("numpy", "numba")
+    Options = GGUFOptions
+
+    def tools(self, options: GGUFOptions) -> tuple[str, ...]:
+        """The distributions that decide the bytes: those of a calibration too, where the stage makes one."""
+        return (*self.TOOLS, *imatrix.TOOLS) if isinstance(options.imatrix, Calibration) else self.TOOLS
+
+    def calibrates(self, options: GGUFOptions) -> list[Path]:
+        """The text of an importance matrix made on the way."""
+        return [options.imatrix.calibrate] if isinstance(options.imatrix, Calibration) else []
+
+    def check(self, options: GGUFOptions, inputs: Inputs) -> list[Problem]:
+        """What keeps the model from being converted, by its headers and configs."""
+        problems = []
+        try:
+            _prepare(options, inputs)
+        except ConvertError as error:
+            problems += [p if isinstance(p, Problem) else Problem("gguf", p) for p in error.problems]
+        if isinstance(options.imatrix, Calibration) and not problems:
+            problems += _lacking_modules() or imatrix.check(options.imatrix.asked, inputs)
+        return problems
+
+    def forecast(self, options: GGUFOptions, inputs: Inputs) -> Bundle:
+        """The bundle that `run` will return, with the exact sizes of its files."""
+        conversion = _prepare(options, inputs)
+        made = [
+            tuple(Artifact(plan.kind, Path(plan.name), plan.size) for plan in group.plans)
+            for group in conversion.groups
+        ]
+        if isinstance(options.imatrix, Calibration):
+            inputs = {"source": imatrix.forecast(options.imatrix.asked, inputs)}
+        return _bundle(inputs, made)
+
+    def explain(self, options: GGUFOptions, inputs: Inputs) -> Iterator[str]:
+        """Lines about every file: its types and the rules that picked them; then what is left out, and notes."""
+        from convert.formats.gguf.conversion import imatrix_lines
+
+        conversion = _prepare(options, inputs)
+        for group in conversion.groups:
+            for plan in group.plans:
+                yield f"{plan.name}: {plan.size:,} bytes"
+                count = Counter((info.type.name, info.why) for info in plan.infos)
+                yield from (f"  {kind:6} {number:5} tensors: {why}" for (kind, why), number in count.items())
+        reasons = Counter(rule.reason for rule in conversion.left_out.values())
+        yield from (f"left out: {number} tensors, {reason}" for reason, number in reasons.items())
+        yield from imatrix_lines(conversion)
+        yield from (f"note: {note}" for note in conversion.notes)
+
+    def tensor_types(self, options: GGUFOptions, inputs: Inputs) -> Iterator[tuple[str, str, str, str]]:
+        """File, tensor, type and the rule that picked it, for `convert plan --explain-types`."""
+        from convert.formats.gguf.conversion import tensor_types
+
+        return tensor_types(_prepare(options, inputs))
+
+    def run(self, options: GGUFOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+        """Write the files into `out`. Raises ConvertError before a byte is written when the model does not fit."""
+        from convert.formats.gguf.conversion import imatrix_lines, prove_twins
+        from convert.formats.gguf.tokenizer_proof import prove_tokenizer
+        from convert.formats.gguf.writer import write_files
+
+        conversion = _prepare(options, inputs)
+        prove_twins(conversion)
+        if isinstance(options.imatrix, Calibration):
+            inputs = {"source": imatrix.run(options.imatrix.asked, inputs, out, progress)}
+            conversion = _prepare(options.model_copy(update={"imatrix": None}), inputs)
+        for name, rule in conversion.left_out.items():
+            progress.note(f"left out: {name}, {rule.reason}")
+        for line in imatrix_lines(conversion):
+            progress.note(line)
+        for note in conversion.notes:
+            progress.warn(note)
+        names = ", ".join(plan.name for group in conversion.groups for plan in group.plans)
+        progress.start(f"writing {names}", sum(group.source_bytes for group in conversion.groups))
+        made = [write_files(out, group, progress) for group in conversion.groups]
+        first = conversion.text.plans[0]
+        prove_tokenizer(out / first.name, first.fields, checkpoint("gguf", inputs), options.tokenizer_check, progress)
+        return _bundle(inputs, made)
+
+
+STAGE = GGUFStage()

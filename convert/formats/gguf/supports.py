@@ -1,0 +1,17 @@
+"""Which checkpoints GGUF files can be made of."""
+
+from __future__ import annotations
+
+from convert import architectures
+from convert.errors import ConvertError
+from convert.formats.base import Support
+from convert.source.checkpoint import Checkpoint
+
+
+def supports(checkpoint: Checkpoint) -> Support:
+    """Yes where a family serves the config; else what it says is wrong."""
+    try:
+        architectures.find(checkpoint.config).text(checkpoint.config)
+    except ConvertError as error:
+        return Support(tuple(map(str, error.problems)))
+    return Support()

@@ -1,0 +1,160 @@
+"""From checkpoint tensors to the tensors of a GGUF file: in which order, of which shape, read how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from convert.architectures._graph_spec import Packed, Part, Target, View
+from convert.formats.gguf.ledger import Entry
+from convert.source.checkpoint import LazyTensor
+from quantize.blocks import TYPES
+from quantize.floats import to_float32
+
+CHUNK_VALUES = 1 << 20  # values a thread is given at a time: 4 MiB as float32
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One tensor of a GGUF file: read from `source` through `target.view`, or the constant `values`.
+
+    Where it is several checkpoint tensors on top of each other, those are `parts`, and `source` is what they make.
+    Where their bytes are packed into its blocks, each of the `parts` has its own of the `views`.
+    """
+
+    target: Target
+    source: LazyTensor | None = None
+    values: np.ndarray | None = None
+    parts: tuple[LazyTensor, ...] = ()
+    views: tuple[View | None, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.target.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.target.shape
+
+    @property
+    def storage(self) -> str:
+        """What `chunks` gives, in safetensors' words (bfloat16 as its 16 bits), or the type of its blocks."""
+        if self.target.packed:
+            return self.target.packed.type
+        return "F32" if self.source is None or self.target.change else self.source.dtype
+
+    @property
+    def source_bytes(self) -> int:
+        """The bytes of all chunks that are read from the checkpoint."""
+        if self.source is None:
+            return 0
+        kind = TYPES[self.storage]
+        return self.rows * kind.row_bytes(self.row_values)
+
+    @property
+    def row_values(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def rows(self) -> int:
+        return prod(self.shape[:-1])
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The values as arrays (rows, row_values) of `storage`, a few MiB at a time, in order.
+
+        No array spans two of `parts`. Blocks come as uint8 (rows, row bytes), those of one slice at a time.
+        """
+        if self.values is not None:
+            yield from self._cut(self.values)
+            return
+        if self.target.packed:
+            yield from self._blocks(self.target.packed)
+            return
+        assert self.source is not None
+        for part in self.parts or (self.source,):
+            values = part.load()
+            yield from self._cut(values if self.target.view is None else self.target.view(values))
+            if self.parts:
+                part.release()
+
+    def _blocks(self, packed: Packed) -> Iterator[np.ndarray]:
+        loaded = [part.load() for part in self.parts]
+        operands = [v if view is None else view(v) for v, view in zip(loaded, self.views, strict=True)]
+        for slices in zip(*operands, strict=True):
+            yield packed.join(slices)
+
+    def _cut(self, values: np.ndarray) -> Iterator[np.ndarray]:
+        if values.flags.c_contiguous:
+            values = values.reshape(-1, self.row_values)
+        # a view that jumps about in memory is copied only chunk by chunk, along its first axis
+        step = max(1, CHUNK_VALUES * len(values) // max(1, values.size))
+        change = self.target.change
+        for start in range(0, len(values), step):
+            chunk = values[start : start + step].reshape(-1, self.row_values)
+            if change is not None:  # a mapped tensor may be unaligned
+                chunk = change(to_float32(np.require(chunk, requirements=("C", "A"))))
+            yield chunk
+
+
+def part_tensors(part: Part, entries: Iterable[Entry]) -> tuple[OutputTensor, ...]:
+    """The file's tensors: generated ones, then in the order of the checkpoint, which is read once through.
+
+    What several checkpoint tensors make together comes where the last of them is.
+    """
+    return (*_generated(part), *_from_checkpoint(entries))
+
+
+def _from_checkpoint(entries: Iterable[Entry]) -> Iterator[OutputTensor]:
+    waiting: dict[str, dict[int, tuple[LazyTensor, Target]]] = {}
+    for entry in entries:
+        for target in entry.wanted.targets:
+            if target.place is None:
+                yield OutputTensor(target, entry.source)
+                continue
+            found = waiting.setdefault(target.name, {})
+            found[target.place] = entry.source, target
+            if len(found) == target.places:
+                parts, targets = zip(*(found[place] for place in sorted(found)), strict=True)
+                views = tuple(t.view for t in targets) if target.packed else ()
+                yield OutputTensor(replace(target, place=None), _stacked(parts), parts=parts, views=views)
+
+
+def _stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
+    """The tensors as one with an axis more in front; to load it is to copy them all."""
+
+    def release() -> None:
+        for part in parts:
+            part.release()
+
+    first, last = parts[0], parts[-1]
+    return LazyTensor(
+        f"{first.name} to {last.name}" if len(parts) > 1 else first.name,
+        (len(parts), *first.shape),
+        first.dtype,
+        lambda: np.stack([part.load() for part in parts]),
+        first.file,
+        release,
+    )
+
+
+def forecast_tensors(part: Part) -> tuple[OutputTensor, ...]:
+    """The tensors a config promises, when the checkpoint itself is not there yet: names and shapes, nothing to read."""
+    targets = {target.name: replace(target, place=None) for wanted in part.wanted for target in wanted.targets}
+    return (*_generated(part), *map(OutputTensor, targets.values()))
+
+
+def expert_parameters(tensors: Iterable[OutputTensor]) -> tuple[int, int]:
+    """How many experts a layer has (0: none), and the weights of a model with one of them in each layer."""
+    tensors = list(tensors)
+    stacks = [t for t in tensors if "_exps." in t.name and len(t.shape) > 2]
+    if not stacks:
+        return 0, 0
+    idle = sum(prod(t.shape) // t.shape[0] * (t.shape[0] - 1) for t in stacks)
+    return sum(t.shape[0] for t in stacks) // len(stacks), sum(prod(t.shape) for t in tensors) - idle
+
+
+def _generated(part: Part) -> Iterator[OutputTensor]:
+    return (OutputTensor(Target(g.name, g.values.shape), values=g.values) for g in part.generated)

@@ -1,0 +1,198 @@
+"""A GGUF writer that streams: one pass over the source tensors, any number of files, memory of a few chunks."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convert.bundle import Artifact
+from convert.errors import InputError
+from convert.formats.gguf.file_plan import ALIGNMENT, FilePlan
+from convert.formats.gguf.split import SplitFile
+from convert.formats.gguf.tensors import OutputTensor
+from convert.progress import Progress
+from quantize.blocks import BlockType
+from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, overflowing
+from quantize.floats import largest, to_float32
+
+HOT_VALUES = 1 << 17  # encoded for every file while they are in the cache: 512 KiB as float32
+
+Importance = Callable[[str, int], np.ndarray | None]
+"""From a tensor's name and number of columns to how much each column matters: (columns,), or for a tensor of experts
+(experts, columns); None where nothing is known."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Volumes that hold the same tensors, each in types of its own; a volume is one file, or the shards of one.
+
+    The files of a volume together list all `tensors`, in their order.
+    """
+
+    volumes: tuple[tuple[FilePlan, ...], ...]
+    tensors: tuple[OutputTensor, ...]
+    importance: Importance | None = None
+
+    @property
+    def plans(self) -> tuple[FilePlan, ...]:
+        """All files."""
+        return tuple(plan for volume in self.volumes for plan in volume)
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes that are read from the checkpoint."""
+        return sum(tensor.source_bytes for tensor in self.tensors)
+
+
+def write_files(out: Path, group: Group, progress: Progress, workers: int | None = None) -> tuple[Artifact, ...]:
+    """Write every planned file into the folder `out`; returns their artifacts in the order of `group.plans`.
+
+    A chunk of rows is read and converted to float32 once and encoded for every volume while it is hot, by `workers`
+    threads (one a core where None); this thread hashes and writes.
+    Raises InputError for values a file cannot hold; then none of the files is left.
+    """
+    workers = workers or _cores()
+    with ExitStack() as stack:
+        files = [stack.enter_context(SplitFile(out, plans)) for plans in group.volumes]
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        for chunk, encoded in _in_order(pool, _chunks(group), workers):
+            for file, kind in zip(files, chunk.types, strict=True):
+                for piece in encoded[kind.name]:
+                    file.write(piece.data)
+                if chunk.last:
+                    file.end_tensor(ALIGNMENT)
+            if chunk.tensor.source is not None:
+                progress.advance(chunk.values.nbytes)
+                if chunk.last:
+                    chunk.tensor.source.release()
+    return tuple(artifact for file in files for artifact in file.artifacts)
+
+
+def _cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some rows of a tensor and the type they get in each volume."""
+
+    tensor: OutputTensor
+    values: np.ndarray
+    first_row: int
+    types: tuple[BlockType, ...]
+    last: bool
+    weights: np.ndarray | None = None  # (columns,) or (experts, columns)
+
+    @property
+    def storage(self) -> str:
+        return self.tensor.storage
+
+    def runs(self) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        """Runs of rows that fit the cache, none of more than one expert: first row in the tensor, values, weights."""
+        experts = self.weights if self.weights is not None and self.weights.ndim > 1 else None
+        per_expert = self.tensor.rows // (1 if experts is None else len(experts))
+        most = max(1, HOT_VALUES // self.tensor.row_values)
+        row, end = self.first_row, self.first_row + len(self.values)
+        while row < end:
+            stop = min(end, row + most, (row // per_expert + 1) * per_expert)
+            weights = self.weights if experts is None else experts[row // per_expert]
+            values = self.values[row - self.first_row : stop - self.first_row]
+            # an odd header leaves a mapped tensor unaligned
+            yield row, np.require(values, requirements=("C", "A")), weights
+            row = stop
+
+
+def _chunks(group: Group) -> Iterator[_Chunk]:
+    types = ([info.type for plan in plans for info in plan.infos] for plans in group.volumes)
+    for tensor, *kinds in zip(group.tensors, *types, strict=True):
+        weights = group.importance(tensor.name, tensor.row_values) if group.importance else None
+        row = 0
+        for values in tensor.chunks():
+            yield _Chunk(tensor, values, row, tuple(kinds), row + len(values) == tensor.rows, weights)
+            row += len(values)
+
+
+Encoded = dict[str, list[np.ndarray]]
+"""By type, the bytes of a chunk in pieces."""
+
+
+def _in_order(pool: ThreadPoolExecutor, chunks: Iterator[_Chunk], ahead: int) -> Iterator[tuple[_Chunk, Encoded]]:
+    """Every chunk with its encodings, in order; at most `ahead` chunks are in the making meanwhile."""
+    making: deque[tuple[_Chunk, Future[Encoded]]] = deque()
+    for chunk in chunks:
+        making.append((chunk, pool.submit(_encode, chunk)))
+        if len(making) > ahead:
+            done, future = making.popleft()
+            yield done, future.result()
+    for done, future in making:
+        yield done, future.result()
+
+
+def _encode(chunk: _Chunk) -> Encoded:
+    """The chunk's bytes in every type that a file has it in."""
+    kinds = {kind.name: kind for kind in chunk.types}
+    if chunk.tensor.target.packed:
+        return {name: [chunk.values] for name in kinds}
+    encoded: Encoded = {name: [] for name in kinds}
+    for row, values, weights in chunk.runs():
+        top = largest(values)
+        if not all(top < OVERFLOW.get(name, np.inf) for name in kinds):
+            limits = [OVERFLOW[name] for name in kinds if name in OVERFLOW]
+            raise _refusal(chunk, row, values, min(limits, default=np.inf))
+        as_float32 = None
+        for name, kind in kinds.items():
+            if name == chunk.storage:
+                encoded[name].append(values)  # these bits are already what such a file holds
+                continue
+            if as_float32 is None:
+                as_float32 = to_float32(values)
+            piece = ENCODERS[name](as_float32, weights)
+            if top >= ALWAYS_FITS and name not in OVERFLOW:
+                _check_scales(chunk, row, as_float32, kind, piece)
+            encoded[name].append(piece)
+    return encoded
+
+
+def _check_scales(chunk: _Chunk, row: int, values: np.ndarray, kind: BlockType, encoded: np.ndarray) -> None:
+    """Raise InputError where a block's scale became infinity: its values are too large for the type."""
+    bad = np.argwhere(overflowing(kind.name, encoded))
+    if len(bad):
+        in_run, block = bad[0].tolist()
+        span = slice(block * kind.values, (block + 1) * kind.values)
+        column = span.start + int(np.abs(values[in_run, span]).argmax())
+        raise _too_large(chunk, row + in_run, column, float(values[in_run, column]), kind.name)
+
+
+def _refusal(chunk: _Chunk, row: int, values: np.ndarray, limit: float) -> InputError:
+    """What to say about the first NaN, infinity, or value that becomes infinity in one of the types."""
+    numbers = (to_float32(values) if chunk.storage == "BF16" else values).astype(np.float64)
+    in_run, column = np.argwhere(~(np.abs(numbers) < limit))[0].tolist()
+    value = float(numbers[in_run, column])
+    if np.isfinite(value):
+        name = next(kind.name for kind in chunk.types if OVERFLOW.get(kind.name) == limit)
+        return _too_large(chunk, row + in_run, column, value, name)
+    got = f"{value} at {_place(chunk, row + in_run, column)}"
+    return InputError(_where(chunk), got, "finite numbers", "the checkpoint is damaged")
+
+
+def _too_large(chunk: _Chunk, row: int, column: int, value: float, kind: str) -> InputError:
+    got = f"{value:g} at {_place(chunk, row, column)} is too large for {kind}"
+    wanted = f"below {OVERFLOW[kind]:g}" if kind in OVERFLOW else "a block whose scale float16 can hold"
+    return InputError(_where(chunk), got, wanted, "use BF16 or F32 for this model")
+
+
+def _where(chunk: _Chunk) -> str:
+    source = chunk.tensor.source.name if chunk.tensor.source else chunk.tensor.name
+    return f"tensor {source}" + (f" (as {chunk.tensor.name})" if source != chunk.tensor.name else "")
+
+
+def _place(chunk: _Chunk, row: int, column: int) -> list[int]:
+    return list(map(int, np.unravel_index(row * chunk.tensor.row_values + column, chunk.tensor.shape)))

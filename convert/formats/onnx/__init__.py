@@ -1,0 +1,92 @@
+"""ONNX: portable graphs of standard operators in several precisions, and onnxruntime-genai's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert.bundle import Bundle, Role
+from convert.errors import InputError
+from convert.formats.base import SHARED, Asked, Format, Found, Kind, Mark, Output, Sample, Support, parts_of
+
+if TYPE_CHECKING:
+    from convert.formats.facts import Facts
+    from convert.source.checkpoint import Checkpoint
+
+PART = "onnx-part"  # the kind of the other files of a graph: its data, the embedder
+TEXT_ONLY = "this format holds the text decoder alone"
+
+
+def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
+    """A precision is an output: the decoder's graph, what it reads, and the vision encoder's of the same type."""
+    texts = {kind.name: kind.text_only for kind in FORMAT.kinds}
+    for weights in bundle.of(Role.WEIGHTS):
+        if weights.format in texts:
+            projector = next((a for a in bundle.of(Role.PROJECTOR) if a.kind == weights.kind), None)
+            parts, seen = (parts_of(bundle.of(role), weights, PART) for role in (Role.WEIGHTS, Role.PROJECTOR))
+            shares = any(file.type == SHARED for file in parts)
+            yield Output(
+                stage,
+                weights,
+                parts,
+                projector,
+                seen,
+                widened=weights.format == FORMAT.name and not weights.type.startswith("int"),
+                shares_checkpoint=shares,
+                text_only=texts[weights.format],
+            )
+
+
+def supports(checkpoint: Checkpoint) -> Support:
+    """Decoders whose tensors have roles that a graph is known for."""
+    from convert.formats.onnx.supports import supports
+
+    return supports(checkpoint)
+
+
+def inspect(path: Path, start: bytes) -> Facts | None:
+    """A graph: what goes in, what comes out, which operators it needs and which files its weights are in."""
+    del start  # protobuf begins with nothing that says what it is
+    if path.suffix != ".onnx":
+        return None
+    if find_spec("onnx") is None:
+        raise InputError(str(path), "needs onnx to be read", "", "pip install 'convert[onnx]'")
+    from convert.formats.facts import TensorSummary, facts
+    from convert.formats.onnx.header import read_onnx
+
+    metadata, tensors = read_onnx(path)
+    return facts(path, "ONNX", path.stat().st_size, metadata, tuple(TensorSummary(*tensor) for tensor in tensors))
+
+
+def recognize(path: Path, projector: Path | None) -> Found | None:
+    """A graph that gives logits, a folder of such graphs, or onnxruntime-genai's folder."""
+    from convert.formats.onnx.existing import recognize
+
+    return recognize(path, projector)
+
+
+def previews(sample: Sample) -> Iterator[Asked]:
+    """The portable graphs, and onnxruntime-genai's folder."""
+    del sample
+    yield Asked("onnx", {"precision": ["fp32", "fp16", "int8", "int4"]}, slow=True)
+    yield Asked("onnx", {"flavor": "genai", "precision": "int4"}, "genai", slow=True)
+
+
+FORMAT = Format(
+    name="onnx",
+    title="ONNX",
+    kinds=(
+        Kind("onnx", "ONNX", Mark("square", "#c24f06"), runtimes=("onnxruntime",)),
+        Kind("onnx-genai", "ONNX genai", Mark("diamond", "#8338c0"), ("onnxruntime_genai",), TEXT_ONLY),
+    ),
+    stages={"onnx": "convert.formats.onnx.stage:STAGE"},
+    outputs=outputs,
+    supports=supports,
+    inspect=inspect,
+    recognize=recognize,
+    previews=previews,
+    rank=30,
+    wanted="an ONNX graph, the folder of ONNX graphs or of onnxruntime-genai",
+)

@@ -1,0 +1,322 @@
+"""Parameters -> checkpoint tensors: every parameter has exactly one, and every tensor is used or named as left out.
+
+The names are those transformers itself gives the checkpoint's tensors when it loads the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from convert.bundle import Bundle, Role
+from convert.errors import InputError, Problem, StageError
+from convert.formats.onnx.trace import sizes, weights
+from convert.source.checkpoint import open_bundle
+from convert.source.safetensors import read_header
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+"""Stored type -> ONNX's; no other holds a language model's weights unquantized."""
+
+NAMED = 5  # tensors that a message names
+PIECE_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor where it lies: bytes `start` to `stop` of a safetensors file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where every tensor of a checkpoint goes."""
+
+    of: Mapping[str, Stored]  # parameter -> its tensor; parameters that are tied to one have the same
+    left_out: Mapping[str, str] = field(default_factory=dict)  # tensor -> why no graph has it
+    twins: tuple[tuple[Stored, Stored], ...] = ()  # (left out because equal, kept): to be proven
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def type(self) -> str:
+        """The stored type of most bytes."""
+        count: dict[str, int] = {}
+        for tensor in dict.fromkeys(self.of.values()):
+            count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.stop - tensor.start
+        return max(count, key=lambda name: count[name], default="F32")
+
+
+def stored(source: Bundle) -> dict[str, Stored]:
+    """Every tensor of the checkpoint, by its own name. Raises InputError for files that are broken."""
+    open_bundle(source)
+    return {
+        entry.name: Stored(entry.name, entry.dtype, entry.shape, file.path, entry.start, entry.stop)
+        for file in source.of(Role.WEIGHTS)
+        for entry in read_header(file.path).entries
+    }
+
+
+def settle(model: nn.Module, tensors: Mapping[str, Stored], *, joins: bool = False) -> Ledger:
+    """The ledger of a checkpoint for transformers' `model` (hollow, or on the meta device), problems included.
+
+    With `joins` tensors may be pieces of a parameter: somebody else joins them, and counts those parameters.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tied = _tied(model)
+    renamed, merged = _renamed(model, tensors, parameters)
+    found = {name: tensors[own] for name, own in renamed.items() if name in parameters}
+    left_out, unknown = _unused(model, renamed, parameters)
+    twins = []
+    for name, keeper in tied.items():
+        if name in found and keeper in found:
+            twins.append((found[name], found[keeper]))
+            left_out[found[name].name] = f"tied to {found[keeper].name}"
+        if keeper not in found and name in found:
+            found[keeper] = found[name]
+    for name, keeper in tied.items():
+        if keeper in found:
+            found[name] = found[keeper]
+    missing = [name for name in parameters if name not in found]
+    problems = [
+        *_merged({} if joins else merged),
+        *([] if merged else _lacking(missing, "lacks", "download the model again")),
+        *_lacking(unknown, "has tensors no graph takes:", "config.json describes another model, or they are new"),
+        *_misfits(found, parameters),
+    ]
+    return Ledger(found, left_out, tuple(twins), tuple(problems))
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Parameter -> the one it is the same as: `lm_head.weight` -> `model.embed_tokens.weight`."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        keeper = first.setdefault(id(parameter), name)
+        if keeper != name:
+            tied[name] = keeper
+    return tied
+
+
+def _renamed(
+    model: Any, tensors: Iterable[str], parameters: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(parameter's name -> tensor's, names of tensors that transformers would join -> how), by its own tables."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
+
+    rules = get_model_conversion_mapping(model)
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
+    renamed: dict[str, str] = {}
+    merged: dict[str, str] = {}
+    for own in tensors:
+        name, joined = rename_source_key(own, renamings, converters, model.base_model_prefix, dict(parameters))
+        if joined is not None:
+            merged[own] = name
+        else:
+            renamed.setdefault(name, own)
+            if renamed[name] != own:
+                merged[own] = f"{name}, which {renamed[name]} is too"
+    return renamed, merged
+
+
+def _unused(model: Any, renamed: Mapping[str, str], parameters: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """(tensors that the model says it computes itself -> why they are left out, tensors nobody knows)."""
+    patterns = [re.compile(p) for p in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    buffers = {name for name, _ in model.named_buffers()}
+    left_out, unknown = {}, []
+    for name, own in renamed.items():
+        if name in parameters:
+            continue
+        if name in buffers or name.endswith("rotary_emb.inv_freq"):
+            left_out[own] = "the graph has it computed from config.json"
+        elif any(pattern.search(name) for pattern in patterns):
+            left_out[own] = "transformers leaves it out too"
+        else:
+            unknown.append(own)
+    return left_out, unknown
+
+
+def _merged(merged: Mapping[str, str]) -> list[Problem]:
+    if not merged:
+        return []
+    got = f"{_some(list(merged))} would have to be joined into {next(iter(merged.values()))}"
+    remedy = "models with a mixture of experts, or otherwise stored in pieces, are not exported to ONNX yet"
+    return [Problem("onnx", got, "one tensor a parameter", remedy)]
+
+
+def _lacking(names: Sequence[str], what: str, remedy: str) -> list[Problem]:
+    if not names:
+        return []
+    return [Problem("checkpoint", f"{what} {_some(names)}", "every tensor used once or left out on purpose", remedy)]
+
+
+def _misfits(found: Mapping[str, Stored], parameters: Mapping[str, Any]) -> list[Problem]:
+    """Tensors of a type no graph has weights of, and those whose shape is not the parameter's."""
+    problems = []
+    if no_floats := sorted({f"{t.name} of {t.dtype}" for t in found.values() if t.dtype not in TYPES}):
+        remedy = "convert the model it was made from"
+        problems.append(Problem("checkpoint", f"holds {_some(no_floats)}", f"one of {', '.join(TYPES)}", remedy))
+    misshapen = dict.fromkeys(  # of tied parameters both names have the one tensor
+        f"{t.name} {list(t.shape)} where it says {list(parameters[name].shape)}"
+        for name, t in found.items()
+        if tuple(t.shape) != tuple(parameters[name].shape)
+    )
+    if misshapen:
+        remedy = "config.json and weights are of two models, or one is damaged"
+        problems.append(Problem("config.json", f"disagrees with the weights: {_some(list(misshapen))}", "", remedy))
+    return problems
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def prove_twins(ledger: Ledger) -> None:
+    """Raise InputError where a tensor that is left out because it is tied differs from the one that is kept."""
+    for left, kept in ledger.twins:
+        if (left.dtype, left.shape) != (kept.dtype, kept.shape) or not _equal(left, kept):
+            got = f"config.json ties {left.name} to {kept.name}, but their values differ"
+            raise InputError(str(left.path), got, "equal tensors", "set tie_word_embeddings to false in config.json")
+
+
+def _equal(left: Stored, kept: Stored) -> bool:
+    """Whether two tensors of one size have the same bytes; a piece of each is in memory at a time."""
+    with open(left.path, "rb") as one, open(kept.path, "rb") as other:
+        one.seek(left.start)
+        other.seek(kept.start)
+        rest = left.stop - left.start
+        while rest:
+            size = min(rest, PIECE_BYTES)
+            if one.read(size) != other.read(size):
+                return False
+            rest -= size
+    return True
+
+
+def bind(model: ir.Model, ledger: Ledger, *, widen: bool = False) -> None:
+    """Give every weight of the graph its tensor, as it is stored, and a Cast to float32 where that is not its type.
+
+    An embedding is cast after its rows were taken, so that the table is never widened whole. With `widen` the weights
+    are float32 themselves, made one at a time when they are written, and no Cast is needed.
+    """
+    for name, value in weights(model).items():
+        tensor = ledger.of.get(name)
+        if tensor is None or tuple(tensor.shape) != sizes(value):
+            raise StageError("onnx", f"the graph's weight {name} is no parameter of the model")
+        if widen and tensor.dtype != "F32":
+            value.const_value = widened(name, tensor)
+        else:
+            value.const_value = in_place(name, tensor)
+            if tensor.dtype != "F32":
+                _cast(model.graph, value, TYPES[tensor.dtype])
+
+
+class Mapped(ir.ExternalTensor):  # type: ignore[misc]  # onnx_ir is not followed by mypy here
+    """A tensor in a file that is mapped only while its values are in use: an export touches every page once."""
+
+    def numpy(self) -> np.ndarray:
+        shape = tuple(self.shape.numpy())
+        if not self.size:
+            return np.empty(shape, self.dtype.numpy())
+        return np.asarray(np.memmap(self.path, self.dtype.numpy(), "r", self.offset or 0, shape))
+
+    def __array__(self, dtype: Any = None) -> np.ndarray:
+        return self.numpy().__array__(dtype)
+
+    def tobytes(self) -> bytes:
+        return self.numpy().tobytes()
+
+
+def in_place(name: str, tensor: Stored) -> ir.ExternalTensor:
+    """The tensor's bytes where they lie. The location is absolute and has no base, for ir refuses hard links else."""
+    return Mapped(
+        str(tensor.path),
+        tensor.start,
+        tensor.stop - tensor.start,
+        TYPES[tensor.dtype],
+        shape=ir.Shape(tensor.shape),
+        name=name,
+    )
+
+
+def widened(name: str, tensor: Stored) -> ir.LazyTensor:
+    """The tensor in float32, in memory only while it is written."""
+
+    def load() -> ir.Tensor:
+        return ir.Tensor(in_place(name, tensor).numpy().astype(np.float32), dtype=ir.DataType.FLOAT, name=name)
+
+    return ir.LazyTensor(load, ir.DataType.FLOAT, ir.Shape(tensor.shape), name=name)
+
+
+def _cast(graph: ir.Graph, value: ir.Value, kind: ir.DataType) -> None:
+    """Make the weight one of `kind`, and put Casts to float32 where it is used."""
+    value.type = ir.TensorType(kind)
+    uses = [(node, index) for node, index in value.uses()]
+    rows = [node for node, index in uses if node.op_type == "Gather" and index == 0]
+    for node in rows:
+        _cast_after(node, kind)
+    others = [(node, index) for node, index in uses if node not in rows]
+    if others:
+        cast = _cast_node(value, f"{value.name}.float32")
+        graph.insert_before(_first(graph, [node for node, _ in others]), cast)
+        for node, index in others:
+            node.replace_input_with(index, cast.outputs[0])
+
+
+def _cast_after(gather: ir.Node, kind: ir.DataType) -> None:
+    """Cast the rows a Gather takes."""
+    (rows,) = gather.outputs
+    readers = list(rows.uses())
+    name, is_output = rows.name, rows.is_graph_output()
+    cast = _cast_node(rows, str(name))
+    rows.name = f"{name}.stored"
+    rows.type = ir.TensorType(kind)
+    graph = gather.graph
+    if graph is None:
+        raise StageError("onnx", f"the node {gather.name} is in no graph")
+    graph.insert_after(gather, cast)
+    for node, index in readers:
+        node.replace_input_with(index, cast.outputs[0])
+    if is_output:
+        graph.outputs[:] = [cast.outputs[0] if output is rows else output for output in graph.outputs]
+
+
+def _cast_node(value: ir.Value, name: str) -> ir.Node:
+    to = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+    node = ir.Node("", "Cast", [value], [to], num_outputs=1, name=f"cast_{name}")
+    output = node.outputs[0]
+    output.name, output.shape, output.type = name, value.shape, ir.TensorType(ir.DataType.FLOAT)
+    return node
+
+
+def _first(graph: ir.Graph, nodes: Sequence[ir.Node]) -> ir.Node:
+    wanted = set(nodes)
+    return next(node for node in graph if node in wanted)
+
+
+def used(models: Iterable[ir.Model]) -> set[str]:
+    """The weights that the graphs take, by name."""
+    return {name for model in models for name in weights(model)}
+
+
+def check_used(ledger: Ledger, taken: Callable[[str], bool]) -> None:
+    """Raise InputError when a parameter that has a tensor is in no graph: what it does to the logits is lost."""
+    kept = {tensor for name, tensor in ledger.of.items() if taken(name)}
+    lost = sorted({tensor.name for tensor in ledger.of.values() if tensor not in kept})
+    if lost:
+        raise InputError("checkpoint", f"has tensors no graph takes: {_some(lost)}", "every tensor in a graph")

@@ -1,0 +1,364 @@
+"""A checkpoint -> a folder of ONNX graphs: every part traced once, written in every precision that was asked for."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convert.bundle import Artifact, Bundle, Role
+from convert.errors import InputError, Problem
+from convert.files import HashedFile
+from convert.formats.onnx import families
+from convert.formats.onnx.origin import origin
+from convert.progress import Progress
+from convert.source.checkpoint import SAFETENSORS, read_config
+from convert.source.companions import ROLES
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import nn
+
+    from convert.formats.onnx.bind import Ledger
+
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "bf16": "_bf16", "int8": "_int8", "int4": "_q4"}
+"""Precision -> what transformers.js calls its files; each precision asked for alone has bare names."""
+
+HALVES = {"fp16": "F16", "bf16": "BF16"}
+PROJECTORS = ("vision_encoder",)  # parts that are the model's eyes
+TESTED = ("gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3", "qwen2_5_vl")  # tests/onnx/test_families.py
+LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # whose cache is keys and values
+COUNTS = {  # what transformers makes an object of each of -> how many there may be without a tensor for each
+    re.compile(r"(num|n)_(hidden_)?layers?|(en|de)coder_layers|depth"): 1000,
+    re.compile(r"(num|n)_(local_|routed_)?(experts|labels)"): 1 << 16,
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to make. `keep` None leaves it to each precision which layers stay in float32."""
+
+    precisions: tuple[str, ...]
+    shared: bool = True
+    keep: tuple[str, ...] | None = None
+    block_size: int = 32
+    symmetric: bool = True
+
+    def suffix(self, precision: str) -> str:
+        return SUFFIXES[precision] if len(self.precisions) > 1 else ""
+
+    def shares(self, precision: str, ledger: Ledger) -> bool:
+        """Whether the graphs point into the checkpoint's own files: where no stored value changes."""
+        return self.shared and (precision == "fp32" or HALVES.get(precision) == ledger.type)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A source that can be exported, or `problems`."""
+
+    config: Any
+    ledger: Ledger
+    parts: Mapping[str, tuple[str, ...]]  # graph -> the parameters that may be in it
+    notes: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> Any:
+        return families.load(self.config.model_type)
+
+
+def prepare(source: Bundle) -> Prepared:
+    """What the headers say of exporting `source`; worked out once, unless a file changes.
+
+    Raises InputError for a model that is not exported, and for files that are broken.
+    """
+    paths = [artifact.path for _, artifact in source.artifacts() if artifact.path.is_file()]
+    stamps = tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
+    return _prepared(source.model, tuple(source.roles.items()), stamps)
+
+
+@functools.lru_cache(maxsize=2)
+def _prepared(model: Any, roles: Any, stamps: object) -> Prepared:
+    from convert.formats.onnx.bind import settle, stored
+
+    source = Bundle(model, dict(roles))
+    home = _home(source)
+    tensors = stored(source)
+    config = _config(home, len(tensors))
+    notes = tuple(_check_kind(config))
+    ledger = settle(_skeleton(config), tensors)
+    family = families.load(config.model_type)
+    made = family.parts(config) if not ledger.problems else []
+    parts = {part.name: tuple(dict.fromkeys(part.parameters.values())) for part in made}
+    return Prepared(config, ledger, parts, notes)
+
+
+def _home(source: Bundle) -> Path:
+    """The folder of config.json."""
+    path = next((file.path for file in source.of(Role.CONFIG) if file.path.name == "config.json"), None)
+    if path is None:
+        raise InputError(source.model.name, "has no config.json", "a Hugging Face checkpoint")
+    return path.parent
+
+
+def _config(home: Path, tensors: int) -> Any:
+    """transformers' config object. Raises InputError for a type it does not know; code in the folder is never run."""
+    from transformers import AutoConfig
+
+    from convert.formats.onnx.hollow import quiet
+
+    raw = read_config(home)
+    _check_counts(home / "config.json", raw, tensors)
+    if "quantization_config" in raw:
+        remedy = "take the model it was made from"
+        raise InputError(
+            str(home / "config.json"), "the weights are quantized", "a checkpoint of 16 or 32 bits", remedy
+        )
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(home, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # a config comes from strangers, and transformers raises all kinds of errors
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        got = f"transformers cannot read it ({said})"
+        raise InputError(str(home / "config.json"), got, "a model type that transformers has built in") from error
+
+
+def _check_counts(where: Path, raw: Mapping[str, Any], tensors: int) -> None:
+    """Raise InputError for layers beyond number: transformers would make an object of each before a shape is known."""
+    rest = [*raw.items()]
+    while rest:
+        name, value = rest.pop()
+        if isinstance(value, Mapping):
+            rest += value.items()
+        few = next((few for words, few in COUNTS.items() if words.fullmatch(name)), None)
+        if few is not None and isinstance(value, int) and value > max(tensors, few):
+            got = f"{name} is {str(value)[:20]}, and the checkpoint has {tensors} tensors"
+            raise InputError(str(where), got, "the number of what there is", "download the model again")
+
+
+def _check_kind(config: Any) -> Iterator[str]:
+    """Notes about the model type. Raises InputError for one whose graphs would be wrong."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind, text = config.model_type, config.get_text_config()
+    where = "config.json"
+    sees = kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    if kind not in families.names() and (sees or kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        got = f"model type '{kind}' is not exported to ONNX"
+        raise InputError(where, got, f"a decoder of text, or one of {', '.join(families.names())}")
+    if not hasattr(type(text)(), "num_key_value_heads"):  # encoders, and decoders from before rotary positions
+        raise InputError(where, f"model type '{kind}' is not exported to ONNX", "a decoder with rotary positions")
+    layers = set(getattr(text, "layer_types", None) or ())
+    if strange := sorted(layers - set(LAYERS)):
+        raise InputError(
+            where, f"'{kind}' has layers of {', '.join(strange)}", "attention whose cache is keys and values"
+        )
+    if "dynamic" in _rope_types(getattr(text, "rope_parameters", None) or {}):
+        remedy = "set rope_parameters to another type in config.json, for the lengths you will use"
+        raise InputError(where, "its rotary embedding changes with the text's length (dynamic)", "a fixed one", remedy)
+    if kind not in TESTED:
+        yield f"'{kind}' is exported as any decoder of text; no test covers it: let a validate stage look at it"
+
+
+def _rope_types(parameters: Mapping[str, Any]) -> set[str]:
+    """The kinds of rotary embedding; some models have one for each kind of layer."""
+    each = [value for value in parameters.values() if isinstance(value, Mapping)] or [parameters]
+    return {str(one.get("rope_type")) for one in each}
+
+
+def _skeleton(config: Any) -> nn.Module:
+    """transformers' whole model on no device: names and shapes."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto import modeling_auto as auto
+
+    from convert.formats.onnx.hollow import hollow
+
+    sees = config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return hollow(config, AutoModelForImageTextToText if sees else AutoModelForCausalLM)
+
+
+def check(source: Bundle, wish: Wish) -> list[Problem]:
+    """What keeps the model from being exported, by headers and configs."""
+    try:
+        return list(prepare(source).ledger.problems)
+    except InputError as error:
+        return [error.problem]
+
+
+def misfits(source: Bundle) -> list[Problem]:
+    """Where weights and config.json disagree, for a builder that would fill what lacks with random numbers."""
+    from convert.formats.onnx.bind import settle, stored
+
+    try:
+        tensors = stored(source)
+        model = _skeleton(_config(_home(source), len(tensors)))
+    except InputError as error:
+        return [error.problem]
+    return list(settle(model, tensors, joins=True).problems)
+
+
+def export(source: Bundle, wish: Wish, out: Path, progress: Progress) -> Bundle:
+    """The files of `wish`, and copies of the companions, in `out`.
+
+    Raises ConvertError before a byte is written when the model does not fit.
+    """
+    from convert.formats.onnx import bind, write
+
+    prepared = prepare(source)
+    if prepared.ledger.problems:
+        raise InputError(*_words(prepared.ledger.problems[0]))
+    bind.prove_twins(prepared.ledger)
+    for name, why in prepared.ledger.left_out.items():
+        progress.note(f"left out: {name}, {why}")
+    for note in prepared.notes:
+        progress.warn(note)
+    traced = _traced(prepared, progress)
+    bind.check_used(prepared.ledger, bind.used(traced.values()).__contains__)
+    sharing = [precision for precision in wish.precisions if wish.shares(precision, prepared.ledger)]
+    linked = write.share(source.of(Role.WEIGHTS), out, progress) if sharing else {}
+    made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
+    for precision in wish.precisions:
+        shared = {path: file.path.name for path, file in linked.items()} if precision in sharing else {}
+        graphs = {
+            name: in_precision(model, prepared.ledger, precision, wish, bool(shared)) for name, model in traced.items()
+        }
+        for model in graphs.values():
+            _label(model, precision, source, progress.key)
+        written = _written(graphs, wish.suffix(precision), out, shared, progress)
+        for role, artifact in _kinds(written, precision):
+            made[role].append(artifact)
+    made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in linked.values()]
+    made[Role.WEIGHTS] += _index(source, out) if linked else []
+    return _bundle(source, out, made, _companions(source, prepared.family, out))
+
+
+def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
+    """Part -> graph without weights."""
+    from convert.formats.onnx import trace
+
+    parts = prepared.family.parts(prepared.config)
+    progress.start("tracing " + ", ".join(part.name for part in parts), len(parts), "graphs")
+    traced = {}
+    for part in parts:
+        model = traced[part.name] = trace.trace(part)
+        progress.note(f"{part.name}: {len(model.graph)} nodes, {trace.count(model):,} weights")
+        progress.advance(1)
+    return traced
+
+
+def in_precision(traced: ir.Model, ledger: Ledger, precision: str, wish: Wish, shared: bool) -> ir.Model:
+    """A copy of the traced graph with its weights, in `precision`."""
+    from convert.formats.onnx import bind, trace
+
+    model = traced.clone()
+    bind.bind(model, ledger, widen=precision == "fp32" and not shared)
+    also = frozenset[str]()
+    if precision != "fp32":
+        also = _change(model, precision, wish)
+    trace.check_domains(model, also)
+    return model
+
+
+def _change(model: ir.Model, precision: str, wish: Wish) -> frozenset[str]:
+    """Change the graph to `precision`; gives the domains of operators that it may then have."""
+    import onnx_ir as ir
+
+    keep = [re.compile(pattern) for pattern in wish.keep] if wish.keep is not None else None
+    if precision in HALVES:
+        from convert.formats.onnx.half import to_half
+
+        to_half(model, ir.DataType.FLOAT16 if precision == "fp16" else ir.DataType.BFLOAT16, keep)
+    elif precision == "int8":
+        from convert.formats.onnx.int8 import to_int8
+
+        to_int8(model, keep)
+    else:
+        from convert.formats.onnx.int4 import to_int4
+
+        to_int4(model, wish.block_size, wish.symmetric, keep)
+        return frozenset({"com.microsoft"})
+    return frozenset()
+
+
+def _written(
+    graphs: Mapping[str, ir.Model], suffix: str, out: Path, shared: Mapping[Path, str], progress: Progress
+) -> Iterator[tuple[str, Artifact, Artifact | None]]:
+    """Write one precision; gives each part's name, graph and weights."""
+    from convert.formats.onnx import write
+
+    own = sum(place.size for model in graphs.values() for place in write.layout(write.tensors_of(model), shared))
+    progress.start(f"writing {', '.join(f'{name}{suffix}.onnx' for name in graphs)}", own)
+    for name, model in graphs.items():
+        yield name, *write.write(model, out, write.Names(name, suffix), shared, progress)
+
+
+def _kinds(written: Iterator[tuple[str, Artifact, Artifact | None]], precision: str) -> Iterator[tuple[Role, Artifact]]:
+    """The artifacts with their roles; the main graph is the first, and a projector's graph is main in its own role."""
+    for number, (name, graph, data) in enumerate(written):
+        role = Role.PROJECTOR if name in PROJECTORS else Role.WEIGHTS
+        main = number == 0 or role is Role.PROJECTOR
+        yield role, replace(graph, kind=f"{'onnx' if main else 'onnx-part'}/{precision}")
+        if data is not None:
+            yield role, replace(data, kind=f"onnx-part/{precision}")
+
+
+def _label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
+    """Say in the graph what it was made from and by what."""
+    model.producer_name, model.producer_version = "convert", importlib.metadata.version("convert")
+    model.metadata_props.update(origin(source, precision, key))
+
+
+def _index(source: Bundle, out: Path) -> list[Artifact]:
+    """The shards' index, so that the folder is a checkpoint for transformers too."""
+    paths = {artifact.path.parent / SAFETENSORS.index for artifact in source.of(Role.WEIGHTS)}
+    return [copy(path, out / path.name, "onnx-part/shared") for path in sorted(paths) if path.is_file()]
+
+
+def _companions(source: Bundle, family: Any, out: Path) -> dict[Role, tuple[Artifact, ...]]:
+    """Copies of tokenizer, templates, processors and configs, and the family's helper modules: the folder is whole."""
+    copies: dict[Role, tuple[Artifact, ...]] = {}
+    for role, artifact in source.artifacts():
+        if role in set(ROLES.values()):
+            inside = inner_name(artifact.path)
+            copies[role] = (*copies.get(role, ()), copy(artifact.path, out / inside, artifact.kind))
+    for path, helper in helper_files(family):
+        copies[Role.PREPROCESSOR] = (*copies.get(Role.PREPROCESSOR, ()), copy(path, out / helper, "python"))
+    return copies
+
+
+def helper_files(family: Any) -> Iterator[tuple[Path, str]]:
+    """The modules that a family ships beside its graphs, and what they are called there."""
+    for name in getattr(family, "HELPERS", ()):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise InputError("onnx", f"the module {name} is not installed", "this package, whole")
+        yield Path(spec.origin), f"{name.rpartition('.')[2].lstrip('_')}.py"
+
+
+def inner_name(path: Path) -> Path:
+    """Where a companion lies in a model's folder."""
+    inner = "additional_chat_templates"
+    return Path(inner, path.name) if path.parent.name == inner else Path(path.name)
+
+
+def copy(path: Path, target: Path, kind: str) -> Artifact:
+    """A copy of a small file, hashed while it is made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with HashedFile(target) as file:
+        file.write(path.read_bytes())
+    return file.artifact(kind)
+
+
+def _bundle(
+    source: Bundle, out: Path, made: Mapping[Role, Sequence[Artifact]], copies: Mapping[Role, tuple[Artifact, ...]]
+) -> Bundle:
+    roles = {str(role): tuple(files) for role, files in (*made.items(), *copies.items())}
+    return source.with_(imatrix=(), report=(), **roles)
+
+
+def _words(problem: Problem) -> tuple[str, str, str, str]:
+    return problem.where, problem.got, problem.wanted, problem.remedy

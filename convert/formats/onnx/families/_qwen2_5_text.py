@@ -1,0 +1,44 @@
+"""Qwen2.5-VL's language model as functions of their inputs alone: transformers' own modules, called as traced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from convert.formats.onnx.hollow import past, present
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Decoder(torch.nn.Module):  # type: ignore[misc] # torch is not typed here
+    """Embeddings, mask, positions along three axes and the cache -> logits and the longer cache."""
+
+    def __init__(self, language_model: nn.Module, lm_head: nn.Module) -> None:
+        super().__init__()
+        self.language_model, self.lm_head = language_model, lm_head
+
+    def forward(
+        self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        cache = past(tensors)
+        hidden: Any = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return self.lm_head(hidden), *present(cache)
+
+
+class Embedding(torch.nn.Module):  # type: ignore[misc] # torch is not typed here
+    """Token ids -> rows of the embedding table."""
+
+    def __init__(self, embed_tokens: nn.Module) -> None:
+        super().__init__()
+        self.embed_tokens = embed_tokens
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor]:
+        return (self.embed_tokens(input_ids),)

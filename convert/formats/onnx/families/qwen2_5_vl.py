@@ -1,0 +1,104 @@
+"""Qwen2.5-VL: three graphs, so that text alone needs no vision tower and tokens and images meet in between.
+
+    decoder_model_merged    inputs_embeds, attention_mask, position_ids (3, batch, sequence), cache -> logits, cache
+    embed_tokens            input_ids -> inputs_embeds
+    vision_encoder          pixel_values, image_grid_thw -> image_embeds, one row a merge unit, images in order
+
+What is done between them (rows of image_embeds into inputs_embeds, positions along three axes) is plain numpy:
+HELPERS names the module that is shipped beside the graphs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convert.formats.onnx.families import Input, Part
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HELPERS = ("validate.runtimes._qwen2_5_vl_inputs",)
+AXES = 3  # of positions: time, height, width
+
+
+def parts(config: Any) -> list[Part]:
+    """The three graphs, the decoder first."""
+    from transformers import AutoModelForImageTextToText
+
+    from convert.formats.onnx.hollow import hollow
+
+    model: Any = hollow(config, AutoModelForImageTextToText)
+    return [_decoder(model, config.get_text_config()), _embedding(model, config), _vision(model, config.vision_config)]
+
+
+def _decoder(model: Any, config: Any) -> Part:
+    import torch
+
+    from convert.formats.onnx.families import _decoder as text
+    from convert.formats.onnx.families._qwen2_5_text import Decoder
+
+    beside = text.position_inputs()
+    batch, sequence = beside["position_ids"].example.shape
+    inputs = {
+        "inputs_embeds": Input(torch.zeros(batch, sequence, config.hidden_size), {0: "batch", 1: "sequence"}),
+        "attention_mask": beside["attention_mask"],
+        "position_ids": Input(
+            beside["position_ids"].example.expand(AXES, batch, sequence).clone(), {1: "batch", 2: "sequence"}
+        ),
+        **text.cache_inputs(config),
+    }
+    cache = text.cache_outputs(config)
+    return Part(
+        "decoder_model_merged",
+        Decoder(model.model.language_model, model.lm_head),
+        inputs,
+        ("logits", *cache),
+        {"logits": {0: "batch", 1: "sequence"}} | {name: {0: "batch", 2: "total"} for name in cache},
+        frozenset(cache),
+        _names("language_model", model.model.language_model, "model.language_model")
+        | _names("lm_head", model.lm_head, "lm_head"),
+    )
+
+
+def _embedding(model: Any, config: Any) -> Part:
+    import torch
+
+    from convert.formats.onnx.families._qwen2_5_text import Embedding
+
+    axes = {0: "batch", 1: "sequence"}
+    table = model.get_input_embeddings()
+    return Part(
+        "embed_tokens",
+        Embedding(table),
+        {"input_ids": Input(torch.zeros(2, 3, dtype=torch.long), axes)},
+        ("inputs_embeds",),
+        {"inputs_embeds": axes},
+        parameters=_names("embed_tokens", table, "model.language_model.embed_tokens"),
+    )
+
+
+def _vision(model: Any, config: Any) -> Part:
+    import torch
+
+    from convert.formats.onnx.families._qwen2_5_vision import VisionEncoder
+
+    merge = config.spatial_merge_size
+    grid = torch.tensor([[1, 5, 6], [1, 3, 4]]) * torch.tensor([1, merge, merge])  # two images that differ
+    values = config.in_channels * config.temporal_patch_size * config.patch_size**2
+    visual = model.model.visual
+    return Part(
+        "vision_encoder",
+        VisionEncoder(visual, config),
+        {
+            "pixel_values": Input(torch.zeros(int(grid.prod(1).sum()), values), {0: "patches"}),
+            "image_grid_thw": Input(grid, {0: "images"}),
+        },
+        ("image_embeds",),
+        {"image_embeds": {0: "units"}},
+        parameters=_names("visual", visual, "model.visual"),
+    )
+
+
+def _names(here: str, module: nn.Module, there: str) -> dict[str, str]:
+    """Name in a part -> name in the whole model, of a module's parameters."""
+    return {f"{here}.{name}": f"{there}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)}

@@ -1,0 +1,223 @@
+"""ONNX graphs of standard operators, in any number of precisions, or the folder that onnxruntime-genai generates from.
+
+The weights of an unchanged precision are the checkpoint's own bytes: the folder then serves transformers as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from convert.bundle import Artifact, Bundle, Role
+from convert.errors import InputError, Problem
+from convert.options import Options
+from convert.progress import Progress
+from convert.stage import Inputs, Stage, checkpoint
+
+if TYPE_CHECKING:
+    from convert.formats.onnx.export import Wish
+
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+OTHER_WORDS = {
+    "q4": "int4",
+    "q8": "int8",
+    "quantized": "int8",
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+}
+"""What other tools call a precision."""
+
+
+def _precisions(value: object) -> object:
+    """One precision or a list of different ones; one message where a union's members would each have theirs."""
+    words = value if isinstance(value, list | tuple) else [value]
+    for word in words:
+        if word not in PRECISIONS:
+            near = OTHER_WORDS.get(str(word)) or next(iter(difflib.get_close_matches(str(word), PRECISIONS, 1)), "")
+            hint = f"; did you mean {near}?" if near else ""
+            raise ValueError(f"{word!r} is not one of {', '.join(PRECISIONS)}{hint}")
+    if not words or len(set(words)) < len(words):
+        raise ValueError(f"{value!r} names {'no precision' if not words else 'a precision twice'}")
+    return value
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+def _power_of_two(number: int) -> int:
+    if number & (number - 1):
+        raise ValueError(f"{number} is not a power of two: 16, 32, 64, 128 or 256")
+    return number
+
+
+_ONE = {"enum": list(PRECISIONS), "type": "string"}
+
+
+class ONNXOptions(Options):
+    """Which graphs to make."""
+
+    flavor: Literal["portable", "genai"] = Field(
+        "portable", description="portable: standard operators; genai: onnxruntime-genai's folder for generate()"
+    )
+    precision: Annotated[
+        str | tuple[str, ...],
+        BeforeValidator(_precisions),
+        WithJsonSchema({"anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 1, "uniqueItems": True}]}),
+    ] = Field("fp32", description="fp32, fp16, bf16, int8 (dynamic), int4 (MatMulNBits), or a list of them")
+    weights: Literal["shared", "own"] = Field(
+        "shared",
+        description="shared: where no stored value changes, the graphs read the checkpoint's own files, which are "
+        "hard-linked into the folder; own: every graph has its weights in a file of its own",
+    )
+    keep_fp32: Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...] | None, BeforeValidator(_listed)] = Field(
+        None,
+        description="regular expressions; layers whose weight's name they are found in keep float32 arithmetic "
+        "(fp16, bf16) or their stored weights (int8, int4). When left out, what each precision needs; [] for none",
+    )
+    block_size: Annotated[int, AfterValidator(_power_of_two)] = Field(
+        32, ge=16, le=256, description="weights that share a scale in int4: 16, 32, 64, 128 or 256"
+    )
+    symmetric: bool = Field(
+        True, description="int4 without zero points, as onnxruntime-genai's builder makes it; false to have them"
+    )
+    opset: Literal[20] = Field(20, description="version of the standard operators")
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        return (self.precision,) if isinstance(self.precision, str) else self.precision
+
+
+def _int4_only(options: ONNXOptions) -> list[Problem]:
+    """ONNXOptions of int4 where there is none: they would do nothing, and be missed later."""
+    if "int4" in options.precisions:
+        return []
+    return [
+        Problem(name, "says how int4 is made, and no int4 is asked for", "", "leave it out, or add int4 to `precision`")
+        for name in ("block_size", "symmetric")
+        if name in options.model_fields_set
+    ]
+
+
+def _keeps_nothing(options: ONNXOptions, source: Bundle) -> list[Problem]:
+    """Patterns that no weight has: a layer that was to be kept would not be."""
+    from convert.formats.onnx import export
+
+    prepared = export.prepare(source)
+    names = [*prepared.ledger.of, *(name for part in prepared.parts.values() for name in part)]
+    remedy = f"names are like {names[0]}" if names else ""
+    return [
+        Problem("keep_fp32", f"{pattern!r} is found in no weight's name", "", remedy)
+        for pattern in options.keep_fp32 or ()
+        if not any(re.search(pattern, name) for name in names)
+    ]
+
+
+def _wish(options: ONNXOptions) -> Wish:
+    from convert.formats.onnx.export import Wish
+
+    return Wish(
+        options.precisions, options.weights == "shared", options.keep_fp32, options.block_size, options.symmetric
+    )
+
+
+class ONNXStage(Stage[ONNXOptions]):
+    """ONNX graphs of standard operators, in any number of precisions, or the folder that onnxruntime-genai generates from."""
+
+    NAME = "onnx"
+    VERSION = 1
+    TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+    NEEDS: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "ml_dtypes"), "onnx"
+    )
+    Options = ONNXOptions
+
+    def tools(self, options: ONNXOptions) -> tuple[str, ...]:
+        """The distributions that decide the bytes."""
+        return (*self.TOOLS, "onnxruntime-genai") if options.flavor == "genai" else self.TOOLS
+
+    def check(self, options: ONNXOptions, inputs: Inputs) -> list[Problem]:
+        """What keeps the model from being exported, by its headers and configs."""
+        try:
+            source = checkpoint("onnx", inputs)
+        except InputError as error:
+            return [error.problem]
+        if options.flavor == "genai":
+            from convert.formats.onnx import genai
+
+            return genai.check(options, source)
+        from convert.formats.onnx import export
+
+        return _int4_only(options) or export.check(source, _wish(options)) or _keeps_nothing(options, source)
+
+    def forecast(self, options: ONNXOptions, inputs: Inputs) -> Bundle:
+        """The bundle that `run` will return, with sizes that are close."""
+        source = checkpoint("onnx", inputs)
+        if options.flavor == "genai":
+            from convert.formats.onnx import genai
+
+            return genai.forecast(options, source)
+        from convert.formats.onnx import sizes
+
+        return sizes.forecast(source, _wish(options))
+
+    def notes(self, options: ONNXOptions) -> list[str]:
+        """What a user should know of the files before they are made."""
+        if options.flavor == "genai":
+            from convert.formats.onnx import genai
+
+            return genai.notes(options)
+        said = []
+        if "int4" in options.precisions:
+            said.append(
+                "onnx int4: its MatMulNBits is an operator of com.microsoft: for ONNX Runtime, not for TensorRT"
+            )
+        if options.weights == "shared" and set(options.precisions) & {"fp32", "bf16", "fp16"}:
+            said.append(
+                "onnx: shared weights are hard links of the checkpoint's files. onnx.load refuses files with two names "
+                "(ONNX Runtime, OpenVINO and TensorRT read them); a copy of the folder has none; `weights: own` never does"
+            )
+        return said
+
+    def explain(self, options: ONNXOptions, inputs: Inputs) -> Iterator[str]:
+        """Lines about every file, for `convert plan -v`."""
+        bundle = self.forecast(options, inputs)
+        files: list[Artifact] = [*bundle.of(Role.WEIGHTS), *bundle.of(Role.PROJECTOR)]
+        for artifact in files:
+            where = "shared with the checkpoint" if artifact.kind == "onnx-part/shared" else artifact.kind
+            yield f"{artifact.path.name}: about {artifact.size:,} bytes, {where}"
+        if options.flavor == "portable":
+            from convert.formats.onnx import export
+
+            prepared = export.prepare(checkpoint("onnx", inputs))
+            yield from (f"left out: {name}, {why}" for name, why in prepared.ledger.left_out.items())
+            yield from (f"note: {note}" for note in prepared.notes)
+
+    def run(self, options: ONNXOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+        """Write the graphs and what belongs beside them into `out`."""
+        source = checkpoint("onnx", inputs)
+        if options.flavor == "genai":
+            from convert.formats.onnx import genai
+
+            return genai.run(options, source, out, progress)
+        from convert.formats.onnx import export
+
+        return export.export(source, _wish(options), out, progress)
+
+
+STAGE = ONNXStage()

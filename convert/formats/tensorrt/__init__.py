@@ -1,0 +1,72 @@
+"""TensorRT: engines built from the graphs of the onnx stage, for the GPUs and the version that engine.json names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert.bundle import Bundle, Role
+from convert.errors import InputError
+from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, Sample, Support, parts_of
+
+if TYPE_CHECKING:
+    from convert.formats.facts import Facts
+    from convert.source.checkpoint import Checkpoint
+
+PART = "tensorrt-part"
+SUFFIX = ".engine"
+
+
+def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
+    """A precision is an output: its engine, engine.json and its like, and the vision encoder's engine."""
+    for weights in bundle.of(Role.WEIGHTS):
+        if weights.format == "tensorrt":
+            projector = next((a for a in bundle.of(Role.PROJECTOR) if a.kind == weights.kind), None)
+            parts, seen = (parts_of(bundle.of(role), weights, PART) for role in (Role.WEIGHTS, Role.PROJECTOR))
+            yield Output(stage, weights, parts, projector, seen)
+
+
+def supports(checkpoint: Checkpoint) -> Support:
+    """What ONNX graphs are made of: an engine is built from one."""
+    from convert.formats.onnx.supports import supports
+
+    return supports(checkpoint)
+
+
+def inspect(path: Path, start: bytes) -> Facts | None:
+    """Nothing: an engine is read by the TensorRT that built it alone. Raises InputError that says so."""
+    del start
+    if path.suffix == SUFFIX:
+        remedy = "engine.json beside it says what it is"
+        raise InputError(str(path), "is a TensorRT engine, which only TensorRT reads", "a model file", remedy)
+    return None
+
+
+def recognize(path: Path, projector: Path | None) -> Found | None:
+    """None: raises InputError for engines, which are machine code that no stranger's is run here."""
+    del projector
+    if path.suffix == SUFFIX or (path.is_dir() and any(file.suffix == SUFFIX for file in path.iterdir())):
+        got = "holds TensorRT engines: machine code for one kind of GPU, which no stranger's is run here"
+        raise InputError(str(path), got, "the graphs", "build them from the graphs with `use: tensorrt`")
+    return None
+
+
+def previews(sample: Sample) -> Iterator[Asked]:
+    """Engines of the graphs that the onnx stage would make."""
+    del sample
+    yield Asked("tensorrt", takes="onnx", slow=True)
+
+
+FORMAT = Format(
+    name="tensorrt",
+    title="TensorRT",
+    kinds=(Kind("tensorrt", "TensorRT", Mark("cross", "#52606f"), runtimes=("tensorrt",)),),
+    stages={"tensorrt": "convert.formats.tensorrt.stage:STAGE"},
+    outputs=outputs,
+    supports=supports,
+    inspect=inspect,
+    recognize=recognize,
+    previews=previews,
+    rank=40,
+)

@@ -1,0 +1,288 @@
+"""One pass of a text through the source: what goes into its linear layers, as an importance matrix.
+
+Tokens, chunks and counts are those of llama-imatrix (tools/imatrix/imatrix.cpp): the text is cut into windows that do
+not overlap, each begins with BOS where the model wants one, special tokens spelled out in the text are text unless
+asked otherwise, and the head and the embedding are left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert import architectures
+from convert.architectures._graph_spec import Target
+from convert.bundle import Bundle, Role
+from convert.errors import ConvertError, Problem, StageError
+from convert.files import CHUNK_BYTES
+from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry
+from convert.model.reference import check_memory, open_reference
+from convert.progress import Progress
+from convert.source.checkpoint import read_config
+from convert.source.companions import read_text
+from convert.source.untrusted import listed
+from quantize.calibrate import SquareSums
+
+MAX_TEXT_BYTES = 1 << 30
+FIRST_CHARACTERS = 8  # a token, tried first; twice as many while the tokens do not suffice
+LAYER = re.compile(r"\blayers\.(\d+)\.")
+
+# llama.cpp's names for the stacked matrices of a layer's experts, by the parameter transformers keeps them in
+EXPERTS: Mapping[str, tuple[str, ...]] = {
+    "gate_up_proj": ("ffn_gate_exps", "ffn_up_exps", "ffn_gate_up_exps"),
+    "up_proj": ("ffn_up_exps",),
+    "down_proj": ("ffn_down_exps",),
+}
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The matrices of the layers: GGUF name -> shape, and by the checkpoint's name the GGUF names it becomes."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    by_source: Mapping[str, tuple[str, ...]]
+    renames: tuple[tuple[str, str], ...]  # other beginnings of the checkpoint's names
+
+    def entry_shape(self, name: str) -> tuple[int, int]:
+        """(experts or 1, columns): what an entry of an importance matrix has for it."""
+        shape = self.shapes[name]
+        return (shape[0] if len(shape) == 3 else 1), shape[-1]
+
+    def made_of(self, parameter: str) -> tuple[str, ...]:
+        """The GGUF matrices that a parameter of the loaded model becomes."""
+        renamed = (new + parameter.removeprefix(old) for old, new in self.renames if parameter.startswith(old))
+        return self.by_source.get(next(renamed, parameter), ())
+
+    def experts(self, layer: str, parameter: str) -> tuple[str, ...]:
+        """The GGUF matrices that hold the experts of a layer, whose inputs are those of `parameter`."""
+        names = (f"blk.{layer}.{name}.weight" for name in EXPERTS.get(parameter, ()))
+        return tuple(name for name in names if name in self.shapes)
+
+
+def read_matrices(source: Bundle) -> Matrices:
+    """What can be calibrated, by the config alone. Raises ConvertError for one of no known architecture."""
+    config = _config(source)
+    family = architectures.find(config)
+    targets = [(w.source, t) for w in family.text(config).wanted for t in w.targets if _is_layer_matrix(t)]
+    by_source: dict[str, tuple[str, ...]] = {}
+    for name, target in targets:
+        by_source[name] = (*by_source.get(name, ()), target.name)
+    return Matrices({t.name: t.shape for _, t in targets}, by_source, tuple(getattr(family, "RENAMES", ())))
+
+
+def _config(source: Bundle) -> dict[str, Any]:
+    return read_config(next(iter(source.of(Role.CONFIG))).path.parent)
+
+
+def _is_layer_matrix(target: Target) -> bool:
+    return target.name.startswith("blk.") and target.name.endswith(".weight") and len(target.shape) > 1
+
+
+def model_key(source: Bundle) -> str:
+    """sha256 over the sha256s of the weights' files; those that have none yet are read for it."""
+    digests = [artifact.sha256 or _sha256(artifact.path) for artifact in source.of(Role.WEIGHTS)]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What to measure on: the first `chunks` windows of `window` tokens of the file `text`, by `threads` or all."""
+
+    text: Path
+    chunks: int = 128
+    window: int = 512
+    parse_special: bool = False  # special tokens spelled out in the text become those tokens
+    threads: int | None = None
+
+
+def check_calibration(source: Bundle, corpus: Corpus, where: str = "imatrix") -> list[Problem]:
+    """What keeps a source from being calibrated, by headers and the text alone. Never raises for bad input."""
+    looks = (_check_text, _check_window, _check_matrices)
+    try:
+        return [problem for look in looks for problem in look(source, corpus, where)] + check_memory(source, where)
+    except ConvertError as error:
+        return [p if isinstance(p, Problem) else Problem(where, p) for p in error.problems]
+
+
+def _check_text(source: Bundle, corpus: Corpus, where: str) -> list[Problem]:
+    if not corpus.text.is_file():
+        return [Problem(where, f"no file {corpus.text}", remedy="paths are relative to the recipe")]
+    return [] if read_text(corpus.text, MAX_TEXT_BYTES).strip() else [Problem(str(corpus.text), "is empty", "a text")]
+
+
+def _check_window(source: Bundle, corpus: Corpus, where: str) -> list[Problem]:
+    """A window longer than what the model was made for measures how it breaks."""
+    config = _config(source)
+    text = config.get("text_config", config)
+    longest = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    if not isinstance(longest, int) or corpus.window <= longest:
+        return []
+    return [Problem(where, f"window: {corpus.window}", f"at most the model's {longest} positions")]
+
+
+def _check_matrices(source: Bundle, corpus: Corpus, where: str) -> list[Problem]:
+    return [] if read_matrices(source).shapes else [Problem(where, "the model has no matrices to measure")]
+
+
+def calibrate(source: Bundle, corpus: Corpus, progress: Progress) -> Imatrix:
+    """The importance matrix of a checkpoint for a text.
+
+    The same files, threads and versions of torch and transformers give the same matrix. Memory: the reference's, the
+    activations of one window, and one float64 a column. Raises StageError for a text of less than one window, a model
+    that does not load, or numbers that overflow; InputError for a text that is none.
+    """
+    from validate.runtimes import RuntimeFailure
+
+    matrices = read_matrices(source)
+    sums = {name: SquareSums(columns, n) for name in matrices.shapes for n, columns in [matrices.entry_shape(name)]}
+    with open_reference(source, corpus.threads) as reference:
+        windows = list(_windows(reference, corpus))
+        if len(windows) < corpus.chunks:
+            got = f"{len(windows)} chunks of {corpus.window} tokens"
+            progress.warn(f"{corpus.text} gives {got}, fewer than the {corpus.chunks} asked for")
+        progress.start("calibrating", len(windows) * corpus.window, "tok")
+        try:
+            with _listening(reference.model, matrices, sums):
+                for tokens in windows:
+                    reference.run_layers(tokens)
+                    progress.advance(len(tokens))
+        except RuntimeFailure as error:
+            raise StageError("the reference", str(error)) from error
+    _refuse_silent(sums)
+    entries = {name: ImatrixEntry(s.values(), s.counts.astype(np.float32)) for name, s in sums.items()}
+    return Imatrix(entries, (corpus.text.name,), len(windows), corpus.window, model_key(source))
+
+
+def _refuse_silent(sums: Mapping[str, SquareSums]) -> None:
+    """Raise StageError where nothing went into a matrix as a whole; single experts may have had nothing to do."""
+    if silent := [name for name, s in sums.items() if not s.counts.any()]:
+        remedy = "the architecture's file names modules that transformers does not have"
+        raise StageError("calibration", f"nothing went into {listed(silent)}", "every matrix used", remedy)
+
+
+def _windows(reference: Any, corpus: Corpus) -> Iterator[list[int]]:
+    """Windows of tokens, all of one length. Raises StageError when there is none."""
+    text, chunks, window = corpus.text, corpus.chunks, corpus.window
+    identity = reference.identity()
+    lead = [identity.bos] if identity.adds_bos else []
+    tokens = lead + _tokens(reference, read_text(text, MAX_TEXT_BYTES), chunks * window, corpus.parse_special)
+    if len(tokens) < window:
+        raise StageError(str(text), f"{len(tokens)} tokens", f"at least one window of {window}", "name a longer text")
+    for start in range(0, min(len(tokens) // window, chunks) * window, window):
+        # as llama-imatrix: BOS takes the place of a window's first token
+        yield [*lead, *tokens[start + len(lead) : start + window]]
+
+
+def _tokens(reference: Any, text: str, count: int, parse_special: bool) -> list[int]:
+    """The first `count` tokens of the text, or all; no more of it is tokenized than that takes."""
+    length = count * FIRST_CHARACTERS
+    while True:
+        tokens = list(reference.tokenize(text[:length], parse_special=parse_special))
+        if len(tokens) > count or length >= len(text):
+            return tokens[:count]
+        length *= 2
+
+
+@contextlib.contextmanager
+def _listening(model: Any, matrices: Matrices, sums: Mapping[str, SquareSums]) -> Iterator[None]:
+    """While it is open, what goes into the model's matrices goes into `sums` too."""
+    import torch
+
+    slices: list[_Slices] = []
+    with contextlib.ExitStack() as stack:
+        for module_name, module in model.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                layer = LAYER.search(f"{module_name}.")
+                if parameter.ndim == 3 and layer:
+                    found = matrices.experts(layer[1], name)
+                    slices += [_Slices(parameter, [(n, sums[n]) for n in found])] if found else []
+                elif name == "weight" and (found := matrices.made_of(f"{module_name}.weight")):
+                    hook = functools.partial(_hear, [(n, sums[n]) for n in found])
+                    stack.callback(module.register_forward_pre_hook(hook).remove)
+        if slices:
+            stack.enter_context(_experts_one_by_one(model))
+            stack.enter_context(_linear_calls(torch, functools.partial(_hear_experts, slices)))
+        yield
+
+
+Listeners = Sequence[tuple[str, SquareSums]]
+
+
+def _hear(listeners: Listeners, _: Any, inputs: tuple[Any, ...]) -> None:
+    """A hook before a module runs: `inputs` are its arguments, the first (…, columns)."""
+    _add(listeners, inputs[0])
+
+
+def _add(listeners: Listeners, inputs: Any, expert: int = 0) -> None:
+    rows = inputs.detach().reshape(-1, inputs.shape[-1]).float().numpy()
+    for name, sums in listeners:
+        try:
+            sums.add(rows, expert)
+        except ValueError as error:
+            remedy = "is the checkpoint sound?"
+            raise StageError(f"calibration: {name}", str(error), "finite numbers", remedy) from error
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """A parameter (experts, rows, columns) and who listens to what it is multiplied with."""
+
+    parameter: Any
+    listeners: Listeners
+
+    def expert(self, weight: Any) -> int | None:
+        """Which of the parameter's slices `weight` is; None where it is none."""
+        offset = weight.data_ptr() - self.parameter.data_ptr()
+        size = self.parameter[0].numel() * self.parameter.element_size()
+        inside = 0 <= offset < size * len(self.parameter)
+        return offset // size if inside and weight.shape == self.parameter.shape[1:] else None
+
+
+def _hear_experts(slices: Sequence[_Slices], inputs: Any, weight: Any) -> None:
+    for one in slices:
+        expert = one.expert(weight)
+        if expert is not None:
+            _add(one.listeners, inputs, expert)
+            return
+
+
+@contextlib.contextmanager
+def _experts_one_by_one(model: Any) -> Iterator[None]:
+    """transformers' plain loop over experts, a linear call each, in place of kernels that take all at once."""
+    before = model.config._experts_implementation
+    model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
+
+
+def _linear_calls(torch: Any, hear: Callable[[Any, Any], None]) -> Any:
+    """A context in which `hear` gets (inputs, weight) of every torch.nn.functional.linear."""
+    from torch.overrides import TorchFunctionMode
+
+    linear = torch.nn.functional.linear
+
+    class Mode(TorchFunctionMode):  # type: ignore[misc]  # torch has no types here
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is linear:
+                hear(args[0], args[1])
+            return function(*args, **(kwargs or {}))
+
+    return Mode()

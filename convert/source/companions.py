@@ -1,0 +1,392 @@
+"""What travels beside the weights: tokenizer, chat templates, processors, generation config, card. Found and read here.
+
+Everything comes from strangers: a file is read only when it is a regular file inside the folder and within its size
+limit; JSON that is broken, too deep or of the wrong type is one InputError that names the file. A model card is the
+exception: it is prose with a header, so what is wrong in it is left out and listed in `Companions.notes`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeGuard
+
+from convert.bundle import Bundle, Role
+from convert.errors import InputError
+from convert.source.untrusted import read_bytes
+
+ROLES: Mapping[str, Role] = MappingProxyType(
+    {
+        "config.json": Role.CONFIG,
+        "tokenizer.json": Role.TOKENIZER,
+        "tokenizer_config.json": Role.TOKENIZER,
+        "tokenizer.model": Role.TOKENIZER,
+        "vocab.json": Role.TOKENIZER,
+        "merges.txt": Role.TOKENIZER,
+        "vocab.txt": Role.TOKENIZER,
+        "spiece.model": Role.TOKENIZER,
+        "sentencepiece.bpe.model": Role.TOKENIZER,
+        "tekken.json": Role.TOKENIZER,
+        "*.tiktoken": Role.TOKENIZER,
+        "tiktoken.model": Role.TOKENIZER,
+        "special_tokens_map.json": Role.TOKENIZER,
+        "added_tokens.json": Role.TOKENIZER,
+        "chat_template.jinja": Role.CHAT_TEMPLATE,
+        "chat_template.json": Role.CHAT_TEMPLATE,
+        "additional_chat_templates/*.jinja": Role.CHAT_TEMPLATE,
+        "preprocessor_config.json": Role.PREPROCESSOR,
+        "processor_config.json": Role.PREPROCESSOR,
+        "video_preprocessor_config.json": Role.PREPROCESSOR,
+        "generation_config.json": Role.GENERATION,
+        "README.md": Role.CARD,
+        "LICENSE*": Role.CARD,
+        "NOTICE*": Role.CARD,
+    }
+)
+"""File name or pattern, relative to the model's folder -> what the file is to the model."""
+
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+"""Names a sentencepiece model goes by, the first that is there."""
+
+CONFIG_BYTES = 16 << 20
+TOKENIZER_BYTES = 256 << 20  # the largest in use (262k tokens, 2.6 times as many merges) are about 35 MB
+CARD_HEADER_BYTES = 256 << 10
+
+SPECIAL_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+"""The special tokens a tokenizer config names as `<kind>_token` and a model config as `<kind>_token_id`."""
+
+
+def collect(folder: Path, inside: Path | None = None) -> dict[Role, tuple[Path, ...]]:
+    """The companions in `folder` by role, each list sorted; what is not in ROLES is not looked at.
+
+    `inside` is how far a symbolic link may lead: `folder` when None; for a snapshot in the hub's cache, whose files are
+    links to ../../blobs, the cache folder of that repository.
+
+    Raises InputError for a companion that is a link out of `inside`, a folder, a pipe, or a link to nothing.
+    """
+    home = (inside or folder).resolve()
+    found: dict[Role, list[Path]] = {}
+    for pattern, role in ROLES.items():
+        subfolder, _, name = pattern.rpartition("/")
+        for path in _matches(folder / subfolder if subfolder else folder, name):
+            _check_regular(path, home)
+            found.setdefault(role, []).append(path)
+    return {role: tuple(sorted(paths)) for role, paths in found.items()}
+
+
+def _matches(folder: Path, pattern: str) -> Iterable[Path]:
+    if "*" not in pattern:
+        path = folder / pattern
+        return [path] if path.exists() or path.is_symlink() else []
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern) and not path.is_dir()]
+
+
+def _check_regular(path: Path, home: Path) -> None:
+    try:
+        target = path.resolve(strict=True)
+        regular = stat.S_ISREG(target.stat().st_mode)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        raise InputError(str(path), f"a link that leads nowhere ({error})", "a file") from error
+    if not target.is_relative_to(home):
+        raise InputError(str(path), f"a link out of the model's folder, to {target}", f"a file inside {home}")
+    if not regular:
+        raise InputError(str(path), "not a regular file", "a file")
+
+
+@dataclass(frozen=True)
+class Companions:
+    """The companions of one model, parsed. A file that does not exist is an empty mapping, or None."""
+
+    config: Mapping[str, Any]
+    tokenizer_json: Mapping[str, Any] | None
+    tokenizer_config: Mapping[str, Any]  # with special_tokens_map.json merged in where transformers merges it
+    chat_templates: Mapping[str, str]  # name -> Jinja source; "default" first where there is one
+    generation: Mapping[str, Any]
+    preprocessor: Mapping[str, Any]  # processor_config.json's image_processor where there is no older file
+    sentencepiece: Path | None
+    card: Mapping[str, Any]  # the YAML header of README.md, as it is: values may be of any type
+    files: Mapping[str, Path] = field(default_factory=dict)  # file name -> where it lies
+    notes: tuple[str, ...] = ()  # what was left out, and why; one line each
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """The part of config.json that describes the text model: `text_config` laid over the whole."""
+        inner = self.config.get("text_config")
+        return {**self.config, **inner} if isinstance(inner, Mapping) else self.config
+
+    @cached_property
+    def added_tokens(self) -> Mapping[int, Mapping[str, Any]]:
+        """Id -> {content, special, lstrip, rstrip, normalized} of every added token, in order of id.
+
+        tokenizer.json and tokenizer_config.json's added_tokens_decoder each may know tokens the other does not;
+        where both know an id, tokenizer_config.json has the last word, as in transformers. added_tokens.json is read
+        where neither exists.
+        """
+        return _added_tokens(self)
+
+    @cached_property
+    def token_ids(self) -> Mapping[str, int]:
+        """Token text -> id: the vocabulary of tokenizer.json or vocab.json with the added tokens.
+
+        Empty of ordinary tokens where only a sentencepiece model exists: that one is read by the vocabulary.
+        Raises InputError for an id that is no number.
+        """
+        name = "vocab.json" if self.tokenizer_json is None else "tokenizer.json"
+        vocabulary: object = None
+        if self.tokenizer_json is not None:
+            vocabulary = _mapping(self.tokenizer_json.get("model")).get("vocab")
+        elif name in self.files:
+            vocabulary = read_json(self.files[name], TOKENIZER_BYTES)
+        ids = dict(_mapping(vocabulary))
+        for text, number in ids.items():
+            if not _is_id(number):
+                raise InputError(str(self.files.get(name, name)), f"token {text!r} has the id {str(number)[:40]!r}")
+        return ids | {str(entry["content"]): number for number, entry in self.added_tokens.items()}
+
+    @cached_property
+    def special_ids(self) -> Mapping[str, int]:
+        """Kind (bos, eos, unk, sep, pad, cls, mask) -> token id, for those the model has.
+
+        The tokenizer's word first (`eos_token`, looked up in the vocabulary), then config.json's `eos_token_id`, its
+        text_config's, and generation_config.json's; of a list, its first.
+        """
+        ids: dict[str, int] = {}
+        for kind in SPECIAL_KINDS:
+            named = self.token_ids.get(token_text(self.tokenizer_config.get(f"{kind}_token")) or "")
+            candidates = [named]
+            for config in (self.config, self.text_config, self.generation):
+                candidates += _ids(config.get(f"{kind}_token_id"))[:1]
+            number = next((n for n in candidates if n is not None), None)
+            if number is not None:
+                ids[kind] = number
+        return ids
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Every token id that ends a generation, the tokenizer's EOS first, without repetition.
+
+        generation_config.json may list several (`eos_token_id: [151645, 151643]`); where it says nothing, config.json.
+        """
+        first = [self.special_ids["eos"]] if "eos" in self.special_ids else []
+        listed = _ids(self.generation.get("eos_token_id")) or _ids(self.text_config.get("eos_token_id"))
+        return tuple(dict.fromkeys([*first, *listed]))
+
+
+def read_companions(bundle: Bundle) -> Companions:
+    """The companions of `bundle`, parsed.
+
+    Raises InputError, naming file and line, for JSON that is broken, of the wrong type, too large or too deep.
+    """
+    files = _files(bundle)
+    card, card_notes = _card(files)
+    templates, template_notes = _chat_templates(files)
+    tokenizer_json = read_json(files["tokenizer.json"], TOKENIZER_BYTES) if "tokenizer.json" in files else None
+    return Companions(
+        config=_read(files, "config.json"),
+        tokenizer_json=tokenizer_json,
+        tokenizer_config=_tokenizer_config(files),
+        chat_templates=templates,
+        generation=_read(files, "generation_config.json"),
+        preprocessor=_preprocessor(files),
+        sentencepiece=next((files[name] for name in SENTENCEPIECE if name in files), None),
+        card=card,
+        files=files,
+        notes=(*template_notes, *card_notes),
+    )
+
+
+def _files(bundle: Bundle) -> dict[str, Path]:
+    """The name of every companion, as ROLES spells it, -> its path."""
+    files: dict[str, Path] = {}
+    for role, artifact in bundle.artifacts():
+        if role not in set(ROLES.values()):
+            continue
+        folder = artifact.path.parent.name
+        name = artifact.path.name
+        files[f"{folder}/{name}" if folder == "additional_chat_templates" else name] = artifact.path
+    return files
+
+
+def read_text(path: Path, limit: int = CONFIG_BYTES) -> str:
+    """The text of a UTF-8 file of at most `limit` bytes. Raises InputError."""
+    data = read_bytes(path, limit)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(str(path), f"byte {error.start} is not UTF-8") from error
+
+
+def read_json(path: Path, limit: int = CONFIG_BYTES) -> dict[str, Any]:
+    """The JSON object in `path`, at most `limit` bytes. Raises InputError with the line of what is wrong."""
+    text = read_text(path, limit)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}", f"not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; brackets without end
+        raise InputError(str(path), f"not JSON anyone means ({type(error).__name__})") from error
+    if not isinstance(value, dict):
+        raise InputError(str(path), f"a JSON {type(value).__name__}", "an object")
+    if "\\ud" in text or "\\uD" in text:
+        try:  # half a surrogate pair is legal JSON and no text: nothing can write it down again
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(str(path), "a string with half a surrogate pair (\\ud800-\\udfff)", "Unicode") from error
+    return value
+
+
+def token_text(value: object) -> str | None:
+    """The text of a token as configs write it: "</s>", or {"content": "</s>", ...}; None for anything else."""
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return value if isinstance(value, str) and value else None
+
+
+def _read(files: Mapping[str, Path], name: str) -> dict[str, Any]:
+    return read_json(files[name]) if name in files else {}
+
+
+def _tokenizer_config(files: Mapping[str, Path]) -> dict[str, Any]:
+    """tokenizer_config.json; special_tokens_map.json over it, unless added_tokens_decoder shows it is the newer file.
+
+    That is transformers' rule (tokenization_utils_base.py, _from_pretrained).
+    """
+    config = _read(files, "tokenizer_config.json")
+    if "added_tokens_decoder" not in config:
+        config.update(_read(files, "special_tokens_map.json"))
+    return config
+
+
+def _preprocessor(files: Mapping[str, Path]) -> Mapping[str, Any]:
+    """What happens to images; transformers 5 keeps it inside processor_config.json, under image_processor."""
+    if "preprocessor_config.json" in files:
+        return _read(files, "preprocessor_config.json")
+    return _mapping(_read(files, "processor_config.json").get("image_processor"))
+
+
+def _chat_templates(files: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:
+    """Name -> template, "default" first, and notes on what was passed over.
+
+    The tokenizer's templates, by transformers' rule: .jinja files replace what tokenizer_config.json says. A model
+    whose tokenizer has none may keep one for its processor: in processor_config.json or the older chat_template.json.
+    """
+    config, processor = _read(files, "tokenizer_config.json"), _read(files, "processor_config.json")
+    legacy = _read(files, "chat_template.json")
+    sources = {
+        ".jinja files": _jinja_files(files),
+        "tokenizer_config.json": _named(config.get("chat_template"), files.get("tokenizer_config.json")),
+        "processor_config.json": _named(processor.get("chat_template"), files.get("processor_config.json")),
+        "chat_template.json": _named(legacy.get("chat_template"), files.get("chat_template.json")),
+    }
+    present = {where: templates for where, templates in sources.items() if templates}
+    if not present:
+        return {}, []
+    used, *others = present
+    chosen = present[used]
+    notes = [
+        f"chat template of {other} differs from {used}; used {used}" for other in others if present[other] != chosen
+    ]
+    return {name: chosen[name] for name in sorted(chosen, key=lambda name: (name != "default", name))}, notes
+
+
+def _jinja_files(files: Mapping[str, Path]) -> dict[str, str]:
+    templates = {}
+    for name, path in files.items():
+        if name == "chat_template.jinja":
+            templates["default"] = read_text(path)
+        elif name.startswith("additional_chat_templates/"):
+            templates[path.stem] = read_text(path)
+    return templates
+
+
+def _named(value: object, path: Path | None) -> dict[str, str]:
+    """Templates as a config writes them: one string, a list of {name, template}, or a mapping of names."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"default": value}
+    if isinstance(value, list):
+        pairs = [(_mapping(entry).get("name"), _mapping(entry).get("template")) for entry in value]
+    else:
+        pairs = list(_mapping(value).items())
+    if not pairs or not all(isinstance(name, str) and isinstance(text, str) for name, text in pairs):
+        raise InputError(
+            str(path), f"chat_template is {str(value)[:60]!r}", "a string or a list of {name: ..., template: ...}"
+        )
+    return {str(name): str(text) for name, text in pairs}
+
+
+def _card(files: Mapping[str, Path]) -> tuple[dict[str, Any], list[str]]:
+    """The YAML between the first two `---` lines of README.md; {} and a note where it cannot be read."""
+    path = files.get("README.md")
+    if path is None:
+        return {}, []
+    from ruamel.yaml import YAML
+
+    with open(path, "rb") as file:
+        head = file.read(CARD_HEADER_BYTES).decode("utf-8-sig", errors="replace").splitlines()
+    if not head or head[0].rstrip() != "---":
+        return {}, []
+    end = next((number for number, line in enumerate(head[1:], 1) if line.rstrip() == "---"), None)
+    if end is None:
+        return {}, [f"{path}: the header that starts with --- has no end; ignored"]
+    try:
+        header = YAML(typ="safe", pure=True).load("\n".join(head[1:end]))
+    except Exception as error:  # whatever a YAML reader says to what a stranger wrote: a card is not worth a failure
+        return {}, [f"{path}: the header is not YAML ({type(error).__name__}); ignored"]
+    if not isinstance(header, dict):
+        return {}, [f"{path}: the header is not a mapping; ignored"]
+    return {name: value for name, value in header.items() if isinstance(name, str)}, []
+
+
+def _added_tokens(companions: Companions) -> dict[int, Mapping[str, Any]]:
+    tokens: dict[int, Mapping[str, Any]] = {}
+    for entry in _list((companions.tokenizer_json or {}).get("added_tokens")):
+        token = _mapping(entry)
+        if not _is_id(token.get("id")) or not isinstance(token.get("content"), str):
+            raise InputError(
+                str(companions.files.get("tokenizer.json")), f"added token {str(entry)[:80]}", "an id and a content"
+            )
+        tokens[token["id"]] = token
+    for number, entry in _mapping(companions.tokenizer_config.get("added_tokens_decoder")).items():
+        token = _mapping(entry)
+        if not (number.isascii() and number.isdigit() and len(number) < 10) or not isinstance(
+            token.get("content"), str
+        ):
+            where = str(companions.files.get("tokenizer_config.json"))
+            raise InputError(where, f"added_tokens_decoder has {number!r}: {str(entry)[:80]}", "an id and a content")
+        tokens[int(number)] = token
+    if not tokens and "added_tokens.json" in companions.files:
+        path = companions.files["added_tokens.json"]
+        special = {token_text(companions.tokenizer_config.get(f"{kind}_token")) for kind in SPECIAL_KINDS}
+        special |= {token_text(t) for t in _list(companions.tokenizer_config.get("additional_special_tokens"))}
+        for content, number in read_json(path).items():
+            if not _is_id(number):
+                raise InputError(str(path), f"token {content!r} has the id {str(number)[:40]!r}", "a number")
+            tokens[number] = {"content": content, "special": content in special}
+    return dict(sorted(tokens.items()))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_id(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _ids(value: object) -> list[int]:
+    """The ids in `eos_token_id: 2`, `[2, 7]`, or anything else."""
+    return [number for number in (value if isinstance(value, list) else [value]) if _is_id(number)]

@@ -1,0 +1,207 @@
+"""The checkpoint that everything is made from: a folder, or a model of the Hugging Face hub at a pinned revision.
+
+Every recipe has this stage first, under the name `source`; the recipe's `model:` holds its options. Safetensors stay
+where they are. Pickled weights are converted, into this stage's own folder, without running what is in them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from convert.bundle import Artifact, Bundle, Model, Role
+from convert.errors import InputError, Problem
+from convert.options import Options, RecipePath
+from convert.progress import Progress
+from convert.source import checkpoint, companions, hub, pickled
+from convert.source.checkpoint import PICKLES
+from convert.source.untrusted import inside
+from convert.stage import Inputs, Stage
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
+"""What may stand in a file name of every system."""
+
+
+class SourceOptions(Options):
+    """Which model, and what to call it."""
+
+    path: RecipePath | None = Field(None, description="the folder of a Hugging Face checkpoint")
+    hub: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$",
+        max_length=96,
+        description="a model of the Hugging Face hub: microsoft/Fara-7B",
+    )
+    revision: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$",
+        max_length=200,
+        description="commit, tag or branch of the hub model; pin a commit, main moves",
+    )
+    name: Name | None = Field(
+        None, description="the model's name in file names; the hub's or the folder's when left out"
+    )
+    trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("name the model by `path` (a folder) or by `hub` (org/name), one of them")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("`revision` belongs to `hub`; a folder has none")
+        return self
+
+
+def locate(options: SourceOptions, *, download: bool, progress: Progress) -> Path | None:
+    """The checkpoint's folder; None when it is a hub model that is not in the cache and may not be downloaded.
+
+    Raises InputError when a download was asked for and fails.
+    """
+    if options.hub is None:
+        return options.path
+    revision = options.revision or hub.DEFAULT_REVISION
+    if not download:
+        return hub.cached(options.hub, revision)
+    return hub.locate(options.hub, revision, download=True, progress=progress)
+
+
+def _here(options: SourceOptions) -> Path | None:
+    from convert.progress import Silent
+
+    folder = locate(options, download=False, progress=Silent())
+    return folder.absolute() if folder is not None else None
+
+
+def _companions(folder: Path) -> dict[Role, tuple[Path, ...]]:
+    """The companions by role; in the hub's cache their links may lead to its blobs."""
+    snapshot = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    found = companions.collect(folder, folder.parent.parent.parent if snapshot else None)
+    for paths in found.values():
+        for path in paths:
+            if path.parent == folder:
+                inside(folder, path.name)
+    return found
+
+
+def _check_weights(folder: Path) -> None:
+    kind = checkpoint.layout(folder)
+    if kind is not PICKLES:
+        checkpoint.open_tensors(folder)
+        return
+    files, _ = checkpoint.weight_files(folder, kind)
+    for path in files:
+        pickled.scan(path)
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(str(folder), "has pickled weights", "torch to read them", "pip install 'convert[pickle]'")
+
+
+def _problems(look: Callable[[], object]) -> list[Problem]:
+    try:
+        look()
+    except InputError as error:
+        return [error.problem]
+    return []
+
+
+def _artifact(path: Path) -> Artifact:
+    kind = {".safetensors": "safetensors", ".json": "json"}.get(path.suffix, "text")
+    return Artifact("binary" if path.suffix == ".model" else kind, path, path.stat().st_size)
+
+
+def _model(options: SourceOptions, folder: Path | None) -> Model:
+    if options.hub is not None:
+        revision = folder.name if folder is not None else ""
+        return Model(options.name or _safe(options.hub.rpartition("/")[2]), options.hub, revision)
+    return Model(
+        options.name or _safe(Path(os.path.normpath(folder)).name if folder is not None else "")
+    )  # of `..` too
+
+
+def _safe(name: str) -> str:
+    """`name` as it may stand in a file name: other characters become `-`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
+
+
+class SourceStage(Stage[SourceOptions]):
+    """The checkpoint that everything is made from: a folder, or a model of the Hugging Face hub at a pinned revision."""
+
+    NAME = "source"
+    VERSION = 1
+    Options = SourceOptions
+
+    def fetched(self, options: SourceOptions) -> bool:
+        """Whether the checkpoint is on this machine."""
+        return _here(options) is not None
+
+    def fetch(self, options: SourceOptions, progress: Progress) -> None:
+        """Download a hub model that is not in the cache. Raises InputError when that fails."""
+        locate(options, download=True, progress=progress)
+
+    def notes(self, options: SourceOptions) -> list[str]:
+        """That the model has to be fetched, and that a branch is not a pinned revision."""
+        if options.hub is None:
+            return []
+        revision = options.revision or hub.DEFAULT_REVISION
+        found = hub.cached(options.hub, revision)
+        said = []
+        if found is None:
+            place = f"{options.hub} at {revision} is not in {hub.cache_folder()}"
+            said.append(f"{place}; a run downloads it first, sizes and checks follow then")
+        if not hub.COMMIT.fullmatch(revision):
+            pin = f"it is {found.name} now" if found is not None else "the hub shows it under Files and versions"
+            said.append(f"revision '{revision}' can move; put a commit in its place ({pin})")
+        return said
+
+    def reads(self, options: SourceOptions) -> list[Path]:
+        """Every file of the checkpoint that counts: weights, their index, companions. Raises InputError."""
+        folder = _here(options)
+        if folder is None:
+            return []
+        kind = checkpoint.layout(folder)
+        files, index = checkpoint.weight_files(folder, kind)
+        beside = [path for paths in _companions(folder).values() for path in paths]
+        return [*files, *([folder / kind.index] if index else []), *beside]
+
+    def check(self, options: SourceOptions, inputs: Inputs) -> list[Problem]:
+        """What is wrong with the checkpoint, by its headers; nothing for a hub model that is not downloaded yet."""
+        folder = _here(options)
+        if folder is None:
+            return []
+        if not folder.is_dir():
+            return _problems(lambda: checkpoint.read_config(folder))
+        looks = (lambda: checkpoint.read_config(folder), lambda: _companions(folder), lambda: _check_weights(folder))
+        found = [problem for look in looks for problem in _problems(look)]
+        return list({problem.where: problem for problem in reversed(found)}.values())[
+            ::-1
+        ]  # the first word on each file
+
+    def forecast(self, options: SourceOptions, inputs: Inputs) -> Bundle:
+        """The checkpoint's files where they are; those that will be converted by their bare names."""
+        folder = _here(options)
+        if folder is None:
+            return Bundle(_model(options, None))
+        roles = {role: tuple(_artifact(path) for path in paths) for role, paths in _companions(folder).items()}
+        kind = checkpoint.layout(folder)
+        files, _ = checkpoint.weight_files(folder, kind)
+        weights = pickled.forecast(files) if kind is PICKLES else tuple(_artifact(path) for path in files)
+        return Bundle(_model(options, folder), {Role.WEIGHTS: weights, **roles})
+
+    def run(self, options: SourceOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
+        """The bundle of the checkpoint; pickled weights become safetensors in `out`. Files left in place have no hash."""
+        folder = locate(options, download=True, progress=progress)
+        bundle = self.forecast(options, inputs)
+        if folder is None or checkpoint.layout(folder) is not PICKLES:
+            return bundle
+        files, index = checkpoint.weight_files(folder, PICKLES)
+        config = checkpoint.read_config(folder)
+        tied = bool(config.get("tie_word_embeddings"))
+        return bundle.with_(weights=pickled.convert(files, index, out, tied=tied, progress=progress))
+
+
+STAGE = SourceStage()

@@ -1,0 +1,118 @@
+"""What can be wrong with a validation before anything runs: headers and small files are read, no weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from convert.bundle import Bundle, Role
+from convert.errors import Problem, StageError
+from convert.model.reference import check_memory
+
+if TYPE_CHECKING:
+    from convert.formats.base import Output
+    from convert.validation.options import ValidateOptions
+    from validate.texts import InputSet
+
+MORE_MEMORY = "run it on a machine with more, or leave `validate:` out and validate the files there"
+
+
+def check_all(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) -> list[Problem]:
+    """Every problem of the options and the source, for these outputs."""
+    named = (*options.text, options.clicks, *options.images)
+    missing = [path for path in named if path is not None and not path.is_file()]
+    return [
+        *(Problem("validate", f"no file {path}", remedy="paths are relative to the recipe") for path in missing),
+        *_check_clicks(options),
+        *_check_contents(options),
+        *_check_window(options, source),
+        *_check_eyes(options, source, rows),
+        *check_memory(source, "validate", MORE_MEMORY),
+    ]
+
+
+def input_sets(options: ValidateOptions) -> Sequence[InputSet]:
+    """What is read: the recipe's texts and conversations, else our own. Raises StageError for what is none."""
+    from validate import texts
+
+    try:
+        return [texts.read_set(path) for path in options.text] or texts.default_sets()
+    except ValueError as error:
+        raise StageError("validate", str(error)) from error
+
+
+def _check_contents(options: ValidateOptions) -> list[Problem]:
+    """A text that is none and images that are none, before an hour is spent on the way to them."""
+    problems = []
+    try:
+        if all(path.is_file() for path in options.text):
+            input_sets(options)
+        if options.images:
+            from validate import vision
+
+            for path in options.images:
+                if path.is_file():
+                    vision.read_image(path)
+    except StageError as error:
+        problems.append(error.problem)
+    except ValueError as error:
+        problems.append(Problem("validate", str(error)))
+    return problems
+
+
+def wants_eyes(options: ValidateOptions) -> bool:
+    return bool(options.images or options.clicks)
+
+
+def _check_eyes(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) -> list[Problem]:
+    """Images and clicks that nothing could be shown."""
+    config = _config(source)
+    if not wants_eyes(options) or config is None:
+        return []
+    named = " and ".join(name for name in ("images", "clicks") if getattr(options, name))
+    if not isinstance(config.get("vision_config"), dict):
+        return [Problem("validate", f"{named} for a model that takes no images", remedy=f"leave out {named}")]
+    blind = dict.fromkeys(row.stage for row in rows if row.projector is None and not row.text_only)
+    if not any(row.projector for row in rows):
+        remedy = f"give a stage `mmproj: F16`, or leave out {named}"
+        return [Problem("validate", f"{named}, but no stage makes a projector", "an mmproj file", remedy)]
+    remedy = f"`mmproj: F16` makes one, `projector:` names one of a file that exists; or leave out {named}"
+    return [
+        Problem("validate", f"{named}, but stage '{stage}' makes no projector", "an mmproj file", remedy)
+        for stage in blind
+    ]
+
+
+def _config(source: Bundle) -> dict[str, Any] | None:
+    """The source's config.json; None where there is none to read, which its own stage says."""
+    try:
+        config = json.loads(next(iter(source.of(Role.CONFIG))).path.read_bytes())
+    except (StopIteration, OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _check_window(options: ValidateOptions, source: Bundle) -> list[Problem]:
+    """A window longer than what the model was made for measures how it breaks."""
+    config = _config(source) or {}
+    text = config.get("text_config", config)
+    longest = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    if not isinstance(longest, int) or options.window <= longest:
+        return []
+    return [Problem("validate", f"window: {options.window}", f"at most the model's {longest} positions")]
+
+
+def _check_clicks(options: ValidateOptions) -> list[Problem]:
+    from validate import vision
+
+    if options.clicks is None or not options.clicks.is_file():
+        return []
+    try:
+        tasks = vision.read_clicks(options.clicks, options.clicks_limit)
+    except (ValueError, OSError) as error:
+        return [Problem("validate", str(error))]
+    missing = [task.image for task in tasks if not task.image.is_file()]
+    if missing:
+        return [Problem(str(options.clicks), f"{len(missing)} images are not there, the first is {missing[0]}")]
+    return [] if tasks else [Problem(str(options.clicks), "there is no click in it")]

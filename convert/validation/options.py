@@ -1,0 +1,76 @@
+"""The words of `validate:`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from convert.options import Options, RecipePath
+from convert.validation.limits import LIMITS, Limits
+
+MIN_TOKENS = 16
+
+
+class ValidateOptions(Options):
+    """What to measure on, and what every output has to keep."""
+
+    text: list[RecipePath] = Field(
+        [],
+        description="input sets for drift and perplexity, one path or a list: UTF-8 texts, and conversations in "
+        ".jsonl (messages, tools), which the model's own template renders; a varied set of our own when left out",
+    )
+    tokens: int = Field(2048, ge=MIN_TOKENS, description="how many tokens to use in all, from the start of each text")
+    window: int = Field(512, ge=16, le=32768, description="tokens a window; the cache is empty at the start of each")
+    images: list[RecipePath] = Field(
+        [],
+        description="images for the projector, beside one of our own drawing in a size that the source does not resize",
+    )
+    image_text: str = Field("What is in this picture?", description="what is asked behind each image")
+    clicks: RecipePath | None = Field(
+        None,
+        description="JSON lines of image, instruction and row: a computer-use model's clicks are compared on them",
+    )
+    clicks_limit: int | None = Field(None, ge=1, description="use only the first so many of the clicks")
+    limits: Limits = Field({}, description=LIMITS)
+    also_on: list[str] = Field([], description="runtimes that run an output once more where they can: openvino")
+    require: Literal["run"] | dict[str, Literal["run"]] = Field(
+        {},
+        description="'run', or names as in `limits` -> 'run': an output that this machine has no device for fails, "
+        "and is not just left out of the verdict",
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
+    trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
+
+    @field_validator("require", mode="before")
+    @classmethod
+    def _run_is_all(cls, value: object) -> object:
+        """One message where a union's members would each have theirs."""
+        asked = value.items() if isinstance(value, dict) else [("require", value)]
+        for name, word in asked:
+            if word != "run":
+                raise ValueError(
+                    f"require: {name} is {word!r}, wanted 'run'"
+                    if isinstance(value, dict)
+                    else f"require is {word!r}, wanted 'run', or names -> 'run'"
+                )
+        return value
+
+    @field_validator("text", "also_on", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str | Path) else value
+
+    @field_validator("also_on")
+    @classmethod
+    def _known_runtimes(cls, names: list[str]) -> list[str]:
+        from validate import runtimes
+
+        known = [name for name in runtimes.names() if runtimes.runs_too(runtimes.load(name))]
+        for name in names:
+            if name not in known:
+                hint = "".join(f"; did you mean '{n}'?" for n in difflib.get_close_matches(name, known, 1))
+                raise ValueError(f"there is no second runtime '{name}', only {', '.join(known)}{hint}")
+        return list(dict.fromkeys(names))

@@ -1,0 +1,144 @@
+"""What a validation writes down: a row for each output, and what it takes to measure the same again."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from convert import registry
+from convert.bundle import Artifact, Bundle, Role
+from convert.errors import ConvertError
+from convert.files import write_text
+from convert.formats.base import Output
+from convert.progress import Progress
+
+if TYPE_CHECKING:
+    from validate.measurement import Measurement
+    from validate.reference import Cached
+    from validate.report import Output as Entry
+    from validate.report import Report
+    from validate.report.schema import FileEntry, ProvenanceEntry, ReferenceEntry, TensorEntry, TextEntry
+    from validate.texts import Windows
+
+TENSOR_VALUES = 4 << 20  # of each tensor, that are compared with the source's
+FORMS = {"report.json": "json", "report.md": "markdown", "report.html": "html"}
+
+
+def report_row(
+    out: Path, row: Output, measurement: Measurement, limits: Mapping[str, tuple[float, str]], source: Bundle
+) -> Entry:
+    """The output's entry in the report."""
+    from validate.report import Subject, output
+
+    weights, projector = row.weights, row.projector
+    subject = Subject(
+        row.stage,
+        weights.format,
+        weights.type,
+        {**_file(out, weights), "size_bytes": row.weights_size},
+        {**_file(out, projector), "size_bytes": row.projector_size} if projector else None,
+        projector.type if projector else "",
+        row.label,
+        tuple(_file(out, file) for file in row.files),
+    )
+    return output(subject, _counted(measurement, row, source), limits, _tensors(row, source))
+
+
+def reference_entry(out: Path, source: Bundle, vocabulary: int, cached: Cached) -> ReferenceEntry:
+    """What everything was compared with."""
+    from validate.runtimes import transformers
+
+    return {
+        "model": source.model.name,
+        "hub": source.model.hub,
+        "revision": source.model.revision,
+        "runtime": transformers.version(),
+        "dtype": "float32",
+        "vocabulary": vocabulary,
+        "files": [_file(out, artifact) for artifact in source.of(Role.WEIGHTS)],
+        "cache": {
+            "whole": cached.whole,
+            "bytes": cached.bytes,
+            "tokens_kept": cached.tokens_kept,
+            "tail_mass": cached.tail_mass,
+            "tail_mass_max": cached.tail_mass_max,
+        },
+    }
+
+
+def report(
+    out: Path, compared_with: ReferenceEntry, windows: Windows, outputs: Sequence[Entry], provenance: ProvenanceEntry
+) -> Report:
+    """report.json."""
+    from validate.report import SCHEMA_VERSION
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": out.parent.name,
+        "reference": compared_with,
+        "texts": [cast("TextEntry", asdict(entry)) for entry in windows.entries],
+        "window": max(map(len, windows.tokens)),
+        "outputs": list(outputs),
+        "provenance": provenance,
+    }
+
+
+def provenance(progress: Progress, packages: Sequence[str]) -> ProvenanceEntry:
+    """What has to be known to measure the same again."""
+    from validate import provenance
+
+    command = ["convert", *sys.argv[1:]]  # however it was started
+    return {
+        "convert": version("convert"),
+        "recipe_sha256": progress.recipe_sha256,
+        "command": shlex.join(command),
+        "versions": provenance.versions(packages),
+        "machine": provenance.machine(),
+    }
+
+
+def write(out: Path, content: Report) -> tuple[Artifact, ...]:
+    """The report in every form there is."""
+    from validate.report import to_html, to_json, to_markdown
+
+    texts = (to_json(content), to_markdown(content), to_html(content))
+    return tuple(write_text(out / name, text, FORMS[name]) for name, text in zip(FORMS, texts, strict=True))
+
+
+def _counted(measurement: Measurement, row: Output, source: Bundle) -> Measurement:
+    """With the source's weights counted where the runtime counts none: those that lie in the row's files."""
+    from validate import memory
+
+    parameters = memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=row.shares_checkpoint)
+    return replace(measurement, parameters=measurement.parameters or parameters)
+
+
+def _tensors(row: Output, source: Bundle) -> list[TensorEntry]:
+    """The error of each tensor, of formats that tell; none where the file or the source is not one we convert."""
+    if row.parts or row.not_built:
+        return []
+    format_, _ = registry.kinds()[row.weights.format]
+    try:
+        errors = list(format_.tensor_errors(row.weights.path, _folder(source), TENSOR_VALUES))
+    except ConvertError:
+        return []
+    return [
+        {"name": e.name, "type": e.type, "values": e.values, "error": e.relative if math.isfinite(e.relative) else None}
+        for e in errors
+    ]
+
+
+def _folder(source: Bundle) -> Path:
+    return next(iter(source.of(Role.CONFIG))).path.parent
+
+
+def _file(out: Path, artifact: Artifact) -> FileEntry:
+    path, home = artifact.path, out.parent
+    name = path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name
+    return {"path": name, "size_bytes": artifact.size, "sha256": artifact.sha256}
