@@ -3,12 +3,12 @@
 A family module has
 
     CLASSES: tuple[str, ...]          the names in config.json's `architectures` it serves
-    text(config) -> Part              the language model's GGUF file; raises PlanError for a config it cannot take
+    text(config) -> GraphSpec              the language model's GGUF file; raises PlanError for a config it cannot take
 
 and may have
 
     RENAMES: tuple[tuple[str, str], ...]        other writers' beginnings of tensor names -> the ones in its tables
-    vision(config, preprocessor) -> Part        the mmproj file of a model that sees
+    vision(config, preprocessor) -> GraphSpec        the mmproj file of a model that sees
     VISION: str | tuple[str, ...]               how the names of its tensors start
 
 A module whose name starts with an underscore is not a family.

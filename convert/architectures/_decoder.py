@@ -1,7 +1,7 @@
 """The decoders of most families: blocks of attention and MLP with norms, their sizes read from config.json and checked.
 
 A family says what llama.cpp's graph for it can do (`Graph`), lets `read_decoder` read and check the config, and gives
-`decoder_part` its rows, the fields that only it has, and the ways of its words.
+`decoder_spec` its rows, the fields that only it has, and the transforms of its words.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from convert.architectures._config import MAX_CONTEXT, MAX_LAYERS, Config
-from convert.architectures._graph_spec import Generated, LeftOut, Part, Row, Wanted, Way, expand
+from convert.architectures._graph_spec import Generated, GraphSpec, LeftOut, SourceTensor, TensorRule, Transform, expand
 from convert.architectures._rope import Rope, Rotary, read_rope, rope_fields, rope_tensors
 from convert.architectures._rows import HEAD, INVERSE_FREQUENCIES
 from convert.architectures._window import window_notes
@@ -168,21 +168,23 @@ def head_size_fields(decoder: Decoder) -> list[Field]:
 class Extra:
     """What a decoder's file has beyond rows and fields, or otherwise than most."""
 
-    head: Row = HEAD
-    wanted: Iterable[Wanted] = ()  # tensors of some layers only: expand(rows, decoder.sizes, ways, [3, 4, 5])
+    head: TensorRule = HEAD
+    wanted: Iterable[
+        SourceTensor
+    ] = ()  # tensors of some layers only: expand(rows, decoder.sizes, transforms, [3, 4, 5])
     generated: Iterable[Generated] = ()
     left_out: Iterable[LeftOut] = ()
     notes: Iterable[str] = ()
 
 
-def decoder_part(
+def decoder_spec(
     decoder: Decoder,
-    rows: Iterable[Row],
+    rows: Iterable[TensorRule],
     fields: Iterable[Field] = (),
-    ways: Mapping[str, Way] | None = None,
+    transforms: Mapping[str, Transform] | None = None,
     extra: Extra | None = None,
-) -> Part:
-    """The Part of a decoder whose tensors are `rows`, and the head where it is not tied.
+) -> GraphSpec:
+    """The GraphSpec of a decoder whose tensors are `rows`, and the head where it is not tied.
 
     Raises PlanError with every problem the config has.
     """
@@ -199,10 +201,10 @@ def decoder_part(
     generated = (*(rope_tensors(decoder.rope) if decoder.rope else ()), *extra.generated)
     notes = () if decoder.graph.windowed else window_notes(decoder.config, decoder.layers, decoder.context)
     decoder.config.finish()
-    return Part(
+    return GraphSpec(
         decoder.graph.name,
         all_fields,
-        (*expand(table, decoder.sizes, ways, decoder.layers), *extra.wanted),
+        (*expand(table, decoder.sizes, transforms, decoder.layers), *extra.wanted),
         generated,
         tuple(left_out),
         (*decoder.notes, *notes, *extra.notes),

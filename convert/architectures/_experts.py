@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convert.architectures._decoder import Decoder
-from convert.architectures._graph_spec import Packed, Way
+from convert.architectures._graph_spec import Packed, Transform
 from convert.gguf_field import Field
 from quantize.mxfp4 import repack
 
@@ -13,7 +13,7 @@ MAX_EXPERTS = 1024  # llama.cpp, LLAMA_MAX_EXPERTS
 MAX_MATRICES = 1 << 17  # of all layers' experts; the largest models of the field have some 36,000
 
 MXFP4 = Packed("MXFP4", 2, repack, 32)
-MXFP4_WAYS = {"blocks": Way(packed=MXFP4, operand=0), "scales": Way(packed=MXFP4, operand=1)}
+MXFP4_TRANSFORMS = {"blocks": Transform(packed=MXFP4, operand=0), "scales": Transform(packed=MXFP4, operand=1)}
 """For tensors called …_blocks (experts, rows, blocks, 16 bytes) and …_scales (experts, rows, blocks)."""
 
 

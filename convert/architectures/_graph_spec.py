@@ -31,7 +31,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Target:
+class OutputTensor:
     """One tensor of a GGUF file. `shape` is in numpy's order: rows last but one, GGUF writes it reversed.
 
     Experts are tensors of their own in a checkpoint and one in a GGUF file: each has the target `shape[0]` of them
@@ -53,12 +53,12 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SourceTensor:
     """One checkpoint tensor, under the family's own name for it, and the GGUF tensors it becomes."""
 
     source: str
     shape: tuple[int, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[OutputTensor, ...]
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Part:
+class GraphSpec:
     """Everything a GGUF file gets from the architecture. `notes` are differences from the source a user should know."""
 
     architecture: str  # general.architecture
     fields: tuple[Field, ...]
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[SourceTensor, ...]
     generated: tuple[Generated, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
@@ -99,12 +99,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Way:
+class Transform:
     """What is done to a tensor on its way into the file: rearranged by `view`, then changed in its numbers."""
 
     view: View | None = None
     change: Change | None = None
-    turned: bool = False  # the view makes rows of columns: the last two axes change places
+    transpose: bool = False  # the view makes rows of columns: the last two axes change places
     packed: Packed | None = None
     operand: int | None = None  # of the packed tensor
     type: str = ""  # of the tensor in every file; empty: what the file's rules say
@@ -113,24 +113,26 @@ class Way:
         """The GGUF tensor's shape, from the checkpoint tensor's."""
         if self.packed:
             return (*shape[:2], shape[2] * self.packed.block)
-        return (*shape[:-2], shape[-1], shape[-2]) if self.turned else shape
+        return (*shape[:-2], shape[-1], shape[-2]) if self.transpose else shape
 
-    def target(self, name: str, shape: tuple[int, ...], view: View | None) -> Target:
+    def target(self, name: str, shape: tuple[int, ...], view: View | None) -> OutputTensor:
         """The GGUF tensor called `name` of a checkpoint tensor, or the part of one, of this shape."""
-        return Target(name, self.shape(shape), view, self.operand, self.change, self.packed, self.type)
+        return OutputTensor(name, self.shape(shape), view, self.operand, self.change, self.packed, self.type)
 
 
 def _plus_one(values: np.ndarray) -> np.ndarray:
     return values + np.float32(1)
 
 
-TURNED = Way(lambda values: values.swapaxes(-1, -2), turned=True)
+TRANSPOSED = Transform(lambda values: values.swapaxes(-1, -2), transpose=True)
 """For weights stored (in, out), as transformers' Conv1D has them; GGUF wants (out, in)."""
 
-PLUS_ONE = Way(change=_plus_one)
+PLUS_ONE = Transform(change=_plus_one)
 """For norms that multiply by 1 + weight; llama.cpp multiplies by what is in the file."""
 
-Row = tuple[str, str | tuple[str, ...], tuple[str, ...]] | tuple[str, str | tuple[str, ...], tuple[str, ...], str]
+TensorRule = (
+    tuple[str, str | tuple[str, ...], tuple[str, ...]] | tuple[str, str | tuple[str, ...], tuple[str, ...], str]
+)
 """A line of a family's table: checkpoint name, GGUF name, shape of the checkpoint's tensor by names of dimensions, and
 for tensors that some family rearranges or changes the word for the way it does.
 
@@ -141,11 +143,11 @@ for tensors that some family rearranges or changes the word for the way it does.
 
 
 def expand(
-    table: Iterable[Row],
+    table: Iterable[TensorRule],
     sizes: Mapping[str, int],
-    ways: Mapping[str, Way] | None = None,
+    transforms: Mapping[str, Transform] | None = None,
     layers: int | Sequence[int] = 1,
-) -> tuple[Wanted, ...]:
+) -> tuple[SourceTensor, ...]:
     """The table's tensors with real names and shapes, layer after layer where names have an `{i}`.
 
     `layers` is their number, or those of them that have such tensors.
@@ -155,26 +157,28 @@ def expand(
     once = [row for row in rows if "{i}" not in row[0]]
     layered = [(row, layer) for layer in numbers for row in rows if "{i}" in row[0]]
     return tuple(
-        w for row, layer in [*((r, 0) for r in once), *layered] for w in _wanted(row, sizes, ways or {}, layer)
+        w for row, layer in [*((r, 0) for r in once), *layered] for w in _wanted(row, sizes, transforms or {}, layer)
     )
 
 
-def _wanted(row: Row, sizes: Mapping[str, int], ways: Mapping[str, Way], layer: int) -> Iterator[Wanted]:
+def _wanted(
+    row: TensorRule, sizes: Mapping[str, int], transforms: Mapping[str, Transform], layer: int
+) -> Iterator[SourceTensor]:
     source = row[0].replace("{i}", str(layer))
     names = [name.replace("{i}", str(layer)) for name in ((row[1],) if isinstance(row[1], str) else row[1])]
-    way = ways.get(row[3], Way()) if len(row) > 3 else Way()
-    if way.turned and len(row[2]) < 2:
-        way = Way(change=way.change)  # a bias beside a weight that is turned
+    way = transforms.get(row[3], Transform()) if len(row) > 3 else Transform()
+    if way.transpose and len(row[2]) < 2:
+        way = Transform(change=way.change)  # a bias beside a weight that is turned
     axes = [_Axis(tuple(sizes[word] for word in re.split("[+/]", text)), "/" in text) for text in row[2]]
     shape = tuple(axis.length for axis in axes)
     targets = tuple(_targets(names, axes, way))
     if "{e}" not in source:
-        yield Wanted(source, shape, targets)
+        yield SourceTensor(source, shape, targets)
         return
     experts = sizes["experts"]
     for place in range(experts):
-        stacked = (Target(t.name, (experts, *t.shape), t.view, place, t.change) for t in targets)
-        yield Wanted(source.replace("{e}", str(place)), shape, tuple(stacked))
+        stacked = (OutputTensor(t.name, (experts, *t.shape), t.view, place, t.change) for t in targets)
+        yield SourceTensor(source.replace("{e}", str(place)), shape, tuple(stacked))
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ class _Axis:
         return slice(start, start + self.lengths[number])
 
 
-def _targets(names: Sequence[str], axes: Sequence[_Axis], way: Way) -> Iterator[Target]:
+def _targets(names: Sequence[str], axes: Sequence[_Axis], way: Transform) -> Iterator[OutputTensor]:
     """The GGUF tensors of a checkpoint tensor with these axes."""
     shape = tuple(axis.length for axis in axes)
     if len(names) == 1:

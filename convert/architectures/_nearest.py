@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert import architectures
-from convert.architectures._graph_spec import Part
+from convert.architectures._graph_spec import GraphSpec
 from convert.errors import ConvertError
 
 ENOUGH = 0.5  # of the kinds of tensors
@@ -31,7 +31,7 @@ def nearest(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
     for served, name in architectures.known().items():
         family = architectures.load(name)
         try:
-            part: Part = family.text({**config, "architectures": [served]})
+            part: GraphSpec = family.text({**config, "architectures": [served]})
         except ConvertError:
             continue
         found = _compared(name, part, shapes, getattr(family, "RENAMES", ()))
@@ -45,7 +45,7 @@ def _distance(found: Nearest) -> tuple[int, int]:
 
 
 def _compared(
-    family: str, part: Part, shapes: Mapping[str, tuple[int, ...]], renames: Sequence[tuple[str, str]]
+    family: str, part: GraphSpec, shapes: Mapping[str, tuple[int, ...]], renames: Sequence[tuple[str, str]]
 ) -> Nearest:
     wanted = {want.source: want.shape for want in part.wanted}
     kinds: dict[str, bool] = {}  # whether the table takes every tensor of the kind

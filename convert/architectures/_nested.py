@@ -7,7 +7,7 @@ from typing import Any
 
 from convert.architectures import gemma3, llama, qwen2, qwen3
 from convert.architectures._config import Config
-from convert.architectures._graph_spec import Part
+from convert.architectures._graph_spec import GraphSpec
 
 TEXTS = {
     "llama": llama.text,
@@ -55,8 +55,8 @@ def text_values(values: Mapping[str, Any], kind: str = "") -> dict[str, Any]:
     return {**defaults, **given, "tie_word_embeddings": True}
 
 
-def nested_text(values: Mapping[str, Any], kind: str = "") -> Part:
-    """The Part of the text model under text_config; `kind` is its model_type where the config is silent.
+def nested_text(values: Mapping[str, Any], kind: str = "") -> GraphSpec:
+    """The GraphSpec of the text model under text_config; `kind` is its model_type where the config is silent.
 
     Raises PlanError for a text model that is not one of TEXTS, and with every problem of its config.
     """

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Decoder, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import LeftOut, Part, Row, Target, View, Wanted
+from convert.architectures._decoder import Decoder, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, LeftOut, OutputTensor, SourceTensor, TensorRule, View
 from convert.architectures._mmproj import VisionTower
 
 TEMPORAL_PATCH = 2  # frames under one patch; a still image is two equal frames
@@ -19,21 +19,21 @@ FREQUENCIES = LeftOut("rotary_pos_emb.inv_freq", "llama.cpp computes the vision 
 
 _V, _B = "visual.blocks.{i}", "v.blk.{i}"
 _PARTS = tuple(f"{_B}.attn_{which}" for which in "qkv")
-MERGER: tuple[Row, ...] = (
+MERGER: tuple[TensorRule, ...] = (
     ("visual.merger.mlp.0.weight", "mm.0.weight", ("merged", "merged")),
     ("visual.merger.mlp.0.bias", "mm.0.bias", ("merged",)),
     ("visual.merger.mlp.2.weight", "mm.2.weight", ("text", "merged")),
     ("visual.merger.mlp.2.bias", "mm.2.bias", ("text",)),
 )
-QKV: tuple[Row, ...] = (
+QKV: tuple[TensorRule, ...] = (
     (f"{_V}.attn.qkv.weight", tuple(f"{name}.weight" for name in _PARTS), ("width+width+width", "width")),
     (f"{_V}.attn.qkv.bias", tuple(f"{name}.bias" for name in _PARTS), ("width+width+width",)),
 )
-ATTENTION_OUT: tuple[Row, ...] = (
+ATTENTION_OUT: tuple[TensorRule, ...] = (
     (f"{_V}.attn.proj.weight", f"{_B}.attn_out.weight", ("width", "width")),
     (f"{_V}.attn.proj.bias", f"{_B}.attn_out.bias", ("width",)),
 )
-NORMS: tuple[Row, ...] = (
+NORMS: tuple[TensorRule, ...] = (
     (f"{_V}.norm1.weight", f"{_B}.ln1.weight", ("width",)),
     (f"{_V}.norm2.weight", f"{_B}.ln2.weight", ("width",)),
 )
@@ -56,11 +56,11 @@ def check_sections(decoder: Decoder) -> None:
         decoder.rope.values.complain("mrope_section", list(sections) or None, wanted)
 
 
-def text_part(values: Mapping[str, Any], graph: Graph, rows: Iterable[Row]) -> Part:
+def text_spec(values: Mapping[str, Any], graph: Graph, rows: Iterable[TensorRule]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     decoder = read_decoder(text_config(values), graph)
     check_sections(decoder)
-    return decoder_part(decoder, rows)
+    return decoder_spec(decoder, rows)
 
 
 def check_tower(config: Config, tower: VisionTower) -> None:
@@ -74,7 +74,7 @@ def check_tower(config: Config, tower: VisionTower) -> None:
         config.complain("num_heads", got, wanted)
 
 
-def patch_embedding(width: int, patch: int) -> Wanted:
+def patch_embedding(width: int, patch: int) -> SourceTensor:
     """The Conv3d over two frames becomes two Conv2d, whose results llama.cpp adds."""
 
     def frame(number: int) -> View:
@@ -82,6 +82,6 @@ def patch_embedding(width: int, patch: int) -> Wanted:
 
     shape = (width, 3, patch, patch)
     targets = tuple(
-        Target(f"v.patch_embd.weight{suffix}", shape, frame(number)) for number, suffix in enumerate(("", ".1"))
+        OutputTensor(f"v.patch_embd.weight{suffix}", shape, frame(number)) for number, suffix in enumerate(("", ".1"))
     )
-    return Wanted("visual.patch_embed.proj.weight", (width, 3, TEMPORAL_PATCH, patch, patch), targets)
+    return SourceTensor("visual.patch_embed.proj.weight", (width, 3, TEMPORAL_PATCH, patch, patch), targets)

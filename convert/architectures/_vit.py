@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from convert.architectures._config import MAX_LAYERS, Config
-from convert.architectures._graph_spec import Row, Way
+from convert.architectures._graph_spec import TensorRule, Transform
 from convert.architectures._mmproj import MAX_IMAGE, VisionTower
 from convert.architectures._rows import biases
 
@@ -22,7 +22,7 @@ RENAMES = (  # of transformers' models of a tower, a projector of several module
     ("model.multi_modal_projector.", "multi_modal_projector."),
 )
 V, B = "vision.encoder.layers.{i}", "v.blk.{i}"
-WEIGHTS: tuple[Row, ...] = (
+WEIGHTS: tuple[TensorRule, ...] = (
     (f"{V}.self_attn.q_proj.weight", f"{B}.attn_q.weight", ("width", "width")),
     (f"{V}.self_attn.k_proj.weight", f"{B}.attn_k.weight", ("width", "width")),
     (f"{V}.self_attn.v_proj.weight", f"{B}.attn_v.weight", ("width", "width")),
@@ -32,8 +32,8 @@ WEIGHTS: tuple[Row, ...] = (
     (f"{V}.mlp.fc1.weight", f"{B}.ffn_up.weight", ("ffn", "width")),
     (f"{V}.mlp.fc2.weight", f"{B}.ffn_down.weight", ("width", "ffn")),
 )
-LAYERS: tuple[Row, ...] = (*WEIGHTS, *biases(WEIGHTS))
-EMBEDDINGS: tuple[Row, ...] = (
+LAYERS: tuple[TensorRule, ...] = (*WEIGHTS, *biases(WEIGHTS))
+EMBEDDINGS: tuple[TensorRule, ...] = (
     (
         "vision.embeddings.patch_embedding.weight",
         "v.patch_embd.weight",
@@ -42,19 +42,19 @@ EMBEDDINGS: tuple[Row, ...] = (
     ),
     ("vision.embeddings.position_embedding.weight", "v.position_embd.weight", ("positions", "width")),
 )
-POST_NORM: tuple[Row, ...] = (
+POST_NORM: tuple[TensorRule, ...] = (
     ("vision.post_layernorm.weight", "v.post_ln.weight", ("width",)),
     ("vision.post_layernorm.bias", "v.post_ln.bias", ("width",)),
 )
-SIGLIP: tuple[Row, ...] = (
+SIGLIP: tuple[TensorRule, ...] = (
     *EMBEDDINGS,
     ("vision.embeddings.patch_embedding.bias", "v.patch_embd.bias", ("width",)),
     *LAYERS,
     *POST_NORM,
 )
 
-FLOAT32 = Way(type="F32")
-FLOAT16 = Way(type="F16")
+FLOAT32 = Transform(type="F32")
+FLOAT16 = Transform(type="F16")
 
 SIGLIP_DEFAULTS = {  # transformers' own, of siglip_vision_model
     "hidden_size": 768,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
 from convert.architectures.llama import side_by_side
@@ -19,7 +19,7 @@ GRAPH = Graph("arcee", default_epsilon=1e-5, activations=("relu2",), rotary=Rota
 ROWS = (*ENDS, *NORMS, *ATTENTION, *MLP[1:])
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
@@ -30,4 +30,4 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("arcee.vocab_size", decoder.vocab),
         Field.uint32("arcee.rope.dimension_count", decoder.head_dim),
     ]
-    return decoder_part(decoder, ROWS, fields, side_by_side(decoder))
+    return decoder_spec(decoder, ROWS, fields, side_by_side(decoder))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import GELU_TANH, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part, Row, Way
+from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform
 from convert.architectures._rows import B, biases
 from convert.architectures.gpt_neox import heads_apart
 
@@ -30,22 +30,22 @@ SPELLINGS = {
     "num_attention_heads": "n_head",
     "max_position_embeddings": "seq_length",
 }
-NORMS: tuple[Row, ...] = (
+NORMS: tuple[TensorRule, ...] = (
     ("word_embeddings_layernorm.weight", "token_embd_norm.weight", ("hidden",)),
     ("ln_f.weight", "output_norm.weight", ("hidden",)),
     ("h.{i}.input_layernorm.weight", f"{B}.attn_norm.weight", ("hidden",)),
     ("h.{i}.post_attention_layernorm.weight", f"{B}.ffn_norm.weight", ("hidden",)),
 )
-MATRICES: tuple[Row, ...] = (
+MATRICES: tuple[TensorRule, ...] = (
     ("h.{i}.self_attention.query_key_value.weight", f"{B}.attn_qkv.weight", ("q+kv+kv", "hidden"), "qkv"),
     ("h.{i}.self_attention.dense.weight", f"{B}.attn_output.weight", ("hidden", "q")),
     ("h.{i}.mlp.dense_h_to_4h.weight", f"{B}.ffn_up.weight", ("ffn", "hidden")),
     ("h.{i}.mlp.dense_4h_to_h.weight", f"{B}.ffn_down.weight", ("hidden", "ffn")),
 )
-EMBEDDING: Row = ("word_embeddings.weight", "token_embd.weight", ("vocab", "hidden"))
+EMBEDDING: TensorRule = ("word_embeddings.weight", "token_embd.weight", ("vocab", "hidden"))
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).spelled(**SPELLINGS).with_defaults(seq_length=2048)
     # transformers has no other width of the MLP, and one key and value for each query
@@ -59,4 +59,4 @@ def text(values: Mapping[str, Any]) -> Part:
     why = "llama.cpp's bloom graph has no other"
     config.require("apply_residual_connection_post_layernorm", False, why)
     rows = (EMBEDDING, *NORMS, *MATRICES, *biases(NORMS, MATRICES))
-    return decoder_part(decoder, rows, ways={"qkv": Way(heads_apart(decoder.heads))})
+    return decoder_spec(decoder, rows, transforms={"qkv": Transform(heads_apart(decoder.heads))})

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Decoder, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part, Row
+from convert.architectures._decoder import Decoder, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, B, L
 from convert.gguf_field import Field
@@ -24,14 +24,14 @@ GRAPH = Graph(
     tied=True,
 )
 ROWS = (*ENDS, NORMS[0], *ATTENTION, *MLP)
-QK_NORM: tuple[Row, ...] = (
+QK_NORM: tuple[TensorRule, ...] = (
     (f"{L}.self_attn.q_norm.weight", f"{B}.attn_q_norm.weight", ("heads", "head")),
     (f"{L}.self_attn.k_norm.weight", f"{B}.attn_k_norm.weight", ("kv_heads", "head")),
 )
 NORMED_LAYERS = 64  # from this depth on llama.cpp's graph wants the norms of Command-R+ (models/command-r.cpp)
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     # max_position_embeddings is 8192 in models that were trained for 128k, which is model_max_length
     config = Config(values).spelled(max_position_embeddings="model_max_length")
@@ -41,7 +41,7 @@ def text(values: Mapping[str, Any]) -> Part:
     if config.flag("use_qk_norm") != normed:
         why = f"llama.cpp's command-r graph has norms on queries in models of {NORMED_LAYERS} layers and more only"
         config.complain("use_qk_norm", not normed, str(normed).lower(), why)
-    return decoder_part(decoder, (*ROWS, *QK_NORM) if normed else ROWS, cohere_fields(decoder))
+    return decoder_spec(decoder, (*ROWS, *QK_NORM) if normed else ROWS, cohere_fields(decoder))
 
 
 def cohere_fields(decoder: Decoder) -> list[Field]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._window import require_every
 from convert.architectures.cohere import ROWS, cohere_fields
@@ -27,7 +27,7 @@ GRAPH = Graph(
 )
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(sliding_window=4096)
     decoder = read_decoder(config, GRAPH)
@@ -39,4 +39,4 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("cohere2.vocab_size", decoder.vocab),
         Field.uint32("cohere2.rope.dimension_count", decoder.head_dim),
     ]
-    return decoder_part(decoder, ROWS, fields)
+    return decoder_spec(decoder, ROWS, fields)

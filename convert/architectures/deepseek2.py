@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from convert.architectures._config import MAX_LAYERS, Config
-from convert.architectures._decoder import Decoder, Extra, Graph, decoder_part, read_decoder
+from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._graph_spec import LeftOut, Part, Row, Target, Wanted, expand
+from convert.architectures._graph_spec import GraphSpec, LeftOut, OutputTensor, SourceTensor, TensorRule, expand
 from convert.architectures._rows import ENDS, EXPERTS, MLP, NORMS, OUTPUT, ROUTER, B, L, named
 from convert.gguf_field import Field
 
@@ -34,22 +34,22 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
 CLASSES = tuple(KINDS)
 FIXED = {"attention_bias": False, "mlp_bias": False, "moe_layer_freq": 1, "rope_interleave": True}
 
-LATENT: tuple[Row, ...] = (
+LATENT: tuple[TensorRule, ...] = (
     (f"{L}.self_attn.kv_a_proj_with_mqa.weight", f"{B}.attn_kv_a_mqa.weight", ("latent+rope", "hidden")),
     (f"{L}.self_attn.kv_a_layernorm.weight", f"{B}.attn_kv_a_norm.weight", ("latent",)),
     *((source, name, ("hidden", "values")) for source, name, *_ in OUTPUT),
 )
-QUERY: tuple[Row, ...] = ((f"{L}.self_attn.q_proj.weight", f"{B}.attn_q.weight", ("queries", "hidden")),)
-LATENT_QUERY: tuple[Row, ...] = (
+QUERY: tuple[TensorRule, ...] = ((f"{L}.self_attn.q_proj.weight", f"{B}.attn_q.weight", ("queries", "hidden")),)
+LATENT_QUERY: tuple[TensorRule, ...] = (
     (f"{L}.self_attn.q_a_proj.weight", f"{B}.attn_q_a.weight", ("latent_query", "hidden")),
     (f"{L}.self_attn.q_a_layernorm.weight", f"{B}.attn_q_a_norm.weight", ("latent_query",)),
     (f"{L}.self_attn.q_b_proj.weight", f"{B}.attn_q_b.weight", ("queries", "latent_query")),
 )
-SHARED: tuple[Row, ...] = tuple(
+SHARED: tuple[TensorRule, ...] = tuple(
     (source, f"{name}".replace(".weight", "_shexp.weight"), tuple(d.replace("ffn", "shared") for d in dims))
     for source, name, dims, *_ in named(MLP, ("mlp.", "mlp.shared_experts."))
 )
-CORRECTION: Row = (f"{L}.mlp.gate.e_score_correction_bias", f"{B}.exp_probs_b.bias", ("experts",))
+CORRECTION: TensorRule = (f"{L}.mlp.gate.e_score_correction_bias", f"{B}.exp_probs_b.bias", ("experts",))
 LAYERS_OF_LITE = (26, 27)  # models where llama.cpp looks for no latent queries (models/deepseek2.cpp)
 LATENT_EPSILON = 1e-6  # transformers, modeling_deepseek_v3.py, DeepseekV3RMSNorm: whatever rms_norm_eps is
 EPSILON_NOTE = (
@@ -62,7 +62,7 @@ BEST_OF_GROUP = (
 )
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     kind = KINDS[values["architectures"][0]]
     config = Config(values).with_defaults(**kind).spelled(head_dim="qk_rope_head_dim", num_experts="n_routed_experts")
@@ -95,7 +95,7 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("deepseek2.expert_gating_func", GATING[kind["scoring_func"]]),
         *groups,
     ]
-    return decoder_part(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=drafts(decoder), notes=notes))
+    return decoder_spec(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=drafts(decoder), notes=notes))
 
 
 def _sized(decoder: Decoder, shared: int) -> Decoder:
@@ -135,7 +135,7 @@ def _attention_fields(decoder: Decoder) -> list[Field]:
     return [Field.uint32(f"deepseek2.{key}", value) for key, value in numbers.items()]
 
 
-def _keys_and_values(decoder: Decoder) -> Iterator[Wanted]:
+def _keys_and_values(decoder: Decoder) -> Iterator[SourceTensor]:
     """kv_b_proj of every layer: (heads, plain part of a key + value, latent), as rows."""
     size, heads = decoder.sizes, decoder.heads
     plain, value, latent = size["plain"], size["value"], size["latent"]
@@ -151,10 +151,10 @@ def _keys_and_values(decoder: Decoder) -> Iterator[Wanted]:
 
     for i in range(decoder.layers):
         targets = (
-            Target(f"blk.{i}.attn_k_b.weight", (heads, latent, plain), key),
-            Target(f"blk.{i}.attn_v_b.weight", (heads, value, latent), values),
+            OutputTensor(f"blk.{i}.attn_k_b.weight", (heads, latent, plain), key),
+            OutputTensor(f"blk.{i}.attn_v_b.weight", (heads, value, latent), values),
         )
-        yield Wanted(f"model.layers.{i}.self_attn.kv_b_proj.weight", (heads * (plain + value), latent), targets)
+        yield SourceTensor(f"model.layers.{i}.self_attn.kv_b_proj.weight", (heads * (plain + value), latent), targets)
 
 
 def _groups(config: Config, experts: int) -> tuple[list[Field], list[str]]:

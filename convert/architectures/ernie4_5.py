@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
 
@@ -17,9 +17,9 @@ GRAPH = Graph("ernie4_5", default_epsilon=1e-5, rotary=Rotary(theta=500000.0), t
 ROWS = (*ENDS, *NORMS, *ATTENTION, *MLP)
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(head_dim=128)
     decoder = read_decoder(config, GRAPH)
     config.require("use_bias", False, "llama.cpp's ernie4_5 graph has no biases in its MLP")
-    return decoder_part(decoder, ROWS, head_size_fields(decoder))
+    return decoder_spec(decoder, ROWS, head_size_fields(decoder))

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from convert.architectures._config import MAX_CONTEXT, Config
-from convert.architectures._decoder import Decoder, Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM
 from convert.architectures._window import sliding_layers
@@ -21,7 +21,7 @@ NORMS_BEHIND = OLMO_NORMS[2:]
 LAYERS_OF_32B = 64  # only then llama.cpp has windows (models/exaone4.cpp)
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
@@ -31,7 +31,7 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("exaone4.vocab_size", decoder.vocab),
         *_window_fields(decoder),
     ]
-    return decoder_part(decoder, (*ENDS, *NORMS_BEHIND, *QK_NORM, *ATTENTION, *MLP), fields)
+    return decoder_spec(decoder, (*ENDS, *NORMS_BEHIND, *QK_NORM, *ATTENTION, *MLP), fields)
 
 
 def _window_fields(decoder: Decoder) -> Iterator[Field]:

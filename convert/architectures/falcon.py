@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import GELU, Decoder, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part, Row, View, Way
+from convert.architectures._decoder import GELU, Decoder, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform, View
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import B, biases
 from convert.gguf_field import Field
@@ -30,14 +30,14 @@ GRAPH = Graph(
 SPELLINGS = {"num_key_value_heads": "num_kv_heads", "intermediate_size": "ffn_hidden_size"}
 
 H = "transformer.h.{i}"
-EMBEDDING: Row = ("transformer.word_embeddings.weight", "token_embd.weight", ("vocab", "hidden"))
-LAST_NORM: Row = ("transformer.ln_f.weight", "output_norm.weight", ("hidden",))
-ONE_NORM: tuple[Row, ...] = ((f"{H}.input_layernorm.weight", f"{B}.attn_norm.weight", ("hidden",)),)
-TWO_NORMS: tuple[Row, ...] = (  # llama.cpp's attn_norm is the one before the MLP (models/falcon.cpp)
+EMBEDDING: TensorRule = ("transformer.word_embeddings.weight", "token_embd.weight", ("vocab", "hidden"))
+LAST_NORM: TensorRule = ("transformer.ln_f.weight", "output_norm.weight", ("hidden",))
+ONE_NORM: tuple[TensorRule, ...] = ((f"{H}.input_layernorm.weight", f"{B}.attn_norm.weight", ("hidden",)),)
+TWO_NORMS: tuple[TensorRule, ...] = (  # llama.cpp's attn_norm is the one before the MLP (models/falcon.cpp)
     (f"{H}.ln_mlp.weight", f"{B}.attn_norm.weight", ("hidden",)),
     (f"{H}.ln_attn.weight", f"{B}.attn_norm_2.weight", ("hidden",)),
 )
-MATRICES: tuple[Row, ...] = (
+MATRICES: tuple[TensorRule, ...] = (
     (f"{H}.self_attention.query_key_value.weight", f"{B}.attn_qkv.weight", ("q+kv+kv", "hidden"), "qkv"),
     (f"{H}.self_attention.dense.weight", f"{B}.attn_output.weight", ("hidden", "q")),
     (f"{H}.mlp.dense_h_to_4h.weight", f"{B}.ffn_up.weight", ("ffn", "hidden")),
@@ -45,7 +45,7 @@ MATRICES: tuple[Row, ...] = (
 )
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = _read(values)
     decoder = read_decoder(config, GRAPH)
@@ -53,8 +53,8 @@ def text(values: Mapping[str, Any]) -> Part:
         config.require(key, wanted, "llama.cpp's falcon graph has no other")
     norms = (LAST_NORM, *_norms(decoder))
     fields = [Field.string("falcon.tensor_data_layout", "jploski")]  # all queries, all keys, all values
-    ways = {"qkv": Way(groups_apart(decoder.heads, decoder.kv_heads))}
-    return decoder_part(decoder, (EMBEDDING, *norms, *biases(norms), *MATRICES), fields, ways)
+    transforms = {"qkv": Transform(groups_apart(decoder.heads, decoder.kv_heads))}
+    return decoder_spec(decoder, (EMBEDDING, *norms, *biases(norms), *MATRICES), fields, transforms)
 
 
 def _read(values: Mapping[str, Any]) -> Config:
@@ -67,7 +67,7 @@ def _read(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def _norms(decoder: Decoder) -> tuple[Row, ...]:
+def _norms(decoder: Decoder) -> tuple[TensorRule, ...]:
     """One before both attention and MLP, or one each in Falcon 40B and 180B."""
     config = decoder.config
     new = config.flag("new_decoder_architecture")

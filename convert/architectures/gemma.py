@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import GELU_TANH, Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import PLUS_ONE, Part
+from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import PLUS_ONE, GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
 
@@ -17,7 +17,7 @@ GRAPH = Graph("gemma", default_epsilon=1e-6, activations=GELU_TANH, rotary=Rotar
 ROWS = (*ENDS, *NORMS, *ATTENTION, *MLP)
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     if values.get("hidden_act") == "gelu":  # in the first configs, and transformers takes the tanh formula for it
         values = {**values, "hidden_act": GELU_TANH[0]}
@@ -27,4 +27,4 @@ def text(values: Mapping[str, Any]) -> Part:
         config.complain("tie_word_embeddings", False, "true", "llama.cpp's gemma graph has no head of its own")
     config.require("attention_bias", False, "llama.cpp's gemma graph has no biases")
     config.require("use_bidirectional_attention", False, "llama.cpp's gemma graph looks back only")
-    return decoder_part(decoder, ROWS, head_size_fields(decoder), {"norm": PLUS_ONE})
+    return decoder_spec(decoder, ROWS, head_size_fields(decoder), {"norm": PLUS_ONE})

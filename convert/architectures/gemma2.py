@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import GELU_TANH, Decoder, Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import PLUS_ONE, Part, Row
+from convert.architectures._decoder import GELU_TANH, Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import PLUS_ONE, GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, B, L
 from convert.architectures._window import require_every
@@ -18,7 +18,7 @@ CLASSES = ("Gemma2ForCausalLM",)
 GRAPH = Graph(
     "gemma2", activations=GELU_TANH, activation="hidden_activation", rotary=Rotary(()), windowed=True, tied=True
 )
-NORMS: tuple[Row, ...] = (
+NORMS: tuple[TensorRule, ...] = (
     (f"{L}.input_layernorm.weight", f"{B}.attn_norm.weight", ("hidden",), "norm"),
     (f"{L}.post_attention_layernorm.weight", f"{B}.post_attention_norm.weight", ("hidden",), "norm"),
     (f"{L}.pre_feedforward_layernorm.weight", f"{B}.ffn_norm.weight", ("hidden",), "norm"),
@@ -27,7 +27,7 @@ NORMS: tuple[Row, ...] = (
 LAYERS_OF_27B = 46
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(head_dim=256, sliding_window=4096)
     decoder = read_decoder(config, GRAPH)
@@ -41,7 +41,7 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.float32("gemma2.final_logit_softcapping", config.number("final_logit_softcapping")),
         Field.uint32("gemma2.attention.sliding_window", require_every(config, decoder.layers, 2)),
     ]
-    return decoder_part(decoder, (*ENDS, *NORMS, *ATTENTION, *MLP), fields, {"norm": PLUS_ONE})
+    return decoder_spec(decoder, (*ENDS, *NORMS, *ATTENTION, *MLP), fields, {"norm": PLUS_ONE})
 
 
 def check_scale(decoder: Decoder, layers_of_27b: int) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import MAX_CONTEXT, Config
-from convert.architectures._decoder import GELU_TANH, Decoder, Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import PLUS_ONE, Part
+from convert.architectures._decoder import GELU_TANH, Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import PLUS_ONE, GraphSpec
 from convert.architectures._rope import Rotary, sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM
 from convert.architectures._window import sliding_layers
@@ -39,7 +39,7 @@ LAYERS_OF_27B = 62
 PATTERN = 6  # llama.cpp's where the file has none
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(**DEFAULTS)
     decoder = read_decoder(config, GRAPH)
@@ -52,7 +52,7 @@ def text(values: Mapping[str, Any]) -> Part:
     fields = [*head_size_fields(decoder), *_window_fields(decoder)]
     if config.has("final_logit_softcapping"):
         fields.append(Field.float32("gemma3.final_logit_softcapping", config.number("final_logit_softcapping")))
-    return decoder_part(decoder, (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *MLP), fields, {"norm": PLUS_ONE})
+    return decoder_spec(decoder, (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *MLP), fields, {"norm": PLUS_ONE})
 
 
 def _window_fields(decoder: Decoder) -> list[Field]:

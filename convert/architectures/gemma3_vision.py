@@ -8,7 +8,7 @@ from typing import Any
 
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
-from convert.architectures._graph_spec import PLUS_ONE, LeftOut, Part, Row, expand
+from convert.architectures._graph_spec import PLUS_ONE, GraphSpec, LeftOut, TensorRule, expand
 from convert.architectures._mmproj import image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
 from convert.architectures.gemma3 import DEFAULTS
@@ -21,22 +21,22 @@ RENAMES = vit.RENAMES
 TEXT = "gemma3_text"
 USUAL_POOLING = 4  # patches a side that become a token, where the file says nothing (clip.cpp, load_hparams)
 _M = "multi_modal_projector.mm"
-ROWS: tuple[Row, ...] = (
+ROWS: tuple[TensorRule, ...] = (
     *vit.SIGLIP,
     (f"{_M}_input_projection_weight", "mm.input_projection.weight", ("width", "text"), "projection"),
     (f"{_M}_soft_emb_norm.weight", "mm.soft_emb_norm.weight", ("width",), "norm"),
 )
 # the graph turns the projection over, which ggml cannot do with blocks (llama.cpp, issue 13025)
-WAYS = {"patches": vit.FLOAT32, "projection": vit.FLOAT16, "norm": PLUS_ONE}
+TRANSFORMS = {"patches": vit.FLOAT32, "projection": vit.FLOAT16, "norm": PLUS_ONE}
 HEAD = LeftOut("", "the tower's own head, which the model does not use", prefix="vision.head.")
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     return nested_text(values, TEXT)
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
+def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
     """The vision tower and the projector, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     inner = Config(text_values(values, TEXT), problems=root.problems).with_defaults(**DEFAULTS)
@@ -54,4 +54,6 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
     if pooling != USUAL_POOLING:
         fields.append(Field.uint32("clip.vision.projector.scale_factor", pooling))
     root.finish()
-    return Part("clip", tuple(fields), expand(ROWS, vit.vit_sizes(tower), WAYS, tower.layers), left_out=(HEAD,))
+    return GraphSpec(
+        "clip", tuple(fields), expand(ROWS, vit.vit_sizes(tower), TRANSFORMS, tower.layers), left_out=(HEAD,)
+    )

@@ -8,15 +8,15 @@ from typing import Any
 
 from convert.architectures import glm4
 from convert.architectures._config import Config
-from convert.architectures._decoder import decoder_part, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 
 CLASSES = ("GlmForCausalLM",)
 
 GRAPH = replace(glm4.GRAPH, name="chatglm", square=True)
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     decoder = read_decoder(Config(values).with_defaults(head_dim=128), GRAPH)
-    return decoder_part(decoder, glm4.rows(decoder))
+    return decoder_spec(decoder, glm4.rows(decoder))

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Extra, Graph, decoder_part, head_size_fields, read_decoder
+from convert.architectures._decoder import Extra, Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._graph_spec import Part, Row, expand
+from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, MLP, NORMS, QK_NORM, QKV, ROUTER, biases
 from convert.architectures.deepseek2 import CORRECTION, GATING, SHARED, drafts
@@ -18,11 +18,11 @@ CLASSES = ("Glm4MoeForCausalLM",)
 
 GRAPH = Graph("glm4moe", default_epsilon=1e-5, rotary=Rotary(partial=0.5))
 NAMED = tuple((source, str(name).replace("ffn_norm", "post_attention_norm"), dims) for source, name, dims, *_ in NORMS)
-MOE: tuple[Row, ...] = (*ROUTER, CORRECTION, *EXPERTS, *SHARED)
+MOE: tuple[TensorRule, ...] = (*ROUTER, CORRECTION, *EXPERTS, *SHARED)
 NO_GROUPS = "its models have one group of experts"
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(norm_topk_prob=True, n_shared_experts=1, routed_scaling_factor=1.0)
     config = config.spelled(num_experts="n_routed_experts")
@@ -51,4 +51,4 @@ def text(values: Mapping[str, Any]) -> Part:
         *expand(MLP, decoder.sizes, layers=range(dense)),
         *expand(MOE, decoder.sizes, layers=range(dense, decoder.layers)),
     )
-    return decoder_part(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=drafts(decoder)))
+    return decoder_spec(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=drafts(decoder)))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import GELU_TANH, Extra, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import TURNED, LeftOut, Part, Row
+from convert.architectures._decoder import GELU_TANH, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import TRANSPOSED, GraphSpec, LeftOut, TensorRule
 from convert.architectures._rows import B, biases
 
 CLASSES = ("GPT2LMHeadModel",)
@@ -34,22 +34,22 @@ SPELLINGS = {
 }
 
 L = "h.{i}"
-EMBEDDINGS: tuple[Row, ...] = (
+EMBEDDINGS: tuple[TensorRule, ...] = (
     ("wte.weight", "token_embd.weight", ("vocab", "hidden")),
     ("wpe.weight", "position_embd.weight", ("context", "hidden")),
 )
-NORMS: tuple[Row, ...] = (
+NORMS: tuple[TensorRule, ...] = (
     (f"{L}.ln_1.weight", f"{B}.attn_norm.weight", ("hidden",)),
     (f"{L}.ln_2.weight", f"{B}.ffn_norm.weight", ("hidden",)),
     ("ln_f.weight", "output_norm.weight", ("hidden",)),
 )
-MATRICES: tuple[Row, ...] = (
+MATRICES: tuple[TensorRule, ...] = (
     (f"{L}.attn.c_attn.weight", f"{B}.attn_qkv.weight", ("hidden", "q+kv+kv"), "matrix"),
     (f"{L}.attn.c_proj.weight", f"{B}.attn_output.weight", ("q", "hidden"), "matrix"),
     (f"{L}.mlp.c_fc.weight", f"{B}.ffn_up.weight", ("hidden", "ffn"), "matrix"),
     (f"{L}.mlp.c_proj.weight", f"{B}.ffn_down.weight", ("ffn", "hidden"), "matrix"),
 )
-BIASES: tuple[Row, ...] = (
+BIASES: tuple[TensorRule, ...] = (
     (f"{L}.attn.c_attn.bias", f"{B}.attn_qkv.bias", ("q+kv+kv",)),
     (f"{L}.attn.c_proj.bias", f"{B}.attn_output.bias", ("hidden",)),
     (f"{L}.mlp.c_fc.bias", f"{B}.ffn_up.bias", ("ffn",)),
@@ -59,7 +59,7 @@ MASKS = tuple(LeftOut(name, "a causal mask, not a weight") for name in (".attn.b
 PLAIN = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).spelled(**SPELLINGS)
     if not config.has("intermediate_size"):
@@ -68,4 +68,4 @@ def text(values: Mapping[str, Any]) -> Part:
     for key, wanted in PLAIN.items():
         config.require(key, wanted, "llama.cpp's gpt2 graph has no other")
     rows = (*EMBEDDINGS, *NORMS, *biases(NORMS), *MATRICES, *BIASES)
-    return decoder_part(decoder, rows, ways={"matrix": TURNED}, extra=Extra(left_out=MASKS))
+    return decoder_spec(decoder, rows, transforms={"matrix": TRANSPOSED}, extra=Extra(left_out=MASKS))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import GELU, Extra, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import LeftOut, Part, Row, View, Way
+from convert.architectures._decoder import GELU, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, LeftOut, TensorRule, Transform, View
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import B, biases
 from convert.gguf_field import Field
@@ -30,23 +30,23 @@ GRAPH = Graph(
 SPELLINGS = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
 
 L = "gpt_neox.layers.{i}"
-HEAD: Row = ("embed_out.weight", "output.weight", ("vocab", "hidden"))
-NORMS: tuple[Row, ...] = (
+HEAD: TensorRule = ("embed_out.weight", "output.weight", ("vocab", "hidden"))
+NORMS: tuple[TensorRule, ...] = (
     ("gpt_neox.final_layer_norm.weight", "output_norm.weight", ("hidden",)),
     (f"{L}.input_layernorm.weight", f"{B}.attn_norm.weight", ("hidden",)),
     (f"{L}.post_attention_layernorm.weight", f"{B}.ffn_norm.weight", ("hidden",)),
 )
-MATRICES: tuple[Row, ...] = (
+MATRICES: tuple[TensorRule, ...] = (
     (f"{L}.attention.query_key_value.weight", f"{B}.attn_qkv.weight", ("q+kv+kv", "hidden"), "qkv"),
     (f"{L}.attention.dense.weight", f"{B}.attn_output.weight", ("hidden", "q")),
     (f"{L}.mlp.dense_h_to_4h.weight", f"{B}.ffn_up.weight", ("ffn", "hidden")),
     (f"{L}.mlp.dense_4h_to_h.weight", f"{B}.ffn_down.weight", ("hidden", "ffn")),
 )
-EMBEDDING: Row = ("gpt_neox.embed_in.weight", "token_embd.weight", ("vocab", "hidden"))
+EMBEDDING: TensorRule = ("gpt_neox.embed_in.weight", "token_embd.weight", ("vocab", "hidden"))
 MASKS = tuple(LeftOut(name, "a causal mask, not a weight") for name in (".attention.bias", ".attention.masked_bias"))
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).spelled(**SPELLINGS)
     decoder = read_decoder(config, GRAPH)
@@ -54,8 +54,8 @@ def text(values: Mapping[str, Any]) -> Part:
     config.require("attention_bias", True, "llama.cpp's gptneox graph has biases everywhere")
     fields = [Field.boolean("gptneox.use_parallel_residual", config.flag("use_parallel_residual", True))]
     rows = (EMBEDDING, *NORMS, *MATRICES, *biases(NORMS, MATRICES))
-    ways = {"qkv": Way(heads_apart(decoder.heads))}
-    return decoder_part(decoder, rows, fields, ways, Extra(head=HEAD, left_out=MASKS))
+    transforms = {"qkv": Transform(heads_apart(decoder.heads))}
+    return decoder_spec(decoder, rows, fields, transforms, Extra(head=HEAD, left_out=MASKS))
 
 
 def heads_apart(heads: int) -> View:

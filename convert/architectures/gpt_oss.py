@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Decoder, Extra, Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._experts import MXFP4, MXFP4_WAYS, expert_fields, read_experts, with_experts
-from convert.architectures._graph_spec import TURNED, Part, Row
+from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._experts import MXFP4, MXFP4_TRANSFORMS, expert_fields, read_experts, with_experts
+from convert.architectures._graph_spec import TRANSPOSED, GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, B, L, biases
 from convert.architectures._window import require_every
@@ -20,11 +20,11 @@ CLASSES = ("GptOssForCausalLM",)
 GRAPH = Graph(
     "gpt-oss", default_epsilon=1e-5, rotary=Rotary(("yarn",), theta=150000.0), windowed=True, carries=("mxfp4",)
 )
-NORMS: tuple[Row, ...] = (
+NORMS: tuple[TensorRule, ...] = (
     (f"{L}.input_layernorm.weight", f"{B}.attn_norm.weight", ("hidden",)),
     (f"{L}.post_attention_layernorm.weight", f"{B}.post_attention_norm.weight", ("hidden",)),
 )
-ROUTER: tuple[Row, ...] = (
+ROUTER: tuple[TensorRule, ...] = (
     (f"{L}.self_attn.sinks", f"{B}.attn_sinks.weight", ("heads",)),
     (f"{L}.mlp.router.weight", f"{B}.ffn_gate_inp.weight", ("experts", "hidden")),
     (f"{L}.mlp.router.bias", f"{B}.ffn_gate_inp.bias", ("experts",)),
@@ -33,22 +33,22 @@ ROUTER: tuple[Row, ...] = (
 GATE_UP, DOWN = f"{L}.mlp.experts.gate_up_proj", f"{L}.mlp.experts.down_proj"
 GATE_UP_NAMES, DOWN_NAME = (f"{B}.ffn_gate_exps.weight", f"{B}.ffn_up_exps.weight"), f"{B}.ffn_down_exps.weight"
 IN_TURN = "expert_ffn/expert_ffn"
-EXPERT_BIASES: tuple[Row, ...] = (
+EXPERT_BIASES: tuple[TensorRule, ...] = (
     (f"{GATE_UP}_bias", (f"{B}.ffn_gate_exps.bias", f"{B}.ffn_up_exps.bias"), ("experts", IN_TURN)),
     (f"{DOWN}_bias", f"{B}.ffn_down_exps.bias", ("experts", "hidden")),
 )
-BLOCKS: tuple[Row, ...] = (
+BLOCKS: tuple[TensorRule, ...] = (
     (f"{GATE_UP}_blocks", GATE_UP_NAMES, ("experts", IN_TURN, "hidden_blocks", "bytes"), "blocks"),
     (f"{GATE_UP}_scales", GATE_UP_NAMES, ("experts", IN_TURN, "hidden_blocks"), "scales"),
     (f"{DOWN}_blocks", DOWN_NAME, ("experts", "hidden", "ffn_blocks", "bytes"), "blocks"),
     (f"{DOWN}_scales", DOWN_NAME, ("experts", "hidden", "ffn_blocks"), "scales"),
 )
-PLAIN: tuple[Row, ...] = (  # as others publish them, made into 16 bits
+PLAIN: tuple[TensorRule, ...] = (  # as others publish them, made into 16 bits
     (GATE_UP, GATE_UP_NAMES, ("experts", "hidden", IN_TURN), "turned"),
     (DOWN, DOWN_NAME, ("experts", "expert_ffn", "hidden"), "turned"),
 )
 ROWS = (*ENDS, *NORMS, *ATTENTION, *biases(ATTENTION), *ROUTER, *EXPERT_BIASES)
-WAYS = {**MXFP4_WAYS, "turned": TURNED}
+TRANSFORMS = {**MXFP4_TRANSFORMS, "turned": TRANSPOSED}
 FIXED = {"attention_bias": True, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "tie_word_embeddings": False}
 ROUNDED = (
     "the source's YaRN does not round the range of frequencies it slides over, llama.cpp rounds it outwards: "
@@ -56,7 +56,7 @@ ROUNDED = (
 )
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config, notes = _rounded(Config(values).with_defaults(head_dim=64, sliding_window=128))
     decoder = read_decoder(config, GRAPH)
@@ -69,7 +69,7 @@ def text(values: Mapping[str, Any]) -> Part:
         *expert_fields(decoder, experts),
     ]
     rows = (*ROWS, *(BLOCKS if config.has("quantization_config") else PLAIN))
-    return decoder_part(_sized(with_experts(decoder, experts)), rows, fields, WAYS, Extra(notes=notes))
+    return decoder_spec(_sized(with_experts(decoder, experts)), rows, fields, TRANSFORMS, Extra(notes=notes))
 
 
 def _sized(decoder: Decoder) -> Decoder:

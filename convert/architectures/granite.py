@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures.granitemoe import MULTIPLIERS
 from convert.architectures.llama import layer_rows, side_by_side
 from convert.gguf_field import Field
@@ -17,7 +17,7 @@ CLASSES = ("GraniteForCausalLM",)
 GRAPH = Graph("granite", default_epsilon=1e-6, square=True)
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
@@ -27,4 +27,4 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("granite.rope.dimension_count", decoder.head_dim),
         *(Field.float32(f"granite.{name}", config.number(key, 1.0)) for key, name in MULTIPLIERS.items()),
     ]
-    return decoder_part(decoder, rows, fields, side_by_side(decoder))
+    return decoder_spec(decoder, rows, fields, side_by_side(decoder))

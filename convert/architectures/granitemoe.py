@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, read_decoder
+from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._graph_spec import Part, Row
+from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, B, L, biases
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
@@ -17,7 +17,7 @@ CLASSES = ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM")
 
 GRAPH = Graph("granitemoe", default_epsilon=1e-6, square=True)
 MOE = f"{L}.block_sparse_moe"
-EXPERTS: tuple[Row, ...] = (
+EXPERTS: tuple[TensorRule, ...] = (
     (f"{MOE}.router.layer.weight", f"{B}.ffn_gate_inp.weight", ("experts", "hidden")),
     (
         f"{MOE}.input_linear.weight",
@@ -26,7 +26,7 @@ EXPERTS: tuple[Row, ...] = (
     ),
     (f"{MOE}.output_linear.weight", f"{B}.ffn_down_exps.weight", ("experts", "hidden", "expert_ffn")),
 )
-SHARED: tuple[Row, ...] = (
+SHARED: tuple[TensorRule, ...] = (
     (
         f"{L}.shared_mlp.input_linear.weight",
         (f"{B}.ffn_gate_shexp.weight", f"{B}.ffn_up_shexp.weight"),
@@ -43,14 +43,14 @@ MULTIPLIERS = {  # transformers' name (1 where the config is silent) -> GGUF's
 }
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
     scales = [Field.float32(f"granitemoe.{name}", config.number(key, 1.0)) for key, name in MULTIPLIERS.items()]
     experts = read_experts(decoder, count="num_local_experts", ffn="intermediate_size")
     decoder = with_experts(decoder, experts)
-    rows: tuple[Row, ...] = (*ROWS, *biases(ATTENTION)) if config.flag("attention_bias") else ROWS
+    rows: tuple[TensorRule, ...] = (*ROWS, *biases(ATTENTION)) if config.flag("attention_bias") else ROWS
     fields = [
         Field.uint32("granitemoe.vocab_size", decoder.vocab),
         Field.uint32("granitemoe.rope.dimension_count", decoder.head_dim),
@@ -61,4 +61,4 @@ def text(values: Mapping[str, Any]) -> Part:
         decoder = decoder.having(shared=config.size("shared_intermediate_size"))
         fields.append(Field.uint32("granitemoe.expert_shared_feed_forward_length", decoder.sizes["shared"]))
         rows = (*rows, *SHARED)
-    return decoder_part(decoder, rows, fields, side_by_side(decoder))
+    return decoder_spec(decoder, rows, fields, side_by_side(decoder))

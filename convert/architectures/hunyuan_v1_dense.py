@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QK_NORM, named
 
 CLASSES = ("HunYuanDenseV1ForCausalLM",)
@@ -24,13 +24,13 @@ ROWS = (
 PLAIN = {"attention_bias": False, "use_qk_norm": True}
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = _stretched(Config(values))
     decoder = read_decoder(config, GRAPH)
     for key, wanted in PLAIN.items():
         config.require(key, wanted, "llama.cpp's hunyuan-dense graph has no other")
-    return decoder_part(decoder, ROWS, head_size_fields(decoder))
+    return decoder_spec(decoder, ROWS, head_size_fields(decoder))
 
 
 def _stretched(config: Config) -> Config:

@@ -7,7 +7,7 @@ from typing import Any
 
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
-from convert.architectures._graph_spec import Part, Row, expand
+from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import MAX_IMAGE, image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
 from convert.gguf_field import Field
@@ -21,7 +21,7 @@ RENAMES = (
 )
 
 TEXT = "llama"
-ROWS: tuple[Row, ...] = (
+ROWS: tuple[TensorRule, ...] = (
     *vit.SIGLIP,
     ("connector.modality_projection.proj.weight", "mm.model.fc.weight", ("text", "merged")),
 )
@@ -36,7 +36,7 @@ DEFAULTS = {  # transformers' own, which SmolVLM2's configs leave out
 }
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     return nested_text(_with_epsilon(values), TEXT)
 
@@ -47,7 +47,7 @@ def _with_epsilon(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**values, "text_config": inner.values} if isinstance(values.get("text_config", {}), Mapping) else values
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
+def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
     """The vision tower and the connector, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     text_width = Config(text_values(values, TEXT), problems=root.problems).size("hidden_size")
@@ -63,7 +63,7 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
     ]
     root.finish()
     sizes = vit.vit_sizes(tower, merged=tower.width * merge**2)
-    return Part("clip", tuple(fields), expand(ROWS, sizes, {"patches": vit.FLOAT32}, tower.layers))
+    return GraphSpec("clip", tuple(fields), expand(ROWS, sizes, {"patches": vit.FLOAT32}, tower.layers))
 
 
 def _longest_edge(images: Config, tile: int) -> int:

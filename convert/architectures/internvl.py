@@ -8,7 +8,7 @@ from typing import Any
 from convert.architectures import _vit as vit
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import GELU_NOTE
-from convert.architectures._graph_spec import Part, Row, expand
+from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import VisionTower, image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
 from convert.architectures._rows import biases, named
@@ -48,11 +48,11 @@ LAYERS = tuple(named(vit.WEIGHTS, *_NAMES))
 QKV = tuple(row for row in LAYERS if row[0].endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")))
 OTHERS = tuple(row for row in LAYERS if row not in QKV)
 NORMS = tuple(row for row in OTHERS if "layernorm" in row[0])
-QK_NORM: tuple[Row, ...] = (
+QK_NORM: tuple[TensorRule, ...] = (
     (f"{_V}.attention.q_norm.weight", f"{vit.B}.attn_q_norm.weight", ("width",)),
     (f"{_V}.attention.k_norm.weight", f"{vit.B}.attn_k_norm.weight", ("width",)),
 )
-ROWS: tuple[Row, ...] = (
+ROWS: tuple[TensorRule, ...] = (
     *LAYERS,
     *biases(row for row in OTHERS if row not in NORMS),
     (f"{_V}.lambda_1", f"{vit.B}.ls1.weight", ("width",)),
@@ -78,12 +78,12 @@ CLASS_NOTE = (
 )
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     return nested_text(values, TEXT)
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
+def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
     """The vision tower and the projector, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     text_width = Config(text_values(values, TEXT), problems=root.problems).size("hidden_size")
@@ -103,7 +103,7 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
     rows += [*biases(NORMS)] if config.values.get("norm_type", "layer_norm") == "layer_norm" else []
     root.finish()
     sizes = vit.vit_sizes(tower, merged=tower.width * merge**2)
-    return Part(
+    return GraphSpec(
         "clip",
         tuple(fields),
         expand(rows, {**sizes, "one": 1, "positions": sizes["positions"] + 1}, layers=tower.layers),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Decoder, Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import Part, Row, View, Way
+from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform, View
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
 from convert.gguf_field import Field
@@ -19,7 +19,7 @@ CLASSES = ("LlamaForCausalLM", "MistralForCausalLM")
 GRAPH = Graph("llama", rotary=Rotary(("linear", "yarn", "llama3")))
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
@@ -29,12 +29,12 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("llama.vocab_size", decoder.vocab),
         Field.uint32("llama.rope.dimension_count", decoder.head_dim),
     ]
-    return decoder_part(decoder, rows, fields, side_by_side(decoder))
+    return decoder_spec(decoder, rows, fields, side_by_side(decoder))
 
 
-def layer_rows(config: Config) -> list[Row]:
+def layer_rows(config: Config) -> list[TensorRule]:
     """Llama's tensors, with the biases that the config says there are."""
-    rows: list[Row] = [*ENDS, *NORMS, *ATTENTION, *MLP]
+    rows: list[TensorRule] = [*ENDS, *NORMS, *ATTENTION, *MLP]
     if config.flag("attention_bias"):
         rows += biases(ATTENTION)
     if config.flag("mlp_bias"):
@@ -42,9 +42,9 @@ def layer_rows(config: Config) -> list[Row]:
     return rows
 
 
-def side_by_side(decoder: Decoder) -> dict[str, Way]:
-    """The ways of q_proj and k_proj in graphs that turn neighbours; see `pairs_together`."""
-    return {"q": Way(pairs_together(decoder.heads)), "k": Way(pairs_together(decoder.kv_heads))}
+def side_by_side(decoder: Decoder) -> dict[str, Transform]:
+    """The transforms of q_proj and k_proj in graphs that turn neighbours; see `pairs_together`."""
+    return {"q": Transform(pairs_together(decoder.heads)), "k": Transform(pairs_together(decoder.kv_heads))}
 
 
 def pairs_together(heads: int) -> View:

@@ -8,7 +8,7 @@ from typing import Any
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_NOTE
-from convert.architectures._graph_spec import LeftOut, Part, Row, expand
+from convert.architectures._graph_spec import GraphSpec, LeftOut, TensorRule, expand
 from convert.architectures._mmproj import VisionTower, image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
 from convert.gguf_field import Field
@@ -18,7 +18,7 @@ VISION = ("vision.", "multi_modal_projector.")
 RENAMES = vit.RENAMES
 
 TEXT = "llama"
-ROWS: tuple[Row, ...] = (
+ROWS: tuple[TensorRule, ...] = (
     *vit.EMBEDDINGS,
     *vit.LAYERS,
     ("vision.embeddings.class_embedding", "v.class_embd", ("width",)),
@@ -47,12 +47,12 @@ CLASS_NOTE = (
 GELU_NOTES = (f"projector: {GELU_NOTE}", CLASS_NOTE)
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     return nested_text(values, TEXT)
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
+def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
     """The vision tower and the projector, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     text_width = Config(text_values(values, TEXT), problems=root.problems).size("hidden_size")
@@ -72,7 +72,9 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
     later = [f"vision.encoder.layers.{layer}." for layer in range(used, tower.layers)]
     reason = "the model takes what comes out of an earlier layer"
     left_out = [LeftOut("", reason, prefix=prefix) for prefix in (*later, "vision.post_layernorm.")]
-    return Part("clip", tuple(fields), expand(ROWS, sizes, layers=used), left_out=tuple(left_out), notes=GELU_NOTES)
+    return GraphSpec(
+        "clip", tuple(fields), expand(ROWS, sizes, layers=used), left_out=tuple(left_out), notes=GELU_NOTES
+    )
 
 
 def _used_layers(root: Config, tower: VisionTower) -> int:

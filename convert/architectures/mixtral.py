@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
+from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._graph_spec import Part
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, ROUTER, named
 from convert.architectures.llama import side_by_side
@@ -21,7 +21,7 @@ PUBLISHED = (("mlp", "block_sparse_moe"), ("gate_proj", "w1"), ("up_proj", "w3")
 ROWS = (*ENDS, *NORMS, *ATTENTION, *named((*ROUTER, *EXPERTS), *PUBLISHED))
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
@@ -32,4 +32,4 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("llama.rope.dimension_count", decoder.head_dim),
         *expert_fields(decoder, experts, width=False),
     ]
-    return decoder_part(with_experts(decoder, experts), ROWS, fields, side_by_side(decoder))
+    return decoder_spec(with_experts(decoder, experts), ROWS, fields, side_by_side(decoder))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import GELU, Extra, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part, Row
+from convert.architectures._decoder import GELU, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import B
 from convert.gguf_field import Field
 
@@ -31,7 +31,7 @@ SPELLINGS = {
     "max_position_embeddings": "max_seq_len",
 }
 L = "transformer.blocks.{i}"
-ROWS: tuple[Row, ...] = (
+ROWS: tuple[TensorRule, ...] = (
     ("transformer.wte.weight", "token_embd.weight", ("vocab", "hidden")),
     ("transformer.norm_f.weight", "output_norm.weight", ("hidden",)),
     (f"{L}.norm_1.weight", f"{B}.attn_norm.weight", ("hidden",)),
@@ -52,7 +52,7 @@ ATTENTION: Mapping[str, object] = {
 }
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).spelled(**SPELLINGS)
     config = config.with_defaults(intermediate_size=4 * config.size("hidden_size"))
@@ -70,4 +70,4 @@ def text(values: Mapping[str, Any]) -> Part:
     )
     if attention.has("clip_qkv"):
         fields.append(Field.float32("mpt.attention.clamp_kqv", attention.number("clip_qkv")))
-    return decoder_part(decoder, ROWS, fields, extra=Extra(notes=notes))
+    return decoder_spec(decoder, ROWS, fields, extra=Extra(notes=notes))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import PLUS_ONE, Part, Row
+from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import PLUS_ONE, GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
 from convert.gguf_field import Field
@@ -27,12 +27,12 @@ UP_DOWN = MLP[1:]
 NORM_BIASES = tuple(row[:3] for row in biases(NORMS, ENDS[1:]))  # to which nothing is added
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
     config.require("tie_word_embeddings", False, "llama.cpp's nemotron graph wants a head of its own")
-    rows: list[Row] = [*ENDS, *NORMS, *NORM_BIASES, *ATTENTION, *UP_DOWN]
+    rows: list[TensorRule] = [*ENDS, *NORMS, *NORM_BIASES, *ATTENTION, *UP_DOWN]
     if config.flag("attention_bias"):
         rows += biases(ATTENTION)
     if config.flag("mlp_bias"):
@@ -42,4 +42,4 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("nemotron.vocab_size", decoder.vocab),
         Field.string("nemotron.rope.scaling.type", "none"),
     ]
-    return decoder_part(decoder, rows, fields, {"norm": PLUS_ONE})
+    return decoder_spec(decoder, rows, fields, {"norm": PLUS_ONE})

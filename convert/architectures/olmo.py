@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
@@ -18,7 +18,7 @@ GRAPH = Graph("olmo", layer_norm=True, epsilon="layer_norm_eps", default_epsilon
 ROWS = (ENDS[0], *ATTENTION, *MLP)
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
@@ -27,4 +27,4 @@ def text(values: Mapping[str, Any]) -> Part:
     fields = []
     if config.has("clip_qkv"):
         fields.append(Field.float32("olmo.attention.clamp_kqv", config.number("clip_qkv")))
-    return decoder_part(decoder, ROWS, fields, side_by_side(decoder))
+    return decoder_spec(decoder, ROWS, fields, side_by_side(decoder))

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from convert.architectures._config import MAX_CONTEXT, Config
-from convert.architectures._decoder import Decoder, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part, Row
+from convert.architectures._decoder import Decoder, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rope import sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, B, L
 from convert.architectures._window import sliding_layers
@@ -16,7 +16,7 @@ from convert.gguf_field import Field
 CLASSES = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 
 GRAPH = Graph("olmo2", default_epsilon=1e-5, square=True, windowed=True)
-NORMS: tuple[Row, ...] = (
+NORMS: tuple[TensorRule, ...] = (
     (f"{L}.self_attn.q_norm.weight", f"{B}.attn_q_norm.weight", ("q",)),
     (f"{L}.self_attn.k_norm.weight", f"{B}.attn_k_norm.weight", ("kv",)),
     (f"{L}.post_attention_layernorm.weight", f"{B}.post_attention_norm.weight", ("hidden",)),
@@ -24,14 +24,14 @@ NORMS: tuple[Row, ...] = (
 )
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
     config.require("attention_bias", False, "llama.cpp's olmo2 graph has no biases")
     config.require("tie_word_embeddings", False, "llama.cpp's olmo2 graph wants a head of its own")
     fields = list(_window_fields(decoder)) if config.has("sliding_window") or config.has("layer_types") else []
-    return decoder_part(decoder, (*ENDS, *NORMS, *ATTENTION, *MLP), fields)
+    return decoder_spec(decoder, (*ENDS, *NORMS, *ATTENTION, *MLP), fields)
 
 
 def _window_fields(decoder: Decoder) -> Iterator[Field]:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, read_decoder
+from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._graph_spec import Part, Row
+from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, ROUTER, B, L
 
 CLASSES = ("OlmoeForCausalLM",)
 
 GRAPH = Graph("olmoe", default_epsilon=1e-5, square=True)
-WIDE_NORMS: tuple[Row, ...] = (
+WIDE_NORMS: tuple[TensorRule, ...] = (
     (f"{L}.self_attn.q_norm.weight", f"{B}.attn_q_norm.weight", ("q",)),
     (f"{L}.self_attn.k_norm.weight", f"{B}.attn_k_norm.weight", ("kv",)),
 )
@@ -23,7 +23,7 @@ FIXED = {"norm_topk_prob": False, "attention_bias": False, "tie_word_embeddings"
 WHY = "llama.cpp's olmoe graph never normalizes, has no biases, and has a head of its own"
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).spelled(num_experts="num_local_experts")
     decoder = read_decoder(config, GRAPH)
@@ -36,4 +36,4 @@ def text(values: Mapping[str, Any]) -> Part:
         config.complain("num_key_value_heads", decoder.kv_heads, f"num_attention_heads, {decoder.heads}", why)
     experts = read_experts(decoder, ffn="intermediate_size")
     fields = expert_fields(decoder, experts, width=False)
-    return decoder_part(with_experts(decoder, experts), ROWS, fields)
+    return decoder_spec(with_experts(decoder, experts), ROWS, fields)

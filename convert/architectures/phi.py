@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import GELU_TANH, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part, Row
+from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ENDS, HEAD, NORMS, QKV, B, L, biases
 
@@ -23,7 +23,7 @@ GRAPH = Graph(
     square=True,
 )
 EMBEDDING = ENDS[0]
-PLAIN: tuple[Row, ...] = (
+PLAIN: tuple[TensorRule, ...] = (
     ("model.final_layernorm.weight", "output_norm.weight", ("hidden",)),
     NORMS[0],
     *QKV,
@@ -34,10 +34,10 @@ PLAIN: tuple[Row, ...] = (
 ROWS = (EMBEDDING, *PLAIN, *biases(PLAIN, (HEAD,)))
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
     config.require("tie_word_embeddings", False, "llama.cpp's phi2 graph wants a head of its own")
     config.require("qk_layernorm", False, "llama.cpp's phi2 graph has no norms on queries and keys")
-    return decoder_part(decoder, ROWS)
+    return decoder_spec(decoder, ROWS)

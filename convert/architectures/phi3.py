@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from convert.architectures._config import MAX_CONTEXT, Config
-from convert.architectures._decoder import Decoder, Extra, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part, Row
+from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rope import Rotary, longrope_original
 from convert.architectures._rows import ENDS, MLP, NORMS, OUTPUT, B, L
 from convert.gguf_field import Field
@@ -15,14 +15,14 @@ from convert.gguf_field import Field
 CLASSES = ("Phi3ForCausalLM",)
 
 GRAPH = Graph("phi3", default_epsilon=1e-5, rotary=Rotary(("longrope",), partial=1.0), square=True)
-FUSED: tuple[Row, ...] = (
+FUSED: tuple[TensorRule, ...] = (
     (f"{L}.self_attn.qkv_proj.weight", f"{B}.attn_qkv.weight", ("q+kv+kv", "hidden")),
     (f"{L}.mlp.gate_up_proj.weight", f"{B}.ffn_up.weight", ("ffn+ffn", "hidden")),
 )
 DOWN = MLP[2:]
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(original_max_position_embeddings=4096)
     decoder = read_decoder(config, GRAPH)
@@ -32,7 +32,7 @@ def text(values: Mapping[str, Any]) -> Part:
     if decoder.rope and decoder.rope.kind == "default":
         original = config.size("original_max_position_embeddings", most=MAX_CONTEXT)
         fields.append(Field.uint32("phi3.rope.scaling.original_context_length", original))
-    return decoder_part(decoder, (*ENDS, *NORMS, *OUTPUT, *FUSED, *DOWN), fields, extra=Extra(notes=_notes(decoder)))
+    return decoder_spec(decoder, (*ENDS, *NORMS, *OUTPUT, *FUSED, *DOWN), fields, extra=Extra(notes=_notes(decoder)))
 
 
 def _notes(decoder: Decoder) -> Iterator[str]:

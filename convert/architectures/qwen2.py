@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, biases
 
 CLASSES = ("Qwen2ForCausalLM",)
@@ -16,6 +16,6 @@ GRAPH = Graph("qwen2", square=True)
 ROWS = (*ENDS, *NORMS, *ATTENTION, *biases(QKV), *MLP)
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    return decoder_part(read_decoder(Config(values), GRAPH), ROWS)
+    return decoder_spec(read_decoder(Config(values), GRAPH), ROWS)

@@ -8,7 +8,7 @@ from typing import Any
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import Graph
-from convert.architectures._graph_spec import Part, Row, expand
+from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import VisionTower, image_config, pixel_limits, vision_fields
 from convert.architectures._rope import Rotary
 from convert.architectures.qwen2 import ROWS
@@ -20,7 +20,7 @@ VISION, RENAMES = "visual.", qwen.RENAMES
 GRAPH = Graph("qwen2vl", rotary=Rotary(theta=1000000.0), square=True)
 
 _V, _B = "visual.blocks.{i}", "v.blk.{i}"
-TOWER: tuple[Row, ...] = (
+TOWER: tuple[TensorRule, ...] = (
     *qwen.QKV,
     *qwen.NORMS,
     *qwen.ATTENTION_OUT,
@@ -35,12 +35,12 @@ TOWER: tuple[Row, ...] = (
 )
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    return qwen.text_part(values, GRAPH, ROWS)
+    return qwen.text_spec(values, GRAPH, ROWS)
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
+def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
     """The vision tower and the merger, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     config = root.sub("vision_config")
@@ -71,7 +71,7 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
     root.finish()
     sizes = {"width": tower.width, "ffn": tower.ffn, "merged": tower.width * 4, "text": tower.text_width}
     wanted = (qwen.patch_embedding(tower.width, tower.patch), *expand(TOWER, sizes, layers=tower.layers))
-    return Part("clip", tuple(fields), wanted, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
+    return GraphSpec("clip", tuple(fields), wanted, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
 
 
 def _full_attention_every(config: Config) -> int:

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, read_decoder
+from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._graph_spec import Part, Row
+from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, QKV, ROUTER, B, L, biases
 from convert.gguf_field import Field
 
 CLASSES = ("Qwen2MoeForCausalLM",)
 
 GRAPH = Graph("qwen2moe", square=True)
-SHARED: tuple[Row, ...] = (
+SHARED: tuple[TensorRule, ...] = (
     (f"{L}.mlp.shared_expert_gate.weight", f"{B}.ffn_gate_inp_shexp.weight", ("one", "hidden")),
     (f"{L}.mlp.shared_expert.gate_proj.weight", f"{B}.ffn_gate_shexp.weight", ("shared", "hidden")),
     (f"{L}.mlp.shared_expert.up_proj.weight", f"{B}.ffn_up_shexp.weight", ("shared", "hidden")),
@@ -26,7 +26,7 @@ FIXED = {"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": [
 WHY = "llama.cpp's qwen2moe graph has experts in every layer, never normalizes, and has a head of its own"
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     # use_sliding_window: transformers' Qwen2MoeConfig has a window only where it is asked for
     config = Config(values).with_defaults(use_sliding_window=False).spelled(num_experts="num_local_experts")
@@ -40,4 +40,4 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("qwen2moe.expert_shared_feed_forward_length", shared),
     ]
     rows = (*ROWS, *biases(QKV)) if config.flag("qkv_bias", True) else ROWS
-    return decoder_part(with_experts(decoder, experts).having(shared=shared, one=1), rows, fields)
+    return decoder_spec(with_experts(decoder, experts).having(shared=shared, one=1), rows, fields)

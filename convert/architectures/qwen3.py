@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QK_NORM
 
 CLASSES = ("Qwen3ForCausalLM",)
@@ -16,9 +16,9 @@ GRAPH = Graph("qwen3")
 ROWS = (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *MLP)
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(head_dim=128)
     decoder = read_decoder(config, GRAPH)
     config.require("attention_bias", False, "llama.cpp's qwen3 graph has no output bias")
-    return decoder_part(decoder, ROWS, head_size_fields(decoder))
+    return decoder_spec(decoder, ROWS, head_size_fields(decoder))

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, head_size_fields, read_decoder
+from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._graph_spec import Part
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, QK_NORM, ROUTER
 
 CLASSES = ("Qwen3MoeForCausalLM",)
@@ -22,7 +22,7 @@ ROWS = (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *ROUTER, *EXPERTS)
 ALL_LAYERS = "llama.cpp's qwen3moe graph has experts in every layer"
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     # transformers 5 writes num_local_experts
     config = Config(values).with_defaults(head_dim=128).spelled(num_experts="num_local_experts")
@@ -34,4 +34,4 @@ def text(values: Mapping[str, Any]) -> Part:
     config.require("mlp_only_layers", [], ALL_LAYERS)
     experts = read_experts(decoder)
     fields = [*head_size_fields(decoder), *expert_fields(decoder, experts)]
-    return decoder_part(with_experts(decoder, experts), ROWS, fields)
+    return decoder_spec(with_experts(decoder, experts), ROWS, fields)

@@ -8,8 +8,8 @@ from typing import Any
 
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures._config import MAX_LAYERS, Config
-from convert.architectures._decoder import Decoder, Graph, decoder_part, head_size_fields, read_decoder
-from convert.architectures._graph_spec import Part, Row, expand
+from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import MAX_IMAGE, VisionTower, image_config, pixel_limits, vision_fields
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import biases
@@ -22,7 +22,7 @@ VISION, RENAMES = "visual.", qwen.RENAMES
 GRAPH = Graph("qwen3vl", rotary=Rotary(theta=500000.0))
 
 _V, _B, _D = "visual.blocks.{i}", "v.blk.{i}", "visual.deepstack_merger_list"
-WEIGHTS: tuple[Row, ...] = (
+WEIGHTS: tuple[TensorRule, ...] = (
     (f"{_V}.attn.qkv.weight", f"{_B}.attn_qkv.weight", ("width+width+width", "width")),
     *qwen.NORMS,
     (f"{_V}.mlp.linear_fc1.weight", f"{_B}.ffn_up.weight", ("ffn", "width")),
@@ -31,7 +31,7 @@ WEIGHTS: tuple[Row, ...] = (
     ("visual.merger.linear_fc1.weight", "mm.0.weight", ("merged", "merged")),
     ("visual.merger.linear_fc2.weight", "mm.2.weight", ("text", "merged")),
 )
-TOWER: tuple[Row, ...] = (
+TOWER: tuple[TensorRule, ...] = (
     *WEIGHTS,
     *biases(WEIGHTS),
     *qwen.ATTENTION_OUT,
@@ -40,10 +40,10 @@ TOWER: tuple[Row, ...] = (
 )
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     decoder = read_decoder(qwen.text_config(values).with_defaults(head_dim=128), GRAPH)
-    return decoder_part(decoder, ROWS, text_fields(values, decoder))
+    return decoder_spec(decoder, ROWS, text_fields(values, decoder))
 
 
 def text_fields(values: Mapping[str, Any], decoder: Decoder) -> list[Field]:
@@ -60,7 +60,7 @@ def text_fields(values: Mapping[str, Any], decoder: Decoder) -> list[Field]:
     return [*head_size_fields(decoder), Field.uint32(f"{decoder.graph.name}.n_deepstack_layers", deep)]
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
+def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
     """The vision tower and the mergers, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     config = root.sub("vision_config")
@@ -92,7 +92,7 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Part:
     sizes["positions"] = _side(config) ** 2
     rows = [*TOWER, *_deep_rows(deep)]
     wanted = (qwen.patch_embedding(tower.width, tower.patch), *expand(rows, sizes, layers=tower.layers))
-    return Part("clip", tuple(fields), wanted, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
+    return GraphSpec("clip", tuple(fields), wanted, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
 
 
 def _side(config: Config) -> int:
@@ -114,11 +114,11 @@ def _deep(config: Config) -> Sequence[int]:
     return layers
 
 
-def _deep_rows(layers: Sequence[int]) -> Iterator[Row]:
+def _deep_rows(layers: Sequence[int]) -> Iterator[TensorRule]:
     """The mergers of those layers: numbered in the checkpoint, called by the layer in the file."""
     for number, layer in enumerate(layers):
         names, target = f"{_D}.{number}", f"v.deepstack.{layer}"
-        weights: tuple[Row, ...] = (
+        weights: tuple[TensorRule, ...] = (
             (f"{names}.norm.weight", f"{target}.norm.weight", ("merged",)),
             (f"{names}.linear_fc1.weight", f"{target}.fc1.weight", ("merged", "merged")),
             (f"{names}.linear_fc2.weight", f"{target}.fc2.weight", ("text", "merged")),

@@ -7,9 +7,9 @@ from typing import Any
 
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures import qwen3_vl
-from convert.architectures._decoder import Graph, decoder_part, read_decoder
+from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
-from convert.architectures._graph_spec import TURNED, Part, Row
+from convert.architectures._graph_spec import TRANSPOSED, GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, QK_NORM, ROUTER, B, L
 
@@ -18,7 +18,7 @@ VISION, RENAMES = qwen3_vl.VISION, qwen3_vl.RENAMES
 vision = qwen3_vl.vision
 
 GRAPH = Graph("qwen3vlmoe", rotary=Rotary(theta=500000.0))
-EXPERTS: tuple[Row, ...] = (
+EXPERTS: tuple[TensorRule, ...] = (
     (
         f"{L}.mlp.experts.gate_up_proj",
         (f"{B}.ffn_gate_exps.weight", f"{B}.ffn_up_exps.weight"),
@@ -31,7 +31,7 @@ ROWS = (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *ROUTER, *EXPERTS)
 ALL_LAYERS = "llama.cpp's qwen3vlmoe graph has experts in every layer"
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     # transformers 5 writes num_local_experts
     config = qwen.text_config(values).spelled(num_experts="num_local_experts")
@@ -43,4 +43,4 @@ def text(values: Mapping[str, Any]) -> Part:
     config.require("mlp_only_layers", [], ALL_LAYERS)
     experts = read_experts(decoder)
     fields += expert_fields(decoder, experts)
-    return decoder_part(with_experts(decoder, experts), ROWS, fields, {"turned": TURNED})
+    return decoder_spec(with_experts(decoder, experts), ROWS, fields, {"turned": TRANSPOSED})

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part
+from convert.architectures._decoder import Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
 from convert.architectures.llama import side_by_side
@@ -19,7 +19,7 @@ GRAPH = Graph("smollm3", default_epsilon=1e-6, rotary=Rotary(theta=2e6), square=
 EVERY = 4  # llama.cpp's (models/smollm3.cpp), and transformers' where the config is silent
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
@@ -30,7 +30,7 @@ def text(values: Mapping[str, Any]) -> Part:
         Field.uint32("smollm3.vocab_size", decoder.vocab),
         Field.uint32("smollm3.rope.dimension_count", decoder.head_dim),
     ]
-    return decoder_part(decoder, (*ENDS, *NORMS, *ATTENTION, *MLP), fields, side_by_side(decoder))
+    return decoder_spec(decoder, (*ENDS, *NORMS, *ATTENTION, *MLP), fields, side_by_side(decoder))
 
 
 def _check_positions(config: Config, layers: int) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Decoder, Extra, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part, Row, Wanted, expand
+from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, SourceTensor, TensorRule, expand
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, B, L, biases
 from convert.gguf_field import Field
@@ -25,23 +25,23 @@ GRAPH = Graph(
 HEAD_NORMS = (("q_layernorm", "attn_q_norm"), ("k_layernorm", "attn_k_norm"))
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
     config.require("tie_word_embeddings", False, "llama.cpp's stablelm graph wants a head of its own")
     parallel = config.flag("use_parallel_residual")
     norms = NORMS[:1] if parallel else NORMS
-    rows: list[Row] = [*ENDS, *norms, *biases(norms, ENDS[1:]), *ATTENTION, *MLP]
+    rows: list[TensorRule] = [*ENDS, *norms, *biases(norms, ENDS[1:]), *ATTENTION, *MLP]
     if config.flag("use_qkv_bias"):
         rows += biases(QKV)
     fields = [Field.boolean("stablelm.use_parallel_residual", parallel)]
     wanted = _head_norms(decoder) if config.flag("qk_layernorm") else ()
-    return decoder_part(decoder, rows, fields, extra=Extra(wanted=wanted))
+    return decoder_spec(decoder, rows, fields, extra=Extra(wanted=wanted))
 
 
-def _head_norms(decoder: Decoder) -> Iterator[Wanted]:
+def _head_norms(decoder: Decoder) -> Iterator[SourceTensor]:
     """One tensor a head in the checkpoint, one a layer in the file."""
     for (source, target), heads in zip(HEAD_NORMS, (decoder.heads, decoder.kv_heads), strict=True):
-        row: Row = (f"{L}.self_attn.{source}.norms.{{e}}.weight", f"{B}.{target}.weight", ("head",))
+        row: TensorRule = (f"{L}.self_attn.{source}.norms.{{e}}.weight", f"{B}.{target}.weight", ("head",))
         yield from expand((row,), {**decoder.sizes, "experts": heads}, layers=decoder.layers)

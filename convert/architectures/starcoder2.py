@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import GELU_TANH, Graph, decoder_part, read_decoder
-from convert.architectures._graph_spec import Part, Row
+from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, read_decoder
+from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, B, L, biases
 
 CLASSES = ("Starcoder2ForCausalLM",)
@@ -21,16 +21,16 @@ GRAPH = Graph(
     square=True,
     tied=True,
 )
-MLP: tuple[Row, ...] = (
+MLP: tuple[TensorRule, ...] = (
     (f"{L}.mlp.c_fc.weight", f"{B}.ffn_up.weight", ("ffn", "hidden")),
     (f"{L}.mlp.c_proj.weight", f"{B}.ffn_down.weight", ("hidden", "ffn")),
 )
 NORM_BIASES = tuple(biases(NORMS, ENDS[1:]))
 
 
-def text(values: Mapping[str, Any]) -> Part:
+def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)
     config.require("use_bias", True, "llama.cpp's starcoder2 graph has biases everywhere")
-    return decoder_part(decoder, (*ENDS, *NORMS, *NORM_BIASES, *ATTENTION, *MLP, *biases(ATTENTION, MLP)))
+    return decoder_spec(decoder, (*ENDS, *NORMS, *NORM_BIASES, *ATTENTION, *MLP, *biases(ATTENTION, MLP)))

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from convert import architectures
-from convert.architectures._graph_spec import Part
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._nearest import Nearest, nearest
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import ConvertError, InputError, Problem
@@ -259,10 +259,10 @@ class _About:
     def family_name(self) -> str:
         return self.family.__name__.rpartition(".")[2] if self.family else ""
 
-    def _part(self) -> Part | None:
+    def _part(self) -> GraphSpec | None:
         """What the family makes of the config; None for one it does not take, of which the gguf stage says why."""
         try:
-            part: Part | None = self.family.text(self.config) if self.family else None
+            part: GraphSpec | None = self.family.text(self.config) if self.family else None
         except ConvertError:
             part = None
         return part
@@ -325,12 +325,12 @@ def _tensors(path: Path) -> list[TensorSummary]:
     return [TensorSummary(e.name, e.dtype, e.shape, e.stop - e.start) for e in read_header(path).entries]
 
 
-def _promised(part: Part) -> dict[str, int]:
+def _promised(part: GraphSpec) -> dict[str, int]:
     """Parameters by GGUF tensor; those of experts, and the halves of packed blocks, have one name."""
     return {target.name: prod(target.shape) for wanted in part.wanted for target in wanted.targets}
 
 
-def _of_part(part: Part) -> dict[str, int | None]:
+def _of_part(part: GraphSpec) -> dict[str, int | None]:
     said = {field.key.removeprefix(f"{part.architecture}."): field.value for field in part.fields}
     rows = [t.shape[0] for w in part.wanted for t in w.targets if t.name == "token_embd.weight"]
     return {name: _count(said.get(key)) for name, key in FIELDS.items()} | {"vocabulary": max(rows, default=None)}

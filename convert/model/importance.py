@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from convert import architectures
-from convert.architectures._graph_spec import Target
+from convert.architectures._graph_spec import OutputTensor
 from convert.bundle import Bundle, Role
 from convert.errors import ConvertError, Problem, StageError
 from convert.files import CHUNK_BYTES
@@ -82,7 +82,7 @@ def _config(source: Bundle) -> dict[str, Any]:
     return read_config(next(iter(source.of(Role.CONFIG))).path.parent)
 
 
-def _is_layer_matrix(target: Target) -> bool:
+def _is_layer_matrix(target: OutputTensor) -> bool:
     return target.name.startswith("blk.") and target.name.endswith(".weight") and len(target.shape) > 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from convert import architectures
-from convert.architectures._graph_spec import Part
+from convert.architectures._graph_spec import GraphSpec
 from convert.errors import PlanError
 from tests.parity.families import cases
 
@@ -21,9 +21,9 @@ def config_of(name: str, folder: Path) -> dict[str, Any]:
     return dict(json.loads((CASES[name].make(folder) / "config.json").read_text()))
 
 
-def text(config: dict[str, Any]) -> Part:
+def text(config: dict[str, Any]) -> GraphSpec:
     part = architectures.find(config).text(config)
-    assert isinstance(part, Part)
+    assert isinstance(part, GraphSpec)
     return part
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from convert import architectures
-from convert.architectures._graph_spec import Part
+from convert.architectures._graph_spec import GraphSpec
 from convert.errors import ConvertError, InputError, PlanError
-from convert.formats.gguf.ledger import settle
+from convert.formats.gguf.ledger import match_tensors
 from convert.source.checkpoint import LazyTensor
 from convert.source.safetensors import read_header
 from tests import tiny
@@ -26,7 +26,7 @@ CASES = cases()
 VALUES_OF_STRANGERS = (0, -1, 1.5, "8", True, [], {}, [1], None, 10**9, 10**30, float("nan"), float("inf"), "\ud800")
 
 
-def parts(config: Mapping[str, Any]) -> list[Part]:
+def parts(config: Mapping[str, Any]) -> list[GraphSpec]:
     family = architectures.find(config)
     made = [family.text(config)]
     if hasattr(family, "vision"):
@@ -72,7 +72,7 @@ def test_tables_name_every_tensor_with_its_shape(checkpoint: Path) -> None:
     config = config_of(checkpoint)
     header = read_header(checkpoint / "model.safetensors")
     sources = {e.name: LazyTensor(e.name, e.shape, e.dtype, lambda: np.empty(0)) for e in header.entries}
-    ledger = settle(sources, parts(config), renames=getattr(architectures.find(config), "RENAMES", ()))
+    ledger = match_tensors(sources, parts(config), renames=getattr(architectures.find(config), "RENAMES", ()))
     assert not ledger.problems
     assert not set(sources) - {entry.source.name for entry in ledger.entries} - set(ledger.left_out)
 

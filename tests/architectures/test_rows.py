@@ -6,34 +6,36 @@ import numpy as np
 import pytest
 
 from convert.architectures._config import Config
-from convert.architectures._experts import MXFP4_WAYS
-from convert.architectures._graph_spec import PLUS_ONE, TURNED, Part, Row, Way, expand
+from convert.architectures._experts import MXFP4_TRANSFORMS
+from convert.architectures._graph_spec import PLUS_ONE, TRANSPOSED, GraphSpec, TensorRule, Transform, expand
 from convert.architectures._rope import Rotary, read_rope, rope_fields, rope_tensors
 from convert.architectures._rows import MLP, biases, named
 from convert.architectures._window import require_every, sliding_layers
 from convert.errors import PlanError
-from convert.formats.gguf.ledger import settle
-from convert.formats.gguf.tensors import OutputTensor, expert_parameters, part_tensors
+from convert.formats.gguf.ledger import match_tensors
+from convert.formats.gguf.tensors import StreamedTensor, expert_parameters, spec_tensors
 from convert.source.checkpoint import LazyTensor
 
 SIZES = {"hidden": 6, "q": 4, "kv": 2, "ffn": 3, "experts": 2, "blocks": 2, "bytes": 16}
 
 
-def outputs(row: Row, ways: dict[str, Way] | None = None, dtype: str = "F32") -> dict[str, np.ndarray]:
+def outputs(
+    row: TensorRule, transforms: dict[str, Transform] | None = None, dtype: str = "F32"
+) -> dict[str, np.ndarray]:
     """The tensors that a row makes of 0, 1, 2, …, as the writer gets them."""
-    wanted = expand([row], SIZES, ways)
+    wanted = expand([row], SIZES, transforms)
     sources = {}
     for number, want in enumerate(wanted):
         values = np.arange(np.prod(want.shape), dtype=np.float32).reshape(want.shape) + 100 * number
         stored = values.astype({"U8": np.uint8}.get(dtype, np.float32))
         sources[want.source] = LazyTensor(want.source, want.shape, dtype, lambda stored=stored: stored)
-    ledger = settle(sources, [Part("x", (), wanted)])
+    ledger = match_tensors(sources, [GraphSpec("x", (), wanted)])
     assert not ledger.problems
-    tensors = part_tensors(Part("x", (), wanted), ledger.entries)
+    tensors = spec_tensors(GraphSpec("x", (), wanted), ledger.entries)
     return {t.name: whole(t) for t in tensors}
 
 
-def whole(tensor: OutputTensor) -> np.ndarray:
+def whole(tensor: StreamedTensor) -> np.ndarray:
     return np.concatenate(list(tensor.chunks())).reshape(tensor.shape)
 
 
@@ -52,8 +54,8 @@ def test_a_fused_matrix_stays_where_there_is_one_name() -> None:
 
 
 def test_fused_experts_are_cut_and_turned_expert_by_expert() -> None:
-    row: Row = ("gate_up", ("gate", "up"), ("experts", "hidden", "ffn+ffn"), "turned")
-    made = outputs(row, {"turned": TURNED})
+    row: TensorRule = ("gate_up", ("gate", "up"), ("experts", "hidden", "ffn+ffn"), "turned")
+    made = outputs(row, {"turned": TRANSPOSED})
     source = np.arange(72).reshape(2, 6, 6)
     assert np.array_equal(made["gate"], source[:, :, :3].swapaxes(1, 2))
     assert np.array_equal(made["up"], source[:, :, 3:].swapaxes(1, 2))
@@ -62,10 +64,12 @@ def test_fused_experts_are_cut_and_turned_expert_by_expert() -> None:
 def test_fused_experts_are_read_an_expert_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """However they lie: one that is turned is copied, and nothing else."""
     monkeypatch.setattr("convert.formats.gguf.tensors.CHUNK_VALUES", 4)
-    row: Row = ("gate_up", ("gate", "up"), ("experts", "hidden", "ffn+ffn"), "turned")
-    wanted = expand([row], SIZES, {"turned": TURNED})
+    row: TensorRule = ("gate_up", ("gate", "up"), ("experts", "hidden", "ffn+ffn"), "turned")
+    wanted = expand([row], SIZES, {"turned": TRANSPOSED})
     source = LazyTensor("gate_up", (2, 6, 6), "F32", lambda: np.zeros((2, 6, 6), np.float32))
-    tensors = part_tensors(Part("x", (), wanted), settle({"gate_up": source}, [Part("x", (), wanted)]).entries)
+    tensors = spec_tensors(
+        GraphSpec("x", (), wanted), match_tensors({"gate_up": source}, [GraphSpec("x", (), wanted)]).entries
+    )
     assert [[chunk.shape for chunk in t.chunks()] for t in tensors] == [[(3, 6), (3, 6)], [(3, 6), (3, 6)]]
 
 
@@ -79,9 +83,9 @@ def test_rows_that_were_dealt_out_in_turn_are_gathered() -> None:
 def test_a_change_counts_as_float32_whatever_the_source_is() -> None:
     wanted = expand([("norm", "norm", ("hidden",), "norm")], SIZES, {"norm": PLUS_ONE})
     bits = np.array([0x3F80] * 6, np.uint16)  # 1 in bfloat16
-    (tensor,) = part_tensors(
-        Part("x", (), wanted),
-        settle({"norm": LazyTensor("norm", (6,), "BF16", lambda: bits)}, [Part("x", (), wanted)]).entries,
+    (tensor,) = spec_tensors(
+        GraphSpec("x", (), wanted),
+        match_tensors({"norm": LazyTensor("norm", (6,), "BF16", lambda: bits)}, [GraphSpec("x", (), wanted)]).entries,
     )
     (chunk,) = tensor.chunks()
     assert (tensor.storage, tensor.source_bytes, chunk.dtype, chunk.tolist()) == ("F32", 24, np.float32, [[2.0] * 6])
@@ -90,7 +94,7 @@ def test_a_change_counts_as_float32_whatever_the_source_is() -> None:
 def test_a_turned_weight_has_a_bias_that_is_not() -> None:
     (row,) = biases([("w.weight", "x.weight", ("hidden", "q"), "turned")])
     assert row == ("w.bias", "x.bias", ("hidden",), "turned")
-    assert outputs(row, {"turned": TURNED})["x.bias"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert outputs(row, {"turned": TRANSPOSED})["x.bias"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_layers_that_differ_have_tables_of_their_own() -> None:
@@ -107,18 +111,18 @@ def test_blocks_of_mxfp4_hold_in_ggmls_order_what_they_held() -> None:
     draw = np.random.default_rng(0)
     blocks = draw.integers(0, 256, (2, 6, 2, 16)).astype(np.uint8)
     scales = draw.integers(120, 134, (2, 6, 2)).astype(np.uint8)
-    rows: list[Row] = [
+    rows: list[TensorRule] = [
         ("w_blocks", ("gate", "up"), ("experts", "ffn/ffn", "blocks", "bytes"), "blocks"),
         ("w_scales", ("gate", "up"), ("experts", "ffn/ffn", "blocks"), "scales"),
     ]
-    part = Part("x", (), expand(rows, SIZES, MXFP4_WAYS))
+    part = GraphSpec("x", (), expand(rows, SIZES, MXFP4_TRANSFORMS))
     sources = {
         "w_blocks": LazyTensor("w_blocks", blocks.shape, "U8", lambda: blocks),
         "w_scales": LazyTensor("w_scales", scales.shape, "U8", lambda: scales),
     }
-    ledger = settle(sources, [part])
+    ledger = match_tensors(sources, [part])
     assert not ledger.problems
-    made = {t.name: t for t in part_tensors(part, ledger.entries)}
+    made = {t.name: t for t in spec_tensors(part, ledger.entries)}
     assert made["up"].shape == (2, 3, 64)
     # transformers, integrations/mxfp4.py: the low half first, then the high one, times 2 ** (scale - 127)
     magnitudes = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
@@ -134,19 +138,21 @@ def test_blocks_of_mxfp4_hold_in_ggmls_order_what_they_held() -> None:
 
 
 def test_bytes_are_no_weights_and_weights_no_blocks() -> None:
-    part = Part("x", (), expand([("w", "w", ("hidden",))], SIZES))
-    (problem,) = settle({"w": LazyTensor("w", (6,), "U8", lambda: np.empty(0))}, [part]).problems
+    part = GraphSpec("x", (), expand([("w", "w", ("hidden",))], SIZES))
+    (problem,) = match_tensors({"w": LazyTensor("w", (6,), "U8", lambda: np.empty(0))}, [part]).problems
     assert "w of U8" in str(problem)
-    part = Part("x", (), expand([("b", "b", ("experts", "ffn", "blocks", "bytes"), "blocks")], SIZES, MXFP4_WAYS))
-    (problem,) = settle({"b": LazyTensor("b", (2, 3, 2, 16), "F32", lambda: np.empty(0))}, [part]).problems
+    part = GraphSpec(
+        "x", (), expand([("b", "b", ("experts", "ffn", "blocks", "bytes"), "blocks")], SIZES, MXFP4_TRANSFORMS)
+    )
+    (problem,) = match_tensors({"b": LazyTensor("b", (2, 3, 2, 16), "F32", lambda: np.empty(0))}, [part]).problems
     assert "b of F32" in str(problem)
 
 
 def test_weights_at_work_count_one_expert() -> None:
-    tensors = [OutputTensor(t) for w in expand([("a", "a", ("hidden",))], SIZES) for t in w.targets]
+    tensors = [StreamedTensor(t) for w in expand([("a", "a", ("hidden",))], SIZES) for t in w.targets]
     assert expert_parameters(tensors) == (0, 0)
-    row: Row = ("e", "blk.0.ffn_up_exps.weight", ("experts", "ffn", "hidden"))
-    tensors += [OutputTensor(t) for w in expand([row], SIZES) for t in w.targets]
+    row: TensorRule = ("e", "blk.0.ffn_up_exps.weight", ("experts", "ffn", "hidden"))
+    tensors += [StreamedTensor(t) for w in expand([row], SIZES) for t in w.targets]
     assert expert_parameters(tensors) == (2, 6 + 18)
 
 

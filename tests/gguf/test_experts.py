@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from convert.architectures import qwen3_moe
-from convert.architectures._graph_spec import Part, Target, Wanted
+from convert.architectures._graph_spec import GraphSpec, OutputTensor, SourceTensor
 from convert.bundle import Role
-from convert.formats.gguf.ledger import Entry, settle
+from convert.formats.gguf.ledger import Entry, match_tensors
 from convert.formats.gguf.stage import STAGE as stage
-from convert.formats.gguf.tensors import forecast_tensors, part_tensors
+from convert.formats.gguf.tensors import forecast_tensors, spec_tensors
 from convert.source.checkpoint import LazyTensor, open_checkpoint
 from tests import tiny
 from tests.fixtures_gguf import convert, digests, edit_weights, read_gguf, source_inputs
@@ -54,9 +54,9 @@ def test_they_are_read_one_after_the_other() -> None:
     log: list[str] = []
     entries = []
     for place in (2, 0, 1):
-        target = Target("exps.weight", (3, 2, 4), place=place)
-        entries.append(Entry(lazy(place, log), Wanted(f"expert.{place}", (2, 4), (target,)), 0))
-    (tensor,) = part_tensors(Part("x", (), tuple(e.wanted for e in entries)), entries)
+        target = OutputTensor("exps.weight", (3, 2, 4), place=place)
+        entries.append(Entry(lazy(place, log), SourceTensor(f"expert.{place}", (2, 4), (target,)), 0))
+    (tensor,) = spec_tensors(GraphSpec("x", (), tuple(e.wanted for e in entries)), entries)
     assert (tensor.shape, tensor.rows, tensor.target.place) == ((3, 2, 4), 6, None)
     assert log == []
     assert [float(values[0, 0]) for values in tensor.chunks()] == [0, 1, 2]
@@ -69,7 +69,7 @@ def test_they_are_read_one_after_the_other() -> None:
 def test_the_forecast_has_the_same_tensors(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tiny.tiny_qwen3_moe(tmp_path, layers=1))
     part = qwen3_moe.text(checkpoint.config)
-    real = part_tensors(part, settle(checkpoint.tensors, [part]).entries)
+    real = spec_tensors(part, match_tensors(checkpoint.tensors, [part]).entries)
     assert {t.name: t.shape for t in forecast_tensors(part)} == {t.name: t.shape for t in real}
     assert len(real) == len(forecast_tensors(part))
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from convert.architectures._graph_spec import Target
+from convert.architectures._graph_spec import OutputTensor
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
 from convert.formats.gguf.stage import STAGE as stage
-from convert.formats.gguf.tensors import OutputTensor
+from convert.formats.gguf.tensors import StreamedTensor
 from convert.formats.gguf.writer import HOT_VALUES, Group, write_files
 from convert.progress import Silent
 from quantize.blocks import TYPES
@@ -122,7 +122,7 @@ def test_sources_of_other_float_types(dtype: str, tmp_path: Path) -> None:
 
 
 def written(tmp_path: Path, values: np.ndarray, kind: str, importance: Any = None) -> np.ndarray:
-    tensor = OutputTensor(Target("t.weight", values.shape), values=values)
+    tensor = StreamedTensor(OutputTensor("t.weight", values.shape), values=values)
     info = TensorInfo("t.weight", values.shape, TYPES[kind])
     plan = FilePlan("t.gguf", f"gguf/{kind}", (), (info,))
     write_files(tmp_path, Group(((plan,),), (tensor,), importance), Silent())

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.architectures._graph_spec import Target
+from convert.architectures._graph_spec import OutputTensor
 from convert.bundle import Artifact
 from convert.errors import InputError
-from convert.formats.gguf.file_plan import ALIGNMENT, FilePlan, TensorInfo
+from convert.formats.gguf.constants import ALIGNMENT
+from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.shard_names import is_later_shard, shard_names, size_in_bytes
 from convert.formats.gguf.split import SplitFile, split_plans
-from convert.formats.gguf.tensors import OutputTensor
+from convert.formats.gguf.tensors import StreamedTensor
 from convert.gguf_field import Field
 from quantize.blocks import F32
 from tests import tiny
@@ -23,11 +24,11 @@ from tests.fixtures_gguf import convert, read_gguf
 ROWS = (5, 9, 1, 40, 3)
 
 
-def tensors() -> list[OutputTensor]:
+def tensors() -> list[StreamedTensor]:
     draw = np.random.default_rng(0)
     shapes = [(rows, 24) for rows in ROWS]
     values = [draw.standard_normal(shape, dtype=np.float32) for shape in shapes]
-    return [OutputTensor(Target(f"t.{i}.weight", v.shape), values=v) for i, v in enumerate(values)]
+    return [StreamedTensor(OutputTensor(f"t.{i}.weight", v.shape), values=v) for i, v in enumerate(values)]
 
 
 def planned(*, text: int = 100) -> FilePlan:

@@ -107,7 +107,7 @@ def ledger_of(folder: Path) -> Ledger:
 
     config = config_of(folder)
     auto = AutoModelForImageTextToText if "vl" in config.model_type else AutoModelForCausalLM
-    return bind.settle(hollow(config, auto), bind.stored(source_inputs(folder)["source"]))
+    return bind.match_tensors(hollow(config, auto), bind.stored(source_inputs(folder)["source"]))
 
 
 def bound(folder: Path, graph: ir.Model, **options: Any) -> ir.Model:

@@ -9,7 +9,7 @@ import torch
 
 from convert.errors import StageError
 from convert.formats.onnx import trace
-from convert.formats.onnx.families import Input, Part
+from convert.formats.onnx.families import Input, TracedGraph
 from tests.onnx.graphs import traced
 
 
@@ -82,8 +82,8 @@ class Normalizing(torch.nn.Module):
         return ((x * self.weight).reshape(x.shape[0], 2, -1),)
 
 
-def part(module: torch.nn.Module, **parameters: str) -> Part:
-    return Part("model", module, {"x": Input(torch.ones(3, 4), {0: "rows"})}, ("y",), parameters=parameters)
+def part(module: torch.nn.Module, **parameters: str) -> TracedGraph:
+    return TracedGraph("model", module, {"x": Input(torch.ones(3, 4), {0: "rows"})}, ("y",), parameters=parameters)
 
 
 def test_a_decision_that_depends_on_values_is_refused() -> None:
@@ -116,6 +116,6 @@ def test_a_node_outside_of_every_module_has_no_source() -> None:
     assert trace._source(named, "") == ""
     real = {
         "pkg.torch.onnx.name_scopes": "['part', 'part.model.layers.0.mlp', 'x']",
-        "pkg.torch.onnx.class_hierarchy": "['m.Part', 'm.MLP', 'x']",
+        "pkg.torch.onnx.class_hierarchy": "['m.TracedGraph', 'm.MLP', 'x']",
     }
     assert trace._source(real, "") == "model.layers.0.mlp (MLP)"

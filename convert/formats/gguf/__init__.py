@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, Sample, Support
+from convert.formats.gguf.constants import MAGIC
 
 if TYPE_CHECKING:
     from convert.formats.facts import Facts, TensorError
     from convert.source.checkpoint import Checkpoint
-
-MAGIC = b"GGUF"
 
 
 def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:

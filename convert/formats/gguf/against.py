@@ -14,9 +14,9 @@ from convert import architectures
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import InputError, PlanError, StageError
 from convert.formats.facts import TensorError
-from convert.formats.gguf.ledger import settle
+from convert.formats.gguf.ledger import match_tensors
 from convert.formats.gguf.reader import StoredTensor, read_gguf_header
-from convert.formats.gguf.tensors import OutputTensor, part_tensors
+from convert.formats.gguf.tensors import StreamedTensor, spec_tensors
 from convert.source.checkpoint import open_checkpoint
 from convert.source.companions import collect, read_companions
 from convert.source.untrusted import shown
@@ -77,7 +77,7 @@ def _line(error: TensorError) -> str:
     return f"{error.name:30}  {error.type:7}  {numbers}"
 
 
-def _sources(folder: Path, *, projector: bool) -> Mapping[str, OutputTensor]:
+def _sources(folder: Path, *, projector: bool) -> Mapping[str, StreamedTensor]:
     """GGUF tensor name -> where its values are in the checkpoint. Raises ConvertError for one we cannot convert."""
     checkpoint = open_checkpoint(folder)
     family = architectures.find(checkpoint.config)
@@ -87,15 +87,15 @@ def _sources(folder: Path, *, projector: bool) -> Mapping[str, OutputTensor]:
         companions = read_companions(Bundle(Model(folder.name), {Role.WEIGHTS: (), **roles}))
         parts.append(family.vision(checkpoint.config, companions.preprocessor))
     skipped = "" if len(parts) > 1 else getattr(family, "VISION", "")
-    ledger = settle(checkpoint.tensors, parts, skipped, getattr(family, "RENAMES", ()))
+    ledger = match_tensors(checkpoint.tensors, parts, skipped, getattr(family, "RENAMES", ()))
     if ledger.problems:
         raise PlanError(*ledger.problems)
     number = 1 if len(parts) > 1 else 0
-    tensors = part_tensors(parts[number], [e for e in ledger.entries if e.part == number])
+    tensors = spec_tensors(parts[number], [e for e in ledger.entries if e.part == number])
     return {tensor.name: tensor for tensor in tensors}
 
 
-def _error(stored: StoredTensor, data: np.ndarray, source: OutputTensor, most_values: int | None) -> TensorError:
+def _error(stored: StoredTensor, data: np.ndarray, source: StreamedTensor, most_values: int | None) -> TensorError:
     row_bytes = stored.type.row_bytes(source.row_values)
     squared_error = squared_source = largest = 0.0
     total = source.rows * source.row_values

@@ -13,15 +13,15 @@ from types import ModuleType
 import numpy as np
 
 from convert import architectures
-from convert.architectures._graph_spec import LeftOut, Part
+from convert.architectures._graph_spec import GraphSpec, LeftOut
 from convert.bundle import Bundle, Model, Role
 from convert.errors import ConvertError, PlanError, Problem, StageError
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.general import general_metadata, size_label
 from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
-from convert.formats.gguf.ledger import Ledger, settle
+from convert.formats.gguf.ledger import Ledger, match_tensors
 from convert.formats.gguf.split import split_plans
-from convert.formats.gguf.tensors import CHUNK_VALUES, OutputTensor, expert_parameters, forecast_tensors, part_tensors
+from convert.formats.gguf.tensors import CHUNK_VALUES, StreamedTensor, expert_parameters, forecast_tensors, spec_tensors
 from convert.formats.gguf.vocabulary import vocabulary_metadata, vocabulary_notes
 from convert.formats.gguf.writer import Group
 from convert.gguf_field import Field
@@ -38,7 +38,7 @@ class Conversion:
     text: Group
     projector: Group | None
     left_out: Mapping[str, LeftOut]
-    twins: tuple[tuple[LazyTensor, LazyTensor], ...]  # (left out, kept): must hold the same values
+    tied: tuple[tuple[LazyTensor, LazyTensor], ...]  # (left out, kept): must hold the same values
     notes: tuple[str, ...]
     imatrix: Imatrix | None = None  # of the text's tensors
 
@@ -82,9 +82,9 @@ def prepare(bundle: Bundle, wish: Wish) -> Conversion:
         raise PlanError(*dict.fromkeys(problems))
     if built(bundle):
         skipped = family.VISION if wish.mmproj is False and hasattr(family, "vision") else ""
-        ledger = settle(open_bundle(bundle).tensors, parts, skipped, getattr(family, "RENAMES", ()))
+        ledger = match_tensors(open_bundle(bundle).tensors, parts, skipped, getattr(family, "RENAMES", ()))
         problems += ledger.problems
-        tensors = [part_tensors(part, [e for e in ledger.entries if e.part == i]) for i, part in enumerate(parts)]
+        tensors = [spec_tensors(part, [e for e in ledger.entries if e.part == i]) for i, part in enumerate(parts)]
     else:
         ledger, tensors = Ledger(), [forecast_tensors(part) for part in parts]
     vocabulary = _vocabulary(problems, companions, _vocab_size(parts[0]), wish.pre_tokenizer)
@@ -100,13 +100,13 @@ def prepare(bundle: Bundle, wish: Wish) -> Conversion:
         text,
         about.projector(parts[1], tensors[1], str(wish.mmproj or "F16")) if len(parts) > 1 else None,
         ledger.left_out,
-        ledger.twins,
+        ledger.tied,
         (*(note for part in parts for note in part.notes), *companions.notes, *vocabulary.notes),
         imatrix,
     )
 
 
-def _parts(problems: list[Problem], family: ModuleType, companions: Companions, wish: Wish) -> list[Part]:
+def _parts(problems: list[Problem], family: ModuleType, companions: Companions, wish: Wish) -> list[GraphSpec]:
     """What goes into the text file and, where one is made, into the projector's."""
     makers = [partial(family.text, companions.config)]
     if hasattr(family, "vision") and wish.mmproj is not False:
@@ -122,7 +122,7 @@ def _parts(problems: list[Problem], family: ModuleType, companions: Companions, 
     return parts
 
 
-def _imatrix(problems: list[Problem], wish: Wish, tensors: Sequence[OutputTensor]) -> Imatrix | None:
+def _imatrix(problems: list[Problem], wish: Wish, tensors: Sequence[StreamedTensor]) -> Imatrix | None:
     """The importance matrix wished for, once it is seen to be one of these tensors."""
     if wish.imatrix is None:
         return None
@@ -135,7 +135,7 @@ def _imatrix(problems: list[Problem], wish: Wish, tensors: Sequence[OutputTensor
     return imatrix
 
 
-def _strays(asked: Asked, tensors: Sequence[OutputTensor]) -> list[Problem]:
+def _strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
     """Overrides that are about no tensor, or only about such as have their blocks already."""
     names = [t.name for t in tensors if not t.target.packed]
     strays = [p for p, _ in asked.overrides if not any(re.search(p, name) for name in names)]
@@ -174,8 +174,8 @@ class _About:
 
     def text(
         self,
-        part: Part,
-        tensors: Sequence[OutputTensor],
+        part: GraphSpec,
+        tensors: Sequence[StreamedTensor],
         imatrix: Imatrix | None,
         vocabulary: Sequence[Field],
     ) -> Group:
@@ -192,13 +192,13 @@ class _About:
             volumes.append((plan,) if most is None else split_plans(plan, most))
         return Group(tuple(volumes), tuple(tensors), imatrix.weights if imatrix else None)
 
-    def projector(self, part: Part, tensors: Sequence[OutputTensor], kind: str) -> Group:
+    def projector(self, part: GraphSpec, tensors: Sequence[StreamedTensor], kind: str) -> Group:
         fields = (self._general(tensors, "mmproj") + list(part.fields), ())
         infos = _infos(MIXES[kind], part, tensors, Asked())
         plan = _plan(f"mmproj-{self.start}-{kind}.gguf", MIXES[kind], part, fields, infos)
         return Group(((plan,),), tuple(tensors))
 
-    def _general(self, tensors: Sequence[OutputTensor], kind: str) -> list[Field]:
+    def _general(self, tensors: Sequence[StreamedTensor], kind: str) -> list[Field]:
         parameters = sum(prod(t.shape) for t in tensors)
         experts, active = expert_parameters(tensors)
         size = f"{experts}x{size_label(active)}" if experts else ""
@@ -237,9 +237,9 @@ def built(bundle: Bundle) -> bool:
     return bool(weights) and all(a.path.is_absolute() and a.path.is_file() for a in weights)
 
 
-def prove_twins(conversion: Conversion) -> None:
+def prove_tied(conversion: Conversion) -> None:
     """Raise StageError unless every tensor that is left out as a copy holds what the one that is kept holds."""
-    for left_out, kept in conversion.twins:
+    for left_out, kept in conversion.tied:
         if left_out.dtype == kept.dtype and left_out.shape == kept.shape:
             a, b = left_out.load().reshape(-1), kept.load().reshape(-1)
             same = all(
@@ -259,7 +259,11 @@ def prove_twins(conversion: Conversion) -> None:
 
 
 def _plan(
-    file: str, mix: Mix, part: Part, metadata: tuple[Sequence[Field], Sequence[Field]], infos: tuple[TensorInfo, ...]
+    file: str,
+    mix: Mix,
+    part: GraphSpec,
+    metadata: tuple[Sequence[Field], Sequence[Field]],
+    infos: tuple[TensorInfo, ...],
 ) -> FilePlan:
     """The file of one type; `metadata` is what stands before and after the fields that depend on the type."""
     before, after = metadata
@@ -273,13 +277,13 @@ def _plan(
     return FilePlan(file, f"gguf/{mix.name}", fields, infos)
 
 
-def _infos(mix: Mix, part: Part, tensors: Sequence[OutputTensor], asked: Asked) -> tuple[TensorInfo, ...]:
+def _infos(mix: Mix, part: GraphSpec, tensors: Sequence[StreamedTensor], asked: Asked) -> tuple[TensorInfo, ...]:
     choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], _hyper(part), asked)
     pairs = ((t, _carried(t) or c) for t, c in zip(tensors, choices, strict=True))
     return tuple(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
 
 
-def _carried(tensor: OutputTensor) -> Choice | None:
+def _carried(tensor: StreamedTensor) -> Choice | None:
     """The type of blocks that the checkpoint has already, or the one that llama.cpp's graph needs, in every file."""
     if tensor.target.type:
         return Choice(TYPES[tensor.target.type], f"{tensor.target.type} in every file, for llama.cpp's graph")
@@ -287,7 +291,7 @@ def _carried(tensor: OutputTensor) -> Choice | None:
     return Choice(TYPES[packed.type], f"{packed.type} blocks of the checkpoint, as they are") if packed else None
 
 
-def _hyper(part: Part) -> Hyper:
+def _hyper(part: GraphSpec) -> Hyper:
     """What the rules of the mixes ask, from the fields of the file."""
     said = {f.key.removeprefix(f"{part.architecture}."): f.value for f in part.fields}
 
@@ -311,7 +315,7 @@ def _problems(error: ConvertError) -> list[Problem]:
     return [p if isinstance(p, Problem) else Problem("gguf", p) for p in error.problems]
 
 
-def _vocab_size(text: Part) -> int:
+def _vocab_size(text: GraphSpec) -> int:
     """Rows of the token embedding."""
     return next(t.shape[0] for w in text.wanted for t in w.targets if t.name == "token_embd.weight")
 

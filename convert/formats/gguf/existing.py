@@ -10,7 +10,7 @@ from convert.bundle import Artifact
 from convert.errors import InputError
 from convert.formats.base import Found
 from convert.formats.existing import artifact, start_of
-from convert.formats.gguf import MAGIC
+from convert.formats.gguf.constants import MAGIC
 from convert.formats.gguf.reader import GGUFHeader, read_gguf_header
 from convert.formats.gguf.shard_names import shard_names
 from convert.source.untrusted import inside, shown

@@ -15,12 +15,9 @@ import struct
 from dataclasses import dataclass
 from math import prod
 
-from convert.formats.gguf import MAGIC
+from convert.formats.gguf.constants import ALIGNMENT, MAGIC, VERSION
 from convert.gguf_field import Field, text_bytes
 from quantize.blocks import BlockType
-
-VERSION = 3
-ALIGNMENT = 32
 
 
 @dataclass(frozen=True)

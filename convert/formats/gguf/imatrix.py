@@ -29,8 +29,8 @@ import numpy as np
 from convert.bundle import Artifact
 from convert.errors import InputError, Problem
 from convert.files import HashedFile
-from convert.formats.gguf import MAGIC
-from convert.formats.gguf.file_plan import ALIGNMENT, FilePlan, TensorInfo
+from convert.formats.gguf.constants import ALIGNMENT, MAGIC
+from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.reader import StoredTensor, read_gguf_header
 from convert.gguf_field import Field
 from convert.source.untrusted import listed, refuse_pointer, shown

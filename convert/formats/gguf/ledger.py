@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from convert.architectures._graph_spec import LeftOut, Part, Wanted
+from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor
 from convert.errors import Problem
 from convert.source.checkpoint import LazyTensor
 
@@ -24,7 +24,7 @@ class Entry:
     """A checkpoint tensor and what it is wanted for."""
 
     source: LazyTensor
-    wanted: Wanted
+    wanted: SourceTensor
     part: int  # which of the parts wants it
 
 
@@ -34,13 +34,13 @@ class Ledger:
 
     entries: tuple[Entry, ...] = ()
     left_out: Mapping[str, LeftOut] = field(default_factory=dict)  # by the checkpoint's own names
-    twins: tuple[tuple[LazyTensor, LazyTensor], ...] = ()  # (left out because equal, kept): to be proven
+    tied: tuple[tuple[LazyTensor, LazyTensor], ...] = ()  # (left out because equal, kept): to be proven
     problems: tuple[Problem, ...] = ()
 
 
-def settle(
+def match_tensors(
     sources: Mapping[str, LazyTensor],
-    parts: Sequence[Part],
+    parts: Sequence[GraphSpec],
     skipped: str | tuple[str, ...] = "",
     renames: Iterable[Rename] = (),
 ) -> Ledger:
@@ -67,8 +67,8 @@ def settle(
     problems += _misfits(entries)
     problems += _lacking([w for w in wanted if w not in found], "lacks", "download the model again")
     problems += _lacking(unknown, "has tensors no rule takes:", "config.json describes another model, or they are new")
-    twins = ((sources[name], found[rule.same_as]) for name, rule in left_out.items() if rule.same_as in found)
-    return Ledger(tuple(entries), left_out, tuple(twins), tuple(problems))
+    tied = ((sources[name], found[rule.same_as]) for name, rule in left_out.items() if rule.same_as in found)
+    return Ledger(tuple(entries), left_out, tuple(tied), tuple(problems))
 
 
 def _known_as(
@@ -112,7 +112,7 @@ def _misfits(entries: Iterable[Entry]) -> list[Problem]:
     return problems
 
 
-def _readable(wanted: Wanted) -> tuple[str, ...]:
+def _readable(wanted: SourceTensor) -> tuple[str, ...]:
     """The types a checkpoint tensor may have for what it is wanted for."""
     return BYTES if any(target.packed for target in wanted.targets) else FLOATS
 

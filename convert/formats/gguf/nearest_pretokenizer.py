@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from convert.formats.gguf.pretokenizer_table import BYTES, PUNCTUATION_EACH, PUNCTUATION_RUNS, TABLE, Entry
-from convert.formats.gguf.pretokenizers import written
+from convert.formats.gguf.pretokenizer_table import BYTES, PUNCTUATION_EACH, PUNCTUATION_RUNS, TABLE, Entry, written
 
 SHOWN = 8  # parts of the text
 

@@ -145,3 +145,12 @@ TABLE: tuple[Entry, ...] = (
 )
 """Preferred name first among those that cut alike. Not here: kimi-k2 and afmoe, which are code in llama.cpp and no
 expression, and the names whose texts are not spelled in bytes (gemma4, sarvam-moe, whitespace)."""
+
+_WRITTEN = {ANY_CASE: "(?i:'s|'t|'re|'ve|'m|'ll|'d)", LOWER_CASE: "'s|'t|'re|'ve|'m|'ll|'d"}
+
+
+def written(step: str) -> str:
+    """A canonical expression as one that a library of regular expressions takes."""
+    for placeholder, expression in _WRITTEN.items():
+        step = step.replace(placeholder, expression)
+    return step

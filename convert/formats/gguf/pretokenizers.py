@@ -30,6 +30,7 @@ from convert.formats.gguf.pretokenizer_table import (
     PUNCTUATION_RUNS,
     SPACE_NOTE,
     TABLE,
+    written,
 )
 
 CLASSES: Mapping[str, str] = MappingProxyType(
@@ -124,16 +125,6 @@ def _step(part: Mapping[str, Any]) -> list[str]:
 
 def _as_json(part: Mapping[str, Any]) -> str:
     return json.dumps(part, ensure_ascii=False, sort_keys=True)
-
-
-_WRITTEN = {ANY_CASE: "(?i:'s|'t|'re|'ve|'m|'ll|'d)", LOWER_CASE: "'s|'t|'re|'ve|'m|'ll|'d"}
-
-
-def written(step: str) -> str:
-    """A canonical expression as one that a library of regular expressions takes."""
-    for placeholder, expression in _WRITTEN.items():
-        step = step.replace(placeholder, expression)
-    return step
 
 
 def regexes(name: str) -> tuple[str, ...]:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from convert.errors import InputError
-from convert.formats.gguf import MAGIC
-from convert.formats.gguf.file_plan import ALIGNMENT
+from convert.formats.gguf.constants import ALIGNMENT, MAGIC
 from convert.gguf_field import SCALARS, Field, GGUFValueType
 from convert.source.untrusted import refuse_pointer, shown
 from quantize.blocks import BY_ID, BlockType

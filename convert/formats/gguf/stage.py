@@ -296,12 +296,12 @@ class GGUFStage(Stage[GGUFOptions]):
 
     def run(self, options: GGUFOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """Write the files into `out`. Raises ConvertError before a byte is written when the model does not fit."""
-        from convert.formats.gguf.conversion import imatrix_lines, prove_twins
+        from convert.formats.gguf.conversion import imatrix_lines, prove_tied
         from convert.formats.gguf.tokenizer_proof import prove_tokenizer
         from convert.formats.gguf.writer import write_files
 
         conversion = _prepare(options, inputs)
-        prove_twins(conversion)
+        prove_tied(conversion)
         if isinstance(options.imatrix, Calibration):
             inputs = {"source": imatrix.run(options.imatrix.asked, inputs, out, progress)}
             conversion = _prepare(options.model_copy(update={"imatrix": None}), inputs)

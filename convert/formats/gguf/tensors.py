@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from convert.architectures._graph_spec import Packed, Part, Target, View
+from convert.architectures._graph_spec import GraphSpec, OutputTensor, Packed, View
 from convert.formats.gguf.ledger import Entry
 from convert.source.checkpoint import LazyTensor
 from quantize.blocks import TYPES
@@ -18,14 +18,14 @@ CHUNK_VALUES = 1 << 20  # values a thread is given at a time: 4 MiB as float32
 
 
 @dataclass(frozen=True)
-class OutputTensor:
+class StreamedTensor:
     """One tensor of a GGUF file: read from `source` through `target.view`, or the constant `values`.
 
     Where it is several checkpoint tensors on top of each other, those are `parts`, and `source` is what they make.
     Where their bytes are packed into its blocks, each of the `parts` has its own of the `views`.
     """
 
-    target: Target
+    target: OutputTensor
     source: LazyTensor | None = None
     values: np.ndarray | None = None
     parts: tuple[LazyTensor, ...] = ()
@@ -99,7 +99,7 @@ class OutputTensor:
             yield chunk
 
 
-def part_tensors(part: Part, entries: Iterable[Entry]) -> tuple[OutputTensor, ...]:
+def spec_tensors(part: GraphSpec, entries: Iterable[Entry]) -> tuple[StreamedTensor, ...]:
     """The file's tensors: generated ones, then in the order of the checkpoint, which is read once through.
 
     What several checkpoint tensors make together comes where the last of them is.
@@ -107,19 +107,19 @@ def part_tensors(part: Part, entries: Iterable[Entry]) -> tuple[OutputTensor, ..
     return (*_generated(part), *_from_checkpoint(entries))
 
 
-def _from_checkpoint(entries: Iterable[Entry]) -> Iterator[OutputTensor]:
-    waiting: dict[str, dict[int, tuple[LazyTensor, Target]]] = {}
+def _from_checkpoint(entries: Iterable[Entry]) -> Iterator[StreamedTensor]:
+    waiting: dict[str, dict[int, tuple[LazyTensor, OutputTensor]]] = {}
     for entry in entries:
         for target in entry.wanted.targets:
             if target.place is None:
-                yield OutputTensor(target, entry.source)
+                yield StreamedTensor(target, entry.source)
                 continue
             found = waiting.setdefault(target.name, {})
             found[target.place] = entry.source, target
             if len(found) == target.places:
                 parts, targets = zip(*(found[place] for place in sorted(found)), strict=True)
                 views = tuple(t.view for t in targets) if target.packed else ()
-                yield OutputTensor(replace(target, place=None), _stacked(parts), parts=parts, views=views)
+                yield StreamedTensor(replace(target, place=None), _stacked(parts), parts=parts, views=views)
 
 
 def _stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
@@ -140,13 +140,13 @@ def _stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
     )
 
 
-def forecast_tensors(part: Part) -> tuple[OutputTensor, ...]:
+def forecast_tensors(part: GraphSpec) -> tuple[StreamedTensor, ...]:
     """The tensors a config promises, when the checkpoint itself is not there yet: names and shapes, nothing to read."""
     targets = {target.name: replace(target, place=None) for wanted in part.wanted for target in wanted.targets}
-    return (*_generated(part), *map(OutputTensor, targets.values()))
+    return (*_generated(part), *map(StreamedTensor, targets.values()))
 
 
-def expert_parameters(tensors: Iterable[OutputTensor]) -> tuple[int, int]:
+def expert_parameters(tensors: Iterable[StreamedTensor]) -> tuple[int, int]:
     """How many experts a layer has (0: none), and the weights of a model with one of them in each layer."""
     tensors = list(tensors)
     stacks = [t for t in tensors if "_exps." in t.name and len(t.shape) > 2]
@@ -156,5 +156,5 @@ def expert_parameters(tensors: Iterable[OutputTensor]) -> tuple[int, int]:
     return sum(t.shape[0] for t in stacks) // len(stacks), sum(prod(t.shape) for t in tensors) - idle
 
 
-def _generated(part: Part) -> Iterator[OutputTensor]:
-    return (OutputTensor(Target(g.name, g.values.shape), values=g.values) for g in part.generated)
+def _generated(part: GraphSpec) -> Iterator[StreamedTensor]:
+    return (StreamedTensor(OutputTensor(g.name, g.values.shape), values=g.values) for g in part.generated)

@@ -14,9 +14,10 @@ import numpy as np
 
 from convert.bundle import Artifact
 from convert.errors import InputError
-from convert.formats.gguf.file_plan import ALIGNMENT, FilePlan
+from convert.formats.gguf.constants import ALIGNMENT
+from convert.formats.gguf.file_plan import FilePlan
 from convert.formats.gguf.split import SplitFile
-from convert.formats.gguf.tensors import OutputTensor
+from convert.formats.gguf.tensors import StreamedTensor
 from convert.progress import Progress
 from quantize.blocks import BlockType
 from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, overflowing
@@ -37,7 +38,7 @@ class Group:
     """
 
     volumes: tuple[tuple[FilePlan, ...], ...]
-    tensors: tuple[OutputTensor, ...]
+    tensors: tuple[StreamedTensor, ...]
     importance: Importance | None = None
 
     @property
@@ -84,7 +85,7 @@ def _cores() -> int:
 class _Chunk:
     """Some rows of a tensor and the type they get in each volume."""
 
-    tensor: OutputTensor
+    tensor: StreamedTensor
     values: np.ndarray
     first_row: int
     types: tuple[BlockType, ...]

@@ -70,7 +70,7 @@ def stored(source: Bundle) -> dict[str, Stored]:
     }
 
 
-def settle(model: nn.Module, tensors: Mapping[str, Stored], *, joins: bool = False) -> Ledger:
+def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: bool = False) -> Ledger:
     """The ledger of a checkpoint for transformers' `model` (hollow, or on the meta device), problems included.
 
     With `joins` tensors may be pieces of a parameter: somebody else joins them, and counts those parameters.

@@ -83,14 +83,14 @@ def prepare(source: Bundle) -> Prepared:
 
 @functools.lru_cache(maxsize=2)
 def _prepared(model: Any, roles: Any, stamps: object) -> Prepared:
-    from convert.formats.onnx.bind import settle, stored
+    from convert.formats.onnx.bind import match_tensors, stored
 
     source = Bundle(model, dict(roles))
     home = _home(source)
     tensors = stored(source)
     config = _config(home, len(tensors))
     notes = tuple(_check_kind(config))
-    ledger = settle(_skeleton(config), tensors)
+    ledger = match_tensors(_skeleton(config), tensors)
     family = families.load(config.model_type)
     made = family.parts(config) if not ledger.problems else []
     parts = {part.name: tuple(dict.fromkeys(part.parameters.values())) for part in made}
@@ -191,14 +191,14 @@ def check(source: Bundle, wish: Wish) -> list[Problem]:
 
 def misfits(source: Bundle) -> list[Problem]:
     """Where weights and config.json disagree, for a builder that would fill what lacks with random numbers."""
-    from convert.formats.onnx.bind import settle, stored
+    from convert.formats.onnx.bind import match_tensors, stored
 
     try:
         tensors = stored(source)
         model = _skeleton(_config(_home(source), len(tensors)))
     except InputError as error:
         return [error.problem]
-    return list(settle(model, tensors, joins=True).problems)
+    return list(match_tensors(model, tensors, joins=True).problems)
 
 
 def export(source: Bundle, wish: Wish, out: Path, progress: Progress) -> Bundle:
@@ -237,7 +237,7 @@ def export(source: Bundle, wish: Wish, out: Path, progress: Progress) -> Bundle:
 
 
 def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
-    """Part -> graph without weights."""
+    """TracedGraph -> graph without weights."""
     from convert.formats.onnx import trace
 
     parts = prepared.family.parts(prepared.config)

@@ -1,4 +1,4 @@
-"""Part -> graph: standard operators, exact names, and in place of every weight an initializer without a value.
+"""TracedGraph -> graph: standard operators, exact names, and in place of every weight an initializer without a value.
 
 torch.onnx traces the hollow model; its own optimizer stays off, for it would fold what is done to weights into weights
 of zeros. Here the weights are inputs while the graph is simplified, so nothing can touch them.
@@ -19,7 +19,7 @@ from convert.errors import StageError
 from convert.formats.onnx.hollow import quiet
 
 if TYPE_CHECKING:
-    from convert.formats.onnx.families import Part
+    from convert.formats.onnx.families import TracedGraph
 
 OPSET = 20  # the newest that torch.onnx writes without a conversion
 FOLDED_VALUES = 1024  # constants of more values stay operators: they are masks and tables, which cost space
@@ -27,7 +27,7 @@ SOURCE = "source"  # metadata of a node: the module it was traced from
 SYMBOL = re.compile(r"[su]\d+")  # torch's names of axes
 
 
-def trace(part: Part) -> ir.Model:
+def trace(part: TracedGraph) -> ir.Model:
     """The graph of `part`; its weights are initializers of the right type, shape and name, without values.
 
     Raises StageError where torch cannot trace it.
@@ -65,7 +65,7 @@ class _Listed(torch.nn.Module):  # type: ignore[misc]  # torch is not followed b
         return self.part(*inputs)
 
 
-def _export(part: Part) -> ir.Model:
+def _export(part: TracedGraph) -> ir.Model:
     dynamic = [dict.fromkeys(given.axes, torch.export.Dim.DYNAMIC) for given in part.inputs.values()]
     try:
         with torch.no_grad(), quiet():
@@ -154,7 +154,7 @@ def _fold(model: ir.Model) -> None:
     )(model)
 
 
-def _name_axes(graph: ir.Graph, part: Part) -> None:
+def _name_axes(graph: ir.Graph, part: TracedGraph) -> None:
     """Give the changing axes the names of the part's inputs, everywhere: torch calls them s26."""
     named: dict[str, str] = {}
     for value, given in zip(graph.inputs, part.inputs.values(), strict=True):
@@ -230,7 +230,7 @@ def _remove_unused(graph: ir.Graph) -> None:
             del graph.initializers[name]
 
 
-def _tidy(model: ir.Model, part: Part) -> None:
+def _tidy(model: ir.Model, part: TracedGraph) -> None:
     """Short names and no traces of this machine: what is written must not depend on where it was made."""
     outer = next((i.removesuffix(o) for i, o in part.parameters.items() if i.endswith(o)), "")
     model.metadata_props.clear()

@@ -2,7 +2,7 @@
 
 A family is a module named as config.json's `model_type` with
 
-    parts(config) -> list[Part]     every graph of the model, the one that gives logits first
+    parts(config) -> list[TracedGraph]     every graph of the model, the one that gives logits first
 
 `config` is transformers' config object. The modules of the parts hold parameters without memory (see `hollow.py`).
 """
@@ -29,7 +29,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Part:
+class TracedGraph:
     """One graph: what is traced, and what its inputs and outputs are called."""
 
     name: str  # the file's stem: model, decoder_model_merged, embed_tokens, vision_encoder
@@ -44,7 +44,7 @@ class Part:
 class Family(Protocol):
     """The shape of a family module."""
 
-    def parts(self, config: Any) -> list[Part]: ...
+    def parts(self, config: Any) -> list[TracedGraph]: ...
 
 
 def names() -> list[str]:

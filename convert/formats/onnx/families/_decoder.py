@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from convert.formats.onnx.families import Input, Part
+from convert.formats.onnx.families import Input, TracedGraph
 from convert.formats.onnx.hollow import hollow, past, present
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BATCH, SEQUENCE, PAST = 2, 3, 5
 
 
-def parts(config: Any) -> list[Part]:
+def parts(config: Any) -> list[TracedGraph]:
     """The one graph of a text model."""
     model = hollow(config, AutoModelForCausalLM)
     inputs = {
@@ -31,7 +31,7 @@ def parts(config: Any) -> list[Part]:
     outputs = ("logits", *cache_outputs(config))
     axes = {name: {0: "batch", 2: "total"} for name in cache_outputs(config)}
     return [
-        Part(
+        TracedGraph(
             "model",
             Decoder(model),
             inputs,

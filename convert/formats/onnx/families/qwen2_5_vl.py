@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convert.formats.onnx.families import Input, Part
+from convert.formats.onnx.families import Input, TracedGraph
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,7 @@ HELPERS = ("validate.runtimes._qwen2_5_vl_inputs",)
 AXES = 3  # of positions: time, height, width
 
 
-def parts(config: Any) -> list[Part]:
+def parts(config: Any) -> list[TracedGraph]:
     """The three graphs, the decoder first."""
     from transformers import AutoModelForImageTextToText
 
@@ -31,7 +31,7 @@ def parts(config: Any) -> list[Part]:
     return [_decoder(model, config.get_text_config()), _embedding(model, config), _vision(model, config.vision_config)]
 
 
-def _decoder(model: Any, config: Any) -> Part:
+def _decoder(model: Any, config: Any) -> TracedGraph:
     import torch
 
     from convert.formats.onnx.families import _decoder as text
@@ -48,7 +48,7 @@ def _decoder(model: Any, config: Any) -> Part:
         **text.cache_inputs(config),
     }
     cache = text.cache_outputs(config)
-    return Part(
+    return TracedGraph(
         "decoder_model_merged",
         Decoder(model.model.language_model, model.lm_head),
         inputs,
@@ -60,14 +60,14 @@ def _decoder(model: Any, config: Any) -> Part:
     )
 
 
-def _embedding(model: Any, config: Any) -> Part:
+def _embedding(model: Any, config: Any) -> TracedGraph:
     import torch
 
     from convert.formats.onnx.families._qwen2_5_text import Embedding
 
     axes = {0: "batch", 1: "sequence"}
     table = model.get_input_embeddings()
-    return Part(
+    return TracedGraph(
         "embed_tokens",
         Embedding(table),
         {"input_ids": Input(torch.zeros(2, 3, dtype=torch.long), axes)},
@@ -77,7 +77,7 @@ def _embedding(model: Any, config: Any) -> Part:
     )
 
 
-def _vision(model: Any, config: Any) -> Part:
+def _vision(model: Any, config: Any) -> TracedGraph:
     import torch
 
     from convert.formats.onnx.families._qwen2_5_vision import VisionEncoder
@@ -86,7 +86,7 @@ def _vision(model: Any, config: Any) -> Part:
     grid = torch.tensor([[1, 5, 6], [1, 3, 4]]) * torch.tensor([1, merge, merge])  # two images that differ
     values = config.in_channels * config.temporal_patch_size * config.patch_size**2
     visual = model.model.visual
-    return Part(
+    return TracedGraph(
         "vision_encoder",
         VisionEncoder(visual, config),
         {
