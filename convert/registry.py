@@ -12,8 +12,7 @@ from typing import Any, cast
 
 from convert import plugins
 from convert.bundle import Bundle
-from convert.formats.base import SOURCE as SOURCE
-from convert.formats.base import Format, Kind, Output
+from convert.formats.base import SOURCE, Format, Kind, Output
 from convert.stage import Stage
 
 VALIDATE, EXISTING = "validate", "existing"

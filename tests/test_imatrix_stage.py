@@ -13,9 +13,9 @@ import pytest
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError, StageError
+from convert.formats.gguf.calibration import Corpus, _windows, calibrate, check_calibration, model_key, read_matrices
 from convert.formats.gguf.imatrix import Imatrix, coverage, read_imatrix
 from convert.formats.gguf.imatrix_stage import STAGE as stage
-from convert.model.importance import Corpus, _windows, calibrate, check_calibration, model_key, read_matrices
 from convert.model.reference import open_reference
 from convert.progress import Silent
 from convert.source.stage import STAGE as source
@@ -245,7 +245,7 @@ def test_special_tokens_spelled_out_are_text_unless_asked_otherwise(tmp_path: Pa
 
 
 def test_layers_without_a_module_are_an_error(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convert.model import importance as _calibration
+    from convert.formats.gguf import calibration as _calibration
 
     monkeypatch.setattr(_calibration.Matrices, "made_of", lambda *_: ())
     with pytest.raises(StageError, match="nothing went into"):
@@ -289,7 +289,7 @@ def test_a_text_of_less_than_a_window_is_an_error(tmp_path: Path) -> None:
 
 
 def test_no_more_of_a_long_text_is_tokenized_than_it_takes(tmp_path: Path) -> None:
-    from convert.model.importance import _tokens
+    from convert.formats.gguf.calibration import _tokens
 
     lengths = []
 

@@ -1,7 +1,7 @@
 """Rows that many families share, under the names most of them use; a family composes its table of these and its own.
 
-The words in the last column are what a family says a way for where it has one (`Transform`): "norm" for Gemma, "q" and "k"
-for Llama; for all others the values are as they are.
+The word in the last column is one that a family may have a `Transform` for: "norm" for Gemma, "q" and "k" for Llama;
+for all others the values are as they are.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
@@ -32,8 +33,6 @@ class ReaderGone(BaseException):
 def listener(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Listener]:
     """Something that shows a run's events: JSON lines, bars on a terminal, plain lines elsewhere, or nothing."""
     if as_json:
-        from convert.cli import event_line
-
         yield _heard(lambda event: click.echo(event_line(event)))
     elif quiet:
         yield _heard(_warning)
@@ -42,6 +41,11 @@ def listener(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Listener]
             yield listen
     else:
         yield _heard(_Plain(verbose))
+
+
+def event_line(event: Event) -> str:
+    """The event as one line of JSON."""
+    return json.dumps({"event": event.kind, "step": event.step, **event.data}, ensure_ascii=False)
 
 
 def _heard(listen: Listener) -> Listener:

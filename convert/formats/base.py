@@ -1,7 +1,7 @@
 """What is said of a format, in the one place where it is said: the Format of convert/formats/<name>/__init__.py.
 
-Everything else that has to know which formats there are asks the registry (convert/registry.py): what is validated, what
-the report calls and draws it, what `convert inspect` reads, what a recipe can say, what a release consists of.
+All that has to know which formats there are asks the registry (convert/registry.py): what is validated, how the report
+draws it, what `convert inspect` reads, what a recipe can say, what a release consists of.
 """
 
 from __future__ import annotations
@@ -157,15 +157,13 @@ class Format:
     magic: bytes = b""  # the first bytes of its files, where they say what they are
     takes_projector: bool = False  # `recognize` takes one beside the model
     wanted: str = ""  # what `recognize` takes, in words: "a GGUF file"
-    release: Callable[[Output, Path], Release] = field(default=lambda output, folder: _by_type(output, folder))
+    release: Callable[[Output, Path], Release] = lambda output, folder: plain_release(
+        output, folder, f"-{output.weights.type}"
+    )
 
     def kind(self, name: str) -> Kind:
         """The kind called so."""
         return next(kind for kind in self.kinds if kind.name == name)
-
-
-def _by_type(output: Output, folder: Path) -> Release:
-    return plain_release(output, folder, f"-{output.weights.type}")
 
 
 def plain_release(output: Output, folder: Path, suffix: str) -> Release:
@@ -175,7 +173,7 @@ def plain_release(output: Output, folder: Path, suffix: str) -> Release:
 
 
 def parts_of(files: Iterable[Artifact], weights: Artifact, part: str) -> tuple[Artifact, ...]:
-    """The files of kind `part` that go with an output's main file: of its type, and the checkpoint's where it has none."""
+    """The files of kind `part` that go with an output's main file, or the checkpoint's where it has none."""
     files = tuple(files)
     own = tuple(a for a in files if a.kind == f"{part}/{weights.type}")
     data = any(a.path.name.startswith(weights.path.name) for a in own)

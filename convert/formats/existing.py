@@ -1,4 +1,4 @@
-"""What a file or folder that somebody else made is: each format says what it recognizes, and the files that belong to it.
+"""What a file or folder that somebody else made is, and what belongs to it: each format says what it recognizes.
 
 Nothing here reads a weight, and nothing a file says of itself is believed before it was checked: sizes against the
 file, names against the folder. What no runtime of ours runs is refused.

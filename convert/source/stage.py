@@ -129,7 +129,7 @@ def _safe(name: str) -> str:
 
 
 class SourceStage(Stage[SourceOptions]):
-    """The checkpoint that everything is made from: a folder, or a model of the Hugging Face hub at a pinned revision."""
+    """The checkpoint that all is made from: a folder, or a model of the Hugging Face hub at a pinned revision."""
 
     NAME = "source"
     VERSION = 1
@@ -193,7 +193,7 @@ class SourceStage(Stage[SourceOptions]):
         return Bundle(_model(options, folder), {Role.WEIGHTS: weights, **roles})
 
     def run(self, options: SourceOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
-        """The bundle of the checkpoint; pickled weights become safetensors in `out`. Files left in place have no hash."""
+        """The checkpoint's bundle; pickled weights become safetensors in `out`. Files left in place have no hash."""
         folder = locate(options, download=True, progress=progress)
         bundle = self.forecast(options, inputs)
         if folder is None or checkpoint.layout(folder) is not PICKLES:

@@ -27,7 +27,7 @@ def check_all(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) 
         *_check_clicks(options),
         *_check_contents(options),
         *_check_window(options, source),
-        *_check_eyes(options, source, rows),
+        *_check_images(options, source, rows),
         *check_memory(source, "validate", MORE_MEMORY),
     ]
 
@@ -61,26 +61,27 @@ def _check_contents(options: ValidateOptions) -> list[Problem]:
     return problems
 
 
-def wants_eyes(options: ValidateOptions) -> bool:
+def wants_images(options: ValidateOptions) -> bool:
+    """Whether images are asked for by name, beside our own."""
     return bool(options.images or options.clicks)
 
 
-def _check_eyes(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) -> list[Problem]:
+def _check_images(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) -> list[Problem]:
     """Images and clicks that nothing could be shown."""
     config = _config(source)
-    if not wants_eyes(options) or config is None:
+    if not wants_images(options) or config is None:
         return []
     named = " and ".join(name for name in ("images", "clicks") if getattr(options, name))
     if not isinstance(config.get("vision_config"), dict):
         return [Problem("validate", f"{named} for a model that takes no images", remedy=f"leave out {named}")]
-    blind = dict.fromkeys(row.stage for row in rows if row.projector is None and not row.text_only)
+    without = dict.fromkeys(row.stage for row in rows if row.projector is None and not row.text_only)
     if not any(row.projector for row in rows):
         remedy = f"give a stage `mmproj: F16`, or leave out {named}"
         return [Problem("validate", f"{named}, but no stage makes a projector", "an mmproj file", remedy)]
     remedy = f"`mmproj: F16` makes one, `projector:` names one of a file that exists; or leave out {named}"
     return [
         Problem("validate", f"{named}, but stage '{stage}' makes no projector", "an mmproj file", remedy)
-        for stage in blind
+        for stage in without
     ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convert import registry
 from convert.bundle import Bundle
-from convert.formats.base import Output
+from convert.formats.base import SOURCE, Output
 
 
 def outputs(inputs: Mapping[str, Bundle], also_on: Sequence[str] = ()) -> list[Output]:
@@ -19,7 +19,7 @@ def outputs(inputs: Mapping[str, Bundle], also_on: Sequence[str] = ()) -> list[O
     """
     found: dict[Path, Output] = {}
     for stage, bundle in inputs.items():
-        if stage != registry.SOURCE:
+        if stage != SOURCE:
             for output in registry.outputs(stage, bundle):
                 found.setdefault(output.weights.path, replace(output, not_built=bundle.not_built))
     return _labelled([row for output in found.values() for row in (output, *_again(output, also_on))])

@@ -22,7 +22,7 @@ from convert.formats.base import SOURCE, Output
 from convert.model.reference import open_reference
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
-from convert.validation.checks import check_all, input_sets, wants_eyes
+from convert.validation.checks import check_all, input_sets, wants_images
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
 from convert.validation.options import MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
@@ -122,7 +122,7 @@ def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[In
             image_text=options.image_text,
             clicks=_tasks(options),
             blind=blind,
-            must_see=wants_eyes(options),
+            must_see=wants_images(options),
             tool_prompts=prompts,
         )
     except ValueError as error:

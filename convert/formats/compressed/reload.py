@@ -1,4 +1,6 @@
-"""Whether a finished folder is the model again: `python -m convert.child convert.formats.compressed.reload FOLDER LIST.json`.
+"""Whether a finished folder is the model again.
+
+    python -m convert.child convert.formats.compressed.reload FOLDER LIST.json
 
 In a process that has seen nothing but the folder, transformers loads it; missing and unexpected keys, a quantized
 module that came back as a plain one or the other way round, and numbers that are not finite are what is looked for:

@@ -19,7 +19,7 @@ from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
 
 if TYPE_CHECKING:
-    from convert.model.importance import Corpus
+    from convert.formats.gguf.calibration import Corpus
 
 
 class ImatrixOptions(Options):
@@ -40,13 +40,13 @@ def file_name(source: Bundle) -> str:
 
 
 def _corpus(options: ImatrixOptions) -> Corpus:
-    from convert.model.importance import Corpus
+    from convert.formats.gguf.calibration import Corpus
 
     return Corpus(options.text, options.chunks, options.window, options.parse_special, options.threads)
 
 
 class ImatrixStage(Stage[ImatrixOptions]):
-    """An importance matrix: how much each column of a matrix matters, measured on a text, for encoders to weigh errors."""
+    """An importance matrix: how much each column of a matrix matters, measured on a text, for the quantizers."""
 
     NAME = "imatrix"
     VERSION = 1
@@ -60,7 +60,7 @@ class ImatrixStage(Stage[ImatrixOptions]):
 
     def check(self, options: ImatrixOptions, inputs: Inputs) -> list[Problem]:
         """A text that is none, a window the model was not made for, an architecture nobody knows, too little memory."""
-        from convert.model.importance import check_calibration
+        from convert.formats.gguf.calibration import check_calibration
 
         try:
             source = checkpoint("imatrix", inputs)
@@ -70,8 +70,8 @@ class ImatrixStage(Stage[ImatrixOptions]):
 
     def forecast(self, options: ImatrixOptions, inputs: Inputs) -> Bundle:
         """The source's bundle and the matrix, with its exact size where the text is long enough."""
+        from convert.formats.gguf.calibration import read_matrices
         from convert.formats.gguf.imatrix import KIND, Imatrix, imatrix_plan
-        from convert.model.importance import read_matrices
 
         source = checkpoint("imatrix", inputs)
         matrices = read_matrices(source)
@@ -82,15 +82,15 @@ class ImatrixStage(Stage[ImatrixOptions]):
 
     def explain(self, options: ImatrixOptions, inputs: Inputs) -> Iterator[str]:
         """What will be measured, for `convert plan -v`."""
-        from convert.model.importance import read_matrices
+        from convert.formats.gguf.calibration import read_matrices
 
         shapes = read_matrices(checkpoint("imatrix", inputs)).shapes
         yield f"{len(shapes)} matrices on {options.chunks} chunks of {options.window} tokens of {options.text.name}"
 
     def run(self, options: ImatrixOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The source's bundle with the matrix beside it."""
+        from convert.formats.gguf.calibration import calibrate, read_matrices
         from convert.formats.gguf.imatrix import coverage, write_imatrix
-        from convert.model.importance import calibrate, read_matrices
 
         source = checkpoint("imatrix", inputs)
         imatrix = calibrate(source, _corpus(options), progress)

@@ -210,7 +210,7 @@ def _imatrix_file(options: GGUFOptions, source: Bundle) -> tuple[Path | None, st
 
 def _weights_key(source: Bundle) -> str:
     """What an importance matrix remembers of the weights it was made from; empty while they are not all hashed."""
-    from convert.model.importance import model_key
+    from convert.formats.gguf.calibration import model_key
 
     return model_key(source) if all(artifact.sha256 for artifact in source.of(Role.WEIGHTS)) else ""
 

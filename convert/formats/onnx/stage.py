@@ -137,7 +137,7 @@ def _wish(options: ONNXOptions) -> Wish:
 
 
 class ONNXStage(Stage[ONNXOptions]):
-    """ONNX graphs of standard operators, in any number of precisions, or the folder that onnxruntime-genai generates from."""
+    """ONNX graphs of standard operators, in any number of precisions, or onnxruntime-genai's folder."""
 
     NAME = "onnx"
     VERSION = 1
@@ -190,7 +190,8 @@ class ONNXStage(Stage[ONNXOptions]):
         if options.weights == "shared" and set(options.precisions) & {"fp32", "bf16", "fp16"}:
             said.append(
                 "onnx: shared weights are hard links of the checkpoint's files. onnx.load refuses files with two names "
-                "(ONNX Runtime, OpenVINO and TensorRT read them); a copy of the folder has none; `weights: own` never does"
+                "(ONNX Runtime, OpenVINO and TensorRT read them); a copy of the folder has none; "
+                "`weights: own` never does"
             )
         return said
 

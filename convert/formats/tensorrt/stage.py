@@ -143,7 +143,7 @@ def _wish(options: TensorRTOptions) -> Wish:
 
 
 class TensorRTStage(Stage[TensorRTOptions]):
-    """TensorRT engines from the graphs of an onnx stage: by TensorRT for RTX, which builds without a GPU, or data-centre's."""
+    """TensorRT engines from an onnx stage's graphs, by TensorRT for RTX (no GPU needed) or data-centre TensorRT."""
 
     NAME = "tensorrt"
     VERSION = 1

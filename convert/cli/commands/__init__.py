@@ -1,0 +1,1 @@
+"""One module a command, called as it; its `command` is what click runs."""

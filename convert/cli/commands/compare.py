@@ -1,0 +1,32 @@
+"""convert compare"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from convert.cli.common import reports_errors
+
+
+@click.command(
+    "compare",
+    epilog="Exit codes: 0 nothing got worse, 2 a report cannot be read or no output is in both, 3 an output got worse.",
+)
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@click.option("--markdown", is_flag=True, help="As Markdown, for a pull request.")
+@reports_errors
+def command(before: Path, after: Path, as_json: bool, markdown: bool) -> int:
+    """Say what changed between two reports (report.json, or its folder) beyond noise."""
+    from convert.validation.read_report import read_report
+    from validate.report.changes import compare
+    from validate.report.changes_words import to_json, to_markdown, to_text
+
+    if as_json and markdown:
+        raise click.UsageError("--json or --markdown, not both")
+    changes = compare(read_report(before), read_report(after))
+    write = to_json if as_json else to_markdown if markdown else to_text
+    click.echo(write(changes))
+    return 3 if changes.worse else 0 if changes.outputs else 2

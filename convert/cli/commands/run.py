@@ -1,0 +1,34 @@
+"""convert run"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from convert.cli.common import (
+    EPILOG,
+    carry_out,
+    force_option,
+    json_option,
+    out_option,
+    quiet_option,
+    recipe_argument,
+    reports_errors,
+    verbose_option,
+)
+
+
+@click.command("run", epilog=EPILOG)
+@recipe_argument
+@out_option
+@force_option
+@json_option
+@quiet_option
+@verbose_option
+@reports_errors
+def command(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool) -> int:
+    """Build what is out of date, validate every output, write the report."""
+    from convert.recipe import load_recipe
+
+    return carry_out(load_recipe(recipe), out, force=force, as_json=as_json, quiet=quiet, verbose=verbose)

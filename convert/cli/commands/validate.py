@@ -1,0 +1,76 @@
+"""convert validate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convert.cli.common import EPILOG, carry_out, json_option, out_option, quiet_option, reports_errors, verbose_option
+
+if TYPE_CHECKING:
+    from convert.candidates import Judged
+
+
+@click.command("validate", epilog=EPILOG)
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--candidate",
+    "candidates",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A file or folder somebody else made, to judge instead of a recipe's outputs; as many as you like.",
+)
+@click.option(
+    "--reference", metavar="DIR", type=click.Path(path_type=Path), help="The checkpoint the candidates stand for."
+)
+@click.option("--projector", metavar="FILE", type=click.Path(path_type=Path), help="The mmproj of GGUF candidates.")
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Text or chats (.jsonl) to measure on; our own when left out.",
+)
+@click.option("--clicks", metavar="FILE", type=click.Path(path_type=Path), help="Clicks (.jsonl) to compare on.")
+@click.option("--tokens", type=int, help="How many tokens of the texts to use in all.")
+@click.option("--preset", metavar="NAME", help="What to expect: near-lossless, good or usable.")
+@click.option("--limit", "limits", multiple=True, metavar="METRIC=N", help="A limit of your own: kl_mean=0.01.")
+@click.option("--name", default="", help="Name of the folder below OUT; the first candidate's when left out.")
+@out_option
+@json_option
+@quiet_option
+@verbose_option
+@reports_errors
+def command(recipe: Path | None, out: Path, as_json: bool, quiet: bool, verbose: bool, **asked: Any) -> int:
+    """Measure again what RECIPE has built, and build nothing; or judge files that somebody else made."""
+    from convert.candidates import recipe_for
+    from convert.recipe import load_recipe, with_validation
+
+    if recipe is not None and asked["candidates"]:
+        raise click.UsageError("a recipe or --candidate, not both")
+    if recipe is not None and (given := [word for word, value in asked.items() if value]):
+        word = {"texts": "text", "limits": "limit"}.get(given[0], given[0])
+        raise click.UsageError(f"--{word} goes with --candidate; a recipe says it itself")
+    if recipe is not None:
+        again = with_validation(load_recipe(recipe))
+        return carry_out(again, out, as_json=as_json, quiet=quiet, verbose=verbose, builds=False)
+    if not asked["candidates"] or asked["reference"] is None:
+        raise click.UsageError("give a recipe, or --candidate FILE and --reference DIR")
+    return carry_out(recipe_for(_judged(asked)), out, as_json=as_json, quiet=quiet, verbose=verbose)
+
+
+def _judged(asked: dict[str, Any]) -> Judged:
+    from convert.candidates import Judged
+
+    limits: dict[str, float] = {}
+    for word in asked.pop("limits"):
+        name, _, number = word.partition("=")
+        try:
+            limits[name] = float(number)
+        except ValueError:
+            raise click.BadParameter(f"{word!r}, wanted METRIC=NUMBER, as kl_mean=0.01", param_hint="--limit") from None
+    return Judged(**asked, limits=limits)

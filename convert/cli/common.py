@@ -1,0 +1,113 @@
+"""What commands share: their common options, exit codes, and how problems and JSON are printed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from convert.recipe import Recipe
+    from convert.run import Result
+
+EPILOG = "Exit codes: 0 good, 1 a stage failed, 2 the recipe or usage is wrong, 3 a validation limit was passed."
+INTERRUPTED = 130
+
+recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
+out_option = click.option(
+    "--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Folder for OUT/<recipe name>/."
+)
+force_option = click.option("--force", multiple=True, metavar="STAGE", help="Run this stage even if it is up to date.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Everything the stages have to say.")
+
+
+def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
+    """Turn what a command raises into one clear message and the documented exit code."""
+
+    @wraps(command)
+    def wrapped(**options: Any) -> None:
+        from convert.cli.console import ReaderGone
+        from convert.errors import ConvertError, Problem
+
+        try:
+            code = command(**options)
+        except ConvertError as error:
+            say_problems(error.problems, bool(options.get("as_json")), error.exit_code)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            click.echo("stopped; finished stages are kept, the next run continues after them", err=True)
+            code = INTERRUPTED
+        except (BrokenPipeError, ReaderGone):
+            raise BrokenPipeError(errno.EPIPE, "the reader went away") from None  # click ends quietly, with 1
+        except OSError as error:
+            where = str(error.filename or "the operating system")
+            problem = Problem(where, error.strerror or str(error))
+            say_problems([problem], bool(options.get("as_json")), ConvertError.exit_code)
+            code = ConvertError.exit_code
+        sys.exit(code)
+
+    return wrapped
+
+
+def carry_out(
+    recipe: Recipe,
+    out: Path,
+    *,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    force: tuple[str, ...] = (),
+    builds: bool = True,
+) -> int:
+    """Plan and run, told as it goes on; the exit code."""
+    from convert.cli.console import listener
+    from convert.plan import plan, plan_again
+    from convert.run import StepProgress, run
+
+    with listener(as_json=as_json, quiet=quiet, verbose=verbose) as listen:
+        with StepProgress("plan", listen) as progress:
+            if builds:
+                planned = plan(recipe, out, force=force, progress=progress)
+            else:
+                planned = plan_again(recipe, out, progress=progress)
+        result = run(planned, listen)
+    if as_json:
+        say_json(_result_json(result))
+    elif not quiet:
+        from convert.cli.console import show_result
+
+        show_result(result)
+    return result.exit_code
+
+
+def say_json(value: Any) -> None:
+    """One line of JSON."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def say_problems(problems: Iterable[Any], as_json: bool, exit_code: int) -> None:
+    """Every problem on a line of its own, on stderr; as an event too where events are read."""
+    lines = [str(problem) for problem in problems]
+    if as_json:
+        say_json({"event": "error", "exit_code": exit_code, "problems": lines})
+    for line in lines:
+        click.echo(f"error: {line}", err=True)
+
+
+def _result_json(result: Result) -> dict[str, Any]:
+    outputs = None if result.report is None else result.report["outputs"]
+    return {
+        "event": "finished",
+        "exit_code": result.exit_code,
+        "folder": str(result.folder),
+        "ran": list(result.ran),
+        "outputs": outputs,
+    }
