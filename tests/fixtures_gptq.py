@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import importlib
-import io
 import json
 import os
 import shutil
@@ -18,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import child
+from convert import child, messages
 from convert.bundle import Bundle, Role
-from convert.progress import Silent
+from convert.progress import Progress, Silent
 from convert.stages import _gptqmodel, awq, gptq
 from convert.stages import source as source_stage
 from tests import tiny
@@ -201,13 +199,13 @@ def make_families(home: Path) -> None:
         quantized(method, make(home / name / "Tiny"), home / name, **words)
 
 
-def _run_here(module: str, arguments: Sequence[str], hear: Callable[[str], None], **_: Any) -> child.Ended:
+def _run_here(command: Sequence[str], progress: Progress, **_: Any) -> child.Ended:
     """Like child.run, without a new process."""
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        importlib.import_module(module).main(*arguments)
-    for line in said.getvalue().splitlines():
-        hear(line)
-    return child.Ended(0, ())
+    told = messages.Child(progress)
+    messages.connect(lambda message: told.take(message.decode()))
+    module, *arguments = command
+    importlib.import_module(module).main(*arguments)
+    return child.Ended(0, (), told.result)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Whether a finished folder is the model again: `python -m convert.child convert.gptq.reload FOLDER LIST.json`.
+"""Whether a finished folder is the model again, `convert.child.run(["convert.gptq.reload", "FOLDER", "LIST.json"])`.
 
 In a process that has seen nothing but the folder, transformers loads it; missing and unexpected keys, a quantized
 module that came back as a plain one or the other way round, and numbers that are not finite are what is looked for:
@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from convert import messages
 from convert.gptq.folder import canonical
-from convert.gptq.worker import tell
 from convert.untrusted import listed
 
 IMAGE_SIDE = 56  # pixels: four image tokens
@@ -22,9 +22,9 @@ KEY_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
 def main(folder: str, list_file: str) -> None:
-    """Print what is wrong, a line of JSON behind MARK."""
+    """Tell what is wrong."""
     wanted = json.loads(Path(list_file).read_text(encoding="utf-8"))
-    tell(wrong=list(faults(Path(folder), wanted["quantized"], wanted["kept"])))
+    messages.parent().result({"wrong": list(faults(Path(folder), wanted["quantized"], wanted["kept"]))})
 
 
 def faults(folder: Path, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
