@@ -16,14 +16,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from convert.progress import Progress, Silent
 
-LINE_END = re.compile(rb"[\r\n]+")  # progress bars end their lines with \r
 SHOWN = 200  # characters of an unreadable message worth a note
 
 
@@ -37,7 +35,7 @@ class LineReader:
 
     def feed(self, chunk: bytes) -> Iterator[str]:
         """The lines that end in this chunk, empty ones left out; no bytes are the end of the last line."""
-        first, *others = LINE_END.split(chunk or b"\n")
+        first, *others = (chunk or b"\n").replace(b"\r", b"\n").split(b"\n")  # progress bars end their lines with \r
         self._append(first)
         for part in others:
             yield from self._end()

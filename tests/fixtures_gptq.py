@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from convert.bundle import Bundle, Role
 from convert.progress import Progress, Silent
 from convert.stages import _gptqmodel, awq, gptq
 from convert.stages import source as source_stage
-from tests import tiny
+from tests import processes, tiny
 
 STAGES: dict[str, Any] = {"gptq": gptq, "awq": awq}
 NANO = Path(__file__).parents[1] / "recipes/models/fara-nano"
@@ -66,7 +65,7 @@ for folder in map(pathlib.Path, sys.argv[1:]):
 def own_reader(*folders: Path) -> list[dict[str, np.ndarray]]:
     """For each folder, what gptqmodel's loader makes of the first 16 tokens and of an image."""
     command = [sys.executable, "-c", OWN_READER, *map(str, folders)]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
+    processes.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
     return [dict(np.load(folder.parent / "own.npz")) for folder in folders]
 
 
@@ -110,7 +109,7 @@ def modules(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]
 def library_products(*folders: Path) -> list[dict[str, np.ndarray]]:
     """For each folder, module -> the library's torch kernel on the inputs that `inputs` gives."""
     command = [sys.executable, "-c", PRODUCTS, *map(str, folders)]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
+    processes.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
     return [dict(np.load(folder.parent / "products.npz")) for folder in folders]
 
 
@@ -218,7 +217,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
         )
         environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(NANO.parents[2])}
         command = [sys.executable, "-c", program, str(home)]
-        made = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=home)
+        made = processes.run(command, check=False, capture_output=True, text=True, env=environment, cwd=home)
         assert made.returncode == 0, made.stderr
 
     home = once(tmp_path_factory, "families", make)

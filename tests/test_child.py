@@ -1,4 +1,4 @@
-"""A process of its own: what it tells arrives whatever is printed, how it ended is known, a full disk is a full disk."""
+"""A process of its own: what it tells arrives whatever is printed, how it ended is known, a full disk is one."""
 
 from __future__ import annotations
 

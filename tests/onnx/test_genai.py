@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from convert.onnx import genai
 from convert.options import Options
 from convert.progress import Silent
 from convert.stages import source
-from tests import tiny
+from tests import processes, tiny
 from validate import runtimes
 
 FARA = Path(__file__).parents[2] / "recipes" / "models" / "fara-nano"
@@ -347,13 +346,11 @@ def test_a_process_goes_with_the_one_that_started_it(tmp_path: Path) -> None:
     """Killed outright, the caller can clean nothing up."""
     inner = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
     code = f"from convert import child; child.run(['timeit', '-n1', '-r1', {inner!r}])"
-    caller = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(FARA.parents[2])}
-    )
+    environment = {**os.environ, "PYTHONPATH": str(FARA.parents[2])}
     pid = tmp_path / "pid"
-    _wait(lambda: pid.is_file() and pid.read_text() != "")
-    caller.send_signal(signal.SIGKILL)
-    caller.wait()
+    with processes.started([sys.executable, "-c", code], cwd=tmp_path, env=environment) as caller:
+        _wait(lambda: pid.is_file() and pid.read_text() != "")
+        caller.send_signal(signal.SIGKILL)
     _wait(lambda: not Path(f"/proc/{pid.read_text()}/cmdline").is_file())
 
 
