@@ -154,21 +154,21 @@ class Child:
             message = None
         match message:
             case {"kind": "start", "what": str(what), "total": int(total), "unit": str(unit)}:
-                self._progress.start(_sayable(what), total, _sayable(unit))
+                self._progress.start(_encodable(what), total, _encodable(unit))
             case {"kind": "advance", "amount": int(amount)}:
                 self._progress.advance(amount)
             case {"kind": "note", "text": str(text)}:
-                self._progress.note(_sayable(text))
+                self._progress.note(_encodable(text))
             case {"kind": "warn", "text": str(text)}:
-                self._progress.warn(_sayable(text))
+                self._progress.warn(_encodable(text))
             case {"kind": "result", "value": dict(value)}:
                 self.result = value
             case {"kind": "failure", "text": str(text)}:
-                self.failure = _sayable(text)
+                self.failure = _encodable(text)
             case _:
-                self._progress.note(f"not a message of ours: {_sayable(line[:SHOWN])!r}")
+                self._progress.note(f"unreadable message from a child process: {_encodable(line[:SHOWN])!r}")
 
 
-def _sayable(text: str) -> str:
+def _encodable(text: str) -> str:
     """The text without half surrogates, which JSON can say and no log file can."""
     return text.encode("utf-8", "replace").decode()

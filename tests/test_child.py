@@ -176,7 +176,7 @@ parent().result({{}})
     before, unreadable, after = told.all
     assert (before, after, ended.code, ended.result) == (("note", "before"), ("note", "after"), 0, {})
     assert unreadable[0] == "note"
-    assert unreadable[1].startswith("not a message of ours: ")
+    assert unreadable[1].startswith("unreadable message from a child process: ")
     assert len(unreadable[1]) < 5 * messages.SHOWN
 
 
@@ -188,7 +188,7 @@ def test_rubbish_without_an_end_takes_no_memory() -> None:
     assert time.monotonic() - started < 10
 
 
-def test_text_that_no_log_can_hold_is_made_sayable() -> None:
+def test_text_that_no_log_can_hold_is_made_encodable() -> None:
     told = Told()
     messages.Child(told).take('{"kind": "note", "text": "a\\ud800b"}')
     assert told.all == [("note", "a?b")]

@@ -256,6 +256,30 @@ def test_nobody_is_ended_while_no_answer_is_owed(monkeypatch: pytest.MonkeyPatch
     assert not watchdog.reason
 
 
+def test_what_a_runtime_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chatty.py").write_text(
+        "import os, sys\n"
+        "def rubbish():\n"
+        "    sys.stdout.write('{' * (4 << 20))\n"
+        "    os.write(1, bytes(range(256)) * (1 << 14))\n"
+        "    os.write(2, b'x' * (4 << 20))\n"
+        "class Session:\n"
+        "    def tokenize(self, text, **options):\n"
+        "        rubbish()\n"
+        "        return [len(text)]\n"
+        "    def close(self): rubbish()\n"
+        "def open(model, **options):\n"
+        "    rubbish()\n"
+        "    return Session()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    chatty: Any = types.SimpleNamespace(__name__="chatty", NAME="chatty")
+    session: Any = IsolatedSession(chatty, tmp_path, projector=None, context=1, threads=1)
+    with session:
+        assert [session.tokenize("x" * count) for count in range(3)] == [[0], [1], [2]]
+    assert session._process.returncode == 0
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_busy_process_does_not_outlive_the_one_that_asked(tmp_path: Path, how: signal.Signals) -> None:
     (tmp_path / "sleepy.py").write_text(
