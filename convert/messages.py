@@ -84,7 +84,7 @@ class Parent:
         """One line the user should see."""
         self._send(kind="warn", text=text)
 
-    def result(self, value: Mapping[str, Any]) -> None:
+    def result(self, value: Mapping[str, object]) -> None:
         """What the process was started for, as JSON can say it; the last one counts."""
         self._send(kind="result", value=value)
 
@@ -92,7 +92,7 @@ class Parent:
         """Why there will be no result."""
         self._send(kind="failure", text=text)
 
-    def _send(self, **message: Any) -> None:
+    def _send(self, **message: object) -> None:
         self._write(f"\n{json.dumps(message)}\n".encode())
 
 

@@ -43,6 +43,7 @@ def main(request_file: str) -> None:
     source, home = Path(request["source"]), Path(request_file).parent
     rows = make_rows(CheckpointFolder(source), asked)
     tokens = sum(row["input_ids"].size for row in rows)
+    calibrated_on = {"rows": len(rows), "tokens": tokens, "sha256": digest(rows)}
     parent = messages.parent()
     parent.note(f"calibrating on {len(rows)} rows, {tokens} tokens")
     if len(rows) < asked.samples:
@@ -52,7 +53,7 @@ def main(request_file: str) -> None:
     torch.manual_seed(asked.seed)
     torch.set_num_threads(request["threads"])
     _quantize(source, home, scheme, rows)
-    parent.result({"rows": len(rows), "tokens": tokens, "sha256": digest(rows)})
+    parent.result(calibrated_on)
 
 
 def _quantize(source: Path, home: Path, scheme: Scheme, rows: Sequence[Row]) -> None:
