@@ -1,8 +1,9 @@
 """Native code in a process of its own: it may abort, it may print, and it ends when we do. A leaf.
 
-    python -m convert.child MODULE [ARGUMENT …]      runs a module until it is done or its standard input closes
+    python -m convert.child DESCRIPTOR MODULE [ARGUMENT …]   runs a module until it is done or its standard input closes
 
 The standard input is a lifeline: the kernel closes it with the process that holds the other end, be it by kill -9.
+DESCRIPTOR is a pipe for what the module tells (`convert.messages`); both outputs are left to whoever prints.
 """
 
 from __future__ import annotations
@@ -12,26 +13,39 @@ import errno
 import os
 import re
 import runpy
+import selectors
 import signal
 import subprocess
 import sys
 import threading
+import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-LAST_LINES = 8  # of what it said, to quote when it fails
+from convert import messages
+from convert.progress import Progress
+
+LAST_LINES = 8  # of what it printed, to quote when it fails
 DISK = re.compile(rf"OSError: \[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]")  # a disk that takes no more
-LINE_END = re.compile(rb"[\r\n]+")  # progress bars end their lines with \r
+CHUNK_BYTES = 1 << 16  # all that a pipe holds unless somebody made it larger
+PRINTED_LINE_BYTES = 4096  # what a library prints without a line end may be without an end
+MESSAGE_BYTES = 1 << 26
+WAKE_SECONDS = 0.2  # between looks whether the process still is there
+GRACE_SECONDS = 1.0  # for what the process itself started and left behind
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended, and the last it said."""
+    """How a process ended, what it told, and the last that was printed in it."""
 
     code: int
     last: tuple[str, ...]
+    result: dict[str, Any] | None = None
+    failure: str = ""  # the exception that ended it, in a line
 
     @property
     def how(self) -> str:
@@ -42,57 +56,100 @@ class Ended:
 
 
 def run(
-    module: str,
-    arguments: Sequence[str],
-    hear: Callable[[str], None],
+    command: Sequence[str],
+    progress: Progress | None = None,
     *,
+    on_line: Callable[[str], object] | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Ended:
-    """Run a module in a new Python; `hear` gets every line it prints, to whichever of the two outputs.
+    """How a module that was run in a new Python ended, and its result.
 
-    Any exception that comes here meanwhile, Ctrl-C too, ends the process before it goes on. Raises OSError where the
-    process ended because a disk is full.
+    `command` is the module's name and its arguments. `progress` is told what the module tells; `on_line` gets every
+    line that is printed there, to whichever of the two outputs. Any exception that comes here meanwhile, Ctrl-C too,
+    ends the process before it goes on. Raises OSError where the process ended because a disk is full.
     """
+    told = messages.Child(progress)
+    last: deque[str] = deque(maxlen=LAST_LINES)
+
+    def printed(line: str) -> None:
+        last.append(line)
+        if on_line:
+            on_line(line)
+
+    with _started(command, environment or {}, folder) as (process, pipe):
+        assert process.stdout is not None
+        outputs = (messages.LineReader(PRINTED_LINE_BYTES), printed)
+        _follow(process, {process.stdout.fileno(): outputs, pipe: (messages.LineReader(MESSAGE_BYTES), told.take)})
+        ended = Ended(process.wait(), tuple(last), told.result, told.failure)
+    if ended.code and (full := DISK.search("\n".join([*last, told.failure]))):
+        raise OSError(int(full[1]), os.strerror(int(full[1])), str(folder or ""))  # as if we had written it
+    return ended
+
+
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path | None
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A new Python that runs the module, and the pipe of its messages; nothing of it is left afterwards."""
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "convert.child", module, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(environment or {})},
-        cwd=folder,
-        start_new_session=True,  # Ctrl-C is ours to handle
-    )
-    last: deque[str] = deque(maxlen=LAST_LINES)
-    try:
-        for line in _lines(process):
-            last.append(line)
-            hear(line)
-        ended = Ended(process.wait(), tuple(last))
-        if ended.code and (full := DISK.search("\n".join(last))):
-            raise OSError(int(full[1]), os.strerror(int(full[1])), str(folder or ""))  # as if we had written it
-        return ended
-    finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                pipe.close()
+    with contextlib.ExitStack() as stack:
+        pipe, theirs = os.pipe()
+        stack.callback(os.close, pipe)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "convert.child", str(theirs), *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs,),
+                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **environment},
+                cwd=folder,
+                start_new_session=True,  # Ctrl-C is ours to handle
+            )
+        finally:
+            os.close(theirs)
+        stack.callback(_end, process)
+        yield process, pipe
 
 
-def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """What the process prints, line by line; of a progress bar every state is one."""
-    assert process.stdout is not None
-    rest = b""
-    while chunk := os.read(process.stdout.fileno(), 1 << 16):
-        *lines, rest = LINE_END.split(rest + chunk)
-        yield from (text for line in lines if (text := line.decode(errors="replace").strip()))
-    if rest.strip():
-        yield rest.decode(errors="replace").strip()
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process where it still is there, and what it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
+
+
+def _follow(
+    process: subprocess.Popen[bytes], pipes: Mapping[int, tuple[messages.LineReader, Callable[[str], None]]]
+) -> None:
+    """Hand on every line that comes through the pipes, until they are closed or the process has ended.
+
+    What it started may hold them open beyond its end; that gets GRACE_SECONDS for its last words.
+    """
+    deadline: float | None = None
+    with selectors.DefaultSelector() as selector:
+        for descriptor, taker in pipes.items():
+            selector.register(descriptor, selectors.EVENT_READ, taker)
+        while selector.get_map():
+            if deadline is None and process.poll() is not None:
+                deadline = time.monotonic() + GRACE_SECONDS
+            for key, _ in selector.select(WAKE_SECONDS):
+                chunk = os.read(key.fd, CHUNK_BYTES)
+                reader, take = key.data
+                for line in reader.feed(chunk):
+                    take(line)
+                if not chunk:
+                    selector.unregister(key.fd)
+            if deadline is not None and time.monotonic() > deadline:  # what it wrote itself was read in this round
+                break
+    for reader, take in pipes.values():
+        for line in reader.feed(b""):
+            take(line)
 
 
 def _leave_with_the_asker() -> None:
@@ -103,12 +160,17 @@ def _leave_with_the_asker() -> None:
     os._exit(1)
 
 
-def main(module: str, arguments: Sequence[str]) -> None:
-    """Be the process: run `module` as `python -m` would."""
+def main(descriptor: int, module: str, arguments: Sequence[str]) -> None:
+    """Be the process: run `module` as `python -m` would, and tell the exception that ends it."""
+    messages.connect_descriptor(descriptor)
     threading.Thread(target=_leave_with_the_asker, daemon=True).start()
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except Exception as error:
+        messages.parent().failure(" ".join("".join(traceback.format_exception_only(error)).split()))
+        raise
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import importlib
-import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import child
+from convert import child, messages
 from convert.bundle import Bundle, Role
 from convert.formats.compressed import gptqmodel_stage as _gptqmodel
 from convert.formats.compressed.awq_stage import STAGE as awq
 from convert.formats.compressed.gptq_stage import STAGE as gptq
-from convert.progress import Silent
+from convert.progress import Progress, Silent
 from convert.source.stage import STAGE as source_stage
-from tests import tiny
+from tests import processes, tiny
 
 STAGES: dict[str, Any] = {"gptq": gptq, "awq": awq}
 NANO = Path(__file__).parents[1] / "recipes/models/fara-nano"
@@ -70,7 +67,7 @@ for folder in map(pathlib.Path, sys.argv[1:]):
 def own_reader(*folders: Path) -> list[dict[str, np.ndarray]]:
     """For each folder, what gptqmodel's loader makes of the first 16 tokens and of an image."""
     command = [sys.executable, "-c", OWN_READER, *map(str, folders)]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
+    processes.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
     return [dict(np.load(folder.parent / "own.npz")) for folder in folders]
 
 
@@ -114,7 +111,7 @@ def modules(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]
 def library_products(*folders: Path) -> list[dict[str, np.ndarray]]:
     """For each folder, module -> the library's torch kernel on the inputs that `inputs` gives."""
     command = [sys.executable, "-c", PRODUCTS, *map(str, folders)]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
+    processes.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
     return [dict(np.load(folder.parent / "products.npz")) for folder in folders]
 
 
@@ -203,13 +200,13 @@ def make_families(home: Path) -> None:
         quantized(method, make(home / name / "Tiny"), home / name, **words)
 
 
-def _run_here(module: str, arguments: Sequence[str], hear: Callable[[str], None], **_: Any) -> child.Ended:
+def _run_here(command: Sequence[str], progress: Progress, **_: Any) -> child.Ended:
     """Like child.run, without a new process."""
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        importlib.import_module(module).main(*arguments)
-    for line in said.getvalue().splitlines():
-        hear(line)
-    return child.Ended(0, ())
+    told = messages.Child(progress)
+    messages.connect(lambda message: told.take(message.decode()))
+    module, *arguments = command
+    importlib.import_module(module).main(*arguments)
+    return child.Ended(0, (), told.result)
 
 
 @pytest.fixture(scope="session")
@@ -222,7 +219,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
         )
         environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(NANO.parents[2])}
         command = [sys.executable, "-c", program, str(home)]
-        made = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=home)
+        made = processes.run(command, check=False, capture_output=True, text=True, env=environment, cwd=home)
         assert made.returncode == 0, made.stderr
 
     home = once(tmp_path_factory, "families", make)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convert.cli import main
-from tests import fake_stages
+from tests import fake_stages, processes
 
 RECIPE = "name: demo\nmodel: {path: model.txt}\nstages:\n  one: {use: upper}\nvalidate: {limit: 100}\n"
 
@@ -115,7 +117,7 @@ def test_a_reader_that_goes_away_is_no_error(place: Path, words: tuple[str, ...]
     file = "m.safetensors" if words[0] == "inspect" else "r.yaml"
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-c", code, *words, file],
         check=False,
         stdout=write,
@@ -128,20 +130,41 @@ def test_a_reader_that_goes_away_is_no_error(place: Path, words: tuple[str, ...]
     assert not (place / "out/demo/validate").exists()
 
 
+@contextlib.contextmanager
+def handlers(start: signal.Handlers) -> Iterator[None]:
+    """SIGTERM and SIGHUP are handled so; what handled them does so again afterwards."""
+    before = {which: signal.signal(which, start) for which in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_being_told_to_end_is_like_ctrl_c(place: Path, fakes: Any, name: str) -> None:
     def killed(*arguments: Any) -> None:
         os.kill(os.getpid(), getattr(signal, name))
 
-    before = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGHUP)}
     fakes["upper"].run = killed
-    try:
+    with handlers(signal.SIG_DFL):
         result = convert("run", "r.yaml")
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
     assert result.exit_code == 130
     assert sorted(p.name for p in (place / "out/demo").iterdir()) == [".convert", "logs", "source"]
+
+
+def test_what_is_ignored_stays_ignored(place: Path, fakes: Any) -> None:
+    """`nohup convert run r.yaml &`: the terminal goes, the run does not."""
+    run = fakes["upper"].run
+
+    def hung_up(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return run(*arguments)
+
+    fakes["upper"].run = hung_up
+    with handlers(signal.SIG_IGN):
+        assert convert("run", "r.yaml").exit_code == 0
+    assert (place / "out/demo/one").is_dir()
 
 
 def test_errors_are_json_too_when_asked(place: Path) -> None:
@@ -267,7 +290,7 @@ def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
         "print(sorted({m.split('.')[0] for m in sys.modules} & "
         "{'numpy', 'torch', 'pydantic', 'rich', 'ruamel', 'transformers', 'gguf'}))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    done = processes.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -294,5 +317,5 @@ def test_colours_are_for_terminals_that_want_them(
 
 
 def test_python_m_convert() -> None:
-    done = subprocess.run([sys.executable, "-m", "convert", "--version"], capture_output=True, text=True, check=True)
+    done = processes.run([sys.executable, "-m", "convert", "--version"], capture_output=True, text=True, check=True)
     assert "convert, version" in done.stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from convert import load_recipe, registry
 from convert.options import Options
 from convert.recipe import json_schema
+from tests import processes
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -53,7 +53,7 @@ def test_a_stage_is_imported_at_once(name: str) -> None:
         f"import sys; from convert import registry; registry.load({name!r}); "
         "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'gguf', 'xllamacpp'}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = processes.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.hostile import BROKEN
 from tests.tiny import tiny_llama, tiny_qwen2_5_vl
 
@@ -23,7 +24,7 @@ RECIPE = "name: tiny\nmodel: {path: Tiny}\nstages:\n  gguf: {use: gguf, types: [
 
 def convert(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "convert", *words]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=300)
+    return processes.run(command, cwd=place, capture_output=True, text=True, check=False)
 
 
 def outputs(place: Path) -> dict[str, str]:
@@ -103,11 +104,11 @@ def test_inspect_reads_what_we_write(vl: Path, tmp_path: Path) -> None:
 def killed_run(place: Path, after: float, how: signal.Signals) -> bool:
     """Start a run, end it after so many seconds; whether it was still running."""
     command = [sys.executable, "-m", "convert", "run", "tiny.yaml"]
-    process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(after)
-    alive = process.poll() is None
-    process.send_signal(how)
-    process.wait(60)
+    with processes.started(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        time.sleep(after)
+        alive = process.poll() is None
+        process.send_signal(how)
+        process.wait(60)
     return alive
 
 

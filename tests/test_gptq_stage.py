@@ -29,7 +29,7 @@ from convert.formats.compressed.fp8_stage import STAGE as fp8
 from convert.formats.compressed.gptq_stage import STAGE as gptq
 from convert.progress import Silent
 from quantize.gptq import LINEAR
-from tests import tiny
+from tests import processes, tiny
 from tests.fixtures_gptq import (
     ENVIRONMENT,
     NANO,
@@ -229,18 +229,14 @@ def test_a_killed_run_leaves_nothing_under_a_final_name_and_the_next_completes(t
     recipe.write_text(RECIPE.format(text="text.txt"), encoding="utf-8")
     command = [sys.executable, "-m", "convert", "run", str(recipe), "--out", str(tmp_path / "out")]
     home = tmp_path / "out/r"
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **ENVIRONMENT}
-    )
-    try:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with processes.started(command, env={**os.environ, **ENVIRONMENT}, **quiet) as process:
         deadline = time.monotonic() + 120
         while not list(home.glob("four.partial/.work-*/offload*")):  # it is at the layers
             assert process.poll() is None, "it was done before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    finally:
         process.send_signal(signal.SIGKILL)
-        process.wait()
     assert not (home / "four").exists()
     result = run(plan(load_recipe(recipe), tmp_path / "out"))
     assert "four" in result.ran

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from convert.inspection.preview import Preview, Reference, preview, questions
 from convert.plan import plan
 from convert.recipe import recipe_of
 from quantize.mixes import MIXES
-from tests import tiny
+from tests import processes, tiny
 from tests.hostile import BROKEN, edit_config, edit_header, split
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -341,9 +340,7 @@ def test_quick_imports_nothing_large(vl: Path) -> None:
         "except SystemExit as end: assert not end.code\n"
         "assert not {'torch', 'transformers', 'numba', 'onnx'} & set(sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(vl)], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = processes.run([sys.executable, "-c", code, str(vl)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Q4_K_M" in done.stdout
 

@@ -390,7 +390,8 @@ def test_the_second_run_says_who_holds_the_folder(place: Path) -> None:
             go(place)
     finally:
         done.set()
-        other.join()
+        other.join(30)
+    assert other.exitcode == 0
     assert go(place).ran == ()
 
 

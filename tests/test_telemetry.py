@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+
+from tests import processes
 
 # Senders are threads and processes that outlive the import: they are heard through the output that all share.
 PROGRAM = """
@@ -20,6 +21,6 @@ import openvino
 
 
 def test_importing_openvino_asks_for_no_host() -> None:
-    ended = subprocess.run([sys.executable, "-c", PROGRAM], check=False, capture_output=True, text=True)
+    ended = processes.run([sys.executable, "-c", PROGRAM], check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "asked for" not in ended.stderr

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from convert.formats.onnx import genai
 from convert.options import Options
 from convert.progress import Silent
 from convert.source.stage import STAGE as source
-from tests import tiny
+from tests import processes, tiny
 from validate import runtimes
 
 FARA = Path(__file__).parents[2] / "recipes" / "models" / "fara-nano"
@@ -322,13 +321,13 @@ def test_a_builder_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path) -> No
 
 def test_a_process_is_heard_line_by_line() -> None:
     heard: list[str] = []
-    ended = child.run("timeit", ["-n1", "-r1", "print('one\\rtwo\\n\\nthree', end='')"], heard.append)
+    ended = child.run(["timeit", "-n1", "-r1", "print('one\\rtwo\\n\\nthree', end='')"], on_line=heard.append)
     assert ended.code == 0
     assert heard[:3] == ["one", "two", "three1 loop, best of 1: " + heard[2].partition(": ")[2]]
 
 
 def test_a_process_that_dies_says_how() -> None:
-    ended = child.run("timeit", ["-n1", "-r1", "-s", "import os; print('last words', flush=True)", "os.abort()"], print)
+    ended = child.run(["timeit", "-n1", "-r1", "-s", "import os; print('last words', flush=True)", "os.abort()"])
     assert ended.how == "was stopped by SIGABRT"
     assert "last words" in ended.last
 
@@ -339,21 +338,19 @@ def test_an_exception_ends_the_process_at_once() -> None:
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        child.run("timeit", ["-n1", "-r1", "import time; print('x', flush=True); time.sleep(60)"], stop)
+        child.run(["timeit", "-n1", "-r1", "import time; print('x', flush=True); time.sleep(60)"], on_line=stop)
     assert time.monotonic() - started < 20
 
 
 def test_a_process_goes_with_the_one_that_started_it(tmp_path: Path) -> None:
     """Killed outright, the caller can clean nothing up."""
     inner = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
-    code = f"from convert import child; child.run('timeit', ['-n1', '-r1', {inner!r}], print)"
-    caller = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(FARA.parents[2])}
-    )
+    code = f"from convert import child; child.run(['timeit', '-n1', '-r1', {inner!r}])"
+    environment = {**os.environ, "PYTHONPATH": str(FARA.parents[2])}
     pid = tmp_path / "pid"
-    _wait(lambda: pid.is_file() and pid.read_text() != "")
-    caller.send_signal(signal.SIGKILL)
-    caller.wait()
+    with processes.started([sys.executable, "-c", code], cwd=tmp_path, env=environment) as caller:
+        _wait(lambda: pid.is_file() and pid.read_text() != "")
+        caller.send_signal(signal.SIGKILL)
     _wait(lambda: not Path(f"/proc/{pid.read_text()}/cmdline").is_file())
 
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.processes import LIMIT
 
 REPOSITORY = Path(__file__).parents[2]
 FETCHED = REPOSITORY / ".cache" / "llama.cpp"  # where `make parity` puts it
@@ -103,7 +106,10 @@ class Upstream:
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(LIMIT)
+        finally:
+            self._process.kill()
         self._answers.close()
 
     def convert(self, checkpoint: Path, kind: str, out: Path, *, mmproj: bool = False) -> None:
@@ -112,7 +118,8 @@ class Upstream:
         log = out.with_suffix(".log")
         arguments = [str(checkpoint), "--outtype", kind.lower(), "--outfile", str(out), *["--mmproj"][: int(mmproj)]]
         print(json.dumps({"arguments": arguments, "log": str(log)}), file=self._process.stdin, flush=True)
-        answer = self._answers.readline()
+        ready, _, _ = select.select([self._answers], [], [], LIMIT)
+        answer = self._answers.readline() if ready else ""
         if answer.strip() != "0":
             said = log.read_text(errors="replace") if log.exists() else "it did not start"
             raise UpstreamError(f"upstream's converter failed:\n{said[-3000:]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from quantize.blocks import TYPES
 from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, overflowing
+from tests import processes
 from tests.fixtures_quantize import importance, oracle
 
 COLUMNS = 256  # a row of every block type
@@ -119,4 +119,4 @@ def test_blocks_that_are_too_large_are_found(name: str, weighted: bool) -> None:
 
 def test_names_and_sizes_do_not_wait_for_numba() -> None:
     code = "import sys, quantize.encoders, quantize.mixes; print('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert processes.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

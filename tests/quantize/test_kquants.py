@@ -8,7 +8,6 @@ By hand, ten million weights of every type, plain and with importance:
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 
 from quantize.blocks import TYPES
 from quantize.kquants import q2_k, q3_k, q4_k, q5_k, q6_k
+from tests import processes
 from tests.fixtures_quantize import CASES, IMPORTANCE, importance, oracle, rows
 
 ENCODERS = {"Q2_K": q2_k, "Q3_K": q3_k, "Q4_K": q4_k, "Q5_K": q5_k, "Q6_K": q6_k}
@@ -79,7 +79,7 @@ def test_weights_of_another_length_are_refused() -> None:
 def test_impossible_lane_counts_are_refused(lanes: int) -> None:
     environment = os.environ | {"QUANTIZE_LANES": str(lanes)}
     command = [sys.executable, "-c", "import quantize.simd"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    run = processes.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode
     assert f"QUANTIZE_LANES={lanes}: want a power of two" in run.stderr
 

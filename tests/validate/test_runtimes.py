@@ -17,6 +17,7 @@ import pytest
 
 from convert.bundle import Bundle
 from convert.progress import Silent
+from tests import processes
 from tests.fixtures_validate import folder, rewritten, tiny_text, tiny_vision, weights
 from validate import runtimes
 from validate.runtimes import (
@@ -69,7 +70,7 @@ def test_no_runtime_is_made_up() -> None:
 def test_importing_a_runtime_imports_no_library(name: str) -> None:
     heavy = "{'torch', 'transformers', 'xllamacpp', 'onnx', 'onnxruntime', 'openvino', 'convert'}"
     code = f"import sys, {name}; sys.exit(' '.join({heavy} & sys.modules.keys()) or 0)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    processes.run([sys.executable, "-c", code], check=True)
 
 
 def test_both_sides_answer_the_same_questions_alike(reference: Any, candidate: Any) -> None:
@@ -237,7 +238,7 @@ def test_a_process_that_stops_working_is_ended_and_named(
 def test_a_process_that_only_spins_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_watchdog, "CHECK_SECONDS", 0.05)
     monkeypatch.setattr(_watchdog, "ANSWER_SECONDS", 0.5)
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+    with processes.started([sys.executable, "-c", "while True: pass"]) as process:
         watchdog = _watchdog.Watchdog(process)
         with watchdog:
             assert process.wait(20) == -signal.SIGKILL
@@ -247,13 +248,36 @@ def test_a_process_that_only_spins_is_ended_too(monkeypatch: pytest.MonkeyPatch)
 def test_nobody_is_ended_while_no_answer_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_watchdog, "CHECK_SECONDS", 0.02)
     monkeypatch.setattr(_watchdog, "IDLE_SECONDS", 0.1)
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with processes.started(["sleep", "60"]) as process:
         watchdog = _watchdog.Watchdog(process)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         watchdog.close()
-        process.kill()
     assert not watchdog.reason
+
+
+def test_what_a_runtime_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chatty.py").write_text(
+        "import os, sys\n"
+        "def rubbish():\n"
+        "    sys.stdout.write('{' * (4 << 20))\n"
+        "    os.write(1, bytes(range(256)) * (1 << 14))\n"
+        "    os.write(2, b'x' * (4 << 20))\n"
+        "class Session:\n"
+        "    def tokenize(self, text, **options):\n"
+        "        rubbish()\n"
+        "        return [len(text)]\n"
+        "    def close(self): rubbish()\n"
+        "def open(model, **options):\n"
+        "    rubbish()\n"
+        "    return Session()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    chatty: Any = types.SimpleNamespace(__name__="chatty", NAME="chatty")
+    session: Any = IsolatedSession(chatty, tmp_path, projector=None, context=1, threads=1)
+    with session:
+        assert [session.tokenize("x" * count) for count in range(3)] == [[0], [1], [2]]
+    assert session._process.returncode == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -274,7 +298,7 @@ def test_a_busy_process_does_not_outlive_the_one_that_asked(tmp_path: Path, how:
     )
     root = Path(__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
-    with subprocess.Popen([sys.executable, "-c", asker], env=env, stderr=subprocess.DEVNULL) as process:
+    with processes.started([sys.executable, "-c", asker], env=env, stderr=subprocess.DEVNULL) as process:
         _until(told.exists)
         process.send_signal(how)
         process.wait(20)

@@ -313,7 +313,7 @@ def test_a_runtime_that_the_system_kills_is_no_measurement(
 
     def killed(self: Any, tokens: Any) -> Any:
         self._process.kill()
-        self._process.wait()
+        self._process.wait(20)
         return real(self, tokens)
 
     monkeypatch.setattr(_isolated.IsolatedSession, "logits", killed)

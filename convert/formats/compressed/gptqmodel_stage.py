@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
@@ -158,19 +158,9 @@ def _quantize(job: Job[C]) -> dict[str, Any]:
     """Have the worker make the weights in the job's `work`; what it says of the calibration."""
     progress, layers, asked = job.progress, job.layout.decision.layers, job.options.calibration
     progress.start(f"quantizing {layers} layers", layers, "layer")
-    measured: dict[str, Any] = {"samples": asked.samples, "length": asked.length, "seed": asked.seed}
-
-    def hear(words: Mapping[str, Any]) -> None:
-        if "layer" in words:
-            progress.advance(1)
-        elif "rows" in words:
-            measured.update(rows=words["rows"], tokens=words["tokens"], sha256=words["sha256"])
-            progress.note(f"calibrating on {words['rows']} rows, {words['tokens']} tokens")
-            if words["rows"] < asked.samples:
-                progress.warn(f"the calibration gives {words['rows']} rows, fewer than the {asked.samples} asked for")
-
-    _child(job, "convert.formats.compressed.worker", [str(_request(job))], hear)
-    return measured
+    result = _child(job, "convert.formats.compressed.worker", [str(_request(job))])
+    words = {"samples": asked.samples, "length": asked.length, "seed": asked.seed}
+    return words | {word: result[word] for word in ("rows", "tokens", "sha256")}
 
 
 def _request(job: Job[C]) -> Path:
@@ -236,31 +226,23 @@ def check_reload(job: Job[O]) -> None:
     """Raise StageError with everything that is wrong with the finished folder."""
     names = job.work / "modules.json"
     names.write_text(json.dumps(asdict(job.layout.decision)), encoding="utf-8")
-    wrong: list[str] = ["the check ended without a word"]
-
-    def hear(words: Mapping[str, Any]) -> None:
-        wrong[:] = words.get("wrong", wrong)
-
     job.progress.start("loading the result in a fresh process", 1, "check")
-    _child(job, "convert.formats.compressed.reload", [str(job.folder), str(names)], hear)
+    wrong = _child(job, "convert.formats.compressed.reload", [str(job.folder), str(names)])["wrong"]
     job.progress.advance(1)
     if wrong:
         raise StageError(f"{job.folder.name}, loaded again", "; ".join(wrong), "the model that was quantized")
 
 
-def _child(job: Job[O], module: str, arguments: list[str], hear: Callable[[Mapping[str, Any]], None]) -> None:
-    """Run one of our modules in a process of its own. Raises StageError with its last words."""
+def _child(job: Job, module: str, arguments: list[str]) -> dict[str, Any]:
+    """The result of one of our modules, run in a process of its own. Raises StageError with its last words."""
     from convert import child
-    from convert.formats.compressed.worker import MARK
 
-    said: list[str] = []
+    errors: list[str] = []
 
-    def line(text: str) -> None:
-        if text.startswith(MARK):
-            hear(json.loads(text.removeprefix(MARK)))
-        elif "Error" in text:
-            said.append(text[:LAST_WORDS])
-            job.progress.note(text[:LAST_WORDS])
+    def printed(line: str) -> None:
+        if "Error" in line:
+            errors.append(line[:LAST_WORDS])
+            job.progress.note(line[:LAST_WORDS])
 
     environment = {
         "GPTQMODEL_CPU_WORKERS": str(max(2, job.threads)),  # it does not start with one
@@ -270,10 +252,13 @@ def _child(job: Job[O], module: str, arguments: list[str], hear: Callable[[Mappi
         "HF_HUB_OFFLINE": "1",
         "TMPDIR": str(job.work),
     }
-    ended = child.run(module, arguments, line, environment=environment, folder=job.work)
-    if ended.code:
-        words = said[-1] if said else " ".join(ended.last)[-LAST_WORDS:]
-        raise StageError(module.rpartition(".")[2], f"{ended.how}: {words}")
+    command = [module, *arguments]
+    ended = child.run(command, job.progress, on_line=printed, environment=environment, folder=job.work)
+    if ended.code or ended.result is None:
+        words = (ended.failure or "".join(errors[-1:]))[:LAST_WORDS] or " ".join(ended.last)[-LAST_WORDS:]
+        how = ended.how if ended.code else "ended without a result"
+        raise StageError(module.rpartition(".")[2], f"{how}: {words}")
+    return ended.result
 
 
 def _layout(source: Bundle, scheme: Scheme) -> Layout:

@@ -1,6 +1,6 @@
 """Whether a finished folder is the model again.
 
-    python -m convert.child convert.formats.compressed.reload FOLDER LIST.json
+    convert.child.run(["convert.formats.compressed.reload", "FOLDER", "LIST.json"])
 
 In a process that has seen nothing but the folder, transformers loads it; missing and unexpected keys, a quantized
 module that came back as a plain one or the other way round, and numbers that are not finite are what is looked for:
@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from convert import messages
 from convert.formats.compressed.folder import canonical
-from convert.formats.compressed.worker import tell
 from convert.source.untrusted import listed
 
 IMAGE_SIDE = 56  # pixels: four image tokens
@@ -24,9 +24,9 @@ KEY_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
 def main(folder: str, list_file: str) -> None:
-    """Print what is wrong, a line of JSON behind MARK."""
+    """Tell what is wrong."""
     wanted = json.loads(Path(list_file).read_text(encoding="utf-8"))
-    tell(wrong=list(faults(Path(folder), wanted["quantized"], wanted["kept"])))
+    messages.parent().result({"wrong": list(faults(Path(folder), wanted["quantized"], wanted["kept"]))})
 
 
 def faults(folder: Path, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""The process that quantizes: `python -m convert.child convert.formats.compressed.worker REQUEST.json`.
+"""The process that quantizes, `convert.child.run(["convert.formats.compressed.worker", "REQUEST.json"])`.
 
-It prints what gptqmodel prints, and a line of JSON behind MARK for what its caller wants to know.
+Its result says what it calibrated on: how many rows and tokens, and their hash.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from convert import messages
 from convert.formats.compressed.rows import Description, Row, digest, make_rows
 from convert.formats.compressed.scheme import Scheme
 
-MARK = "@convert "
 MADE = "made"  # the folder gptqmodel saves into
 
 # gptqmodel's Phi-3 leaves the norms out of its tree; AWQ then finds nothing to put its factors into and gives up.
@@ -31,11 +31,6 @@ PHI3_TREE = [
 ]
 
 
-def tell(**words: Any) -> None:
-    """Let the caller know."""
-    print(f"\n{MARK}{json.dumps(words)}", flush=True)
-
-
 def main(request_file: str) -> None:
     """Do what the request says; the weights come to lie in `made`, beside it."""
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
@@ -48,12 +43,17 @@ def main(request_file: str) -> None:
     source, home = Path(request["source"]), Path(request_file).parent
     rows = make_rows(CheckpointFolder(source), asked)
     tokens = sum(row["input_ids"].size for row in rows)
-    tell(rows=len(rows), tokens=tokens, sha256=digest(rows))
+    calibrated_on = {"rows": len(rows), "tokens": tokens, "sha256": digest(rows)}
+    parent = messages.parent()
+    parent.note(f"calibrating on {len(rows)} rows, {tokens} tokens")
+    if len(rows) < asked.samples:
+        parent.warn(f"the calibration gives {len(rows)} rows, fewer than the {asked.samples} asked for")
     import torch
 
     torch.manual_seed(asked.seed)
     torch.set_num_threads(request["threads"])
     _quantize(source, home, scheme, rows)
+    parent.result(calibrated_on)
 
 
 def _quantize(source: Path, home: Path, scheme: Scheme, rows: Sequence[Row]) -> None:
@@ -68,12 +68,11 @@ def _quantize(source: Path, home: Path, scheme: Scheme, rows: Sequence[Row]) -> 
     batches = [{name: torch.from_numpy(array) for name, array in row.items()} for row in rows]
     model.prepare_dataset = lambda *_, **__: batches  # tokenized here: the library would want a torchvision processor
     model.layer_callback = lambda layer_idx, submodule_finalized, **_: (
-        tell(layer=layer_idx) if submodule_finalized else None
+        messages.parent().advance(1) if submodule_finalized else None
     )
     # its own tokenizer step asks for lists of ids and only counts them here
     model.quantize([row["input_ids"][0].tolist() for row in rows], batch_size=1, backend=kernel)
     model.save(str(home / MADE))
-    tell(device=device)
 
 
 def _dtype(torch: Any, source: Path, scheme: Scheme, device: str) -> Any:

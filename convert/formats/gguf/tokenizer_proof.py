@@ -167,12 +167,13 @@ class _Remembered:
 @functools.lru_cache(maxsize=8)
 def _ask(remembered: _Remembered) -> Result:
     with tempfile.TemporaryDirectory(prefix="convert-tokenizer-") as folder:
-        asked, answered = Path(folder) / "request.json", Path(folder) / "result.json"
+        asked = Path(folder) / "request.json"
         asked.write_text(json.dumps(asdict(remembered.request)), encoding="utf-8")
-        ended = child.run("convert.formats.gguf.tokenizer_worker", [str(asked), str(answered)], lambda line: None)
-        if ended.code or not answered.is_file():
-            return Result(0, failed=f"the process that compares {ended.how}: {' '.join(ended.last[-3:])[:400]}")
-        return Result(**json.loads(answered.read_text(encoding="utf-8")))
+        ended = child.run(["convert.formats.gguf.tokenizer_worker", str(asked)])
+    if ended.code or ended.result is None:
+        words = ended.failure or " ".join(ended.last[-3:])
+        return Result(0, failed=f"the process that compares {ended.how}: {words[:400]}")
+    return Result(**ended.result)
 
 
 def _difference(file: Path, result: Result) -> StageError:

@@ -1,10 +1,10 @@
 """Compares a file's tokenizer on llama.cpp with the checkpoint's own, in a process of its own: llama.cpp may abort.
 
-    python -m convert.child convert.formats.gguf.tokenizer_worker REQUEST RESULT
+    convert.child.run(["convert.formats.gguf.tokenizer_worker", "REQUEST.json"])
 
-REQUEST is the JSON of a `Request`, RESULT will be that of a `Result`; _tokenizer_proof.py writes one and reads the
-other. A difference counts unless it is proven to be one of llama.cpp's known limits: both encode alike, or llama.cpp
-encodes as the checkpoint does, once the text is rewritten to be out of the limit's reach.
+The request is a `Request`, the process's result is a `Result`; _tokenizer_proof.py writes one and reads the other.
+A difference counts unless it is proven to be one of llama.cpp's known limits: both encode alike, or llama.cpp encodes
+as the checkpoint does, once the text is rewritten to be out of the limit's reach.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convert import messages
 from convert.formats.gguf.tokenizer_references import REFERENCES, VARIANTS, OfJson, Request, Tokenizer, cut_at
 from validate.runtimes import RuntimeFailure
 from validate.runtimes._llama_api import LogCallback, library
@@ -238,12 +239,12 @@ def answer(request: Request) -> Result:
     return Comparison(request, reference, candidate, variant).result()
 
 
-def main(request: Path, result: Path) -> None:
-    """Read one, write the other, and leave without tidying up: the process is all there is to free."""
+def main(request: Path) -> None:
+    """Tell the result, and leave without tidying up: the process is all there is to free."""
     asked = Request(**json.loads(request.read_text(encoding="utf-8")))
-    result.write_text(json.dumps(asdict(answer(asked))), encoding="utf-8")
+    messages.parent().result(asdict(answer(asked)))
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

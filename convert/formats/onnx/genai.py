@@ -182,7 +182,7 @@ def _build(options: Any, precision: str, folder: Path, work: Path, progress: Pro
     layers = _layers(folder)
     progress.start(f"building the {precision} genai folder", layers, "layers")
 
-    def hear(line: str) -> None:
+    def printed(line: str) -> None:
         if READING_LAYER.match(line):
             progress.advance(1)
         elif not NOISE.search(line):
@@ -195,10 +195,11 @@ def _build(options: Any, precision: str, folder: Path, work: Path, progress: Pro
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "GIT_CEILING_DIRECTORIES": str(Path.cwd().anchor),  # it would write the commit of the folder it runs in
     }
-    ended = child.run(BUILDER, _arguments(options, precision, folder, work), hear, environment=quiet, folder=work)
+    command = [BUILDER, *_arguments(options, precision, folder, work)]
+    ended = child.run(command, progress, on_line=printed, environment=quiet, folder=work)
     written = [name for name in (GRAPH, CONFIG) if (work / "built" / name).is_file()]
     if ended.code or len(written) < 2:
-        words = " / ".join(line for line in ended.last[-3:] if not NOISE.search(line))
+        words = ended.failure or " / ".join(line for line in ended.last[-3:] if not NOISE.search(line))
         remedy = "it needs memory for the whole model as float32" if ended.code == -9 else "the log has all it said"
         raise StageError("onnx", f"onnxruntime-genai's builder {ended.how}: {words[-600:]}", "a genai folder", remedy)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,17 +37,17 @@ def build(header: GraphHeader, job: Job, progress: Progress) -> Built:
     """
     engine = Path(job.engine)
 
-    def hear(line: str) -> None:
+    def printed(line: str) -> None:
         if not any(words in line for words in QUIET):
             progress.note(f"{engine.name}: {line}")
 
     with tempfile.TemporaryDirectory(prefix=".build-", dir=engine.parent) as name:
-        asked, answer = Path(name) / "job.json", Path(name) / "outcome.json"
+        asked = Path(name) / "job.json"
         asked.write_text(job.to_json(), encoding="utf-8")
-        ended = child.run(WORKER, [str(asked), str(answer)], hear)
-        if ended.code or not answer.is_file():
-            raise _died(header, ended)
-        outcome = json.loads(answer.read_text(encoding="utf-8"))
+        ended = child.run([WORKER, str(asked)], progress, on_line=printed)
+    outcome = ended.result
+    if ended.code or outcome is None:
+        raise _died(header, ended)
     if "refused" in outcome:
         raise _refused(header, outcome["refused"])
     if "failed" in outcome:
@@ -112,5 +111,5 @@ def _failed(header: GraphHeader, errors: Sequence[str]) -> StageError:
 
 def _died(header: GraphHeader, ended: child.Ended) -> StageError:
     remedy = "the machine was most likely short of memory" if ended.code == -9 else "the log has all it said"
-    words = " / ".join(ended.last[-3:])[-600:]
+    words = (ended.failure or " / ".join(ended.last[-3:]))[-600:]
     return StageError(header.path.name, f"TensorRT's process {ended.how}: {words}", "an engine", remedy)

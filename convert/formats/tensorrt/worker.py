@@ -1,6 +1,6 @@
-"""The process that builds one engine: `python -m convert.formats.tensorrt.worker JOB OUTCOME`, both JSON.
+"""The process that builds one engine, `convert.child.run(["convert.formats.tensorrt.worker", "JOB.json"])`.
 
-It prints the builder's log and writes the outcome: what the parser refused, why the builder failed, or what was made.
+It prints the builder's log; its result is what the parser refused, why the builder failed, or what was made.
 The builder is native code; it may abort, and it does not hear Ctrl-C.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert import messages
 from convert.files import HashedFile
 
 LAYER_LISTS = ("Layers:", "Engine Layer Information:")  # how the builder's verbose log begins to list an engine
@@ -41,10 +42,10 @@ class Job:
         return json.dumps(dataclasses.asdict(self))
 
 
-def main(job_path: str, outcome_path: str) -> None:
-    """Build, and write down how it went."""
+def main(job_path: str) -> None:
+    """Build, and tell how it went."""
     job = Job(**json.loads(Path(job_path).read_text(encoding="utf-8")))
-    Path(outcome_path).write_text(json.dumps(build(job)), encoding="utf-8")
+    messages.parent().result(build(job))
 
 
 def build(job: Job) -> dict[str, Any]:
