@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError, Problem
+from convert.needs import Needs
 from convert.progress import Progress
 
 if TYPE_CHECKING:  # pydantic, which listing the stages does not need
@@ -77,6 +78,10 @@ class Stage(ABC, Generic[O]):
     def explain(self, options: O, inputs: Inputs) -> Iterable[str]:
         """Lines for `convert plan -v`."""
         return ()
+
+    def needs(self, options: O, inputs: Inputs, made: Bundle) -> Needs:
+        """What the stage takes of a machine; `made` is its forecast."""
+        return Needs()
 
     @property
     def title(self) -> str:

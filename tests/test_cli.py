@@ -24,6 +24,7 @@ RECIPE = "name: demo\nmodel: {path: model.txt}\nstages:\n  one: {use: upper}\nva
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("CONVERT_JOBS", "1")  # a process of its own would know no fakes
     with fake_stages.installed(monkeypatch) as fakes:
         yield fakes
 
@@ -99,7 +100,7 @@ def test_an_operating_systems_no_is_one_message(place: Path, monkeypatch: pytest
     def refuse(*arguments: Any) -> None:
         raise PermissionError(13, "Permission denied", "out/demo/report.json")
 
-    monkeypatch.setattr(sys.modules["convert.run"], "_publish_report", refuse)
+    monkeypatch.setattr(sys.modules["convert.run"], "publish_report", refuse)
     result = convert("run", "r.yaml")
     assert (result.exit_code, result.stderr) == (1, "error: out/demo/report.json: Permission denied\n")
 

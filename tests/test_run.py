@@ -15,8 +15,8 @@ import pytest
 from convert import Result, load_recipe, plan, run
 from convert.bundle import Bundle, Manifest, Role
 from convert.errors import BusyError, ConvertError, PlanError, StageError
+from convert.events import Event
 from convert.hashes import HashMemory
-from convert.run import Event
 from tests import fake_stages
 
 RECIPE = """\
@@ -371,9 +371,9 @@ def test_what_a_killed_run_left_is_cleared(place: Path) -> None:
 
 
 def _hold(folder: Path, held: Any, done: Any) -> None:
-    from convert.run import _hold
+    from convert.lock import hold
 
-    with _hold(folder):
+    with hold(folder):
         held.set()
         done.wait(30)
 
