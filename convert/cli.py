@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from convert.run import Event, Result
 
 EPILOG = "Exit codes: 0 good, 1 a stage failed, 2 the recipe or usage is wrong, 3 a validation limit was passed."
+VERSION_HELP = "Tell the version and that of every runtime found, and exit."
 INTERRUPTED = 130
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
@@ -64,8 +65,18 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
     return wrapped
 
 
+def _say_version(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    """Print the version and those of the runtimes, and end."""
+    if asked and not context.resilient_parsing:
+        from convert.distribution import version_lines
+
+        for line in version_lines():
+            click.echo(line)
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
-@click.version_option(package_name="convert")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_say_version, help=VERSION_HELP)
 def main() -> None:
     """Turn a model into every format people run, and prove that each output still is that model."""
     for name in ("SIGTERM", "SIGHUP"):  # end as by Ctrl-C: nothing half-built stays, no process goes on alone

@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from convert.distribution import install_command
 from convert.errors import InputError
 from convert.gguf.reader import read_gguf_header
 from convert.gguf.writer import MAGIC
@@ -104,7 +105,7 @@ def _onnx(path: Path, size: int) -> Inspection:
     from importlib.util import find_spec
 
     if find_spec("onnx") is None:
-        raise InputError(str(path), "needs onnx to be read", "", "pip install 'convert[onnx]'")
+        raise InputError(str(path), "needs onnx to be read", "", install_command("onnx"))
     from convert.onnx.header import read_onnx
 
     metadata, tensors = read_onnx(path)

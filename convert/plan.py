@@ -16,6 +16,7 @@ from typing import Any
 
 from convert import stages
 from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
+from convert.distribution import RELEASE
 from convert.errors import ConvertError, Problem
 from convert.files import STATE_FOLDER
 from convert.hashes import HashMemory
@@ -215,8 +216,7 @@ class _Planner:
             "version": stage.VERSION,
             "options": plain(spec.options.model_dump(mode="python")),
             "files": {label(path, files): digests[path] for path in files},
-            "tools": {"convert": version("convert")}
-            | {tool: version(tool) for tool in stages.tools(stage, spec.options)},
+            "tools": {"convert": RELEASE} | {tool: version(tool) for tool in stages.tools(stage, spec.options)},
             "inputs": {name: self._input_key(spec, name) for name in spec.inputs},
         }
 

@@ -17,6 +17,7 @@ from convert import architectures
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.checkpoint import open_checkpoint
 from convert.companions import collect, read_companions
+from convert.distribution import install_command
 from convert.errors import InputError, PlanError, StageError
 from convert.gguf.ledger import settle
 from convert.gguf.reader import StoredTensor, read_gguf_header
@@ -159,7 +160,7 @@ def _decoded(stored: StoredTensor, rows: np.ndarray) -> np.ndarray:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
     except ModuleNotFoundError:
-        raise StageError("inspect", "gguf is not installed", "", "pip install 'convert[inspect]'") from None
+        raise StageError("inspect", "gguf is not installed", "", install_command("inspect")) from None
     try:
         return np.asarray(dequantize(rows, GGMLQuantizationType(stored.type.id)), np.float32)
     except (NotImplementedError, ValueError):

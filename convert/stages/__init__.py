@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from convert.bundle import Bundle, Role
+from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.progress import Progress
 
@@ -75,7 +76,7 @@ def missing_packages(stage: Stage, name: str) -> list[Problem]:
     if not missing:
         return []
     got = f"stage '{name}' needs {', '.join(missing)}, not installed"
-    return [Problem(name, got, "", f"pip install 'convert[{','.join(extras)}]'")]
+    return [Problem(name, got, "", install_command(*extras))]
 
 
 def reads(stage: Stage, options: Any) -> list[Path]:
