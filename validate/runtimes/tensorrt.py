@@ -34,6 +34,8 @@ REBUILD = "rebuild it from the graphs in onnx/"
 def available() -> str | None:
     """Why TensorRT cannot run here and what to install, or None."""
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing and _module() is None:
+        return f"TensorRT and {' and '.join(missing)} not installed: {install_command('onnx', 'tensorrt')}"
     if missing:
         return f"{' and '.join(missing)} not installed: {install_command('onnx')}"
     if _module() is None:
