@@ -202,5 +202,3 @@ def main(descriptors: str, module: str, *arguments: str) -> None:
     except Exception as error:
         messages.parent().failure(" ".join("".join(traceback.format_exception_only(error)).split()))
         raise
-
-

@@ -16,6 +16,7 @@ from typing import Any
 
 from convert import registry, timings
 from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
+from convert.distribution import RELEASE
 from convert.errors import ConvertError, Problem
 from convert.files import STATE_FOLDER
 from convert.hashes import HashMemory
@@ -261,7 +262,7 @@ class _Planner:
             "version": stage.VERSION,
             "options": plain(spec.options.model_dump(mode="python")),
             "files": {label(path, files): digests[path] for path in files},
-            "tools": {"convert": version("convert")} | {tool: version(tool) for tool in stage.tools(spec.options)},
+            "tools": {"convert": RELEASE} | {tool: version(tool) for tool in stage.tools(spec.options)},
             "inputs": {name: self._input_key(spec, name) for name in spec.inputs},
         }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from convert.bundle import Bundle, Role
+from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.needs import Needs
 from convert.progress import Progress
@@ -96,7 +97,7 @@ def missing_packages(stage: Stage[Options], name: str) -> list[Problem]:
     if not missing:
         return []
     got = f"stage '{name}' needs {', '.join(missing)}, not installed"
-    return [Problem(name, got, "", f"pip install 'convert[{','.join(extras)}]'")]
+    return [Problem(name, got, "", install_command(*extras))]
 
 
 def only(inputs: Inputs) -> Bundle:

@@ -401,7 +401,10 @@ def test_a_problem_starts_nothing(place: Path, fakes: Any) -> None:
     planned = plan(load_recipe(place / "r.yaml"), place / "out")
     text = "\n".join(map(str, planned.problems))
     assert "model.txt: is not there, wanted a file; check the path" in text
-    assert "r.yaml:4: stage 'one' needs no_such_module, not installed; pip install 'convert[gguf]'" in text
+    assert (
+        "r.yaml:4: stage 'one' needs no_such_module, not installed; pip install 'convert-quantize-validate[gguf]'"
+        in text
+    )
     with pytest.raises(PlanError):
         run(planned)
     assert not (place / "out").exists()

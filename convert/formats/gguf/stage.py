@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from convert.bundle import Artifact, Bundle, Model, Role
+from convert.distribution import install_command
 from convert.errors import ConvertError, Problem
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
 from convert.formats.gguf.imatrix_stage import ImatrixOptions
@@ -165,7 +166,7 @@ class GGUFOptions(Options):
 def _lacking_modules() -> list[Problem]:
     """What a calibration imports and this Python does not have."""
     return [
-        Problem("gguf", f"imatrix: {{calibrate: …}} needs {module}", "", f"pip install 'convert[{extra}]'")
+        Problem("gguf", f"imatrix: {{calibrate: …}} needs {module}", "", install_command(extra))
         for module, extra in imatrix.NEEDS.items()
         if importlib.util.find_spec(module) is None
     ]
