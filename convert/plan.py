@@ -45,7 +45,7 @@ class Step:
     reason: str
     bundle: Bundle | None
     needs: Needs = field(default_factory=Needs)
-    input_bytes: int = 0
+    work: int = 0  # as its stage measures it
 
     @property
     def stage(self) -> AnyStage:
@@ -64,14 +64,9 @@ class Step:
         return sum(a.size for _, a in self.bundle.artifacts() if a.path.is_relative_to(self.out))
 
     @property
-    def work_bytes(self) -> int:
-        """What its time is measured by: the weights it is given, and what it writes."""
-        return self.input_bytes + self.write_bytes
-
-    @property
     def seconds(self) -> float | None:
         """How long it will take, by what earlier ones took on this machine; None where there were none."""
-        return None if self.up_to_date else timings.seconds(self.spec.use, self.work_bytes)
+        return None if self.up_to_date else timings.seconds(self.spec.use, self.work)
 
     def to_json(self) -> dict[str, Any]:
         """What a plan says of one step, for scripts."""
@@ -233,10 +228,10 @@ class _Planner:
         if not self.builds and name != VALIDATE and any(a.path.is_relative_to(out) for _, a in forecast.artifacts()):
             forecast = replace(forecast, not_built=reason)
         needs = _stage(spec).needs(spec.options, inputs, forecast)
-        given = sum({a.path: a.size for b in inputs.values() for a in b.of(Role.WEIGHTS)}.values())
+        work = _stage(spec).work(spec.options, inputs, forecast)
         if problems := self._room(name, needs):
             self.problems += problems
-        return Step(name, spec, out, key, ingredients, False, reason, forecast, needs, given)
+        return Step(name, spec, out, key, ingredients, False, reason, forecast, needs, work)
 
     def _room(self, name: str, needs: Needs) -> list[Problem]:
         """That the step cannot fit into this machine's memory, said before anything has run."""

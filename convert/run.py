@@ -251,7 +251,7 @@ class _Run:
             bundle = publish(self.planned, step, started.inputs, made, progress)
         self._pass_on(0)
         seconds = round(time.monotonic() - started.since, 3)
-        timings.remember(step.spec.use, step.work_bytes, seconds)
+        timings.remember(step.spec.use, step.work, seconds)
         files = [_artifact_json(a) for _, a in bundle.artifacts() if a.path.is_relative_to(step.out)]
         self.on_event(Event("step_finished", step.name, {"seconds": seconds, "folder": str(step.out), "files": files}))
         return bundle

@@ -80,6 +80,12 @@ class Stage(ABC, Generic[O]):
         """Lines for `convert plan -v`."""
         return ()
 
+    def work(self, options: O, inputs: Inputs, made: Bundle) -> int:
+        """How much there is to do, in a unit of the stage's own, for the time that a plan states: bytes in and out."""
+        read = {a.path: a.size for bundle in inputs.values() for a in bundle.of(Role.WEIGHTS)}
+        written = {a.path: a.size for a in made.of(Role.WEIGHTS) if a.path not in read}
+        return sum(read.values()) + sum(written.values())
+
     def needs(self, options: O, inputs: Inputs, made: Bundle) -> Needs:
         """What the stage takes of a machine; `made` is its forecast."""
         return Needs()

@@ -1,6 +1,7 @@
 """How long steps took on this machine, kept in the user's cache, and how long one like them will take. A leaf.
 
-A step's work is the bytes it reads and writes; its time is taken for a fixed part and a part that grows with the work.
+A step's work is what its stage says it is, in units of its own; its time is taken for a fixed part and a part that
+grows with the work. Nothing is said of a step much larger than any that was seen.
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+NAME = "timings.json"
 KEPT = 20  # runs of a stage that are remembered, the latest
+FARTHEST = 30  # times the largest work that was seen
 ALIKE = 1.3  # works within this ratio tell nothing of what grows
 
 
 def path() -> Path:
-    """Where they are kept: $XDG_CACHE_HOME/convert, else ~/.cache/convert."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convert" / "timings.json"
+    """Where they are kept: in $CONVERT_CACHE_HOME, else $XDG_CACHE_HOME/convert, else ~/.cache/convert."""
+    if own := os.environ.get("CONVERT_CACHE_HOME"):
+        return Path(own) / NAME
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convert" / NAME
 
 
-def remember(use: str, work_bytes: int, seconds: float) -> None:
+def remember(use: str, work: int, seconds: float) -> None:
     """Keep what a step took; where the cache cannot be written, forget it."""
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home folder
         known = _read()
-        known[use] = [*known.get(use, []), (work_bytes, seconds)][-KEPT:]
+        known[use] = [*known.get(use, []), (work, seconds)][-KEPT:]
         file = path()
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{file.name}.{os.getpid()}")
@@ -32,10 +37,11 @@ def remember(use: str, work_bytes: int, seconds: float) -> None:
         partial.replace(file)
 
 
-def seconds(use: str, work_bytes: int) -> float | None:
-    """How long such a step will take; None where none was run on this machine."""
+def seconds(use: str, work: int) -> float | None:
+    """How long such a step will take; None where none like it was run on this machine."""
     samples = _read().get(use, [])
-    return _line(samples, work_bytes) if samples else None
+    largest = max((w for w, _ in samples), default=0)
+    return _line(samples, work) if samples and work <= FARTHEST * max(1, largest) else None
 
 
 def _line(samples: Sequence[tuple[int, float]], work: int) -> float:
