@@ -8,10 +8,14 @@ CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --
 # uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test browser check lowest test-lowest constraints bench parity format clean
+.PHONY: demo demo-full test browser check lowest test-lowest constraints bench parity format clean
 
 demo: .venv/installed
 	$(BIN)/convert run $(RECIPE)
+
+# Every type and every runtime: about ten minutes more.
+demo-full: RECIPE = recipes/demo-full.yaml
+demo-full: demo
 
 test: .venv/installed browser
 	$(BIN)/pytest -n 2 --dist worksteal
