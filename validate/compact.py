@@ -65,7 +65,7 @@ class Kept:
     @property
     def bytes(self) -> int:
         """In memory; a file has a kilobyte more."""
-        return sum(getattr(self, name).nbytes for name in _ARRAYS)
+        return sum(vars(self)[name].nbytes for name in _ARRAYS)
 
     @property
     def tail_mass(self) -> float:
@@ -125,7 +125,7 @@ class Kept:
         part = path.with_name(f"{path.name}.part")
         try:
             with part.open("wb") as file:
-                np.savez(file, vocab=np.int64(self.vocab), **{name: getattr(self, name) for name in _ARRAYS})
+                np.savez(file, vocab=np.int64(self.vocab), **{name: vars(self)[name] for name in _ARRAYS})
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -326,7 +326,7 @@ def _wrong(kept: Kept) -> str:
         if got != wanted or not count:
             return f"{name} has shape {got}, wanted {wanted}"
     for name in ("logits", "logsumexp", "nll", "sample_logits"):
-        if not np.isfinite(getattr(kept, name)).all():
+        if not np.isfinite(vars(kept)[name]).all():
             return f"{name} is not finite"
     if not (kept.log_rest <= _ROUNDING).all() or not (kept.nll >= -_ROUNDING).all():
         return "a probability is above 1"

@@ -56,7 +56,7 @@ def compare(reference: Kept, candidate_tv: np.ndarray, tokens: Sequence[int]) ->
         raise NotComparable(f"logits of {reference.count} positions for {len(tokens)} tokens")
     next_ids = np.asarray(tokens[1:], np.int64)
     parts = [_compare_rows(reference, candidate_tv, next_ids, here) for here in chunks(*candidate_tv.shape)]
-    return WindowDrift(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(WindowDrift)))
+    return WindowDrift(*(np.concatenate([vars(p)[f.name] for p in parts]) for f in fields(WindowDrift)))
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def summarize(windows: Sequence[WindowDrift]) -> Summary:
     """
     if not windows:
         raise NotComparable("no window of text was compared")
-    values = {f.name: np.concatenate([getattr(w, f.name) for w in windows]) for f in fields(WindowDrift)}
+    values = {f.name: np.concatenate([vars(w)[f.name] for w in windows]) for f in fields(WindowDrift)}
     kl, reference, candidate = values["kl"], values["nll_reference"], values["nll_candidate"]
     if not len(candidate):
         raise NotComparable("no token has one before it in its window: nothing to score")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,10 @@ from convert.progress import Progress
 from convert.stages._validate_targets import Target
 
 if TYPE_CHECKING:
-    from validate.measurement import Measurement
+    from validate.measurement import Measurement, TensorError
     from validate.reference import Cached
     from validate.report import Output, Report
-    from validate.report.schema import FileEntry, ProvenanceEntry, ReferenceEntry, TensorEntry, TextEntry
+    from validate.report.schema import FileEntry, ProvenanceEntry, ReferenceEntry, TextEntry
     from validate.texts import Windows
 
 TENSOR_VALUES = 4 << 20  # of each tensor, that are compared with the source's
@@ -45,7 +44,7 @@ def report_row(
         target.label,
         tuple(_file(out, file) for file in target.files),
     )
-    return output(subject, _counted(measurement, target, source), limits, _tensors(target, source))
+    return output(subject, _counted(measurement, target, source), limits)
 
 
 def reference_entry(out: Path, source: Bundle, vocabulary: int, cached: Cached) -> ReferenceEntry:
@@ -56,7 +55,7 @@ def reference_entry(out: Path, source: Bundle, vocabulary: int, cached: Cached) 
         "model": source.model.name,
         "hub": source.model.hub,
         "revision": source.model.revision,
-        "runtime": transformers.version(),
+        "runtime": transformers.RUNTIME.version(),
         "dtype": "float32",
         "vocabulary": vocabulary,
         "files": [_file(out, artifact) for artifact in source.of(Role.WEIGHTS)],
@@ -117,20 +116,18 @@ def _counted(measurement: Measurement, target: Target, source: Bundle) -> Measur
     return replace(measurement, parameters=measurement.parameters or parameters)
 
 
-def _tensors(target: Target, source: Bundle) -> list[TensorEntry]:
+def tensor_errors(target: Target, source: Bundle) -> list[TensorError]:
     """The error of each tensor of a GGUF file; none where the file or the source is not one we convert."""
-    from convert.gguf.against import tensor_errors
+    from convert.gguf import against
+    from validate.measurement import TensorError
 
     if target.weights.format != "gguf" or target.later or target.not_built:
         return []
     try:
-        errors = list(tensor_errors(target.weights.path, _folder(source), TENSOR_VALUES))
+        errors = list(against.tensor_errors(target.weights.path, _folder(source), TENSOR_VALUES))
     except ConvertError:
         return []
-    return [
-        {"name": e.name, "type": e.type, "values": e.values, "error": e.relative if math.isfinite(e.relative) else None}
-        for e in errors
-    ]
+    return [TensorError(e.name, e.type, e.values, e.relative) for e in errors]
 
 
 def _folder(source: Bundle) -> Path:

@@ -119,7 +119,7 @@ def _again(target: Target, also_on: Sequence[str]) -> Iterator[Target]:
     from validate import runtimes
 
     for name in also_on:
-        if target.weights.format in runtimes.runs_too(runtimes.load(name)):
+        if target.weights.format in runtimes.load(name).ALSO_RUNS:
             yield replace(target, on=name)
 
 

@@ -12,6 +12,7 @@ import difflib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +28,7 @@ from convert.stages import Inputs
 from convert.stages._reference import open_reference
 from convert.stages._validate_checks import check_all, input_sets, wants_eyes
 from convert.stages._validate_gates import LIMITS, Limits, addressed, explain_limits, limits_of, unknown_names
-from convert.stages._validate_report import provenance, reference_entry, report, report_row, write
+from convert.stages._validate_report import provenance, reference_entry, report, report_row, tensor_errors, write
 from convert.stages._validate_targets import FORMATS, SOURCE, Target, targets
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Options(BaseOptions):
     def _known_runtimes(cls, names: list[str]) -> list[str]:
         from validate import runtimes
 
-        known = [name for name in runtimes.names() if runtimes.runs_too(runtimes.load(name))]
+        known = [name for name in runtimes.names() if runtimes.load(name).ALSO_RUNS]
         for name in names:
             if name not in known:
                 hint = "".join(f"; did you mean '{n}'?" for n in difflib.get_close_matches(name, known, 1))
@@ -230,7 +231,9 @@ def _candidate(row: Target, source: Bundle) -> Candidate:
         # Runtimes on a CPU widen a graph's 16-bit weights when they load it, the checkpoint's that it shares too.
         size = max(size, 4 * memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=True))
     runtime = runtimes.load(row.on) if row.on else runtimes.for_format(weights.format)
-    return Candidate(weights.path, projector.path if projector else None, runtime, size, row.label, row.text_only)
+    path = projector.path if projector else None
+    errors = partial(tensor_errors, row, source)
+    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors)
 
 
 def _windows(options: Options, reference: Reference, sets: Sequence[InputSet], progress: Progress) -> Windows:
@@ -257,7 +260,7 @@ def _questions(options: Options, reference: Reference, sets: Sequence[InputSet],
     from validate.toolcalls import Prompt
 
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
-    if not reference.identity().sees:
+    if not reference.identity().has_vision:
         return Questions(windows.tokens, windows.sets, tool_prompts=prompts)
     try:
         images, blind = _images(options, reference)
@@ -267,8 +270,8 @@ def _questions(options: Options, reference: Reference, sets: Sequence[InputSet],
             images,
             image_text=options.image_text,
             clicks=_tasks(options),
-            blind=blind,
-            must_see=wants_eyes(options),
+            no_images_reason=blind,
+            images_required=wants_eyes(options),
             tool_prompts=prompts,
         )
     except ValueError as error:

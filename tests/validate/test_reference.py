@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.validate.stand_ins import SaysNothing
 from validate.reference import Reference
 from validate.runtimes import Identity
 
@@ -15,7 +16,7 @@ VOCAB = 50
 ROOM = 1 << 20
 
 
-class Source:
+class Source(SaysNothing):
     """Counts what it is asked."""
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -25,7 +26,7 @@ class Source:
     def identity(self) -> Identity:
         return Identity(VOCAB)
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         return [ord(c) % VOCAB for c in text]
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:

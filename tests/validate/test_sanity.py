@@ -103,7 +103,7 @@ def missed(row: Any) -> set[str]:
 
 def test_the_source_against_itself_has_no_drift_at_all(inputs: dict[str, Bundle]) -> None:
     home = folder(inputs)
-    with transformers.open(home, context=96, threads=1) as session:
+    with transformers.RUNTIME.open(home, context=96, threads=1) as session:
         windows = [session.tokenize("Don't click the button 12 times, then wait. " * 9)[:96]] * 2
         reference = Reference(session, None, "", room_bytes(192))
         itself = Candidate(home, None, transformers, 1, text_only="only the text is looked at")

@@ -9,22 +9,28 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from validate.errors import RuntimeFailure, Unsupported
 from validate.hush import hush_torchao
-from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported, _images
-from validate.runtimes._images import Images, Seen
+from validate.messages import Message
+from validate.runtimes import _images
+from validate.runtimes._images.base import Images, Seen
+from validate.runtimes._optional import optional
+from validate.runtimes.base import IMAGE_MARK, Identity, ReferenceSession
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, GenerationConfig
 
 _IMAGE_IDS = ("image_token_id", "vision_start_token_id", "vision_end_token_id", "video_token_id")
 
 
-class CheckpointFolder:
-    """The part of a Session that needs no weights; see Session for the methods."""
+class CheckpointFolder(ReferenceSession):
+    """The part of a session that needs no weights; see Session and ReferenceSession for the methods."""
 
     def __init__(self, folder: Path, trust_remote_code: bool = False) -> None:
         hush_torchao()
@@ -47,8 +53,8 @@ class CheckpointFolder:
         tokenizer = self.tokenizer
         eos = token_id(tokenizer.eos_token_id)
         # What stops transformers' generate: the generation config's list, else the model config's, and the tokenizer's.
-        stops = getattr(self._generation, "eos_token_id", None)
-        stops = getattr(self._text, "eos_token_id", None) if stops is None else stops
+        stops = optional(self._generation, "eos_token_id")
+        stops = optional(self._text, "eos_token_id") if stops is None else stops
         ends = frozenset([*(stops if isinstance(stops, list | tuple) else [stops]), eos]) - {None, -1}
         plain, special = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         bos = token_id(tokenizer.bos_token_id)
@@ -61,9 +67,9 @@ class CheckpointFolder:
             adds_bos=len(special) > len(plain) and special[0] == bos,
             adds_eos=len(special) > len(plain) and special[-1] == eos,
             templates=self._templates(),
-            image_ids={n: i for n in _IMAGE_IDS if isinstance(i := getattr(self._config, n, None), int)},
+            image_ids={n: i for n in _IMAGE_IDS if isinstance(i := optional(self._config, n), int)},
             added={str(token): token.special for token in tokenizer.added_tokens_decoder.values()},
-            sees=getattr(self._config, "vision_config", None) is not None,
+            has_vision=optional(self._config, "vision_config") is not None,
             own_templates=False,
             pixel_limits=self._pixel_limits,
         )
@@ -100,6 +106,9 @@ class CheckpointFolder:
                 pieces[i] = piece
         return pieces
 
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        raise Unsupported("a folder without its weights computes nothing")
+
     # ---- the template
 
     def render(
@@ -107,7 +116,7 @@ class CheckpointFolder:
         messages: Sequence[Message],
         tools: Sequence[Message] | None,
         generation_prompt: bool,
-        templates: dict[str, str] | None = None,
+        templates: Mapping[str, str] | None = None,
     ) -> str:
         """The rendered conversation; with `templates`, those instead of the checkpoint's own."""
         templates = self._templates() if templates is None else templates
@@ -130,7 +139,7 @@ class CheckpointFolder:
     # ---- images
 
     @functools.cached_property
-    def _processor(self) -> Any:
+    def _processor(self) -> BaseImageProcessor:
         """The image processor that needs PIL only: torchvision's would drag a CUDA build of torch along."""
         import transformers
 
@@ -168,7 +177,7 @@ class CheckpointFolder:
 
     @functools.cached_property
     def _pixel_limits(self) -> tuple[int, int] | None:
-        if getattr(self._config, "vision_config", None) is None:
+        if optional(self._config, "vision_config") is None:
             return None
         try:
             return self.images.pixel_limits
@@ -228,17 +237,6 @@ class CheckpointFolder:
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         return np.array(ids, np.int64), np.array(mask, np.int64)
 
-    def close(self) -> None:
-        """Nothing to give back; a session that computes has more to say."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 @contextlib.contextmanager
 def _reading_images(what: str) -> Iterator[None]:
@@ -251,7 +249,7 @@ def _reading_images(what: str) -> Iterator[None]:
         raise RuntimeFailure(f"{what}: {first_line(error)}") from error
 
 
-def _generation(folder: Path) -> Any:
+def _generation(folder: Path) -> GenerationConfig | None:
     """generation_config.json, None where there is none."""
     import transformers
 

@@ -1,7 +1,7 @@
 """Graphs of one model run together: text, and images where there is a vision graph.
 
     from validate.runtimes import onnxruntime
-    with onnxruntime.open(Path("out/demo/onnx/model.onnx")) as session:
+    with onnxruntime.RUNTIME.open(Path("out/demo/onnx/model.onnx")) as session:
         ids = session.tokenize("Hello")
         session.detokenize(session.generate(ids, 20))
 
@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from validate.runtimes import Identity, RuntimeFailure, Unsupported
+from validate.errors import RuntimeFailure, Unsupported
 from validate.runtimes._folder import CheckpointFolder, until_end
-from validate.runtimes._images import Seen
-from validate.speed import Timed
+from validate.runtimes._images.base import Seen
+from validate.runtimes.base import Identity
 
 MAIN_STEMS = ("decoder_model_merged", "model")  # what a file that gives logits is called before its suffix
 PAST, PRESENT = "past_key_values.", "present."
@@ -32,7 +32,7 @@ PREFILL_TOKENS = 512  # read at once where only the last logits are wanted: 311 
 class Port:
     """An input or an output of a graph: its type, and its axes, numbers where they are fixed."""
 
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     shape: tuple[int | str | None, ...]
 
 
@@ -77,8 +77,8 @@ class _State:
     deltas: np.ndarray  # int64 (row, 1): the next token's position less the number of tokens, padding left out
 
 
-class Session(CheckpointFolder, Timed):
-    """A model in graphs; see validate.runtimes.Session for the methods."""
+class GraphSession(CheckpointFolder):
+    """A model in graphs; see Session for the methods."""
 
     def __init__(self, model: Path, load: Load, vision: Path | None = None, threads: int | None = None) -> None:
         super().__init__(model.parent)
@@ -90,7 +90,7 @@ class Session(CheckpointFolder, Timed):
         self._eyes = self._sibling(load, "vision_encoder") if vision is None else self._load(load, vision)
         if "inputs_embeds" in self._main.inputs and self._embedder is None:
             raise RuntimeFailure(f"{model.name} takes embeddings, and beside it is no graph that makes them of tokens")
-        self._identity = replace(super().identity(), vocab=self._vocab(), sees=self._eyes is not None)
+        self._identity = replace(super().identity(), vocab=self._vocab(), has_vision=self._eyes is not None)
 
     def _load(self, load: Load, path: Path) -> Graph:
         with self.loading():
@@ -274,11 +274,11 @@ def _fixed(port: Port, name: str, axis: int, rows: int) -> int:
     return size
 
 
-def numpy_type(word: str) -> np.dtype[Any]:
+def numpy_type(word: str) -> np.dtype:
     """The dtype of numpy's word for a type, and of bfloat16, which numpy itself does not know."""
     if word != "bfloat16":
         return np.dtype(word)
     import ml_dtypes
 
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype = np.dtype(ml_dtypes.bfloat16)
     return dtype

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from validate.runtimes import RuntimeFailure
+from validate.errors import RuntimeFailure
 from validate.runtimes._graph_session import Port, numpy_type
 
 CUDA = "cuda"
@@ -139,7 +139,7 @@ def _port(tensor: Mapping[str, Any]) -> Port:
     return Port(numpy_type(tensor["dtype"]), tuple(tensor["shape"]))
 
 
-def torch_type(torch: Any, dtype: np.dtype[Any]) -> Any:
+def torch_type(torch: Any, dtype: np.dtype) -> Any:
     """torch's type of the same name: float16, bfloat16, int64, bool."""
     return getattr(torch, dtype.name)
 
@@ -154,7 +154,7 @@ def to_torch(torch: Any, array: np.ndarray, device: str) -> Any:
     return torch.from_numpy(flat.copy()).to(device)
 
 
-def to_numpy(torch: Any, tensor: Any, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray:
+def to_numpy(torch: Any, tensor: Any, shape: Shape, dtype: np.dtype) -> np.ndarray:
     """The values of a flat tensor on the device, in their shape."""
     flat = tensor[: prod(shape)].cpu()
     if dtype.name == "bfloat16":

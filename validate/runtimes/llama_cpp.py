@@ -14,40 +14,19 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
-from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
+from validate.errors import RuntimeFailure, Unsupported
+from validate.messages import Message
 from validate.runtimes import _llama_api as api
 from validate.runtimes._llama_server import LlamaServer
 from validate.runtimes._threads import useful_threads
-from validate.speed import Timed
-
-NAME = "llama.cpp"
-FORMATS = ("gguf",)
-ISOLATED = True
+from validate.runtimes.base import IMAGE_MARK, Identity, Runtime, Session
 
 READ_AT_ONCE = 512  # tokens of a prompt with an image
-_NONE = -1  # LLAMA_TOKEN_NULL
-
-
-def available() -> str | None:
-    """Why llama.cpp cannot run here, or None."""
-    if api.library_path() is None:
-        return "xllamacpp is not installed: pip install 'convert[validate]'"
-    return None
-
-
-def version() -> str:
-    """What ran, for the report."""
-    return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
-
-
-def open(model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None) -> LlamaSession:
-    """A session on a GGUF file; `context` is the longest window of tokens it will be asked for."""
-    return LlamaSession(model, projector, context, threads)
+Handle: TypeAlias = int  # a pointer of the C API, as ctypes gives one back
 
 
 class _Log:
@@ -93,10 +72,10 @@ _HEAR = api.LogCallback(_hear)
 """What llama.cpp calls, for good: also when a session is gone, a callback of its own would be freed memory."""
 
 
-class LlamaSession(Timed):
+class LlamaSession(Session):
     """A GGUF model in this process; see Session for the methods."""
 
-    _vocab: Any
+    _vocab: Handle
     _n_vocab: int
 
     def __init__(self, model: Path, projector: Path | None, context: int, threads: int | None) -> None:
@@ -157,19 +136,15 @@ class LlamaSession(Timed):
 
     def close(self) -> None:
         self._server = None  # its destructor stops it
-        for free, name in (("mtmd_free", "_eyes"), ("llama_free", "_context"), ("llama_model_free", "_model")):
-            handle = getattr(self, name)
+        lib = self._lib
+        for free, handle in (
+            (lib.mtmd_free, self._eyes),
+            (lib.llama_free, self._context),
+            (lib.llama_model_free, self._model),
+        ):
             if handle:
-                getattr(self._lib, free)(handle)
-            setattr(self, name, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+                free(handle)
+        self._eyes = self._context = self._model = None
 
     # ---- the vocabulary
 
@@ -185,7 +160,7 @@ class LlamaSession(Timed):
             adds_bos=lib.llama_vocab_get_add_bos(vocab),
             adds_eos=lib.llama_vocab_get_add_eos(vocab),
             templates=self._templates(),
-            sees=bool(self._eyes and lib.mtmd_support_vision(self._eyes)),
+            has_vision=bool(self._eyes and lib.mtmd_support_vision(self._eyes)),
             parameters=lib.llama_model_n_params(self._model),
             pixel_limits=self._pixel_limits,
         )
@@ -301,7 +276,7 @@ class LlamaSession(Timed):
     # ---- images
 
     @contextlib.contextmanager
-    def _chunks(self, prompt: str, pixels: np.ndarray) -> Iterator[Any]:
+    def _chunks(self, prompt: str, pixels: np.ndarray) -> Iterator[Handle]:
         """The prompt cut by mtmd into text and image chunks; freed at the end."""
         if not self._eyes:
             raise Unsupported("no projector file was given")
@@ -320,7 +295,7 @@ class LlamaSession(Timed):
             lib.mtmd_bitmap_free(bitmap)
 
     @contextlib.contextmanager
-    def _image_chunks(self, pixels: np.ndarray) -> Iterator[list[tuple[Any, int]]]:
+    def _image_chunks(self, pixels: np.ndarray) -> Iterator[list[tuple[Handle, int]]]:
         """The chunks that mtmd makes of an image, one for each tile, and how many tokens each has."""
         lib = self._lib
         with self._chunks(IMAGE_MARK, pixels) as chunks:
@@ -338,7 +313,7 @@ class LlamaSession(Timed):
         with self._image_chunks(pixels) as chunks:
             return np.concatenate([self._embed(chunk, count) for chunk, count in chunks])
 
-    def _embed(self, chunk: Any, count: int) -> np.ndarray:
+    def _embed(self, chunk: Handle, count: int) -> np.ndarray:
         """Embeddings (image token, what the text model takes): its width, and more where deeper layers take some."""
         lib = self._lib
         if lib.mtmd_encode_chunk(self._eyes, chunk):
@@ -378,3 +353,29 @@ class LlamaSession(Timed):
             finally:
                 self._log.listen()
         return self._server.render(messages, tools, generation_prompt)
+
+
+class LlamaCpp(Runtime):
+    """llama.cpp, in the xllamacpp wheel."""
+
+    NAME = "llama.cpp"
+    FORMATS = ("gguf",)
+
+    def available(self) -> str | None:
+        """Why llama.cpp cannot run here, or None."""
+        if api.library_path() is None:
+            return "xllamacpp is not installed: pip install 'convert[validate]'"
+        return None
+
+    def version(self) -> str:
+        """What ran, for the report."""
+        return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+
+    def open(
+        self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
+    ) -> LlamaSession:
+        """A session on a GGUF file; `context` is the longest window of tokens it will be asked for."""
+        return LlamaSession(model, projector, context, threads)
+
+
+RUNTIME = LlamaCpp()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from validate.report import verdicts
 from validate.report.markdown.text import code, codes, text
 from validate.report.schema import Output, Report
-from validate.vision import SEES_NOTHING
+from validate.vision import NO_VISION
 
 WORDS = {"passed": "passed", "failed": "**FAILED**", "not_run": "**NOT RUN**"}
 
@@ -56,7 +56,7 @@ def _blind(outputs: Iterable[Output]) -> Iterable[str]:
     reasons: dict[str, list[str]] = {}
     for output in outputs:
         reason = output["vision"]["reason"]
-        if reason and reason != SEES_NOTHING:
+        if reason and reason != NO_VISION:
             reasons.setdefault(reason, []).append(output["label"])
     for reason, labels in reasons.items():
         yield f"- Images: **not looked at** for {codes(labels)}: {text(reason)}"
