@@ -20,10 +20,23 @@ if TYPE_CHECKING:
     from validate.measurement import Measurement, TensorError
     from validate.reference import Cached
     from validate.report import Output, Report
-    from validate.report.schema import FileEntry, ProvenanceEntry, ReferenceEntry, TextEntry
+    from validate.report.schema import FileEntry, FormatEntry, ProvenanceEntry, ReferenceEntry, TextEntry
     from validate.texts import Windows
 
 TENSOR_VALUES = 4 << 20  # of each tensor, that are compared with the source's
+FORMATS: Mapping[str, tuple[str, tuple[str, str, str], str]] = {  # name -> title, (shape, colour, on dark), note
+    "gguf": ("GGUF", ("circle", "#1668c8", "#6aabff"), ""),
+    "onnx": ("ONNX", ("square", "#c24f06", "#ff9d5c"), ""),
+    "onnx-genai": ("ONNX genai", ("diamond", "#8338c0", "#c99aff"), ""),
+    "gptq": ("GPTQ", ("up", "#0a7a68", "#3ecfb2"), ""),
+    "awq": ("AWQ", ("down", "#b0196b", "#ff85bf"), ""),
+    "fp8": ("FP8", ("hexagon", "#6a6d00", "#cdd04a"), ""),
+    "tensorrt": (
+        "TensorRT",
+        ("cross", "#52606f", "#aab6c4"),
+        "An engine holds its weights once for each of its profiles.",
+    ),
+}
 FORMS = {"report.json": "json", "report.md": "markdown", "report.html": "html"}
 
 
@@ -81,9 +94,19 @@ def report(
         "reference": compared_with,
         "texts": [cast("TextEntry", asdict(entry)) for entry in windows.entries],
         "window": max(map(len, windows.tokens)),
+        "formats": formats(outputs),
         "outputs": list(outputs),
         "provenance": provenance,
     }
+
+
+def formats(outputs: Sequence[Output]) -> dict[str, FormatEntry]:
+    """How the formats of the outputs are shown."""
+    from validate.report import FormatLook, Mark, format_entries
+
+    present = {output["format"] for output in outputs}
+    looks = {name: FormatLook(title, Mark(*mark), note) for name, (title, mark, note) in FORMATS.items()}
+    return format_entries({name: look for name, look in looks.items() if name in present})
 
 
 def provenance(progress: Progress, packages: Sequence[str]) -> ProvenanceEntry:

@@ -8,13 +8,17 @@ to_json(report), to_markdown(report), to_html(report)
 from validate.report.build import Subject, output, to_json, verdict
 from validate.report.html import to_html
 from validate.report.markdown import to_markdown
+from validate.report.marks import FormatLook, Mark, format_entries
 from validate.report.schema import SCHEMA_VERSION, Output, Report
 
 __all__ = [
     "SCHEMA_VERSION",
+    "FormatLook",
+    "Mark",
     "Output",
     "Report",
     "Subject",
+    "format_entries",
     "output",
     "to_html",
     "to_json",

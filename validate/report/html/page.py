@@ -9,13 +9,13 @@ import json
 import math
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from validate.metrics import DEFINITIONS
 from validate.report import columns, sections, verdicts, words
 from validate.report.build import to_json
 from validate.report.html import gauge, images, scatter, spread
-from validate.report.html.axes import FLOOR, ten_to
+from validate.report.html.axes import FLOOR, colours, colours_dark, ten_to
 from validate.report.outputs import short_names
 from validate.report.schema import FileEntry, Report
 
@@ -57,11 +57,13 @@ def _environment() -> Environment:
     return environment
 
 
-def _context(report: Report) -> dict[str, Any]:
+def _context(report: Report) -> dict[str, object]:
     outputs, shown = report["outputs"], columns.columns(report)
     checks, differences = sections.checks(report), sections.differences(report)
     return {
         "report": report,
+        "colours": colours(report),
+        "colours_dark": colours_dark(report),
         "outputs": outputs,
         "numbered": list(enumerate(outputs)),
         "names": short_names(report),

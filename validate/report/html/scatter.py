@@ -14,7 +14,7 @@ from validate.report.html.axes import (
     LogAxis,
     again,
     at_floor,
-    family,
+    families,
     kl_axis,
     line,
     picture,
@@ -44,12 +44,13 @@ class Point:
 def points(report: Report) -> list[Point]:
     """The outputs that have a size and a drift."""
     rows = zip(report["outputs"], short_names(report), again(report["outputs"]), strict=True)
+    known = families(report)
     return [
         Point(
             i,
             name,
             visible(o["label"]),
-            family(o),
+            known[o["format"]],
             hollow,
             o["size_bytes"],
             kl,
@@ -189,8 +190,8 @@ def legend(report: Report) -> list[tuple[Markup, str]]:
 
 def marks(report: Report) -> list[Markup]:
     """The mark of each output, for its row of the table."""
-    hollow = again(report["outputs"])
-    return [_swatch(family(o).mark(9, 9, h)) for o, h in zip(report["outputs"], hollow, strict=True)]
+    hollow, known = again(report["outputs"]), families(report)
+    return [_swatch(known[o["format"]].mark(9, 9, h)) for o, h in zip(report["outputs"], hollow, strict=True)]
 
 
 def _swatch(body: Markup) -> Markup:
