@@ -18,18 +18,18 @@ from validate.runtimes import transformers as reference_runtime
 __all__ = ["text_graphs", "vision_graphs"]  # fixtures
 
 TEXT = "Click the button, don't wait 12 seconds."
-BOTH = pytest.mark.parametrize("runtime", [onnxruntime, openvino], ids=["onnxruntime", "openvino"])
+BOTH = pytest.mark.parametrize("runtime", [onnxruntime.RUNTIME, openvino.RUNTIME], ids=["onnxruntime", "openvino"])
 
 
 @pytest.fixture(scope="module")
 def reference(text_graphs: dict[str, Bundle]) -> Iterator[Any]:
-    with reference_runtime.open(checkpoint(text_graphs), threads=1) as session:
+    with reference_runtime.RUNTIME.open(checkpoint(text_graphs), threads=1) as session:
         yield session
 
 
 @pytest.fixture(scope="module")
 def seeing(vision_graphs: dict[str, Bundle]) -> Iterator[Any]:
-    with reference_runtime.open(checkpoint(vision_graphs), threads=1) as session:
+    with reference_runtime.RUNTIME.open(checkpoint(vision_graphs), threads=1) as session:
         yield session
 
 

@@ -106,7 +106,7 @@ def test_the_source_against_itself_has_no_drift_at_all(inputs: dict[str, Bundle]
     with transformers.RUNTIME.open(home, context=96, threads=1) as session:
         windows = [session.tokenize("Don't click the button 12 times, then wait. " * 9)[:96]] * 2
         reference = Reference(session, None, "", room_bytes(192))
-        itself = Candidate(home, None, transformers, 1, text_only="only the text is looked at")
+        itself = Candidate(home, None, transformers.RUNTIME, 1, text_only="only the text is looked at")
         (result,) = measure(reference, [itself], Questions(windows), Settings(threads=1), Silent())
     assert not result.failures
     metrics = result.metrics
