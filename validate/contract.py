@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from validate.errors import RuntimeFailure, Unsupported
-from validate.messages import Message
+from validate.json_types import Message
 from validate.runtimes.base import Identity, ReferenceSession, Session
 from validate.samples import CONVERSATIONS, HARD_STRINGS, Conversation
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from validate import compact
-from validate.messages import Message
+from validate.json_types import Message
 from validate.runtimes.base import Identity, ReferenceSession
 
 FORM = 1  # raise it when a file of the same question would hold something else

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from validate.messages import Message
+from validate.json_types import Message
 
 # Each line is hard for some tokenizer: it broke a pre-tokenizer pattern, a normalizer or a byte fallback somewhere.
 HARD_STRINGS: tuple[str, ...] = (

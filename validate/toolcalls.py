@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
-from validate.messages import Message
+from validate.json_types import Message
 from validate.runtimes.base import Session
 
 ANSWER_TOKENS = 192  # a call with a sentence before it; what is longer has gone astray

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from validate.drift import NotComparable, check_finite, kl
-from validate.messages import Message
+from validate.json_types import Message
 from validate.runtimes.base import ReferenceSession, Session
 
 PROMPT = "What is in this picture?"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from validate.errors import Unsupported
-from validate.messages import Message
+from validate.json_types import Message
 from validate.runtimes.base import Identity, ReferenceSession, Session
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from validate import plugins
 from validate.errors import Killed, NotOnThisMachine, RuntimeFailure, Unsupported
-from validate.messages import Message
+from validate.json_types import Message
 from validate.runtimes.base import IMAGE_MARK, Ability, Identity, ReferenceSession, Runtime, Session
 
 __all__ = [

@@ -17,7 +17,7 @@ import numpy as np
 
 from validate.errors import RuntimeFailure, Unsupported
 from validate.hush import hush_torchao
-from validate.messages import Message
+from validate.json_types import Message
 from validate.runtimes import _images
 from validate.runtimes._images.base import Images, Seen
 from validate.runtimes._optional import optional

@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from validate.errors import Killed, NotOnThisMachine, RuntimeFailure, Unsupported
-from validate.messages import Message
+from validate.json_types import Message
 from validate.runtimes._pipe import receive, send
 from validate.runtimes._watchdog import Watchdog
 from validate.runtimes.base import Ability, Identity, Runtime, Session

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from validate.errors import RuntimeFailure, Unsupported
-from validate.messages import Message
+from validate.json_types import Message
 
 RENDER_SECONDS = 30
 

@@ -19,7 +19,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from validate.errors import Unsupported
-from validate.messages import Message
+from validate.json_types import Message
 from validate.speed import Speed, measure_speed
 
 IMAGE_MARK = "<__image__>"

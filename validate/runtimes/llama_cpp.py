@@ -19,7 +19,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from validate.errors import RuntimeFailure, Unsupported
-from validate.messages import Message
+from validate.json_types import Message
 from validate.runtimes import _llama_api as api
 from validate.runtimes._llama_server import LlamaServer
 from validate.runtimes._threads import useful_threads

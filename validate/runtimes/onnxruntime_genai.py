@@ -12,11 +12,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from validate.errors import RuntimeFailure, Unsupported
+from validate.json_types import JsonObject
 from validate.runtimes._folder import CheckpointFolder
 from validate.runtimes._threads import useful_threads, weights_of
 from validate.runtimes.base import Identity, Runtime
@@ -156,7 +157,7 @@ class OnnxGenaiSession(CheckpointFolder):
         self._tokens = self._model = None
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> JsonObject:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         int(config["model"]["vocab_size"]), int(config["model"]["context_length"])

@@ -11,11 +11,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from validate.errors import NotOnThisMachine, RuntimeFailure
+from validate.json_types import JsonObject
 from validate.runtimes.base import Runtime
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ REBUILD = "rebuild it from the graphs in onnx/"
 
 
 @functools.cache
-def _module() -> Any:
+def _module() -> ModuleType | None:
     """The TensorRT there is: what is called tensorrt on PyPI may be a stub that only fetches it."""
     for name in MODULES:
         try:
@@ -44,7 +45,7 @@ def _module() -> Any:
 # ---- engine.json
 
 
-def read_sidecar(folder: Path) -> Mapping[str, Any]:
+def read_sidecar(folder: Path) -> JsonObject:
     """What engine.json says. Raises RuntimeFailure where it is not there or none of ours."""
     path = folder / SIDECAR
     try:
@@ -58,14 +59,14 @@ def read_sidecar(folder: Path) -> Mapping[str, Any]:
     return dict(said)
 
 
-def _entry(said: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def _entry(said: JsonObject, path: Path) -> JsonObject:
     for entry in said["engines"]:
         if entry["file"] == path.name:
             return dict(entry)
     raise RuntimeFailure(f"{SIDECAR} says nothing of {path.name}")
 
 
-def check(said: Mapping[str, Any], model: Path, trt: Any, capability: str) -> None:
+def check(said: JsonObject, model: Path, trt: ModuleType, capability: str) -> None:
     """Raise NotOnThisMachine, before the engine is loaded, where it cannot run; TensorRT has the last word on a GPU."""
     flavour = MODULES[trt.__name__]
     if said["flavour"] != flavour:
@@ -84,7 +85,7 @@ def check(said: Mapping[str, Any], model: Path, trt: Any, capability: str) -> No
         raise NotOnThisMachine(got + (f"; TensorRT says: {answer}" if answer else ""))
 
 
-def validity(trt: Any, engine: Path) -> str:
+def validity(trt: ModuleType, engine: Path) -> str:
     """TensorRT's answer from an engine's first bytes: VALID, or what is wrong; "" where it has no such question."""
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     try:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from validate.messages import Message
+from validate.json_types import Message
 from validate.runtimes.base import Session
 from validate.samples import Conversation
 from validate.texts._chats import conversations
