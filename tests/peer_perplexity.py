@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from validate.compact import Kept, keep
+from validate.compressed_logits import CompressedLogits, compress
 from validate.drift import compare
 from validate.runtimes import Session, llama_cpp
 
@@ -53,7 +53,7 @@ def main(peer: Path, base: Path, text: Path, candidates: list[Path]) -> int:
         windows = tokens_of(kept)
     with llama_cpp.RUNTIME.open(base, context=WINDOW, threads=2) as session:
         put_bos(windows, session)
-        reference = [keep(half(session, w), w[WINDOW // 2 :], 1 << 30) for w in windows]
+        reference = [compress(half(session, w), w[WINDOW // 2 :], 1 << 30) for w in windows]
     print(f"{len(windows)} windows of {WINDOW}, base {base.name}")
     print(f"{'':32}{'mean KL':>26}{'perplexity':>24}{'same top token':>20}")
     differ = 0
@@ -121,7 +121,7 @@ def half(session: Session, window: list[int]) -> np.ndarray:
     return session.logits(window)[WINDOW // 2 :]
 
 
-def measure(path: Path, windows: list[list[int]], reference: list[Kept]) -> Found:
+def measure(path: Path, windows: list[list[int]], reference: list[CompressedLogits]) -> Found:
     with llama_cpp.RUNTIME.open(path, context=WINDOW, threads=2) as session:
         drifts = [compare(kept, half(session, w), w[WINDOW // 2 :]) for kept, w in zip(reference, windows, strict=True)]
     return Found(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from validate import measures, memory
-from validate.compact import Kept
+from validate.compressed_logits import CompressedLogits
 from validate.errors import NotOnThisMachine, RuntimeFailure
 from validate.logits import NotComparable
 from validate.measurement import Candidate, Measurement, Questions, Settings, Watcher
@@ -94,19 +94,21 @@ def _measure_windows(comparison: Comparison, asking: Sequence[SessionMeasure], o
         alive = [one for one in opened if not one.result.is_settled]
         if not alive:
             return
-        window, kept = Window(number, name, tokens), comparison.reference.kept(tokens)
+        window, compressed = Window(number, name, tokens), comparison.reference.compressed_logits(tokens)
         for measuring in asking:
-            measuring.on_reference_window(window, kept)
+            measuring.on_reference_window(window, compressed)
         for one in alive:
-            _compare_window(comparing, one, window, kept)
+            _compare_window(comparing, one, window, compressed)
             comparison.watcher.advance(len(tokens))
-        del kept  # before the next window's are made: 311 MB for 512 x 152k
+        del compressed  # before the next window's are made: 311 MB for 512 x 152k
     for one in opened:
         for measuring in comparing:
             _make(measuring, one)
 
 
-def _compare_window(comparing: Sequence[WindowMeasure], opened: Opened, window: Window, reference: Kept) -> None:
+def _compare_window(
+    comparing: Sequence[WindowMeasure], opened: Opened, window: Window, reference: CompressedLogits
+) -> None:
     """A candidate's logits of one window, into everything that compares them; they are gone when this returns."""
     with noting(opened.result, "text"):
         logits_tv = opened.session.logits(window.tokens)

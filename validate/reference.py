@@ -1,6 +1,6 @@
 """The reference, asked once: its answers are kept on disk by content, so that the next look at its outputs is cheap.
 
-FOLDER/<question>.logits.npz    what is kept of a window's logits (compact.py)
+FOLDER/<question>.logits.npz    what is kept of a window's logits (compressed_logits.py)
 FOLDER/<question>.array.npy     embeddings of an image, or the logits after it
 FOLDER/<question>.json          tokens that it wrote
 
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from validate import compact
+from validate import compressed_logits
 from validate.json_types import Message
 from validate.runtimes.base import Identity, ReferenceSession
 
@@ -106,24 +106,26 @@ class Reference(ReferenceSession):
     # ---- what is computed, and remembered
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
-        """All of them, computed and not remembered; see `kept` for what is."""
+        """All of them, computed and not remembered; see `compressed_logits` for what is."""
         return self._session.logits(tokens)
 
-    def kept(self, tokens: Sequence[int]) -> compact.Kept:
+    def compressed_logits(self, tokens: Sequence[int]) -> compressed_logits.CompressedLogits:
         """What is kept of a window's logits."""
         room = self._room * len(tokens)
         whole = 4 * len(tokens) * self._identity.vocab <= room  # whatever the room: the same logits
         name = self._name("logits", list(tokens), "whole" if whole else room)
-        kept = self._remembered(
+        compressed = self._remembered(
             f"{name}.logits.npz",
-            lambda: compact.keep(self._session.logits(tokens), tokens, room),
-            compact.Kept.load,
-            lambda kept, path: kept.save(path),
-            lambda kept: kept.vocab == self._identity.vocab and kept.is_of(tokens),
+            lambda: compressed_logits.compress(self._session.logits(tokens), tokens, room),
+            compressed_logits.CompressedLogits.load,
+            lambda compressed, path: compressed.save(path),
+            lambda compressed: compressed.vocab == self._identity.vocab and compressed.is_of(tokens),
         )
-        sizes = Cached(kept.whole, kept.bytes, kept.tokens_kept, kept.tail_mass, kept.tail_mass_max)
-        self._windows[name] = kept.count, sizes
-        return kept
+        sizes = Cached(
+            compressed.whole, compressed.bytes, compressed.tokens_kept, compressed.tail_mass, compressed.tail_mass_max
+        )
+        self._windows[name] = compressed.count, sizes
+        return compressed
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         name = self._name("generate", list(tokens), count)

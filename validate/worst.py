@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from validate.compact import Kept
+from validate.compressed_logits import CompressedLogits
 from validate.drift import WindowDrift
 from validate.logits import exponentials, largest
 from validate.spelling import spelled
@@ -68,7 +68,7 @@ class Worst:
         name: str,
         number: int,
         tokens: Sequence[int],
-        kept: Kept,
+        reference: CompressedLogits,
         logits_tv: np.ndarray,
         drift: WindowDrift,
     ) -> None:
@@ -83,7 +83,7 @@ class Worst:
                     float(drift.kl[position]),
                     tokens[max(0, position + 1 - BEFORE_TOKENS) : position + 1],
                     tokens[position + 1] if position + 1 < len(tokens) else None,
-                    _pairs(*kept.top(position, GUESSES)),
+                    _pairs(*reference.top(position, GUESSES)),
                     _top(logits_tv[position : position + 1]),
                 )
             )

@@ -198,11 +198,11 @@ def run(options: Options, inputs: Inputs, out: Path, progress: Progress) -> Bund
 @contextlib.contextmanager
 def _reference(options: Options, source: Bundle, out: Path) -> Iterator[Reference]:
     """The source on transformers; what it says is kept beside the outputs, for the next report."""
-    from validate import compact
+    from validate import compressed_logits
     from validate.reference import Reference
 
     folder = out.parent / STATE_FOLDER / "reference"
-    room = compact.room_bytes(options.tokens)
+    room = compressed_logits.room_bytes(options.tokens)
     trust = options.trust_remote_code
     with open_reference(source, options.threads, trust_remote_code=trust, within=out) as session:
         yield Reference(session, folder, _reference_key(options, source), room)

@@ -17,8 +17,8 @@ from convert.progress import Silent
 from convert.stages import validate as stage
 from tests import tiny
 from tests.fixtures_validate import convert_tiny, folder, rewritten, weights
-from validate.compact import room_bytes
 from validate.compare import measure
+from validate.compressed_logits import room_bytes
 from validate.measurement import Candidate, Questions, Settings
 from validate.reference import Reference
 from validate.report.advice import kept

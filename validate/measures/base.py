@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from validate.compact import Kept
+from validate.compressed_logits import CompressedLogits
 from validate.errors import Unsupported
 from validate.measurement import Candidate, Measurement, Questions, Watcher
 from validate.reference import Reference
@@ -85,7 +85,7 @@ class SessionMeasure(Measure):
         """What becomes of a candidate whose session has not what this needs: a failure, if nothing else is said."""
         raise Unsupported(f"this runtime has no {ability}")
 
-    def on_reference_window(self, window: Window, logits: Kept) -> None:
+    def on_reference_window(self, window: Window, logits: CompressedLogits) -> None:
         """The reference has read a window: for what looks for something in its texts."""
 
     @abstractmethod
@@ -97,7 +97,7 @@ class WindowMeasure(SessionMeasure):
     """A measure of the logits of every window, of which one is there at a time; `measure` follows the last."""
 
     @abstractmethod
-    def compare(self, opened: Opened, window: Window, reference: Kept, logits_tv: np.ndarray) -> None:
+    def compare(self, opened: Opened, window: Window, reference: CompressedLogits, logits_tv: np.ndarray) -> None:
         """Take in a candidate's logits (token, vocab) of a window."""
 
 

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from validate import drift, slices
-from validate.compact import Kept
+from validate.compressed_logits import CompressedLogits
 from validate.measurement import WindowSums
 from validate.measures.base import Comparison, Opened, Window, WindowMeasure
 from validate.worst import Worst
@@ -23,7 +23,7 @@ class Drift(WindowMeasure):
         super().__init__(comparison)
         self._texts: WeakKeyDictionary[Opened, _Text] = WeakKeyDictionary()
 
-    def compare(self, opened: Opened, window: Window, reference: Kept, logits_tv: np.ndarray) -> None:
+    def compare(self, opened: Opened, window: Window, reference: CompressedLogits, logits_tv: np.ndarray) -> None:
         self._texts.setdefault(opened, _Text()).add(window, reference, logits_tv)
 
     def measure(self, opened: Opened) -> None:
@@ -48,7 +48,7 @@ class _Text:
         self.drifts: list[drift.WindowDrift] = []
         self.worst = Worst()
 
-    def add(self, window: Window, reference: Kept, logits_tv: np.ndarray) -> None:
+    def add(self, window: Window, reference: CompressedLogits, logits_tv: np.ndarray) -> None:
         found = drift.compare(reference, logits_tv, window.tokens)
         self.windows.append(window)
         self.drifts.append(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from validate import behaviour
-from validate.compact import Kept
+from validate.compressed_logits import CompressedLogits
 from validate.measures.base import Comparison, Opened, SessionMeasure, Window
 from validate.runtimes.base import Ability
 
@@ -22,7 +22,7 @@ class Stops(SessionMeasure):
         self._ends = self.reference.identity().end_of_generation
         self._stops: dict[int, behaviour.Stop] = {}  # by window
 
-    def on_reference_window(self, window: Window, logits: Kept) -> None:
+    def on_reference_window(self, window: Window, logits: CompressedLogits) -> None:
         if len(self._stops) < STOPS and window.number not in self._stops:
             place = next((i for i in range(logits.count) if logits.best[i] in self._ends), None)
             if place is not None:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from validate.errors import RuntimeFailure, Unsupported
-from validate.hush import hush_torchao
 from validate.json_types import Message
 from validate.runtimes import _images
 from validate.runtimes._images.base import Images, Seen
 from validate.runtimes._optional import optional
 from validate.runtimes.base import IMAGE_MARK, Identity, ReferenceSession
+from validate.silence import silence_torchao
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, GenerationConfig
@@ -33,7 +33,7 @@ class CheckpointFolder(ReferenceSession):
     """The part of a session that needs no weights; see Session and ReferenceSession for the methods."""
 
     def __init__(self, folder: Path, trust_remote_code: bool = False) -> None:
-        hush_torchao()
+        silence_torchao()
         import transformers
 
         self._folder = folder
