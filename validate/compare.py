@@ -12,8 +12,16 @@ from validate import measures, memory
 from validate.compressed_logits import CompressedLogits
 from validate.errors import NotOnThisMachine, RuntimeFailure
 from validate.logits import NotComparable
-from validate.measurement import Candidate, Measurement, Questions, Settings, Watcher
-from validate.measures.base import Comparison, FileMeasure, Measure, Opened, SessionMeasure, Window, WindowMeasure
+from validate.measurement import Candidate, Measurement, Progress, Questions, Settings
+from validate.measures.base import (
+    Comparison,
+    FileMeasure,
+    Measure,
+    RunningCandidate,
+    SessionMeasure,
+    Window,
+    WindowMeasure,
+)
 from validate.reference import Reference
 from validate.runtimes import Session, open_session
 
@@ -26,7 +34,7 @@ def measure(
     candidates: Sequence[Candidate],
     questions: Questions,
     settings: Settings,
-    watcher: Watcher,
+    progress: Progress,
 ) -> list[Measurement]:
     """What each candidate gives, in order. Never raises for what a candidate does.
 
@@ -38,9 +46,9 @@ def measure(
     pairs = list(zip(candidates, results, strict=True))
     free = memory.free_bytes() or 0 if settings.free_bytes is None else settings.free_bytes  # 0: one at a time
     free = max(0, free - reference.bytes_to_load)  # the source may be loaded in the middle of it
-    comparison = Comparison(reference, questions, watcher)
+    comparison = Comparison(reference, questions, progress)
     every = [kind(comparison) for kind in measures.ordered()]
-    watcher.start("comparing logits", sum(map(len, questions.windows)) * len(candidates), "tok")
+    progress.start("comparing logits", sum(map(len, questions.windows)) * len(candidates), "tok")
     window_bytes = LOGITS_HELD * 4 * max(map(len, questions.windows), default=0) * reference.identity().vocab
     for group in _groups(pairs, free * MEMORY_SHARE, window_bytes):
         _measure_group(comparison, every, group, settings.threads)
@@ -70,28 +78,30 @@ def _measure_group(
     longest = max(map(len, comparison.questions.windows), default=1)
     asking = [m for m in every if isinstance(m, SessionMeasure)]
     with ExitStack() as stack:
-        opened = [
-            Opened(candidate, session, result)
+        running = [
+            RunningCandidate(candidate, session, result)
             for candidate, result in group
             if (session := _open(stack, candidate, result, longest, threads)) is not None
         ]
         for fresh in (m for m in asking if m.FRESH):
-            for one in opened:
-                _make(fresh, one)
-        _measure_windows(comparison, asking, opened)
+            for one in running:
+                _run_measure(fresh, one)
+        _measure_windows(comparison, asking, running)
         rest = [m for m in asking if not m.FRESH and not isinstance(m, WindowMeasure)]
-        for one in opened:
+        for one in running:
             for alone in rest:
-                _make(alone, one)
+                _run_measure(alone, one)
             one.result.metrics |= {c.metric: c.score for c in one.result.checks if c.metric and c.total}
 
 
-def _measure_windows(comparison: Comparison, asking: Sequence[SessionMeasure], opened: Sequence[Opened]) -> None:
+def _measure_windows(
+    comparison: Comparison, asking: Sequence[SessionMeasure], running: Sequence[RunningCandidate]
+) -> None:
     """Every window once through the reference and through every candidate that is still in the race."""
     comparing = [m for m in asking if isinstance(m, WindowMeasure)]
     questions = comparison.questions
     for number, (name, tokens) in enumerate(zip(questions.sets_of_windows, questions.windows, strict=True)):
-        alive = [one for one in opened if not one.result.is_settled]
+        alive = [one for one in running if not one.result.is_settled]
         if not alive:
             return
         window, compressed = Window(number, name, tokens), comparison.reference.compressed_logits(tokens)
@@ -99,46 +109,46 @@ def _measure_windows(comparison: Comparison, asking: Sequence[SessionMeasure], o
             measuring.on_reference_window(window, compressed)
         for one in alive:
             _compare_window(comparing, one, window, compressed)
-            comparison.watcher.advance(len(tokens))
+            comparison.progress.advance(len(tokens))
         del compressed  # before the next window's are made: 311 MB for 512 x 152k
-    for one in opened:
+    for one in running:
         for measuring in comparing:
-            _make(measuring, one)
+            _run_measure(measuring, one)
 
 
 def _compare_window(
-    comparing: Sequence[WindowMeasure], opened: Opened, window: Window, reference: CompressedLogits
+    comparing: Sequence[WindowMeasure], running: RunningCandidate, window: Window, reference: CompressedLogits
 ) -> None:
     """A candidate's logits of one window, into everything that compares them; they are gone when this returns."""
-    with noting(opened.result, "text"):
-        logits_tv = opened.session.logits(window.tokens)
+    with recording_failures(running.result, "text"):
+        logits_tv = running.session.logits(window.tokens)
         for measuring in comparing:
-            with noting(opened.result, measuring.PART):
-                measuring.compare(opened, window, reference, logits_tv)
+            with recording_failures(running.result, measuring.PART):
+                measuring.compare(running, window, reference, logits_tv)
 
 
 def _measure_files(every: Sequence[Measure], candidate: Candidate, result: Measurement) -> None:
     for measuring in every:
         if isinstance(measuring, FileMeasure):
-            with noting(result, measuring.PART):
+            with recording_failures(result, measuring.PART):
                 measuring.measure(candidate, result)
 
 
-def _make(measuring: SessionMeasure, opened: Opened) -> None:
+def _run_measure(measuring: SessionMeasure, running: RunningCandidate) -> None:
     """One measure of one candidate, if it is to be made; what goes wrong is written down."""
-    if opened.result.is_settled and not measuring.DESPITE_FAILURES:
+    if running.result.is_settled and not measuring.DESPITE_FAILURES:
         return
-    if not opened.made.issuperset(measuring.AFTER):
+    if not running.done.issuperset(measuring.AFTER):
         return
-    with noting(opened.result, measuring.PART):
-        if not measuring.is_asked(opened):
+    with recording_failures(running.result, measuring.PART):
+        if not measuring.is_asked(running):
             return
-        lacking = next((ability for ability in measuring.NEEDS if not opened.session.can(ability)), None)
+        lacking = next((ability for ability in measuring.NEEDS if not running.session.can(ability)), None)
         if lacking is not None:
-            measuring.without(opened, lacking)
+            measuring.without(running, lacking)
             return
-        measuring.measure(opened)
-        opened.made.add(type(measuring))
+        measuring.measure(running)
+        running.done.add(type(measuring))
 
 
 def _open(
@@ -154,7 +164,7 @@ def _open(
         result.not_run = reason
         return None
     result.runtime = f"{runtime.NAME} ({runtime.version()})"
-    with noting(result, ""):
+    with recording_failures(result, ""):
         session = open_session(runtime, candidate.path, projector=candidate.projector, context=context, threads=threads)
         stack.enter_context(session)
         result.parameters = session.identity().parameters
@@ -163,7 +173,7 @@ def _open(
 
 
 @contextmanager
-def noting(result: Measurement, part: str) -> Iterator[None]:
+def recording_failures(result: Measurement, part: str) -> Iterator[None]:
     """Write what goes wrong in the block into the measurement, and go on after the block."""
     try:
         yield

@@ -35,7 +35,9 @@ class Candidate:
     size: int  # bytes on disk, the measure of its memory
     name: str = ""  # what it is called where people read; its file's name when left out
     text_only: str = ""  # why images are none of its business, where its format has no place for them
-    tensor_errors: Callable[[], Sequence[TensorError]] | None = None  # of a file whose tensors can be told one by one
+    tensor_errors: Callable[[], Sequence[TensorError]] | None = (
+        None  # of a file whose tensors can be compared one by one
+    )
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ class Settings:
     free_bytes: int | None = None
 
 
-class Watcher(Protocol):
-    """Told how far the comparison is."""
+class Progress(Protocol):
+    """Where the comparison reports how far it is."""
 
     def start(self, what: str, total: int, unit: str) -> None:
         """A part begins."""

@@ -1,4 +1,4 @@
-"""The positions at which a candidate is furthest from the reference, with their text: a person sees what broke."""
+"""The positions at which a candidate is furthest from the reference, with their text: a person reads what broke."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Worst:
     def __init__(self) -> None:
         self._spots: list[_Spot] = []
 
-    def look(  # noqa: PLR0913, PLR0917 - what there is of a window
+    def add(  # noqa: PLR0913, PLR0917 - what there is of a window
         self,
         name: str,
         number: int,

@@ -15,7 +15,7 @@ from tests.fixtures_validate import folder, tiny_vision  # noqa: F401
 from tests.validate.stand_ins import SpeaksNothing
 from validate import vision
 from validate.measurement import Candidate, Measurement, Questions
-from validate.measures.base import Comparison, Opened
+from validate.measures.base import Comparison, RunningCandidate
 from validate.measures.cache import Cache
 from validate.metrics import default_limits
 from validate.report.build import verdict
@@ -49,7 +49,7 @@ def test_a_graph_of_any_precision_that_does_not_read_its_cache_fails(precision: 
     limits = default_limits(precision)
     good = {name: 0.0 if name.startswith(("kl", "decode")) else 1.0 for name in limits}
     result = Measurement(metrics={**good, "ppl_ratio": 1.0})
-    measure.measure(Opened(Candidate(Path("x"), None, None, 1), Forgetful(forgets), result))
+    measure.measure(RunningCandidate(Candidate(Path("x"), None, None, 1), Forgetful(forgets), result))
     status, reason = verdict(result, limits)
     assert status == ("failed" if forgets else "passed"), reason
     assert ("decode_" in reason) == forgets

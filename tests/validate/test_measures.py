@@ -20,7 +20,7 @@ from tests.validate.stand_ins import SaysNothing
 from validate import compare, measures, runtimes
 from validate.errors import RuntimeFailure
 from validate.measurement import Candidate, Measurement, Questions, Settings, TensorError
-from validate.measures.base import Comparison, FileMeasure, Measure, Opened, SessionMeasure, WindowMeasure
+from validate.measures.base import Comparison, FileMeasure, Measure, RunningCandidate, SessionMeasure, WindowMeasure
 from validate.reference import Reference
 from validate.runtimes import Identity, Runtime, Session
 
@@ -201,7 +201,7 @@ class First(SessionMeasure):
     PART = "first"
     fails = False
 
-    def measure(self, opened: Opened) -> None:
+    def measure(self, running: RunningCandidate) -> None:
         if self.fails:
             raise RuntimeFailure("it did not work")
 
@@ -213,21 +213,21 @@ class Second(SessionMeasure):
     AFTER = (First,)
     DESPITE_FAILURES = True
 
-    def measure(self, opened: Opened) -> None:
-        opened.result.metrics["second"] = 1.0
+    def measure(self, running: RunningCandidate) -> None:
+        running.result.metrics["second"] = 1.0
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_comes_after_something_is_not_made_where_that_failed(fails: bool) -> None:
     nobody: Any = None
-    opened = Opened(Candidate(Path("x"), None, None, 1), Table(), Measurement())
+    running = RunningCandidate(Candidate(Path("x"), None, None, 1), Table(), Measurement())
     comparison = Comparison(nobody, Questions(WINDOWS), nobody)
     first = First(comparison)
     first.fails = fails
     for measure in (first, Second(comparison)):
-        compare._make(measure, opened)
-    assert opened.result.failures == (["first: it did not work"] if fails else [])
-    assert ("second" in opened.result.metrics) != fails
+        compare._run_measure(measure, running)
+    assert running.result.failures == (["first: it did not work"] if fails else [])
+    assert ("second" in running.result.metrics) != fails
 
 
 def test_the_files_of_what_cannot_be_run_are_looked_at_all_the_same() -> None:

@@ -157,8 +157,8 @@ def test_what_llama_cpp_says_behind_a_session_is_heard_by_nobody(tiny_text: dict
     gc.collect()
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
     assert _llama_api.pixel_limits(tmp_path / "broken.gguf") is None  # llama.cpp tells its log why
-    assert llama_cpp._Log.listening is not None
-    assert llama_cpp._Log.listening.lines
+    assert llama_cpp._Log.active is not None
+    assert llama_cpp._Log.active.lines
 
 
 # ---- files that do not load

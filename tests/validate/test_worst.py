@@ -27,7 +27,7 @@ def look(worst: Worst, number: int, kl_at: dict[int, float], length: int = 100, 
     for position, by in kl_at.items():
         candidate[position, reference[position].argmax()] -= by
     kept = compressed_logits.compress(reference, tokens, room)
-    worst.look("prose", number, tokens, kept, candidate, drift.compare(kept, candidate, tokens))
+    worst.add("prose", number, tokens, kept, candidate, drift.compare(kept, candidate, tokens))
     return tokens
 
 

@@ -16,28 +16,28 @@ import numpy as np
 
 from validate.compressed_logits import CompressedLogits
 from validate.errors import Unsupported
-from validate.measurement import Candidate, Measurement, Questions, Watcher
+from validate.measurement import Candidate, Measurement, Progress, Questions
 from validate.reference import Reference
 from validate.runtimes.base import Ability, Session
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What every candidate is compared with and asked, and who is told how far that is."""
+    """What every candidate is compared with and asked, and where progress is reported."""
 
     reference: Reference
     questions: Questions
-    watcher: Watcher
+    progress: Progress
 
 
 @dataclass(eq=False)
-class Opened:
+class RunningCandidate:
     """A candidate that runs, and what is known of it so far."""
 
     candidate: Candidate
     session: Session
     result: Measurement
-    made: set[type[Measure]] = field(default_factory=set)  # the measures that came to their end
+    done: set[type[Measure]] = field(default_factory=set)  # the measures that came to their end
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Measure(ABC):
 
     def __init__(self, comparison: Comparison) -> None:
         self.reference, self.questions = comparison.reference, comparison.questions
-        self.watcher = comparison.watcher
+        self.progress = comparison.progress
 
 
 class SessionMeasure(Measure):
@@ -77,11 +77,11 @@ class SessionMeasure(Measure):
     DESPITE_FAILURES: ClassVar[bool] = False
     """Whether it says something new of a candidate with which something is wrong already."""
 
-    def is_asked(self, opened: Opened) -> bool:
+    def is_asked(self, running: RunningCandidate) -> bool:
         """Whether reference, questions and candidate give anything to measure; it may write down why not."""
         return True
 
-    def without(self, opened: Opened, ability: Ability) -> None:
+    def without(self, running: RunningCandidate, ability: Ability) -> None:
         """What becomes of a candidate whose session has not what this needs: a failure, if nothing else is said."""
         raise Unsupported(f"this runtime has no {ability}")
 
@@ -89,7 +89,7 @@ class SessionMeasure(Measure):
         """The reference has read a window: for what looks for something in its texts."""
 
     @abstractmethod
-    def measure(self, opened: Opened) -> None:
+    def measure(self, running: RunningCandidate) -> None:
         """Write into `opened.result` what there is to say."""
 
 
@@ -97,7 +97,9 @@ class WindowMeasure(SessionMeasure):
     """A measure of the logits of every window, of which one is there at a time; `measure` follows the last."""
 
     @abstractmethod
-    def compare(self, opened: Opened, window: Window, reference: CompressedLogits, logits_tv: np.ndarray) -> None:
+    def compare(
+        self, running: RunningCandidate, window: Window, reference: CompressedLogits, logits_tv: np.ndarray
+    ) -> None:
         """Take in a candidate's logits (token, vocab) of a window."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from validate import drift
 from validate.errors import Unsupported
-from validate.measures.base import Opened, SessionMeasure
+from validate.measures.base import RunningCandidate, SessionMeasure
 from validate.runtimes.base import Ability
 
 DECODE_TOKENS = 32  # fed one at a time
@@ -17,11 +17,11 @@ class Cache(SessionMeasure):
     PLACE = 20
     NEEDS = (Ability.DECODE,)
 
-    def without(self, opened: Opened, ability: Ability) -> None:
+    def without(self, running: RunningCandidate, ability: Ability) -> None:
         """Nothing was found."""
 
-    def measure(self, opened: Opened) -> None:
-        session, metrics = opened.session, opened.result.metrics
+    def measure(self, running: RunningCandidate) -> None:
+        session, metrics = running.session, running.result.metrics
         tokens = self.questions.windows[0][:DECODE_TOKENS]
         try:
             fed = session.decode_logits(tokens)

@@ -9,7 +9,7 @@ import numpy as np
 
 from validate import statistics, toolcalls, vision
 from validate.logits import NotComparable
-from validate.measures.base import Opened, SessionMeasure
+from validate.measures.base import RunningCandidate, SessionMeasure
 from validate.measures.images import Images
 from validate.runtimes.base import Ability, Session
 
@@ -17,7 +17,7 @@ REFERENCE_BATCH = 20  # screenshots the reference answers at once
 
 
 class Clicks(SessionMeasure):
-    """Asked where images were looked at and the recipe names clicks."""
+    """Asked where images were compared and the recipe names clicks."""
 
     PART = "vision"
     PLACE = 70
@@ -25,15 +25,15 @@ class Clicks(SessionMeasure):
     AFTER = (Images,)
     DESPITE_FAILURES = True
 
-    def is_asked(self, opened: Opened) -> bool:
+    def is_asked(self, running: RunningCandidate) -> bool:
         return bool(self.questions.clicks)
 
-    def measure(self, opened: Opened) -> None:
-        tasks, candidate, result = self.questions.clicks, opened.candidate, opened.result
+    def measure(self, running: RunningCandidate) -> None:
+        tasks, candidate, result = self.questions.clicks, running.candidate, running.result
         prompts, wanted = self._reference_answers
         # One a question, as a user would ask, but where that takes minutes for the same answers.
         batch = 1 if candidate.runtime is None else candidate.runtime.IMAGE_BATCH
-        got = self._click(f"clicks of {candidate.name or candidate.path.name}", opened.session, prompts, batch)
+        got = self._click(f"clicks of {candidate.name or candidate.path.name}", running.session, prompts, batch)
         result.clicks = score = vision.score_clicks(tasks, wanted, got)
         hits, reference_hits = (np.asarray(h, float) for h in (score.hits, score.hits_reference))
         drops = statistics.shares(reference_hits - hits, lowest=-1.0)
@@ -49,11 +49,11 @@ class Clicks(SessionMeasure):
 
     def _click(self, what: str, session: Session, prompts: Sequence[str], batch: int) -> list[vision.Click]:
         tasks, answers = self.questions.clicks, list[vision.Click]()
-        self.watcher.start(what, len(tasks), "click")
+        self.progress.start(what, len(tasks), "click")
         for i in range(0, len(tasks), batch):
             images = [_pixels(task) for task in tasks[i : i + batch]]
             answers += vision.do_clicks(session, prompts[i : i + batch], images)
-            self.watcher.advance(len(images))
+            self.progress.advance(len(images))
         return answers
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from validate.contract import check_contract
-from validate.measures.base import Opened, SessionMeasure
+from validate.measures.base import RunningCandidate, SessionMeasure
 
 
 class Contract(SessionMeasure):
@@ -13,8 +13,8 @@ class Contract(SessionMeasure):
     PLACE = 10
     DESPITE_FAILURES = True
 
-    def measure(self, opened: Opened) -> None:
-        opened.result.checks = check_contract(self.reference, opened.session)
+    def measure(self, running: RunningCandidate) -> None:
+        running.result.checks = check_contract(self.reference, running.session)
 
 
 MEASURE = Contract

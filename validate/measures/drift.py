@@ -9,7 +9,7 @@ import numpy as np
 from validate import drift, slices
 from validate.compressed_logits import CompressedLogits
 from validate.measurement import WindowSums
-from validate.measures.base import Comparison, Opened, Window, WindowMeasure
+from validate.measures.base import Comparison, RunningCandidate, Window, WindowMeasure
 from validate.worst import Worst
 
 
@@ -21,13 +21,15 @@ class Drift(WindowMeasure):
 
     def __init__(self, comparison: Comparison) -> None:
         super().__init__(comparison)
-        self._texts: WeakKeyDictionary[Opened, _Text] = WeakKeyDictionary()
+        self._texts: WeakKeyDictionary[RunningCandidate, _Text] = WeakKeyDictionary()
 
-    def compare(self, opened: Opened, window: Window, reference: CompressedLogits, logits_tv: np.ndarray) -> None:
-        self._texts.setdefault(opened, _Text()).add(window, reference, logits_tv)
+    def compare(
+        self, running: RunningCandidate, window: Window, reference: CompressedLogits, logits_tv: np.ndarray
+    ) -> None:
+        self._texts.setdefault(running, _Text()).add(window, reference, logits_tv)
 
-    def measure(self, opened: Opened) -> None:
-        text, result = self._texts.pop(opened, _Text()), opened.result
+    def measure(self, running: RunningCandidate) -> None:
+        text, result = self._texts.pop(running, _Text()), running.result
         summary = drift.summarize(text.drifts)
         result.metrics |= summary.metrics
         result.intervals |= summary.intervals
@@ -52,7 +54,7 @@ class _Text:
         found = drift.compare(reference, logits_tv, window.tokens)
         self.windows.append(window)
         self.drifts.append(found)
-        self.worst.look(window.set, window.number, window.tokens, reference, logits_tv, found)
+        self.worst.add(window.set, window.number, window.tokens, reference, logits_tv, found)
 
 
 def _sums(window: drift.WindowDrift) -> WindowSums:

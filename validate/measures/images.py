@@ -6,7 +6,7 @@ from functools import cached_property
 
 from validate import behaviour, vision
 from validate.errors import RuntimeFailure, Unsupported
-from validate.measures.base import Opened, SessionMeasure
+from validate.measures.base import RunningCandidate, SessionMeasure
 from validate.runtimes.base import Ability
 
 
@@ -18,8 +18,8 @@ class Images(SessionMeasure):
     NEEDS = (Ability.IMAGES,)
     DESPITE_FAILURES = True
 
-    def is_asked(self, opened: Opened) -> bool:
-        candidate, result = opened.candidate, opened.result
+    def is_asked(self, running: RunningCandidate) -> bool:
+        candidate, result = running.candidate, running.result
         if not self.reference.identity().has_vision:
             result.vision_reason = vision.NO_VISION
         elif candidate.text_only:
@@ -34,16 +34,16 @@ class Images(SessionMeasure):
             return True
         return False
 
-    def without(self, opened: Opened, ability: Ability) -> None:
+    def without(self, running: RunningCandidate, ability: Ability) -> None:
         """The projector was loaded, and there is no vision in it."""
-        projector = opened.candidate.projector
+        projector = running.candidate.projector
         assert projector is not None
         raise Unsupported(f"the projector {projector.name} has no vision part")
 
-    def measure(self, opened: Opened) -> None:
-        result = opened.result
-        result.checks += behaviour.image_checks(self.reference, opened.session)
-        result.images = [vision.compare_image(answer, opened.session) for answer in self._reference_answers]
+    def measure(self, running: RunningCandidate) -> None:
+        result = running.result
+        result.checks += behaviour.image_checks(self.reference, running.session)
+        result.images = [vision.compare_image(answer, running.session) for answer in self._reference_answers]
         result.metrics |= vision.image_metrics(result.images)
 
     @cached_property

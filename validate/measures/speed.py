@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validate.measures.base import Opened, SessionMeasure
+from validate.measures.base import RunningCandidate, SessionMeasure
 
 
 class Speed(SessionMeasure):
@@ -13,8 +13,8 @@ class Speed(SessionMeasure):
     PLACE = 10
     DESPITE_FAILURES = True
 
-    def measure(self, opened: Opened) -> None:
-        opened.result.speed = opened.session.speed(max(self.questions.windows, key=len))
+    def measure(self, running: RunningCandidate) -> None:
+        running.result.speed = running.session.speed(max(self.questions.windows, key=len))
 
 
 MEASURE = Speed

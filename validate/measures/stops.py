@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from validate import behaviour
 from validate.compressed_logits import CompressedLogits
-from validate.measures.base import Comparison, Opened, SessionMeasure, Window
+from validate.measures.base import Comparison, RunningCandidate, SessionMeasure, Window
 from validate.runtimes.base import Ability
 
 STOPS = 12  # places at which every candidate is asked to stop
@@ -29,11 +29,11 @@ class Stops(SessionMeasure):
                 tokens = list(window.tokens[: place + 1])
                 self._stops[window.number] = behaviour.Stop(tokens, int(logits.best[place]))
 
-    def is_asked(self, opened: Opened) -> bool:
+    def is_asked(self, running: RunningCandidate) -> bool:
         return bool(self._stops)
 
-    def measure(self, opened: Opened) -> None:
-        opened.result.checks.append(behaviour.stop_check(list(self._stops.values()), opened.session))
+    def measure(self, running: RunningCandidate) -> None:
+        running.result.checks.append(behaviour.stop_check(list(self._stops.values()), running.session))
 
 
 MEASURE = Stops

@@ -1,4 +1,4 @@
-"""The error of each tensor of a candidate's file against the source's, where whoever made the candidate can tell it."""
+"""The error of each tensor of a candidate's file against the source's, where its format can decode it."""
 
 from __future__ import annotations
 

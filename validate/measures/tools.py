@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from validate import toolcalls
-from validate.measures.base import Opened, SessionMeasure
+from validate.measures.base import RunningCandidate, SessionMeasure
 from validate.runtimes.base import Ability
 
 
@@ -19,13 +19,13 @@ class Tools(SessionMeasure):
     PLACE = 50
     NEEDS = (Ability.GENERATE,)
 
-    def is_asked(self, opened: Opened) -> bool:
+    def is_asked(self, running: RunningCandidate) -> bool:
         return bool(self.questions.tool_prompts)
 
-    def measure(self, opened: Opened) -> None:
+    def measure(self, running: RunningCandidate) -> None:
         prompts = self.questions.tool_prompts
         tools, wanted = [prompt.tools for prompt in prompts], self._reference_answers
-        opened.result.count_calls(toolcalls.score(tools, wanted, toolcalls.answers(opened.session, prompts)))
+        running.result.count_calls(toolcalls.score(tools, wanted, toolcalls.answers(running.session, prompts)))
 
     @cached_property
     def _reference_answers(self) -> list[str]:

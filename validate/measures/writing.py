@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from validate import continuation
-from validate.measures.base import Opened, SessionMeasure
+from validate.measures.base import RunningCandidate, SessionMeasure
 from validate.runtimes.base import Ability
 
 GREEDY_TOKENS = 64
@@ -18,16 +18,16 @@ class Writing(SessionMeasure):
     PLACE = 30
     NEEDS = (Ability.GENERATE,)
 
-    def measure(self, opened: Opened) -> None:
+    def measure(self, running: RunningCandidate) -> None:
         prompts, wanted = self._reference_texts
-        got = [opened.session.generate(prompt, GREEDY_TOKENS) for prompt in prompts]
-        opened.result.greedy = continuation.continued(prompts, wanted, got)
-        opened.result.metrics |= opened.result.greedy.metrics
+        got = [running.session.generate(prompt, GREEDY_TOKENS) for prompt in prompts]
+        running.result.greedy = continuation.compare_continuations(prompts, wanted, got)
+        running.result.metrics |= running.result.greedy.metrics
 
     @cached_property
     def _reference_texts(self) -> tuple[list[list[int]], list[list[int]]]:
         """Prompts from the windows, and how the reference goes on."""
-        prompts = continuation.beginnings(self.questions.windows, self.questions.sets_of_windows)
+        prompts = continuation.greedy_prompts(self.questions.windows, self.questions.sets_of_windows)
         return prompts, [self.reference.generate(prompt, GREEDY_TOKENS) for prompt in prompts]
 
 

@@ -152,7 +152,7 @@ class ClickEntry(TypedDict):
 
 
 class VisionEntry(TypedDict):
-    """What becomes of images; `reason` says why a part was not looked at."""
+    """What becomes of images; `reason` says why a part was not checked."""
 
     reason: str
     projector: FileEntry | None

@@ -18,7 +18,7 @@ import numpy as np
 from validate.errors import RuntimeFailure, Unsupported
 from validate.json_types import Message
 from validate.runtimes import _images
-from validate.runtimes._images.base import Images, Seen
+from validate.runtimes._images.base import ImageInputs, Images
 from validate.runtimes._optional import optional
 from validate.runtimes.base import IMAGE_MARK, Identity, ReferenceSession
 from validate.silence import silence_torchao
@@ -203,31 +203,33 @@ class CheckpointFolder(ReferenceSession):
 
     def processed_size(self, pixels: np.ndarray) -> tuple[int, int]:
         """(width, height) the source's processor gives the model; the image's own when nothing is resized."""
-        return self.seen([pixels]).size
+        return self.process_images([pixels]).size
 
-    def seen(self, images: Sequence[np.ndarray]) -> Seen:
+    def process_images(self, images: Sequence[np.ndarray]) -> ImageInputs:
         """What the image processor makes of images. Raises RuntimeFailure for one that it refuses."""
         family = self.images
         with _reading_images("the image processor refuses an image"):
-            return family.see(images)
+            return family.process(images)
 
     def image_inputs(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """All that the model takes of prompts with an IMAGE_MARK each: one batch, padded on the left."""
-        seen, token = self.seen(images), self.images.token
-        ids, mask = self.image_rows(prompts, seen)
+        processed, token = self.process_images(images), self.images.token
+        ids, mask = self.image_rows(prompts, processed)
         places = (ids == self._config.image_token_id) * mask
-        wanted = sum(written.count(token) for written in seen.written)
+        wanted = sum(placeholders.count(token) for placeholders in processed.placeholders)
         if places.sum() != wanted:
             raise RuntimeFailure(f"the prompt has {places.sum()} image tokens, {token!r}, for {wanted} embeddings")
         kinds = {self.images.kinds: places.astype(np.int32)} if self.images.kinds else {}
-        return {"input_ids": ids, "attention_mask": mask, **kinds, **seen.arrays}
+        return {"input_ids": ids, "attention_mask": mask, **kinds, **processed.arrays}
 
-    def image_rows(self, prompts: Sequence[str], seen: Seen) -> tuple[np.ndarray, np.ndarray]:
+    def image_rows(self, prompts: Sequence[str], processed: ImageInputs) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and their mask, int64 (prompt, token): a batch padded on the left.
 
         Each prompt has one IMAGE_MARK; in its place stands the image's token, once per embedding.
         """
-        texts = [p.replace(IMAGE_MARK, written) for p, written in zip(prompts, seen.written, strict=True)]
+        texts = [
+            p.replace(IMAGE_MARK, placeholders) for p, placeholders in zip(prompts, processed.placeholders, strict=True)
+        ]
         return self.padded([self.tokenize(text) for text in texts])
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from validate.errors import RuntimeFailure, Unsupported
 from validate.runtimes._folder import CheckpointFolder, until_end
-from validate.runtimes._images.base import Seen
+from validate.runtimes._images.base import ImageInputs
 from validate.runtimes.base import Identity
 
 MAIN_STEMS = ("decoder_model_merged", "model")  # what a file that gives logits is called before its suffix
@@ -87,10 +87,10 @@ class GraphSession(CheckpointFolder):
         self._graphs: list[Graph] = []
         self._main = self._load(load, model)
         self._embedder = self._sibling(load, "embed_tokens") if "inputs_embeds" in self._main.inputs else None
-        self._eyes = self._sibling(load, "vision_encoder") if vision is None else self._load(load, vision)
+        self._vision = self._sibling(load, "vision_encoder") if vision is None else self._load(load, vision)
         if "inputs_embeds" in self._main.inputs and self._embedder is None:
             raise RuntimeFailure(f"{model.name} takes embeddings, and beside it is no graph that makes them of tokens")
-        self._identity = replace(super().identity(), vocab=self._vocab(), has_vision=self._eyes is not None)
+        self._identity = replace(super().identity(), vocab=self._vocab(), has_vision=self._vision is not None)
 
     def _load(self, load: Load, path: Path) -> Graph:
         with self.loading():
@@ -118,10 +118,10 @@ class GraphSession(CheckpointFolder):
     # ---- text
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
-        return self._run(_text(self._ids(tokens)), self._nothing(1))[0][0]  # type: ignore[no-any-return]
+        return self._run(_text(self._ids(tokens)), self._empty_state(1))[0][0]  # type: ignore[no-any-return]
 
     def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
-        ids, state, rows = self._ids(tokens), self._nothing(1), []
+        ids, state, rows = self._ids(tokens), self._empty_state(1), []
         for i in range(ids.shape[1]):
             logits, state = self._next(ids[:, i : i + 1], state)
             rows.append(logits[0])
@@ -133,7 +133,7 @@ class GraphSession(CheckpointFolder):
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        return self._look(self.seen([pixels]).arrays)
+        return self._embed_images(self.process_images([pixels]).arrays)
 
     def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
         return self._read_images([prompt], [pixels])[0][0]  # type: ignore[no-any-return]
@@ -142,30 +142,30 @@ class GraphSession(CheckpointFolder):
         return self._continue(*self._read_images(prompts, images), count)
 
     def image_tokens(self, width: int, height: int) -> int:
-        self._need_eyes()
+        self._require_vision()
         return super().image_tokens(width, height)
 
-    def seen(self, images: Sequence[np.ndarray]) -> Seen:
-        self._need_eyes()
-        return super().seen(images)
+    def process_images(self, images: Sequence[np.ndarray]) -> ImageInputs:
+        self._require_vision()
+        return super().process_images(images)
 
-    def _need_eyes(self) -> None:
-        if self._eyes is None:
+    def _require_vision(self) -> None:
+        if self._vision is None:
             raise Unsupported("there is no vision graph beside this one")
 
-    def _look(self, seen: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _embed_images(self, processed: Mapping[str, np.ndarray]) -> np.ndarray:
         """float32 (image token, hidden) of all images, one after the other."""
-        assert self._eyes is not None
-        return self._eyes.run(_feeds(self._eyes, seen))["image_embeds"].astype(np.float32, copy=False)
+        assert self._vision is not None
+        return self._vision.run(_feeds(self._vision, processed))["image_embeds"].astype(np.float32, copy=False)
 
     def _read_images(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> tuple[np.ndarray, _State]:
         """The last logits of prompts with an image each, a batch padded on the left, and the state after them."""
         from validate.runtimes import _qwen2_5_vl_inputs as inputs  # shipped beside the graphs, and so proven with them
 
-        seen = self.seen(images)
-        grid, image_id = seen.arrays["image_grid_thw"], self._identity.image_ids.get("image_token_id", -1)
-        ids, mask = self.image_rows(prompts, seen)
-        embeds = inputs.merge_images(self._embed(ids), ids, self._look(seen.arrays), image_id)
+        processed = self.process_images(images)
+        grid, image_id = processed.arrays["image_grid_thw"], self._identity.image_ids.get("image_token_id", -1)
+        ids, mask = self.image_rows(prompts, processed)
+        embeds = inputs.merge_images(self._embed(ids), ids, self._embed_images(processed.arrays), image_id)
         positions, deltas = inputs.position_ids(
             ids, mask, grid, image_token_id=image_id, spatial_merge_size=self._processor.merge_size
         )
@@ -182,7 +182,7 @@ class GraphSession(CheckpointFolder):
             raise RuntimeFailure(f"{self._model.name}: {what}")
         return np.array([list(tokens)], np.int64)
 
-    def _nothing(self, rows: int) -> _State:
+    def _empty_state(self, rows: int) -> _State:
         """The state before the first token: a cache of no tokens."""
         past = {
             name: np.zeros(tuple(_fixed(port, name, axis, rows) for axis in range(4)), port.dtype)
@@ -193,7 +193,7 @@ class GraphSession(CheckpointFolder):
 
     def _read(self, batch: _Batch) -> tuple[np.ndarray, _State]:
         """The last logits of a batch, float32 (row, vocab), and the state after it; read in pieces."""
-        state, logits = self._nothing(len(batch.ids)), np.empty(0)
+        state, logits = self._empty_state(len(batch.ids)), np.empty(0)
         for start in range(0, batch.ids.shape[1], PREFILL_TOKENS):
             logits, state = self._run(batch[start : start + PREFILL_TOKENS], state, keep=True)
         return logits[:, -1], state

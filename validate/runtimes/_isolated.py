@@ -60,14 +60,14 @@ class IsolatedSession(Session):
                 send(self._pipe, (method, args, options))
                 kind, value = cast(tuple[str, _Answer | str], receive(self._pipe))
         except (EOFError, OSError) as error:
-            words = self._obituary(method)
+            words = self._exit_words(method)
             outside = self._process.returncode == -signal.SIGKILL and not self._watchdog.reason
             raise (Killed if outside else RuntimeFailure)(words) from error
         if kind == "answer":
             return cast(_Answer, value)
         raise _FAILURES.get(kind, RuntimeFailure)(value)
 
-    def _obituary(self, method: str) -> str:
+    def _exit_words(self, method: str) -> str:
         try:
             code = self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:  # the pipe broke and the process lives on

@@ -25,7 +25,7 @@ Question: TypeAlias = tuple[str, Sequence[object], Mapping[str, object]]  # a me
 def main(reference: str, descriptor: int) -> None:
     """Answer questions until the other end closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
-    threading.Thread(target=_leave_with_the_asker, args=(descriptor,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(descriptor,), daemon=True).start()
     runtime = cast(type[Runtime], plugins.load(reference))()
     session: Session | None = None
     with Connection(descriptor) as pipe:
@@ -43,7 +43,7 @@ def main(reference: str, descriptor: int) -> None:
                     answer = ("answer", _measured(methodcaller(method, *args, **options)(session)))
             except RuntimeFailure as error:
                 answer = (type(error).__name__, str(error))
-            except Exception as error:  # whatever it is, the other side has to hear of it
+            except Exception as error:  # whatever it is, the other side has to know
                 answer = ("RuntimeFailure", f"{type(error).__name__}: {error}")
             send(pipe, answer)
     if session is not None:
@@ -55,13 +55,13 @@ def _measured(value: object) -> object:
     return replace(value, peak_memory_bytes=peak_memory_bytes()) if isinstance(value, Speed) else value
 
 
-def _leave_with_the_asker(descriptor: int) -> None:
+def _exit_with_parent(descriptor: int) -> None:
     """End this process as soon as the other end is closed, be it by kill -9, and whatever native code is running.
 
     The kernel closes it with the process that held it. Nothing is lost: a session writes no files.
     """
     poll = select.poll()
-    poll.register(descriptor, 0)  # a hang-up is always told
+    poll.register(descriptor, 0)  # a hang-up is always reported
     poll.poll()
     os._exit(0)
 

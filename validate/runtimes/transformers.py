@@ -147,7 +147,7 @@ class TransformersSession(CheckpointFolder):
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        arrays = self._tensors(self.seen([pixels]).arrays)
+        arrays = self._tensors(self.process_images([pixels]).arrays)
         with self._running():
             out = self._model.get_image_features(**arrays)
             rows = self._rows(out if (pooled := optional(out, "pooler_output")) is None else pooled)

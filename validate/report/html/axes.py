@@ -66,7 +66,7 @@ def _variables(marks: Sequence[str]) -> Markup:
     return Markup("").join(Markup("--f{}:{};").format(number, colour) for number, colour in enumerate(marks))
 
 
-def again(outputs: Sequence[Output]) -> list[bool]:
+def on_second_runtime(outputs: Sequence[Output]) -> list[bool]:
     """For each output, whether the same file is an earlier row's too, on another runtime."""
     seen: set[tuple[str, str]] = set()
     found = []

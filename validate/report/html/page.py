@@ -89,7 +89,7 @@ def _context(report: Report) -> dict[str, object]:
         "maps": [(i, found) for i, o in enumerate(outputs) if (found := sections.tensor_map(o["tensors"]))],
         "did": (did := any(o["greedy"] or o["tool_calls"] or o["vision"]["clicks"] for o in outputs)),
         "acting": did or any(o["vision"]["images"] or o["vision"]["reason"] for o in outputs),
-        "seen": images.seen(report),
+        "vision_rows": images.vision_rows(report),
         "furthest": _furthest(report),
         "checks": checks,
         "matrix": [sections.contract_marks(o, [name for name, _ in checks]) for o in outputs],

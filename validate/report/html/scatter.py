@@ -12,11 +12,11 @@ from validate.report.html.axes import (
     Canvas,
     Family,
     LogAxis,
-    again,
     at_floor,
     families,
     kl_axis,
     line,
+    on_second_runtime,
     picture,
     text,
 )
@@ -43,7 +43,7 @@ class Point:
 
 def points(report: Report) -> list[Point]:
     """The outputs that have a size and a drift."""
-    rows = zip(report["outputs"], short_names(report), again(report["outputs"]), strict=True)
+    rows = zip(report["outputs"], short_names(report), on_second_runtime(report["outputs"]), strict=True)
     known = families(report)
     return [
         Point(
@@ -190,7 +190,7 @@ def legend(report: Report) -> list[tuple[Markup, str]]:
 
 def marks(report: Report) -> list[Markup]:
     """The mark of each output, for its row of the table."""
-    hollow, known = again(report["outputs"]), families(report)
+    hollow, known = on_second_runtime(report["outputs"]), families(report)
     return [_swatch(known[o["format"]].mark(9, 9, h)) for o, h in zip(report["outputs"], hollow, strict=True)]
 
 

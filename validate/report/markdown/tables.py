@@ -47,7 +47,7 @@ def _legend(report: Report, speed: bool) -> Iterable[str]:
     said.append("Bits per weight are of the whole file.")
     if speed:
         said.append(r"\* indicative: measured once beside other work, in the same way for all.")
-    said += [note for told, note in _NOTES if any(map(told, report["outputs"]))]
+    said += [note for applies, note in _NOTES if any(map(applies, report["outputs"]))]
     present = {o["format"] for o in report["outputs"]}
     said += [text(look.note) for name, look in looks(report).items() if look.note and name in present]
     yield " ".join(said)

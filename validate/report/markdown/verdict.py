@@ -48,15 +48,15 @@ def _close_calls(report: Report) -> Iterable[str]:
 
 def _facts(report: Report) -> Iterable[str]:
     for fact in verdicts.facts(report):
-        yield f"- {text(fact.title)}: {text(fact.value)}" + (f" ({text(fact.told)})" if fact.told else "")
+        yield f"- {text(fact.title)}: {text(fact.value)}" + (f" ({text(fact.detail)})" if fact.detail else "")
 
 
 def _blind(outputs: Iterable[Output]) -> Iterable[str]:
-    """What was not looked at is said before the tables, or it would be taken for looked at."""
+    """What was not checked is said before the tables, or it would be taken for checked."""
     reasons: dict[str, list[str]] = {}
     for output in outputs:
         reason = output["vision"]["reason"]
         if reason and reason != NO_VISION:
             reasons.setdefault(reason, []).append(output["label"])
     for reason, labels in reasons.items():
-        yield f"- Images: **not looked at** for {codes(labels)}: {text(reason)}"
+        yield f"- Images: **not checked** for {codes(labels)}: {text(reason)}"

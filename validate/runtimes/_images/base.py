@@ -24,11 +24,11 @@ Found = Mapping[str, np.ndarray]  # what an image processor gives, by the names 
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageInputs:
     """What a model is given of images."""
 
     arrays: Mapping[str, np.ndarray]  # by the names of the model's inputs
-    written: Sequence[str]  # of each image: the text that stands for it, its token once for every embedding
+    placeholders: Sequence[str]  # of each image: the text that stands for it, its token once for every embedding
     size: Size  # of the first image, after the source's own resizing
 
 
@@ -62,11 +62,11 @@ class Images(ABC):
         """How many tiles an image of that size becomes."""
         return 1
 
-    def write(self, found: Found, image: int) -> str:
+    def placeholder(self, found: Found, image: int) -> str:
         """What stands for an image in the prompt, of what the processor found."""
         return self.token * self.tile_tokens
 
-    def given(self, pictures: list[Image]) -> list[Image] | list[list[Image]]:
+    def batched(self, pictures: list[Image]) -> list[Image] | list[list[Image]]:
         """Images as the processor wants those of several prompts."""
         return pictures
 
@@ -103,11 +103,11 @@ class Images(ABC):
         """How many embeddings an image of that size becomes; raises ValueError for a size that is refused."""
         return self.tiles(width, height) * self.tile_tokens
 
-    def see(self, images: Sequence[np.ndarray]) -> Seen:
+    def process(self, images: Sequence[np.ndarray]) -> ImageInputs:
         """What the model is given of RGB images, uint8 (height, width, 3)."""
         from PIL import Image
 
-        pictures = self.given([Image.fromarray(pixels) for pixels in images])
+        pictures = self.batched([Image.fromarray(pixels) for pixels in images])
         found = dict(self.processor(pictures, return_tensors="np", **self.options))
         arrays = {name: value for name, value in found.items() if name not in self.unused}
-        return Seen(arrays, [self.write(found, i) for i in range(len(images))], self.resized(found))
+        return ImageInputs(arrays, [self.placeholder(found, i) for i in range(len(images))], self.resized(found))

@@ -31,5 +31,5 @@ class Images(base.Images):
     def span(self) -> str:
         return self.text_of(self.config.boi_token_id)
 
-    def write(self, found: Found, image: int) -> str:
+    def placeholder(self, found: Found, image: int) -> str:
         return f"{self.span}{self.token * self.tile_tokens}{self.text_of(self.config.eoi_token_id)}"

@@ -35,10 +35,10 @@ class Images(base.Images):
         rows, columns = self.processor.get_number_of_image_patches(height, width)[1:]
         return int(rows * columns) + 1
 
-    def given(self, pictures: list[Image]) -> list[list[Image]]:
+    def batched(self, pictures: list[Image]) -> list[list[Image]]:
         return [[picture] for picture in pictures]
 
-    def write(self, found: Found, image: int) -> str:
+    def placeholder(self, found: Found, image: int) -> str:
         rows, columns = _grid(found, image)
         tile = self.token * self.tile_tokens
         marks = ([f"{_MARK}<row_{y}_col_{x}>{tile}" for x in range(1, columns + 1)] for y in range(1, rows + 1))

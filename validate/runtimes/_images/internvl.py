@@ -30,5 +30,5 @@ class Images(base.Images):
     def tiles(self, width: int, height: int) -> int:
         return int(self.processor.get_number_of_image_patches(height, width, dict(self.options)))
 
-    def write(self, found: Found, image: int) -> str:
+    def placeholder(self, found: Found, image: int) -> str:
         return f"<img>{self.token * self.tile_tokens * int(found['num_patches'][image])}</img>"

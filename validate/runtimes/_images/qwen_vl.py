@@ -33,12 +33,12 @@ class Images(base.Images):
 
     @property
     def span(self) -> str:
-        return self._write(1)
+        return self._placeholder(1)
 
-    def write(self, found: Found, image: int) -> str:
-        return self._write(int(found["image_grid_thw"][image].prod()) // self.processor.merge_size**2)
+    def placeholder(self, found: Found, image: int) -> str:
+        return self._placeholder(int(found["image_grid_thw"][image].prod()) // self.processor.merge_size**2)
 
-    def _write(self, count: int) -> str:
+    def _placeholder(self, count: int) -> str:
         return f"{self._mark('vision_start_token_id')}{self.token * count}{self._mark('vision_end_token_id')}"
 
     def _mark(self, name: str) -> str:
