@@ -18,7 +18,7 @@ def verdict(report: Report) -> Iterable[str]:
     sentence = verdicts.sentence(outputs)
     yield f"# {text(report['recipe'])}: {sentence[:1].lower()}{sentence[1:]}"
     yield ""
-    lines = [*_troubles(report), *_to_do(report), *_close_calls(report), *_facts(report), *_blind(outputs)]
+    lines = [*_troubles(report), *_to_do(report), *_close_calls(report), *_facts(report), *_not_checked(outputs)]
     yield from lines
     if lines:
         yield ""
@@ -51,7 +51,7 @@ def _facts(report: Report) -> Iterable[str]:
         yield f"- {text(fact.title)}: {text(fact.value)}" + (f" ({text(fact.detail)})" if fact.detail else "")
 
 
-def _blind(outputs: Iterable[Output]) -> Iterable[str]:
+def _not_checked(outputs: Iterable[Output]) -> Iterable[str]:
     """What was not checked is said before the tables, or it would be taken for checked."""
     reasons: dict[str, list[str]] = {}
     for output in outputs:
