@@ -84,6 +84,8 @@ class IsolatedSession(Session):
         return f"{self._name} {how} in {method}" + (f": {words.strip()[:LAST_WORDS]}" if words else "")
 
     def can(self, ability: Ability) -> bool:
+        if ability is Ability.IMAGES:
+            return self.identity().has_vision  # a dead process is then reported as dead "in identity"
         return self._ask(bool, "can", ability)
 
     def identity(self) -> Identity:
