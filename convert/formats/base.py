@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.bundle import Artifact, Bundle, Role
+from validate.marks import Mark
 
 if TYPE_CHECKING:
     from convert.formats.facts import Facts, TensorError
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
 
 SOURCE = "source"
 EVERYTHING = "*"
-
-
-@dataclass(frozen=True)
-class Mark:
-    """How a report draws it: a shape (circle, square, diamond, up, down, right, left) and a colour, `#rrggbb`."""
-
-    shape: str
-    colour: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +31,7 @@ class Kind:
     mark: Mark
     runtimes: tuple[str, ...] = ()  # files of validate/runtimes/ that run it; the first one is its runtime
     text_only: str = ""  # why nobody asks for images of it, where it has no place for them
+    note: str = ""  # what a reader of the report should know of all its files
 
 
 @dataclass(frozen=True)

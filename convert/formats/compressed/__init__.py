@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
-from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, Sample, Support, parts_of
+from convert.formats.base import Asked, Format, Found, Kind, Output, Sample, Support, parts_of
+from validate.marks import Mark
 
 if TYPE_CHECKING:
     from convert.formats.facts import Facts
@@ -58,9 +59,9 @@ FORMAT = Format(
     name="compressed",
     title="GPTQ, AWQ and FP8",
     kinds=(
-        Kind("gptq", "GPTQ", Mark("up", "#0a7a68"), RUNTIMES),
-        Kind("awq", "AWQ", Mark("down", "#b0196b"), RUNTIMES),
-        Kind("fp8", "FP8", Mark("hexagon", "#6a6d00"), RUNTIMES),
+        Kind("gptq", "GPTQ", Mark("up", "#0a7a68", "#3ecfb2"), RUNTIMES),
+        Kind("awq", "AWQ", Mark("down", "#b0196b", "#ff85bf"), RUNTIMES),
+        Kind("fp8", "FP8", Mark("hexagon", "#6a6d00", "#cdd04a"), RUNTIMES),
     ),
     stages={
         "gptq": "convert.formats.compressed.gptq_stage:STAGE",

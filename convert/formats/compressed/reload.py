@@ -73,7 +73,7 @@ def _numbers(session: Any) -> Iterator[str]:
 
     if not np.isfinite(session.logits(session.tokenize("The quick brown fox, 1 2 3."))).all():
         yield "logits that are not finite"
-    if session.identity().sees:
+    if session.identity().has_vision:
         drawn = np.tile(np.linspace(0, 255, IMAGE_SIDE).astype(np.uint8)[:, None, None], (1, IMAGE_SIDE, 3))
         if not np.isfinite(session.image_embeddings(drawn)).all():
             yield "image embeddings that are not finite"

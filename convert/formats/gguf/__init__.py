@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
-from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, Sample, Support
+from convert.formats.base import Asked, Format, Found, Kind, Output, Sample, Support
 from convert.formats.gguf.constants import MAGIC
+from validate.marks import Mark
 
 if TYPE_CHECKING:
     from convert.formats.facts import Facts, TensorError
@@ -66,7 +67,7 @@ def tensor_errors(path: Path, folder: Path, values: int) -> Iterable[TensorError
 FORMAT = Format(
     name="gguf",
     title="GGUF",
-    kinds=(Kind("gguf", "GGUF", Mark("circle", "#1668c8"), runtimes=("llama_cpp",)),),
+    kinds=(Kind("gguf", "GGUF", Mark("circle", "#1668c8", "#6aabff"), runtimes=("llama_cpp",)),),
     stages={"gguf": "convert.formats.gguf.stage:STAGE", "imatrix": "convert.formats.gguf.imatrix_stage:STAGE"},
     outputs=outputs,
     supports=supports,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from convert.bundle import Bundle, Role
 from convert.distribution import install_command
 from convert.errors import InputError
-from convert.formats.base import SHARED, Asked, Format, Found, Kind, Mark, Output, Sample, Support, parts_of
+from convert.formats.base import SHARED, Asked, Format, Found, Kind, Output, Sample, Support, parts_of
+from validate.marks import Mark
 
 if TYPE_CHECKING:
     from convert.formats.facts import Facts
@@ -79,8 +80,8 @@ FORMAT = Format(
     name="onnx",
     title="ONNX",
     kinds=(
-        Kind("onnx", "ONNX", Mark("square", "#c24f06"), runtimes=("onnxruntime",)),
-        Kind("onnx-genai", "ONNX genai", Mark("diamond", "#8338c0"), ("onnxruntime_genai",), TEXT_ONLY),
+        Kind("onnx", "ONNX", Mark("square", "#c24f06", "#ff9d5c"), runtimes=("onnxruntime",)),
+        Kind("onnx-genai", "ONNX genai", Mark("diamond", "#8338c0", "#c99aff"), ("onnxruntime_genai",), TEXT_ONLY),
     ),
     stages={"onnx": "convert.formats.onnx.stage:STAGE"},
     outputs=outputs,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
-from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, Sample, Support, parts_of
+from convert.formats.base import Asked, Format, Found, Kind, Output, Sample, Support, parts_of
+from validate.marks import Mark
 
 if TYPE_CHECKING:
     from convert.formats.facts import Facts
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 PART = "tensorrt-part"
 SUFFIX = ".engine"
+NOTE = "An engine holds its weights once for many tokens at a time, and again for single ones."
 
 
 def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
@@ -61,7 +63,7 @@ def previews(sample: Sample) -> Iterator[Asked]:
 FORMAT = Format(
     name="tensorrt",
     title="TensorRT",
-    kinds=(Kind("tensorrt", "TensorRT", Mark("cross", "#52606f"), runtimes=("tensorrt",)),),
+    kinds=(Kind("tensorrt", "TensorRT", Mark("cross", "#52606f", "#aab6c4"), ("tensorrt",), note=NOTE),),
     stages={"tensorrt": "convert.formats.tensorrt.stage:STAGE"},
     outputs=outputs,
     supports=supports,
