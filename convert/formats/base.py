@@ -148,6 +148,7 @@ class Format:
     rank: int = 100  # where people expect it in a list: lower ones first
     previews: Callable[[Sample], Iterable[Asked]] = lambda sample: ()  # for `convert inspect CHECKPOINT`
     tensor_errors: Callable[[Path, Path, int], Iterable[TensorError]] = lambda path, source, values: ()
+    guesses: bool = False  # `recognize` tries files that nothing marks as its own: it is asked last
     magic: bytes = b""  # the first bytes of its files, where they say what they are
     takes_projector: bool = False  # `recognize` takes one beside the model
     wanted: str = ""  # what `recognize` takes, in words: "a GGUF file"

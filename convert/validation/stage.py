@@ -79,7 +79,7 @@ def _candidate(row: Output, source: Bundle) -> Candidate:
     weights, projector, size = row.weights, row.projector, _memory_bytes(row, source)
     _, kind = registry.kinds()[weights.format]
     name = row.on or next(iter(kind.runtimes), "")
-    runtime = runtimes.load(name) if name else None
+    runtime = runtimes.load(name) if name in runtimes.names() else None
     path = projector.path if projector else None
     errors = partial(tensor_errors, row, source)
     return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors)

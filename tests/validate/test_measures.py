@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert.stages import validate as stage
 
 from convert.bundle import Bundle
 from convert.progress import Silent
+from convert.validation.stage import STAGE as stage
 from tests.fixtures_validate import tiny_text, weights
 from tests.validate.stand_ins import SaysNothing
 from validate import compare, measures, runtimes

@@ -88,6 +88,7 @@ FORMAT = Format(
     supports=supports,
     inspect=inspect,
     recognize=recognize,
+    guesses=True,
     previews=previews,
     rank=30,
     wanted="an ONNX graph, the folder of ONNX graphs or of onnxruntime-genai",
