@@ -15,6 +15,7 @@ import numpy as np
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, OutputTensor, SourceTensor, TensorRule, expand
 from convert.architectures._rows import ENDS, EXPERTS, MLP, NORMS, OUTPUT, ROUTER, B, L, named
 from convert.gguf_field import Field
@@ -31,7 +32,6 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "DeepseekV3ForCausalLM": V3,
     "Glm4MoeLiteForCausalLM": GLM,  # GLM-4.7-Flash
 }
-CLASSES = tuple(KINDS)
 FIXED = {"attention_bias": False, "mlp_bias": False, "moe_layer_freq": 1, "rope_interleave": True}
 
 LATENT: tuple[TensorRule, ...] = (
@@ -205,3 +205,11 @@ def drafts(decoder: Decoder) -> Iterator[LeftOut]:
     count = decoder.config.size("num_nextn_predict_layers", 1, MAX_LAYERS, least=0)
     for i in range(decoder.layers, decoder.layers + count):
         yield LeftOut("", "a layer that predicts tokens further ahead", prefix=f"model.layers.{i}.")
+
+
+FAMILY = Family(
+    name="deepseek2",
+    title="DeepSeek-V2 and V3, GLM-4.7-Flash",
+    classes=tuple(KINDS),
+    text=text,
+)

@@ -9,15 +9,13 @@ from typing import Any
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import MAX_IMAGE, VisionTower, image_config, pixel_limits, vision_fields
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import biases
 from convert.architectures.qwen3 import ROWS
 from convert.gguf_field import Field
-
-CLASSES = ("Qwen3VLForConditionalGeneration",)
-VISION, RENAMES = "visual.", qwen.RENAMES
 
 GRAPH = Graph("qwen3vl", rotary=Rotary(theta=500000.0))
 
@@ -124,3 +122,14 @@ def _deep_rows(layers: Sequence[int]) -> Iterator[TensorRule]:
             (f"{names}.linear_fc2.weight", f"{target}.fc2.weight", ("text", "merged")),
         )
         yield from (*weights, *biases(weights))
+
+
+FAMILY = Family(
+    name="qwen3_vl",
+    title="Qwen3-VL",
+    classes=("Qwen3VLForConditionalGeneration",),
+    text=text,
+    vision=vision,
+    vision_prefix=("visual.",),
+    renames=qwen.RENAMES,
+)
