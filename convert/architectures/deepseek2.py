@@ -79,7 +79,7 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     config.require("mlp_layer_types", ["dense"] * dense + ["sparse"] * (decoder.layers - dense))
     groups, notes = _groups(config, experts.count)
     moe = (*ROUTER, *EXPERTS, *SHARED, *((CORRECTION,) if kind is not V2 else ()))
-    wanted = (
+    tensors = (
         *expand(MLP, decoder.sizes, layers=range(dense)),
         *expand(moe, decoder.sizes, layers=range(dense, decoder.layers)),
         *_keys_and_values(decoder),
@@ -95,7 +95,7 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         Field.uint32("deepseek2.expert_gating_func", GATING[kind["scoring_func"]]),
         *groups,
     ]
-    return decoder_spec(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=drafts(decoder), notes=notes))
+    return decoder_spec(decoder, rows, fields, extra=Extra(tensors=tensors, left_out=drafts(decoder), notes=notes))
 
 
 def _sized(decoder: Decoder, shared: int) -> Decoder:
@@ -150,11 +150,11 @@ def _keys_and_values(decoder: Decoder) -> Iterator[SourceTensor]:
         return heads_apart(weight)[:, plain:]
 
     for i in range(decoder.layers):
-        targets = (
+        outputs = (
             OutputTensor(f"blk.{i}.attn_k_b.weight", (heads, latent, plain), key),
             OutputTensor(f"blk.{i}.attn_v_b.weight", (heads, value, latent), values),
         )
-        yield SourceTensor(f"model.layers.{i}.self_attn.kv_b_proj.weight", (heads * (plain + value), latent), targets)
+        yield SourceTensor(f"model.layers.{i}.self_attn.kv_b_proj.weight", (heads * (plain + value), latent), outputs)
 
 
 def _groups(config: Config, experts: int) -> tuple[list[Field], list[str]]:

@@ -23,7 +23,7 @@ GRAPH = Graph(
     windowed=True,
     tied=True,
 )
-DEFAULTS = {  # transformers' own, which the text configs of models that see leave out
+DEFAULTS = {  # transformers' own, which the text configs of models with vision leave out
     "vocab_size": 262208,
     "hidden_size": 2304,
     "intermediate_size": 9216,

@@ -1,4 +1,4 @@
-"""Gemma 3 with eyes: Gemma 3's text, SigLIP over square images, squares of 4 x 4 patches averaged into a token."""
+"""Gemma 3 with vision: Gemma 3's text, SigLIP over square images, squares of 4 x 4 patches averaged into a token."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphS
 
 FAMILY = Family(
     name="gemma3_vision",
-    title="Gemma 3 with eyes",
+    title="Gemma 3 with vision",
     classes=("Gemma3ForConditionalGeneration",),
     text=text,
     vision=vision,

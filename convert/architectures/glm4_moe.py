@@ -46,11 +46,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         Field.float32("glm4moe.expert_weights_scale", config.number("routed_scaling_factor")),
         Field.boolean("glm4moe.expert_weights_norm", config.flag("norm_topk_prob")),
     ]
-    wanted = (
+    tensors = (
         *expand(MLP, decoder.sizes, layers=range(dense)),
         *expand(MOE, decoder.sizes, layers=range(dense, decoder.layers)),
     )
-    return decoder_spec(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=drafts(decoder)))
+    return decoder_spec(decoder, rows, fields, extra=Extra(tensors=tensors, left_out=drafts(decoder)))
 
 
 FAMILY = Family(

@@ -9,6 +9,7 @@ from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
+from convert.architectures._roles import TensorRole
 from convert.architectures._rope import Rotary, longrope_original
 from convert.architectures._rows import ENDS, MLP, NORMS, OUTPUT, B, L
 from convert.gguf_field import Field
@@ -16,7 +17,7 @@ from convert.gguf_field import Field
 GRAPH = Graph("phi3", default_epsilon=1e-5, rotary=Rotary(("longrope",), partial=1.0), square=True)
 FUSED: tuple[TensorRule, ...] = (
     (f"{L}.self_attn.qkv_proj.weight", f"{B}.attn_qkv.weight", ("q+kv+kv", "hidden")),
-    (f"{L}.mlp.gate_up_proj.weight", f"{B}.ffn_up.weight", ("ffn+ffn", "hidden")),
+    (f"{L}.mlp.gate_up_proj.weight", f"{B}.ffn_up.weight", ("ffn+ffn", "hidden"), TensorRole.GATE_UP),
 )
 DOWN = MLP[2:]
 

@@ -68,8 +68,8 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphS
     ]
     root.finish()
     sizes = {"width": tower.width, "ffn": tower.ffn, "merged": tower.width * 4, "text": tower.text_width}
-    wanted = (qwen.patch_embedding(tower.width, tower.patch), *expand(TOWER, sizes, layers=tower.layers))
-    return GraphSpec("clip", tuple(fields), wanted, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
+    tensors = (qwen.patch_embedding(tower.width, tower.patch), *expand(TOWER, sizes, layers=tower.layers))
+    return GraphSpec("clip", tuple(fields), tensors, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
 
 
 def _full_attention_every(config: Config) -> int:

@@ -65,8 +65,8 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphS
     fields = [*vision_fields(tower, images), Field.uint32("clip.vision.spatial_merge_size", 2), *limits]
     root.finish()
     sizes = {"width": width, "ffn": tower.ffn, "merged": width * 4, "text": tower.text_width}
-    wanted = (qwen.patch_embedding(width, tower.patch), *expand(TOWER, sizes, layers=tower.layers))
-    return GraphSpec("clip", tuple(fields), wanted, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
+    tensors = (qwen.patch_embedding(width, tower.patch), *expand(TOWER, sizes, layers=tower.layers))
+    return GraphSpec("clip", tuple(fields), tensors, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
 
 
 FAMILY = Family(

@@ -89,8 +89,8 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphS
     sizes = {"width": tower.width, "ffn": tower.ffn, "merged": tower.width * 4, "text": tower.text_width}
     sizes["positions"] = _side(config) ** 2
     rows = [*TOWER, *_deep_rows(deep)]
-    wanted = (qwen.patch_embedding(tower.width, tower.patch), *expand(rows, sizes, layers=tower.layers))
-    return GraphSpec("clip", tuple(fields), wanted, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
+    tensors = (qwen.patch_embedding(tower.width, tower.patch), *expand(rows, sizes, layers=tower.layers))
+    return GraphSpec("clip", tuple(fields), tensors, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
 
 
 def _side(config: Config) -> int:

@@ -35,8 +35,8 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     if config.flag("use_qkv_bias"):
         rows += biases(QKV)
     fields = [Field.boolean("stablelm.use_parallel_residual", parallel)]
-    wanted = _head_norms(decoder) if config.flag("qk_layernorm") else ()
-    return decoder_spec(decoder, rows, fields, extra=Extra(wanted=wanted))
+    tensors = _head_norms(decoder) if config.flag("qk_layernorm") else ()
+    return decoder_spec(decoder, rows, fields, extra=Extra(tensors=tensors))
 
 
 def _head_norms(decoder: Decoder) -> Iterator[SourceTensor]:
