@@ -28,10 +28,10 @@ from convert.formats.compressed.folder import canonical
 from convert.formats.compressed.fp8_stage import STAGE as fp8
 from convert.formats.compressed.gptq_stage import STAGE as gptq
 from convert.progress import Silent
-from quantize.gptq import LINEAR
 from tests import processes, tiny
 from tests.fixtures_gptq import (
     ENVIRONMENT,
+    LINEAR,
     NANO,
     STAGES,
     edit_config,

@@ -32,7 +32,8 @@ class Family:
     vision: Callable[[Values, Values], GraphSpec] | None = None  # (config, preprocessor) -> the mmproj file
     vision_prefix: tuple[str, ...] = ()  # how the names of its vision tensors start
     renames: tuple[tuple[str, str], ...] = ()  # other writers' beginnings of tensor names -> those of its tables
-    graphs: str = ""  # how it is cut into graphs, where that is its own way; see `graph_cut`
+    graphs: str = ""  # how it is cut into graphs, where that is its own; see `graph_cut`
+    tested: tuple[str, ...] = ()  # stages that a test runs on it, of those that take most families: for their notes
 
     @property
     def has_vision(self) -> bool:

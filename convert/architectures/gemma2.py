@@ -59,4 +59,5 @@ FAMILY = Family(
     title="Gemma 2",
     classes=("Gemma2ForCausalLM",),
     text=text,
+    tested=("onnx",),
 )

@@ -65,4 +65,5 @@ FAMILY = Family(
     title="Llama and what has its layers (Mistral, TinyLlama, Yi, SmolLM …)",
     classes=("LlamaForCausalLM", "MistralForCausalLM"),
     text=text,
+    tested=("gptq", "onnx"),
 )

@@ -48,4 +48,5 @@ FAMILY = Family(
     title="Phi-3, 3.5 and 4",
     classes=("Phi3ForCausalLM",),
     text=text,
+    tested=("gptq", "awq", "onnx"),
 )

@@ -25,4 +25,5 @@ FAMILY = Family(
     title="Qwen2 and Qwen2.5",
     classes=("Qwen2ForCausalLM",),
     text=text,
+    tested=("gptq", "onnx"),
 )

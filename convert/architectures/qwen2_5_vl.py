@@ -93,4 +93,5 @@ FAMILY = Family(
     vision_prefix=("visual.",),
     renames=qwen.RENAMES,
     graphs="qwen2_5_vl",
+    tested=("gptq", "awq", "onnx"),
 )

@@ -28,4 +28,5 @@ FAMILY = Family(
     title="Qwen3",
     classes=("Qwen3ForCausalLM",),
     text=text,
+    tested=("gptq", "onnx"),
 )

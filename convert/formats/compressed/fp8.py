@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.bundle import Artifact
 from convert.errors import InputError
-from convert.formats.compressed.folder import Layout, Wanted, as_stored, spelled, values, write_shards
+from convert.formats.compressed.folder import Layout, Wanted, as_stored, values, write_shards
 from quantize import fp8
 
 FLOATS = ("BF16", "F16", "F32")
@@ -25,13 +25,13 @@ class Fp8Layout(Layout):
         for name, tensor in self.checkpoint.tensors.items():
             module, _, suffix = name.rpartition(".")
             if module not in taken or suffix != "weight":
-                yield Wanted(spelled(name, self.sees), tensor.dtype, tensor.shape, "", name)
+                yield Wanted(self.spelled(name), tensor.dtype, tensor.shape, "", name)
                 continue
-            for part, (dtype, shape) in fp8.packed(tensor.shape, tensor.dtype).items():
-                yield Wanted(spelled(f"{module}.{part}", self.sees), dtype, shape, module, name)
+            for word, (dtype, shape) in fp8.packed(tensor.shape, tensor.dtype).items():
+                yield Wanted(self.spelled(f"{module}.{word}", name), dtype, shape, module, name)
 
     def check(self) -> None:
-        """Raise InputError for a model without layers that are known, and for one that is quantized already."""
+        """Raise ConvertError for a model whose layers are of another kind, and for one that is quantized already."""
         self.check_layers()
         for module in self.decision.quantized:
             tensor = self.checkpoint.tensors[f"{module}.weight"]
