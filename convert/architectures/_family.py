@@ -11,7 +11,7 @@ from typing import Any
 
 from convert.architectures._config import names_only
 from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor
-from convert.architectures._roles import LINEARS, VISION, TensorRole
+from convert.architectures._roles import LINEARS, TRAITS, VISION, TensorRole
 from convert.errors import ConvertError
 
 Values = Mapping[str, Any]
@@ -122,6 +122,11 @@ class Roles:
     def transposed(self) -> list[str]:
         """Those of the linears that are stored (in, out), as transformers' Conv1D has them."""
         return [name for name in self.linears if any(output.transposed for output in self.tensors[name].outputs)]
+
+    def beyond(self, allowed: Collection[TensorRole]) -> list[str]:
+        """What the model has whose roles are not all `allowed`, in words: ["experts", "a shared expert"]."""
+        strange = self.present - frozenset(allowed)
+        return [words for words, roles in TRAITS if roles & strange]
 
     @property
     def vision(self) -> list[str]:

@@ -57,6 +57,18 @@ SHARED_EXPERT = frozenset({R.SHARED_ROUTER, R.SHARED_GATE, R.SHARED_UP, R.SHARED
 LINEARS = ATTENTION | MLP | EXPERTS | (SHARED_EXPERT - {R.SHARED_ROUTER})
 """The matrices of decoder layers that can be quantized."""
 VISION = frozenset({R.TOWER, R.PROJECTOR})
+DENSE = ATTENTION | MLP | {R.NORM, R.ATTENTION_NORM, R.MLP_NORM, R.EMBEDDING, R.HEAD}
+"""All that a plain decoder has: layers of attention and an MLP, norms, an embedding, a head."""
+TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has besides, in words
+    ("a table of positions", frozenset({R.POSITIONS})),
+    ("latent attention", frozenset({R.LATENT})),
+    ("attention sinks", frozenset({R.SINKS})),
+    ("experts", EXPERTS | {R.ROUTER}),
+    ("a shared expert", SHARED_EXPERT),
+    ("a state space", frozenset({R.STATE_SPACE})),
+    ("convolutions", frozenset({R.CONVOLUTION})),
+    ("a vision tower", VISION),
+)
 
 # gguf-py, constants.py, TENSOR_NAMES, without "blk.N." and the suffix
 BY_GGUF_NAME: Mapping[str, TensorRole] = {

@@ -139,7 +139,7 @@ def _tiles(images: Config) -> list[Field]:
 
 FAMILY = Family(
     name="internvl",
-    title="InternVL 3, as transformers has it",
+    title="InternVL 3",
     classes=("InternVLForConditionalGeneration",),
     text=text,
     vision=vision,

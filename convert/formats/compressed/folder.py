@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from convert import architectures
-from convert.architectures import VISION, Roles, TensorRole
+from convert.architectures import DENSE, VISION, Roles, TensorRole
 from convert.bundle import Artifact
 from convert.errors import InputError, Problem, StageError, raise_all
 from convert.files import write_text
@@ -55,14 +55,7 @@ def canonical(name: str) -> str:
 IN_TEXT = re.compile(r"^model\.(?=layers\.|norm\.|embed_tokens\.)")  # of `canonical` names
 NOT_MATRICES = (TensorRole.EMBEDDING, TensorRole.POSITIONS)  # tables that rows are looked up in
 SCALED_BY_AWQ = (TensorRole.ATTENTION_NORM, TensorRole.MLP_NORM)  # take the factors of the columns behind them
-DENSE = frozenset(
-    {
-        *(TensorRole.Q, TensorRole.K, TensorRole.V, TensorRole.QKV, TensorRole.O, TensorRole.SINKS),
-        *(TensorRole.GATE, TensorRole.UP, TensorRole.GATE_UP, TensorRole.DOWN),
-        *(TensorRole.NORM, TensorRole.ATTENTION_NORM, TensorRole.MLP_NORM),
-        *(TensorRole.EMBEDDING, TensorRole.POSITIONS, TensorRole.HEAD, TensorRole.TOWER, TensorRole.PROJECTOR),
-    }
-)
+SUPPORTED = DENSE | VISION | {TensorRole.POSITIONS}
 """Roles of a model that can be quantized here: of its layers, attention and MLP are, all else stays as it is."""
 
 
@@ -187,13 +180,18 @@ class Layout:
 
     def misfits(self) -> Iterator[Problem]:
         """What of the layers cannot be quantized here, by the roles of the tensors."""
-        where, roles = self.roles.family.title, self.roles
-        if strange := [role.value for role in TensorRole if role in roles.present - DENSE]:
-            wanted = "attention and MLP alone; GGUF has types for these"
-            yield Problem(where, f"has layers with {', '.join(strange)}, which are not quantized here", wanted)
+        where, title, roles = self.scheme.method, self.roles.family.title, self.roles
+        strange = [name for name in roles.unknown if len(self.checkpoint.tensors[name].shape) > 1]
+        if found := roles.beyond(SUPPORTED):
+            got = f"{title} has {' and '.join(found)}, and only attention and MLP are quantized here"
+            yield Problem(where, got, "a dense model", "the gguf stage knows this family")
         elif roles.transposed:
             got = f"{roles.transposed[0]} is stored with inputs before outputs"
-            yield Problem(where, got, "weights of torch.nn.Linear, which is what readers of these formats replace")
+            yield Problem(
+                where, got, "weights of torch.nn.Linear, which readers replace", "the gguf stage knows this family"
+            )
+        elif strange:
+            yield Problem(where, f"unknown tensor {listed(strange)}", f"the tensors of {title}")
         elif not self.decision.quantized:
             yield Problem(str(self.checkpoint.folder), "has no tensors of decoder layers", "q_proj, …")
 
