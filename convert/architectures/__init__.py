@@ -21,6 +21,7 @@ from convert.architectures._family import Roles as Roles
 from convert.architectures._roles import DENSE as DENSE
 from convert.architectures._roles import VISION as VISION
 from convert.architectures._roles import TensorRole as TensorRole
+from convert.architectures._roles import in_words as in_words
 from convert.errors import InputError
 from convert.source.untrusted import shown
 

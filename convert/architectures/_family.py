@@ -18,6 +18,7 @@ Values = Mapping[str, Any]
 
 TEXT_GRAPH = "decoder"
 """The one graph of a text model: token ids and the cache in, logits and the longer cache out."""
+USUAL_LAYERS = 8  # more than there are dense ones before the first experts
 BLOCK = re.compile(r"^blk\.(\d+)\.")
 
 
@@ -32,18 +33,13 @@ class Family:
     vision: Callable[[Values, Values], GraphSpec] | None = None  # (config, preprocessor) -> the mmproj file
     vision_prefix: tuple[str, ...] = ()  # how the names of its vision tensors start
     renames: tuple[tuple[str, str], ...] = ()  # other writers' beginnings of tensor names -> those of its tables
-    graphs: str = ""  # how it is cut into graphs, where that is its own; see `graph_cut`
+    graphs: str = TEXT_GRAPH  # how it is cut into graphs (ONNX, TensorRT): this, a word of its own, or empty: not known
     tested: tuple[str, ...] = ()  # stages that a test runs on it, of those that take most families: for their notes
 
     @property
     def has_vision(self) -> bool:
         """Whether its models take images."""
         return self.vision is not None
-
-    @property
-    def graph_cut(self) -> str:
-        """How its models are cut into graphs (ONNX, TensorRT): "decoder", a word of its own, or empty: not known."""
-        return self.graphs or ("" if self.has_vision else TEXT_GRAPH)
 
     def own_name(self, name: str) -> str:
         """A checkpoint tensor's name as the family's tables have it: the first beginning that applies is replaced."""
@@ -58,9 +54,9 @@ class Family:
 
         What llama.cpp cannot compute has roles too. Raises ConvertError for a config that no table can be made of.
         """
-        specs = [_named(self.text, config)]
+        specs = [_spec(self.text, config)]
         if self.vision is not None:
-            specs.append(_named(self.vision, config, {}))
+            specs.append(_spec(self.vision, config, {}))
         known = {tensor.source: tensor for spec in specs for tensor in spec.tensors}
         rules = [rule for spec in specs for rule in spec.left_out]
         own = {name: self.own_name(name) for name in names}
@@ -70,8 +66,16 @@ class Family:
         unknown = tuple(name for name, (taken, _) in rest.items() if not taken and not self.is_vision(name))
         return Roles(self, tensors, {name: role for name, role in others.items() if role}, unknown)
 
+    def usual_roles(self) -> Roles:
+        """The roles of a model whose config says no more than its class: what the family's tables always have."""
+        layers = {"num_hidden_layers": USUAL_LAYERS}
+        config = {"architectures": [self.classes[0]], "text_config": layers, **layers}
+        with names_only():
+            specs = [self.text(config), *([self.vision(config, {})] if self.vision else [])]
+        return Roles(self, {tensor.source: tensor for spec in specs for tensor in spec.tensors}, {}, ())
 
-def _named(make: Callable[..., GraphSpec], *configs: Values) -> GraphSpec:
+
+def _spec(make: Callable[..., GraphSpec], *configs: Values) -> GraphSpec:
     """The spec of these configs; where llama.cpp cannot take one, a spec whose names alone are right."""
     try:
         return make(*configs)
@@ -127,6 +131,11 @@ class Roles:
         """What the model has whose roles are not all `allowed`, in words: ["experts", "a shared expert"]."""
         strange = self.present - frozenset(allowed)
         return [words for words, roles in TRAITS if roles & strange]
+
+    def __str__(self) -> str:
+        """The roles of the layers' matrices: "28 x (q, k, v, o, gate, up, down)"."""
+        kinds = (f"{count} x ({', '.join(role.value for role in roles)})" for roles, count in self.layers().items())
+        return ", ".join(kinds)
 
     @property
     def vision(self) -> list[str]:

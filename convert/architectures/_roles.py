@@ -8,7 +8,7 @@ what llama.cpp keeps fused under a plain name (Phi-3's and GLM's gate and up in 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 
@@ -120,6 +120,11 @@ FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a ch
 }
 _BLOCK = re.compile(r"^blk\.\d+\.")
 _SUFFIX = re.compile(r"\.(?:weight|bias)$")
+
+
+def in_words(traits: Sequence[str]) -> str:
+    """ "experts", "latent attention and experts", "latent attention, experts and a shared expert"."""
+    return " and ".join([*([", ".join(traits[:-1])] if traits[1:] else []), *traits[-1:]])
 
 
 def role_of(gguf_names: Iterable[str]) -> TensorRole:

@@ -96,4 +96,5 @@ FAMILY = Family(
     title="Falcon",
     classes=("FalconForCausalLM",),
     text=text,
+    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
 )

@@ -145,4 +145,5 @@ FAMILY = Family(
     vision=vision,
     vision_prefix=("vision.", "multi_modal_projector."),
     renames=RENAMES,
+    graphs="",
 )

@@ -132,4 +132,5 @@ FAMILY = Family(
     vision=vision,
     vision_prefix=("visual.",),
     renames=qwen.RENAMES,
+    graphs="",
 )

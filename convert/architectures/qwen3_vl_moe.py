@@ -51,4 +51,5 @@ FAMILY = Family(
     vision=qwen3_vl.vision,
     vision_prefix=("visual.",),
     renames=qwen.RENAMES,
+    graphs="",
 )

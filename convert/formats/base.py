@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from convert.bundle import Artifact, Bundle, Role
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts, TensorError
     from convert.source.checkpoint import Checkpoint
 
@@ -155,6 +156,8 @@ class Format:
     previews: Callable[[Sample], Iterable[Asked]] = lambda sample: ()  # for `convert inspect CHECKPOINT`
     tensor_errors: Callable[[Path, Path, int], Iterable[TensorError]] = lambda path, source, values: ()
     magic: bytes = b""  # the first bytes of its files, where they say what they are
+    # as `supports`, of what a family's models usually have: for `convert families`
+    supports_family: Callable[[Family], Support] = lambda family: Support(("it does not say",))
     takes_projector: bool = False  # `recognize` takes one beside the model
     wanted: str = ""  # what `recognize` takes, in words: "a GGUF file"
     release: Callable[[Output, Path], Release] = lambda output, folder: plain_release(

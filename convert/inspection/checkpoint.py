@@ -104,6 +104,7 @@ class CheckpointInspection:
     model_type: str
     classes: tuple[str, ...]
     shape: Shape
+    roles: str  # what the matrices of its layers are for, and how many layers have these; empty without a family
     parameters: Parameters | None
     tokenizer: Tokenizer | None
     chat_templates: Mapping[str, int]  # name -> characters
@@ -134,6 +135,7 @@ class CheckpointInspection:
         yield "parameters", _parameters(self.parameters, shape)
         heads = f"{shape.heads} heads" + (f", {shape.kv_heads} for keys and values" if shape.kv_heads else "")
         yield "layers", _listed(shape.layers, shape.hidden and f"of {shape.hidden:,} values", shape.heads and heads)
+        yield "matrices", self.roles
         yield "context", f"{shape.context:,} tokens" if shape.context else ""
         yield "vocabulary", _vocabulary(self.tokenizer, shape)
         templates = (f"{plain(name)} ({count:,} characters)" for name, count in self.chat_templates.items())
@@ -219,6 +221,7 @@ def inspect_checkpoint(options: SourceOptions) -> tuple[CheckpointInspection, Bu
             model_type=str(config.get("model_type") or ""),
             classes=_texts(config.get("architectures")),
             shape=about.shape,
+            roles=about.roles([t.name for t in tensors]),
             parameters=about.parameters(tensors) if weights else None,
             tokenizer=about.tokenizer(),
             chat_templates={name: len(text) for name, text in about.companions.chat_templates.items()},
@@ -265,6 +268,11 @@ class _About:
             return self.family.text(self.config) if self.family else None
         except ConvertError:
             return None
+
+    def roles(self, names: Sequence[str]) -> str:
+        """What the matrices of its layers are for."""
+        found = self.attempt(partial(self.family.roles, self.config, names)) if self.family and names else None
+        return str(found) if found else ""
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer as a GGUF file would have it."""

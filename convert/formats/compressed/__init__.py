@@ -11,6 +11,7 @@ from convert.bundle import Bundle, Role
 from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, Sample, Support, parts_of
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts
     from convert.source.checkpoint import Checkpoint
 
@@ -33,6 +34,13 @@ def supports(checkpoint: Checkpoint) -> Support:
     from convert.formats.compressed.supports import supports
 
     return supports(checkpoint)
+
+
+def supports_family(family: Family) -> Support:
+    """The same, by what the family's models usually have."""
+    from convert.formats.compressed.supports import supports_family
+
+    return supports_family(family)
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:
@@ -69,6 +77,7 @@ FORMAT = Format(
     },
     outputs=outputs,
     supports=supports,
+    supports_family=supports_family,
     inspect=inspect,
     recognize=recognize,
     previews=previews,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from convert import architectures
-from convert.architectures import DENSE, VISION, Roles, TensorRole
+from convert.architectures import DENSE, VISION, Roles, TensorRole, in_words
 from convert.bundle import Artifact
 from convert.errors import InputError, Problem, StageError, raise_all
 from convert.files import write_text
@@ -180,20 +180,25 @@ class Layout:
 
     def misfits(self) -> Iterator[Problem]:
         """What of the layers cannot be quantized here, by the roles of the tensors."""
-        where, title, roles = self.scheme.method, self.roles.family.title, self.roles
-        strange = [name for name in roles.unknown if len(self.checkpoint.tensors[name].shape) > 1]
-        if found := roles.beyond(SUPPORTED):
-            got = f"{title} has {' and '.join(found)}, and only attention and MLP are quantized here"
-            yield Problem(where, got, "a dense model", "the gguf stage knows this family")
-        elif roles.transposed:
-            got = f"{roles.transposed[0]} is stored with inputs before outputs"
-            yield Problem(
-                where, got, "weights of torch.nn.Linear, which readers replace", "the gguf stage knows this family"
-            )
-        elif strange:
-            yield Problem(where, f"unknown tensor {listed(strange)}", f"the tensors of {title}")
-        elif not self.decision.quantized:
-            yield Problem(str(self.checkpoint.folder), "has no tensors of decoder layers", "q_proj, …")
+        found = list(role_misfits(self.roles, self.scheme.method))
+        yield from found
+        strange = [name for name in self.roles.unknown if len(self.checkpoint.tensors[name].shape) > 1]
+        if strange and not found:
+            got = f"unknown tensor {listed(strange)}"
+            yield Problem(self.scheme.method, got, f"the tensors of {self.roles.family.title}")
+
+
+def role_misfits(roles: Roles, where: str) -> Iterator[Problem]:
+    """What of a model with these roles cannot be quantized here."""
+    title, remedy = roles.family.title, "the gguf stage knows this family"
+    if found := roles.beyond(SUPPORTED):
+        got = f"{title} has {in_words(found)}, and only attention and MLP are quantized here"
+        yield Problem(where, got, "a dense model", remedy)
+    elif roles.transposed:
+        got = f"{roles.transposed[0]} is stored with inputs before outputs"
+        yield Problem(where, got, "weights of torch.nn.Linear, which readers replace", remedy)
+    elif not roles.linears:
+        yield Problem(where, f"no tensor of {title}'s layers is there", "q_proj, …", "download the model again")
 
 
 # ---- from what was made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from convert.architectures import Family
 from convert.errors import ConvertError, Problem
 from convert.formats.base import Support
 from convert.source.checkpoint import Checkpoint
@@ -23,6 +24,14 @@ def supports(checkpoint: Checkpoint) -> Support:
     except ConvertError as error:
         return Support(tuple(map(str, error.problems)))
     return Support()
+
+
+def supports_family(family: Family) -> Support:
+    """Yes where its models usually are dense decoders."""
+    from convert.formats.compressed.folder import role_misfits
+    from convert.formats.compressed.scheme import FP8
+
+    return Support(tuple(map(str, role_misfits(family.usual_roles(), FP8.method))))
 
 
 def misfits(layout: Layout) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convert import architectures
-from convert.architectures import DENSE, TEXT_GRAPH, VISION, Family
+from convert.architectures import DENSE, TEXT_GRAPH, VISION, Family, Roles, in_words
 from convert.errors import ConvertError, InputError, Problem, raise_all
 from convert.formats.base import Support
 from convert.source.checkpoint import Checkpoint, read_config
@@ -43,6 +43,11 @@ def supports(checkpoint: Checkpoint) -> Support:
     return Support()
 
 
+def supports_family(family: Family) -> Support:
+    """Yes where a graph is known for the tensors that its models usually have."""
+    return Support(tuple(map(str, _misfits(family, family.usual_roles()))))
+
+
 def read_kind(home: Path, tensors: Collection[str]) -> ModelKind:
     """What the checkpoint in `home` is to the exporter; `tensors` are the names of its tensors.
 
@@ -52,13 +57,13 @@ def read_kind(home: Path, tensors: Collection[str]) -> ModelKind:
     raw = read_config(home)
     family = _family(raw)
     if family:
-        raise_all(list(_misfits(family, raw, tensors)))
+        raise_all(list(_misfits(family, family.roles(raw, tensors))))
     _check_layers(config, family)
     notes: tuple[str, ...] = ()
     if family is None or STAGE not in family.tested:
         kind = config.model_type
         notes = (f"'{kind}' is exported as any decoder of text; no test covers it: let a validate stage look at it",)
-    return ModelKind(config, family.graph_cut if family else TEXT_GRAPH, notes)
+    return ModelKind(config, family.graphs if family else TEXT_GRAPH, notes)
 
 
 def _family(raw: Mapping[str, Any]) -> Family | None:
@@ -68,13 +73,14 @@ def _family(raw: Mapping[str, Any]) -> Family | None:
         return None
 
 
-def _misfits(family: Family, raw: Mapping[str, Any], tensors: Collection[str]) -> Iterator[Problem]:
+def _misfits(family: Family, roles: Roles) -> Iterator[Problem]:
     """What of the model has no graph, by what its tensors are for."""
-    if not family.graph_cut:
-        remedy = "the gguf stage writes its projector" if family.has_vision else ""
-        yield Problem(STAGE, f"{family.title}: no graph is known for its vision tower", "a decoder of text", remedy)
-    elif strange := family.roles(raw, tensors).beyond(DENSE | VISION):
-        got = f"{family.title} has {' and '.join(strange)}: no graph is known for that"
+    if not family.graphs:
+        what = "vision tower" if family.has_vision else "attention"
+        got = f"{family.title}: no graph is known for its {what}"
+        yield Problem(STAGE, got, "a decoder of text with rotary positions", "the gguf stage knows this family")
+    elif strange := roles.beyond(DENSE | VISION):
+        got = f"{family.title} has {in_words(strange)}: no graph is known for that"
         yield Problem(STAGE, got, "attention with rotary positions, and an MLP", "the gguf stage knows this family")
 
 
@@ -120,7 +126,7 @@ def _check_layers(config: Any, family: Family | None) -> None:
     kind, text = config.model_type, config.get_text_config()
     where = "config.json"
     has_vision = kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    own_graphs = family is not None and family.graph_cut != TEXT_GRAPH
+    own_graphs = family is not None and family.graphs != TEXT_GRAPH
     if not own_graphs and (has_vision or kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         raise InputError(where, f"model type '{kind}' is not exported to ONNX", "a decoder of text")
     if not hasattr(type(text)(), "num_key_value_heads"):  # encoders, and decoders from before rotary positions

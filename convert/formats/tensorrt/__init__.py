@@ -11,6 +11,7 @@ from convert.errors import InputError
 from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, Sample, Support, parts_of
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts
     from convert.source.checkpoint import Checkpoint
 
@@ -32,6 +33,13 @@ def supports(checkpoint: Checkpoint) -> Support:
     from convert.formats.onnx.supports import supports
 
     return supports(checkpoint)
+
+
+def supports_family(family: Family) -> Support:
+    """The same, by what the family's models usually have."""
+    from convert.formats.onnx.supports import supports_family
+
+    return supports_family(family)
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:
@@ -65,6 +73,7 @@ FORMAT = Format(
     stages={"tensorrt": "convert.formats.tensorrt.stage:STAGE"},
     outputs=outputs,
     supports=supports,
+    supports_family=supports_family,
     inspect=inspect,
     recognize=recognize,
     previews=previews,

@@ -1,4 +1,4 @@
-"""One file per way to cut a model into graphs; convert/architectures/<family>.py says which one is a family's (`graphs`).
+"""One file per way to cut a model into graphs; `graphs` in convert/architectures/<family>.py says which is a family's.
 
 A module is called as that word and declares CUT = GraphCut(...); `_decoder.py` is the one graph of a text model.
 """
