@@ -21,6 +21,7 @@ from convert.source.checkpoint import open_checkpoint
 from tests import tiny
 from tests.architectures.test_families import CASES, VALUES_OF_STRANGERS
 from tests.fixtures_gptq import source_bundle
+from tests.parity.families import families
 
 ATTENTION = ({R.Q, R.K, R.V}, {R.QKV}, {R.LATENT})
 MLP = ({R.UP, R.DOWN}, {R.GATE_UP, R.DOWN}, {R.EXPERT_UP, R.EXPERT_DOWN}, {R.EXPERT_GATE_UP, R.EXPERT_DOWN})
@@ -90,7 +91,7 @@ def test_what_llama_cpp_cannot_compute_has_roles_and_is_quantized_all_the_same(t
 
 @pytest.mark.parametrize("name", architectures.names())
 def test_a_strangers_config_never_breaks_the_roles(name: str, tmp_path: Path) -> None:
-    folder = CASES[name].make(tmp_path / "Tiny")
+    folder = families()[name][0].make(tmp_path / "Tiny")
     checkpoint = open_checkpoint(folder)
     for key in [*checkpoint.config, None]:
         for value in VALUES_OF_STRANGERS:

@@ -77,7 +77,7 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         decoder = replace(decoder, notes=(*decoder.notes, EPSILON_NOTE))
     dense = config.size("first_k_dense_replace", most=decoder.layers, least=0)
     config.require("mlp_layer_types", ["dense"] * dense + ["sparse"] * (decoder.layers - dense))
-    groups, notes = _groups(config, experts.count)
+    groups, notes = _groups(config, experts.count, kind["scoring_func"])
     moe = (*ROUTER, *EXPERTS, *SHARED, *((CORRECTION,) if kind is not V2 else ()))
     tensors = (
         *expand(MLP, decoder.sizes, layers=range(dense)),
@@ -157,11 +157,11 @@ def _keys_and_values(decoder: Decoder) -> Iterator[SourceTensor]:
         yield SourceTensor(f"model.layers.{i}.self_attn.kv_b_proj.weight", (heads * (plain + value), latent), outputs)
 
 
-def _groups(config: Config, experts: int) -> tuple[list[Field], list[str]]:
+def _groups(config: Config, experts: int, scoring: str) -> tuple[list[Field], list[str]]:
     """How experts are chosen: fields, and a note where llama.cpp rates groups of them otherwise."""
-    method = config.word("topk_method", "greedy", METHODS[config.values["scoring_func"]])
+    method = config.word("topk_method", "greedy", METHODS[scoring])
     best = method == "group_limited_greedy"
-    if config.values["scoring_func"] == "softmax":
+    if scoring == "softmax":
         config.require("norm_topk_prob", False, "transformers' DeepSeek-V2 never normalizes")
     fields = [Field.boolean("deepseek2.expert_weights_norm", True)] if config.flag("norm_topk_prob") else []
     if not config.has("n_group"):
