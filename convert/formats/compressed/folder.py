@@ -60,7 +60,7 @@ SUPPORTED = DENSE | VISION | {TensorRole.POSITIONS}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FolderTensor:
     """A tensor of the finished folder. `module` is that of a quantized matrix, empty for a tensor that is kept."""
 
     name: str
@@ -135,19 +135,19 @@ class Layout:
         return gptq.decide(self.matrices, {name.removesuffix(".weight") for name in self.roles.linears})
 
     @cached_property
-    def wanted(self) -> tuple[Wanted, ...]:
+    def tensors(self) -> tuple[FolderTensor, ...]:
         """Every tensor of the folder, in the source's order."""
-        return tuple(self._wanted())
+        return tuple(self._tensors())
 
-    def _wanted(self) -> Iterator[Wanted]:
+    def _tensors(self) -> Iterator[FolderTensor]:
         taken = set(self.decision.quantized)
         for name, tensor in self.checkpoint.tensors.items():
             module, _, suffix = name.rpartition(".")
             if module not in taken:
-                yield Wanted(self.spelled(name), tensor.dtype, tensor.shape, "", name)
+                yield FolderTensor(self.spelled(name), tensor.dtype, tensor.shape, "", name)
             elif suffix == "weight":
                 for word, (dtype, shape) in self._packed(module).items():
-                    yield Wanted(self.spelled(f"{module}.{word}", name), dtype, shape, module, name)
+                    yield FolderTensor(self.spelled(f"{module}.{word}", name), dtype, shape, module, name)
 
     def _packed(self, module: str) -> dict[str, Spec]:
         bias = f"{module}.bias" in self.checkpoint.tensors
@@ -157,14 +157,14 @@ class Layout:
         return packed
 
     @cached_property
-    def shards(self) -> dict[str, list[Wanted]]:
+    def shards(self) -> dict[str, list[FolderTensor]]:
         """File name -> its tensors."""
-        parts: list[list[Wanted]] = [[]]
-        for tensor in self.wanted:
-            if parts[-1] and sum(t.nbytes for t in parts[-1]) + tensor.nbytes > SHARD_BYTES:
-                parts.append([])
-            parts[-1].append(tensor)
-        return dict(zip(SAFETENSORS.names(len(parts)), parts, strict=True))
+        shards: list[list[FolderTensor]] = [[]]
+        for tensor in self.tensors:
+            if shards[-1] and sum(t.nbytes for t in shards[-1]) + tensor.nbytes > SHARD_BYTES:
+                shards.append([])
+            shards[-1].append(tensor)
+        return dict(zip(SAFETENSORS.names(len(shards)), shards, strict=True))
 
     def check(self) -> None:
         """Raise ConvertError for the first matrix that cannot be packed so, and for layers of another kind."""
@@ -235,14 +235,14 @@ def write_weights(out: Path, layout: Layout, tensors: Mapping[str, LazyTensor]) 
     return write_shards(out, layout, lambda tensor: _bytes(layout, tensor, made))
 
 
-def write_shards(out: Path, layout: Layout, data: Callable[[Wanted], np.ndarray]) -> tuple[Artifact, ...]:
+def write_shards(out: Path, layout: Layout, data: Callable[[FolderTensor], np.ndarray]) -> tuple[Artifact, ...]:
     """The layout's files in `out`, and their index where there are several; `data` gives a tensor's values."""
     artifacts = []
     for file, parts in layout.shards.items():
         specs = {t.name: (t.dtype, t.shape) for t in parts}
         artifacts.append(write(out / file, specs, (data(t).data for t in parts), {"format": "pt"}))
     if len(layout.shards) > 1:
-        total = sum(t.nbytes for t in layout.wanted)
+        total = sum(t.nbytes for t in layout.tensors)
         weight_map = {t.name: file for file, parts in layout.shards.items() for t in parts}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         artifacts.append(write_text(out / SAFETENSORS.index, json.dumps(index, indent=2), "json"))
@@ -250,17 +250,17 @@ def write_shards(out: Path, layout: Layout, data: Callable[[Wanted], np.ndarray]
 
 
 def _check_ledger(layout: Layout, made: Made) -> None:
-    lacking = [t.name for t in layout.wanted if t.module and not made.of(t.module, t.suffix)]
+    lacking = [t.name for t in layout.tensors if t.module and not made.of(t.module, t.suffix)]
     if lacking:
         raise StageError("gptqmodel", f"did not make {listed(lacking)}", "every quantized matrix")
-    for tensor in layout.wanted:
+    for tensor in layout.tensors:
         made.get(tensor.name)
     copies = {f"{layout.head}.weight"} if layout.checkpoint.config.get("tie_word_embeddings") else set()
     if more := [name for name in made.unused if name not in copies]:
         raise StageError("gptqmodel", f"made {listed(more)}", "only what the source has")
 
 
-def _bytes(layout: Layout, tensor: Wanted, made: Made) -> np.ndarray:
+def _bytes(layout: Layout, tensor: FolderTensor, made: Made) -> np.ndarray:
     if tensor.module:
         return _packed_bytes(layout.scheme, tensor, made)
     source = layout.checkpoint.tensors[tensor.source]
@@ -272,7 +272,7 @@ def _bytes(layout: Layout, tensor: Wanted, made: Made) -> np.ndarray:
     return np.ascontiguousarray(source.load())
 
 
-def _packed_bytes(scheme: Scheme, tensor: Wanted, made: Made) -> np.ndarray:
+def _packed_bytes(scheme: Scheme, tensor: FolderTensor, made: Made) -> np.ndarray:
     axis = scheme.layout.ROW_AXIS[tensor.suffix]
     parts = [
         as_stored(values(part), "F16") if tensor.dtype == "F16" else part.load()
