@@ -15,6 +15,7 @@ from convert.bundle import Artifact, Bundle, Role
 from validate.marks import Mark
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts, TensorError
     from convert.source.checkpoint import Checkpoint
 
@@ -150,6 +151,8 @@ class Format:
     tensor_errors: Callable[[Path, Path, int], Iterable[TensorError]] = lambda path, source, values: ()
     guesses: bool = False  # `recognize` tries files that nothing marks as its own: it is asked last
     magic: bytes = b""  # the first bytes of its files, where they say what they are
+    # as `supports`, of what a family's models usually have: for `convert families`
+    supports_family: Callable[[Family], Support] = lambda family: Support(("it does not say",))
     takes_projector: bool = False  # `recognize` takes one beside the model
     wanted: str = ""  # what `recognize` takes, in words: "a GGUF file"
     release: Callable[[Output, Path], Release] = lambda output, folder: plain_release(

@@ -56,6 +56,8 @@ def _keys(loading: Mapping[str, Any]) -> Iterator[str]:
 
 def _modules(model: Any, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
     loaded = {canonical(name): module for name, module in model.named_modules()}
+    base = f"{model.base_model_prefix}."  # which some checkpoints leave out: h.0.mlp of transformer.h.0.mlp
+    loaded = {**{name.removeprefix(base): module for name, module in loaded.items()}, **loaded}
     plain = [n for n in quantized if not _is_quantized(loaded.get(canonical(n)))]
     if plain:
         yield f"{len(plain)} quantized modules came back as plain ones: {listed(plain)}"

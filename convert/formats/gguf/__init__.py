@@ -12,6 +12,7 @@ from convert.formats.gguf.constants import MAGIC
 from validate.marks import Mark
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts, TensorError
     from convert.source.checkpoint import Checkpoint
 
@@ -34,6 +35,13 @@ def supports(checkpoint: Checkpoint) -> Support:
     from convert.formats.gguf.supports import supports
 
     return supports(checkpoint)
+
+
+def supports_family(family: Family) -> Support:
+    """The same, by what the family's models usually have."""
+    from convert.formats.gguf.supports import supports_family
+
+    return supports_family(family)
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:
@@ -71,6 +79,7 @@ FORMAT = Format(
     stages={"gguf": "convert.formats.gguf.stage:STAGE", "imatrix": "convert.formats.gguf.imatrix_stage:STAGE"},
     outputs=outputs,
     supports=supports,
+    supports_family=supports_family,
     inspect=inspect,
     recognize=recognize,
     magic=MAGIC,

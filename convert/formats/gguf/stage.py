@@ -1,4 +1,4 @@
-"""GGUF files for llama.cpp: the language model in any number of types, and the projector of a model that sees.
+"""GGUF files for llama.cpp: the language model in any number of types, and the projector of a model with vision.
 
 One pass over the checkpoint writes every file; nothing lies in between.
 """
@@ -240,7 +240,7 @@ def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:
 
 
 class GGUFStage(Stage[GGUFOptions]):
-    """GGUF files for llama.cpp: the language model in any number of types, and the projector of a model that sees."""
+    """GGUF files for llama.cpp: the language model in any number of types, and the projector of a model with vision."""
 
     NAME = "gguf"
     VERSION = 2

@@ -14,6 +14,7 @@ from convert.formats.base import SHARED, Asked, Format, Found, Kind, Output, Sam
 from validate.marks import Mark
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts
     from convert.source.checkpoint import Checkpoint
 
@@ -46,6 +47,13 @@ def supports(checkpoint: Checkpoint) -> Support:
     from convert.formats.onnx.supports import supports
 
     return supports(checkpoint)
+
+
+def supports_family(family: Family) -> Support:
+    """The same, by what the family's models usually have."""
+    from convert.formats.onnx.supports import supports_family
+
+    return supports_family(family)
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:
@@ -86,6 +94,7 @@ FORMAT = Format(
     stages={"onnx": "convert.formats.onnx.stage:STAGE"},
     outputs=outputs,
     supports=supports,
+    supports_family=supports_family,
     inspect=inspect,
     recognize=recognize,
     guesses=True,

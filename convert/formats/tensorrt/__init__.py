@@ -12,6 +12,7 @@ from convert.formats.base import Asked, Format, Found, Kind, Output, Sample, Sup
 from validate.marks import Mark
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts
     from convert.source.checkpoint import Checkpoint
 
@@ -34,6 +35,13 @@ def supports(checkpoint: Checkpoint) -> Support:
     from convert.formats.onnx.supports import supports
 
     return supports(checkpoint)
+
+
+def supports_family(family: Family) -> Support:
+    """The same, by what the family's models usually have."""
+    from convert.formats.onnx.supports import supports_family
+
+    return supports_family(family)
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:
@@ -67,6 +75,7 @@ FORMAT = Format(
     stages={"tensorrt": "convert.formats.tensorrt.stage:STAGE"},
     outputs=outputs,
     supports=supports,
+    supports_family=supports_family,
     inspect=inspect,
     recognize=recognize,
     previews=previews,
