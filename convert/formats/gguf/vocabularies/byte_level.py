@@ -38,11 +38,12 @@ def byte_level(companions: Companions, vocab_size: int, override: str | None) ->
         pre = pre_tokenizer_of_class(companions, override)
         merges = _merges_txt(companions)
     pieces: dict[int, Piece] = {}
+    added = companions.added_tokens
     for text, number in companions.token_ids.items():
-        if number in pieces and number not in companions.added_tokens:
+        if number in pieces and number not in added:
             raise InputError(where, f"id {number} is both {pieces[number].text!r} and {text!r}")
         pieces[number] = Piece(text)
-    for number, token in companions.added_tokens.items():
+    for number, token in added.items():
         pieces[number] = Piece(token["content"], type=added_type(token))
     return Vocabulary("gpt2", pre.name, padded(pieces, vocab_size, where), merges, notes=pre.notes)
 
@@ -73,8 +74,9 @@ def read_merges(merges: object, where: str) -> tuple[str, ...]:
         raise InputError(where, f"merges are {str(merges)[:40]!r}", "a list")
     lines = []
     for rank, merge in enumerate(merges):
-        pair = isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
-        line = " ".join(merge) if pair else merge
+        line = merge
+        if isinstance(merge, list) and len(merge) == 2 and isinstance(merge[0], str) and isinstance(merge[1], str):
+            line = f"{merge[0]} {merge[1]}"
         # one space, between two tokens; a space inside a token could not be told from it
         if not isinstance(line, str) or line.count(" ") != 1 or line[0] == " " or line[-1] == " ":
             raise InputError(where, f"merge {rank} is {str(merge)[:60]!r}", "two tokens without spaces")
