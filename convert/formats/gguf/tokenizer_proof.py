@@ -31,8 +31,8 @@ def prove_tokenizer(file: Path, fields: Sequence[Field], asked: Request | None, 
     """Raise StageError where llama.cpp encodes otherwise with `file`; `check` is "fail", or "warn" for a warning.
 
     `fields` are the file's metadata, `asked` what tokenizer_request.py makes of them. Where nothing can be compared, a
-    warning says why. A comparison of the same vocabularies by the same libraries that found no difference is not made
-    again (tokenizer_verdicts.py).
+    warning says why. A comparison that found no difference is not made again between the same vocabularies by the same
+    libraries (tokenizer_verdicts.py).
     """
     lacking = _lacking(asked)
     if lacking or asked is None:
@@ -40,7 +40,7 @@ def prove_tokenizer(file: Path, fields: Sequence[Field], asked: Request | None, 
         return
     described = replace(asked, file=str(file))
     key = verdicts.key(described, fields)
-    kept = verdicts.recall(key, len(described.texts))
+    kept = verdicts.recall(key, described, fields)
     result = kept or _ask(_Remembered(described, key))
     for limit, count in result.limits.items():
         progress.note(f"tokenizer: {count} of {result.total} strings differ by a known limit of llama.cpp: {limit}")

@@ -1,8 +1,8 @@
 """Proofs of tokenizers that found no difference, kept in the user's cache by all that decides them.
 
-A name is the hash of both vocabularies by content, the texts, the libraries that encode, and our code that compares. So
-a file under this name says what a comparison would find now; one that is damaged, or of another name, says nothing. What
-failed is not kept: it is compared again, and told again.
+A name is the hash of both vocabularies by content, the texts, the libraries that encode, and our code that compares: a
+file under this name says what a comparison would find now. One that is damaged, or holds another name, says nothing.
+What failed is not kept: it is compared again, and told again.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import json
-import os
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -20,18 +18,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from convert.files import replace_text
+from convert.files import cache_folder, replace_text
 from convert.formats.gguf.tokenizer_references import LIBRARIES, Request
 from convert.formats.gguf.tokenizer_worker import Result
 from convert.gguf_field import Field
+from convert.keys import version
 from validate.runtimes import _llama_api
 
+FOLDER = "tokenizers"  # of the cache
 MOST = 500  # verdicts that are kept, of some hundred bytes each
-
-
-def folder() -> Path:
-    """Where they are kept: $XDG_CACHE_HOME/convert/tokenizers, else under ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convert" / "tokenizers"
+BEFORE_BYTES = 1 << 20  # in a file, before its tokenizer: magic, numbers, the other metadata
 
 
 def key(asked: Request, fields: Sequence[Field]) -> str:
@@ -49,10 +45,13 @@ def key(asked: Request, fields: Sequence[Field]) -> str:
     return digest.hexdigest()
 
 
-def recall(key: str, texts: int) -> Result | None:
-    """The verdict on that many texts; None where it is not known, or what is kept is not one."""
+def recall(key: str, asked: Request, fields: Sequence[Field]) -> Result | None:
+    """The verdict; None where it is not known, what is kept is not one, or the file does not hold these fields."""
+    texts = len(asked.texts)
     try:
-        kept = json.loads((folder() / f"{key}.json").read_text(encoding="utf-8"))
+        if not _holds(Path(asked.file), fields):
+            return None
+        kept = json.loads((cache_folder() / FOLDER / f"{key}.json").read_text(encoding="utf-8"))
         limits = {str(limit): int(count) for limit, count in kept["limits"].items()}
         good = kept["key"] == key and kept["total"] == texts
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError):  # RuntimeError: no home folder
@@ -63,7 +62,7 @@ def recall(key: str, texts: int) -> Result | None:
 def keep(key: str, result: Result) -> None:
     """Keep a verdict without a difference; where the cache cannot be written, forget it."""
     with contextlib.suppress(OSError, RuntimeError):
-        place = folder()
+        place = cache_folder() / FOLDER
         if (place / f"{key}.json").exists():
             return
         place.mkdir(parents=True, exist_ok=True)
@@ -71,6 +70,13 @@ def keep(key: str, result: Result) -> None:
         oldest = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-MOST]
         for path in oldest:
             path.unlink(missing_ok=True)
+
+
+def _holds(file: Path, fields: Sequence[Field]) -> bool:
+    """Whether the file has the tokenizer's fields byte for byte, which is what the verdict is about."""
+    encoded = b"".join(field.encoded for field in fields if field.key.startswith("tokenizer."))
+    with open(file, "rb") as opened:
+        return encoded in opened.read(len(encoded) + BEFORE_BYTES)
 
 
 def _libraries(kind: str) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def _libraries(kind: str) -> dict[str, Any]:
         "llama.cpp": [status.st_size, status.st_mtime_ns] if status is not None else [],
         "unicode": unicodedata.unidata_version,
         "python": sys.version,
-        **{name: importlib.metadata.version(name) for name in ("xllamacpp", *LIBRARIES[kind])},
+        **{name: version(name) for name in ("xllamacpp", *LIBRARIES[kind])},
     }
 
 
