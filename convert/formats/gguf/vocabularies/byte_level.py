@@ -5,7 +5,7 @@ From tokenizer.json, or from vocab.json with merges.txt. Tokens are spelled in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from convert.errors import InputError
@@ -72,6 +72,8 @@ def read_merges(merges: object, where: str) -> tuple[str, ...]:
     """`left right` of every merge; tokenizer.json has them so, or as pairs. Rank is place."""
     if not isinstance(merges, list):
         raise InputError(where, f"merges are {str(merges)[:40]!r}", "a list")
+    if pairs := _good_pairs(merges):
+        return pairs
     lines = []
     for rank, merge in enumerate(merges):
         line = merge
@@ -82,6 +84,18 @@ def read_merges(merges: object, where: str) -> tuple[str, ...]:
             raise InputError(where, f"merge {rank} is {str(merge)[:60]!r}", "two tokens without spaces")
         lines.append(line)
     return tuple(lines)
+
+
+def _good_pairs(merges: Sequence[object]) -> tuple[str, ...]:
+    """The lines of merges that are all pairs without a space, seen at once; () where only a look at each can tell."""
+    if set(map(type, merges)) != {list} or set(map(len, merges)) != {2}:  # type: ignore[arg-type]  # all are lists
+        return ()
+    try:
+        lines = tuple(map(" ".join, merges))  # type: ignore[arg-type]
+    except TypeError:
+        return ()
+    text = "\n" + "\n".join(lines) + "\n"
+    return lines if text.count(" ") == len(lines) and "\n " not in text and " \n" not in text else ()
 
 
 def _merges_txt(companions: Companions) -> tuple[str, ...]:
