@@ -56,6 +56,7 @@ constraints: .venv/installed
 # About twenty minutes on two cores, and 25 GB of disk: LLAMA_CPP is a checkout with llama-quantize built in it; without one it says how to get it.
 bench: .venv/installed
 	$(BIN)/python -m tests.bench.encoders
+	$(BIN)/python -m tests.bench.fixed_cost
 	$(BIN)/python -m tests.bench.end_to_end $(if $(LLAMA_CPP),--peer $(LLAMA_CPP)) $(BENCH)
 
 # llama.cpp's own converter beside ours on every tiny checkpoint: LLAMA_CPP is a checkout of it; without one its sources

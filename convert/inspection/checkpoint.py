@@ -242,7 +242,7 @@ class _About:
     def __init__(self, folder: Path, config: Mapping[str, Any], bundle: Bundle, unread: list[str]) -> None:
         self.config, self.unread = config, unread
         found = self.attempt(partial(read_companions, bundle))
-        self.companions = found or Companions(config, None, {}, {}, {}, {}, None, {})
+        self.companions = found or Companions(config, {}, {}, {}, {}, None, {})
         try:
             self.family: Family | None = architectures.find(config)
         except InputError:

@@ -178,11 +178,10 @@ class OnnxRuntimeGenai(Runtime):
     FORMATS = ("onnx-genai",)
 
     def available(self) -> str | None:
-        """Why onnxruntime-genai cannot run here, or None."""
         needs = {"onnxruntime_genai": "genai", "transformers": "onnx"}
         missing = [name for name in needs if importlib.util.find_spec(name) is None]
-        extras = ",".join(dict.fromkeys(needs[name] for name in missing))
-        return f"{' and '.join(missing)} not installed: pip install 'convert[{extras}]'" if missing else None
+        remedy = install_command(*(needs[name] for name in missing))
+        return f"{' and '.join(missing)} not installed: {remedy}" if missing else None
 
     def version(self) -> str:
         """What ran, for the report."""

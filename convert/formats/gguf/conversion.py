@@ -22,7 +22,8 @@ from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_
 from convert.formats.gguf.ledger import Ledger, match_tensors
 from convert.formats.gguf.split import split_plans
 from convert.formats.gguf.tensors import CHUNK_VALUES, StreamedTensor, expert_parameters, forecast_tensors, spec_tensors
-from convert.formats.gguf.vocabulary import vocabulary_metadata, vocabulary_notes
+from convert.formats.gguf.tokenizer import GGUFTokenizer, read_tokenizer
+from convert.formats.gguf.tokenizer_references import Request
 from convert.formats.gguf.writer import Group
 from convert.gguf_field import Field
 from convert.source.checkpoint import LazyTensor, open_bundle
@@ -41,6 +42,7 @@ class Conversion:
     tied: tuple[tuple[LazyTensor, LazyTensor], ...]  # (left out, kept): must hold the same values
     notes: tuple[str, ...]
     imatrix: Imatrix | None = None  # of the text's tensors
+    tokenizer: Request | None = None  # what its proof asks; None where nothing can be asked
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -74,7 +76,7 @@ def prepare(bundle: Bundle, wish: Wish) -> Conversion:
     Weights that are not there yet (they will be converted from pickles first) are taken to be what config.json
     promises. Raises ConvertError with every problem found.
     """
-    companions = read_companions(bundle)
+    companions = read_companions(bundle, tokenizer=False)
     family = architectures.find(companions.config)
     problems: list[Problem] = []
     specs = _specs(problems, family, companions, wish)
@@ -87,13 +89,13 @@ def prepare(bundle: Bundle, wish: Wish) -> Conversion:
         tensors = [spec_tensors(spec, [e for e in ledger.entries if e.spec == i]) for i, spec in enumerate(specs)]
     else:
         ledger, tensors = Ledger(), [forecast_tensors(spec) for spec in specs]
-    vocabulary = _vocabulary(problems, companions, _vocab_size(specs[0]), wish.pre_tokenizer)
+    tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), wish.pre_tokenizer)
     imatrix = _imatrix(problems, wish, tensors[0])
     problems += _strays(wish.asked, tensors[0])
     if problems:
         raise PlanError(*problems)
     about = _About(bundle.model, companions, wish)
-    text = about.text(specs[0], tensors[0], imatrix, vocabulary.fields)
+    text = about.text(specs[0], tensors[0], imatrix, tokenizer.fields)
     if problems := _lacking_weights(wish, text, imatrix):
         raise PlanError(*problems)
     return Conversion(
@@ -101,8 +103,9 @@ def prepare(bundle: Bundle, wish: Wish) -> Conversion:
         about.projector(specs[1], tensors[1], str(wish.mmproj or "F16")) if len(specs) > 1 else None,
         ledger.left_out,
         ledger.tied,
-        (*(note for spec in specs for note in spec.notes), *companions.notes, *vocabulary.notes),
+        (*(note for spec in specs for note in spec.notes), *companions.notes, *tokenizer.notes),
         imatrix,
+        tokenizer.asked,
     )
 
 
@@ -320,16 +323,9 @@ def _vocab_size(text: GraphSpec) -> int:
     return next(t.shape[0] for s in text.tensors for t in s.outputs if t.name == "token_embd.weight")
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    fields: Sequence[Field] = ()
-    notes: Sequence[str] = ()
-
-
-def _vocabulary(problems: list[Problem], companions: Companions, size: int, pre_tokenizer: str | None) -> _Vocabulary:
+def _tokenizer(problems: list[Problem], companions: Companions, size: int, pre_tokenizer: str | None) -> GGUFTokenizer:
     try:
-        fields = vocabulary_metadata(companions, size, pre_tokenizer=pre_tokenizer)
-        return _Vocabulary(fields, vocabulary_notes(companions, size, pre_tokenizer=pre_tokenizer))
+        return read_tokenizer(companions, size, pre_tokenizer)
     except ConvertError as error:
         problems += _problems(error)
-        return _Vocabulary()
+        return GGUFTokenizer()
