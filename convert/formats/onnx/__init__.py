@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
-from convert.formats.base import SHARED, Asked, Format, Found, Kind, Mark, Output, Sample, Support, parts_of
+from convert.formats.base import (
+    SHARED,
+    Asked,
+    Format,
+    Found,
+    Kind,
+    Mark,
+    Output,
+    RecipeEntry,
+    Sample,
+    Support,
+    parts_of,
+)
 
 if TYPE_CHECKING:
     from convert.formats.facts import Facts
@@ -74,6 +86,16 @@ def previews(sample: Sample) -> Iterator[Asked]:
     yield Asked("onnx", {"flavor": "genai", "precision": "int4"}, "genai", slow=True)
 
 
+RECIPE = (
+    RecipeEntry(
+        "onnx",
+        "onnx",
+        "Graphs of standard operators for ONNX Runtime, OpenVINO and transformers.js.",
+        "precision: [fp32, int8] # also fp16, bf16, int4: one trace serves all\n"
+        "# weights: own         # a browser wants data files of its own; shared links the checkpoint's",
+    ),
+)
+
 FORMAT = Format(
     name="onnx",
     title="ONNX",
@@ -88,5 +110,6 @@ FORMAT = Format(
     recognize=recognize,
     previews=previews,
     rank=30,
+    recipe=RECIPE,
     wanted="an ONNX graph, the folder of ONNX graphs or of onnxruntime-genai",
 )

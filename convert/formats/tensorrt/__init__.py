@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
-from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, Sample, Support, parts_of
+from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, RecipeEntry, Sample, Support, parts_of
 
 if TYPE_CHECKING:
     from convert.formats.facts import Facts
@@ -58,6 +58,16 @@ def previews(sample: Sample) -> Iterator[Asked]:
     yield Asked("tensorrt", takes="onnx", slow=True)
 
 
+RECIPE = (
+    RecipeEntry(
+        "tensorrt",
+        "tensorrt",
+        "Engines of the fp32 graphs. Built without a GPU, run where there is one.",
+        "precision: fp32 # one of the onnx stage's: fp32, fp16 or bf16",
+        takes="onnx",
+    ),
+)
+
 FORMAT = Format(
     name="tensorrt",
     title="TensorRT",
@@ -69,4 +79,5 @@ FORMAT = Format(
     recognize=recognize,
     previews=previews,
     rank=40,
+    recipe=RECIPE,
 )
