@@ -1,10 +1,14 @@
 # Two commands set everything up: `make demo` and `make test`. Both keep their packages in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+UV := $(BIN)/python .ci/uv
 RECIPE ?= recipes/demo.yaml
 CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --no-install-recommends chromium
 
-.PHONY: demo test browser check bench parity format clean
+# uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test browser check lowest test-lowest constraints bench parity format clean
 
 demo: .venv/installed
 	$(BIN)/convert run $(RECIPE)
@@ -24,6 +28,26 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The lower bounds of pyproject.toml: whether they fit together, in .cache/lowest.txt.
+lowest: .venv/installed
+	mkdir -p .cache
+	$(UV) pip compile --resolution lowest-direct --all-extras --no-annotate --no-header -o .cache/lowest.txt pyproject.toml
+
+# And whether the project does what it should with them: bytes of the encoders, files, the command line.
+test-lowest: lowest
+	test -x .cache/lowest/bin/python || $(PYTHON) -m venv .cache/lowest
+	.cache/lowest/bin/python .ci/uv pip install -c .cache/lowest.txt -e '.[all,dev]'
+	.cache/lowest/bin/pytest tests/quantize tests/gguf tests/test_cli.py tests/test_recipe.py tests/test_run.py tests/validate/test_runtimes.py
+
+# Pins of everything that '.[all,dev]' brings. What is pinned stays as it is where it can: delete a line to have its package's newest.
+# torch is pinned without "+cpu", so that the pin is right for every build of it.
+constraints: .venv/installed
+	mkdir -p .cache
+	sed '/^#/d' constraints.txt > .cache/pins.txt
+	$(UV) pip compile --all-extras --no-annotate --no-header -o .cache/pins.txt pyproject.toml
+	{ sed -n '/^#/p' constraints.txt; sed 's/+cpu$$//' .cache/pins.txt | sort -f; } > .cache/constraints.txt
+	mv .cache/constraints.txt constraints.txt
 
 # About twenty minutes on two cores, and 25 GB of disk: LLAMA_CPP is a checkout with llama-quantize built in it; without one it says how to get it.
 bench: .venv/installed
@@ -46,11 +70,10 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# torch comes first and pinned: left to itself, pip would fetch another build of it with gigabytes of CUDA.
-.venv/installed: pyproject.toml constraints.txt
+# constraints.txt pins torch: left to itself, an installer may fetch another build of it with gigabytes of CUDA.
+.venv/installed: pyproject.toml constraints.txt .ci/uv
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(UV) pip install -c constraints.txt -e '.[all,dev]'
 	touch $@
 
 clean:

@@ -1,9 +1,10 @@
 """Native code in a process of its own: it may abort, it may print, and it ends when we do. A leaf.
 
-    python -m convert.child DESCRIPTOR MODULE [ARGUMENT …]   runs a module until it is done or its standard input closes
+    main(DESCRIPTORS, MODULE, ARGUMENT …) runs a module there until it is done or its standard input closes
 
 The standard input is a lifeline: the kernel closes it with the process that holds the other end, be it by kill -9.
-DESCRIPTOR is a pipe for what the module tells (`convert.messages`); both outputs are left to whoever prints.
+The first of DESCRIPTORS is a pipe for what the module tells (`convert.messages`), the others are only kept open; both
+outputs are left to whoever prints.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from typing import Any
 from convert import messages
 from convert.progress import Progress
 
+# The package imports this module before it could be run as one.
+START = "import sys; from convert import child; child.main(*sys.argv[1:])"
 LAST_LINES = 8  # of what it printed, to quote when it fails
 DISK = re.compile(rf"OSError: \[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]")  # a disk that takes no more
 CHUNK_BYTES = 1 << 16  # all that a pipe holds unless somebody made it larger
@@ -36,6 +39,10 @@ PRINTED_LINE_BYTES = 4096  # what a library prints without a line end may be wit
 MESSAGE_BYTES = 1 << 26
 WAKE_SECONDS = 0.2  # between looks whether the process still is there
 GRACE_SECONDS = 1.0  # for what the process itself started and left behind
+
+
+class Stopped(Exception):
+    """The process was ended because its caller was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +62,21 @@ class Ended:
         return f"ended with exit code {self.code}"
 
 
-def run(
+def run(  # noqa: PLR0913 - all but the first two by name
     command: Sequence[str],
     progress: Progress | None = None,
     *,
     on_line: Callable[[str], object] | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    stop: threading.Event | None = None,
 ) -> Ended:
     """How a module that was run in a new Python ended, and its result.
 
     `command` is the module's name and its arguments. `progress` is told what the module tells; `on_line` gets every
     line that is printed there, to whichever of the two outputs. Any exception that comes here meanwhile, Ctrl-C too,
-    ends the process before it goes on. Raises OSError where the process ended because a disk is full.
+    ends the process before it goes on; so does `stop`, which raises Stopped. Raises OSError where the process ended
+    because a disk is full.
     """
     told = messages.Child(progress)
     last: deque[str] = deque(maxlen=LAST_LINES)
@@ -80,7 +89,9 @@ def run(
     with _started(command, environment or {}, folder) as (process, pipe):
         assert process.stdout is not None
         outputs = (messages.LineReader(PRINTED_LINE_BYTES), printed)
-        _follow(process, {process.stdout.fileno(): outputs, pipe: (messages.LineReader(MESSAGE_BYTES), told.take)})
+        _follow(
+            process, {process.stdout.fileno(): outputs, pipe: (messages.LineReader(MESSAGE_BYTES), told.take)}, stop
+        )
         ended = Ended(process.wait(), tuple(last), told.result, told.failure)
     if ended.code and (full := DISK.search("\n".join([*last, told.failure]))):
         raise OSError(int(full[1]), os.strerror(int(full[1])), str(folder or ""))  # as if we had written it
@@ -99,11 +110,11 @@ def _started(
         stack.callback(os.close, pipe)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "convert.child", str(theirs), *command],
+                [sys.executable, "-c", START, ",".join(map(str, (theirs, *_inherited))), *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(theirs,),
+                pass_fds=(theirs, *_inherited),
                 env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **environment},
                 cwd=folder,
                 start_new_session=True,  # Ctrl-C is ours to handle
@@ -112,6 +123,19 @@ def _started(
             os.close(theirs)
         stack.callback(_end, process)
         yield process, pipe
+
+
+_inherited: set[int] = set()
+
+
+@contextlib.contextmanager
+def inherit(descriptor: int) -> Iterator[None]:
+    """Every process started meanwhile, and those it starts, keep this file open: a lock lives until all are gone."""
+    _inherited.add(descriptor)
+    try:
+        yield
+    finally:
+        _inherited.discard(descriptor)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -125,7 +149,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _follow(
-    process: subprocess.Popen[bytes], pipes: Mapping[int, tuple[messages.LineReader, Callable[[str], None]]]
+    process: subprocess.Popen[bytes],
+    pipes: Mapping[int, tuple[messages.LineReader, Callable[[str], None]]],
+    stop: threading.Event | None = None,
 ) -> None:
     """Hand on every line that comes through the pipes, until they are closed or the process has ended.
 
@@ -136,6 +162,8 @@ def _follow(
         for descriptor, taker in pipes.items():
             selector.register(descriptor, selectors.EVENT_READ, taker)
         while selector.get_map():
+            if stop is not None and stop.is_set():
+                raise Stopped
             if deadline is None and process.poll() is not None:
                 deadline = time.monotonic() + GRACE_SECONDS
             for key, _ in selector.select(WAKE_SECONDS):
@@ -160,9 +188,13 @@ def _leave_with_the_asker() -> None:
     os._exit(1)
 
 
-def main(descriptor: int, module: str, arguments: Sequence[str]) -> None:
+def main(descriptors: str, module: str, *arguments: str) -> None:
     """Be the process: run `module` as `python -m` would, and tell the exception that ends it."""
-    messages.connect_descriptor(descriptor)
+    pipe, *kept = map(int, descriptors.split(","))
+    messages.connect_descriptor(pipe)
+    for descriptor in kept:
+        os.set_inheritable(descriptor, False)  # only by pass_fds, to processes of ours
+    _inherited.update(kept)
     threading.Thread(target=_leave_with_the_asker, daemon=True).start()
     sys.argv = [module, *arguments]
     try:
@@ -170,7 +202,3 @@ def main(descriptor: int, module: str, arguments: Sequence[str]) -> None:
     except Exception as error:
         messages.parent().failure(" ".join("".join(traceback.format_exception_only(error)).split()))
         raise
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

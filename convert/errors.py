@@ -12,8 +12,11 @@ A validation limit that is passed is a result, not an error: the report says so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,48 @@ def raise_all(problems: Sequence[Problem], error: type[PlanError] = PlanError) -
     """Raise `error` with all problems, or return when there are none."""
     if problems:
         raise error(*problems)
+
+
+class RemoteError(Exception):
+    """An error of another process that nobody raised on purpose; `trace` is its traceback there."""
+
+    def __init__(self, text: str, trace: str) -> None:
+        self.trace = trace
+        super().__init__(text)
+
+
+def to_json(error: Exception) -> dict[str, Any]:
+    """The error as JSON, for the process that asked; `from_json` makes it again there."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, ConvertError):
+        problems = [asdict(p) if isinstance(p, Problem) else str(p) for p in error.problems]
+        return {"kind": type(error).__name__, "problems": problems, "trace": trace}
+    if isinstance(error, OSError) and error.errno is not None:
+        return {"kind": "OSError", "errno": error.errno, "file": str(error.filename or ""), "trace": trace}
+    if isinstance(error, MemoryError):
+        return {"kind": "MemoryError", "trace": trace}
+    return {"kind": "", "text": f"{type(error).__name__}: {error}", "trace": trace}
+
+
+def from_json(words: Mapping[str, Any]) -> Exception:
+    """The error that `to_json` wrote: of the same class where it is one of ours or the system's."""
+    error = _made_again(words)
+    error.add_note(words["trace"])
+    return error
+
+
+def _made_again(words: Mapping[str, Any]) -> Exception:
+    problems = [Problem(**p) if isinstance(p, dict) else p for p in words.get("problems", ())]
+    match words["kind"]:
+        case "OSError":
+            return OSError(words["errno"], os.strerror(words["errno"]), words["file"] or None)
+        case "MemoryError":
+            return MemoryError()
+        case "":
+            return RemoteError(words["text"], words["trace"])
+        case "InputError" | "StageError" as kind:
+            (problem,) = problems
+            return {"InputError": InputError, "StageError": StageError}[kind](*astuple(problem))
+        case kind:
+            known = {each.__name__: each for each in (PlanError, RecipeError, BusyError)}
+            return known.get(kind, ConvertError)(*problems)

@@ -84,6 +84,10 @@ class Parent:
         """One line the user should see."""
         self._send(kind="warn", text=text)
 
+    def log(self, text: str) -> None:
+        """One line for the log alone."""
+        self._send(kind="log", text=text)
+
     def result(self, value: Mapping[str, object]) -> None:
         """What the process was started for, as JSON can say it; the last one counts."""
         self._send(kind="result", value=value)
@@ -161,6 +165,8 @@ class Child:
                 self._progress.note(_encodable(text))
             case {"kind": "warn", "text": str(text)}:
                 self._progress.warn(_encodable(text))
+            case {"kind": "log", "text": str(text)}:
+                self._progress.log(_encodable(text))
             case {"kind": "result", "value": dict(value)}:
                 self.result = value
             case {"kind": "failure", "text": str(text)}:

@@ -10,21 +10,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convert import registry
+from convert import registry, timings
 from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
+from convert.distribution import RELEASE
 from convert.errors import ConvertError, Problem
 from convert.files import STATE_FOLDER
 from convert.hashes import HashMemory
 from convert.keys import difference, label, plain, sha256, version
+from convert.needs import Needs
 from convert.progress import Progress, Silent
 from convert.recipe import SOURCE, VALIDATE, Recipe, StageSpec
 from convert.registry import AnyStage
 from convert.stage import Inputs, missing_packages
 from convert.validation.overlap import overlaps
+from validate import memory
 
 DISK_MARGIN_BYTES = 64 << 20
 
@@ -41,6 +44,8 @@ class Step:
     up_to_date: bool
     reason: str
     bundle: Bundle | None
+    needs: Needs = field(default_factory=Needs)
+    work: int = 0  # as its stage measures it
 
     @property
     def stage(self) -> AnyStage:
@@ -57,6 +62,24 @@ class Step:
         if self.up_to_date or self.bundle is None or self.left_out:
             return 0
         return sum(a.size for _, a in self.bundle.artifacts() if a.path.is_relative_to(self.out))
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it will take, by what earlier ones took on this machine; None where there were none."""
+        return None if self.up_to_date else timings.seconds(self.spec.use, self.work)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a plan says of one step, for scripts."""
+        return {
+            "name": self.name,
+            "use": self.spec.use,
+            "key": self.key,
+            "run": not self.up_to_date,
+            "reason": self.reason,
+            "write_bytes": self.write_bytes,
+            "needs": asdict(self.needs),
+            "seconds": self.seconds,
+        }
 
     def explain(self, inputs: Inputs) -> list[str]:
         """The stage's own words about what it will do."""
@@ -204,7 +227,26 @@ class _Planner:
         forecast = _under(out, _stage(spec).forecast(spec.options, inputs))
         if not self.builds and name != VALIDATE and any(a.path.is_relative_to(out) for _, a in forecast.artifacts()):
             forecast = replace(forecast, not_built=reason)
-        return Step(name, spec, out, key, ingredients, False, reason, forecast)
+        needs = _stage(spec).needs(spec.options, inputs, forecast)
+        work = _stage(spec).work(spec.options, inputs, forecast)
+        if problems := self._room(name, needs):
+            self.problems += problems
+        return Step(name, spec, out, key, ingredients, False, reason, forecast, needs, work)
+
+    def _room(self, name: str, needs: Needs) -> list[Problem]:
+        """That the step cannot fit into this machine's memory, said before anything has run."""
+        free = memory.free_bytes()
+        if not self.builds or free is None or needs.memory_bytes <= free:
+            return []
+        got = f"stage '{name}' takes about {needs.memory_bytes / 1e9:.1f} GB of memory"
+        total = memory.total_bytes() or free
+        wanted = f"at most the {free / 1e9:.1f} GB that are free"
+        remedy = (
+            f"this machine has {total / 1e9:.1f} GB: end what else runs on it"
+            if needs.memory_bytes < total
+            else f"this machine has {total / 1e9:.1f} GB: run it on one with more, or leave the stage out"
+        )
+        return [Problem(self.recipe.where_stage(name), got, wanted, remedy)]
 
     def _ingredients(self, spec: StageSpec) -> dict[str, Any]:
         stage = _stage(spec)
@@ -215,7 +257,7 @@ class _Planner:
             "version": stage.VERSION,
             "options": plain(spec.options.model_dump(mode="python")),
             "files": {label(path, files): digests[path] for path in files},
-            "tools": {"convert": version("convert")} | {tool: version(tool) for tool in stage.tools(spec.options)},
+            "tools": {"convert": RELEASE} | {tool: version(tool) for tool in stage.tools(spec.options)},
             "inputs": {name: self._input_key(spec, name) for name in spec.inputs},
         }
 

@@ -23,6 +23,9 @@ class Progress(Protocol):
     def warn(self, text: str) -> None:
         """One line the user should see: log, screen, and event stream."""
 
+    def log(self, text: str) -> None:
+        """One line for the step's log alone."""
+
 
 class Silent:
     """A Progress that tells nobody; for tests and the Python API."""
@@ -34,3 +37,4 @@ class Silent:
     def advance(self, amount: int) -> None: ...
     def note(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
+    def log(self, text: str) -> None: ...

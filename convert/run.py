@@ -1,8 +1,6 @@
-"""Plan -> Bundles: skip what is up to date, run the rest, publish each step in one rename.
+"""Plan -> Bundles: skip what is up to date, run the rest where the executor has room, publish each step in one rename.
 
-out/<recipe>/<stage>.partial/   being built
-out/<recipe>/<stage>/           whole: every file and the folder were fsynced before the rename
-out/<recipe>/<stage>.old/       the folder that a rename is just replacing; gone a moment later
+out/<recipe>/<stage>/           what a step made, whole (publish.py says how)
 out/<recipe>/logs/<stage>.log   what the step said, and the traceback when it failed
 out/<recipe>/.convert/          the lock, and the memory of file hashes
 """
@@ -11,49 +9,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
-import os
+import queue
 import shutil
-import socket
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, cast
 
-from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
-from convert.errors import BusyError, ConvertError, PlanError, Problem, StageError, raise_all
-from convert.files import STATE_FOLDER, fsync_folder, replace_text, write_text
-from convert.hashes import HashMemory
+from convert import plugins, timings
+from convert.bundle import Artifact, Bundle
+from convert.errors import ConvertError, PlanError, Problem, RemoteError, StageError, raise_all
+from convert.events import Event, Listener, StepProgress
+from convert.execute import Task
+from convert.executors.base import Executor, Future
+from convert.files import STATE_FOLDER
+from convert.lock import hold
 from convert.plan import Plan, Step, plan
-from convert.progress import Progress, Silent
+from convert.publish import partial_folder, publish, publish_report, recover, retract_report
 from convert.recipe import SOURCE
 
-PROGRESS_SECONDS = 0.1
+LOCAL = "local"
+WAKE_SECONDS = 0.5  # between looks at what runs, where nothing is heard of it
 FULL = ("the disk is full", "free some space or name another disk with --out, then run again")
 DISK_ERRORS = {
     errno.ENOSPC: FULL,
     errno.EDQUOT: FULL,  # the user's share of it is
     errno.EFBIG: ("the disk takes no file as large as this", "name another disk with --out"),  # FAT32: 4 GiB
 }
-REPORT_NAMES = ("report.json", "report.md", "report.html")
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something a listener may want to show. `data` holds JSON values only.
-
-    kind: plan, step_started, step_skipped, step_finished, task, progress, note, warning
-    """
-
-    kind: str
-    step: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-
-Listener = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -81,8 +64,10 @@ class Result:
         return 0 if self.passed else 3
 
 
-def run(planned: Plan, listener: Listener = lambda event: None) -> Result:
-    """Build every step of the plan that is not up to date.
+def run(
+    planned: Plan, on_event: Listener = lambda event: None, *, jobs: int | None = 1, executor: str = LOCAL
+) -> Result:
+    """Build every step of the plan that is not up to date; `jobs` at a time, None: as many as fit the machine.
 
     Raises PlanError when the plan has problems (nothing was started), BusyError when another run holds the output
     folder, StageError when a step fails; finished steps stay and the next run continues after them.
@@ -94,35 +79,36 @@ def run(planned: Plan, listener: Listener = lambda event: None) -> Result:
         (folder / STATE_FOLDER).mkdir(exist_ok=True)
     except OSError as error:
         raise PlanError(Problem(str(folder), f"cannot be made: {error.strerror}", "", "name another --out")) from error
-    with _hold(folder):
+    with hold(folder):
         for step in planned.steps:
-            _recover(step.out)
+            recover(step.out)
         # What lies on disk may have changed between planning and holding the lock: the other run may have built it.
-        planned = _replanned(planned, listener)
-        listener(Event("plan", "", {"steps": [step_json(step) for step in planned.steps]}))
+        planned = _replanned(planned, on_event)
+        on_event(Event("plan", "", {"steps": [step.to_json() for step in planned.steps]}))
         for note in planned.notes:
-            listener(Event("note", "plan", {"text": note}))
-        memory = planned.hashes
-        bundles: dict[str, Bundle] = {}
+            on_event(Event("note", "plan", {"text": note}))
         if not all(step.up_to_date for step in planned.steps):
-            _retract_report(folder)
-        for step in planned.steps:
-            if step.up_to_date and step.bundle is not None:
-                listener(Event("step_skipped", step.name, {"reason": step.reason}))
-                bundles[step.name] = step.bundle
-            elif step.left_out and step.bundle is not None:
-                listener(Event("warning", step.name, {"text": f"{step.name}: not validated: {step.left_out}"}))
-                bundles[step.name] = step.bundle
-            else:
-                bundles[step.name] = _build(step, bundles, planned, memory, listener)
-        report = _publish_report(folder, bundles)
+            retract_report(folder)
+        bundles = _Run(planned, on_event, _executor(executor, jobs)).all_steps()
+        report = publish_report(folder, bundles)
     ran = tuple(step.name for step in planned.steps if not (step.up_to_date or step.left_out))
     return Result(folder, bundles, ran, report)
 
 
-def _replanned(planned: Plan, listener: Listener) -> Plan:
+def executors() -> Mapping[str, str]:
+    """Name -> where its EXECUTOR is, of every executor there is."""
+    found = plugins.found("convert.executors", "EXECUTOR", "convert.executors", packages=False)
+    return {name: place for name, place in found.items() if name not in ("base", "worker")}
+
+
+def _executor(name: str, jobs: int | None) -> Executor:
+    kind = cast(type[Executor], plugins.load(executors()[name]))
+    return kind(jobs)
+
+
+def _replanned(planned: Plan, on_event: Listener) -> Plan:
     """The plan of this moment; a checkpoint that is still on the hub is fetched first."""
-    with StepProgress(SOURCE, listener, planned.folder / "logs" / f"{SOURCE}.log") as progress:
+    with StepProgress(SOURCE, on_event, planned.folder / "logs" / f"{SOURCE}.log") as progress:
         if planned.needs_download:
             for step in planned.steps:
                 step.stage.fetch(step.spec.options, progress)
@@ -132,73 +118,149 @@ def _replanned(planned: Plan, listener: Listener) -> Plan:
     return now
 
 
-def _build(step: Step, bundles: Mapping[str, Bundle], planned: Plan, memory: HashMemory, listener: Listener) -> Bundle:
-    """Run one step in its `.partial` folder and publish it."""
-    partial = _beside(step.out, ".partial")
-    started = time.monotonic()
-    listener(Event("step_started", step.name, {"reason": step.reason, "write_bytes": step.write_bytes}))
-    log = planned.folder / "logs" / f"{step.name}.log"
-    recipe_hash = planned.recipe.sha256
-    with (
-        StepProgress(step.name, listener, log, step.key, recipe_hash) as progress,
-        _failing(step, partial, progress),
-    ):
+@dataclass
+class _Started:
+    """A step that was handed to the executor."""
+
+    step: Step
+    inputs: Mapping[str, Bundle]
+    progress: StepProgress
+    since: float
+    future: Future | None = None
+
+    def abandon(self) -> None:
+        """Clear what it has made so far, where the run ends before it does."""
+        self.progress.log("stopped")
+        self.progress.__exit__()
+        shutil.rmtree(partial_folder(self.step), ignore_errors=True)
+
+
+@dataclass
+class _Run:
+    """One run: what is done, what runs, what waits. Events of steps in other threads come through a queue."""
+
+    planned: Plan
+    on_event: Listener
+    executor: Executor
+    bundles: dict[str, Bundle] = field(default_factory=dict)
+    running: list[_Started] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    events: queue.SimpleQueue[Event | None] = field(default_factory=queue.SimpleQueue)
+
+    def all_steps(self) -> dict[str, Bundle]:
+        """The bundle of every step. Raises the first error, after what ran beside it has ended."""
+        waiting = list(self.planned.steps)
+        try:
+            while waiting or self.running:
+                waiting = self._start(waiting)
+                self._finish_some()
+                if self.errors and not self.running:
+                    break
+        except BaseException:
+            self.executor.stop()
+            for started in self.running:
+                started.abandon()
+            raise
+        if len(self.errors) > 1:
+            problems = [p for e in self.errors for p in (e.problems if isinstance(e, ConvertError) else (str(e),))]
+            raise ConvertError(*problems) from self.errors[0]
+        if self.errors:
+            raise self.errors[0]
+        return self.bundles
+
+    def _start(self, waiting: list[Step]) -> list[Step]:
+        """Start or skip what can be; the steps that still wait."""
+        for step in waiting:
+            if any(name not in self.bundles for name in step.spec.inputs):
+                continue
+            if step.up_to_date and step.bundle is not None:
+                self.on_event(Event("step_skipped", step.name, {"reason": step.reason}))
+                self.bundles[step.name] = step.bundle
+            elif step.left_out and step.bundle is not None:
+                self.on_event(Event("warning", step.name, {"text": f"{step.name}: not validated: {step.left_out}"}))
+                self.bundles[step.name] = step.bundle
+            elif self.errors:
+                continue  # the run will fail: only what runs is waited for
+            else:
+                others = [other for other in waiting if other is not step]
+                if not self._submit(step, alone=not self.running and not self._independent(step, others)):
+                    continue
+            rest = [other for other in waiting if other is not step]
+            return self._start(rest) if not self._inline() else rest
+        return waiting
+
+    def _inline(self) -> bool:
+        """Whether the step that was just started runs in this thread: then it is finished before anything else."""
+        return bool(self.running) and self.running[-1].future is not None and self.running[-1].future.done()
+
+    def _independent(self, step: Step, others: list[Step]) -> bool:
+        """Whether something that has to be run needs nothing of this step."""
+        tainted = {step.name}
+        for other in others:  # in an order that can be run
+            if tainted.intersection(other.spec.inputs):
+                tainted.add(other.name)
+        return any(other.name not in tainted and not other.up_to_date and not other.left_out for other in others)
+
+    def _submit(self, step: Step, *, alone: bool) -> bool:
+        """Hand the step to the executor; False where it has no room."""
+        planned = self.planned
+        inputs = {name: self.bundles[name] for name in step.spec.inputs}
+        task = Task(step.name, step.spec.use, step.spec.options, inputs, step.key, planned.recipe.sha256, step.needs)
+        if not self.executor.has_room(task):
+            return False
+        direct = alone or self.executor.jobs == 1
+        log = planned.folder / "logs" / f"{step.name}.log"
+        self.on_event(Event("step_started", step.name, {"reason": step.reason, "write_bytes": step.write_bytes}))
+        on_event = self.on_event if direct else self.events.put
+        progress = StepProgress(step.name, on_event, log, step.key, planned.recipe.sha256)
         progress.note(f"stage {step.name}: {step.reason}")
-        partial.mkdir()
-        inputs = {name: bundles[name] for name in step.spec.inputs}
-        bundle = step.stage.run(step.spec.options, inputs, partial, progress)
-        linked = _linked(inputs, bundle)
-        memory.follow(linked)
-        bundle = _hashed(bundle, memory, progress)
-        _check_unchanged(step, inputs, bundle, memory)
-        manifest = Manifest(step.name, step.spec.use, step.key, step.ingredients, planned.recipe.sha256, bundle)
-        write_text(partial / MANIFEST_NAME, manifest.to_json(partial))
-        _publish(partial, step.out)
-        memory.follow(linked)  # the folder that was replaced may have held links too
-    bundle = bundle.moved(partial, step.out)
-    memory.learn(a for _, a in bundle.artifacts() if a.path.is_relative_to(step.out))
-    memory.save()
-    files = [_artifact_json(a) for _, a in bundle.artifacts() if a.path.is_relative_to(step.out)]
-    seconds = round(time.monotonic() - started, 3)
-    listener(Event("step_finished", step.name, {"seconds": seconds, "folder": str(step.out), "files": files}))
-    return bundle
+        started = _Started(step, inputs, progress, time.monotonic())
+        self.running.append(started)
+        partial_folder(step).mkdir()
+        started.future = self.executor.submit(
+            task, partial_folder(step), progress, alone=alone, wake=lambda: self.events.put(None)
+        )
+        return True
 
+    def _finish_some(self) -> None:
+        """Publish what is done, or pass on what is said by what runs."""
+        done = [started for started in self.running if started.future is not None and started.future.done()]
+        if not done and self.running:
+            self._pass_on(WAKE_SECONDS)
+        for started in done:
+            self._pass_on(0)  # what it said before it was done
+            self.running.remove(started)
+            try:
+                self.bundles[started.step.name] = self._published(started)
+            except Exception as error:
+                self.errors.append(error)
 
-def _hashed(bundle: Bundle, memory: HashMemory, progress: Progress) -> Bundle:
-    """The bundle with the hash of every file; only files that were not made by us have to be read for it."""
-    unknown = [a.path for _, a in bundle.artifacts() if not a.sha256]
-    digests = memory.of(unknown, progress)
+    def _pass_on(self, seconds: float) -> None:
+        with contextlib.suppress(queue.Empty):
+            event = self.events.get(timeout=seconds) if seconds else self.events.get_nowait()
+            while True:
+                if event is not None:
+                    self.on_event(event)
+                event = self.events.get_nowait()
 
-    def fill(artifact: Artifact) -> Artifact:
-        return artifact if artifact.sha256 else replace(artifact, sha256=digests[artifact.path])
-
-    return replace(bundle, roles={role: tuple(map(fill, files)) for role, files in bundle.roles.items()})
-
-
-def _linked(inputs: Mapping[str, Bundle], made: Bundle) -> list[Path]:
-    """The files of the inputs that the stage gave another name instead of copying them."""
-    built = [bundle for bundle in inputs.values() if not bundle.not_built]
-    given = {path: path.stat() for path in {a.path for bundle in built for _, a in bundle.artifacts()}}
-    named = {(s.st_dev, s.st_ino) for a in {a.path for _, a in made.artifacts()} - given.keys() for s in [a.stat()]}
-    return [path for path, status in given.items() if (status.st_dev, status.st_ino) in named]
-
-
-def _check_unchanged(step: Step, inputs: Mapping[str, Bundle], made: Bundle, memory: HashMemory) -> None:
-    """Raise StageError when a file that was read is not what the step's key was made from any more."""
-    known = {a.path: a.sha256 for bundle in inputs.values() for _, a in bundle.artifacts() if a.sha256}
-    now = memory.of(known, Silent())
-    changed = [path for path, digest in known.items() if now[path] != digest]
-    if not inputs:  # the source: its files are in the key themselves
-        kept = [a for _, a in made.artifacts() if not a.path.is_relative_to(_beside(step.out, ".partial"))]
-        changed += [a.path for a in kept if a.sha256 not in step.ingredients["files"].values()]
-    if changed:
-        got = f"changed while stage '{step.name}' was reading it"
-        raise StageError(str(changed[0]), got, "", "let nothing write to the model, then run again")
+    def _published(self, started: _Started) -> Bundle:
+        step, progress = started.step, started.progress
+        assert started.future is not None
+        with progress, _failing(step, progress):
+            made = started.future.result()
+            bundle = publish(self.planned, step, started.inputs, made, progress)
+        self._pass_on(0)
+        seconds = round(time.monotonic() - started.since, 3)
+        timings.remember(step.spec.use, step.work, seconds)
+        files = [_artifact_json(a) for _, a in bundle.artifacts() if a.path.is_relative_to(step.out)]
+        self.on_event(Event("step_finished", step.name, {"seconds": seconds, "folder": str(step.out), "files": files}))
+        return bundle
 
 
 @contextlib.contextmanager
-def _failing(step: Step, partial: Path, progress: StepProgress) -> Iterator[None]:
+def _failing(step: Step, progress: StepProgress) -> Iterator[None]:
     """Whatever goes wrong inside becomes one StageError, and the half-built folder goes away."""
+    partial = partial_folder(step)
     try:
         yield
     except BaseException as error:
@@ -214,152 +276,8 @@ def _failing(step: Step, partial: Path, progress: StepProgress) -> Iterator[None
             raise StageError(where, f"{got} ({partial.parent})", "", remedy) from error
         if isinstance(error, MemoryError):
             raise StageError(where, "out of memory", "", "run it on a machine with more") from error
-        got = f"{type(error).__name__}: {error}"
+        got = str(error) if isinstance(error, RemoteError) else f"{type(error).__name__}: {error}"
         raise StageError(where, got, "", f"the details are in {progress.path}") from error
-
-
-def _publish(partial: Path, final: Path) -> None:
-    """Give a finished folder its final name; at no moment does that name hold a part."""
-    for folder, _, _ in os.walk(partial):
-        fsync_folder(Path(folder))
-    old = _beside(final, ".old")
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    fsync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(final: Path) -> None:
-    """Clear what a killed run left: a half-built folder goes, a folder caught in the middle of its rename returns."""
-    shutil.rmtree(_beside(final, ".partial"), ignore_errors=True)
-    old = _beside(final, ".old")
-    if old.exists() and not final.exists():
-        old.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(folder: Path, suffix: str) -> Path:
-    return folder.with_name(folder.name + suffix)
-
-
-def _retract_report(folder: Path) -> None:
-    """Take the report away while the outputs it speaks of are being replaced."""
-    for name in REPORT_NAMES:
-        (folder / name).unlink(missing_ok=True)
-
-
-def _publish_report(folder: Path, bundles: Mapping[str, Bundle]) -> Mapping[str, Any] | None:
-    """The report's content, after its files were put at out/<recipe>/; None when nothing was validated."""
-    report = None
-    for bundle in bundles.values():
-        for artifact in bundle.of(Role.REPORT):
-            text, copy = artifact.path.read_text(encoding="utf-8"), folder / artifact.path.name
-            if not copy.is_file() or copy.read_bytes() != text.encode():
-                replace_text(copy, text)
-            if artifact.kind == "json":
-                report = json.loads(text)
-    return report
-
-
-@contextlib.contextmanager
-def _hold(folder: Path) -> Iterator[None]:
-    """Hold the output folder for this process; the lock goes with the process, however it ends."""
-    import fcntl
-
-    path = folder / STATE_FOLDER / "lock"
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another run"
-            remedy = "wait for it, stop it, or give another --out"
-            raise BusyError(Problem(str(folder), f"is held by {holder}", "", remedy)) from error
-        file.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {since} ({' '.join(sys.argv)})")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
-class StepProgress:
-    """The Progress a stage is given: tells the listener, not too often, and writes the step's log, if it has one."""
-
-    def __init__(
-        self, step: str, listener: Listener, log: Path | None = None, key: str = "", recipe_sha256: str = ""
-    ) -> None:
-        self.path, self.key, self.recipe_sha256 = log, key, recipe_sha256
-        self._step, self._listener = step, listener
-        self._file: IO[str] | None = None
-        self._what, self._unit, self._total, self._done, self._told = "", "B", 0, 0, 0.0
-
-    def __enter__(self) -> StepProgress:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._finish()
-        if self._file:
-            self._file.close()
-
-    def start(self, what: str, total: int, unit: str = "B") -> None:
-        self._finish()
-        self._what, self._unit, self._total, self._done, self._told = what, unit, total, 0, time.monotonic()
-        self._write(f"{what} ({total} {unit})")
-        self._listener(Event("task", self._step, {"what": what, "total": total, "unit": unit}))
-
-    def advance(self, amount: int) -> None:
-        self._done += amount
-        if time.monotonic() - self._told >= PROGRESS_SECONDS:
-            self._tell()
-
-    def note(self, text: str) -> None:
-        self._write(text)
-        self._listener(Event("note", self._step, {"text": text}))
-
-    def warn(self, text: str) -> None:
-        self._write(f"warning: {text}")
-        self._listener(Event("warning", self._step, {"text": text}))
-
-    def trace(self, error: BaseException) -> None:
-        """Keep the traceback in the log; the user gets one line."""
-        self._write("".join(traceback.format_exception(error)))
-
-    def _finish(self) -> None:
-        if self._what:
-            self._tell()
-            self._what = ""
-
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        data = {"what": self._what, "done": self._done, "total": self._total, "unit": self._unit}
-        self._listener(Event("progress", self._step, data))
-
-    def _write(self, text: str) -> None:
-        if self.path is None:
-            return
-        # A log that cannot be written (the disk is full) must not hide the error it was to tell of.
-        with contextlib.suppress(OSError):
-            if self._file is None:
-                self.path.parent.mkdir(exist_ok=True)
-                self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-            self._file.flush()
-
-
-def step_json(step: Step) -> dict[str, Any]:
-    """What a plan says of one step, for scripts."""
-    return {
-        "name": step.name,
-        "use": step.spec.use,
-        "key": step.key,
-        "run": not step.up_to_date,
-        "reason": step.reason,
-        "write_bytes": step.write_bytes,
-    }
 
 
 def _artifact_json(artifact: Artifact) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from convert.bundle import Bundle, Role
+from convert.distribution import install_command
 from convert.errors import InputError, Problem
+from convert.needs import Needs
 from convert.progress import Progress
 
 if TYPE_CHECKING:  # pydantic, which listing the stages does not need
@@ -78,6 +80,16 @@ class Stage(ABC, Generic[O]):
         """Lines for `convert plan -v`."""
         return ()
 
+    def work(self, options: O, inputs: Inputs, made: Bundle) -> int:
+        """How much there is to do, in a unit of the stage's own, for the time that a plan states: bytes in and out."""
+        read = {a.path: a.size for bundle in inputs.values() for a in bundle.of(Role.WEIGHTS)}
+        written = {a.path: a.size for a in made.of(Role.WEIGHTS) if a.path not in read}
+        return sum(read.values()) + sum(written.values())
+
+    def needs(self, options: O, inputs: Inputs, made: Bundle) -> Needs:
+        """What the stage takes of a machine; `made` is its forecast."""
+        return Needs()
+
     @property
     def title(self) -> str:
         """The stage in one line."""
@@ -91,7 +103,7 @@ def missing_packages(stage: Stage[Options], name: str) -> list[Problem]:
     if not missing:
         return []
     got = f"stage '{name}' needs {', '.join(missing)}, not installed"
-    return [Problem(name, got, "", f"pip install 'convert[{','.join(extras)}]'")]
+    return [Problem(name, got, "", install_command(*extras))]
 
 
 def only(inputs: Inputs) -> Bundle:

@@ -81,13 +81,13 @@ def test_the_schema_has_the_nested_words_of_each_stage(name: str) -> None:
 
 
 @pytest.mark.parametrize("group", [None, *PROJECT["optional-dependencies"]])
-def test_every_dependency_is_pinned_and_has_its_reason(group: str | None) -> None:
+def test_every_dependency_has_a_lower_bound_and_its_reason(group: str | None) -> None:
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     pinned = PROJECT["dependencies"] if group is None else PROJECT["optional-dependencies"][group]
     for requirement in pinned:
         if requirement.startswith(f"{PROJECT['name']}["):
             continue  # extras of ours together: each is looked at by itself
-        assert "==" in requirement
+        assert ">=" in requirement
         assert any(f'"{requirement}"' in line and "#" in line for line in lines), f"{requirement} has no reason"
 
 

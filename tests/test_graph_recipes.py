@@ -99,6 +99,10 @@ def test_a_second_runtime_that_is_not_installed_is_said_before_anything_runs(
 ) -> None:
     from validate.runtimes import openvino
 
-    monkeypatch.setattr(openvino, "available", lambda: "openvino not installed: pip install 'convert[openvino]'")
+    monkeypatch.setattr(
+        openvino, "available", lambda: "openvino not installed: pip install 'convert-quantize-validate[openvino]'"
+    )
     (problem,) = problems(tmp_path, "", validate=", also_on: openvino")
-    assert problem == "5: also_on: openvino, and openvino not installed; pip install 'convert[openvino]'"
+    assert (
+        problem == "5: also_on: openvino, and openvino not installed; pip install 'convert-quantize-validate[openvino]'"
+    )

@@ -239,7 +239,7 @@ def test_what_a_stage_cannot_do_is_its_own_word(moe: Path) -> None:
 def test_a_stage_without_its_packages_says_which(vl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.load("gptq"), "NEEDS", {"no_such_module": "gptq"})
     (said,) = asked(vl)["gptq"].problems
-    assert said == "needs no_such_module, not installed; pip install 'convert[gptq]'"
+    assert said == "needs no_such_module, not installed; pip install 'convert-quantize-validate[gptq]'"
 
 
 def test_every_type_that_needs_no_importance_matrix_is_shown_when_asked(vl: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 from convert import Result, load_recipe, plan, run
 from convert.bundle import Bundle, Manifest, Role
 from convert.errors import BusyError, ConvertError, PlanError, StageError
+from convert.events import Event
 from convert.hashes import HashMemory
-from convert.run import Event
 from tests import fake_stages
 
 RECIPE = """\
@@ -371,9 +371,9 @@ def test_what_a_killed_run_left_is_cleared(place: Path) -> None:
 
 
 def _hold(folder: Path, held: Any, done: Any) -> None:
-    from convert.run import _hold
+    from convert.lock import hold
 
-    with _hold(folder):
+    with hold(folder):
         held.set()
         done.wait(30)
 
@@ -401,7 +401,10 @@ def test_a_problem_starts_nothing(place: Path, fakes: Any) -> None:
     planned = plan(load_recipe(place / "r.yaml"), place / "out")
     text = "\n".join(map(str, planned.problems))
     assert "model.txt: is not there, wanted a file; check the path" in text
-    assert "r.yaml:4: stage 'one' needs no_such_module, not installed; pip install 'convert[gguf]'" in text
+    assert (
+        "r.yaml:4: stage 'one' needs no_such_module, not installed; pip install 'convert-quantize-validate[gguf]'"
+        in text
+    )
     with pytest.raises(PlanError):
         run(planned)
     assert not (place / "out").exists()

@@ -126,7 +126,7 @@ def test_without_torch_a_pickle_asks_for_it(folder: Path, monkeypatch: pytest.Mo
     pickle_weights(folder)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     (problem,) = source.check(Options(path=folder), {})
-    assert "pip install 'convert[pickle]'" in str(problem)
+    assert "pip install 'convert-quantize-validate[pickle]'" in str(problem)
 
 
 @pytest.mark.parametrize("case", sorted(BROKEN.keys() - BY_CONFIG))

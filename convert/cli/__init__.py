@@ -15,6 +15,8 @@ import click
 from convert.cli import commands
 from convert.cli.common import EPILOG
 
+VERSION_HELP = "Tell the version and that of every runtime found, and exit."
+
 
 class Commands(click.Group):
     """The commands of the folder commands/: none is imported before it is asked for."""
@@ -29,8 +31,18 @@ class Commands(click.Group):
         return command
 
 
+def _say_version(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    """Print the version and those of the runtimes, and end."""
+    if asked and not context.resilient_parsing:
+        from convert.distribution import version_lines
+
+        for line in version_lines():
+            click.echo(line)
+        context.exit()
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
-@click.version_option(package_name="convert")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_say_version, help=VERSION_HELP)
 def main() -> None:
     """Turn a model into every format people run, and prove that each output still is that model."""
     for which in (

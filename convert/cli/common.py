@@ -25,6 +25,34 @@ out_option = click.option(
 )
 force_option = click.option("--force", multiple=True, metavar="STAGE", help="Run this stage even if it is up to date.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
+
+
+class Jobs(click.ParamType):
+    """A number of steps, or `auto`."""
+
+    name = "n|auto"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value in ("auto", None):
+            return None
+        if isinstance(value, str) and value.isdigit() and int(value) > 0:
+            return int(value)
+        self.fail(f"{value!r} is no number of steps, wanted 1, 2, … or auto", param, ctx)
+
+
+jobs_option = click.option(
+    "-j",
+    "--jobs",
+    type=Jobs(),
+    envvar="CONVERT_JOBS",
+    show_envvar=True,
+    default="auto",
+    show_default=True,
+    help="Steps that run at a time; auto: as many as fit into the free memory and the cores.",
+)
+executor_option = click.option(
+    "--executor", metavar="NAME", default="local", show_default=True, help="Where steps run."
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Everything the stages have to say.")
 
@@ -66,11 +94,14 @@ def carry_out(
     verbose: bool,
     force: tuple[str, ...] = (),
     builds: bool = True,
+    jobs: int | None = 1,
+    executor: str = "local",
 ) -> int:
     """Plan and run, told as it goes on; the exit code."""
     from convert.cli.console import listener
+    from convert.events import StepProgress
     from convert.plan import plan, plan_again
-    from convert.run import StepProgress, run
+    from convert.run import run
 
     with listener(as_json=as_json, quiet=quiet, verbose=verbose) as listen:
         with StepProgress("plan", listen) as progress:
@@ -78,7 +109,7 @@ def carry_out(
                 planned = plan(recipe, out, force=force, progress=progress)
             else:
                 planned = plan_again(recipe, out, progress=progress)
-        result = run(planned, listen)
+        result = run(planned, listen, jobs=jobs, executor=executor)
     if as_json:
         say_json(_result_json(result))
     elif not quiet:

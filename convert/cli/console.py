@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ import click
 from convert.table import size
 
 if TYPE_CHECKING:
+    from convert.events import Event, Listener
     from convert.formats.facts import Facts
     from convert.inspection.checkpoint import CheckpointInspection
     from convert.inspection.preview import Preview, Reference
     from convert.plan import Plan
-    from convert.run import Event, Listener, Result
+    from convert.run import Result
 
 PLAIN_SECONDS = 10.0  # how often a long task says how far it is where there is no terminal
 
@@ -79,10 +81,11 @@ def step_line(event: Event) -> str:
 
 
 class _Plain:
-    """Lines for logs and pipes: one when a task starts, and one now and then."""
+    """Lines for logs and pipes: one when a task starts, and one now and then; each begins with its step."""
 
     def __init__(self, verbose: bool) -> None:
-        self._verbose, self._last, self._began = verbose, 0.0, 0.0
+        self._verbose = verbose
+        self._tasks: dict[str, _Task] = {}  # what each step is at
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
@@ -90,14 +93,23 @@ class _Plain:
         if line := step_line(event):
             click.echo(line)
         elif event.kind == "task":
-            self._last = self._began = now
+            self._tasks[event.step] = _Task(now, now)
             if event.data["total"]:
                 click.echo(f"{event.step}:   {event.data['what']}")
-        elif event.kind == "progress" and now - self._last >= PLAIN_SECONDS:
-            self._last = now
-            click.echo(f"{event.step}:   {event.data['what']} {_how_far(event.data, now - self._began)}")
+        elif event.kind == "progress" and (task := self._tasks.get(event.step)):
+            if now - task.last >= PLAIN_SECONDS:
+                task.last = now
+                click.echo(f"{event.step}:   {event.data['what']} {_how_far(event.data, now - task.began)}")
         elif event.kind == "note" and self._verbose:
             click.echo(f"{event.step}:   {event.data['text']}")
+
+
+@dataclass
+class _Task:
+    """When a step's task began, and when it was last told of."""
+
+    began: float
+    last: float
 
 
 def _how_far(data: Mapping[str, Any], seconds: float) -> str:
@@ -111,32 +123,32 @@ def _how_far(data: Mapping[str, Any], seconds: float) -> str:
 def _bars(verbose: bool) -> Iterator[Listener]:
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     console = Console(highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[far]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        state: dict[str, Any] = {"task": None, "began": 0.0}
+        bars: dict[str, tuple[TaskID, float]] = {}  # of each step that runs: its bar, and since when
 
-        def clear() -> None:
-            if state["task"] is not None:
-                progress.remove_task(state["task"])
-                state["task"] = None
+        def clear(step: str) -> None:
+            if step in bars:
+                progress.remove_task(bars.pop(step)[0])
 
         def listen(event: Event) -> None:
             if event.kind == "task":
-                clear()
-                state["began"] = time.monotonic()
+                clear(event.step)
                 what = escape(f"{event.step}: {event.data['what']}")
-                state["task"] = progress.add_task(what, total=event.data["total"] or None, far="")
-            elif event.kind == "progress" and state["task"] is not None:
-                far = _how_far(event.data, time.monotonic() - state["began"])
-                progress.update(state["task"], completed=event.data["done"], far=far)
+                bar = progress.add_task(what, total=event.data["total"] or None, far="")
+                bars[event.step] = bar, time.monotonic()
+            elif event.kind == "progress" and event.step in bars:
+                bar, began = bars[event.step]
+                far = _how_far(event.data, time.monotonic() - began)
+                progress.update(bar, completed=event.data["done"], far=far)
             elif line := step_line(event):
-                clear()
+                clear(event.step)
                 console.print(escape(line))
             elif event.kind == "warning":
-                console.print(f"[yellow]warning:[/] {escape(event.data['text'])}")
+                console.print(f"[yellow]warning:[/] {escape(str(event.data['text']))}")
             elif event.kind == "note" and verbose:
                 console.print(escape(f"{event.step}:   {event.data['text']}"))
 
@@ -149,11 +161,15 @@ def show_plan(planned: Plan, verbose: bool, types: bool = False) -> None:
     With `types` also every tensor's type and the rule that picked it.
     """
     rows = [
-        (step.name, step.spec.use, "skip" if step.up_to_date else "run", _bytes_of(step), step.reason)
+        (
+            *(step.name, step.spec.use, "skip" if step.up_to_date else "run"),
+            *(_bytes_of(step), _memory_of(step), _time_of(step), step.reason),
+        )
         for step in planned.steps
     ]
     click.echo(f"{planned.recipe.name} -> {planned.folder}")
-    show_table(("step", "stage", "does", "writes", "why"), rows, right=("writes",))
+    heads = ("step", "stage", "does", "writes", "memory", "time", "why")
+    show_table(heads, rows, right=("writes", "memory", "time"))
     for step in planned.steps:
         if step.bundle is not None and (names := _files_of(step)):
             click.echo(f"\n{step.name}:")
@@ -166,7 +182,8 @@ def show_plan(planned: Plan, verbose: bool, types: bool = False) -> None:
                 click.echo(f"  {line}")
         if types and step.bundle is not None:
             _show_types(tensor_types(planned, step))
-    click.echo(f"\nwrites {size(planned.write_bytes)}; {size(planned.free_bytes)} are free on that disk")
+    click.echo(f"\n{_total_time(planned)}")
+    click.echo(f"writes {size(planned.write_bytes)}; {size(planned.free_bytes)} are free on that disk")
     for note in planned.notes:
         click.echo(f"note: {note}")
 
@@ -186,6 +203,34 @@ def _show_types(rows: Sequence[tuple[str, str, str, str]]) -> None:
 
 def _bytes_of(step: Any) -> str:
     return "-" if step.up_to_date or not step.key else size(step.write_bytes)
+
+
+def _memory_of(step: Any) -> str:
+    return "-" if step.up_to_date or not step.key else f"~{size(step.needs.memory_bytes)}"
+
+
+def _time_of(step: Any) -> str:
+    return "-" if step.up_to_date or step.seconds is None else f"~{duration(step.seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 8 s, 4 min, 2 h 10 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _total_time(planned: Plan) -> str:
+    """How long the run will take one step after the other, by what earlier runs took here."""
+    todo = [step for step in planned.steps if not step.up_to_date and not step.left_out]
+    known = [step.seconds for step in todo if step.seconds is not None]
+    lacking = sorted({step.spec.use for step in todo if step.seconds is None})
+    if not todo:
+        return "takes no time: all is up to date"
+    said = f"takes about {duration(sum(known))}, by earlier runs on this machine" if known else ""
+    none = f"no time is known of {', '.join(lacking)}: none has run on this machine yet" if lacking else ""
+    return "; ".join(filter(None, (said, none)))
 
 
 def _options_of(step: Any) -> str:

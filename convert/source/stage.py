@@ -16,6 +16,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from convert.bundle import Artifact, Bundle, Model, Role
+from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.options import Options, RecipePath
 from convert.progress import Progress
@@ -98,7 +99,7 @@ def _check_weights(folder: Path) -> None:
     for path in files:
         pickled.scan(path)
     if importlib.util.find_spec("torch") is None:
-        raise InputError(str(folder), "has pickled weights", "torch to read them", "pip install 'convert[pickle]'")
+        raise InputError(str(folder), "has pickled weights", "torch to read them", install_command("pickle"))
 
 
 def _problems(look: Callable[[], object]) -> list[Problem]:

@@ -7,12 +7,12 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from convert import registry
 from convert.bundle import Artifact, Bundle, Role
+from convert.distribution import version
 from convert.errors import ConvertError
 from convert.files import write_text
 from convert.formats.base import Output
@@ -95,7 +95,7 @@ def provenance(progress: Progress, packages: Sequence[str]) -> ProvenanceEntry:
 
     command = ["convert", *sys.argv[1:]]  # however it was started
     return {
-        "convert": version("convert"),
+        "convert": version(),
         "recipe_sha256": progress.recipe_sha256,
         "command": shlex.join(command),
         "versions": provenance.versions(packages),

@@ -19,7 +19,9 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
 from convert.formats.base import SOURCE, Output
+from convert.model.memory_needs import reference_needs
 from convert.model.reference import open_reference
+from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
 from convert.validation.checks import check_all, input_sets, wants_images
@@ -40,6 +42,7 @@ RUNTIMES = (  # where they are installed
     *("gptqmodel", "compressed-tensors"),
 )
 
+CLICK_TOKENS = 300
 REPORT_BYTES = 64 << 10  # what to count with before there is one
 NOT_BUILT = "not built yet"  # as a plan says it
 
@@ -74,17 +77,24 @@ def _reference_key(options: ValidateOptions, source: Bundle) -> str:
 
 
 def _candidate(row: Output, source: Bundle) -> Candidate:
-    from validate import memory, runtimes
+    from validate import runtimes
     from validate.measurement import Candidate
 
-    weights, projector = row.weights, row.projector
-    size = row.weights_size + row.projector_size
-    if row.widened:  # the checkpoint's that it shares too
-        size = max(size, 4 * memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=True))
+    weights, projector, size = row.weights, row.projector, _memory_bytes(row, source)
     _, kind = registry.kinds()[weights.format]
     name = row.on or next(iter(kind.runtimes), "")
     runtime = runtimes.load(name) if name else None
     return Candidate(weights.path, projector.path if projector else None, runtime, size, row.label, row.text_only)
+
+
+def _memory_bytes(row: Output, source: Bundle) -> int:
+    """What an output takes on its runtime: its files' bytes, or all its weights as float32."""
+    from validate import memory
+
+    size = row.weights_size + row.projector_size
+    if row.widened:  # the checkpoint's weights that it shares too
+        size = max(size, 4 * memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=True))
+    return size
 
 
 def _windows(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], progress: Progress) -> Windows:
@@ -220,6 +230,18 @@ class ValidateStage(Stage[ValidateOptions]):
             Artifact("html", Path("report.html"), REPORT_BYTES * (1 + len(rows))),
         )
         return inputs[SOURCE].with_(report=files)
+
+    def work(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> int:
+        """Tokens through weights, of every output and of the source; a click counts as a prompt with its image."""
+        clicks = len(_tasks(options)) if options.clicks is not None and options.clicks.is_file() else 0
+        rows = [row.weights_size for row in outputs(inputs, options.also_on)]
+        source = sum(a.size for a in inputs[SOURCE].of(Role.WEIGHTS))
+        return (options.tokens + CLICK_TOKENS * clicks) * (source + sum(rows))
+
+    def needs(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> Needs:
+        """The source on transformers beside the largest output on its runtime."""
+        rows = outputs(inputs, options.also_on)
+        return reference_needs(inputs[SOURCE], max((_memory_bytes(row, inputs[SOURCE]) for row in rows), default=0))
 
     def explain(self, options: ValidateOptions, inputs: Inputs) -> list[str]:
         """What each output will be held to, for `convert plan -v`."""

@@ -305,7 +305,7 @@ def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tm
         genai.importlib.util, "find_spec", lambda name: None if name == "onnxruntime_genai" else found(name)
     )
     (problem,) = genai.check(Asked(), bundle_of(FARA))
-    assert "needs onnxruntime_genai, not installed; pip install 'convert[genai]'" in str(problem)
+    assert "needs onnxruntime_genai, not installed; pip install 'convert-quantize-validate[genai]'" in str(problem)
 
 
 def test_a_builder_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path) -> None:

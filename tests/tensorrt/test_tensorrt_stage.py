@@ -358,7 +358,10 @@ def test_data_centre_tensorrt_builds_for_the_gpu_it_sees(source: Bundle, monkeyp
 def test_without_any_tensorrt_it_says_how_to_get_one(source: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flavours, "find", lambda: None)
     (problem,) = problems(source)
-    assert "of tensorrt and tensorrt_rtx_bindings none can be imported; pip install 'convert[tensorrt]'" in problem
+    assert (
+        "of tensorrt and tensorrt_rtx_bindings none can be imported; pip install 'convert-quantize-validate[tensorrt]'"
+        in problem
+    )
     with pytest.raises(ConvertError, match="none can be imported"):
         tensorrt.run(options(), {"onnx": source}, Path("nowhere"), Silent())
 

@@ -255,7 +255,14 @@ def test_without_a_device_it_is_this_machine_not_the_engine(folder: Path, monkey
 
 def test_without_tensorrt_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "_module", lambda: None)
-    assert "pip install 'convert[tensorrt]'" in str(tensorrt.available())
+    assert "pip install 'convert-quantize-validate[tensorrt]'" in str(tensorrt.available())
+
+
+def test_without_anything_one_command_installs_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "_module", lambda: None)
+    monkeypatch.setattr(tensorrt.importlib.util, "find_spec", lambda name: None)
+    said = "TensorRT and torch and transformers not installed: pip install 'convert-quantize-validate[onnx,tensorrt]'"
+    assert tensorrt.available() == said
 
 
 def test_it_says_what_ran() -> None:

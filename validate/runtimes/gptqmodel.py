@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from validate.distribution import install_command
 from validate.runtimes import RuntimeFailure
 from validate.runtimes._folder import CheckpointFolder
 from validate.runtimes._telemetry import refuse_telemetry
@@ -31,7 +32,7 @@ _ENVIRONMENT = {
 def available() -> str | None:
     """Why it cannot run here, or None."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed: pip install 'convert[gptq]'" if missing else None
+    return f"{' and '.join(missing)} not installed: {install_command('gptq')}" if missing else None
 
 
 def version() -> str:

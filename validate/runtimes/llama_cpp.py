@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from validate.distribution import install_command
 from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
 from validate.runtimes import _llama_api as api
 from validate.runtimes._llama_server import LlamaServer
@@ -36,7 +37,7 @@ _NONE = -1  # LLAMA_TOKEN_NULL
 def available() -> str | None:
     """Why llama.cpp cannot run here, or None."""
     if api.library_path() is None:
-        return "xllamacpp is not installed: pip install 'convert[validate]'"
+        return f"xllamacpp is not installed: {install_command('validate')}"
     return None
 
 

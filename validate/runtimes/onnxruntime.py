@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from validate.distribution import install_command
 from validate.runtimes import NotOnThisMachine, RuntimeFailure
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _BEFORE = re.compile(r".*\[ONNXRuntimeError\] : \d+ : \w+ : |^\S+\.(cc|h):\d+ \S
 def available() -> str | None:
     """Why ONNX Runtime cannot run here, or None."""
     missing = [name for name in ("onnxruntime", "transformers") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed: pip install 'convert[onnx]'" if missing else None
+    return f"{' and '.join(missing)} not installed: {install_command('onnx')}" if missing else None
 
 
 def version() -> str:

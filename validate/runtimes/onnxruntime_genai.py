@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from validate.distribution import install_command
 from validate.runtimes import Identity, RuntimeFailure, Unsupported
 from validate.runtimes._folder import CheckpointFolder
 from validate.runtimes._threads import useful_threads, weights_of
@@ -34,8 +35,8 @@ def available() -> str | None:
     """Why onnxruntime-genai cannot run here, or None."""
     needs = {"onnxruntime_genai": "genai", "transformers": "onnx"}
     missing = [name for name in needs if importlib.util.find_spec(name) is None]
-    extras = ",".join(dict.fromkeys(needs[name] for name in missing))
-    return f"{' and '.join(missing)} not installed: pip install 'convert[{extras}]'" if missing else None
+    remedy = install_command(*(needs[name] for name in missing))
+    return f"{' and '.join(missing)} not installed: {remedy}" if missing else None
 
 
 def version() -> str:

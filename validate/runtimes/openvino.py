@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from validate.distribution import install_command
 from validate.runtimes import RuntimeFailure
 from validate.runtimes._telemetry import refuse_telemetry
 
@@ -32,7 +33,7 @@ _TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64"
 def available() -> str | None:
     """Why OpenVINO cannot run here, or None."""
     missing = [name for name in ("openvino", "transformers") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed: pip install 'convert[openvino,validate]'" if missing else None
+    return f"{' and '.join(missing)} not installed: {install_command('openvino', 'validate')}" if missing else None
 
 
 def version() -> str:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from validate.distribution import install_command
 from validate.runtimes import NotOnThisMachine, RuntimeFailure
 
 if TYPE_CHECKING:
@@ -33,10 +34,12 @@ REBUILD = "rebuild it from the graphs in onnx/"
 def available() -> str | None:
     """Why TensorRT cannot run here and what to install, or None."""
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing and _module() is None:
+        return f"TensorRT and {' and '.join(missing)} not installed: {install_command('onnx', 'tensorrt')}"
     if missing:
-        return f"{' and '.join(missing)} not installed: pip install 'convert[onnx]'"
+        return f"{' and '.join(missing)} not installed: {install_command('onnx')}"
     if _module() is None:
-        return "TensorRT is not installed: pip install 'convert[tensorrt]', or TensorRT from its vendor"
+        return f"TensorRT is not installed: {install_command('tensorrt')}, or TensorRT from its vendor"
     return None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from validate import memory
+from validate.distribution import install_command
 from validate.runtimes import RuntimeFailure
 from validate.runtimes._folder import CheckpointFolder, first_line, quiet, token_id, until_end
 from validate.runtimes._half import compute_in_float32
@@ -31,7 +32,7 @@ ISOLATED = False
 def available() -> str | None:
     """Why transformers cannot run here, or None."""
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed: pip install 'convert[validate]'" if missing else None
+    return f"{' and '.join(missing)} not installed: {install_command('validate')}" if missing else None
 
 
 def version() -> str:

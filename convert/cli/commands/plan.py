@@ -49,7 +49,6 @@ def command(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, verb
 
 def _plan_json(planned: Plan, types: bool = False) -> dict[str, Any]:
     from convert.cli.console import tensor_types
-    from convert.run import step_json
 
     keys = ("file", "tensor", "type", "rule")
     steps = planned.steps if types else ()
@@ -57,7 +56,7 @@ def _plan_json(planned: Plan, types: bool = False) -> dict[str, Any]:
     return {
         "recipe": planned.recipe.name,
         "folder": str(planned.folder),
-        "steps": [step_json(step) for step in planned.steps],
+        "steps": [step.to_json() for step in planned.steps],
         "write_bytes": planned.write_bytes,
         "free_bytes": planned.free_bytes,
         "notes": list(planned.notes),

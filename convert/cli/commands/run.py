@@ -9,7 +9,9 @@ import click
 from convert.cli.common import (
     EPILOG,
     carry_out,
+    executor_option,
     force_option,
+    jobs_option,
     json_option,
     out_option,
     quiet_option,
@@ -23,12 +25,27 @@ from convert.cli.common import (
 @recipe_argument
 @out_option
 @force_option
+@jobs_option
+@executor_option
 @json_option
 @quiet_option
 @verbose_option
 @reports_errors
-def command(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool) -> int:
+def command(
+    recipe: Path,
+    out: Path,
+    force: tuple[str, ...],
+    jobs: int | None,
+    executor: str,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
     """Build what is out of date, validate every output, write the report."""
-    from convert.recipe import load_recipe
+    from convert.recipe import load_recipe, suggest
+    from convert.run import executors
 
-    return carry_out(load_recipe(recipe), out, force=force, as_json=as_json, quiet=quiet, verbose=verbose)
+    if executor not in executors():
+        raise click.BadParameter(f"no executor is called so; {suggest(executor, executors())}", param_hint="--executor")
+    words = {"as_json": as_json, "quiet": quiet, "verbose": verbose}
+    return carry_out(load_recipe(recipe), out, force=force, jobs=jobs, executor=executor, **words)

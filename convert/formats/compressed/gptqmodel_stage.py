@@ -15,10 +15,12 @@ from pydantic import Field, model_validator
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, InputError, Problem, StageError
+from convert.model.memory_needs import LIBRARIES, cores_for, reference_needs
+from convert.needs import GB, Needs
 from convert.options import Options as BaseOptions
 from convert.options import RecipePath
 from convert.progress import Progress
-from convert.stage import Inputs, Stage, checkpoint
+from convert.stage import Inputs, Stage, checkpoint, only
 
 if TYPE_CHECKING:
     from convert.formats.compressed.folder import Layout
@@ -315,6 +317,11 @@ class CompressedStage(Stage[O]):
         yield f"{len(decision.quantized)} matrices of {decision.layers} layers in {options.scheme.bits} bits"
         yield f"kept as they are: {len(decision.kept)} matrices ({', '.join(exclusions(decision.kept))})"
 
+    def needs(self, options: O, inputs: Inputs, made: Bundle) -> Needs:
+        """The finished folder loaded again, which is the most that a stage takes that runs nothing."""
+        written = sum(a.size for a in made.of(Role.WEIGHTS))
+        return Needs(LIBRARIES + 2 * written, cores_for(only(inputs)))
+
 
 class CalibratedStage(CompressedStage[C]):
     """What the two that calibrate share: gptqmodel does the arithmetic."""
@@ -337,6 +344,10 @@ class CalibratedStage(CompressedStage[C]):
             with contextlib.suppress(ValueError, OSError):  # check() says what is wrong with it
                 files += [task.image for task in vision.read_clicks(screens)]
         return [path for path in dict.fromkeys(files) if path.is_file()]
+
+    def needs(self, options: C, inputs: Inputs, made: Bundle) -> Needs:
+        """The source on transformers, and what the quantizer adds: the activations of a layer and its Hessians."""
+        return reference_needs(only(inputs), GB)
 
     def calibrates(self, options: C) -> list[Path]:
         """The same files: the weights are fitted to them."""

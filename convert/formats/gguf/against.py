@@ -12,6 +12,7 @@ import numpy as np
 
 from convert import architectures
 from convert.bundle import Artifact, Bundle, Model, Role
+from convert.distribution import install_command
 from convert.errors import InputError, PlanError, StageError
 from convert.formats.facts import TensorError
 from convert.formats.gguf.ledger import match_tensors
@@ -130,7 +131,7 @@ def _decoded(stored: StoredTensor, rows: np.ndarray) -> np.ndarray:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
     except ModuleNotFoundError:
-        raise StageError("inspect", "gguf is not installed", "", "pip install 'convert[inspect]'") from None
+        raise StageError("inspect", "gguf is not installed", "", install_command("inspect")) from None
     try:
         return np.asarray(dequantize(rows, GGMLQuantizationType(stored.type.id)), np.float32)
     except (NotImplementedError, ValueError):

@@ -14,6 +14,8 @@ from pydantic import Field
 
 from convert.bundle import Artifact, Bundle
 from convert.errors import InputError, Problem
+from convert.model.memory_needs import reference_needs
+from convert.needs import Needs
 from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
@@ -79,6 +81,10 @@ class ImatrixStage(Stage[ImatrixOptions]):
         shapes = {name: matrices.entry_shape(name) for name in matrices.shapes}
         plan = imatrix_plan(file_name(source), shapes, about)
         return source.with_(imatrix=Artifact(KIND, Path(plan.name), plan.size))
+
+    def needs(self, options: ImatrixOptions, inputs: Inputs, made: Bundle) -> Needs:
+        """The source on transformers."""
+        return reference_needs(only(inputs))
 
     def explain(self, options: ImatrixOptions, inputs: Inputs) -> Iterator[str]:
         """What will be measured, for `convert plan -v`."""

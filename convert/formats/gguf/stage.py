@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from convert.bundle import Artifact, Bundle, Model, Role
+from convert.distribution import install_command
 from convert.errors import ConvertError, Problem
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
 from convert.formats.gguf.imatrix_stage import ImatrixOptions
 from convert.formats.gguf.imatrix_stage import file_name as matrix_name
+from convert.model.memory_needs import cores_for
+from convert.needs import MB, Needs
 from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from convert.formats.gguf.conversion import Conversion, Wish
 
 
+VOCABULARY_COPIES = 12  # of tokenizer.json: parsed by us and, in the proof, by two libraries
 PROJECTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
 
 
@@ -165,7 +169,7 @@ class GGUFOptions(Options):
 def _lacking_modules() -> list[Problem]:
     """What a calibration imports and this Python does not have."""
     return [
-        Problem("gguf", f"imatrix: {{calibrate: …}} needs {module}", "", f"pip install 'convert[{extra}]'")
+        Problem("gguf", f"imatrix: {{calibrate: …}} needs {module}", "", install_command(extra))
         for module, extra in imatrix.NEEDS.items()
         if importlib.util.find_spec(module) is None
     ]
@@ -272,6 +276,14 @@ class GGUFStage(Stage[GGUFOptions]):
         if isinstance(options.imatrix, Calibration):
             inputs = {"source": imatrix.forecast(options.imatrix.asked, inputs)}
         return _bundle(inputs, made)
+
+    def needs(self, options: GGUFOptions, inputs: Inputs, made: Bundle) -> Needs:
+        """A few chunks of rows whatever the model's size, and its vocabulary; a calibration runs the model first."""
+        if isinstance(options.imatrix, Calibration):
+            return imatrix.needs(options.imatrix.asked, inputs, made)
+        source = only(inputs)
+        tokenizer = sum(a.size for a in source.of(Role.TOKENIZER))
+        return Needs(300 * MB + VOCABULARY_COPIES * tokenizer, cores_for(source))
 
     def explain(self, options: GGUFOptions, inputs: Inputs) -> Iterator[str]:
         """Lines about every file: its types and the rules that picked them; then what is left out, and notes."""

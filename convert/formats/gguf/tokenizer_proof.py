@@ -18,6 +18,7 @@ from typing import Any
 
 from convert import child
 from convert.bundle import Bundle
+from convert.distribution import install_command
 from convert.errors import StageError
 from convert.formats.gguf import pretokenizers
 from convert.formats.gguf.sentencepiece import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
@@ -134,11 +135,11 @@ def _has_processor(companions: Companions) -> bool:
 def _lacking(described: Request | None) -> str:
     """Why nothing can be compared; empty when it can."""
     if library_path() is None:
-        return "xllamacpp is not installed; pip install 'convert[validate]'"
+        return f"xllamacpp is not installed; {install_command('validate')}"
     if described is None:
         return "no library here runs the checkpoint's own tokenizer"
     absent = [module for module in NEEDS[described.kind] if importlib.util.find_spec(module) is None]
-    return f"{absent[0]} is not installed; pip install 'convert[validate]'" if absent else ""
+    return f"{absent[0]} is not installed; {install_command('validate')}" if absent else ""
 
 
 def _digest(described: Request, vocabulary: Sequence[Field]) -> str:

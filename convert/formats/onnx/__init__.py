@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
+from convert.distribution import install_command
 from convert.errors import InputError
 from convert.formats.base import (
     SHARED,
@@ -64,7 +65,7 @@ def inspect(path: Path, start: bytes) -> Facts | None:
     if path.suffix != ".onnx":
         return None
     if find_spec("onnx") is None:
-        raise InputError(str(path), "needs onnx to be read", "", "pip install 'convert[onnx]'")
+        raise InputError(str(path), "needs onnx to be read", "", install_command("onnx"))
     from convert.formats.facts import TensorSummary, facts
     from convert.formats.onnx.header import read_onnx
 

@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from convert.distribution import install_command
 from convert.errors import InputError
 from convert.source.untrusted import inside, shown
 
@@ -46,7 +47,7 @@ def _load(path: Path) -> Any:
     from importlib.util import find_spec
 
     if find_spec("onnx") is None:
-        raise InputError(str(path), "needs onnx to be read", "", "pip install 'convert[onnx]'")
+        raise InputError(str(path), "needs onnx to be read", "", install_command("onnx"))
     import onnx
 
     if path.stat().st_size >= LARGEST:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.bundle import Artifact, Bundle, Role
+from convert.distribution import RELEASE
 from convert.errors import InputError, Problem
 from convert.files import HashedFile
 from convert.formats.onnx import families
@@ -308,7 +308,7 @@ def _kinds(written: Iterator[tuple[str, Artifact, Artifact | None]], precision: 
 
 def _label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
     """Say in the graph what it was made from and by what."""
-    model.producer_name, model.producer_version = "convert", importlib.metadata.version("convert")
+    model.producer_name, model.producer_version = "convert", RELEASE
     model.metadata_props.update(origin(source, precision, key))
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from convert import child
 from convert.bundle import Artifact, Bundle, Role
+from convert.distribution import install_command
 from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.files import CHUNK_BYTES
 from convert.formats.onnx import export
@@ -48,9 +49,8 @@ def check(options: Any, source: Bundle) -> list[Problem]:
     """What keeps the builder from making this folder: packages, the precision, words it has not, the architecture."""
     missing = [module for module in NEEDS if importlib.util.find_spec(module) is None]
     if missing:
-        extras = ",".join(sorted({NEEDS[module] for module in missing}))
         got = f"flavor: genai needs {', '.join(missing)}, not installed"
-        return [Problem("onnx", got, "", f"pip install 'convert[{extras}]'")]
+        return [Problem("onnx", got, "", install_command(*(NEEDS[module] for module in missing)))]
     problems = _option_problems(options)
     try:
         architecture = _architecture(source)

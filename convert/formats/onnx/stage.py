@@ -15,9 +15,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import InputError, Problem
+from convert.model.memory_needs import LIBRARIES, cores_for
+from convert.needs import MB, Needs
 from convert.options import Options
 from convert.progress import Progress
-from convert.stage import Inputs, Stage, checkpoint
+from convert.stage import Inputs, Stage, checkpoint, only
+from validate import memory
 
 if TYPE_CHECKING:
     from convert.formats.onnx.export import Wish
@@ -194,6 +197,14 @@ class ONNXStage(Stage[ONNXOptions]):
                 "`weights: own` never does"
             )
         return said
+
+    def needs(self, options: ONNXOptions, inputs: Inputs, made: Bundle) -> Needs:
+        """torch and the traced graphs; onnxruntime-genai's builder holds the model as float32, and half of it again."""
+        source = only(inputs)
+        if options.flavor == "portable":
+            return Needs(LIBRARIES + 300 * MB, cores_for(source))
+        files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file()]
+        return Needs(LIBRARIES + memory.weights(files).full_bytes * 3 // 2, cores_for(source))
 
     def explain(self, options: ONNXOptions, inputs: Inputs) -> Iterator[str]:
         """Lines about every file, for `convert plan -v`."""

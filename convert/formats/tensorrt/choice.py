@@ -14,6 +14,7 @@ from convert.formats.tensorrt import flavours
 from convert.formats.tensorrt.flavours import Flavour
 from convert.formats.tensorrt.graphs import read_graph
 from convert.formats.tensorrt.profiles import Made, Profile, of_graph, shapes
+from convert.formats.tensorrt.sizes import engine_bytes
 from convert.source.companions import read_json
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -23,7 +24,6 @@ REFUSED = {
 }
 MAIN, SIDECAR = "model.engine", "engine.json"
 PARTS = ("embed_tokens", "vision_encoder")  # graphs that are not the one with logits, by how their files start
-ENGINE_BYTES = 4 << 20  # kernels and tables, about
 PATCH_PIXELS = 14  # of a side, where the processor says no other
 MERGED = 2  # patches of a side that make one image token, likewise
 
@@ -217,13 +217,10 @@ def forecast(inputs: Mapping[str, Bundle], wish: Wish) -> Bundle:
     from convert.formats.onnx.export import inner_name
 
     bundle, graphs = bundle_of(inputs), choose(inputs, wish)
-    copies = len([p for p in wish.profiles if "sequence" in p.ranges]) or 2
-    widened = 2 if graphs.precision == "fp32" else 1  # shared weights are most often of 16 bits
-    data = sum(a.size * (widened if a.type == "shared" else 1) for a in graphs.data)
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
     for role, artifact in graphs.all:
         main = artifact == graphs.main
-        size = data * copies + ENGINE_BYTES if main else ENGINE_BYTES
+        size = engine_bytes(artifact, graphs.data, graphs.precision, wish.profiles)
         made[role].append(Artifact(kind_of(role, main, graphs.precision), Path(engine_name(graphs, artifact)), size))
     made[Role.WEIGHTS] += [
         Artifact(f"tensorrt-part/{graphs.precision}", Path(SIDECAR), 4096),

@@ -15,9 +15,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from convert.distribution import install_command
+
 RTX, DATA_CENTRE = "TensorRT for RTX", "TensorRT"
 MODULES = {"tensorrt": DATA_CENTRE, "tensorrt_rtx_bindings": RTX}  # in the order in which they are taken
-INSTALL = "pip install 'convert[tensorrt]', or TensorRT from its vendor"
+INSTALL = f"{install_command('tensorrt')}, or TensorRT from its vendor"
 TURING = "7.5"  # an engine for every later GPU is the default; this one has to be asked for, and has fewer kernels
 CAPABILITY = re.compile(r"SM(\d+)(\d)")
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator
 
-from convert.bundle import Bundle
+from convert.bundle import Bundle, Role
 from convert.errors import ConvertError, Problem
+from convert.formats.tensorrt import SUFFIX
+from convert.needs import GB, MB, Needs
 from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
@@ -184,9 +186,16 @@ class TensorRTStage(Stage[TensorRTOptions]):
             said.append("tensorrt: for 7.5 (Turing) there are no float32 matrix products: use fp16 graphs")
         if len([p for p in options.profiles if p.sequence]) != 1:
             said.append(
-                "tensorrt: every profile of an engine holds the weights once more; one profile makes it smallest"
+                "tensorrt: a profile for single tokens (decode) holds the weights again; engines are smallest without"
             )
         return said
+
+    def needs(self, options: TensorRTOptions, inputs: Inputs, made: Bundle) -> Needs:
+        """The builder holds the graph's weights and those of the engine it makes."""
+        engines = sum(
+            a.size for role in (Role.WEIGHTS, Role.PROJECTOR) for a in made.of(role) if a.path.suffix == SUFFIX
+        )
+        return Needs(500 * MB + 2 * engines, 1 if engines < GB else 0)
 
     def explain(self, options: TensorRTOptions, inputs: Inputs) -> Iterator[str]:
         """Lines for `convert plan -v`: which TensorRT, for which GPUs, which engines."""
