@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 def parse(line: str) -> None:
-    """Raises click's UsageError for a line that our command would refuse. `[a|b]` and `…` stand for what is left out."""
+    """Raises click's UsageError for a line that our command would refuse; `[a|b]` and `…` are what is left out."""
     words = shlex.split(re.sub(r"\[[^]]*\]|…|\.\.\.", "", line))[1:]
     if words[0].startswith("-"):
         assert words[0] in ("--help", "--version", "-h")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from types import ModuleType
 
-from docs.hooks import markdown
+from docs.hooks import blocks
 
 HEAD = """\
 # Python API
@@ -32,17 +32,18 @@ MODULES = (  # module, and what it is for
 
 def page() -> str:
     """Every public name of the modules above."""
-    return markdown.page(HEAD, *(_module(*entry) for entry in MODULES if _is_there(entry[0])))
+    return blocks.page(HEAD, *(_module(*entry) for entry in MODULES if _is_there(entry[0])))
 
 
 def _is_there(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    parent = name.rpartition(".")[0]
+    return (not parent or importlib.util.find_spec(parent) is not None) and importlib.util.find_spec(name) is not None
 
 
 def _module(name: str, purpose: str) -> str:
     module = importlib.import_module(name)
-    about = markdown.code(inspect.cleandoc(module.__doc__ or ""), "text")
-    return markdown.page(f"## {purpose}", f"`{name}`", about, *(_member(*found) for found in _public(module))).rstrip()
+    about = blocks.code(inspect.cleandoc(module.__doc__ or ""), "text")
+    return blocks.page(f"## {purpose}", f"`{name}`", about, *(_member(*found) for found in _public(module))).rstrip()
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
@@ -59,10 +60,10 @@ def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
 
 
 def _member(name: str, found: object) -> str:
-    blocks = [f"### {name}", markdown.code(_signature(name, found), "python"), _doc(found)]
+    parts = [f"### {name}", blocks.code(_signature(name, found), "python"), _doc(found)]
     if dataclasses.is_dataclass(found):
-        return markdown.page(*blocks, *_methods(found, data=True)).rstrip()
-    return markdown.page(*blocks, *(_methods(found) if inspect.isclass(found) else ())).rstrip()
+        return blocks.page(*parts, *_methods(found, data=True)).rstrip()
+    return blocks.page(*parts, *(_methods(found) if inspect.isclass(found) else ())).rstrip()
 
 
 def _signature(name: str, found: object) -> str:
@@ -83,7 +84,7 @@ def _doc(found: object) -> str:
     if re.match(r"^\w+\(.*\)$", doc, re.DOTALL) and dataclasses.is_dataclass(found):
         return ""  # the one that dataclass makes says the signature again
     return "\n\n".join(
-        markdown.code(block, "text") if block.startswith("    ") or "\n    " in block else markdown.prose(block)
+        blocks.code(block, "text") if block.startswith("    ") or "\n    " in block else blocks.prose(block)
         for block in doc.split("\n\n")
     )
 
@@ -97,9 +98,9 @@ def _methods(found: object, *, data: bool = False) -> Iterator[str]:
             continue
         doc = (function.__doc__ or "").strip().partition("\n\n")[0]
         call = name if isinstance(member, property) else f"{name}{_parameters(function)}"
-        rows.append((f"`{call}`", markdown.prose(re.sub(r"\s+", " ", doc))))
+        rows.append((f"`{call}`", blocks.prose(re.sub(r"\s+", " ", doc))))
     if rows:
-        yield markdown.table(("member", "gives"), rows)
+        yield blocks.table(("member", "gives"), rows)
 
 
 def _parameters(function: object) -> str:

@@ -6,18 +6,18 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from docs.hooks import markdown
+from docs.hooks import blocks
 
 Schema = Mapping[str, Any]
 
 RECIPE_HEAD = """\
 # Recipe
 
-A recipe is YAML 1.2: `1e-4` is a number, `no` is a word. Paths are relative to the recipe's own folder. A word that is unknown, a value that
-does not fit and a stage that is not there are all reported at once, each with its line.
+A recipe is YAML 1.2: `1e-4` is a number, `no` is a word. Paths are relative to the recipe's own folder. A word that
+is unknown, a value that does not fit and a stage that is not there are all reported at once, each with its line.
 
-`convert schema` prints the JSON Schema that this page is made of; editors complete and check recipes with it. `convert stages` prints
-the options in a terminal, `convert init` writes a recipe to begin with.
+`convert schema` prints the JSON Schema that this page is made of; editors complete and check recipes with it.
+`convert stages` prints the options in a terminal, `convert init` writes a recipe to begin with.
 
 | word | holds |
 | :-- | :-- |
@@ -26,21 +26,23 @@ the options in a terminal, `convert init` writes a recipe to begin with.
 | `stages` | name -> what to make, in any order |
 | `validate` | [how outputs are measured and what they must keep](#validate); nothing is measured without it |
 
-An entry of `stages` says `use:` (which stage, below), `from:` (the stage or stages whose output it takes; the model when left out) and the
-stage's own options. Its name is the folder that its files get."""
+An entry of `stages` says `use:` (which stage, below), `from:` (the stage or stages whose output it takes; the model
+when left out) and the stage's own options. Its name is the folder that its files get."""
 
 REPORT_HEAD = """\
 # Report fields
 
-`report.json` is for scripts; `convert schema report` prints the JSON Schema that this page is made of. Additions do not raise
-`schema_version`; a word that goes, or means something else, does. A number that was NaN or infinite is null, and `reason` says so. [How drift is measured](../explanation/drift.md) says what the numbers mean."""
+`report.json` is for scripts; `convert schema report` prints the JSON Schema that this page is made of. Additions do
+not raise `schema_version`; a word that goes, or means something else, does. A number that was NaN or infinite is
+null, and `reason` says so. [How drift is measured](../explanation/drift.md) says what the numbers mean."""
 
 METRICS = """\
-What `metrics` of an output may hold, and what `limits` of a recipe may name. `<=`: the number has to stay at or below its limit."""
+What `metrics` of an output may hold, and what `limits` of a recipe may name. `<=`: the number has to stay at or below
+its limit."""
 
 DEFAULTS = """\
-They count where a recipe says nothing, and beside a preset the stricter of the two does. They catch a broken file, not a slightly worse
-one: that is what a recipe's own limits are for. `*` is every other type."""
+They count where a recipe says nothing, and beside a preset the stricter of the two does. They catch a broken file,
+not a slightly worse one: that is what a recipe's own limits are for. `*` is every other type."""
 
 
 def recipe_page() -> str:
@@ -50,7 +52,7 @@ def recipe_page() -> str:
     schema = json_schema()
     definitions = schema["$defs"]
     stages = schema["properties"]["stages"]["additionalProperties"]["oneOf"]
-    return markdown.page(
+    return blocks.page(
         RECIPE_HEAD,
         _options("model", schema["properties"]["model"], definitions),
         *(_options(_word(stage), stage, definitions) for stage in stages),
@@ -64,15 +66,15 @@ def report_page() -> str:
 
     schema = json_schema()
     parts = [("The report", schema), *schema["$defs"].items()]
-    return markdown.page(REPORT_HEAD, _metrics(), _presets(), *(_object(title, part) for title, part in parts))
+    return blocks.page(REPORT_HEAD, _metrics(), _presets(), *(_object(title, part) for title, part in parts))
 
 
 def _metrics() -> str:
     """What each number of `metrics` is, and what a limit on it means."""
     from validate.metrics import DEFINITIONS
 
-    rows = [(f"`{name}`", str(one.better), markdown.prose(one.meaning)) for name, one in DEFINITIONS.items()]
-    return markdown.page("## Metrics", METRICS, markdown.table(("metric", "limit", "is"), rows)).rstrip()
+    rows = [(f"`{name}`", str(one.better), blocks.prose(one.meaning)) for name, one in DEFINITIONS.items()]
+    return blocks.page("## Metrics", METRICS, blocks.table(("metric", "limit", "is"), rows)).rstrip()
 
 
 def _presets() -> str:
@@ -84,8 +86,8 @@ def _presets() -> str:
     head = ("preset", "means", *(f"`{name}`" for name in names))
     rows = [(word, one.meaning, *(f"{one.limits[name]:g}" for name in names)) for word, one in PRESETS.items()]
     types = [(f"`{type_}`", _limits(limits)) for type_, limits in DEFAULT_LIMITS.items()]
-    defaults = markdown.table(("type starts with", "limits"), types)
-    return markdown.page("## Presets", markdown.table(head, rows), "## Limits of a type", DEFAULTS, defaults).rstrip()
+    defaults = blocks.table(("type starts with", "limits"), types)
+    return blocks.page("## Presets", blocks.table(head, rows), "## Limits of a type", DEFAULTS, defaults).rstrip()
 
 
 def _limits(limits: Mapping[str, float]) -> str:
@@ -109,19 +111,19 @@ def _options(title: str, schema: Schema, definitions: Schema) -> str:
     about = use["description"] if use else ""
     nested = dict.fromkeys(name for value in properties.values() for name in _references(value))
     inner = (_fields(definitions[name], f"`{name.rpartition('.')[2]}`:") for name in nested)
-    return markdown.page(f"## {title}", markdown.prose(about), _fields(schema, ""), *inner).rstrip()
+    return blocks.page(f"## {title}", blocks.prose(about), _fields(schema, ""), *inner).rstrip()
 
 
 def _fields(schema: Schema, title: str) -> str:
     required = set(schema.get("required", ()))
     rows = [
-        (f"`{name}`", _type(value), _default(name, value, required), markdown.prose(value.get("description", "")))
+        (f"`{name}`", _type(value), _default(name, value, required), blocks.prose(value.get("description", "")))
         for name, value in schema["properties"].items()
         if name not in ("use", "from")
     ]
     if not rows:
         return "It has no options."
-    return markdown.page(title, markdown.table(("option", "value", "default", "what it says"), rows)).rstrip()
+    return blocks.page(title, blocks.table(("option", "value", "default", "what it says"), rows)).rstrip()
 
 
 def _object(title: str, schema: Schema) -> str:
@@ -130,8 +132,8 @@ def _object(title: str, schema: Schema) -> str:
         (f"`{name}`", _type(value, linked=True) + ("" if name in required else ", may be left out"))
         for name, value in schema.get("properties", {}).items()
     ]
-    about = markdown.prose(schema.get("description", "") if title != "The report" else "")
-    return markdown.page(f"## {title}", about, markdown.table(("field", "value"), rows)).rstrip()
+    about = blocks.prose(schema.get("description", "") if title != "The report" else "")
+    return blocks.page(f"## {title}", about, blocks.table(("field", "value"), rows)).rstrip()
 
 
 def _default(name: str, value: Schema, required: set[str]) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints with fewer bits for GPU servers, in safetensors: GPTQ, AWQ, and FP8 as compressed-tensors lays it out."""
+"""GPTQ, AWQ and FP8: checkpoints in fewer bits for GPU servers, vision tower and processor kept."""
 
 from __future__ import annotations
 
