@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import importlib
 import importlib.util
 import inspect
@@ -18,6 +19,7 @@ HEAD = """\
 Functions transform, frozen dataclasses carry. What is on this page is public; the rest of the code may move.
 A docstring's first line states the result."""
 
+LINE = 100
 MODULES = (  # module, and what it is for
     ("convert", "Plan and run recipes"),
     ("convert.stage", "A stage: what makes files"),
@@ -31,8 +33,9 @@ MODULES = (  # module, and what it is for
 
 
 def page() -> str:
-    """Every public name of the modules above."""
-    return blocks.page(HEAD, *(_module(*entry) for entry in MODULES if _is_there(entry[0])))
+    """Every public name of the modules above, where it is named first."""
+    shown: set[object] = set()
+    return blocks.page(HEAD, *(_module(*entry, shown) for entry in MODULES if _is_there(entry[0])))
 
 
 def _is_there(name: str) -> bool:
@@ -40,10 +43,11 @@ def _is_there(name: str) -> bool:
     return (not parent or importlib.util.find_spec(parent) is not None) and importlib.util.find_spec(name) is not None
 
 
-def _module(name: str, purpose: str) -> str:
+def _module(name: str, purpose: str, shown: set[object]) -> str:
     module = importlib.import_module(name)
-    about = blocks.code(inspect.cleandoc(module.__doc__ or ""), "text")
-    return blocks.page(f"## {purpose}", f"`{name}`", about, *(_member(*found) for found in _public(module))).rstrip()
+    new = [(word, found) for word, found in _public(module) if found not in shown]
+    shown.update(found for _, found in new)
+    return blocks.page(f"## {purpose}", f"`{name}`: {_doc(module)}", *(_member(*found) for found in new)).rstrip()
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
@@ -60,47 +64,76 @@ def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
 
 
 def _member(name: str, found: object) -> str:
-    parts = [f"### {name}", blocks.code(_signature(name, found), "python"), _doc(found)]
-    if dataclasses.is_dataclass(found):
-        return blocks.page(*parts, *_methods(found, data=True)).rstrip()
-    return blocks.page(*parts, *(_methods(found) if inspect.isclass(found) else ())).rstrip()
+    methods = _methods(found) if inspect.isclass(found) else ()
+    return blocks.page(f"### {name}", blocks.code(_declared(name, found), "python"), _doc(found), *methods).rstrip()
+
+
+def _declared(name: str, found: object) -> str:
+    """A signature; of a class with fields or members, these with their comments, as they stand in the source."""
+    if not inspect.isclass(found) or not (vars(found).get("__annotations__") or issubclass(found, enum.Enum)):
+        return _signature(name, found)
+    source = inspect.getsource(found)  # type: ignore[arg-type]
+    head = source[source.index("class ") :]
+    fields = re.split(r"(?m)^    (?:def |@)", re.sub(r'    """.*?"""\n', "", head, count=1, flags=re.DOTALL))[0]
+    return re.sub(r"\n{2,}", "\n", fields).rstrip()
 
 
 def _signature(name: str, found: object) -> str:
+    """As a person would write it: annotations without quotes, a long one over several lines."""
     try:
-        signature = str(inspect.signature(found))  # type: ignore[arg-type]
+        signature = inspect.signature(found)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return name
-    signature = re.sub(r"<factory>|<function <lambda> at 0x[0-9a-f]+>|<object object at 0x[0-9a-f]+>", "…", signature)
-    word = "class " if inspect.isclass(found) else ""
-    text = f"{word}{name}{signature}".replace(" -> None", "") if word else f"{name}{signature}"
-    if len(text) < 100:
-        return text
-    return re.sub(r", (?=\*?\w+(?::|=))", ",\n    ", text)
+    is_class = inspect.isclass(found)
+    given = [_plain(str(parameter)) for parameter in signature.parameters.values()]
+    if (first := next((i for i, p in enumerate(signature.parameters.values()) if p.kind is p.KEYWORD_ONLY), -1)) >= 0:
+        given.insert(first, "*")
+    start = f"class {name}" if is_class else name
+    returned = signature.return_annotation
+    end = "" if is_class or returned is signature.empty else f" -> {_plain(str(returned))}"
+    line = f"{start}({', '.join(given)}){end}"
+    if len(line) < LINE:
+        return line
+    lines = "".join(f"    {one},\n" for one in given)
+    return f"{start}(\n{lines}){end}"
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"<factory>|<[\w ]*(?:lambda|object|function)[^>]*>+(?: at 0x[0-9a-f]+>)?", "…", text)
+    return re.sub(r"(?<=[:>] )'([^']*)'|^'([^']*)'$", lambda match: match[1] or match[2] or "''", text)
 
 
 def _doc(found: object) -> str:
-    doc = inspect.cleandoc(vars(found).get("__doc__") or "") if hasattr(found, "__dict__") else ""
-    if re.match(r"^\w+\(.*\)$", doc, re.DOTALL) and dataclasses.is_dataclass(found):
+    """Its docstring; what is set apart in it, a drawing or a list, as it stands."""
+    doc = inspect.cleandoc(found.__doc__ or "")
+    if dataclasses.is_dataclass(found) and re.fullmatch(r"\w+\(.*\)", doc, re.DOTALL):
         return ""  # the one that dataclass makes says the signature again
-    return "\n\n".join(
-        blocks.code(block, "text") if block.startswith("    ") or "\n    " in block else blocks.prose(block)
-        for block in doc.split("\n\n")
-    )
+    parts = doc.split("\n\n")
+    return "\n\n".join(blocks.code(part, "text") if _is_drawn(part) else blocks.prose(part) for part in parts)
 
 
-def _methods(found: object, *, data: bool = False) -> Iterator[str]:
+def _is_drawn(part: str) -> bool:
+    return any(line.startswith("    ") for line in part.splitlines()) or part.startswith("from ")
+
+
+def _methods(found: object) -> Iterator[str]:
     """A line for each method and property that says what it gives."""
-    rows = []
+    rows, fields = [], {field.name for field in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else set()
     for name, member in vars(found).items():
         function = member.fget if isinstance(member, property) else member
-        if name.startswith("_") or not inspect.isfunction(function):
+        if name.startswith("_") or name in fields or not inspect.isfunction(function):
             continue
-        doc = (function.__doc__ or "").strip().partition("\n\n")[0]
+        doc = (function.__doc__ or "").strip().partition("\n\n")[0] or _returned(function)
         call = name if isinstance(member, property) else f"{name}{_parameters(function)}"
         rows.append((f"`{call}`", blocks.prose(re.sub(r"\s+", " ", doc))))
     if rows:
         yield blocks.table(("member", "gives"), rows)
+
+
+def _returned(function: object) -> str:
+    """What it gives back, where no docstring says it."""
+    returned = inspect.signature(function).return_annotation  # type: ignore[arg-type]
+    return "" if returned in (inspect.Signature.empty, "None") else f"`{returned}`"
 
 
 def _parameters(function: object) -> str:
