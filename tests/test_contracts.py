@@ -72,6 +72,14 @@ def test_the_schema_is_json_and_knows_every_stage() -> None:
             assert f'"{option}"' in text
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_the_schema_has_the_nested_words_of_each_stage(name: str) -> None:
+    """Two stages may have options of one name: gguf's `Calibration` is not gptq's."""
+    definitions = json_schema()["$defs"]
+    for title, own in registry.load(name).Options.model_json_schema().get("$defs", {}).items():
+        assert definitions[f"{name}.{title}"]["properties"].keys() == own["properties"].keys()
+
+
 @pytest.mark.parametrize("group", [None, *PROJECT["optional-dependencies"]])
 def test_every_dependency_has_a_lower_bound_and_its_reason(group: str | None) -> None:
     lines = (ROOT / "pyproject.toml").read_text().splitlines()

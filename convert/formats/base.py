@@ -123,6 +123,18 @@ class Found:
 
 
 @dataclass(frozen=True)
+class RecipeEntry:
+    """An entry of `stages:` as `convert init` writes it: YAML lines with comments, under `use:`."""
+
+    name: str
+    use: str
+    purpose: str  # the comment above it
+    options: str = ""
+    takes: str = SOURCE
+    wanted: str = ""  # what only the user can give ("a text to calibrate on"): the entry is written as comments then
+
+
+@dataclass(frozen=True)
 class Release:
     """The repository that an output is published as: its name behind the model's, and path in it -> file here."""
 
@@ -155,6 +167,7 @@ class Format:
     supports_family: Callable[[Family], Support] = lambda family: Support(("it does not say",))
     takes_projector: bool = False  # `recognize` takes one beside the model
     wanted: str = ""  # what `recognize` takes, in words: "a GGUF file"
+    recipe: tuple[RecipeEntry, ...] = ()  # for `convert init`
     release: Callable[[Output, Path], Release] = lambda output, folder: plain_release(
         output, folder, f"-{output.weights.type}"
     )

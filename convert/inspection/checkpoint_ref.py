@@ -20,7 +20,7 @@ def is_checkpoint(path: Path) -> bool:
         return True
     if path.exists() or path.is_symlink() or path.suffix in FILES or path.is_absolute():
         return False
-    named, revision = _hub_name(str(path))
+    named, revision = hub_name(str(path))
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", named):
         return False
     return ("/" in named and not path.parent.is_dir()) or hub.cached(named, revision) is not None
@@ -33,7 +33,7 @@ def options_for(path: Path) -> SourceOptions:
     """
     folder = path.parent if path.name == "config.json" else path
     if not folder.is_dir():
-        named, revision = _hub_name(str(path))
+        named, revision = hub_name(str(path))
         hub.locate(named, revision, download=False, progress=Silent())
         return SourceOptions.model_validate({"hub": named, "revision": revision})
     if folder.name.startswith(HUB_REPO_PREFIX) and (folder / "snapshots").is_dir():
@@ -46,7 +46,8 @@ def options_for(path: Path) -> SourceOptions:
     return SourceOptions.model_validate({"path": folder, **known})
 
 
-def _hub_name(text: str) -> tuple[str, str]:
+def hub_name(text: str) -> tuple[str, str]:
+    """The model and the revision that `org/name[@revision]` says."""
     named, _, revision = text.partition("@")
     return named, revision or hub.DEFAULT_REVISION
 

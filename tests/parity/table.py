@@ -1,7 +1,7 @@
-"""The table of families in README, made of the folder of families and the registry of tiny checkpoints.
+"""The table of families in the docs, made of the folder of families and the registry of tiny checkpoints.
 
 python -m tests.parity.table            prints it
-python -m tests.parity.table --write    puts it into README.md
+python -m tests.parity.table --write    puts it into docs/reference/families.md
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from convert import architectures
 from tests.parity.families import Case, families
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
 BEGIN, END = "<!-- families: python -m tests.parity.table --write -->", "<!-- /families -->"
 
 HEAD = (
@@ -78,16 +78,16 @@ def _missing() -> Iterator[str]:
         yield f"\nNot supported yet: {', '.join(names)}. The plan says so, and names what is."
 
 
-def in_readme(text: str) -> str:
-    """What README has between the two comments."""
+def on_page(text: str) -> str:
+    """What the page has between the two comments."""
     return text.split(BEGIN)[1].split(END, maxsplit=1)[0].strip()
 
 
 def write() -> None:
-    """Put the table into README."""
-    text = README.read_text(encoding="utf-8")
+    """Put the table into the page."""
+    text = PAGE.read_text(encoding="utf-8")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

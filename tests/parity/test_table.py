@@ -1,15 +1,15 @@
-"""README's table of families is the one that is generated."""
+"""The docs' table of families is the one that is generated."""
 
 from __future__ import annotations
 
 from convert import architectures
 from tests.parity.families import families
-from tests.parity.table import README, in_readme, table
+from tests.parity.table import PAGE, on_page, table
 
 
-def test_readme_has_the_table_as_generated() -> None:
+def test_the_page_has_the_table_as_generated() -> None:
     told = "python -m tests.parity.table --write puts it there"
-    assert in_readme(README.read_text(encoding="utf-8")) == table(), told
+    assert on_page(PAGE.read_text(encoding="utf-8")) == table(), told
 
 
 def test_every_family_has_its_row_and_its_cases() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from validate.distribution import install_command
 from validate.errors import RuntimeFailure, Unsupported
 from validate.json_types import JsonObject
 from validate.runtimes._folder import CheckpointFolder

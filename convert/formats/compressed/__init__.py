@@ -1,4 +1,4 @@
-"""Checkpoints with fewer bits for GPU servers, in safetensors: GPTQ, AWQ, and FP8 as compressed-tensors lays it out."""
+"""GPTQ, AWQ and FP8: checkpoints in fewer bits for GPU servers, vision tower and processor kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
-from convert.formats.base import Asked, Format, Found, Kind, Output, Sample, Support, parts_of
+from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Sample, Support, parts_of
 from validate.marks import Mark
 
 if TYPE_CHECKING:
@@ -63,6 +63,25 @@ def previews(sample: Sample) -> Iterator[Asked]:
     yield from (Asked("gptq", calibration), Asked("awq", calibration), Asked("fp8"))
 
 
+CALIBRATION = "calibration: {text: train.txt, samples: 128, length: 512} # not what it is tested on"
+RECIPE = (
+    RecipeEntry("fp8", "fp8", "For newer GPUs: weights and activations in 8-bit floats. Needs no calibration."),
+    RecipeEntry(
+        "gptq",
+        "gptq",
+        "For GPU servers: vLLM, transformers, ExLlama.",
+        f"bits: 4         # 2, 3, 4 or 8\ngroup_size: 128 # -1, 32, 64 or 128\n{CALIBRATION}",
+        wanted="a text to calibrate on",
+    ),
+    RecipeEntry(
+        "awq",
+        "awq",
+        "For GPU servers: vLLM, transformers.",
+        CALIBRATION,
+        wanted="a text to calibrate on",
+    ),
+)
+
 FORMAT = Format(
     name="compressed",
     title="GPTQ, AWQ and FP8",
@@ -83,5 +102,6 @@ FORMAT = Format(
     recognize=recognize,
     previews=previews,
     rank=20,
+    recipe=RECIPE,
     wanted="the folder of a GPTQ, AWQ or FP8 checkpoint",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
-from convert.formats.base import Asked, Format, Found, Kind, Output, Sample, Support
+from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Sample, Support
 from convert.formats.gguf.constants import MAGIC
 from validate.marks import Mark
 
@@ -72,6 +72,32 @@ def tensor_errors(path: Path, folder: Path, values: int) -> Iterable[TensorError
     return tensor_errors(path, folder, values)
 
 
+RECIPE = (
+    RecipeEntry(
+        "gguf",
+        "gguf",
+        "For llama.cpp and what is built on it. One pass over the weights writes every type.",
+        "types: [Q8_0, Q6_K, Q4_K_M] # F16 and BF16 lose least, Q2_K is the smallest\n"
+        "# mmproj: Q8_0             # the projector of a vision model: F16 when left out, false for none\n"
+        "# max_shard: 45G           # split larger files, as llama.cpp does it",
+    ),
+    RecipeEntry(
+        "imatrix",
+        "imatrix",
+        "An importance matrix: which columns matter most. It helps from 4 bits down.",
+        "text: train.txt      # UTF-8, like what the model will be used for; not what it is tested on\n"
+        "# parse_special: true # where the text spells out special tokens: <|im_start|>",
+        wanted="a text to calibrate on",
+    ),
+    RecipeEntry(
+        "weighted",
+        "gguf",
+        "The same types again, encoded with the matrix in mind.",
+        "name: MODEL-i1 # start of the file names\ntypes: [Q4_K_M, Q3_K_M, Q2_K]",
+        takes="imatrix",
+    ),
+)
+
 FORMAT = Format(
     name="gguf",
     title="GGUF",
@@ -88,4 +114,5 @@ FORMAT = Format(
     previews=previews,
     tensor_errors=tensor_errors,
     rank=10,
+    recipe=RECIPE,
 )

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 from convert.bundle import Bundle, Role
 from convert.distribution import install_command
 from convert.errors import InputError
-from convert.formats.base import SHARED, Asked, Format, Found, Kind, Output, Sample, Support, parts_of
+from convert.formats.base import (
+    SHARED,
+    Asked,
+    Format,
+    Found,
+    Kind,
+    Output,
+    RecipeEntry,
+    Sample,
+    Support,
+    parts_of,
+)
 from validate.marks import Mark
 
 if TYPE_CHECKING:
@@ -84,6 +95,16 @@ def previews(sample: Sample) -> Iterator[Asked]:
     yield Asked("onnx", {"flavor": "genai", "precision": "int4"}, "genai", slow=True)
 
 
+RECIPE = (
+    RecipeEntry(
+        "onnx",
+        "onnx",
+        "Graphs of standard operators for ONNX Runtime, OpenVINO and transformers.js.",
+        "precision: [fp32, int8] # also fp16, bf16, int4: one trace serves all\n"
+        "# weights: own         # a browser wants data files of its own; shared links the checkpoint's",
+    ),
+)
+
 FORMAT = Format(
     name="onnx",
     title="ONNX",
@@ -100,5 +121,6 @@ FORMAT = Format(
     guesses=True,
     previews=previews,
     rank=30,
+    recipe=RECIPE,
     wanted="an ONNX graph, the folder of ONNX graphs or of onnxruntime-genai",
 )

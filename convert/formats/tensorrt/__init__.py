@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
-from convert.formats.base import Asked, Format, Found, Kind, Output, Sample, Support, parts_of
+from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Sample, Support, parts_of
 from validate.marks import Mark
 
 if TYPE_CHECKING:
@@ -68,6 +68,16 @@ def previews(sample: Sample) -> Iterator[Asked]:
     yield Asked("tensorrt", takes="onnx", slow=True)
 
 
+RECIPE = (
+    RecipeEntry(
+        "tensorrt",
+        "tensorrt",
+        "Engines of the fp32 graphs. Built without a GPU, run where there is one.",
+        "precision: fp32 # one of the onnx stage's: fp32, fp16 or bf16",
+        takes="onnx",
+    ),
+)
+
 FORMAT = Format(
     name="tensorrt",
     title="TensorRT",
@@ -80,4 +90,5 @@ FORMAT = Format(
     recognize=recognize,
     previews=previews,
     rank=40,
+    recipe=RECIPE,
 )
