@@ -354,7 +354,8 @@ class _Planner:
             remedy = "change its permissions or name another --out"
             self.problems.append(Problem(str(there), "cannot be written to", "", remedy))
         made = self.plan()
-        need, free = made.write_bytes, made.free_bytes
+        scratch = max((step.needs.scratch_bytes for step in made.steps if not step.up_to_date), default=0)
+        need, free = made.write_bytes + scratch, made.free_bytes
         if need and need + DISK_MARGIN_BYTES > free:
             self.problems.append(
                 Problem(

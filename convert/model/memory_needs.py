@@ -15,9 +15,9 @@ def cores_for(source: Bundle) -> int:
     return 1 if sum(a.size for a in source.of(Role.WEIGHTS)) < SMALL else 0
 
 
-def reference_needs(source: Bundle, more_bytes: int = 0) -> Needs:
+def reference_needs(source: Bundle, more_bytes: int = 0, *, scratch_bytes: int = 0) -> Needs:
     """Of the source on transformers: its matrices in their 16 bits at least, and `more_bytes` beside them."""
     files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file()]
     weights = memory.weights(files).half_bytes
     activations = min(GB, weights // 4)
-    return Needs(LIBRARIES + weights + activations + more_bytes, cores_for(source))
+    return Needs(LIBRARIES + weights + activations + more_bytes, cores_for(source), scratch_bytes)

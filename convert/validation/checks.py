@@ -68,7 +68,7 @@ def wants_images(options: ValidateOptions) -> bool:
 
 def _check_images(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) -> list[Problem]:
     """Images and clicks that nothing could be shown."""
-    config = _config(source)
+    config = config_of(source)
     if not wants_images(options) or config is None:
         return []
     named = " and ".join(name for name in ("images", "clicks") if getattr(options, name))
@@ -85,7 +85,7 @@ def _check_images(options: ValidateOptions, source: Bundle, rows: Sequence[Outpu
     ]
 
 
-def _config(source: Bundle) -> dict[str, Any] | None:
+def config_of(source: Bundle) -> dict[str, Any] | None:
     """The source's config.json; None where there is none to read, which its own stage says."""
     try:
         config = json.loads(next(iter(source.of(Role.CONFIG))).path.read_bytes())
@@ -96,7 +96,7 @@ def _config(source: Bundle) -> dict[str, Any] | None:
 
 def _check_window(options: ValidateOptions, source: Bundle) -> list[Problem]:
     """A window longer than what the model was made for measures how it breaks."""
-    config = _config(source) or {}
+    config = config_of(source) or {}
     text = config.get("text_config", config)
     longest = text.get("max_position_embeddings") if isinstance(text, dict) else None
     if not isinstance(longest, int) or options.window <= longest:

@@ -25,7 +25,7 @@ from convert.model.reference import open_reference
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
-from convert.validation.checks import check_all, input_sets, wants_images
+from convert.validation.checks import check_all, config_of, input_sets, wants_images
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
 from convert.validation.options import MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
@@ -93,6 +93,16 @@ def _memory_bytes(row: Output, source: Bundle) -> int:
     if row.widened:  # the checkpoint's weights that it shares too
         size = max(size, 4 * memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=True))
     return size
+
+
+def _kept_bytes(options: ValidateOptions, source: Bundle) -> int:
+    """What is kept of the reference's logits: float32 of every token and id, up to what they are compressed to."""
+    from validate.compressed_logits import ROOM_BYTES
+
+    config = config_of(source) or {}
+    text = config.get("text_config", config)
+    vocabulary = text.get("vocab_size") if isinstance(text, dict) else None
+    return min(ROOM_BYTES, 4 * options.tokens * vocabulary) if isinstance(vocabulary, int) else ROOM_BYTES
 
 
 def _windows(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], progress: Progress) -> Windows:
@@ -242,7 +252,8 @@ class ValidateStage(Stage[ValidateOptions]):
     def needs(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers beside the largest output on its runtime."""
         rows = outputs(inputs, options.also_on)
-        return reference_needs(inputs[SOURCE], max((_memory_bytes(row, inputs[SOURCE]) for row in rows), default=0))
+        largest = max((_memory_bytes(row, inputs[SOURCE]) for row in rows), default=0)
+        return reference_needs(inputs[SOURCE], largest, scratch_bytes=_kept_bytes(options, inputs[SOURCE]))
 
     def explain(self, options: ValidateOptions, inputs: Inputs) -> list[str]:
         """What each output will be held to, for `convert plan -v`."""

@@ -345,7 +345,8 @@ class CalibratedStage(CompressedStage[C]):
 
     def needs(self, options: C, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers, and what the quantizer adds: the activations of a layer and its Hessians."""
-        return reference_needs(only(inputs), GB)
+        written = sum(a.size for a in made.of(Role.WEIGHTS))
+        return reference_needs(only(inputs), GB, scratch_bytes=written)  # what the library saves, before it is laid out
 
     def calibrates(self, options: C) -> list[Path]:
         """The same files: the weights are fitted to them."""

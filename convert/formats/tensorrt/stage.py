@@ -192,10 +192,14 @@ class TensorRTStage(Stage[TensorRTOptions]):
 
     def needs(self, options: TensorRTOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The builder holds the graph's weights and those of the engine it makes."""
+        from convert.formats.tensorrt import flavours
+
         engines = sum(
             a.size for role in (Role.WEIGHTS, Role.PROJECTOR) for a in made.of(role) if a.path.suffix == SUFFIX
         )
-        return Needs(500 * MB + 2 * engines, 1 if engines < GB else 0)
+        flavour = flavours.find()
+        needs_device = flavour is not None and not flavour.is_rtx
+        return Needs(500 * MB + 2 * engines, 1 if engines < GB else 0, accelerator=needs_device)
 
     def explain(self, options: TensorRTOptions, inputs: Inputs) -> Iterator[str]:
         """Lines for `convert plan -v`: which TensorRT, for which GPUs, which engines."""
