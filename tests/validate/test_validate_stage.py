@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from convert import registry
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import StageError
 from convert.model.reference import link_files
 from convert.progress import Silent
 from convert.run import Result
-from convert.validation import outputs as _validate_outputs
 from convert.validation.limits import limits_of
 from convert.validation.outputs import outputs
 from convert.validation.stage import STAGE as stage
@@ -185,7 +185,8 @@ def test_one_stage_without_a_projector_is_named_before_the_run(tiny_vision: dict
 def test_a_format_without_a_place_for_images_is_not_asked_for_them(
     tiny_vision: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_validate_outputs._TEXT_ONLY, "gguf", "this format holds the text decoder alone")
+    real, why = registry.outputs, "this format holds the text decoder alone"
+    monkeypatch.setattr(registry, "outputs", lambda *words: (replace(o, text_only=why) for o in real(*words)))
     Image.fromarray(vision.drawing(112, 84)).save(tmp_path / "0.png")
     inputs = tiny_vision | {"gguf": tiny_vision["gguf"].with_(projector=())}
     report, page = report_of(stage.Options(images=[tmp_path / "0.png"], **FEW), inputs, tmp_path)
