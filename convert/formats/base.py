@@ -23,7 +23,7 @@ EVERYTHING = "*"
 
 @dataclass(frozen=True)
 class Mark:
-    """How a report draws it: a shape (circle, square, diamond, up, down, hexagon, cross, flag) and a colour, `#rrggbb`."""
+    """How a report draws it: circle, square, diamond, up, down, hexagon, cross or flag, and a colour, `#rrggbb`."""
 
     shape: str
     colour: str
