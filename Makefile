@@ -8,10 +8,14 @@ CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --
 # uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test browser check lowest test-lowest constraints bench parity format docs clean
+.PHONY: demo demo-full test browser check lowest test-lowest constraints bench parity format docs clean
 
 demo: .venv/installed
 	$(BIN)/convert run $(RECIPE)
+
+# Every type and every runtime: about ten minutes more.
+demo-full: RECIPE = recipes/demo-full.yaml
+demo-full: demo
 
 test: .venv/installed browser
 	$(BIN)/pytest -n 2 --dist worksteal
@@ -52,6 +56,7 @@ constraints: .venv/installed
 # About twenty minutes on two cores, and 25 GB of disk: LLAMA_CPP is a checkout with llama-quantize built in it; without one it says how to get it.
 bench: .venv/installed
 	$(BIN)/python -m tests.bench.encoders
+	$(BIN)/python -m tests.bench.fixed_cost
 	$(BIN)/python -m tests.bench.end_to_end $(if $(LLAMA_CPP),--peer $(LLAMA_CPP)) $(BENCH)
 
 # llama.cpp's own converter beside ours on every tiny checkpoint: LLAMA_CPP is a checkout of it; without one its sources

@@ -78,6 +78,16 @@ def write_text(path: Path, text: str, kind: str = "text") -> Artifact:
     return file.artifact(kind)
 
 
+def cache_folder() -> Path:
+    """Where what is known of this machine and its files is kept: losing it costs time and nothing else.
+
+    $CONVERT_CACHE_HOME, else $XDG_CACHE_HOME/convert, else ~/.cache/convert. Raises RuntimeError without a home folder.
+    """
+    if own := os.environ.get("CONVERT_CACHE_HOME"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convert"
+
+
 def replace_text(path: Path, text: str) -> None:
     """Put `text` under `path` in one step: a reader sees the old file or the new one, never a part."""
     partial = path.with_name(f".{path.name}.partial")

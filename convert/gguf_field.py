@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -84,7 +85,9 @@ class Field:
         assert isinstance(self.value, tuple)
         head = key + struct.pack("<IQ", self.sub_type, len(self.value))
         if self.sub_type is GGUFValueType.STRING:
-            return head + b"".join(map(text_bytes, self.value))
+            raw = [text.encode("utf-8") for text in self.value]
+            sizes = map(_SIZE.pack, map(len, raw))
+            return head + b"".join(itertools.chain.from_iterable(zip(sizes, raw, strict=True)))
         return head + struct.pack(f"<{len(self.value)}{SCALARS[self.sub_type]}", *self.value)
 
     @classmethod
@@ -118,7 +121,11 @@ class Field:
     @classmethod
     def array(cls, key: str, values: Iterable[object], sub_type: GGUFValueType) -> Field:
         """An array of scalars or strings, all of `sub_type`."""
-        return cls(key, tuple(_checked(key, v, sub_type) for v in values), GGUFValueType.ARRAY, sub_type)
+        items = tuple(values)
+        if not _all_good(items, sub_type):  # a vocabulary has 150,000: looked at one by one to name the one that is not
+            for value in items:
+                _checked(key, value, sub_type)
+        return cls(key, items, GGUFValueType.ARRAY, sub_type)
 
     @classmethod
     def strings(cls, key: str, values: Iterable[str]) -> Field:
@@ -141,14 +148,30 @@ class Field:
         return cls.array(key, values, GGUFValueType.FLOAT32)
 
 
+_SIZE = struct.Struct("<Q")
+
+
 def text_bytes(text: str) -> bytes:
     """A string as the format has it: its length, then its UTF-8."""
     raw = text.encode("utf-8")
-    return struct.pack("<Q", len(raw)) + raw
+    return _SIZE.pack(len(raw)) + raw
 
 
 def _scalar(kind: GGUFValueType, value: object) -> bytes:
     return text_bytes(str(value)) if kind is GGUFValueType.STRING else struct.pack(f"<{SCALARS[kind]}", value)
+
+
+def _all_good(values: Sequence[object], kind: GGUFValueType) -> bool:
+    """Whether `_checked` takes every value, seen at once; False also where only a look at each can tell."""
+    kinds = set(map(type, values))
+    if kind is GGUFValueType.STRING:
+        return kinds <= {str} and _is_text("".join(values))  # type: ignore[arg-type]  # all are strings
+    if kind in _RANGES and values and kinds == {int}:
+        low, high = _RANGES[kind]
+        return low <= min(values) and max(values) <= high  # type: ignore[type-var, operator]  # all are integers
+    if kind in _LARGEST and values and kinds == {float}:
+        return not any(map(math.isnan, values)) and max(map(abs, values)) <= _LARGEST[kind]  # type: ignore[arg-type]
+    return False
 
 
 def _checked(key: str, value: object, kind: GGUFValueType) -> object:

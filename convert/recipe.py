@@ -104,8 +104,7 @@ def json_schema() -> dict[str, Any]:
         schema: dict[str, Any] = registry.load(stage).Options.model_json_schema(
             ref_template=f"#/$defs/{stage}.{{model}}"
         )
-        nested = schema.pop("$defs", {})
-        definitions.update({f"{stage}.{name}": inner for name, inner in nested.items()})
+        definitions.update({f"{stage}.{name}": inner for name, inner in schema.pop("$defs", {}).items()})
         return schema
 
     def entry(stage: str) -> dict[str, Any]:

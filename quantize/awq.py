@@ -29,8 +29,3 @@ def packed(shape: Shape, bits: int, group_size: int, bias: bool) -> dict[str, Sp
         "qzeros": ("I32", (count, rows * bits // 32)),
         "scales": ("F16", (count, rows)),
     }
-
-
-def may_change(name: str) -> bool:
-    """Whether AWQ rewrites a tensor it does not quantize: the norms of the decoder layers take the columns' factors."""
-    return name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from quantize.gptq import HEAD, TOWERS, Spec, exclusions
+from quantize.gptq import HEAD, Spec
 
 LARGEST = 448.0  # of E4M3 without infinities
 TENSOR = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor"}
@@ -21,16 +21,20 @@ def packed(shape: tuple[int, ...], dtype: str) -> dict[str, Spec]:
     return {"weight": ("F8_E4M3", shape), "weight_scale": (dtype, (1,))}
 
 
-def quantization_config(kept: Sequence[str]) -> dict[str, Any]:
-    """config.json's words for it. The patterns match from a name's beginning, in vLLM's spelling and transformers'."""
-    towers = [name for name in exclusions(kept) if name in TOWERS]
+def quantization_config(towers: Sequence[str], head: str = HEAD) -> dict[str, Any]:
+    """config.json's words for it. The patterns match from a name's beginning, in vLLM's spelling and transformers'.
+
+    `towers` are the beginnings of vision tower and projector, `head` is what the checkpoint calls the head.
+    """
+    heads = dict.fromkeys((HEAD, head))
+    kept = [word for name in heads for word in (name, f"re:.*\\.{name}")]
     return {
         "quant_method": "compressed-tensors",
         "format": "float-quantized",
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
-        "ignore": [HEAD, f"re:.*\\.{HEAD}", *(f"re:(?:model\\.)?{tower}\\..*" for tower in towers)],
+        "ignore": [*kept, *(f"re:(?:model\\.)?{tower}\\..*" for tower in sorted(towers))],
         "config_groups": {
             "group_0": {
                 "targets": ["Linear"],

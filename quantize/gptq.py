@@ -1,4 +1,4 @@
-"""What of a model GPTQ takes and leaves, and the layout AutoGPTQ gave its checkpoints. Names, shapes and numbers only.
+"""The layout AutoGPTQ gave its checkpoints, and how readers are told what stays as it is. Names and shapes only.
 
 A matrix (rows = outputs, columns = inputs) becomes
 
@@ -14,7 +14,7 @@ Source: AutoGPTQ, auto_gptq/nn_modules/qlinear/qlinear_cuda.py, `pack`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 PACKED_ROWS = 32  # kernels and `pack` take blocks of so many rows and columns
@@ -22,9 +22,7 @@ PACKED_ROWS = 32  # kernels and `pack` take blocks of so many rows and columns
 Spec = tuple[str, tuple[int, ...]]  # a safetensors dtype and a shape
 Shape = tuple[int, ...]
 
-LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-LINEAR = re.compile(r"\.(?:self_attn\.(?:[qkvo]|qkv)_proj|mlp\.(?:gate|up|down|gate_up)_proj)$")
-TOWERS = ("visual", "vision_tower", "vision_model", "multi_modal_projector")
+LAYER = re.compile(r"(?:^|\.)(\d+)\.")  # of a module in one: model.layers.3.mlp, h.3.mlp
 HEAD = "lm_head"
 
 
@@ -41,18 +39,14 @@ class Decision:
         return len({match[1] for name in self.quantized if (match := LAYER.search(name))})
 
 
-def decide(matrices: Mapping[str, Shape]) -> Decision:
-    """Attention and MLP of every decoder layer; not the vision tower, its projector, the embedding or the head.
+def decide(matrices: Mapping[str, Shape], linears: Container[str]) -> Decision:
+    """The `linears`, which are attention and MLP of every decoder layer; not tower, projector, embedding or head.
 
     `matrices` maps a module's name to the shape of its weight. A tower is a tenth of a model's weights and breaks
     first; the head decides every token. Serving engines expect both as they were.
     """
-    taken = [name for name in matrices if _is_taken(name)]
-    return Decision(tuple(taken), tuple(name for name in matrices if name not in set(taken)))
-
-
-def _is_taken(name: str) -> bool:
-    return bool(LAYER.search(name) and LINEAR.search(name)) and not set(name.split(".")) & set(TOWERS)
+    taken = tuple(name for name in matrices if name in linears)
+    return Decision(taken, tuple(name for name in matrices if name not in set(taken)))
 
 
 def unsuitable(shape: Shape, group_size: int) -> str:
@@ -87,17 +81,17 @@ def packed(shape: Shape, bits: int, group_size: int, bias: bool) -> dict[str, Sp
 ROW_AXIS: Mapping[str, int | None] = {"bias": 0, "g_idx": None, "qweight": 1, "qzeros": 1, "scales": 1}
 
 
-def exclusions(kept: Sequence[str]) -> list[str]:
+def exclusions(towers: Sequence[str], head: str = HEAD) -> list[str]:
     """The kept modules' beginnings in every reader's spelling: ["lm_head", "model.visual", "visual"].
+
+    `towers` are the beginnings of vision tower and projector, `head` is what the checkpoint calls the head.
 
     transformers 5 and gptqmodel say `model.visual`; vLLM and older transformers `visual`. The head is named whether or
     not the checkpoint has one of its own: where it is tied to the embedding, readers make a module for it.
     """
-    towers = {part for name in kept for part in name.split(".") if part in TOWERS}
-    return sorted({HEAD, *towers, *(f"model.{tower}" for tower in towers)})
+    return sorted({HEAD, head, *towers, *(f"model.{tower}" for tower in towers)})
 
 
-def dynamic(kept: Sequence[str]) -> dict[str, dict[str, int]]:
+def dynamic(towers: Sequence[str]) -> dict[str, dict[str, int]]:
     """gptqmodel's and vLLM's way to say the same of GPTQ: patterns, matched from a module name's beginning."""
-    towers = [name for name in exclusions(kept) if name in TOWERS]
-    return {f"-:(?:model\\.)?{tower}\\..*": {} for tower in towers}
+    return {f"-:(?:model\\.)?{tower}\\..*": {} for tower in sorted(towers)}

@@ -6,6 +6,7 @@ import fcntl
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,6 @@ ENVIRONMENT = {"GPTQMODEL_CPU_WORKERS": "2", "TORCHDYNAMO_DISABLE": "1", "HF_HUB
 PRODUCTS = """
 import sys, pathlib, numpy as np, torch
 from validate.runtimes.gptqmodel import GptqModelSession
-from convert.formats.compressed.folder import spelled
 for folder in map(pathlib.Path, sys.argv[1:]):
     with GptqModelSession(folder, 1) as session, torch.inference_mode():
         made = {}
@@ -180,6 +180,9 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = once(tmp_path_factory, "seeing", make)
     return {method: next((home / method).iterdir()) for method in STAGES}
 
+
+# The quantized modules of these families, said once more: the stages go by roles.
+LINEAR = re.compile(r"\.(?:self_attn\.(?:[qkvo]|qkv)_proj|mlp\.(?:gate|up|down|gate_up)_proj)$")
 
 # Name -> checkpoint, method and settings, no two alike.
 FAMILIES: dict[str, tuple[Callable[..., Path], str, dict[str, Any]]] = {

@@ -62,7 +62,7 @@ def overheard(monkeypatch: pytest.MonkeyPatch, gguf: Path, windows: Sequence[Seq
 
     with monkeypatch.context() as patch:
         patch.setattr(api, "context_params", with_callback)
-        with llama_cpp.open(gguf, threads=1) as session:
+        with llama_cpp.RUNTIME.open(gguf, threads=1) as session:
             for tokens in windows:
                 session.logits(tokens)
     return heard

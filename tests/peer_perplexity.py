@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from validate.compact import Kept, keep
+from validate.compressed_logits import CompressedLogits, compress
 from validate.drift import compare
 from validate.runtimes import Session, llama_cpp
 
@@ -51,9 +51,9 @@ def main(peer: Path, base: Path, text: Path, candidates: list[Path]) -> int:
         run([peer, "-m", base, "-f", text, "--kl-divergence-base", kept, *SETTINGS])
         theirs = [ask_peer(peer, path, kept) for path in candidates]
         windows = tokens_of(kept)
-    with llama_cpp.open(base, context=WINDOW, threads=2) as session:
+    with llama_cpp.RUNTIME.open(base, context=WINDOW, threads=2) as session:
         put_bos(windows, session)
-        reference = [keep(half(session, w), w[WINDOW // 2 :], 1 << 30) for w in windows]
+        reference = [compress(half(session, w), w[WINDOW // 2 :], 1 << 30) for w in windows]
     print(f"{len(windows)} windows of {WINDOW}, base {base.name}")
     print(f"{'':32}{'mean KL':>26}{'perplexity':>24}{'same top token':>20}")
     differ = 0
@@ -121,8 +121,8 @@ def half(session: Session, window: list[int]) -> np.ndarray:
     return session.logits(window)[WINDOW // 2 :]
 
 
-def measure(path: Path, windows: list[list[int]], reference: list[Kept]) -> Found:
-    with llama_cpp.open(path, context=WINDOW, threads=2) as session:
+def measure(path: Path, windows: list[list[int]], reference: list[CompressedLogits]) -> Found:
+    with llama_cpp.RUNTIME.open(path, context=WINDOW, threads=2) as session:
         drifts = [compare(kept, half(session, w), w[WINDOW // 2 :]) for kept, w in zip(reference, windows, strict=True)]
     return Found(
         kl=float(np.concatenate([d.kl[:-1] for d in drifts]).mean()),

@@ -22,8 +22,10 @@ from typing import Any
 from convert.formats.gguf.pretokenizers import regexes
 from convert.formats.gguf.reader import read_gguf_header
 from convert.formats.gguf.tokenizer_proof import prove_tokenizer
+from convert.formats.gguf.tokenizer_request import request
 from convert.formats.gguf.tokenizer_worker import LlamaVocabulary
 from convert.formats.gguf.vocabulary import vocabulary_metadata
+from convert.source.companions import read_companions
 from tests.fixtures_vocabulary import Heard, bundle_of, companions_of, sentencepiece_model, write_gguf
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -205,7 +207,7 @@ def compare(path: Path, folder: Path) -> str:
     wrong = [(t, w, g) for t, w in zip(texts, wanted, strict=True) if (g := ours.encode(t, special=False)) != w]
     if not wrong:
         heard = Heard()
-        prove_tokenizer(written, fields, bundle_of(folder / name), "warn", heard)
+        prove_tokenizer(written, fields, request(fields, read_companions(bundle_of(folder / name))), "warn", heard)
         limits = sum(int(note.split()[1]) for note in heard.notes if "known limit" in note)
         proof = heard.warnings[0] if heard.warnings else f"proven on hard strings, {limits} of them known limits"
         return f"{'differs' if heard.warnings else 'equal'}: {len(texts)} strings, against {against}; {proof}"

@@ -83,6 +83,10 @@ def test_only_regular_files(tmp_path: Path, make: Any) -> None:
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "not JSON anyone means (RecursionError)"),
         (b'{"a": ' + b"9" * 6000 + b"}", "not JSON anyone means (ValueError)"),
         (b'{"a": "\\ud83d"}', "half a surrogate pair"),
+        (b'{"a": "\\\\\\ud83d"}', "half a surrogate pair"),  # after a backslash that is one
+        (b'{"a": "\\ude00\\ud83d"}', "half a surrogate pair"),
+        (b'{"a": "\\uD83D\\ud83d\\ude00"}', "half a surrogate pair"),
+        (b'{"\\udc00": 1}', "half a surrogate pair"),
         (b" " * (CONFIG_BYTES + 1), "larger than 16 MiB"),
     ],
 )
@@ -97,6 +101,8 @@ def test_broken_json_is_one_error_with_the_file(tmp_path: Path, data: bytes, wor
 def test_json_people_write_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"smile": "\\ud83d\\ude00"}')
     assert read_json(tmp_path / "a.json") == {"smile": "😀"}
+    (tmp_path / "b.json").write_bytes(b'{"no escapes": "\\\\ud83d \\\\\\\\uDE00"}')
+    assert read_json(tmp_path / "b.json") == {"no escapes": "\\ud83d \\\\uDE00"}
 
 
 # --- chat templates ---------------------------------------------------------------------------------------------------

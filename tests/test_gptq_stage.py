@@ -28,10 +28,10 @@ from convert.formats.compressed.folder import canonical
 from convert.formats.compressed.fp8_stage import STAGE as fp8
 from convert.formats.compressed.gptq_stage import STAGE as gptq
 from convert.progress import Silent
-from quantize.gptq import LINEAR
 from tests import processes, tiny
 from tests.fixtures_gptq import (
     ENVIRONMENT,
+    LINEAR,
     NANO,
     STAGES,
     edit_config,
@@ -133,7 +133,7 @@ def test_the_tower_is_the_sources_and_the_companions_are_complete(method: str, s
 def test_gptqmodels_own_loader_finds_every_tensor(seeing: dict[str, Path]) -> None:
     from validate.runtimes import transformers
 
-    with transformers.open(NANO, threads=1) as reference:
+    with transformers.RUNTIME.open(NANO, threads=1) as reference:
         wanted = reference.logits(range(16))
     for found in own_reader(seeing["gptq"], seeing["awq"]):
         assert np.isfinite(found["seen"]).all()
@@ -165,7 +165,7 @@ def test_it_drifts_less_than_rounding_to_nearest(method: str, seeing: dict[str, 
     from validate import drift, runtimes
     from validate.runtimes import gptqmodel, transformers
 
-    with transformers.open(NANO, threads=1) as reference:
+    with transformers.RUNTIME.open(NANO, threads=1) as reference:
         text = (NANO / "heldout/text.txt").read_text(encoding="utf-8")
         tokens = reference.tokenize(text)[: 4 * 256]
         windows = [tokens[i : i + 256] for i in range(0, len(tokens), 256)]
@@ -175,7 +175,7 @@ def test_it_drifts_less_than_rounding_to_nearest(method: str, seeing: dict[str, 
             pairs = zip(wanted, windows, strict=True)
             return float(np.concatenate([drift.kl(a, session.logits(w)) for a, w in pairs]).mean())
 
-        with runtimes.open_session(gptqmodel, seeing[method] / "model.safetensors", threads=1) as candidate:
+        with runtimes.open_session(gptqmodel.RUNTIME, seeing[method] / "model.safetensors", threads=1) as candidate:
             ours = kl(candidate)
         with torch.no_grad():
             for name, module in reference.model.named_modules():
@@ -281,7 +281,7 @@ def test_fp8_is_the_checkpoint_in_eight_bits_and_comes_back_as_the_model(tmp_pat
 @pytest.mark.parametrize(
     ("make", "words", "said"),
     [
-        (tiny.tiny_qwen3_moe, {}, "model_type 'qwen3_moe'"),
+        (tiny.tiny_qwen3_moe, {}, "Qwen3-MoE has experts, and only attention and MLP are quantized here"),
         (tiny.tiny_llama, {"group_size": 128}, "groups of 128 do not divide"),
         (tiny.tiny_llama, {"calibration": {"text": "absent.txt"}}, "no file absent.txt"),
         (tiny.tiny_llama, {"calibration": {"text": "text.txt", "length": 4096}}, "at most the model's 512"),

@@ -100,7 +100,9 @@ def test_a_second_runtime_that_is_not_installed_is_said_before_anything_runs(
     from validate.runtimes import openvino
 
     monkeypatch.setattr(
-        openvino, "available", lambda: "openvino not installed: pip install 'convert-quantize-validate[openvino]'"
+        openvino.RUNTIME,
+        "available",
+        lambda: "openvino not installed: pip install 'convert-quantize-validate[openvino]'",
     )
     (problem,) = problems(tmp_path, "", validate=", also_on: openvino")
     assert (

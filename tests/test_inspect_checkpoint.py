@@ -97,6 +97,8 @@ def test_experts_count_where_a_token_meets_them(moe: Path) -> None:
     assert found.parameters.active == sum(counts.values()) - experts * 6 // 8
     assert (found.shape.experts, found.shape.experts_used) == (8, 2)
     assert "8 experts, 2 for a token" in "\n".join(found.lines())
+    layers = f"{found.shape.layers} x (q, k, v, o, router, experts' gate, experts' up, experts' down)"
+    assert f"  matrices     {layers}" in list(found.lines())
 
 
 def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
@@ -132,9 +134,9 @@ def test_an_unknown_family_has_the_numbers_of_its_config(tmp_path: Path) -> None
     assert found.parameters.text == sum(shapes(tmp_path).values())
     assert found.tokenizer is not None
     (said,) = told["gguf"].problems
-    assert "not supported: model_type 'llama_next' (LlamaNextForCausalLM); supported: " in said
-    assert "the nearest by name is llama (LlamaForCausalLM)" in said
-    assert "model_type 'llama_next', wanted one of llama, " in told["fp8"].problems[0]
+    assert "not supported: model_type 'llama_next' (LlamaNextForCausalLM); nearest by name: llama (" in said
+    assert "`convert families` lists all" in said
+    assert told["fp8"].problems == told["gguf"].problems
 
 
 def test_an_unknown_family_hears_what_the_nearest_would_have_to_be_taught(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_what_a_stage_cannot_do_is_its_own_word(moe: Path) -> None:
     told = asked(moe)
     assert told["gguf"].outputs
     assert not told["gptq"].outputs
-    assert told["gptq"].problems[0].startswith("model_type 'qwen3_moe', wanted one of ")
+    assert told["gptq"].problems[0].startswith("Qwen3-MoE has experts, and only attention and MLP are ")
 
 
 def test_a_stage_without_its_packages_says_which(vl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +331,7 @@ def test_verbose_tells_the_stages_own_words(vl: Path) -> None:
 
 def test_a_problem_is_spelled_out_once(moe: Path) -> None:
     said = convert("inspect", "--quick", moe).stdout
-    assert said.count("wanted one of llama, mistral") == 1
+    assert said.count("Qwen3-MoE has experts, and only attention") == 1
     assert "  awq          cannot, as gptq\n" in said
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from validate.contract import Check, Counter, ids_text, quoted
-from validate.runtimes import RuntimeFailure, Session, Unsupported
+from validate.errors import RuntimeFailure, Unsupported
+from validate.runtimes.base import ReferenceSession, Session
 
 STOP_TOKENS = 8  # asked for where one is expected
 TAIL_TOKENS = 12  # of a prompt, that are shown
@@ -55,15 +55,7 @@ _SILENT = "the output names no pixel limits: the runtime takes its own"
 _CAP = f"this runtime gives an image at most {_RUNTIME_TOKENS} tokens: send larger ones in a size that has no more"
 
 
-class Seeing(Session, Protocol):
-    """A reference that takes images."""
-
-    @property
-    def image_unit(self) -> int:
-        """Pixels of an image token's side."""
-
-
-def image_checks(reference: Seeing, candidate: Session) -> list[Check]:
+def image_checks(reference: ReferenceSession, candidate: Session) -> list[Check]:
     """How many tokens images of many sizes become, and the pixel limits that files name, where both do.
 
     Known limits of a runtime are counted apart, each proven size by size.
@@ -90,7 +82,7 @@ class _Counters:
     cap: Counter
 
 
-def _compare_size(reference: Seeing, candidate: Session, size: tuple[int, int], counters: _Counters) -> None:
+def _compare_size(reference: ReferenceSession, candidate: Session, size: tuple[int, int], counters: _Counters) -> None:
     what, unit = f"{size[0]} x {size[1]}", reference.image_unit
     wanted, got = reference.image_tokens(*size), _asked(candidate, size)
     if wanted == got:

@@ -28,7 +28,7 @@ class Greedy:
         return {"greedy_equal": self.equal / self.tokens} if self.tokens else {}
 
 
-def beginnings(
+def greedy_prompts(
     windows: Sequence[Sequence[int]], sets: Sequence[str] | None = None, count: int = PROMPTS
 ) -> list[list[int]]:
     """The first tokens of at most `count` windows, at most half of each; from every input set as many as there is room.
@@ -47,7 +47,7 @@ def beginnings(
     ]
 
 
-def continued(
+def compare_continuations(
     prompts: Sequence[Sequence[int]], reference: Sequence[Sequence[int]], candidate: Sequence[Sequence[int]]
 ) -> Greedy:
     """The common beginnings of what both sides wrote after each prompt."""

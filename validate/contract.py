@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TypeVar
 
-from validate.runtimes import Identity, RuntimeFailure, Session, Unsupported
+from validate.errors import RuntimeFailure, Unsupported
+from validate.json_types import Message
+from validate.runtimes.base import Identity, ReferenceSession, Session
 from validate.samples import CONVERSATIONS, HARD_STRINGS, Conversation
 
 __all__ = ["CONVERSATIONS", "HARD_STRINGS", "Check", "Difference", "check_contract"]
 
+_Value = TypeVar("_Value")
 SHOWN = 5  # differences kept of each check; the counts are of all
 SHOWN_CHARACTERS = 160
 ADDED_TOKENS = 64  # of the model's own, tried in text; some models have thousands
-
-
-class Reference(Session, Protocol):
-    """A session that can also render templates which are not its own."""
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        generation_prompt: bool,
-        templates: dict[str, str] | None = None,
-    ) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,9 @@ class Check:
         return self.equal / self.total if self.total else 1.0
 
 
-def check_contract(reference: Reference, candidate: Session, strings: Iterable[str] = HARD_STRINGS) -> list[Check]:
+def check_contract(
+    reference: ReferenceSession, candidate: Session, strings: Iterable[str] = HARD_STRINGS
+) -> list[Check]:
     """Every check of the contract, in the order of a report.
 
     Raises RuntimeFailure when a session dies; a session that cannot answer a question gets a note.
@@ -194,7 +188,7 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
 # ---- templates
 
 
-def _templates(reference: Reference, ours: Identity, theirs: Identity) -> Check:
+def _templates(reference: ReferenceSession, ours: Identity, theirs: Identity) -> Check:
     """The file's template, rendered by the engine that renders the source's: every byte."""
     counter = Counter()
     counter.compare("names of the templates", sorted(ours.templates), sorted(theirs.templates))
@@ -213,7 +207,7 @@ def _templates(reference: Reference, ours: Identity, theirs: Identity) -> Check:
     return counter.check("templates", "chat template of the file, rendered by jinja2", "templates_equal")
 
 
-def _runtime_templates(reference: Reference, candidate: Session, ours: Identity, theirs: Identity) -> Check:
+def _runtime_templates(reference: ReferenceSession, candidate: Session, ours: Identity, theirs: Identity) -> Check:
     """The same conversations rendered by the runtime's own engine: what its users will get."""
     name, title, metric = (
         "templates_runtime",
@@ -249,7 +243,7 @@ def _runtime_templates(reference: Reference, candidate: Session, ours: Identity,
 _REFUSED = "refused: "
 
 
-def _rendered(render: Callable[..., str], *asked: Any) -> str:
+def _rendered(render: Callable[..., str], *asked: object) -> str:
     """The text, or that the template refused: a template may raise on purpose, and so must its copy."""
     try:
         return render(*asked)
@@ -261,11 +255,10 @@ def _rendered(render: Callable[..., str], *asked: Any) -> str:
         return f"{_REFUSED}{error}"
 
 
-def _sendable(talk: Conversation) -> tuple[Any, Any, bool]:
+def _sendable(talk: Conversation) -> tuple[list[Message], Sequence[Message] | None, bool]:
     """The conversation as the runtime's API takes it: arguments of a call are a string there."""
-    import json
 
-    def message(m: Mapping[str, Any]) -> dict[str, Any]:
+    def message(m: Message) -> Message:
         calls = [
             {**c, "function": {**c["function"], "arguments": json.dumps(c["function"]["arguments"])}}
             for c in m.get("tool_calls", ())
@@ -285,7 +278,7 @@ class Counter:
         self.total = self.equal = 0
         self.differences: list[Difference] = []
 
-    def compare(self, what: str, reference: Any, candidate: Any, show: Callable[[Any], str] = str) -> None:
+    def compare(self, what: str, reference: _Value, candidate: _Value, show: Callable[[_Value], str] = str) -> None:
         if reference == candidate:
             self.total, self.equal = self.total + 1, self.equal + 1
         elif isinstance(reference, str) and isinstance(candidate, str) and show is quoted:

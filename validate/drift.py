@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from validate.compact import Kept
+from validate.compressed_logits import CompressedLogits
 from validate.logits import NotComparable, check_finite, chunks, exponentials
 from validate.statistics import Blocks, interval
 
@@ -45,7 +45,7 @@ class WindowDrift:
 # ---- one window
 
 
-def compare(reference: Kept, candidate_tv: np.ndarray, tokens: Sequence[int]) -> WindowDrift:
+def compare(reference: CompressedLogits, candidate_tv: np.ndarray, tokens: Sequence[int]) -> WindowDrift:
     """Differences at every position of one window; a part of KL is estimated where the reference is not whole.
 
     `candidate_tv` are logits (token, vocab) of the same `tokens`. Everything is computed in float64, a few rows at a
@@ -56,7 +56,7 @@ def compare(reference: Kept, candidate_tv: np.ndarray, tokens: Sequence[int]) ->
         raise NotComparable(f"logits of {reference.count} positions for {len(tokens)} tokens")
     next_ids = np.asarray(tokens[1:], np.int64)
     parts = [_compare_rows(reference, candidate_tv, next_ids, here) for here in chunks(*candidate_tv.shape)]
-    return WindowDrift(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(WindowDrift)))
+    return WindowDrift(*(np.concatenate([vars(p)[f.name] for p in parts]) for f in fields(WindowDrift)))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ class _Rows:
     logsumexp: np.ndarray  # (token,)
 
 
-def _compare_rows(reference: Kept, candidate_tv: np.ndarray, next_ids: np.ndarray, here: slice) -> WindowDrift:
+def _compare_rows(
+    reference: CompressedLogits, candidate_tv: np.ndarray, next_ids: np.ndarray, here: slice
+) -> WindowDrift:
     part = candidate_tv[here]
     check_finite(part, "the candidate's", here.start)
     rows = _Rows(part, *exponentials(part))
@@ -101,7 +103,7 @@ def _whole(
     return np.maximum(np.einsum("tv,tv->t", p, change), 0.0), largest
 
 
-def _grouped(reference: Kept, here: slice, rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+def _grouped(reference: CompressedLogits, here: slice, rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
     """The same over the tokens that were kept, all others taken as one; `rows.exp` is used up."""
     starts = reference.starts[here.start : here.stop + 1]
     kept, places = slice(starts[0], starts[-1]), starts[:-1] - starts[0]
@@ -122,7 +124,9 @@ _ROUNDING = 1e-24  # a spread this small is no drift, and would give any slope
 _MOST = 300.0  # of ln r: exp of more does not fit into a float64 when squared
 
 
-def _among_others(reference: Kept, here: slice, rows: _Rows, log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+def _among_others(
+    reference: CompressedLogits, here: slice, rows: _Rows, log_p: np.ndarray, log_q: np.ndarray
+) -> np.ndarray:
     """(token,) KL among the tokens that were not kept, estimated from the reference's sample of them.
 
     The mean of -ln r over the sample, r = q/p, is that KL; the mean of r - 1 is known to be 0. Where all drift a little
@@ -209,7 +213,7 @@ def summarize(windows: Sequence[WindowDrift]) -> Summary:
     """
     if not windows:
         raise NotComparable("no window of text was compared")
-    values = {f.name: np.concatenate([getattr(w, f.name) for w in windows]) for f in fields(WindowDrift)}
+    values = {f.name: np.concatenate([vars(w)[f.name] for w in windows]) for f in fields(WindowDrift)}
     kl, reference, candidate = values["kl"], values["nll_reference"], values["nll_candidate"]
     if not len(candidate):
         raise NotComparable("no token has one before it in its window: nothing to score")

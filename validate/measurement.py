@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,8 +11,18 @@ import numpy as np
 
 from validate import contract, slices, statistics, toolcalls, vision, worst
 from validate.continuation import Greedy
-from validate.runtimes import Runtime
+from validate.runtimes.base import Runtime
 from validate.speed import Speed
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """A tensor of a candidate's file against the source's."""
+
+    name: str
+    type: str  # Q4_K
+    values: int  # that were compared
+    error: float  # root mean square error over the source's root mean square; infinite where that is 0
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,9 @@ class Candidate:
     size: int  # bytes on disk, the measure of its memory
     name: str = ""  # what it is called where people read; its file's name when left out
     text_only: str = ""  # why images are none of its business, where its format has no place for them
+    tensor_errors: Callable[[], Sequence[TensorError]] | None = (
+        None  # of a file whose tensors can be compared one by one
+    )
 
 
 @dataclass(frozen=True)
@@ -36,9 +49,14 @@ class Questions:
     images: Sequence[tuple[str, np.ndarray]] = ()
     image_text: str = vision.PROMPT
     clicks: Sequence[vision.ClickTask] = ()
-    blind: str = ""  # why the reference can be shown no image, where it cannot
-    must_see: bool = False  # images were asked for by name: an output that cannot be shown one fails
+    no_images_reason: str = ""  # why the reference can be shown no image, where it cannot
+    images_required: bool = False  # images were asked for by name: an output that cannot be shown one fails
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
+
+    @property
+    def sets_of_windows(self) -> Sequence[str]:
+        """The input set of each window, whether or not they were named."""
+        return self.sets or ["text"] * len(self.windows)
 
 
 @dataclass(frozen=True)
@@ -73,14 +91,20 @@ class Measurement:
     clicks: vision.ClickScore | None = None
     vision_reason: str = ""  # why there is no vision part
     speed: Speed | None = None
+    tensors: Sequence[TensorError] = ()
     failures: list[str] = field(default_factory=list)  # never a pass
     not_run: str = ""  # why it was not run; never a pass either
     lacking: bool = False  # not run because this machine lacks a device or kernels, which is nobody's failure
 
     @property
-    def over(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether what is wrong is said already, and would be said again by going on."""
         return bool(self.failures or self.not_run)
+
+    def count_calls(self, calls: toolcalls.ToolCalls) -> None:
+        """Tool calls, beside those that were counted before."""
+        self.tool_calls = calls + self.tool_calls
+        self.metrics |= self.tool_calls.metrics
 
     def add(self, metrics: Mapping[str, float], draws: Mapping[str, np.ndarray]) -> None:
         """Metrics, those that were resampled with their intervals."""
@@ -97,8 +121,8 @@ class Settings:
     free_bytes: int | None = None
 
 
-class Watcher(Protocol):
-    """Told how far the comparison is."""
+class Progress(Protocol):
+    """Where the comparison reports how far it is."""
 
     def start(self, what: str, total: int, unit: str) -> None:
         """A part begins."""

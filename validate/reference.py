@@ -1,6 +1,6 @@
 """The reference, asked once: its answers are kept on disk by content, so that the next look at its outputs is cheap.
 
-FOLDER/<question>.logits.npz    what is kept of a window's logits (compact.py)
+FOLDER/<question>.logits.npz    what is kept of a window's logits (compressed_logits.py)
 FOLDER/<question>.array.npy     embeddings of an image, or the logits after it
 FOLDER/<question>.json          tokens that it wrote
 
@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from validate import compact
-from validate.runtimes import Identity
+from validate import compressed_logits
+from validate.json_types import Message
+from validate.runtimes.base import Identity, ReferenceSession
 
 FORM = 1  # raise it when a file of the same question would hold something else
 _BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -41,21 +42,19 @@ class Cached:
     tail_mass_max: float
 
 
-class Reference:
+class Reference(ReferenceSession):
     """A session on the source that remembers what it was asked.
 
     `folder` is where answers are kept, None to keep none; `key` names the model and the versions that answer; `room` is
     what one token's logits may take, in bytes.
     """
 
-    def __init__(self, session: Any, folder: Path | None, key: str, room: int) -> None:
+    def __init__(self, session: ReferenceSession, folder: Path | None, key: str, room: int) -> None:
         self._session, self._folder, self._key, self._room = session, folder, key, room
         self._windows: dict[str, tuple[int, Cached]] = {}  # question -> positions, and what they took
         self._used: set[Path] = set()
 
-    def __getattr__(self, name: str) -> Any:
-        """What needs no weights is the session's own: tokenizer, templates, sizes of images."""
-        return getattr(self._session, name)
+    # ---- what needs no weights is the session's own: tokenizer, templates, sizes of images
 
     def identity(self) -> Identity:
         return self._identity
@@ -65,30 +64,68 @@ class Reference:
 
     @cached_property
     def _identity(self) -> Identity:
-        found: Identity = self._session.identity()
-        return found
+        return self._session.identity()
 
     @cached_property
     def _pieces(self) -> list[str]:
         """Looked at for every candidate: a dictionary of 150 000 tokens, turned over once."""
-        found: list[str] = self._session.pieces()
-        return found
+        return self._session.pieces()
 
-    def kept(self, tokens: Sequence[int]) -> compact.Kept:
+    @property
+    def bytes_to_load(self) -> int:
+        return self._session.bytes_to_load
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        return self._session.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return self._session.detokenize(tokens)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] | None,
+        generation_prompt: bool,
+        templates: Mapping[str, str] | None = None,
+    ) -> str:
+        return self._session.render(messages, tools, generation_prompt, templates)
+
+    @property
+    def image_unit(self) -> int:
+        return self._session.image_unit
+
+    def image_tokens(self, width: int, height: int) -> int:
+        return self._session.image_tokens(width, height)
+
+    def image_prompt(self, text: str, tools: Sequence[Message] | None = None) -> str:
+        return self._session.image_prompt(text, tools)
+
+    def processed_size(self, pixels: np.ndarray) -> tuple[int, int]:
+        return self._session.processed_size(pixels)
+
+    # ---- what is computed, and remembered
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """All of them, computed and not remembered; see `compressed_logits` for what is."""
+        return self._session.logits(tokens)
+
+    def compressed_logits(self, tokens: Sequence[int]) -> compressed_logits.CompressedLogits:
         """What is kept of a window's logits."""
         room = self._room * len(tokens)
         whole = 4 * len(tokens) * self._identity.vocab <= room  # whatever the room: the same logits
         name = self._name("logits", list(tokens), "whole" if whole else room)
-        kept = self._remembered(
+        compressed = self._remembered(
             f"{name}.logits.npz",
-            lambda: compact.keep(self._session.logits(tokens), tokens, room),
-            compact.Kept.load,
-            lambda kept, path: kept.save(path),
-            lambda kept: kept.vocab == self._identity.vocab and kept.is_of(tokens),
+            lambda: compressed_logits.compress(self._session.logits(tokens), tokens, room),
+            compressed_logits.CompressedLogits.load,
+            lambda compressed, path: compressed.save(path),
+            lambda compressed: compressed.vocab == self._identity.vocab and compressed.is_of(tokens),
         )
-        sizes = Cached(kept.whole, kept.bytes, kept.tokens_kept, kept.tail_mass, kept.tail_mass_max)
-        self._windows[name] = kept.count, sizes
-        return kept
+        sizes = Cached(
+            compressed.whole, compressed.bytes, compressed.tokens_kept, compressed.tail_mass, compressed.tail_mass_max
+        )
+        self._windows[name] = compressed.count, sizes
+        return compressed
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         name = self._name("generate", list(tokens), count)
@@ -101,7 +138,7 @@ class Reference:
         name = self._name("image_generate", list(prompts), [_digest(i) for i in images], count)
         vocab = self._identity.vocab
 
-        def fits(rows: Any) -> bool:
+        def fits(rows: object) -> bool:
             return isinstance(rows, list) and len(rows) == len(prompts) and all(_are_ids(r, count, vocab) for r in rows)
 
         return self._written(name, lambda: self._session.image_generate(prompts, images, count), fits)
@@ -139,10 +176,10 @@ class Reference:
 
     # ---- files
 
-    def _name(self, *question: Any) -> str:
+    def _name(self, *question: object) -> str:
         return hashlib.sha256(json.dumps([FORM, self._key, *question]).encode()).hexdigest()
 
-    def _written(self, name: str, compute: Callable[[], _Answer], fits: Callable[[Any], bool]) -> _Answer:
+    def _written(self, name: str, compute: Callable[[], _Answer], fits: Callable[[object], bool]) -> _Answer:
         """Tokens, kept as JSON."""
         answer: _Answer = self._remembered(f"{name}.json", compute, _load_json, _save_json, fits)
         return answer
@@ -178,7 +215,7 @@ def _digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def _are_ids(found: Any, at_most: int, vocab: int) -> bool:
+def _are_ids(found: object, at_most: int, vocab: int) -> bool:
     return isinstance(found, list) and len(found) <= at_most and all(type(i) is int and 0 <= i < vocab for i in found)
 
 
@@ -196,7 +233,7 @@ def _save_array(array: np.ndarray, path: Path) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def _save_json(answer: Any, path: Path) -> None:
+def _save_json(answer: object, path: Path) -> None:
     with _whole(path) as part:
         part.write_text(json.dumps(answer), encoding="utf-8")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from validate.json_types import Message
 
 # Each line is hard for some tokenizer: it broke a pre-tokenizer pattern, a normalizer or a byte fallback somewhere.
 HARD_STRINGS: tuple[str, ...] = (
@@ -127,8 +128,8 @@ class Conversation:
     """What a chat template is asked to render."""
 
     name: str
-    messages: Sequence[Mapping[str, Any]]
-    tools: Sequence[Mapping[str, Any]] | None = None
+    messages: Sequence[Message]
+    tools: Sequence[Message] | None = None
     generation_prompt: bool = True
 
     @property
@@ -137,7 +138,7 @@ class Conversation:
         return any(part.get("type") == "image" for part in parts)
 
 
-def _say(role: str, content: Any, **more: Any) -> dict[str, Any]:
+def _say(role: str, content: object, **more: object) -> Message:
     return {"role": role, "content": content, **more}
 
 

@@ -7,15 +7,14 @@ one. Both are measured where the session lives: nothing of it is the way between
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from validate.runtimes import NotOnThisMachine, Unsupported
+from validate.errors import NotOnThisMachine, Unsupported
 
 PREFILL_SECONDS = 10.0  # for all passes; where a runtime is slower they are made shorter
 DECODE_SECONDS = 5.0
@@ -36,26 +35,6 @@ class Speed:
     load_seconds: float
     peak_memory_bytes: int | None = None  # resident, highest since the process began; mapped files count
     threads: int | None = None
-
-
-class Timed:
-    """What every session shares: it counts the seconds its runtime takes to load weights, and measures itself."""
-
-    load_seconds: float = 0.0
-    threads: int | None = None
-
-    @contextlib.contextmanager
-    def loading(self) -> Iterator[None]:
-        """Counts the block as load time."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.load_seconds += time.perf_counter() - start
-
-    def speed(self: Measurable, tokens: Sequence[int]) -> Speed:
-        """See validate.runtimes.Session."""
-        return measure_speed(self, tokens)
 
 
 class Measurable(Protocol):
@@ -94,7 +73,7 @@ def peak_memory_bytes() -> int | None:
         return None
 
 
-def _rate(read: Callable[[Sequence[int]], Any], tokens: Sequence[int], warm: int, seconds: float) -> float | None:
+def _rate(read: Callable[[Sequence[int]], object], tokens: Sequence[int], warm: int, seconds: float) -> float | None:
     """Tokens a second of the fastest pass, each over as many of the tokens as there is time for."""
     try:
         _seconds(read, tokens[:warm])
@@ -110,7 +89,7 @@ def _rate(read: Callable[[Sequence[int]], Any], tokens: Sequence[int], warm: int
     return len(part) / min(passes)
 
 
-def _seconds(read: Callable[[Sequence[int]], Any], tokens: Sequence[int]) -> float:
+def _seconds(read: Callable[[Sequence[int]], object], tokens: Sequence[int]) -> float:
     start = time.perf_counter()
     read(tokens)
     return max(time.perf_counter() - start, 1e-6)

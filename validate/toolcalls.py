@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
-from validate.runtimes import Message, Session
+from validate.json_types import Message
+from validate.runtimes.base import Session
 
 ANSWER_TOKENS = 192  # a call with a sentence before it; what is longer has gone astray
 _TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)  # the end tag may be the token that was cut off
@@ -88,7 +89,7 @@ def valid_call(answer: str, tools: Sequence[Message] | None = None) -> bool:
     return bool(calls) and all(_is_call(call, allowed) for call in calls)
 
 
-def _calls(answer: str) -> Iterator[Any]:
+def _calls(answer: str) -> Iterator[object]:
     """Every call of an answer, parsed; raises ValueError where one does not parse."""
     tagged = _TAGGED.findall(answer)
     for text in tagged:
@@ -97,11 +98,11 @@ def _calls(answer: str) -> Iterator[Any]:
         yield from _listed(_DECODER.raw_decode(answer, start.start())[0])
 
 
-def _listed(found: Any) -> list[Any]:
+def _listed(found: object) -> list[object]:
     return found if isinstance(found, list) else [found]
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     """An object whose keys are all different: of two alike each reader takes another."""
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -109,20 +110,20 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse(word: str) -> Any:
+def _refuse(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON")  # Python's reader takes NaN and Infinity
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_refuse)
 
 
-def _named(tool: Message) -> tuple[Any, Any]:
+def _named(tool: Message) -> tuple[object, object]:
     """The name of a tool and the schema of its arguments; its description may lie inside `function` or bare."""
     function = tool.get("function", tool)
     return function.get("name"), function.get("parameters")
 
 
-def _is_call(call: Any, allowed: Mapping[Any, Any] | None) -> bool:
+def _is_call(call: object, allowed: Mapping[object, object] | None) -> bool:
     if not isinstance(call, dict):
         return False
     name, arguments = call.get("name"), next((call[key] for key in _ARGUMENTS if key in call), None)
@@ -134,7 +135,7 @@ def _is_call(call: Any, allowed: Mapping[Any, Any] | None) -> bool:
 # ---- a tool's JSON Schema
 
 
-def _fits(value: Any, schema: Any) -> bool:
+def _fits(value: object, schema: object) -> bool:
     """Whether a value is as the schema says; a schema that is none says nothing."""
     if not isinstance(schema, Mapping):
         return schema is not False
@@ -150,7 +151,7 @@ def _fits(value: Any, schema: Any) -> bool:
     return not isinstance(value, dict) or _fits_object(value, schema)
 
 
-def _fits_object(value: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+def _fits_object(value: Mapping[str, object], schema: Mapping[str, object]) -> bool:
     properties, required = schema.get("properties"), schema.get("required")
     if isinstance(required, list) and any(key not in value for key in required):
         return False
@@ -158,14 +159,16 @@ def _fits_object(value: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
     return all(_fits(inner, known.get(key, schema.get("additionalProperties"))) for key, inner in value.items())
 
 
-def _is(value: Any, kind: str) -> bool:
+def _is(value: object, kind: str) -> bool:
     """Whether a value is of one of JSON Schema's types; of one that it does not have everything is."""
     if kind == "integer":
-        return _is(value, "number") and (isinstance(value, int) or value.is_integer())  # 3.0 is one: JSON Schema 6.3
+        return _is(value, "number") and (
+            isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        )  # 3.0 is one: JSON Schema 6.3
     if isinstance(value, bool):
         return kind == "boolean" or kind not in _TYPES
     return isinstance(value, _TYPES.get(kind, object))
 
 
-def _same(value: Any, allowed: Any) -> bool:
+def _same(value: object, allowed: object) -> bool:
     return isinstance(value, bool) == isinstance(allowed, bool) and bool(value == allowed)

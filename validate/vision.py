@@ -7,17 +7,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from validate.drift import NotComparable, check_finite, kl
-from validate.runtimes import Message, Session
+from validate.json_types import Message
+from validate.runtimes.base import ReferenceSession, Session
 
 PROMPT = "What is in this picture?"
 ANSWER_TOKENS = 96  # a click is about 40
 DRAWING = "our drawing"  # the name of the image that goes beside the recipe's own
-SEES_NOTHING = "the source takes no images"  # why there is no vision part
+NO_VISION = "the source takes no images"  # why there is no vision part
 MAX_IMAGE_PIXELS = 64_000_000  # larger than any screen; refuses a file that unpacks to gigabytes
 
 Box = tuple[float, float, float, float]
@@ -25,19 +26,12 @@ Point = tuple[float, float]
 _Image = TypeVar("_Image")
 
 
-class Seeing(Session, Protocol):
-    """A reference that takes images."""
-
-    def image_prompt(self, text: str, tools: Sequence[Message] | None = None) -> str: ...
-    def processed_size(self, pixels: np.ndarray) -> tuple[int, int]: ...
-
-
 # ---- images
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the reference makes of an image."""
+class ImageAnswer:
+    """What the reference makes of an image and a question."""
 
     name: str
     pixels: np.ndarray  # uint8 (height, width, 3)
@@ -101,44 +95,44 @@ def drawing(width: int = 280, height: int = 196) -> np.ndarray:
     return np.clip(gradient, 0, 255).astype(np.uint8)
 
 
-def drawing_for(reference: Seeing) -> np.ndarray:
+def drawing_for(reference: ReferenceSession) -> np.ndarray:
     """Our drawing in a size that the source takes as it is."""
     pixels = drawing()
     width, height = reference.processed_size(pixels)
     return pixels if pixels.shape[:2] == (height, width) else drawing(width, height)
 
 
-def look(reference: Seeing, name: str, pixels: np.ndarray, text: str = PROMPT) -> Seen:
+def ask(reference: ReferenceSession, name: str, pixels: np.ndarray, text: str = PROMPT) -> ImageAnswer:
     """What the reference makes of an image and a question; computed once for all candidates."""
     prompt = reference.image_prompt(text)
     embeddings, logits = reference.image_embeddings(pixels), reference.image_logits(prompt, pixels)
-    return Seen(name, pixels, prompt, embeddings, logits, reference.processed_size(pixels))
+    return ImageAnswer(name, pixels, prompt, embeddings, logits, reference.processed_size(pixels))
 
 
-def compare_image(seen: Seen, candidate: Session) -> ImageDrift:
+def compare_image(reference: ImageAnswer, candidate: Session) -> ImageDrift:
     """A candidate's differences for one image; raises NotComparable for another number of tokens, and for NaN."""
-    embeddings = candidate.image_embeddings(seen.pixels)
-    if embeddings.shape != seen.embeddings.shape:
+    embeddings = candidate.image_embeddings(reference.pixels)
+    if embeddings.shape != reference.embeddings.shape:
         raise NotComparable(
-            f"{seen.name}: embeddings have shape {embeddings.shape}, the reference's {seen.embeddings.shape} "
+            f"{reference.name}: embeddings have shape {embeddings.shape}, the reference's {reference.embeddings.shape} "
             "(image token, hidden)"
         )
-    check_finite(embeddings, f"{seen.name}: the projector's")
-    check_finite(seen.embeddings, f"{seen.name}: the reference's")
-    a, b = seen.embeddings.astype(np.float64), embeddings.astype(np.float64)
+    check_finite(embeddings, f"{reference.name}: the projector's")
+    check_finite(reference.embeddings, f"{reference.name}: the reference's")
+    a, b = reference.embeddings.astype(np.float64), embeddings.astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = np.where(norms > 0, (a * b).sum(1) / np.maximum(norms, np.finfo(float).tiny), float(np.array_equal(a, b)))
-    logits = candidate.image_logits(seen.prompt, seen.pixels)
+    logits = candidate.image_logits(reference.prompt, reference.pixels)
     return ImageDrift(
-        seen.name,
-        *seen.size,
-        resized=seen.processed != seen.size,
+        reference.name,
+        *reference.size,
+        resized=reference.processed != reference.size,
         tokens=len(a),
         cosine_min=float(cosine.min()),
         cosine_mean=float(cosine.mean()),
         max_error=float(np.abs(a - b).max()),
-        kl=float(kl(seen.logits[None], logits[None])[0]),
-        next_reference=int(seen.logits.argmax()),
+        kl=float(kl(reference.logits[None], logits[None])[0]),
+        next_reference=int(reference.logits.argmax()),
         next_candidate=int(logits.argmax()),
     )
 
@@ -206,7 +200,7 @@ def _task(line: str, home: Path, where: str) -> ClickTask:
     return task
 
 
-def _tools(raw: Any) -> Sequence[Message] | None:
+def _tools(raw: object) -> Sequence[Message] | None:
     if raw is not None and not (isinstance(raw, list) and all(isinstance(tool, dict) for tool in raw)):
         raise ValueError("tools is no list of objects")
     return raw
@@ -225,8 +219,7 @@ def clicked(answer: str) -> Point | None:
         return None
     try:
         call, _ = json.JSONDecoder().raw_decode(answer, start)
-        arguments: Any = call.get("arguments", call)
-        x, y = arguments["coordinate"]
+        x, y = call.get("arguments", call)["coordinate"]
         point = float(x), float(y)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -1,4 +1,4 @@
-"""The positions at which a candidate is furthest from the reference, with their text: a person sees what broke."""
+"""The positions at which a candidate is furthest from the reference, with their text: a person reads what broke."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from validate.compact import Kept
+from validate.compressed_logits import CompressedLogits
 from validate.drift import WindowDrift
 from validate.logits import exponentials, largest
 from validate.spelling import spelled
@@ -63,12 +63,12 @@ class Worst:
     def __init__(self) -> None:
         self._spots: list[_Spot] = []
 
-    def look(  # noqa: PLR0913, PLR0917 - what there is of a window
+    def add(  # noqa: PLR0913, PLR0917 - what there is of a window
         self,
         name: str,
         number: int,
         tokens: Sequence[int],
-        kept: Kept,
+        reference: CompressedLogits,
         logits_tv: np.ndarray,
         drift: WindowDrift,
     ) -> None:
@@ -83,7 +83,7 @@ class Worst:
                     float(drift.kl[position]),
                     tokens[max(0, position + 1 - BEFORE_TOKENS) : position + 1],
                     tokens[position + 1] if position + 1 < len(tokens) else None,
-                    _pairs(*kept.top(position, GUESSES)),
+                    _pairs(*reference.top(position, GUESSES)),
                     _top(logits_tv[position : position + 1]),
                 )
             )

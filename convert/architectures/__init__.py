@@ -1,15 +1,8 @@
 """One file per model family; adding a family is adding a file here.
 
-A family module has
-
-    CLASSES: tuple[str, ...]          the names in config.json's `architectures` it serves
-    text(config) -> GraphSpec              the language model's GGUF file; raises PlanError for a config it cannot take
-
-and may have
-
-    RENAMES: tuple[tuple[str, str], ...]        other writers' beginnings of tensor names -> the ones in its tables
-    vision(config, preprocessor) -> GraphSpec        the mmproj file of a model that sees
-    VISION: str | tuple[str, ...]               how the names of its tensors start
+A family module declares FAMILY = Family(...): its classes in config.json, the table of its tensors as a GraphSpec for a
+config, that of its vision tower, how other writers call the same tensors, and how it is cut into graphs. What each
+tensor is for follows from the table (_roles.py); every format's `supports` reads that.
 
 A module whose name starts with an underscore is not a family.
 """
@@ -19,15 +12,23 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
-from types import ModuleType
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from convert.architectures._family import TEXT_GRAPH as TEXT_GRAPH
+from convert.architectures._family import Family as Family
+from convert.architectures._family import Roles as Roles
+from convert.architectures._roles import DENSE as DENSE
+from convert.architectures._roles import VISION as VISION
+from convert.architectures._roles import TensorRole as TensorRole
+from convert.architectures._roles import in_words as in_words
 from convert.errors import InputError
 from convert.source.untrusted import shown
 
 LONGEST_NAME = 80
 STEM = 3  # letters that relatives begin with
+NEAREST = 3  # families that a message names
+LIST = "`convert families` lists all"
 
 
 def names() -> list[str]:
@@ -35,37 +36,51 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
-def load(name: str) -> ModuleType:
-    """The family module called `name`."""
-    return importlib.import_module(f"{__name__}.{name}")
+def load(name: str) -> Family:
+    """The family called `name`."""
+    family: Family = importlib.import_module(f"{__name__}.{name}").FAMILY
+    return family
+
+
+def families() -> list[Family]:
+    """Every family, in the order of their names."""
+    return [load(name) for name in names()]
 
 
 def known() -> dict[str, str]:
     """Class name in config.json -> family."""
-    return {architecture: name for name in names() for architecture in load(name).CLASSES}
+    return {architecture: family.name for family in families() for architecture in family.classes}
 
 
-def find(config: Mapping[str, Any]) -> ModuleType:
-    """The family that serves a checkpoint's config. Raises InputError, with the families there are, when none does."""
+def find(config: Mapping[str, Any]) -> Family:
+    """The family that serves a checkpoint's config. Raises InputError, with the nearest by name, when none does."""
     named = config.get("architectures")
-    families = known()
+    served = known()
     first = named[0] if isinstance(named, list) and named else None
-    if isinstance(first, str) and first in families:
-        return load(families[first])
+    if isinstance(first, str) and first in served:
+        return load(served[first])
     if first is None:
-        raise InputError("config.json", "architectures names no model class", f"one of {', '.join(names())}")
+        raise InputError("config.json", "architectures names no model class", "one that is supported", LIST)
     kind = config.get("model_type")
     which = f"model_type {shown(kind, 60)} ({_plain(first)})" if kind else f"architecture {shown(first)}"
-    got = f"not supported: {which}; supported: {', '.join(names())}"
-    raise InputError("config.json", got, remedy=_remedy(str(first), families))
+    raise InputError("config.json", f"not supported: {which}", remedy=_remedy(str(first), served))
 
 
-def _remedy(first: str, families: Mapping[str, str]) -> str:
-    """The family whose name is nearest, and what another takes."""
-    alike = [name for name in families if name[:STEM].lower() == first[:STEM].lower()]  # Mamba is no Llama
-    close = difflib.get_close_matches(first, alike, 1, 0.6)
-    nearest = f"the nearest by name is {families[close[0]]} ({close[0]}); " if close else ""
-    return f"{nearest}to add one is a file in convert/architectures, and `convert inspect` says what is like it"
+def roles(config: Mapping[str, Any], tensors: Iterable[str]) -> Roles:
+    """What each of a checkpoint's tensors is for, by the names it has there, whoever wrote it.
+
+    Raises ConvertError where no family serves the config, or no table can be made of it.
+    """
+    return find(config).roles(config, tensors)
+
+
+def _remedy(first: str, served: Mapping[str, str]) -> str:
+    """The families whose names are nearest, and what another takes."""
+    alike = [name for name in served if name[:STEM].lower() == first[:STEM].lower()]  # Mamba is no Llama
+    close = difflib.get_close_matches(first, alike, NEAREST, 0.6)
+    listed = ", ".join(f"{served[name]} ({name})" for name in close)
+    nearest = f"nearest by name: {listed}; " if close else ""
+    return f"{nearest}{LIST}, `convert inspect` says what it is like; to add one is a file in convert/architectures"
 
 
 def _plain(name: object) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,6 +16,22 @@ MAX_LAYERS = 512  # llama.cpp, LLAMA_MAX_LAYERS
 MAX_CONTEXT = (1 << 31) - 1  # llama.cpp counts positions in 32 bits
 
 _MISSING = object()
+_NAMES_ONLY: ContextVar[bool] = ContextVar("names_only", default=False)
+
+
+@contextlib.contextmanager
+def names_only() -> Iterator[None]:
+    """Problems of configs are not raised within: what llama.cpp cannot compute has names of tensors all the same.
+
+    Shapes of what is made then may be stand-ins; nothing is written from them.
+    """
+    token = _NAMES_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _NAMES_ONLY.reset(token)
+
+
 T = TypeVar("T")
 
 
@@ -149,6 +167,12 @@ class Config:
         self.problems.append(Problem(self.where, f"{key} is {_short(got)}", wanted, remedy))
 
     def finish(self) -> None:
+        """Raise PlanError with all problems, but within `names_only`."""
+        if not _NAMES_ONLY.get():
+            self.refuse()
+
+    def refuse(self) -> None:
+        """Raise PlanError with all problems, where there are any."""
         raise_all(self.problems, PlanError)
 
     def _get(self, key: str, default: object) -> Any:

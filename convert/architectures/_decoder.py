@@ -169,9 +169,8 @@ class Extra:
     """What a decoder's file has beyond rows and fields, or otherwise than most."""
 
     head: TensorRule = HEAD
-    wanted: Iterable[
-        SourceTensor
-    ] = ()  # tensors of some layers only: expand(rows, decoder.sizes, transforms, [3, 4, 5])
+    # tensors of some layers only: expand(rows, decoder.sizes, transforms, [3, 4, 5])
+    tensors: Iterable[SourceTensor] = ()
     generated: Iterable[Generated] = ()
     left_out: Iterable[LeftOut] = ()
     notes: Iterable[str] = ()
@@ -204,7 +203,7 @@ def decoder_spec(
     return GraphSpec(
         decoder.graph.name,
         all_fields,
-        (*expand(table, decoder.sizes, transforms, decoder.layers), *extra.wanted),
+        (*expand(table, decoder.sizes, transforms, decoder.layers), *extra.tensors),
         generated,
         tuple(left_out),
         (*decoder.notes, *notes, *extra.notes),

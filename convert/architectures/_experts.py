@@ -39,6 +39,7 @@ def read_experts(decoder: Decoder, *, count: str = "num_experts", ffn: str = "mo
     if 3 * number * decoder.layers > MAX_MATRICES:
         got = f"{decoder.layers} with {number} experts each"
         config.complain("num_hidden_layers", got, f"at most {MAX_MATRICES} matrices of experts")
+        config.refuse()
     experts = Experts(number, used, config.size(ffn))
     config.finish()
     return experts

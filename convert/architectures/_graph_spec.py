@@ -1,4 +1,4 @@
-"""What an architecture says about one GGUF file: which tensors it wants, what becomes of them, what else it holds."""
+"""What an architecture says about one GGUF file: its tensors, what becomes of each, what else it holds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convert.architectures._roles import TensorRole, role_of
 from convert.gguf_field import Field
 
 View = Callable[[np.ndarray], np.ndarray]
@@ -34,8 +35,8 @@ class Packed:
 class OutputTensor:
     """One tensor of a GGUF file. `shape` is in numpy's order: rows last but one, GGUF writes it reversed.
 
-    Experts are tensors of their own in a checkpoint and one in a GGUF file: each has the target `shape[0]` of them
-    make together, and its `place` in it. So have the operands of a packed tensor.
+    Experts are tensors of their own in a checkpoint and one in a GGUF file: each has the output that `shape[0]` of
+    them make together, and its `place` in it. So have the operands of a packed tensor.
     """
 
     name: str
@@ -45,6 +46,7 @@ class OutputTensor:
     change: Change | None = None  # after the view; the tensor counts as float32 then
     packed: Packed | None = None
     type: str = ""  # that it has in every file; empty: what the file's rules say
+    transposed: bool = False  # stored (in, out) in the checkpoint, as no torch.nn.Linear is
 
     @property
     def places(self) -> int:
@@ -58,7 +60,13 @@ class SourceTensor:
 
     source: str
     shape: tuple[int, ...]
-    targets: tuple[OutputTensor, ...]
+    outputs: tuple[OutputTensor, ...]
+    stated_role: TensorRole | None = None  # where the GGUF names do not tell
+
+    @property
+    def role(self) -> TensorRole:
+        """What it is for."""
+        return self.stated_role or role_of(output.name for output in self.outputs)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class GraphSpec:
 
     architecture: str  # general.architecture
     fields: tuple[Field, ...]
-    wanted: tuple[SourceTensor, ...]
+    tensors: tuple[SourceTensor, ...]
     generated: tuple[Generated, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
@@ -115,9 +123,11 @@ class Transform:
             return (*shape[:2], shape[2] * self.packed.block)
         return (*shape[:-2], shape[-1], shape[-2]) if self.transpose else shape
 
-    def target(self, name: str, shape: tuple[int, ...], view: View | None) -> OutputTensor:
-        """The GGUF tensor called `name` of a checkpoint tensor, or the part of one, of this shape."""
-        return OutputTensor(name, self.shape(shape), view, self.operand, self.change, self.packed, self.type)
+    def output(self, name: str, shape: tuple[int, ...], view: View | None) -> OutputTensor:
+        """The GGUF tensor called `name` of a checkpoint tensor, or of a slice of one, of this shape."""
+        return OutputTensor(
+            name, self.shape(shape), view, self.operand, self.change, self.packed, self.type, self.transpose
+        )
 
 
 def _plus_one(values: np.ndarray) -> np.ndarray:
@@ -130,11 +140,14 @@ TRANSPOSED = Transform(lambda values: values.swapaxes(-1, -2), transpose=True)
 PLUS_ONE = Transform(change=_plus_one)
 """For norms that multiply by 1 + weight; llama.cpp multiplies by what is in the file."""
 
+Names = str | tuple[str, ...]
+Dimensions = tuple[str, ...]
 TensorRule = (
-    tuple[str, str | tuple[str, ...], tuple[str, ...]] | tuple[str, str | tuple[str, ...], tuple[str, ...], str]
+    tuple[str, Names, Dimensions] | tuple[str, Names, Dimensions, str] | tuple[str, Names, Dimensions, TensorRole]
 )
 """A line of a family's table: checkpoint name, GGUF name, shape of the checkpoint's tensor by names of dimensions, and
-for tensors that some family rearranges or changes the word for the way it does.
+for tensors that some family rearranges or changes the word for its `Transform`; or the role, where the GGUF name does
+not tell it (see _roles.py).
 
 - `{i}` in the names is the layer, `{e}` in the first one the expert: those of a layer become one tensor.
 - "q+kv+kv" is a dimension where three were put together. With as many GGUF names it is cut up again, else it stays.
@@ -157,28 +170,32 @@ def expand(
     once = [row for row in rows if "{i}" not in row[0]]
     layered = [(row, layer) for layer in numbers for row in rows if "{i}" in row[0]]
     return tuple(
-        w for row, layer in [*((r, 0) for r in once), *layered] for w in _wanted(row, sizes, transforms or {}, layer)
+        tensor
+        for row, layer in [*((r, 0) for r in once), *layered]
+        for tensor in _tensors(row, sizes, transforms or {}, layer)
     )
 
 
-def _wanted(
+def _tensors(
     row: TensorRule, sizes: Mapping[str, int], transforms: Mapping[str, Transform], layer: int
 ) -> Iterator[SourceTensor]:
     source = row[0].replace("{i}", str(layer))
     names = [name.replace("{i}", str(layer)) for name in ((row[1],) if isinstance(row[1], str) else row[1])]
-    way = transforms.get(row[3], Transform()) if len(row) > 3 else Transform()
-    if way.transpose and len(row[2]) < 2:
-        way = Transform(change=way.change)  # a bias beside a weight that is turned
+    extra = row[3] if len(row) > 3 else ""
+    role = extra if isinstance(extra, TensorRole) else None
+    transform = transforms.get(extra, Transform()) if isinstance(extra, str) else Transform()
+    if transform.transpose and len(row[2]) < 2:
+        transform = Transform(change=transform.change)  # a bias beside a weight that is transposed
     axes = [_Axis(tuple(sizes[word] for word in re.split("[+/]", text)), "/" in text) for text in row[2]]
     shape = tuple(axis.length for axis in axes)
-    targets = tuple(_targets(names, axes, way))
+    outputs = tuple(_outputs(names, axes, transform))
     if "{e}" not in source:
-        yield SourceTensor(source, shape, targets)
+        yield SourceTensor(source, shape, outputs, role)
         return
     experts = sizes["experts"]
     for place in range(experts):
-        stacked = (OutputTensor(t.name, (experts, *t.shape), t.view, place, t.change) for t in targets)
-        yield SourceTensor(source.replace("{e}", str(place)), shape, tuple(stacked))
+        stacked = (OutputTensor(o.name, (experts, *o.shape), o.view, place, o.change) for o in outputs)
+        yield SourceTensor(source.replace("{e}", str(place)), shape, tuple(stacked), role)
 
 
 @dataclass(frozen=True)
@@ -193,24 +210,24 @@ class _Axis:
         return sum(self.lengths)
 
     def cut(self, number: int) -> slice:
-        """Where part `number` of it is."""
+        """Where the piece `number` of it is."""
         if self.dealt:
             return slice(number, None, len(self.lengths))
         start = sum(self.lengths[:number])
         return slice(start, start + self.lengths[number])
 
 
-def _targets(names: Sequence[str], axes: Sequence[_Axis], way: Transform) -> Iterator[OutputTensor]:
+def _outputs(names: Sequence[str], axes: Sequence[_Axis], transform: Transform) -> Iterator[OutputTensor]:
     """The GGUF tensors of a checkpoint tensor with these axes."""
     shape = tuple(axis.length for axis in axes)
     if len(names) == 1:
-        yield way.target(names[0], shape, way.view)
+        yield transform.output(names[0], shape, transform.view)
         return
     place = next(i for i, axis in enumerate(axes) if len(axis.lengths) == len(names))
     for number, name in enumerate(names):
         cut = (*(slice(None) for _ in range(place)), axes[place].cut(number))
-        part = (*shape[:place], axes[place].lengths[number], *shape[place + 1 :])
-        yield way.target(name, part, _cut(cut, way.view))
+        piece = (*shape[:place], axes[place].lengths[number], *shape[place + 1 :])
+        yield transform.output(name, piece, _cut(cut, transform.view))
 
 
 def _cut(place: tuple[slice, ...], view: View | None) -> View:

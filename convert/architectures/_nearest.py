@@ -1,13 +1,14 @@
-"""The family that comes nearest to a checkpoint no family serves, by the tensors its table would take: what to add."""
+"""The family that comes nearest to a checkpoint no family serves, by the tensors its table has: what to add."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from convert import architectures
+from convert.architectures import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.errors import ConvertError
 
@@ -31,10 +32,10 @@ def nearest(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
     for served, name in architectures.known().items():
         family = architectures.load(name)
         try:
-            part: GraphSpec = family.text({**config, "architectures": [served]})
+            spec = family.text({**config, "architectures": [served]})
         except ConvertError:
             continue
-        found = _compared(name, part, shapes, getattr(family, "RENAMES", ()))
+        found = _compared(family, spec, shapes)
         if best is None or _distance(found) < _distance(best):
             best = found
     return best if best and len(best.unknown) < ENOUGH * best.kinds else None
@@ -44,17 +45,15 @@ def _distance(found: Nearest) -> tuple[int, int]:
     return len(found.unknown) + len(found.lacking), len(found.unknown)
 
 
-def _compared(
-    family: str, part: GraphSpec, shapes: Mapping[str, tuple[int, ...]], renames: Sequence[tuple[str, str]]
-) -> Nearest:
-    wanted = {want.source: want.shape for want in part.wanted}
+def _compared(family: Family, spec: GraphSpec, shapes: Mapping[str, tuple[int, ...]]) -> Nearest:
+    lacking = {tensor.source: tensor.shape for tensor in spec.tensors}
     kinds: dict[str, bool] = {}  # whether the table takes every tensor of the kind
     for name, shape in shapes.items():
-        known = next((new + name.removeprefix(old) for old, new in renames if name.startswith(old)), name)
-        taken = wanted.pop(known, None) == shape or any(rule.covers(known) for rule in part.left_out)
+        own = family.own_name(name)
+        taken = lacking.pop(own, None) == shape or any(rule.covers(own) for rule in spec.left_out)
         kinds[_kind(name)] = kinds.get(_kind(name), True) and taken
     unknown = tuple(kind for kind, taken in kinds.items() if not taken)
-    return Nearest(family, len(kinds), unknown, tuple(dict.fromkeys(map(_kind, wanted))))
+    return Nearest(family.name, len(kinds), unknown, tuple(dict.fromkeys(map(_kind, lacking))))
 
 
 def _kind(name: str) -> str:

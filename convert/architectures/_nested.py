@@ -1,4 +1,4 @@
-"""The language model inside a model that sees: its config is under text_config, its family is another file's."""
+"""The language model inside a model with vision: its config is under text_config, its family is another file's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the models of Qwen that see have in common: text with positions on three axes, patches over two frames."""
+"""What Qwen's models with vision have in common: text with positions on three axes, patches over two frames."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def patch_embedding(width: int, patch: int) -> SourceTensor:
         return lambda weight: weight[:, :, number]
 
     shape = (width, 3, patch, patch)
-    targets = tuple(
+    outputs = tuple(
         OutputTensor(f"v.patch_embd.weight{suffix}", shape, frame(number)) for number, suffix in enumerate(("", ".1"))
     )
-    return SourceTensor("visual.patch_embed.proj.weight", (width, 3, TEMPORAL_PATCH, patch, patch), targets)
+    return SourceTensor("visual.patch_embed.proj.weight", (width, 3, TEMPORAL_PATCH, patch, patch), outputs)

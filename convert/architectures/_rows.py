@@ -49,7 +49,7 @@ INVERSE_FREQUENCIES = LeftOut("rotary_emb.inv_freq", "llama.cpp computes the fre
 
 
 def biases(*tables: Iterable[TensorRule]) -> Iterator[TensorRule]:
-    """The biases beside the weights of these tables: as long as the weight's first axis, and going the same way."""
+    """The biases beside the weights of these tables: as long as the weight's first axis, with the same transform."""
     for row in (row for table in tables for row in table):
         names = row[1] if isinstance(row[1], str) else tuple(name.replace(".weight", ".bias") for name in row[1])
         if isinstance(names, str):
@@ -58,7 +58,7 @@ def biases(*tables: Iterable[TensorRule]) -> Iterator[TensorRule]:
 
 
 def named(table: Iterable[TensorRule], *renames: tuple[str, str]) -> Iterator[TensorRule]:
-    """The table with parts of the checkpoint's names replaced: `named(MLP, ("mlp", "feed_forward"))`."""
+    """The table with pieces of the checkpoint's names replaced: `named(MLP, ("mlp", "feed_forward"))`."""
     for row in table:
         source = row[0]
         for old, new in renames:

@@ -7,13 +7,12 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
-
-CLASSES = ("ArceeForCausalLM",)
 
 GRAPH = Graph("arcee", default_epsilon=1e-5, activations=("relu2",), rotary=Rotary(("linear", "yarn", "llama3")))
 ROWS = (*ENDS, *NORMS, *ATTENTION, *MLP[1:])
@@ -31,3 +30,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         Field.uint32("arcee.rope.dimension_count", decoder.head_dim),
     ]
     return decoder_spec(decoder, ROWS, fields, side_by_side(decoder))
+
+
+FAMILY = Family(
+    name="arcee",
+    title="Arcee (AFM)",
+    classes=("ArceeForCausalLM",),
+    text=text,
+)

@@ -7,12 +7,10 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform
 from convert.architectures._rows import B, biases
 from convert.architectures.gpt_neox import heads_apart
-
-CLASSES = ("BloomForCausalLM",)
-RENAMES = (("transformer.", ""),)  # BigScience's own files have the names without
 
 GRAPH = Graph(
     "bloom",
@@ -60,3 +58,13 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     config.require("apply_residual_connection_post_layernorm", False, why)
     rows = (EMBEDDING, *NORMS, *MATRICES, *biases(NORMS, MATRICES))
     return decoder_spec(decoder, rows, transforms={"qkv": Transform(heads_apart(decoder.heads))})
+
+
+FAMILY = Family(
+    name="bloom",
+    title="BLOOM",
+    classes=("BloomForCausalLM",),
+    text=text,
+    renames=(("transformer.", ""),),  # BigScience's own files have the names without
+    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
+)

@@ -7,12 +7,11 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, B, L
 from convert.gguf_field import Field
-
-CLASSES = ("CohereForCausalLM",)
 
 GRAPH = Graph(
     "command-r",
@@ -52,3 +51,11 @@ def cohere_fields(decoder: Decoder) -> list[Field]:
         config.complain("tie_word_embeddings", False, "true", f"llama.cpp's {name} graph has no head of its own")
     scale = Field.float32(f"{name}.logit_scale", config.number("logit_scale", 0.0625))
     return [scale, Field.string(f"{name}.rope.scaling.type", "none")]
+
+
+FAMILY = Family(
+    name="cohere",
+    title="Command-R",
+    classes=("CohereForCausalLM",),
+    text=text,
+)

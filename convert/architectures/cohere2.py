@@ -7,13 +7,12 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._window import require_every
 from convert.architectures.cohere import ROWS, cohere_fields
 from convert.gguf_field import Field
-
-CLASSES = ("Cohere2ForCausalLM",)
 
 GRAPH = Graph(
     "cohere2",
@@ -40,3 +39,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         Field.uint32("cohere2.rope.dimension_count", decoder.head_dim),
     ]
     return decoder_spec(decoder, ROWS, fields)
+
+
+FAMILY = Family(
+    name="cohere2",
+    title="Command-R7B, Command-A",
+    classes=("Cohere2ForCausalLM",),
+    text=text,
+)

@@ -15,6 +15,7 @@ import numpy as np
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, OutputTensor, SourceTensor, TensorRule, expand
 from convert.architectures._rows import ENDS, EXPERTS, MLP, NORMS, OUTPUT, ROUTER, B, L, named
 from convert.gguf_field import Field
@@ -31,7 +32,6 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "DeepseekV3ForCausalLM": V3,
     "Glm4MoeLiteForCausalLM": GLM,  # GLM-4.7-Flash
 }
-CLASSES = tuple(KINDS)
 FIXED = {"attention_bias": False, "mlp_bias": False, "moe_layer_freq": 1, "rope_interleave": True}
 
 LATENT: tuple[TensorRule, ...] = (
@@ -77,9 +77,9 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         decoder = replace(decoder, notes=(*decoder.notes, EPSILON_NOTE))
     dense = config.size("first_k_dense_replace", most=decoder.layers, least=0)
     config.require("mlp_layer_types", ["dense"] * dense + ["sparse"] * (decoder.layers - dense))
-    groups, notes = _groups(config, experts.count)
+    groups, notes = _groups(config, experts.count, kind["scoring_func"])
     moe = (*ROUTER, *EXPERTS, *SHARED, *((CORRECTION,) if kind is not V2 else ()))
-    wanted = (
+    tensors = (
         *expand(MLP, decoder.sizes, layers=range(dense)),
         *expand(moe, decoder.sizes, layers=range(dense, decoder.layers)),
         *_keys_and_values(decoder),
@@ -95,7 +95,7 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         Field.uint32("deepseek2.expert_gating_func", GATING[kind["scoring_func"]]),
         *groups,
     ]
-    return decoder_spec(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=drafts(decoder), notes=notes))
+    return decoder_spec(decoder, rows, fields, extra=Extra(tensors=tensors, left_out=drafts(decoder), notes=notes))
 
 
 def _sized(decoder: Decoder, shared: int) -> Decoder:
@@ -150,18 +150,18 @@ def _keys_and_values(decoder: Decoder) -> Iterator[SourceTensor]:
         return heads_apart(weight)[:, plain:]
 
     for i in range(decoder.layers):
-        targets = (
+        outputs = (
             OutputTensor(f"blk.{i}.attn_k_b.weight", (heads, latent, plain), key),
             OutputTensor(f"blk.{i}.attn_v_b.weight", (heads, value, latent), values),
         )
-        yield SourceTensor(f"model.layers.{i}.self_attn.kv_b_proj.weight", (heads * (plain + value), latent), targets)
+        yield SourceTensor(f"model.layers.{i}.self_attn.kv_b_proj.weight", (heads * (plain + value), latent), outputs)
 
 
-def _groups(config: Config, experts: int) -> tuple[list[Field], list[str]]:
+def _groups(config: Config, experts: int, scoring: str) -> tuple[list[Field], list[str]]:
     """How experts are chosen: fields, and a note where llama.cpp rates groups of them otherwise."""
-    method = config.word("topk_method", "greedy", METHODS[config.values["scoring_func"]])
+    method = config.word("topk_method", "greedy", METHODS[scoring])
     best = method == "group_limited_greedy"
-    if config.values["scoring_func"] == "softmax":
+    if scoring == "softmax":
         config.require("norm_topk_prob", False, "transformers' DeepSeek-V2 never normalizes")
     fields = [Field.boolean("deepseek2.expert_weights_norm", True)] if config.flag("norm_topk_prob") else []
     if not config.has("n_group"):
@@ -205,3 +205,11 @@ def drafts(decoder: Decoder) -> Iterator[LeftOut]:
     count = decoder.config.size("num_nextn_predict_layers", 1, MAX_LAYERS, least=0)
     for i in range(decoder.layers, decoder.layers + count):
         yield LeftOut("", "a layer that predicts tokens further ahead", prefix=f"model.layers.{i}.")
+
+
+FAMILY = Family(
+    name="deepseek2",
+    title="DeepSeek-V2 and V3, GLM-4.7-Flash",
+    classes=tuple(KINDS),
+    text=text,
+)

@@ -7,14 +7,13 @@ from typing import Any
 
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM
 from convert.architectures._window import sliding_layers
 from convert.architectures.olmo2 import NORMS as OLMO_NORMS
 from convert.gguf_field import Field
-
-CLASSES = ("Exaone4ForCausalLM",)
 
 GRAPH = Graph("exaone4", default_epsilon=1e-5, rotary=Rotary(("linear", "llama3")), square=True, windowed=True)
 NORMS_BEHIND = OLMO_NORMS[2:]
@@ -45,3 +44,11 @@ def _window_fields(decoder: Decoder) -> Iterator[Field]:
     if windowed:
         yield Field.uint32("exaone4.attention.sliding_window", config.size("sliding_window", most=MAX_CONTEXT))
         yield Field.booleans("exaone4.attention.sliding_window_pattern", sliding_layers(config, decoder.layers, 4))
+
+
+FAMILY = Family(
+    name="exaone4",
+    title="EXAONE 4",
+    classes=("Exaone4ForCausalLM",),
+    text=text,
+)

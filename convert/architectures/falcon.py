@@ -9,12 +9,11 @@ import numpy as np
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU, Decoder, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform, View
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import B, biases
 from convert.gguf_field import Field
-
-CLASSES = ("FalconForCausalLM",)
 
 GRAPH = Graph(
     "falcon",
@@ -90,3 +89,12 @@ def groups_apart(heads: int, kv_heads: int) -> View:
         return np.concatenate([part.reshape(-1, *weight.shape[1:]) for part in parts])
 
     return view
+
+
+FAMILY = Family(
+    name="falcon",
+    title="Falcon",
+    classes=("FalconForCausalLM",),
+    text=text,
+    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
+)

@@ -7,11 +7,10 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import PLUS_ONE, GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
-
-CLASSES = ("GemmaForCausalLM",)
 
 GRAPH = Graph("gemma", default_epsilon=1e-6, activations=GELU_TANH, rotary=Rotary(("linear",)), tied=True)
 ROWS = (*ENDS, *NORMS, *ATTENTION, *MLP)
@@ -28,3 +27,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     config.require("attention_bias", False, "llama.cpp's gemma graph has no biases")
     config.require("use_bidirectional_attention", False, "llama.cpp's gemma graph looks back only")
     return decoder_spec(decoder, ROWS, head_size_fields(decoder), {"norm": PLUS_ONE})
+
+
+FAMILY = Family(
+    name="gemma",
+    title="Gemma, the first",
+    classes=("GemmaForCausalLM",),
+    text=text,
+)

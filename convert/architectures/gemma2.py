@@ -7,13 +7,12 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import PLUS_ONE, GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, B, L
 from convert.architectures._window import require_every
 from convert.gguf_field import Field
-
-CLASSES = ("Gemma2ForCausalLM",)
 
 GRAPH = Graph(
     "gemma2", activations=GELU_TANH, activation="hidden_activation", rotary=Rotary(()), windowed=True, tied=True
@@ -53,3 +52,12 @@ def check_scale(decoder: Decoder, layers_of_27b: int) -> None:
         got = decoder.config.values.get("query_pre_attn_scalar")
         why = f"llama.cpp's {decoder.graph.name} graph has no other"
         decoder.config.complain("query_pre_attn_scalar", got, str(scale), why)
+
+
+FAMILY = Family(
+    name="gemma2",
+    title="Gemma 2",
+    classes=("Gemma2ForCausalLM",),
+    text=text,
+    tested=("onnx",),
+)

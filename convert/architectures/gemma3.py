@@ -7,14 +7,13 @@ from typing import Any
 
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import GELU_TANH, Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import PLUS_ONE, GraphSpec
 from convert.architectures._rope import Rotary, sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM
 from convert.architectures._window import sliding_layers
 from convert.architectures.gemma2 import NORMS, check_scale
 from convert.gguf_field import Field
-
-CLASSES = ("Gemma3ForCausalLM",)
 
 GRAPH = Graph(
     "gemma3",
@@ -24,7 +23,7 @@ GRAPH = Graph(
     windowed=True,
     tied=True,
 )
-DEFAULTS = {  # transformers' own, which the text configs of models that see leave out
+DEFAULTS = {  # transformers' own, which the text configs of models with vision leave out
     "vocab_size": 262208,
     "hidden_size": 2304,
     "intermediate_size": 9216,
@@ -66,3 +65,11 @@ def _window_fields(decoder: Decoder) -> list[Field]:
     if pattern != tuple((layer + 1) % PATTERN > 0 for layer in range(layers)):
         fields.append(Field.booleans("gemma3.attention.sliding_window_pattern", pattern))
     return fields
+
+
+FAMILY = Family(
+    name="gemma3",
+    title="Gemma 3",
+    classes=("Gemma3ForCausalLM",),
+    text=text,
+)

@@ -1,4 +1,4 @@
-"""Gemma 3 with eyes: Gemma 3's text, SigLIP over square images, squares of 4 x 4 patches averaged into a token."""
+"""Gemma 3 with vision: Gemma 3's text, SigLIP over square images, squares of 4 x 4 patches averaged into a token."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from typing import Any
 
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import PLUS_ONE, GraphSpec, LeftOut, TensorRule, expand
 from convert.architectures._mmproj import image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
 from convert.architectures.gemma3 import DEFAULTS
 from convert.gguf_field import Field
-
-CLASSES = ("Gemma3ForConditionalGeneration",)
-VISION = ("vision.", "multi_modal_projector.")
-RENAMES = vit.RENAMES
 
 TEXT = "gemma3_text"
 USUAL_POOLING = 4  # patches a side that become a token, where the file says nothing (clip.cpp, load_hparams)
@@ -57,3 +54,15 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphS
     return GraphSpec(
         "clip", tuple(fields), expand(ROWS, vit.vit_sizes(tower), TRANSFORMS, tower.layers), left_out=(HEAD,)
     )
+
+
+FAMILY = Family(
+    name="gemma3_vision",
+    title="Gemma 3 with vision",
+    classes=("Gemma3ForConditionalGeneration",),
+    text=text,
+    vision=vision,
+    vision_prefix=("vision.", "multi_modal_projector."),
+    renames=vit.RENAMES,
+    graphs="",
+)

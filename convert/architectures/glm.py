@@ -9,9 +9,8 @@ from typing import Any
 from convert.architectures import glm4
 from convert.architectures._config import Config
 from convert.architectures._decoder import decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
-
-CLASSES = ("GlmForCausalLM",)
 
 GRAPH = replace(glm4.GRAPH, name="chatglm", square=True)
 
@@ -20,3 +19,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     decoder = read_decoder(Config(values).with_defaults(head_dim=128), GRAPH)
     return decoder_spec(decoder, glm4.rows(decoder))
+
+
+FAMILY = Family(
+    name="glm",
+    title="GLM-4 (9B of 2024) and GLM-Edge in transformers' own layout",
+    classes=("GlmForCausalLM",),
+    text=text,
+)

@@ -7,14 +7,17 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
+from convert.architectures._roles import TensorRole
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, B, L, biases
 
-CLASSES = ("Glm4ForCausalLM",)
-
 GRAPH = Graph("glm4", default_epsilon=1.5625e-7, rotary=Rotary((), partial=0.5))
-FUSED: tuple[TensorRule, ...] = ((f"{L}.mlp.gate_up_proj.weight", f"{B}.ffn_up.weight", ("ffn+ffn", "hidden")), MLP[2])
+FUSED: tuple[TensorRule, ...] = (
+    (f"{L}.mlp.gate_up_proj.weight", f"{B}.ffn_up.weight", ("ffn+ffn", "hidden"), TensorRole.GATE_UP),
+    MLP[2],
+)
 BEHIND: tuple[TensorRule, ...] = (
     (f"{L}.post_self_attn_layernorm.weight", f"{B}.post_attention_norm.weight", ("hidden",)),
     (f"{L}.post_mlp_layernorm.weight", f"{B}.post_ffw_norm.weight", ("hidden",)),
@@ -33,3 +36,11 @@ def rows(decoder: Decoder) -> Iterator[TensorRule]:
     yield from (*ENDS, *NORMS, *ATTENTION, *FUSED)
     if decoder.config.flag("attention_bias", True):
         yield from biases(QKV)
+
+
+FAMILY = Family(
+    name="glm4",
+    title="GLM-4 (0414)",
+    classes=("Glm4ForCausalLM",),
+    text=text,
+)

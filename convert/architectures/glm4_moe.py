@@ -8,13 +8,12 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Extra, Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, MLP, NORMS, QK_NORM, QKV, ROUTER, biases
 from convert.architectures.deepseek2 import CORRECTION, GATING, SHARED, drafts
 from convert.gguf_field import Field
-
-CLASSES = ("Glm4MoeForCausalLM",)
 
 GRAPH = Graph("glm4moe", default_epsilon=1e-5, rotary=Rotary(partial=0.5))
 NAMED = tuple((source, str(name).replace("ffn_norm", "post_attention_norm"), dims) for source, name, dims, *_ in NORMS)
@@ -47,8 +46,16 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         Field.float32("glm4moe.expert_weights_scale", config.number("routed_scaling_factor")),
         Field.boolean("glm4moe.expert_weights_norm", config.flag("norm_topk_prob")),
     ]
-    wanted = (
+    tensors = (
         *expand(MLP, decoder.sizes, layers=range(dense)),
         *expand(MOE, decoder.sizes, layers=range(dense, decoder.layers)),
     )
-    return decoder_spec(decoder, rows, fields, extra=Extra(wanted=wanted, left_out=drafts(decoder)))
+    return decoder_spec(decoder, rows, fields, extra=Extra(tensors=tensors, left_out=drafts(decoder)))
+
+
+FAMILY = Family(
+    name="glm4_moe",
+    title="GLM-4.5 and 4.6",
+    classes=("Glm4MoeForCausalLM",),
+    text=text,
+)

@@ -7,11 +7,9 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import TRANSPOSED, GraphSpec, LeftOut, TensorRule
 from convert.architectures._rows import B, biases
-
-CLASSES = ("GPT2LMHeadModel",)
-RENAMES = (("transformer.", ""),)  # OpenAI's own file has the names without
 
 GRAPH = Graph(
     "gpt2",
@@ -69,3 +67,13 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         config.require(key, wanted, "llama.cpp's gpt2 graph has no other")
     rows = (*EMBEDDINGS, *NORMS, *biases(NORMS), *MATRICES, *BIASES)
     return decoder_spec(decoder, rows, transforms={"matrix": TRANSPOSED}, extra=Extra(left_out=MASKS))
+
+
+FAMILY = Family(
+    name="gpt2",
+    title="GPT-2",
+    classes=("GPT2LMHeadModel",),
+    text=text,
+    renames=(("transformer.", ""),),  # OpenAI's own file has the names without
+    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
+)

@@ -9,13 +9,11 @@ import numpy as np
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, TensorRule, Transform, View
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import B, biases
 from convert.gguf_field import Field
-
-CLASSES = ("GPTNeoXForCausalLM",)
-RENAMES = (("lm_head.", "embed_out."),)  # transformers 5
 
 GRAPH = Graph(
     "gptneox",
@@ -65,3 +63,13 @@ def heads_apart(heads: int) -> View:
         return weight.reshape(heads, 3, len(weight) // heads // 3, *weight.shape[1:]).swapaxes(0, 1)
 
     return view
+
+
+FAMILY = Family(
+    name="gpt_neox",
+    title="GPT-NeoX and Pythia",
+    classes=("GPTNeoXForCausalLM",),
+    text=text,
+    renames=(("lm_head.", "embed_out."),),  # transformers 5
+    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
+)

@@ -9,13 +9,12 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import MXFP4, MXFP4_TRANSFORMS, expert_fields, read_experts, with_experts
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import TRANSPOSED, GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, B, L, biases
 from convert.architectures._window import require_every
 from convert.gguf_field import Field
-
-CLASSES = ("GptOssForCausalLM",)
 
 GRAPH = Graph(
     "gpt-oss", default_epsilon=1e-5, rotary=Rotary(("yarn",), theta=150000.0), windowed=True, carries=("mxfp4",)
@@ -90,3 +89,11 @@ def _rounded(config: Config) -> tuple[Config, tuple[str, ...]]:
     if not isinstance(scaling, Mapping) or scaling.get("truncate") is not False:
         return config, ()
     return replace(config, values={**config.values, key: {**scaling, "truncate": True}}), (ROUNDED,)
+
+
+FAMILY = Family(
+    name="gpt_oss",
+    title="gpt-oss",
+    classes=("GptOssForCausalLM",),
+    text=text,
+)

@@ -7,12 +7,11 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures.granitemoe import MULTIPLIERS
 from convert.architectures.llama import layer_rows, side_by_side
 from convert.gguf_field import Field
-
-CLASSES = ("GraniteForCausalLM",)
 
 GRAPH = Graph("granite", default_epsilon=1e-6, square=True)
 
@@ -28,3 +27,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         *(Field.float32(f"granite.{name}", config.number(key, 1.0)) for key, name in MULTIPLIERS.items()),
     ]
     return decoder_spec(decoder, rows, fields, side_by_side(decoder))
+
+
+FAMILY = Family(
+    name="granite",
+    title="Granite",
+    classes=("GraniteForCausalLM",),
+    text=text,
+)

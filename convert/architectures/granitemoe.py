@@ -8,12 +8,11 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, B, L, biases
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
-
-CLASSES = ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM")
 
 GRAPH = Graph("granitemoe", default_epsilon=1e-6, square=True)
 MOE = f"{L}.block_sparse_moe"
@@ -62,3 +61,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         fields.append(Field.uint32("granitemoe.expert_shared_feed_forward_length", decoder.sizes["shared"]))
         rows = (*rows, *SHARED)
     return decoder_spec(decoder, rows, fields, side_by_side(decoder))
+
+
+FAMILY = Family(
+    name="granitemoe",
+    title="Granite-MoE",
+    classes=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
+    text=text,
+)

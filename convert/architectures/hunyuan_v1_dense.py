@@ -8,10 +8,9 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QK_NORM, named
-
-CLASSES = ("HunYuanDenseV1ForCausalLM",)
 
 GRAPH = Graph("hunyuan-dense", default_epsilon=1e-5)
 ROWS = (
@@ -47,3 +46,11 @@ def _stretched(config: Config) -> Config:
     head_dim = config.size("head_dim", max(1, config.size("hidden_size") // config.size("num_attention_heads")))
     base = theta * rope.number("alpha") ** (head_dim / max(1, head_dim - 2))
     return replace(config, values={**config.values, key: {}, "rope_theta": base})
+
+
+FAMILY = Family(
+    name="hunyuan_v1_dense",
+    title="Hunyuan, the dense ones",
+    classes=("HunYuanDenseV1ForCausalLM",),
+    text=text,
+)

@@ -7,13 +7,12 @@ from typing import Any
 
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import MAX_IMAGE, image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
 from convert.gguf_field import Field
 
-CLASSES = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
-VISION = ("vision.", "connector.")
 RENAMES = (
     ("model.text_model.", "model."),
     ("model.vision_model.", "vision."),
@@ -73,3 +72,15 @@ def _longest_edge(images: Config, tile: int) -> int:
         got = images.sub("max_image_size").values.get("longest_edge")
         images.complain("max_image_size", got, f"{tile}, the tower's image_size", "llama.cpp cuts no other tiles")
     return edge
+
+
+FAMILY = Family(
+    name="idefics3",
+    title="Idefics3 and SmolVLM",
+    classes=("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
+    text=text,
+    vision=vision,
+    vision_prefix=("vision.", "connector."),
+    renames=RENAMES,
+    graphs="",
+)

@@ -8,14 +8,13 @@ from typing import Any
 from convert.architectures import _vit as vit
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import GELU_NOTE
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import VisionTower, image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
 from convert.architectures._rows import biases, named
 from convert.gguf_field import Field
 
-CLASSES = ("InternVLForConditionalGeneration",)
-VISION = ("vision.", "multi_modal_projector.")
 RENAMES = (
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
@@ -136,3 +135,15 @@ def _tiles(images: Config) -> list[Field]:
     if found.get("min", 1) > found.get("max", 12):
         images.complain("min_patches", found["min"], f"at most max_patches, {found.get('max', 12)}")
     return [Field.uint32(f"clip.vision.preproc_{name}_tiles", value) for name, value in found.items()]
+
+
+FAMILY = Family(
+    name="internvl",
+    title="InternVL 3",
+    classes=("InternVLForConditionalGeneration",),
+    text=text,
+    vision=vision,
+    vision_prefix=("vision.", "multi_modal_projector."),
+    renames=RENAMES,
+    graphs="",
+)

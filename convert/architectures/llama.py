@@ -9,12 +9,11 @@ import numpy as np
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform, View
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
 from convert.gguf_field import Field
-
-CLASSES = ("LlamaForCausalLM", "MistralForCausalLM")
 
 GRAPH = Graph("llama", rotary=Rotary(("linear", "yarn", "llama3")))
 
@@ -59,3 +58,12 @@ def pairs_together(heads: int) -> View:
         return halves.swapaxes(1, 2)
 
     return view
+
+
+FAMILY = Family(
+    name="llama",
+    title="Llama and what has its layers (Mistral, TinyLlama, Yi, SmolLM …)",
+    classes=("LlamaForCausalLM", "MistralForCausalLM"),
+    text=text,
+    tested=("gptq", "onnx"),
+)

@@ -8,14 +8,11 @@ from typing import Any
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_NOTE
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, TensorRule, expand
 from convert.architectures._mmproj import VisionTower, image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
 from convert.gguf_field import Field
-
-CLASSES = ("LlavaForConditionalGeneration",)
-VISION = ("vision.", "multi_modal_projector.")
-RENAMES = vit.RENAMES
 
 TEXT = "llama"
 ROWS: tuple[TensorRule, ...] = (
@@ -85,3 +82,15 @@ def _used_layers(root: Config, tower: VisionTower) -> int:
         root.complain("vision_feature_layer", layer, wanted)
         return tower.layers
     return layer if layer > 0 else tower.layers + 1 + layer
+
+
+FAMILY = Family(
+    name="llava",
+    title="LLaVA 1.5",
+    classes=("LlavaForConditionalGeneration",),
+    text=text,
+    vision=vision,
+    vision_prefix=("vision.", "multi_modal_projector."),
+    renames=vit.RENAMES,
+    graphs="",
+)

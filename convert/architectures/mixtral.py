@@ -8,13 +8,12 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, ROUTER, named
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
-
-CLASSES = ("MixtralForCausalLM",)
 
 GRAPH = Graph("llama", default_epsilon=1e-5, rotary=Rotary(theta=1e6))
 PUBLISHED = (("mlp", "block_sparse_moe"), ("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2"))
@@ -33,3 +32,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         *expert_fields(decoder, experts, width=False),
     ]
     return decoder_spec(with_experts(decoder, experts), ROWS, fields, side_by_side(decoder))
+
+
+FAMILY = Family(
+    name="mixtral",
+    title="Mixtral",
+    classes=("MixtralForCausalLM",),
+    text=text,
+)

@@ -7,11 +7,10 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import B
 from convert.gguf_field import Field
-
-CLASSES = ("MPTForCausalLM", "MptForCausalLM")
 
 GRAPH = Graph(
     "mpt",
@@ -71,3 +70,12 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     if attention.has("clip_qkv"):
         fields.append(Field.float32("mpt.attention.clamp_kqv", attention.number("clip_qkv")))
     return decoder_spec(decoder, ROWS, fields, extra=Extra(notes=notes))
+
+
+FAMILY = Family(
+    name="mpt",
+    title="MPT",
+    classes=("MPTForCausalLM", "MptForCausalLM"),
+    text=text,
+    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
+)

@@ -7,12 +7,11 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import PLUS_ONE, GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
 from convert.gguf_field import Field
-
-CLASSES = ("NemotronForCausalLM",)
 
 GRAPH = Graph(
     "nemotron",
@@ -43,3 +42,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         Field.string("nemotron.rope.scaling.type", "none"),
     ]
     return decoder_spec(decoder, rows, fields, {"norm": PLUS_ONE})
+
+
+FAMILY = Family(
+    name="nemotron",
+    title="Nemotron 3 and 4, Minitron",
+    classes=("NemotronForCausalLM",),
+    text=text,
+)

@@ -7,12 +7,11 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
-
-CLASSES = ("OlmoForCausalLM",)
 
 GRAPH = Graph("olmo", layer_norm=True, epsilon="layer_norm_eps", default_epsilon=1e-5, square=True)
 ROWS = (ENDS[0], *ATTENTION, *MLP)
@@ -28,3 +27,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     if config.has("clip_qkv"):
         fields.append(Field.float32("olmo.attention.clamp_kqv", config.number("clip_qkv")))
     return decoder_spec(decoder, ROWS, fields, side_by_side(decoder))
+
+
+FAMILY = Family(
+    name="olmo",
+    title="OLMo, the first",
+    classes=("OlmoForCausalLM",),
+    text=text,
+)

@@ -7,13 +7,12 @@ from typing import Any
 
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rope import sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, B, L
 from convert.architectures._window import sliding_layers
 from convert.gguf_field import Field
-
-CLASSES = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 
 GRAPH = Graph("olmo2", default_epsilon=1e-5, square=True, windowed=True)
 NORMS: tuple[TensorRule, ...] = (
@@ -43,3 +42,11 @@ def _window_fields(decoder: Decoder) -> Iterator[Field]:
     yield Field.float32("olmo2.rope.freq_base_swa", theta)
     if (local := sliding_theta(config, theta)) != theta:
         config.complain("rope_theta of layers with a window", local, f"{theta:g}", "llama.cpp has one for all layers")
+
+
+FAMILY = Family(
+    name="olmo2",
+    title="OLMo 2 and 3",
+    classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+    text=text,
+)

@@ -8,10 +8,9 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, ROUTER, B, L
-
-CLASSES = ("OlmoeForCausalLM",)
 
 GRAPH = Graph("olmoe", default_epsilon=1e-5, square=True)
 WIDE_NORMS: tuple[TensorRule, ...] = (
@@ -37,3 +36,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     experts = read_experts(decoder, ffn="intermediate_size")
     fields = expert_fields(decoder, experts, width=False)
     return decoder_spec(with_experts(decoder, experts), ROWS, fields)
+
+
+FAMILY = Family(
+    name="olmoe",
+    title="OLMoE",
+    classes=("OlmoeForCausalLM",),
+    text=text,
+)

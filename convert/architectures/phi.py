@@ -7,11 +7,10 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ENDS, HEAD, NORMS, QKV, B, L, biases
-
-CLASSES = ("PhiForCausalLM",)
 
 GRAPH = Graph(
     "phi2",
@@ -41,3 +40,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     config.require("tie_word_embeddings", False, "llama.cpp's phi2 graph wants a head of its own")
     config.require("qk_layernorm", False, "llama.cpp's phi2 graph has no norms on queries and keys")
     return decoder_spec(decoder, ROWS)
+
+
+FAMILY = Family(
+    name="phi",
+    title="Phi-1, 1.5 and 2",
+    classes=("PhiForCausalLM",),
+    text=text,
+)

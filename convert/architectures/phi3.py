@@ -7,17 +7,17 @@ from typing import Any
 
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
+from convert.architectures._roles import TensorRole
 from convert.architectures._rope import Rotary, longrope_original
 from convert.architectures._rows import ENDS, MLP, NORMS, OUTPUT, B, L
 from convert.gguf_field import Field
 
-CLASSES = ("Phi3ForCausalLM",)
-
 GRAPH = Graph("phi3", default_epsilon=1e-5, rotary=Rotary(("longrope",), partial=1.0), square=True)
 FUSED: tuple[TensorRule, ...] = (
     (f"{L}.self_attn.qkv_proj.weight", f"{B}.attn_qkv.weight", ("q+kv+kv", "hidden")),
-    (f"{L}.mlp.gate_up_proj.weight", f"{B}.ffn_up.weight", ("ffn+ffn", "hidden")),
+    (f"{L}.mlp.gate_up_proj.weight", f"{B}.ffn_up.weight", ("ffn+ffn", "hidden"), TensorRole.GATE_UP),
 )
 DOWN = MLP[2:]
 
@@ -41,3 +41,12 @@ def _notes(decoder: Decoder) -> Iterator[str]:
             "llama.cpp takes the frequencies for long texts as soon as its context has room for more than "
             f"{longrope_original(decoder.rope)} tokens, the source when a text is longer"
         )
+
+
+FAMILY = Family(
+    name="phi3",
+    title="Phi-3, 3.5 and 4",
+    classes=("Phi3ForCausalLM",),
+    text=text,
+    tested=("gptq", "awq", "onnx"),
+)

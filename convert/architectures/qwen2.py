@@ -7,10 +7,9 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, biases
-
-CLASSES = ("Qwen2ForCausalLM",)
 
 GRAPH = Graph("qwen2", square=True)
 ROWS = (*ENDS, *NORMS, *ATTENTION, *biases(QKV), *MLP)
@@ -19,3 +18,12 @@ ROWS = (*ENDS, *NORMS, *ATTENTION, *biases(QKV), *MLP)
 def text(values: Mapping[str, Any]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     return decoder_spec(read_decoder(Config(values), GRAPH), ROWS)
+
+
+FAMILY = Family(
+    name="qwen2",
+    title="Qwen2 and Qwen2.5",
+    classes=("Qwen2ForCausalLM",),
+    text=text,
+    tested=("gptq", "onnx"),
+)

@@ -8,14 +8,12 @@ from typing import Any
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import Graph
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import VisionTower, image_config, pixel_limits, vision_fields
 from convert.architectures._rope import Rotary
 from convert.architectures.qwen2 import ROWS
 from convert.gguf_field import Field
-
-CLASSES = ("Qwen2_5_VLForConditionalGeneration",)
-VISION, RENAMES = "visual.", qwen.RENAMES
 
 GRAPH = Graph("qwen2vl", rotary=Rotary(theta=1000000.0), square=True)
 
@@ -70,8 +68,8 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphS
     ]
     root.finish()
     sizes = {"width": tower.width, "ffn": tower.ffn, "merged": tower.width * 4, "text": tower.text_width}
-    wanted = (qwen.patch_embedding(tower.width, tower.patch), *expand(TOWER, sizes, layers=tower.layers))
-    return GraphSpec("clip", tuple(fields), wanted, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
+    tensors = (qwen.patch_embedding(tower.width, tower.patch), *expand(TOWER, sizes, layers=tower.layers))
+    return GraphSpec("clip", tuple(fields), tensors, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
 
 
 def _full_attention_every(config: Config) -> int:
@@ -84,3 +82,16 @@ def _full_attention_every(config: Config) -> int:
             "fullatt_block_indexes", list(indexes), f"every n-th of {depth} blocks, as in [7, 15, 23, 31] of 32"
         )
     return every
+
+
+FAMILY = Family(
+    name="qwen2_5_vl",
+    title="Qwen2.5-VL",
+    classes=("Qwen2_5_VLForConditionalGeneration",),
+    text=text,
+    vision=vision,
+    vision_prefix=("visual.",),
+    renames=qwen.RENAMES,
+    graphs="qwen2_5_vl",
+    tested=("gptq", "awq", "onnx"),
+)

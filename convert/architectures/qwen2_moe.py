@@ -8,11 +8,10 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, QKV, ROUTER, B, L, biases
 from convert.gguf_field import Field
-
-CLASSES = ("Qwen2MoeForCausalLM",)
 
 GRAPH = Graph("qwen2moe", square=True)
 SHARED: tuple[TensorRule, ...] = (
@@ -41,3 +40,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     ]
     rows = (*ROWS, *biases(QKV)) if config.flag("qkv_bias", True) else ROWS
     return decoder_spec(with_experts(decoder, experts).having(shared=shared, one=1), rows, fields)
+
+
+FAMILY = Family(
+    name="qwen2_moe",
+    title="Qwen2-MoE",
+    classes=("Qwen2MoeForCausalLM",),
+    text=text,
+)

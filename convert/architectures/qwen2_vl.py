@@ -8,15 +8,13 @@ from typing import Any
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import Graph
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import VisionTower, image_config, pixel_limits, vision_fields
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import biases
 from convert.architectures.qwen2 import ROWS
 from convert.gguf_field import Field
-
-CLASSES = ("Qwen2VLForConditionalGeneration",)
-VISION, RENAMES = "visual.", qwen.RENAMES
 
 GRAPH = Graph("qwen2vl", rotary=Rotary(theta=1000000.0), square=True)
 
@@ -67,5 +65,17 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphS
     fields = [*vision_fields(tower, images), Field.uint32("clip.vision.spatial_merge_size", 2), *limits]
     root.finish()
     sizes = {"width": width, "ffn": tower.ffn, "merged": width * 4, "text": tower.text_width}
-    wanted = (qwen.patch_embedding(width, tower.patch), *expand(TOWER, sizes, layers=tower.layers))
-    return GraphSpec("clip", tuple(fields), wanted, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
+    tensors = (qwen.patch_embedding(width, tower.patch), *expand(TOWER, sizes, layers=tower.layers))
+    return GraphSpec("clip", tuple(fields), tensors, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
+
+
+FAMILY = Family(
+    name="qwen2_vl",
+    title="Qwen2-VL",
+    classes=("Qwen2VLForConditionalGeneration",),
+    text=text,
+    vision=vision,
+    vision_prefix=("visual.",),
+    renames=qwen.RENAMES,
+    graphs="",
+)

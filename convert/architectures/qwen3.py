@@ -7,10 +7,9 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QK_NORM
-
-CLASSES = ("Qwen3ForCausalLM",)
 
 GRAPH = Graph("qwen3")
 ROWS = (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *MLP)
@@ -22,3 +21,12 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     decoder = read_decoder(config, GRAPH)
     config.require("attention_bias", False, "llama.cpp's qwen3 graph has no output bias")
     return decoder_spec(decoder, ROWS, head_size_fields(decoder))
+
+
+FAMILY = Family(
+    name="qwen3",
+    title="Qwen3",
+    classes=("Qwen3ForCausalLM",),
+    text=text,
+    tested=("gptq", "onnx"),
+)

@@ -12,10 +12,9 @@ from typing import Any
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, QK_NORM, ROUTER
-
-CLASSES = ("Qwen3MoeForCausalLM",)
 
 GRAPH = Graph("qwen3moe")
 ROWS = (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *ROUTER, *EXPERTS)
@@ -35,3 +34,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     experts = read_experts(decoder)
     fields = [*head_size_fields(decoder), *expert_fields(decoder, experts)]
     return decoder_spec(with_experts(decoder, experts), ROWS, fields)
+
+
+FAMILY = Family(
+    name="qwen3_moe",
+    title="Qwen3-MoE",
+    classes=("Qwen3MoeForCausalLM",),
+    text=text,
+)

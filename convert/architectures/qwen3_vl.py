@@ -9,15 +9,13 @@ from typing import Any
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import MAX_IMAGE, VisionTower, image_config, pixel_limits, vision_fields
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import biases
 from convert.architectures.qwen3 import ROWS
 from convert.gguf_field import Field
-
-CLASSES = ("Qwen3VLForConditionalGeneration",)
-VISION, RENAMES = "visual.", qwen.RENAMES
 
 GRAPH = Graph("qwen3vl", rotary=Rotary(theta=500000.0))
 
@@ -91,8 +89,8 @@ def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphS
     sizes = {"width": tower.width, "ffn": tower.ffn, "merged": tower.width * 4, "text": tower.text_width}
     sizes["positions"] = _side(config) ** 2
     rows = [*TOWER, *_deep_rows(deep)]
-    wanted = (qwen.patch_embedding(tower.width, tower.patch), *expand(rows, sizes, layers=tower.layers))
-    return GraphSpec("clip", tuple(fields), wanted, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
+    tensors = (qwen.patch_embedding(tower.width, tower.patch), *expand(rows, sizes, layers=tower.layers))
+    return GraphSpec("clip", tuple(fields), tensors, left_out=(qwen.FREQUENCIES,), notes=tuple(notes))
 
 
 def _side(config: Config) -> int:
@@ -124,3 +122,15 @@ def _deep_rows(layers: Sequence[int]) -> Iterator[TensorRule]:
             (f"{names}.linear_fc2.weight", f"{target}.fc2.weight", ("text", "merged")),
         )
         yield from (*weights, *biases(weights))
+
+
+FAMILY = Family(
+    name="qwen3_vl",
+    title="Qwen3-VL",
+    classes=("Qwen3VLForConditionalGeneration",),
+    text=text,
+    vision=vision,
+    vision_prefix=("visual.",),
+    renames=qwen.RENAMES,
+    graphs="",
+)

@@ -9,13 +9,10 @@ from convert.architectures import _qwen_vision as qwen
 from convert.architectures import qwen3_vl
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import TRANSPOSED, GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, QK_NORM, ROUTER, B, L
-
-CLASSES = ("Qwen3VLMoeForConditionalGeneration",)
-VISION, RENAMES = qwen3_vl.VISION, qwen3_vl.RENAMES
-vision = qwen3_vl.vision
 
 GRAPH = Graph("qwen3vlmoe", rotary=Rotary(theta=500000.0))
 EXPERTS: tuple[TensorRule, ...] = (
@@ -44,3 +41,15 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     experts = read_experts(decoder)
     fields += expert_fields(decoder, experts)
     return decoder_spec(with_experts(decoder, experts), ROWS, fields, {"turned": TRANSPOSED})
+
+
+FAMILY = Family(
+    name="qwen3_vl_moe",
+    title="Qwen3-VL-MoE",
+    classes=("Qwen3VLMoeForConditionalGeneration",),
+    text=text,
+    vision=qwen3_vl.vision,
+    vision_prefix=("visual.",),
+    renames=qwen.RENAMES,
+    graphs="",
+)

@@ -7,10 +7,9 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, B, biases
-
-CLASSES = ("SeedOssForCausalLM",)
 
 GRAPH = Graph("seed_oss", default_epsilon=1e-6)
 SECOND_NORM: TensorRule = (NORMS[1][0], f"{B}.post_attention_norm.weight", ("hidden",))  # llama.cpp's name for it here
@@ -26,3 +25,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
         config.require(key, False, "llama.cpp's seed_oss graph has no such biases")
     rows = (*ROWS, *biases(QKV)) if config.flag("attention_bias", True) else ROWS
     return decoder_spec(decoder, rows, head_size_fields(decoder))
+
+
+FAMILY = Family(
+    name="seed_oss",
+    title="Seed-OSS",
+    classes=("SeedOssForCausalLM",),
+    text=text,
+)

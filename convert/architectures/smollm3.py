@@ -7,13 +7,12 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
-
-CLASSES = ("SmolLM3ForCausalLM",)
 
 GRAPH = Graph("smollm3", default_epsilon=1e-6, rotary=Rotary(theta=2e6), square=True, tied=True)
 EVERY = 4  # llama.cpp's (models/smollm3.cpp), and transformers' where the config is silent
@@ -41,3 +40,11 @@ def _check_positions(config: Config, layers: int) -> None:
     turned = config.sizes("no_rope_layers", most=1)
     if turned != tuple(int((layer + 1) % EVERY > 0) for layer in range(layers)):
         config.complain("no_rope_layers", list(turned), f"0 for every {EVERY}. layer and 1 for all others")
+
+
+FAMILY = Family(
+    name="smollm3",
+    title="SmolLM3",
+    classes=("SmolLM3ForCausalLM",),
+    text=text,
+)

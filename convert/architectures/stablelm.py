@@ -7,12 +7,11 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, SourceTensor, TensorRule, expand
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, B, L, biases
 from convert.gguf_field import Field
-
-CLASSES = ("StableLmForCausalLM",)
 
 GRAPH = Graph(
     "stablelm",
@@ -36,8 +35,8 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     if config.flag("use_qkv_bias"):
         rows += biases(QKV)
     fields = [Field.boolean("stablelm.use_parallel_residual", parallel)]
-    wanted = _head_norms(decoder) if config.flag("qk_layernorm") else ()
-    return decoder_spec(decoder, rows, fields, extra=Extra(wanted=wanted))
+    tensors = _head_norms(decoder) if config.flag("qk_layernorm") else ()
+    return decoder_spec(decoder, rows, fields, extra=Extra(tensors=tensors))
 
 
 def _head_norms(decoder: Decoder) -> Iterator[SourceTensor]:
@@ -45,3 +44,11 @@ def _head_norms(decoder: Decoder) -> Iterator[SourceTensor]:
     for (source, target), heads in zip(HEAD_NORMS, (decoder.heads, decoder.kv_heads), strict=True):
         row: TensorRule = (f"{L}.self_attn.{source}.norms.{{e}}.weight", f"{B}.{target}.weight", ("head",))
         yield from expand((row,), {**decoder.sizes, "experts": heads}, layers=decoder.layers)
+
+
+FAMILY = Family(
+    name="stablelm",
+    title="StableLM",
+    classes=("StableLmForCausalLM",),
+    text=text,
+)

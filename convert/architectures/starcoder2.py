@@ -7,10 +7,9 @@ from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, read_decoder
+from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, B, L, biases
-
-CLASSES = ("Starcoder2ForCausalLM",)
 
 GRAPH = Graph(
     "starcoder2",
@@ -34,3 +33,11 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     decoder = read_decoder(config, GRAPH)
     config.require("use_bias", True, "llama.cpp's starcoder2 graph has biases everywhere")
     return decoder_spec(decoder, (*ENDS, *NORMS, *NORM_BIASES, *ATTENTION, *MLP, *biases(ATTENTION, MLP)))
+
+
+FAMILY = Family(
+    name="starcoder2",
+    title="StarCoder 2",
+    classes=("Starcoder2ForCausalLM",),
+    text=text,
+)

@@ -12,21 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.bundle import Artifact, Bundle, Role
+from validate.marks import Mark
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts, TensorError
     from convert.source.checkpoint import Checkpoint
 
 SOURCE = "source"
 EVERYTHING = "*"
-
-
-@dataclass(frozen=True)
-class Mark:
-    """How a report draws it: circle, square, diamond, up, down, hexagon, cross or flag, and a colour, `#rrggbb`."""
-
-    shape: str
-    colour: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +32,7 @@ class Kind:
     mark: Mark
     runtimes: tuple[str, ...] = ()  # files of validate/runtimes/ that run it; the first one is its runtime
     text_only: str = ""  # why nobody asks for images of it, where it has no place for them
+    note: str = ""  # what a reader of the report should know of all its files
 
 
 @dataclass(frozen=True)
@@ -166,7 +161,10 @@ class Format:
     rank: int = 100  # where people expect it in a list: lower ones first
     previews: Callable[[Sample], Iterable[Asked]] = lambda sample: ()  # for `convert inspect CHECKPOINT`
     tensor_errors: Callable[[Path, Path, int], Iterable[TensorError]] = lambda path, source, values: ()
+    guesses: bool = False  # `recognize` tries files that nothing marks as its own: it is asked last
     magic: bytes = b""  # the first bytes of its files, where they say what they are
+    # as `supports`, of what a family's models usually have: for `convert families`
+    supports_family: Callable[[Family], Support] = lambda family: Support(("it does not say",))
     takes_projector: bool = False  # `recognize` takes one beside the model
     wanted: str = ""  # what `recognize` takes, in words: "a GGUF file"
     recipe: tuple[RecipeEntry, ...] = ()  # for `convert init`

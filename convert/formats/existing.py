@@ -30,7 +30,7 @@ def find(path: Path, projector: Path | None, formats: list[Format]) -> Found:
         _check_file(path, wanted)
     if projector is not None:
         formats = [format_ for format_ in formats if format_.takes_projector]
-    for format_ in formats:
+    for format_ in sorted(formats, key=lambda format_: format_.guesses):
         if found := format_.recognize(path, projector):
             return found
     if projector is not None:

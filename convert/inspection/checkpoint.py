@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from convert import architectures
+from convert.architectures import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._nearest import Nearest, nearest
 from convert.bundle import Artifact, Bundle, Model, Role
@@ -104,6 +104,7 @@ class CheckpointInspection:
     model_type: str
     classes: tuple[str, ...]
     shape: Shape
+    roles: str  # what the matrices of its layers are for, and how many layers have these; empty without a family
     parameters: Parameters | None
     tokenizer: Tokenizer | None
     chat_templates: Mapping[str, int]  # name -> characters
@@ -134,6 +135,7 @@ class CheckpointInspection:
         yield "parameters", _parameters(self.parameters, shape)
         heads = f"{shape.heads} heads" + (f", {shape.kv_heads} for keys and values" if shape.kv_heads else "")
         yield "layers", _listed(shape.layers, shape.hidden and f"of {shape.hidden:,} values", shape.heads and heads)
+        yield "matrices", self.roles
         yield "context", f"{shape.context:,} tokens" if shape.context else ""
         yield "vocabulary", _vocabulary(self.tokenizer, shape)
         templates = (f"{plain(name)} ({count:,} characters)" for name, count in self.chat_templates.items())
@@ -170,11 +172,11 @@ def _first(names: Sequence[str]) -> str:
 def _parameters(count: Parameters | None, shape: Shape) -> str:
     if count is None:
         return ""
-    eyes = f"{_large(count.vision)} vision" if count.vision else ""
+    vision = f"{_large(count.vision)} vision" if count.vision else ""
     used = f", {shape.experts_used} for a token" if shape.experts_used else ""
     experts = f"{shape.experts} experts{used}" if shape.experts else ""
     active = f"{_large(count.active)} active" if count.active < count.text else ""
-    return _listed(f"{_large(count.text)} text", eyes, experts, active)
+    return _listed(f"{_large(count.text)} text", vision, experts, active)
 
 
 def _large(count: int) -> str:
@@ -214,11 +216,12 @@ def inspect_checkpoint(options: SourceOptions) -> tuple[CheckpointInspection, Bu
             hub=model.hub if model else options.hub or "",
             revision=model.revision if model else "",
             family=about.family_name,
-            title=_title(about.family) if about.family else "",
+            title=about.family.title if about.family else "",
             nearest=None if about.family else nearest(config, {t.name: t.shape for t in tensors}),
             model_type=str(config.get("model_type") or ""),
             classes=_texts(config.get("architectures")),
             shape=about.shape,
+            roles=about.roles([t.name for t in tensors]),
             parameters=about.parameters(tensors) if weights else None,
             tokenizer=about.tokenizer(),
             chat_templates={name: len(text) for name, text in about.companions.chat_templates.items()},
@@ -239,13 +242,13 @@ class _About:
     def __init__(self, folder: Path, config: Mapping[str, Any], bundle: Bundle, unread: list[str]) -> None:
         self.config, self.unread = config, unread
         found = self.attempt(partial(read_companions, bundle))
-        self.companions = found or Companions(config, None, {}, {}, {}, {}, None, {})
+        self.companions = found or Companions(config, {}, {}, {}, {}, None, {})
         try:
-            self.family: ModuleType | None = architectures.find(config)
+            self.family: Family | None = architectures.find(config)
         except InputError:
             self.family = None  # the gguf stage says so
-        self.part = self._part()
-        self.shape = Shape(**(_of_part(self.part) if self.part else _of_config(config)))
+        self.spec = self._spec()
+        self.shape = Shape(**(_of_spec(self.spec) if self.spec else _of_config(config)))
 
     def attempt(self, look: Callable[[], T]) -> T | None:
         """What `look` finds, or None and the reason in `unread`."""
@@ -257,15 +260,19 @@ class _About:
 
     @property
     def family_name(self) -> str:
-        return self.family.__name__.rpartition(".")[2] if self.family else ""
+        return self.family.name if self.family else ""
 
-    def _part(self) -> GraphSpec | None:
+    def _spec(self) -> GraphSpec | None:
         """What the family makes of the config; None for one it does not take, of which the gguf stage says why."""
         try:
-            part: GraphSpec | None = self.family.text(self.config) if self.family else None
+            return self.family.text(self.config) if self.family else None
         except ConvertError:
-            part = None
-        return part
+            return None
+
+    def roles(self, names: Sequence[str]) -> str:
+        """What the matrices of its layers are for."""
+        found = self.attempt(partial(self.family.roles, self.config, names)) if self.family and names else None
+        return str(found) if found else ""
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer as a GGUF file would have it."""
@@ -279,10 +286,10 @@ class _About:
     def parameters(self, tensors: Sequence[TensorSummary]) -> Parameters:
         """From the headers; from the config where weights are packed, or not there to be looked at."""
         seen = [t for t in tensors if not self._left_out(t.name)]
-        vision = sum(prod(t.shape) for t in seen if self._sees(t.name))
+        vision = sum(prod(t.shape) for t in seen if self._is_vision(t.name))
         text = sum(prod(t.shape) for t in seen) - vision
-        promised = _promised(self.part) if self.part else {}
-        packed = self.part and any(t.packed for w in self.part.wanted for t in w.targets)
+        promised = _promised(self.spec) if self.spec else {}
+        packed = self.spec and any(o.packed for t in self.spec.tensors for o in t.outputs)
         if packed or not seen:
             text = sum(promised.values())
         experts = sum(count for name, count in promised.items() if "_exps." in name)
@@ -293,18 +300,16 @@ class _About:
 
     def _name(self, name: str) -> str:
         """The tensor's name as the family's tables have it."""
-        renames = getattr(self.family, "RENAMES", ())
-        return next((new + name.removeprefix(old) for old, new in renames if name.startswith(old)), name)
+        return self.family.own_name(name) if self.family else name
 
     def _left_out(self, name: str) -> bool:
-        rules = self.part.left_out if self.part else ()
+        rules = self.spec.left_out if self.spec else ()
         return any(rule.covers(self._name(name)) for rule in rules)
 
-    def _sees(self, name: str) -> bool:
+    def _is_vision(self, name: str) -> bool:
         if self.family is None:
             return bool(set(TOWERS) & set(name.split(".")))
-        starts = getattr(self.family, "VISION", ())
-        return self._name(name).startswith(starts) if starts else False
+        return self.family.is_vision(name)
 
 
 def _companions(folder: Path) -> Bundle:
@@ -325,14 +330,14 @@ def _tensors(path: Path) -> list[TensorSummary]:
     return [TensorSummary(e.name, e.dtype, e.shape, e.stop - e.start) for e in read_header(path).entries]
 
 
-def _promised(part: GraphSpec) -> dict[str, int]:
+def _promised(spec: GraphSpec) -> dict[str, int]:
     """Parameters by GGUF tensor; those of experts, and the halves of packed blocks, have one name."""
-    return {target.name: prod(target.shape) for wanted in part.wanted for target in wanted.targets}
+    return {output.name: prod(output.shape) for tensor in spec.tensors for output in tensor.outputs}
 
 
-def _of_part(part: GraphSpec) -> dict[str, int | None]:
-    said = {field.key.removeprefix(f"{part.architecture}."): field.value for field in part.fields}
-    rows = [t.shape[0] for w in part.wanted for t in w.targets if t.name == "token_embd.weight"]
+def _of_spec(spec: GraphSpec) -> dict[str, int | None]:
+    said = {field.key.removeprefix(f"{spec.architecture}."): field.value for field in spec.fields}
+    rows = [o.shape[0] for t in spec.tensors for o in t.outputs if o.name == "token_embd.weight"]
     return {name: _count(said.get(key)) for name, key in FIELDS.items()} | {"vocabulary": max(rows, default=None)}
 
 
@@ -354,8 +359,3 @@ def _count(value: object) -> int | None:
 
 def _texts(value: object) -> tuple[str, ...]:
     return tuple(filter(lambda text: isinstance(text, str), value))[:8] if isinstance(value, list) else ()
-
-
-def _title(family: ModuleType) -> str:
-    """What the family's file says it is, up to the colon."""
-    return (family.__doc__ or "").partition(":")[0].strip()

@@ -29,7 +29,7 @@ def open_reference(
         folder = Path(name)
         link_files(source, folder, code=trust_remote_code)
         try:
-            session = transformers.open(folder, threads=threads, trust_remote_code=trust_remote_code)
+            session = transformers.RUNTIME.open(folder, threads=threads, trust_remote_code=trust_remote_code)
         except runtimes.RuntimeFailure as error:
             raise StageError("the reference", str(error), remedy="the source itself has to run first") from error
         with session:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from convert.bundle import Bundle, Role
+from convert.collection import without_collection
 from convert.errors import InputError
 from convert.source.untrusted import read_bytes
 
@@ -106,7 +108,6 @@ class Companions:
     """The companions of one model, parsed. A file that does not exist is an empty mapping, or None."""
 
     config: Mapping[str, Any]
-    tokenizer_json: Mapping[str, Any] | None
     tokenizer_config: Mapping[str, Any]  # with special_tokens_map.json merged in where transformers merges it
     chat_templates: Mapping[str, str]  # name -> Jinja source; "default" first where there is one
     generation: Mapping[str, Any]
@@ -115,6 +116,14 @@ class Companions:
     card: Mapping[str, Any]  # the YAML header of README.md, as it is: values may be of any type
     files: Mapping[str, Path] = field(default_factory=dict)  # file name -> where it lies
     notes: tuple[str, ...] = ()  # what was left out, and why; one line each
+
+    @cached_property
+    def tokenizer_json(self) -> Mapping[str, Any] | None:
+        """tokenizer.json, parsed when it is first asked for: with a large vocabulary that is most of the reading.
+
+        Raises InputError as `read_companions` does.
+        """
+        return read_json(self.files["tokenizer.json"], TOKENIZER_BYTES) if "tokenizer.json" in self.files else None
 
     @property
     def text_config(self) -> Mapping[str, Any]:
@@ -146,9 +155,10 @@ class Companions:
         elif name in self.files:
             vocabulary = read_json(self.files[name], TOKENIZER_BYTES)
         ids = dict(_mapping(vocabulary))
-        for text, number in ids.items():
-            if not _is_id(number):
-                raise InputError(str(self.files.get(name, name)), f"token {text!r} has the id {str(number)[:40]!r}")
+        if set(map(type, ids.values())) != {int} or not 0 <= min(ids.values()) <= max(ids.values()) < 2**31:
+            for text, number in ids.items():  # which one it is
+                if not _is_id(number):
+                    raise InputError(str(self.files.get(name, name)), f"token {text!r} has the id {str(number)[:40]!r}")
         return ids | {str(entry["content"]): number for number, entry in self.added_tokens.items()}
 
     @cached_property
@@ -180,18 +190,16 @@ class Companions:
         return tuple(dict.fromkeys([*first, *listed]))
 
 
-def read_companions(bundle: Bundle) -> Companions:
-    """The companions of `bundle`, parsed.
+def read_companions(bundle: Bundle, *, tokenizer: bool = True) -> Companions:
+    """The companions of `bundle`, parsed; without `tokenizer`, tokenizer.json not before it is asked for.
 
     Raises InputError, naming file and line, for JSON that is broken, of the wrong type, too large or too deep.
     """
     files = _files(bundle)
     card, card_notes = _card(files)
     templates, template_notes = _chat_templates(files)
-    tokenizer_json = read_json(files["tokenizer.json"], TOKENIZER_BYTES) if "tokenizer.json" in files else None
-    return Companions(
+    companions = Companions(
         config=_read(files, "config.json"),
-        tokenizer_json=tokenizer_json,
         tokenizer_config=_tokenizer_config(files),
         chat_templates=templates,
         generation=_read(files, "generation_config.json"),
@@ -201,6 +209,9 @@ def read_companions(bundle: Bundle) -> Companions:
         files=files,
         notes=(*template_notes, *card_notes),
     )
+    if tokenizer:
+        _ = companions.tokenizer_json  # broken, it is no tokenizer, whoever reads it
+    return companions
 
 
 def _files(bundle: Bundle) -> dict[str, Path]:
@@ -228,19 +239,28 @@ def read_json(path: Path, limit: int = CONFIG_BYTES) -> dict[str, Any]:
     """The JSON object in `path`, at most `limit` bytes. Raises InputError with the line of what is wrong."""
     text = read_text(path, limit)
     try:
-        value = json.loads(text)
+        with without_collection():
+            value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}", f"not JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; brackets without end
         raise InputError(str(path), f"not JSON anyone means ({type(error).__name__})") from error
     if not isinstance(value, dict):
         raise InputError(str(path), f"a JSON {type(value).__name__}", "an object")
-    if "\\ud" in text or "\\uD" in text:
+    if _half_a_pair(text):
         try:  # half a surrogate pair is legal JSON and no text: nothing can write it down again
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise InputError(str(path), "a string with half a surrogate pair (\\ud800-\\udfff)", "Unicode") from error
     return value
+
+
+_ESCAPES = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F])|.)", re.DOTALL)
+
+
+def _half_a_pair(text: str) -> bool:
+    """Whether JSON text spells a surrogate that is not one of a pair; `\\\\ud` is a backslash before letters."""
+    return any(escape[1] for escape in _ESCAPES.finditer(text))
 
 
 def token_text(value: object) -> str | None:

@@ -68,7 +68,7 @@ class ValidateOptions(Options):
     def _known_runtimes(cls, names: list[str]) -> list[str]:
         from validate import runtimes
 
-        known = [name for name in runtimes.names() if runtimes.runs_too(runtimes.load(name))]
+        known = [name for name in runtimes.names() if runtimes.load(name).ALSO_RUNS]
         for name in names:
             if name not in known:
                 hint = "".join(f"; did you mean '{n}'?" for n in difflib.get_close_matches(name, known, 1))

@@ -29,7 +29,7 @@ def _again(output: Output, also_on: Sequence[str]) -> Iterator[Output]:
     from validate import runtimes
 
     for name in also_on:
-        if output.weights.format in runtimes.runs_too(runtimes.load(name)):
+        if output.weights.format in runtimes.load(name).ALSO_RUNS:
             yield replace(output, on=name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,11 +18,11 @@ from convert.formats.base import Output
 from convert.progress import Progress
 
 if TYPE_CHECKING:
-    from validate.measurement import Measurement
+    from validate.measurement import Measurement, TensorError
     from validate.reference import Cached
     from validate.report import Output as Entry
     from validate.report import Report
-    from validate.report.schema import FileEntry, ProvenanceEntry, ReferenceEntry, TensorEntry, TextEntry
+    from validate.report.schema import FileEntry, FormatEntry, ProvenanceEntry, ReferenceEntry, TextEntry
     from validate.texts import Windows
 
 TENSOR_VALUES = 4 << 20  # of each tensor, that are compared with the source's
@@ -47,7 +46,7 @@ def report_row(
         row.label,
         tuple(_file(out, file) for file in row.files),
     )
-    return output(subject, _counted(measurement, row, source), limits, _tensors(row, source))
+    return output(subject, _counted(measurement, row, source), limits)
 
 
 def reference_entry(out: Path, source: Bundle, vocabulary: int, cached: Cached) -> ReferenceEntry:
@@ -58,7 +57,7 @@ def reference_entry(out: Path, source: Bundle, vocabulary: int, cached: Cached) 
         "model": source.model.name,
         "hub": source.model.hub,
         "revision": source.model.revision,
-        "runtime": transformers.version(),
+        "runtime": transformers.RUNTIME.version(),
         "dtype": "float32",
         "vocabulary": vocabulary,
         "files": [_file(out, artifact) for artifact in source.of(Role.WEIGHTS)],
@@ -84,9 +83,19 @@ def report(
         "reference": compared_with,
         "texts": [cast("TextEntry", asdict(entry)) for entry in windows.entries],
         "window": max(map(len, windows.tokens)),
+        "formats": formats(outputs),
         "outputs": list(outputs),
         "provenance": provenance,
     }
+
+
+def formats(entries: Sequence[Entry]) -> dict[str, FormatEntry]:
+    """How the formats of the outputs are shown."""
+    from validate.report import FormatLook, format_entries
+
+    present = {entry["format"] for entry in entries}
+    kinds = {name: kind for name, (_, kind) in registry.kinds().items() if name in present}
+    return format_entries({name: FormatLook(kind.title, kind.mark, kind.note) for name, kind in kinds.items()})
 
 
 def provenance(progress: Progress, packages: Sequence[str]) -> ProvenanceEntry:
@@ -119,8 +128,10 @@ def _counted(measurement: Measurement, row: Output, source: Bundle) -> Measureme
     return replace(measurement, parameters=measurement.parameters or parameters)
 
 
-def _tensors(row: Output, source: Bundle) -> list[TensorEntry]:
+def tensor_errors(row: Output, source: Bundle) -> list[TensorError]:
     """The error of each tensor, of formats that tell; none where the file or the source is not one we convert."""
+    from validate.measurement import TensorError
+
     if row.parts or row.not_built:
         return []
     format_, _ = registry.kinds()[row.weights.format]
@@ -128,10 +139,7 @@ def _tensors(row: Output, source: Bundle) -> list[TensorEntry]:
         errors = list(format_.tensor_errors(row.weights.path, _folder(source), TENSOR_VALUES))
     except ConvertError:
         return []
-    return [
-        {"name": e.name, "type": e.type, "values": e.values, "error": e.relative if math.isfinite(e.relative) else None}
-        for e in errors
-    ]
+    return [TensorError(e.name, e.type, e.values, e.relative) for e in errors]
 
 
 def _folder(source: Bundle) -> Path:

@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,7 +29,7 @@ from convert.validation.checks import check_all, input_sets, wants_images
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
 from convert.validation.options import MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
-from convert.validation.report import provenance, reference_entry, report, report_row, write
+from convert.validation.report import provenance, reference_entry, report, report_row, tensor_errors, write
 
 if TYPE_CHECKING:
     from validate.measurement import Candidate, Measurement, Questions
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
     from validate.texts import InputSet, Windows
 
 REFERENCE_TOOLS = ("torch", "transformers", "tokenizers", "numpy", "pillow")
-RUNTIMES = (  # where they are installed
-    *("onnxruntime", "onnxruntime-genai", "tensorrt", "tensorrt_rtx_cu12_bindings"),
-    *("gptqmodel", "compressed-tensors"),
-)
-
 CLICK_TOKENS = 300
 REPORT_BYTES = 64 << 10  # what to count with before there is one
 NOT_BUILT = "not built yet"  # as a plan says it
@@ -53,11 +49,11 @@ NOT_BUILT = "not built yet"  # as a plan says it
 @contextlib.contextmanager
 def _reference(options: ValidateOptions, source: Bundle, out: Path) -> Iterator[Reference]:
     """The source on transformers; what it says is kept beside the outputs, for the next report."""
-    from validate import compact
+    from validate import compressed_logits
     from validate.reference import Reference
 
     folder = out.parent / STATE_FOLDER / "reference"
-    room = compact.room_bytes(options.tokens)
+    room = compressed_logits.room_bytes(options.tokens)
     trust = options.trust_remote_code
     with open_reference(source, options.threads, trust_remote_code=trust, within=out) as session:
         yield Reference(session, folder, _reference_key(options, source), room)
@@ -83,8 +79,10 @@ def _candidate(row: Output, source: Bundle) -> Candidate:
     weights, projector, size = row.weights, row.projector, _memory_bytes(row, source)
     _, kind = registry.kinds()[weights.format]
     name = row.on or next(iter(kind.runtimes), "")
-    runtime = runtimes.load(name) if name else None
-    return Candidate(weights.path, projector.path if projector else None, runtime, size, row.label, row.text_only)
+    runtime = runtimes.load(name) if name in runtimes.names() else None
+    path = projector.path if projector else None
+    errors = partial(tensor_errors, row, source)
+    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors)
 
 
 def _memory_bytes(row: Output, source: Bundle) -> int:
@@ -121,18 +119,18 @@ def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[In
     from validate.toolcalls import Prompt
 
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
-    if not reference.identity().sees:
+    if not reference.identity().has_vision:
         return Questions(windows.tokens, windows.sets, tool_prompts=prompts)
     try:
-        images, blind = _images(options, reference)
+        images, why_none = _images(options, reference)
         return Questions(
             windows.tokens,
             windows.sets,
             images,
             image_text=options.image_text,
             clicks=_tasks(options),
-            blind=blind,
-            must_see=wants_images(options),
+            no_images_reason=why_none,
+            images_required=wants_images(options),
             tool_prompts=prompts,
         )
     except ValueError as error:
@@ -184,13 +182,16 @@ class ValidateStage(Stage[ValidateOptions]):
 
     NAME = "validate"
     VERSION = 6
-    TOOLS = (*REFERENCE_TOOLS, "xllamacpp")
+    TOOLS = REFERENCE_TOOLS
     NEEDS: ClassVar[Mapping[str, str]] = {"torch": "validate", "transformers": "validate"}
     Options = ValidateOptions
 
     def tools(self, options: ValidateOptions) -> tuple[str, ...]:
         """What runs the outputs is part of the report: another version, another measurement."""
-        return (*self.TOOLS, *RUNTIMES, *options.also_on)
+        from validate import runtimes
+
+        found = [name for runtime in runtimes.names() for name in runtimes.load(runtime).DISTRIBUTIONS]
+        return tuple(dict.fromkeys((*self.TOOLS, *found)))
 
     def reads(self, options: ValidateOptions) -> list[Path]:
         """The files whose content decides the report: text, images, clicks, and the screenshots the clicks name."""

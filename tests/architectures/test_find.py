@@ -14,12 +14,12 @@ def refusal(name: object, kind: object = None) -> str:
     return str(caught.value)
 
 
-def test_a_family_that_is_not_there_hears_those_that_are_and_what_it_takes() -> None:
+def test_a_family_that_is_not_there_hears_the_three_nearest_and_what_it_takes() -> None:
     said = refusal("Qwen3MoeNextForCausalLM", "qwen3_moe_next")
-    supported = ", ".join(architectures.names())
-    start = "config.json: not supported: model_type 'qwen3_moe_next' (Qwen3MoeNextForCausalLM); "
-    assert said.startswith(f"{start}supported: {supported}; the nearest by name is qwen3_moe (Qwen3MoeForCausalLM); ")
-    assert said.endswith("to add one is a file in convert/architectures, and `convert inspect` says what is like it")
+    start = "config.json: not supported: model_type 'qwen3_moe_next' (Qwen3MoeNextForCausalLM); nearest by name: "
+    assert said.startswith(f"{start}qwen3_moe (Qwen3MoeForCausalLM), qwen2_moe (Qwen2MoeForCausalLM), ")
+    assert said.endswith("; to add one is a file in convert/architectures")
+    assert sum(said.count(f"({name})") for name in architectures.known()) == 3
 
 
 def test_a_class_alone_is_named() -> None:

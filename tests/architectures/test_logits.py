@@ -19,11 +19,11 @@ def test_logits_of_every_type_equal_transformers(tmp_path: Path) -> None:
     folder = sharpened(tiny.tiny_qwen2(tmp_path / "tiny"))
     bundle = convert(folder, tmp_path / "out", "F32", "BF16", "Q8_0")
     tokens = np.random.default_rng(0).integers(3, 300, 160).tolist()
-    with reference.open(folder) as session:
+    with reference.RUNTIME.open(folder) as session:
         wanted = session.logits(tokens)
     largest = {}
     for artifact in bundle.of(Role.WEIGHTS):
-        with llama_cpp.open(artifact.path) as session:
+        with llama_cpp.RUNTIME.open(artifact.path) as session:
             largest[artifact.type] = np.abs(session.logits(tokens) - wanted).max() / wanted.std()
     # BF16 is lossless here, but llama.cpp then rounds activations too
     assert largest["F32"] < 2e-3
@@ -37,10 +37,10 @@ def test_image_embeddings_equal_transformers(kind: str, tolerance: float, tmp_pa
     bundle = convert(folder, tmp_path / "out", "F32", mmproj=kind)
     # 22 x 16 patches: more than one window of 8 x 8 each way, the last ones cut
     pixels = np.random.default_rng(1).integers(0, 255, (224, 308, 3), dtype=np.uint8)
-    with reference.open(folder) as session:
+    with reference.RUNTIME.open(folder) as session:
         wanted = session.image_embeddings(pixels)
     (weights,), (projector,) = bundle.of(Role.WEIGHTS), bundle.of(Role.PROJECTOR)
-    with llama_cpp.open(weights.path, projector=projector.path) as session:
+    with llama_cpp.RUNTIME.open(weights.path, projector=projector.path) as session:
         got = session.image_embeddings(pixels)
     assert got.shape == wanted.shape == (88, 64)
     assert np.abs(got - wanted).max() / wanted.std() < tolerance

@@ -101,7 +101,7 @@ def test_layers_that_differ_have_tables_of_their_own() -> None:
     (row, *_) = named(MLP, ("mlp.gate_proj", "ff.w1"))
     wanted = expand([row], {"ffn": 1, "hidden": 1}, layers=[2, 5])
     assert [w.source for w in wanted] == ["model.layers.2.ff.w1.weight", "model.layers.5.ff.w1.weight"]
-    assert [w.targets[0].name for w in wanted] == ["blk.2.ffn_gate.weight", "blk.5.ffn_gate.weight"]
+    assert [w.outputs[0].name for w in wanted] == ["blk.2.ffn_gate.weight", "blk.5.ffn_gate.weight"]
 
 
 def test_blocks_of_mxfp4_hold_in_ggmls_order_what_they_held() -> None:
@@ -149,10 +149,10 @@ def test_bytes_are_no_weights_and_weights_no_blocks() -> None:
 
 
 def test_weights_at_work_count_one_expert() -> None:
-    tensors = [StreamedTensor(t) for w in expand([("a", "a", ("hidden",))], SIZES) for t in w.targets]
+    tensors = [StreamedTensor(t) for w in expand([("a", "a", ("hidden",))], SIZES) for t in w.outputs]
     assert expert_parameters(tensors) == (0, 0)
     row: TensorRule = ("e", "blk.0.ffn_up_exps.weight", ("experts", "ffn", "hidden"))
-    tensors += [StreamedTensor(t) for w in expand([row], SIZES) for t in w.targets]
+    tensors += [StreamedTensor(t) for w in expand([row], SIZES) for t in w.outputs]
     assert expert_parameters(tensors) == (2, 6 + 18)
 
 
@@ -217,7 +217,7 @@ def test_a_text_model_inside_another_is_one_of_those_known() -> None:
 
     part = nested_text({"text_config": {"model_type": "llama", "num_hidden_layers": 1}})
     assert part.architecture == "llama"
-    assert part.wanted[0].shape == (32000, 4096)
+    assert part.tensors[0].shape == (32000, 4096)
     assert text_values({"text_config": {"model_type": "mistral", "sliding_window": None}})["sliding_window"] is None
     assert text_values({"text_config": {}, "tie_word_embeddings": True})["tie_word_embeddings"]
     with pytest.raises(PlanError, match="model_type is 'gemma', wanted 'llama' or 'mistral'"):

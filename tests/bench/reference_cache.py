@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from validate import compact, drift
+from validate import compressed_logits, drift
 
 FLAT_EVERY = 16
 DRIFT = 0.045  # of a logit: KL 1e-3 where all tokens have it
@@ -86,10 +86,10 @@ def measured(rng: np.random.Generator, shape: tuple[int, int], room: int, clock:
     """Keep one window, write it, read it and compare with it."""
     reference, tokens = made(rng, *shape), rng.integers(0, shape[1], shape[0]).tolist()
     candidate, entropies = drifted(rng, reference), entropy(reference)
-    exact = drift.compare(compact.keep(reference, tokens, 1 << 40), candidate, tokens).kl
-    kept = clock("keep", lambda: compact.keep(reference, tokens, room))
+    exact = drift.compare(compressed_logits.compress(reference, tokens, 1 << 40), candidate, tokens).kl
+    kept = clock("keep", lambda: compressed_logits.compress(reference, tokens, room))
     clock("save", lambda: kept.save(path))
-    loaded = clock("load", lambda: compact.Kept.load(path))
+    loaded = clock("load", lambda: compressed_logits.CompressedLogits.load(path))
     got = clock("compare", lambda: drift.compare(loaded, candidate, tokens)).kl
     kept_of_it = loaded.tokens_kept, loaded.tail_mass, loaded.tail_mass_max
     return Window(entropies, exact, got, *kept_of_it, path.stat().st_size, peak_bytes())
@@ -104,7 +104,10 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=151936)
     options = parser.parse_args()
     rng, clock = np.random.default_rng(0), Clock()
-    shape, room = (options.tokens, options.vocab), options.tokens * compact.room_bytes(options.run * options.tokens)
+    shape, room = (
+        (options.tokens, options.vocab),
+        options.tokens * compressed_logits.room_bytes(options.run * options.tokens),
+    )
     with tempfile.TemporaryDirectory() as folder:
         rows = [measured(rng, shape, room, clock, Path(folder, "window.npz")) for _ in range(options.windows)]
     size, entropies = sum(row.size for row in rows), np.concatenate([row.entropies for row in rows])

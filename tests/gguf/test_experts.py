@@ -56,8 +56,8 @@ def test_they_are_read_one_after_the_other() -> None:
     for place in (2, 0, 1):
         target = OutputTensor("exps.weight", (3, 2, 4), place=place)
         entries.append(Entry(lazy(place, log), SourceTensor(f"expert.{place}", (2, 4), (target,)), 0))
-    (tensor,) = spec_tensors(GraphSpec("x", (), tuple(e.wanted for e in entries)), entries)
-    assert (tensor.shape, tensor.rows, tensor.target.place) == ((3, 2, 4), 6, None)
+    (tensor,) = spec_tensors(GraphSpec("x", (), tuple(e.tensor for e in entries)), entries)
+    assert (tensor.shape, tensor.rows, tensor.output.place) == ((3, 2, 4), 6, None)
     assert log == []
     assert [float(values[0, 0]) for values in tensor.chunks()] == [0, 1, 2]
     assert log == ["load 0", "release 0", "load 1", "release 1", "load 2", "release 2"]
@@ -80,7 +80,7 @@ def test_the_forecast_has_the_same_tensors(tmp_path: Path) -> None:
         (lambda t: t.pop("model.layers.0.mlp.experts.3.up_proj.weight"), "lacks model.layers.0.mlp.experts.3.up_proj"),
         (
             lambda t: t.update({EXTRA: t["model.norm.weight"].clone()}),
-            "has tensors no rule takes: model.layers.0.mlp.experts.8",
+            "has unknown tensors: model.layers.0.mlp.experts.8",
         ),
         (lambda t: t.update({MIXED: t[MIXED].float()}), "experts of one layer in different types: blk.0.ffn_down_exps"),
     ],

@@ -271,7 +271,7 @@ def test_the_ledger_counts(kind: str, tmp_path: Path) -> None:
     found = problems(folder)
     named = {
         "missing": "lacks visual.merger.mlp.2.weight",
-        "unknown": "no rule takes: model.layers.0.mlp.experts.weight",
+        "unknown": "has unknown tensors: model.layers.0.mlp.experts.weight",
         "integers": "holds model.norm.weight of I8",
         "twice": "model.norm.weight and model.language_model.norm.weight are two names",
     }[kind]

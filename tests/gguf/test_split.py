@@ -146,7 +146,7 @@ def test_llama_cpp_loads_the_parts_and_computes_the_same(tmp_path: Path) -> None
     tokens = list(range(5, 40))
     logits = []
     for path in (whole.path, first):
-        with llama_cpp.open(path) as session:
+        with llama_cpp.RUNTIME.open(path) as session:
             logits.append(session.logits(tokens))
     np.testing.assert_array_equal(logits[0], logits[1])
 

@@ -13,9 +13,10 @@ import pytest
 
 from convert.errors import InputError
 from convert.formats.gguf.tokenizer_proof import prove_tokenizer
+from convert.formats.gguf.tokenizer_request import request
 from convert.formats.gguf.vocabularies.ranks import merges_of, read_ranks, spelled
 from convert.formats.gguf.vocabulary import check_vocabulary, vocabulary_metadata, vocabulary_notes
-from convert.source.companions import Companions
+from convert.source.companions import Companions, read_companions
 from tests.fixtures_vocabulary import CORPUS, Heard, bundle_of, by_key, companions_of, train_byte_level, write_gguf
 from tests.gguf.test_pretokenizers import FAMILIES, pipeline
 from validate.samples import HARD_STRINGS
@@ -27,7 +28,7 @@ def proven(folder: Path, companions: Companions, size: int) -> dict[str, Any]:
     """The fields, once llama.cpp has been seen to encode with them as the files in `folder` do."""
     fields, heard = vocabulary_metadata(companions, size), Heard()
     file = write_gguf(folder.with_suffix(".gguf"), fields, size)
-    prove_tokenizer(file, fields, bundle_of(folder), "fail", heard)
+    prove_tokenizer(file, fields, request(fields, read_companions(bundle_of(folder))), "fail", heard)
     assert heard.warnings == []
     assert "as the checkpoint's own does" in heard.notes[-1]
     return by_key(fields)

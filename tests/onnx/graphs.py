@@ -88,7 +88,7 @@ def traced(make: Callable[[Path], Path] = tiny.tiny_qwen2) -> tuple[Path, ir.Mod
 
     folder = make(Path(tempfile.mkdtemp(prefix="traced-")) / "Tiny")
     atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
-    (part,) = families.load("qwen2").parts(config_of(folder))
+    (part,) = families.load("decoder").parts(config_of(folder))
     return folder, trace.trace(part)
 
 

@@ -77,7 +77,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Bundle, 
 def reference(qwen: tuple[Path, Path, Bundle, Notes]) -> Iterator[Any]:
     from validate.runtimes import transformers
 
-    with transformers.open(qwen[0], threads=1) as session:
+    with transformers.RUNTIME.open(qwen[0], threads=1) as session:
         yield session
 
 
@@ -191,10 +191,10 @@ def test_no_token_of_a_text_is_taken_for_padding(tmp_path: Path) -> None:
     folder = tiny.tiny_qwen2_5_vl(tmp_path / "m")
     _, notes = build(folder, tmp_path / "out")
     assert any("pad_token_id 511 instead of 48" in note for note in notes.notes)
-    with transformers.open(folder, threads=1) as reference:
+    with transformers.RUNTIME.open(folder, threads=1) as reference:
         identity = reference.identity()
         ids = [40, 50, identity.pad, 60, *sorted(identity.end_of_generation), identity.eos, 70]
-        with onnxruntime_genai.open(tmp_path / "out" / "model.onnx", threads=1) as session:
+        with onnxruntime_genai.RUNTIME.open(tmp_path / "out" / "model.onnx", threads=1) as session:
             assert np.abs(session.logits(ids) - reference.logits(ids)).max() < 1e-4
 
 
@@ -234,7 +234,7 @@ def test_tokens_it_cannot_take_are_refused(session: Any, tokens: list[int], word
 
 
 def test_images_are_not_its_business(session: Any) -> None:
-    assert not session.identity().sees
+    assert not session.identity().has_vision
     with pytest.raises(runtimes.Unsupported, match="text decoder only"):
         session.image_logits("<__image__>", np.zeros((28, 28, 3), np.uint8))
 

@@ -28,8 +28,8 @@ def llama_images(session: LlamaSession, prompt: str, pixels: np.ndarray) -> tupl
             if lib.mtmd_input_chunk_get_type(chunk) != api.IMAGE_CHUNK:
                 ids += _text(lib, chunk)
                 continue
-            assert lib.mtmd_encode_chunk(session._eyes, chunk) == 0
-            values = np.ctypeslib.as_array(lib.mtmd_get_output_embd(session._eyes), (count, width))
+            assert lib.mtmd_encode_chunk(session._vision, chunk) == 0
+            values = np.ctypeslib.as_array(lib.mtmd_get_output_embd(session._vision), (count, width))
             images.append(values.copy())
             ids += [-1] * count
     return ids, np.concatenate(images)

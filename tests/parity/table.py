@@ -54,13 +54,11 @@ def table() -> str:
 
 def _rows() -> Iterator[str]:
     registry = families()
-    for name in architectures.names():
-        module = architectures.load(name)
-        cases = registry.get(name, [])
-        title = (module.__doc__ or name).split(":")[0].strip()
-        classes = ", ".join(f"`{c}`" for c in module.CLASSES)
-        projector = "yes" if hasattr(module, "vision") else ""
-        yield f"| {title} | {classes} | yes | {projector} | {_parity(cases)} | {_checked(cases)} |"
+    for family in architectures.families():
+        cases = registry.get(family.name, [])
+        classes = ", ".join(f"`{c}`" for c in family.classes)
+        projector = "yes" if family.has_vision else ""
+        yield f"| {family.title} | {classes} | yes | {projector} | {_parity(cases)} | {_checked(cases)} |"
 
 
 def _parity(cases: Sequence[Case]) -> str:

@@ -27,12 +27,12 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
     folder = case.make(tmp_path / "tiny")
     bundle = convert(folder, tmp_path / "out", "F32", mmproj="F32" if case.image else None)
     tokens = np.random.default_rng(0).integers(3, 300, 96).tolist()
-    with reference.open(folder, threads=1) as session:
+    with reference.RUNTIME.open(folder, threads=1) as session:
         wanted = session.logits(tokens)
         exact = session.logits(tokens) if look_up_gelu(session.model) else wanted
     assert np.ptp(wanted.argmax(1)) > 50  # it says something
     (artifact,) = bundle.of(Role.WEIGHTS)
-    with llama_cpp.open(artifact.path, threads=1) as session:
+    with llama_cpp.RUNTIME.open(artifact.path, threads=1) as session:
         got = session.logits(tokens)
     assert _difference(got, wanted) < 2e-2
     assert _difference(got, exact) < case.tolerance <= 2e-2
@@ -53,11 +53,11 @@ def test_images_equal_transformers(name: str, tmp_path: Path) -> None:
     bundle = convert(folder, tmp_path / "out", "F32", mmproj="F32")
     pixels = np.random.default_rng(1).integers(0, 255, (*case.image, 3), dtype=np.uint8)
     weights, projector = bundle.of(Role.WEIGHTS)[0].path, bundle.of(Role.PROJECTOR)[0].path
-    with llama_cpp.open(weights, projector=projector, threads=1) as session:
+    with llama_cpp.RUNTIME.open(weights, projector=projector, threads=1) as session:
         ids, got = llama_images(session, PROMPT, pixels)
         logits = session.image_logits(PROMPT, pixels)
     inputs = torch_inputs(folder, pixels)
-    with reference.open(folder, threads=1) as session:
+    with reference.RUNTIME.open(folder, threads=1) as session:
         plain = torch_images(session, inputs)
         case.as_llama_cpp_sees(session.model)
         look_up_gelu(session.model)

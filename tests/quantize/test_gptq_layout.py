@@ -22,8 +22,12 @@ SHAPES = {
 }
 
 
-def test_attention_and_mlp_of_the_decoder_are_taken_and_nothing_else() -> None:
-    decision = gptq.decide(SHAPES)
+LINEARS = set(list(SHAPES)[:4])
+TOWERS = ("vision_tower", "visual")
+
+
+def test_the_linears_are_taken_in_the_checkpoints_order_and_nothing_else() -> None:
+    decision = gptq.decide(SHAPES, LINEARS)
     assert decision.quantized == tuple(SHAPES)[:4]
     assert decision.kept == tuple(SHAPES)[4:]
     assert decision.layers == 3
@@ -31,7 +35,8 @@ def test_attention_and_mlp_of_the_decoder_are_taken_and_nothing_else() -> None:
 
 def readers(kept: tuple[str, ...]) -> dict[str, bool]:
     """Reader -> whether it leaves every kept module of the list alone, by the rule each documents."""
-    words, patterns = gptq.exclusions(kept), gptq.dynamic(kept)
+    towers = tuple(tower for tower in TOWERS if any(tower in name.split(".") for name in kept))
+    words, patterns = gptq.exclusions(towers), gptq.dynamic(towers)
 
     def transformers(name: str) -> bool:  # quantizers_utils.should_convert_module: from the start, to a boundary
         return any(re.match(rf"(?:{w})(?:(?<=\.)|(?=\.|$))", name) or name.endswith(w) for w in words)
@@ -59,11 +64,11 @@ def test_every_reader_finds_what_is_not_converted(kept: tuple[str, ...]) -> None
 
 
 def test_no_reader_leaves_out_a_matrix_that_is_quantized() -> None:
-    decision = gptq.decide(SHAPES)
+    decision = gptq.decide(SHAPES, LINEARS)
     for name in decision.quantized:
         assert not any(readers((name,)).values()) or name in decision.kept
-        assert not any(word in name for word in gptq.exclusions(decision.kept))
-        assert not any(re.match(p.removeprefix("-:"), name) for p in gptq.dynamic(decision.kept))
+        assert not any(word in name for word in gptq.exclusions(TOWERS))
+        assert not any(re.match(p.removeprefix("-:"), name) for p in gptq.dynamic(TOWERS))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -13,6 +13,7 @@ import random
 
 from tests.validate import sample_parts as parts
 from tests.validate.sample_parts import BROKEN, NOT_RUN, Made
+from validate.report.marks import FormatLook, Mark, format_entries
 from validate.report.schema import SCHEMA_VERSION, Limit, Output, Report
 
 _LLAMA = "llama.cpp (xllamacpp 2026.10.11549)"
@@ -21,6 +22,17 @@ _OPENVINO = "OpenVINO (openvino 2026.4.1)"
 _GENAI = "onnxruntime-genai (onnxruntime-genai 0.18.0)"
 _GPTQ = "transformers, quantized (gptqmodel 7.6.0, compressed-tensors 0.20.0, transformers 5.23.0, torch 2.13.0+cpu)"
 _TENSORRT = "TensorRT (TensorRT for RTX 1.7.1.116, torch 2.13.0+cpu)"
+
+FORMATS = {
+    "gguf": FormatLook("GGUF", Mark("circle", "#1668c8", "#6aabff")),
+    "onnx": FormatLook("ONNX", Mark("square", "#c24f06", "#ff9d5c")),
+    "onnx-genai": FormatLook("ONNX genai", Mark("diamond", "#8338c0", "#c99aff")),
+    "tensorrt": FormatLook(
+        "TensorRT", Mark("cross", "#52606f", "#aab6c4"), "An engine holds its weights more than once."
+    ),
+    "gptq": FormatLook("GPTQ", Mark("up", "#0a7a68", "#3ecfb2")),
+    "awq": FormatLook("AWQ", Mark("down", "#b0196b", "#ff85bf")),
+}
 
 _ROWS = (
     Made("fara-nano-F16.gguf", "gguf", "F16", _LLAMA, 9013312, 1.58e-8, 1.0, 0.95, 842.0),
@@ -82,6 +94,7 @@ def sample_report() -> Report:
             for name, _ in parts.SETS
         ],
         "window": 512,
+        "formats": format_entries(FORMATS),
         "outputs": [sample_output(row) for row in _ROWS],
         "provenance": {
             "convert": "0.1.0",

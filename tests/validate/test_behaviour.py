@@ -72,11 +72,11 @@ def test_a_file_whose_end_is_lost_goes_on(tiny_vision: dict[str, Bundle], tmp_pa
     """What the model writes is taken for the source's end; the file that does not name it writes on."""
     original = weights(tiny_vision, "F16").path
     prompt = [5, 6, 7]
-    with runtimes.open_session(llama_cpp, original, context=64, threads=1) as session:
+    with runtimes.open_session(llama_cpp.RUNTIME, original, context=64, threads=1) as session:
         first = session.generate(prompt, 1)[0]
     changed = {"tokenizer.ggml.eos_token_id": first} if keeps_its_end else {}
     path = rewritten(original, tmp_path / "ends.gguf", changed)
-    with runtimes.open_session(llama_cpp, path, context=64, threads=1) as session:
+    with runtimes.open_session(llama_cpp.RUNTIME, path, context=64, threads=1) as session:
         check = stop_check([Stop(prompt, first)], session)
     assert (check.equal, check.total) == (int(keeps_its_end), 1)
 
@@ -86,7 +86,7 @@ def test_a_file_whose_end_is_lost_goes_on(tiny_vision: dict[str, Bundle], tmp_pa
 
 @pytest.fixture(scope="module")
 def reference(tiny_vision: dict[str, Bundle]) -> Iterator[Any]:
-    with transformers.open(folder(tiny_vision), threads=1) as session:
+    with transformers.RUNTIME.open(folder(tiny_vision), threads=1) as session:
         yield session
 
 
@@ -101,7 +101,7 @@ def checked(tiny_vision: dict[str, Bundle], tmp_path: Path) -> Checked:
     def checks(source: Any, **change: Any) -> dict[str, Check]:
         path = rewritten(projector, tmp_path / "mmproj.gguf", {f"clip.vision.{k}": v for k, v in change.items()})
         model = weights(tiny_vision, "F16").path
-        with runtimes.open_session(llama_cpp, model, projector=path, context=64, threads=1) as session:
+        with runtimes.open_session(llama_cpp.RUNTIME, model, projector=path, context=64, threads=1) as session:
             return {check.name: check for check in image_checks(source, session)}
 
     return checks
@@ -214,8 +214,8 @@ def test_a_runtime_that_cannot_be_asked_is_no_difference() -> None:
 
 def test_graphs_count_with_what_lies_beside_them(vision_graphs: dict[str, Bundle]) -> None:
     with (
-        transformers.open(checkpoint(vision_graphs), threads=1) as source,
-        onnxruntime.open(graph(vision_graphs), threads=1) as session,
+        transformers.RUNTIME.open(checkpoint(vision_graphs), threads=1) as source,
+        onnxruntime.RUNTIME.open(graph(vision_graphs), threads=1) as session,
     ):
         (check,) = image_checks(source, session)
         assert check.score == 1.0

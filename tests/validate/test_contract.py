@@ -23,7 +23,7 @@ Broken = Callable[..., dict[str, Check]]
 
 @pytest.fixture(scope="module")
 def reference(tiny_text: dict[str, Bundle]) -> Iterator[Any]:
-    with runtimes.open_session(transformers, folder(tiny_text)) as session:
+    with runtimes.open_session(transformers.RUNTIME, folder(tiny_text)) as session:
         yield session
 
 
@@ -34,7 +34,7 @@ def broken(tiny_text: dict[str, Bundle], reference: Any, tmp_path: Path) -> Brok
     def checks(**change: Any) -> dict[str, Check]:
         changed = {key.replace("__", "."): value for key, value in change.items()}
         path = rewritten(weights(tiny_text, "F32").path, tmp_path / "broken.gguf", changed)
-        with runtimes.open_session(llama_cpp, path) as candidate:
+        with runtimes.open_session(llama_cpp.RUNTIME, path) as candidate:
             return {check.name: check for check in contract.check_contract(reference, candidate)}
 
     return checks
@@ -63,8 +63,8 @@ def test_a_llama_keeps_it_too(tmp_path: Path) -> None:
     """Sentencepiece, a BOS before every text, and a template that writes the BOS itself."""
     bundles = convert_tiny(tiny.tiny_llama, tmp_path, ["F32"])
     with (
-        runtimes.open_session(transformers, folder(bundles)) as reference,
-        runtimes.open_session(llama_cpp, weights(bundles, "F32").path) as candidate,
+        runtimes.open_session(transformers.RUNTIME, folder(bundles)) as reference,
+        runtimes.open_session(llama_cpp.RUNTIME, weights(bundles, "F32").path) as candidate,
     ):
         assert reference.identity().adds_bos
         checks = {check.name: check for check in contract.check_contract(reference, candidate)}
@@ -106,9 +106,9 @@ def test_another_pre_tokenizer(tmp_path: Path) -> None:
     good = weights(bundles, "F32").path
     wrong = rewritten(good, tmp_path / "wrong.gguf", {"tokenizer.ggml.pre": "gpt-2"})
     scores = []
-    with runtimes.open_session(transformers, folder(bundles)) as reference:
+    with runtimes.open_session(transformers.RUNTIME, folder(bundles)) as reference:
         for path in (good, wrong):
-            with runtimes.open_session(llama_cpp, path) as candidate:
+            with runtimes.open_session(llama_cpp.RUNTIME, path) as candidate:
                 scores.append({c.name: c for c in contract.check_contract(reference, candidate)}["tokens"])
     assert scores[0].score == 1.0
     assert scores[1].score < 1.0

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from validate import compact, drift, logits
+from validate import compressed_logits, drift, logits
 
 EVERYTHING = 1 << 40
 
@@ -22,7 +22,7 @@ def both() -> tuple[np.ndarray, np.ndarray, list[int]]:
 
 
 def compared(reference: np.ndarray, candidate: np.ndarray, tokens: list[int]) -> drift.WindowDrift:
-    return drift.compare(compact.keep(reference, tokens, EVERYTHING), candidate, tokens)
+    return drift.compare(compressed_logits.compress(reference, tokens, EVERYTHING), candidate, tokens)
 
 
 def probabilities(row: np.ndarray) -> list[float]:
@@ -82,13 +82,13 @@ def test_among_equal_logits_the_lower_id_comes_first_on_both_sides(room: int) ->
     reference = np.zeros((1, 400), np.float32)
     candidate = reference.copy()
     candidate[0, 399] = -1.0
-    got = drift.compare(compact.keep(reference, [0], room), candidate, [0])
+    got = drift.compare(compressed_logits.compress(reference, [0], room), candidate, [0])
     assert (got.same_top[0], got.top5[0]) == (True, 1.0)
     candidate[0, 7:] = 0.5  # its five are now 7 to 11
-    got = drift.compare(compact.keep(reference, [0], room), candidate, [0])
+    got = drift.compare(compressed_logits.compress(reference, [0], room), candidate, [0])
     assert (got.same_top[0], got.top5[0]) == (False, 0.0)
     reference[0, 3:8] = 1.0
-    got = drift.compare(compact.keep(reference, [0], room), np.zeros((1, 400), np.float32), [0])
+    got = drift.compare(compressed_logits.compress(reference, [0], room), np.zeros((1, 400), np.float32), [0])
     assert got.top5[0] == pytest.approx(2 / 5)  # its five are 0 to 4
 
 
@@ -107,7 +107,7 @@ def test_a_drift_far_below_float32_is_measured() -> None:
 def test_a_candidate_without_sense_gives_finite_numbers() -> None:
     reference = np.random.default_rng(1).standard_normal((8, 4000)).astype(np.float32) * 30
     for room in (8 * 3000, EVERYTHING):
-        got = drift.compare(compact.keep(reference, [0] * 8, room), -50 * reference, [0] * 8)
+        got = drift.compare(compressed_logits.compress(reference, [0] * 8, room), -50 * reference, [0] * 8)
         assert np.isfinite(got.kl).all()
         assert got.kl.min() > 1000
 
@@ -130,7 +130,7 @@ def test_another_vocabulary_is_refused(both: tuple[np.ndarray, np.ndarray, list[
         with pytest.raises(drift.NotComparable, match=r"shape \(37, 50\), the reference's \(37, 51\)"):
             ask()
     with pytest.raises(drift.NotComparable, match="logits of 37 positions for 36 tokens"):
-        drift.compare(compact.keep(reference, tokens, EVERYTHING), candidate, tokens[:-1])
+        drift.compare(compressed_logits.compress(reference, tokens, EVERYTHING), candidate, tokens[:-1])
 
 
 def test_nothing_measured_is_no_result(both: tuple[np.ndarray, np.ndarray, list[int]]) -> None:

@@ -18,18 +18,18 @@ from validate.runtimes import transformers as reference_runtime
 __all__ = ["text_graphs", "vision_graphs"]  # fixtures
 
 TEXT = "Click the button, don't wait 12 seconds."
-BOTH = pytest.mark.parametrize("runtime", [onnxruntime, openvino], ids=["onnxruntime", "openvino"])
+BOTH = pytest.mark.parametrize("runtime", [onnxruntime.RUNTIME, openvino.RUNTIME], ids=["onnxruntime", "openvino"])
 
 
 @pytest.fixture(scope="module")
 def reference(text_graphs: dict[str, Bundle]) -> Iterator[Any]:
-    with reference_runtime.open(checkpoint(text_graphs), threads=1) as session:
+    with reference_runtime.RUNTIME.open(checkpoint(text_graphs), threads=1) as session:
         yield session
 
 
 @pytest.fixture(scope="module")
 def seeing(vision_graphs: dict[str, Bundle]) -> Iterator[Any]:
-    with reference_runtime.open(checkpoint(vision_graphs), threads=1) as session:
+    with reference_runtime.RUNTIME.open(checkpoint(vision_graphs), threads=1) as session:
         yield session
 
 
@@ -49,7 +49,7 @@ def test_text_is_read_and_written_as_by_the_source(
         assert session.generate(ids, 12) == reference.generate(ids, 12)
         np.testing.assert_array_equal(session.logits(ids), got)  # an empty cache at every start
         identity = session.identity()
-        assert (identity.vocab, identity.eos, identity.sees) == (512, reference.identity().eos, False)
+        assert (identity.vocab, identity.eos, identity.has_vision) == (512, reference.identity().eos, False)
         assert identity.end_of_generation == reference.identity().end_of_generation
 
 
@@ -64,8 +64,8 @@ def test_bfloat16_runs_where_there_are_kernels_and_is_no_failure_elsewhere(
     reference: Any, text_graphs: dict[str, Bundle]
 ) -> None:
     with pytest.raises(NotOnThisMachine, match=r"ONNX Runtime has no CPU kernel .*MatMul"):
-        onnxruntime.open(graph(text_graphs, "bf16"))
-    with openvino.open(graph(text_graphs, "bf16"), threads=1) as session:
+        onnxruntime.RUNTIME.open(graph(text_graphs, "bf16"))
+    with openvino.RUNTIME.open(graph(text_graphs, "bf16"), threads=1) as session:
         ids = session.tokenize(TEXT)
         np.testing.assert_allclose(session.decode_logits(ids), reference.logits(ids), atol=0.05)
 
@@ -74,14 +74,14 @@ def test_reading_in_pieces_is_reading_at_once(
     reference: Any, text_graphs: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_graph_session, "PREFILL_TOKENS", 7)
-    with onnxruntime.open(graph(text_graphs), threads=1) as session:
+    with onnxruntime.RUNTIME.open(graph(text_graphs), threads=1) as session:
         ids = session.tokenize(TEXT)
         assert len(ids) > 14
         assert session.generate(ids, 12) == reference.generate(ids, 12)
 
 
 def test_bad_questions_are_errors_and_not_the_end(text_graphs: dict[str, Bundle]) -> None:
-    with onnxruntime.open(graph(text_graphs), threads=1) as session:
+    with onnxruntime.RUNTIME.open(graph(text_graphs), threads=1) as session:
         for tokens in ([], [10**6], [-1]):
             for ask in (session.logits, session.decode_logits, lambda ids: session.generate(ids, 2)):
                 with pytest.raises(RuntimeFailure):
@@ -98,7 +98,7 @@ def test_bad_questions_are_errors_and_not_the_end(text_graphs: dict[str, Bundle]
 def test_a_wrong_cache_shows_when_tokens_are_fed_one_at_a_time(text_graphs: dict[str, Bundle], tmp_path: Path) -> None:
     broken = graph(copied(text_graphs, tmp_path / "onnx"))
     swap_cache(broken)
-    with onnxruntime.open(broken, threads=1) as session:
+    with onnxruntime.RUNTIME.open(broken, threads=1) as session:
         ids = session.tokenize(TEXT)
         at_once, fed = session.logits(ids), session.decode_logits(ids)
         np.testing.assert_array_equal(fed[0], at_once[0])  # there is no cache yet
@@ -110,9 +110,9 @@ def test_a_wrong_cache_shows_when_tokens_are_fed_one_at_a_time(text_graphs: dict
 
 @BOTH
 def test_images_are_seen_as_by_the_source(runtime: Any, seeing: Any, vision_graphs: dict[str, Bundle]) -> None:
-    seen = vision.look(seeing, "drawing", vision.drawing())
+    seen = vision.ask(seeing, "drawing", vision.drawing())
     with runtime.open(graph(vision_graphs), threads=1) as session:
-        assert session.identity().sees
+        assert session.identity().has_vision
         image = vision.compare_image(seen, session)
         assert image.max_error < 1e-3
         assert image.kl < 1e-9
@@ -126,7 +126,7 @@ def test_a_batch_padded_on_the_left_answers_as_each_alone(seeing: Any, vision_gr
     pixels = [vision.drawing(), vision.drawing(140, 84), vision.drawing(56, 56)]
     texts = ("What is this?", "Another, longer question for the batch?", "?")
     prompts = [seeing.image_prompt(text) for text in texts]
-    with onnxruntime.open(graph(vision_graphs), threads=1) as session:
+    with onnxruntime.RUNTIME.open(graph(vision_graphs), threads=1) as session:
         assert [session.image_prompt(text) for text in texts] == prompts
         together = session.image_generate(prompts, pixels, 8)
         assert together == [session.image_generate([p], [x], 8)[0] for p, x in zip(prompts, pixels, strict=True)]
@@ -148,7 +148,7 @@ def test_a_decoder_alone_is_a_failure_that_says_what_is_missing(
     alone = graph(copied(vision_graphs, tmp_path / "onnx"))
     alone.with_name("embed_tokens.onnx").unlink()
     with pytest.raises(RuntimeFailure, match="takes embeddings, and beside it is no graph that makes them"):
-        onnxruntime.open(alone)
+        onnxruntime.RUNTIME.open(alone)
 
 
 # ---- graphs that do not run
@@ -183,15 +183,15 @@ def test_a_folder_without_its_config_is_a_failure(text_graphs: dict[str, Bundle]
     main = graph(copied(text_graphs, tmp_path / "onnx"))
     main.with_name("config.json").unlink()
     with pytest.raises(RuntimeFailure, match="transformers could not load"):
-        onnxruntime.open(main)
+        onnxruntime.RUNTIME.open(main)
 
 
 def test_in_a_process_of_its_own_it_answers_the_same(reference: Any, text_graphs: dict[str, Bundle]) -> None:
-    with runtimes.open_session(onnxruntime, graph(text_graphs), threads=1) as session:
+    with runtimes.open_session(onnxruntime.RUNTIME, graph(text_graphs), threads=1) as session:
         ids = session.tokenize(TEXT)
         np.testing.assert_allclose(session.decode_logits(ids), reference.logits(ids), atol=1e-5)
     with pytest.raises(NotOnThisMachine, match="no CPU kernel"):
-        runtimes.open_session(onnxruntime, graph(text_graphs, "bf16"))
+        runtimes.open_session(onnxruntime.RUNTIME, graph(text_graphs, "bf16"))
 
 
 @BOTH

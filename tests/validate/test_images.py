@@ -78,7 +78,7 @@ def test_inputs_are_what_transformers_processor_makes(
 
     pixels = noise(*size)
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where is the button?"}]}
-    with transformers.open(family[1], threads=1) as session:
+    with transformers.RUNTIME.open(family[1], threads=1) as session:
         ours = session.image_inputs([session.image_prompt("Where is the button?")], [pixels])
         rendered = session.render([turn], None, True)
         processor = processor_of(family[0], session, monkeypatch)
@@ -90,7 +90,7 @@ def test_inputs_are_what_transformers_processor_makes(
 
 def test_a_source_answers_all_that_is_asked_of_images(family: tuple[str, Path]) -> None:
     name, folder = family
-    with transformers.open(folder, threads=1) as session:
+    with transformers.RUNTIME.open(folder, threads=1) as session:
         assert (session.identity().pixel_limits is None) == (not name.startswith("qwen"))
         assert session.image_unit in (14, 28, 32)
         images = [noise(*size) for size in SIZES]
@@ -110,7 +110,7 @@ def test_a_source_answers_all_that_is_asked_of_images(family: tuple[str, Path]) 
 
 def test_a_size_that_nobody_resizes(family: tuple[str, Path]) -> None:
     """What the source makes of an image is a size that it takes as it is: our drawing is made in it."""
-    with transformers.open(family[1], threads=1) as session:
+    with transformers.RUNTIME.open(family[1], threads=1) as session:
         for size in SIZES:
             taken = session.processed_size(noise(*size))
             assert session.processed_size(noise(*taken)) == taken
@@ -118,8 +118,8 @@ def test_a_size_that_nobody_resizes(family: tuple[str, Path]) -> None:
 
 def test_a_family_that_is_not_known_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_images, "for_model", lambda _: None)
-    with transformers.open(llava(tmp_path / "tiny"), threads=1) as session:
-        assert session.identity().sees
+    with transformers.RUNTIME.open(llava(tmp_path / "tiny"), threads=1) as session:
+        assert session.identity().has_vision
         assert session.identity().pixel_limits is None
         with pytest.raises(Unsupported, match="how images are put into llava is not known here, only for gemma3, "):
             session.image_prompt("Look.")
@@ -138,20 +138,23 @@ def test_a_config_that_does_not_suit_the_processor_is_one_error(
     folder = llava(tmp_path / "tiny")
     config = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(config))
-    with transformers.open(folder, threads=1) as session, pytest.raises(RuntimeFailure, match=words):
+    with transformers.RUNTIME.open(folder, threads=1) as session, pytest.raises(RuntimeFailure, match=words):
         session.image_inputs([f"{IMAGE_MARK}Look."], [noise(56, 56)])
 
 
 def test_a_question_with_the_image_token_in_it_is_one_error(tmp_path: Path) -> None:
     """Another token would be taken for an image's."""
     words = "the prompt has 17 image tokens, '<image>', for 16 embeddings"
-    with transformers.open(llava(tmp_path / "tiny"), threads=1) as session, pytest.raises(RuntimeFailure, match=words):
+    with (
+        transformers.RUNTIME.open(llava(tmp_path / "tiny"), threads=1) as session,
+        pytest.raises(RuntimeFailure, match=words),
+    ):
         session.image_logits(session.image_prompt("What is <image>?"), noise(56, 56))
 
 
 def test_an_image_that_the_processor_refuses_is_one_error(tmp_path: Path) -> None:
     folder = SOURCES["qwen2_5_vl"](tmp_path / "tiny")
-    with transformers.open(folder, threads=1) as session:
+    with transformers.RUNTIME.open(folder, threads=1) as session:
         for ask in (session.processed_size, session.image_embeddings):
             with pytest.raises(RuntimeFailure, match="the image processor refuses an image: ValueError"):
                 ask(noise(4000, 2))

@@ -116,7 +116,7 @@ def test_a_failure_says_what_to_do() -> None:
 def test_what_was_not_looked_at_is_said_before_the_tables() -> None:
     good = Measurement(metrics=dict(KEPT), vision_reason="no projector was made beside this file")
     head = to_markdown(make_report(good)).partition("## ")[0]
-    assert "Images: **not looked at** for `m0.gguf`: no projector was made beside this file" in head
+    assert "Images: **not checked** for `m0.gguf`: no projector was made beside this file" in head
 
 
 # ---- tables

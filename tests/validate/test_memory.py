@@ -56,14 +56,14 @@ def test_half_the_memory_and_the_same_bits(
         if tight:
             need = memory.weights(folder.glob("*.safetensors"))
             monkeypatch.setattr(memory, "free_bytes", lambda need=need: need.half_bytes)
-        with runtimes.open_session(transformers, folder) as session:
+        with runtimes.open_session(transformers.RUNTIME, folder) as session:
             model: Any = session._model  # type: ignore[attr-defined]
             kinds = {str(p.dtype) for p in model.parameters()}
             assert ("torch.bfloat16" in kinds) is tight
             ids = list(range(5, 45))
             answer: list[Any] = [session.logits(ids), session.generate(ids, 8)]
-            if session.identity().sees:
-                seen = vision.look(session, "x", vision.drawing(112, 84))  # type: ignore[arg-type]
+            if session.identity().has_vision:
+                seen = vision.ask(session, "x", vision.drawing(112, 84))  # type: ignore[arg-type]
                 answer += [seen.embeddings, seen.logits]
             answers.append(answer)
             assert answer[0].dtype == np.float32
@@ -83,4 +83,4 @@ def test_a_source_that_does_not_fit_is_told_and_not_killed(tmp_path: Path, monke
     folder = tiny.tiny_qwen2(tmp_path / "tiny")
     monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
     with pytest.raises(RuntimeFailure, match=r"take 0\.0 GB of memory to compute in float32, 0\.0 GB are free"):
-        transformers.open(folder).logits([1])
+        transformers.RUNTIME.open(folder).logits([1])

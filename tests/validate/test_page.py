@@ -14,7 +14,7 @@ from tests.validate.sample_report import sample_report
 from tests.validate.sample_variants import empty, hostile, not_run, nulls, one, sixty, small, zero_kl
 from validate.report import columns, sections, to_markdown, words
 from validate.report.html import labels, to_html
-from validate.report.html.images import seen
+from validate.report.html.images import vision_rows
 from validate.report.schema import Report
 
 
@@ -173,7 +173,7 @@ def test_what_is_said_to_our_own_drawing_is_judged_nowhere() -> None:
     images = report["outputs"][0]["vision"]["images"]
     for image, kl, next_ in zip(images, (0.001, 2.5), (2504, 7), strict=True):
         image |= {"kl": kl, "next_candidate": next_}
-    row = seen(report)[0]
+    row = vision_rows(report)[0]
     assert (row.kl, row.same, row.judged, len(row.rows)) == ("1.0e-3", 1, 1, 2)
     label = f"`{report['outputs'][0]['label']}`"
     vision = to_markdown(report).partition("## Vision")[2]

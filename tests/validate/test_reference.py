@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.validate.stand_ins import SaysNothing
 from validate.reference import Reference
 from validate.runtimes import Identity
 
@@ -15,7 +16,7 @@ VOCAB = 50
 ROOM = 1 << 20
 
 
-class Source:
+class Source(SaysNothing):
     """Counts what it is asked."""
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -25,7 +26,7 @@ class Source:
     def identity(self) -> Identity:
         return Identity(VOCAB)
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         return [ord(c) % VOCAB for c in text]
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
@@ -53,7 +54,7 @@ PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
 
 def ask(reference: Reference) -> list[object]:
-    kept = reference.kept([1, 2, 3])
+    kept = reference.compressed_logits([1, 2, 3])
     return [
         *(kept.top(place, 3)[0].tolist() for place in range(kept.count)),
         reference.generate([1, 2], 4),
@@ -81,8 +82,8 @@ def test_another_model_is_another_question(tmp_path: Path) -> None:
 def test_other_tokens_and_other_pixels_are_other_questions(tmp_path: Path) -> None:
     source = Source()
     reference = Reference(source, tmp_path, "model", ROOM)
-    reference.kept([1, 2, 3])
-    reference.kept([1, 2, 4])
+    reference.compressed_logits([1, 2, 3])
+    reference.compressed_logits([1, 2, 4])
     reference.image_embeddings(PIXELS)
     reference.image_embeddings(PIXELS.reshape(2, 8, 3))  # the same bytes in another shape
     assert source.asked == ["logits", "logits", "image_embeddings", "image_embeddings"]
@@ -119,23 +120,23 @@ def test_an_array_of_another_shape_is_asked_for_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("room", [ROOM, 4 * VOCAB - 1])
 @pytest.mark.parametrize("other", [[1, 2, int(Source().logits([2]).argmax())], [1, 2, 3, 4]])
 def test_the_logits_of_another_window_are_none_of_this(tmp_path: Path, other: list[int], room: int) -> None:
-    Reference(Source(), tmp_path, "model", room).kept(other)
+    Reference(Source(), tmp_path, "model", room).compressed_logits(other)
     (theirs,) = tmp_path.iterdir()
-    Reference(Source(), tmp_path, "model", room).kept([1, 2, 3])
+    Reference(Source(), tmp_path, "model", room).compressed_logits([1, 2, 3])
     (ours,) = (path for path in tmp_path.iterdir() if path != theirs)
     ours.write_bytes(theirs.read_bytes())
     again = Source()
-    Reference(again, tmp_path, "model", room).kept([1, 2, 3])
+    Reference(again, tmp_path, "model", room).compressed_logits([1, 2, 3])
     assert again.asked == ["logits"]
 
 
 def test_a_longer_text_finds_what_a_shorter_one_kept_whole(tmp_path: Path) -> None:
-    Reference(Source(), tmp_path, "model", ROOM).kept([1, 2, 3])
+    Reference(Source(), tmp_path, "model", ROOM).compressed_logits([1, 2, 3])
     again = Source()
-    Reference(again, tmp_path, "model", ROOM // 2).kept([1, 2, 3])
+    Reference(again, tmp_path, "model", ROOM // 2).compressed_logits([1, 2, 3])
     assert again.asked == []
     small = 4 * VOCAB - 1  # bytes a token: not all of them
-    assert not Reference(again, tmp_path, "model", small).kept([1, 2, 3]).whole
+    assert not Reference(again, tmp_path, "model", small).compressed_logits([1, 2, 3]).whole
     assert again.asked == ["logits"]
 
 
@@ -161,8 +162,8 @@ def test_without_a_folder_nothing_is_kept() -> None:
 
 def test_what_was_kept_is_told(tmp_path: Path) -> None:
     reference = Reference(Source(), tmp_path, "model", ROOM)
-    reference.kept([1, 2, 3])
-    reference.kept([4, 5])
+    reference.compressed_logits([1, 2, 3])
+    reference.compressed_logits([4, 5])
     cached = reference.cached()
     assert cached.whole
     assert (cached.tokens_kept, cached.tail_mass, cached.tail_mass_max) == (VOCAB, 0, 0)

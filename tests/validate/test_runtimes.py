@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tests import processes
 from tests.fixtures_validate import folder, rewritten, tiny_text, tiny_vision, weights
 from validate import runtimes
 from validate.runtimes import (
+    Ability,
     NotOnThisMachine,
     RuntimeFailure,
     Unsupported,
@@ -36,13 +37,13 @@ __all__ = ["tiny_text", "tiny_vision"]  # fixtures
 
 @pytest.fixture(scope="module")
 def reference(tiny_text: dict[str, Bundle]) -> Iterator[Any]:
-    with runtimes.open_session(transformers, folder(tiny_text)) as session:
+    with runtimes.open_session(transformers.RUNTIME, folder(tiny_text)) as session:
         yield session
 
 
 @pytest.fixture(scope="module")
 def candidate(tiny_text: dict[str, Bundle]) -> Iterator[Any]:
-    with runtimes.open_session(llama_cpp, weights(tiny_text, "F32").path, context=64) as session:
+    with runtimes.open_session(llama_cpp.RUNTIME, weights(tiny_text, "F32").path, context=64) as session:
         yield session
 
 
@@ -50,15 +51,15 @@ def candidate(tiny_text: dict[str, Bundle]) -> Iterator[Any]:
 def test_every_runtime_has_the_shape(name: str) -> None:
     runtime = runtimes.load(name)
     assert runtime.NAME
-    assert runtime.FORMATS or runtimes.runs_too(runtime)
+    assert runtime.FORMATS or runtime.ALSO_RUNS
     assert isinstance(runtime.ISOLATED, bool)
     assert runtime.available() is None or "pip install" in runtime.available()
     assert any(character.isdigit() for character in runtime.version())
     for format_ in runtime.FORMATS:
         assert runtimes.for_format(format_) is runtime
-    for format_ in runtimes.runs_too(runtime):
+    for format_ in runtime.ALSO_RUNS:
         assert runtimes.for_format(format_) not in (runtime, None)
-    lack = runtimes.lacks(runtime)
+    lack = runtime.lacks()
     assert lack is None or (lack and "pip install" not in lack), "what can be installed is no lack of the machine"
 
 
@@ -114,14 +115,14 @@ def test_images_through_the_projector(tiny_vision: dict[str, Bundle]) -> None:
 
     projector = tiny_vision["gguf"].roles["projector"][0].path  # type: ignore[index]
     with (
-        runtimes.open_session(transformers, folder(tiny_vision)) as reference,
-        runtimes.open_session(llama_cpp, weights(tiny_vision, "F16").path, projector=projector) as candidate,
+        runtimes.open_session(transformers.RUNTIME, folder(tiny_vision)) as reference,
+        runtimes.open_session(llama_cpp.RUNTIME, weights(tiny_vision, "F16").path, projector=projector) as candidate,
     ):
-        assert reference.identity().sees
-        assert candidate.identity().sees
+        assert reference.identity().has_vision
+        assert candidate.identity().has_vision
         assert reference.image_tokens(280, 196) == candidate.image_tokens(280, 196) == 70
         assert reference.identity().pixel_limits == candidate.identity().pixel_limits == (3136, 200704)
-        seen = vision.look(reference, "drawing", vision.drawing())  # type: ignore[arg-type]
+        seen = vision.ask(reference, "drawing", vision.drawing())  # type: ignore[arg-type]
         image = vision.compare_image(seen, candidate)
         assert not image.resized
         assert image.tokens == 70
@@ -152,13 +153,13 @@ def test_what_llama_cpp_says_behind_a_session_is_heard_by_nobody(tiny_text: dict
     """Its log outlives every session: a callback that went with one would be freed memory."""
     import gc
 
-    with llama_cpp.open(weights(tiny_text, "F32").path, context=16, threads=1):
+    with llama_cpp.RUNTIME.open(weights(tiny_text, "F32").path, context=16, threads=1):
         pass
     gc.collect()
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
     assert _llama_api.pixel_limits(tmp_path / "broken.gguf") is None  # llama.cpp tells its log why
-    assert llama_cpp._Log.listening is not None
-    assert llama_cpp._Log.listening.lines
+    assert llama_cpp._Log.active is not None
+    assert llama_cpp._Log.active.lines
 
 
 # ---- files that do not load
@@ -170,14 +171,14 @@ def test_a_truncated_file_is_a_failure_that_says_so(tiny_text: dict[str, Bundle]
         broken = tmp_path / f"{share}.gguf"
         broken.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(RuntimeFailure, match="could not load the file: "):
-            runtimes.open_session(llama_cpp, broken)
+            runtimes.open_session(llama_cpp.RUNTIME, broken)
 
 
 def test_a_file_with_a_wrong_shape_is_a_failure(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
     original = weights(tiny_text, "F32").path
     broken = rewritten(original, tmp_path / "broken.gguf", {"qwen2.attention.head_count": 3})
     with pytest.raises(RuntimeFailure, match=r"llama\.cpp"):
-        runtimes.open_session(llama_cpp, broken)
+        runtimes.open_session(llama_cpp.RUNTIME, broken)
 
 
 def test_a_file_that_makes_the_runtime_abort_is_a_failure_with_its_last_words(
@@ -190,11 +191,11 @@ def test_a_file_that_makes_the_runtime_abort_is_a_failure_with_its_last_words(
     tokens[40] = tokens[41]  # llama.cpp asserts that no two tokens are alike
     broken = rewritten(original, tmp_path / "broken.gguf", {key: tokens})
     with pytest.raises(RuntimeFailure, match=r"was stopped by SIGABRT in open: .*GGML_ASSERT"):
-        runtimes.open_session(llama_cpp, broken)
+        runtimes.open_session(llama_cpp.RUNTIME, broken)
 
 
 def test_a_process_that_dies_is_a_failure_with_its_last_words(tiny_text: dict[str, Bundle]) -> None:
-    session: Any = runtimes.open_session(llama_cpp, weights(tiny_text, "F32").path, context=64)
+    session: Any = runtimes.open_session(llama_cpp.RUNTIME, weights(tiny_text, "F32").path, context=64)
     with session:
         os.kill(session._process.pid, signal.SIGABRT)
         with pytest.raises(RuntimeFailure, match=r"llama\.cpp was stopped by SIGABRT in logits"):
@@ -202,7 +203,7 @@ def test_a_process_that_dies_is_a_failure_with_its_last_words(tiny_text: dict[st
 
 
 def test_closing_ends_the_process(tiny_text: dict[str, Bundle]) -> None:
-    session: Any = runtimes.open_session(llama_cpp, weights(tiny_text, "F32").path, context=64)
+    session: Any = runtimes.open_session(llama_cpp.RUNTIME, weights(tiny_text, "F32").path, context=64)
     session.close()
     assert session._process.returncode == 0
 
@@ -216,7 +217,7 @@ def test_an_unknown_parameter_layout_is_refused_by_name(monkeypatch: pytest.Monk
 def test_a_missing_runtime_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_llama_api, "library_path", lambda: None)
     with pytest.raises(Unsupported, match="xllamacpp is not installed: pip install"):
-        runtimes.open_session(llama_cpp, Path("x.gguf"))
+        runtimes.open_session(llama_cpp.RUNTIME, Path("x.gguf"))
 
 
 # ---- processes that hang, and processes that are left behind
@@ -227,7 +228,7 @@ def test_a_process_that_stops_working_is_ended_and_named(
 ) -> None:
     monkeypatch.setattr(_watchdog, "CHECK_SECONDS", 0.05)
     monkeypatch.setattr(_watchdog, "IDLE_SECONDS", 0.5)
-    session: Any = runtimes.open_session(llama_cpp, weights(tiny_text, "F32").path, context=64)
+    session: Any = runtimes.open_session(llama_cpp.RUNTIME, weights(tiny_text, "F32").path, context=64)
     with session:
         os.kill(session._process.pid, signal.SIGSTOP)
         with pytest.raises(RuntimeFailure, match=r"llama\.cpp did nothing for .* s in logits and was ended"):
@@ -259,22 +260,29 @@ def test_nobody_is_ended_while_no_answer_is_owed(monkeypatch: pytest.MonkeyPatch
 def test_what_a_runtime_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chatty.py").write_text(
         "import os, sys\n"
+        "from validate.runtimes.base import Runtime, Session\n"
         "def rubbish():\n"
         "    sys.stdout.write('{' * (4 << 20))\n"
         "    os.write(1, bytes(range(256)) * (1 << 14))\n"
         "    os.write(2, b'x' * (4 << 20))\n"
-        "class Session:\n"
+        "class ChattySession(Session):\n"
+        "    identity = detokenize = logits = pieces = lambda self, *_: None\n"
         "    def tokenize(self, text, **options):\n"
         "        rubbish()\n"
         "        return [len(text)]\n"
         "    def close(self): rubbish()\n"
-        "def open(model, **options):\n"
-        "    rubbish()\n"
-        "    return Session()\n"
+        "class Chatty(Runtime):\n"
+        "    NAME = 'chatty'\n"
+        "    def version(self): return 'chatty 1'\n"
+        "    def open(self, model, **options):\n"
+        "        rubbish()\n"
+        "        return ChattySession()\n"
+        "RUNTIME = Chatty()\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    chatty: Any = types.SimpleNamespace(__name__="chatty", NAME="chatty")
-    session: Any = IsolatedSession(chatty, tmp_path, projector=None, context=1, threads=1)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    session: Any = IsolatedSession(
+        importlib.import_module("chatty").RUNTIME, tmp_path, projector=None, context=1, threads=1
+    )
     with session:
         assert [session.tokenize("x" * count) for count in range(3)] == [[0], [1], [2]]
     assert session._process.returncode == 0
@@ -284,17 +292,22 @@ def test_what_a_runtime_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.
 def test_a_busy_process_does_not_outlive_the_one_that_asked(tmp_path: Path, how: signal.Signals) -> None:
     (tmp_path / "sleepy.py").write_text(
         "import os, pathlib, time\n"
-        "def open(model, **options):\n"
-        "    model.with_suffix('.tmp').write_text(str(os.getpid()))\n"
-        "    model.with_suffix('.tmp').rename(model)\n"
-        "    time.sleep(600)\n"
+        "from validate.runtimes import Runtime\n"
+        "class Sleepy(Runtime):\n"
+        "    NAME = 'sleepy'\n"
+        "    def version(self):\n"
+        "        return '1'\n"
+        "    def open(self, model, **options):\n"
+        "        model.with_suffix('.tmp').write_text(str(os.getpid()))\n"
+        "        model.with_suffix('.tmp').rename(model)\n"
+        "        time.sleep(600)\n"
     )
     told = tmp_path / "pid"
     asker = (
-        "import pathlib, types\n"
+        "import pathlib\n"
+        "from sleepy import Sleepy\n"
         "from validate.runtimes._isolated import IsolatedSession\n"
-        "runtime = types.SimpleNamespace(__name__='sleepy', NAME='sleepy')\n"
-        f"IsolatedSession(runtime, pathlib.Path({str(told)!r}), projector=None, context=1, threads=1)\n"
+        f"IsolatedSession(Sleepy(), pathlib.Path({str(told)!r}), projector=None, context=1, threads=1)\n"
     )
     root = Path(__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
@@ -325,14 +338,22 @@ def _is_zombie(pid: int) -> bool:
 def test_a_question_that_a_runtime_has_no_answer_to_is_unsupported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bare.py").write_text("def open(model, **options):\n    return object()\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    runtime: Any = types.SimpleNamespace(__name__="bare", NAME="bare")
-    with (
-        IsolatedSession(runtime, tmp_path, projector=None, context=1, threads=1) as session,
-        pytest.raises(Unsupported, match="this runtime has no decode_logits"),
-    ):
-        session.decode_logits([1])
+    (tmp_path / "bare.py").write_text(
+        "from tests.validate.stand_ins import SpeaksNothing\n"
+        "from validate.runtimes import Runtime\n"
+        "class Bare(Runtime):\n"
+        "    NAME = 'bare'\n"
+        "    def version(self):\n"
+        "        return '1'\n"
+        "    def open(self, model, **options):\n"
+        "        return SpeaksNothing()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    runtime = importlib.import_module("bare").Bare()
+    with IsolatedSession(runtime, tmp_path, projector=None, context=1, threads=1) as session:
+        assert not session.can(Ability.DECODE)
+        with pytest.raises(Unsupported, match="this runtime has no decode_logits"):
+            session.decode_logits([1])
 
 
 def test_what_a_machine_lacks_ends_the_row_wherever_it_shows(tiny_text: dict[str, Bundle]) -> None:
@@ -346,16 +367,20 @@ def test_what_a_machine_lacks_ends_the_row_wherever_it_shows(tiny_text: dict[str
             raise NotOnThisMachine("no kernel for this")
 
     home = folder(tiny_text)
-    runtime: Any = types.SimpleNamespace(
-        NAME="x",
-        ISOLATED=False,
-        available=lambda: None,
-        version=lambda: "1",
-        open=lambda model, **_: Lacking(home, 1, False),
-    )
-    with transformers.open(home, threads=1) as session:
+
+    class Poor(runtimes.Runtime):
+        NAME = "x"
+        ISOLATED = False
+
+        def version(self) -> str:
+            return "1"
+
+        def open(self, model: Path, **_: Any) -> Lacking:
+            return Lacking(home, 1, False)
+
+    with transformers.RUNTIME.open(home, threads=1) as session:
         reference = Reference(session, None, "", 1 << 20)
         questions = compare.Questions([reference.tokenize("Click the button.")])
-        candidate = compare.Candidate(home, None, runtime, 1)
+        candidate = compare.Candidate(home, None, Poor(), 1)
         (found,) = compare.measure(reference, [candidate], questions, compare.Settings(1), Silent())
     assert (found.not_run, found.lacking, found.failures) == ("built, not run: no kernel for this", True, [])

@@ -17,8 +17,8 @@ from convert.progress import Silent
 from convert.validation.stage import STAGE as stage
 from tests import tiny
 from tests.fixtures_validate import convert_tiny, folder, rewritten, weights
-from validate.compact import room_bytes
 from validate.compare import measure
+from validate.compressed_logits import room_bytes
 from validate.measurement import Candidate, Questions, Settings
 from validate.reference import Reference
 from validate.report.advice import kept
@@ -103,10 +103,10 @@ def missed(row: Any) -> set[str]:
 
 def test_the_source_against_itself_has_no_drift_at_all(inputs: dict[str, Bundle]) -> None:
     home = folder(inputs)
-    with transformers.open(home, context=96, threads=1) as session:
+    with transformers.RUNTIME.open(home, context=96, threads=1) as session:
         windows = [session.tokenize("Don't click the button 12 times, then wait. " * 9)[:96]] * 2
         reference = Reference(session, None, "", room_bytes(192))
-        itself = Candidate(home, None, transformers, 1, text_only="only the text is looked at")
+        itself = Candidate(home, None, transformers.RUNTIME, 1, text_only="only the text is looked at")
         (result,) = measure(reference, [itself], Questions(windows), Settings(threads=1), Silent())
     assert not result.failures
     metrics = result.metrics

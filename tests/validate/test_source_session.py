@@ -31,7 +31,7 @@ def test_a_source_with_a_tensor_too_few_or_too_many_is_no_reference(
         tensors["model.layers.1.mlp.side_proj.weight"] = tensors[name].clone()
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     with (
-        runtimes.open_session(transformers, tmp_path) as session,
+        runtimes.open_session(transformers.RUNTIME, tmp_path) as session,
         pytest.raises(RuntimeFailure, match=f"1 {break_it} keys: model.layers.1.mlp"),
     ):
         session.logits([1])
@@ -42,10 +42,10 @@ def test_a_source_is_loaded_when_its_weights_are_asked_for(tiny_vision: dict[str
     for path in folder(tiny_vision).iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     whole = (tmp_path / "model.safetensors").read_bytes()
-    with transformers.open(tmp_path, threads=1) as session:
+    with transformers.RUNTIME.open(tmp_path, threads=1) as session:
         ids = session.tokenize("Click the button.")
         assert session.detokenize(ids) == "Click the button."
-        assert session.identity().sees
+        assert session.identity().has_vision
         assert len(session.pieces()) == session.identity().vocab
         assert session.image_prompt("Look.")
         assert session.image_tokens(280, 196) == 70
@@ -55,7 +55,7 @@ def test_a_source_is_loaded_when_its_weights_are_asked_for(tiny_vision: dict[str
         assert session.bytes_to_load == 0
         assert not any(p.is_inference() for p in session.model.parameters())
     (tmp_path / "model.safetensors").write_bytes(whole[:-100])
-    with transformers.open(tmp_path, threads=1) as session:
+    with transformers.RUNTIME.open(tmp_path, threads=1) as session:
         assert session.tokenize("Click the button.") == ids
         for ask in (lambda: session.logits(ids), lambda: session.generate(ids, 2), lambda: session.model):
             with pytest.raises(RuntimeFailure, match="transformers could not load"):
@@ -73,7 +73,7 @@ def test_closing_a_source_gives_back_what_it_took(tiny_text: dict[str, Bundle], 
     import torch
 
     before = torch.get_num_threads()
-    session = transformers.open(folder(tiny_text), threads=before + 1)
+    session = transformers.RUNTIME.open(folder(tiny_text), threads=before + 1)
     assert torch.get_num_threads() == before + 1
     if loaded:
         session.logits([1])
@@ -92,5 +92,5 @@ def test_code_of_a_checkpoint_is_not_run(tiny_text: dict[str, Bundle], tmp_path:
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(RuntimeFailure, match="could not load"):
-        runtimes.open_session(transformers, tmp_path)
+        runtimes.open_session(transformers.RUNTIME, tmp_path)
     assert not (tmp_path / "ran").exists()

@@ -15,16 +15,17 @@ import pytest
 from convert.bundle import Bundle
 from tests.fixtures_graphs import graph, text_graphs
 from tests.fixtures_validate import folder, tiny_text, weights
+from tests.validate.stand_ins import SpeaksNothing
 from validate import runtimes, speed
-from validate.runtimes import NotOnThisMachine, Unsupported, llama_cpp, onnxruntime, transformers
-from validate.speed import Timed, measure_speed
+from validate.runtimes import NotOnThisMachine, Session, Unsupported, llama_cpp, onnxruntime, transformers
+from validate.speed import measure_speed
 
 __all__ = ["text_graphs", "tiny_text"]  # fixtures
 
 TOKENS = list(range(5, 105))
 
 
-class Steady(Timed):
+class Steady(SpeaksNothing):
     """Takes the same time for every token."""
 
     threads: int | None = 3
@@ -109,7 +110,7 @@ def test_loading_is_counted_also_when_it_fails() -> None:
         raise KeyError
     assert 0.02 <= session.load_seconds < 0.2
     assert session.speed(TOKENS).load_seconds == session.load_seconds
-    assert Timed.load_seconds == 0.0
+    assert Session.load_seconds == 0.0
 
 
 def test_the_peak_of_memory_is_a_peak() -> None:
@@ -137,7 +138,7 @@ def test_a_system_that_does_not_tell_its_memory(tmp_path: Path, monkeypatch: pyt
 
 def test_a_process_of_its_own_says_what_it_holds(tiny_text: dict[str, Bundle]) -> None:
     path = weights(tiny_text, "F32").path
-    with runtimes.open_session(llama_cpp, path, context=128, threads=1) as session:
+    with runtimes.open_session(llama_cpp.RUNTIME, path, context=128, threads=1) as session:
         got = session.speed(TOKENS)
         asker = speed.peak_memory_bytes()
     assert got.prefill_tokens_per_second is not None
@@ -151,12 +152,12 @@ def test_a_process_of_its_own_says_what_it_holds(tiny_text: dict[str, Bundle]) -
 
 
 def test_every_kind_of_session_counts_its_loading(tiny_text: dict[str, Bundle], text_graphs: dict[str, Bundle]) -> None:
-    with transformers.open(folder(tiny_text), threads=1) as source:
+    with transformers.RUNTIME.open(folder(tiny_text), threads=1) as source:
         assert source.load_seconds == 0.0
         got: Any = source.speed(TOKENS)
         assert got.load_seconds == source.load_seconds > 0
         assert (got.threads, got.peak_memory_bytes) == (1, None), f"{os.getpid()} holds more than this model"
-    with onnxruntime.open(graph(text_graphs), threads=1) as session:
+    with onnxruntime.RUNTIME.open(graph(text_graphs), threads=1) as session:
         got = session.speed(TOKENS)
         assert got.load_seconds > 0
         assert got.threads == 1

@@ -23,7 +23,7 @@ from tests.fixtures_onnx_graphs import decoder
 from validate import runtimes
 from validate.runtimes import _tensorrt_engine as engines
 from validate.runtimes import onnxruntime, tensorrt
-from validate.runtimes._graph_session import Session
+from validate.runtimes._graph_session import GraphSession
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +154,14 @@ def module(said: Mapping[str, Any] | None = None) -> Any:
     return made
 
 
-def open_fake(folder: Path) -> tuple[Session, Any]:
+def open_fake(folder: Path) -> tuple[GraphSession, Any]:
     said = tensorrt.read_sidecar(folder)
     trt = module(said)
 
     def load(path: Path) -> engines.EngineGraph:
         return engines.EngineGraph(path, tensorrt._entry(said, path), trt, torch, "cpu")
 
-    return Session(folder / "model.engine", load), trt
+    return GraphSession(folder / "model.engine", load), trt
 
 
 # ---- running
@@ -171,7 +171,7 @@ def test_an_engine_answers_as_its_graph_does(folder: Path, faked: Path) -> None:
     session, trt = open_fake(faked)
     graphs = shutil.copytree(faked, faked.with_name("graphs"))
     shutil.copy(folder / "onnx" / "model.onnx", graphs / "model.onnx")
-    with session, onnxruntime.open(graphs / "model.onnx", threads=1) as reference:
+    with session, onnxruntime.RUNTIME.open(graphs / "model.onnx", threads=1) as reference:
         tokens = session.tokenize("Click the button, then 42.")
         wanted = reference.logits(tokens)
         np.testing.assert_allclose(session.logits(tokens), wanted, atol=1e-6)
@@ -248,25 +248,25 @@ def test_without_a_device_it_is_this_machine_not_the_engine(folder: Path, monkey
     runtime = runtimes.for_format("tensorrt")
     assert runtime is not None
     assert runtime.available() is None
-    assert runtimes.lacks(runtime) == "no CUDA device"
+    assert runtime.lacks() == "no CUDA device"
     with pytest.raises(runtimes.NotOnThisMachine, match="no CUDA device"):
         runtimes.open_session(runtime, folder / "model.engine")
 
 
 def test_without_tensorrt_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "_module", lambda: None)
-    assert "pip install 'convert-quantize-validate[tensorrt]'" in str(tensorrt.available())
+    assert "pip install 'convert-quantize-validate[tensorrt]'" in str(tensorrt.RUNTIME.available())
 
 
 def test_without_anything_one_command_installs_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "_module", lambda: None)
     monkeypatch.setattr(tensorrt.importlib.util, "find_spec", lambda name: None)
     said = "TensorRT and torch and transformers not installed: pip install 'convert-quantize-validate[onnx,tensorrt]'"
-    assert tensorrt.available() == said
+    assert tensorrt.RUNTIME.available() == said
 
 
 def test_it_says_what_ran() -> None:
-    assert tensorrt.version().startswith("TensorRT for RTX 1.")
+    assert tensorrt.RUNTIME.version().startswith("TensorRT for RTX 1.")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_a_runtime_that_is_not_installed_is_never_a_pass(
 ) -> None:
     from validate.runtimes import onnxruntime
 
-    monkeypatch.setattr(onnxruntime, "available", lambda: "onnxruntime not installed: pip install it")
+    monkeypatch.setattr(onnxruntime.RUNTIME, "available", lambda: "onnxruntime not installed: pip install it")
     (row,) = rows_of(only(text_graphs, "fp32"), tmp_path).values()
     assert (row["status"], row["neutral"]) == ("not_run", False)
 

@@ -106,7 +106,7 @@ def test_broken_files_fail_their_row_and_only_theirs(tiny_text: dict[str, Bundle
 def test_a_runtime_that_is_not_there_is_never_a_pass(
     tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtimes.llama_cpp, "available", lambda: "xllamacpp is not installed: pip install it")
+    monkeypatch.setattr(runtimes.load("llama_cpp"), "available", lambda: "xllamacpp is not installed: pip install it")
     report, page = report_of(stage.Options(**FEW), tiny_text, tmp_path)
     assert {row["status"] for row in report["outputs"]} == {"not_run"}
     assert "NOT RUN" in page
@@ -403,7 +403,7 @@ def test_two_files_of_one_name_have_two_labels() -> None:
 
 
 def not_run(monkeypatch: pytest.MonkeyPatch, lack: str) -> None:
-    monkeypatch.setattr(runtimes.llama_cpp, "lacks", lambda: lack, raising=False)
+    monkeypatch.setattr(runtimes.load("llama_cpp"), "lacks", lambda: lack)
 
 
 def test_what_this_machine_has_no_device_for_is_neither_passed_nor_failed(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from validate import compact, drift
+from validate import compressed_logits, drift
 from validate.worst import Worst
 
 VOCAB = 60
@@ -26,8 +26,8 @@ def look(worst: Worst, number: int, kl_at: dict[int, float], length: int = 100, 
     candidate = reference.copy()
     for position, by in kl_at.items():
         candidate[position, reference[position].argmax()] -= by
-    kept = compact.keep(reference, tokens, room)
-    worst.look("prose", number, tokens, kept, candidate, drift.compare(kept, candidate, tokens))
+    kept = compressed_logits.compress(reference, tokens, room)
+    worst.add("prose", number, tokens, kept, candidate, drift.compare(kept, candidate, tokens))
     return tokens
 
 

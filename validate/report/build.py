@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any, cast
@@ -79,7 +79,6 @@ def output(
     subject: Subject,
     measurement: Measurement,
     limits: Mapping[str, tuple[float, str]],
-    tensors: Sequence[TensorEntry] = (),
 ) -> Output:
     """One row of the report; `limits` maps a metric to its limit and where that comes from."""
     status, reason = verdict(measurement, {name: limit for name, (limit, _) in limits.items()})
@@ -111,7 +110,7 @@ def output(
         "tool_calls": _plain(measurement.tool_calls),
         "vision": vision_json(measurement, subject),
         "speed": _plain(measurement.speed),
-        "tensors": list(tensors),
+        "tensors": [cast(TensorEntry, _finite(asdict(tensor))) for tensor in measurement.tensors],
     }
 
 

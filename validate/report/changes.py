@@ -1,7 +1,7 @@
 """Two reports -> what changed between them, and what of it is more than noise.
 
 Where both measured the same windows they are compared pair by pair, so that what makes a text hard cancels; else by
-their confidence intervals. A number that has neither is told, and judged by its limit alone. Speed is told.
+their confidence intervals. A number that has neither is shown, and judged by its limit alone. Speed is only shown.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def to_text(changes: Changes) -> str:
     lines = [sentence(changes), *caution(changes)]
     for heads, rows in ((HEADS, judged_rows(changes)), (SPEED_HEADS, speed_rows(changes))):
         if rows:
-            title = ["speed, which is told and not judged:"] if heads is SPEED_HEADS else []
+            title = ["speed, which is shown and not judged:"] if heads is SPEED_HEADS else []
             lines += ["", *title, *_aligned(heads, rows)]
     notes = list(remarks(changes))
     return "\n".join([*lines, *([""] if notes else []), *notes])
@@ -31,7 +31,7 @@ def to_markdown(changes: Changes) -> str:
     if rows := judged_rows(changes):
         blocks.append(_table(HEADS, rows))
     if rows := speed_rows(changes):
-        blocks.append(_folded("Speed, which is told and not judged", _table(SPEED_HEADS, rows)))
+        blocks.append(_folded("Speed, which is shown and not judged", _table(SPEED_HEADS, rows)))
     if notes := list(remarks(changes)):
         blocks.append(_folded("Conditions", "\n".join(f"- {_escaped(note)}" for note in notes)))
     return "\n\n".join(blocks)

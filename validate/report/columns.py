@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from validate.report.outputs import ends
 from validate.report.schema import Output, Report
@@ -41,10 +40,10 @@ class Cell:
 
 def lookup(output: Output, path: str) -> float | None:
     """The number at a path of an output, None where a step of it is missing."""
-    found: Any = output
+    found: object = output
     for step in path.split("."):
         found = found.get(step) if isinstance(found, dict) else None
-    return None if found is None else float(found)
+    return float(found) if isinstance(found, int | float) else None
 
 
 def columns(report: Report) -> list[Column]:
@@ -124,7 +123,7 @@ def _all(outputs: Sequence[Output]) -> tuple[Column, ...]:
     )
 
 
-def _of_source(shares: Any) -> str:
+def _of_source(shares: Iterable[float | None]) -> str:
     """` (source 95.0)`, where that is known."""
     known = next((share for share in shares if share is not None), None)
     return "" if known is None else f" (source {percent(known)})"

@@ -6,9 +6,12 @@ the JSON Schema.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import (
+    Literal,
+    NotRequired,  # pydantic makes the JSON Schema of these before Python 3.12
+)
 
-from typing_extensions import TypedDict  # pydantic makes the JSON Schema of these before Python 3.12
+from typing_extensions import TypedDict
 
 SCHEMA_VERSION = 2
 
@@ -149,7 +152,7 @@ class ClickEntry(TypedDict):
 
 
 class VisionEntry(TypedDict):
-    """What becomes of images; `reason` says why a part was not looked at."""
+    """What becomes of images; `reason` says why a part was not checked."""
 
     reason: str
     projector: FileEntry | None
@@ -278,6 +281,22 @@ class Output(TypedDict):
     tensors: list[TensorEntry]
 
 
+class MarkEntry(TypedDict):
+    """What the outputs of a format are drawn as: a shape, and its colour on a light page and on a dark one."""
+
+    shape: str
+    colour: str  # "#1668c8"
+    colour_dark: str  # empty where the other is good for both
+
+
+class FormatEntry(TypedDict):
+    """How a format is shown, and what a reader of its sizes has to know."""
+
+    title: str
+    mark: MarkEntry
+    note: str
+
+
 class Report(TypedDict):
     """report.json."""
 
@@ -286,5 +305,6 @@ class Report(TypedDict):
     reference: ReferenceEntry
     texts: list[TextEntry]
     window: int  # tokens of a full window
+    formats: NotRequired[dict[str, FormatEntry]]  # of the outputs; reports made before have none
     outputs: list[Output]
     provenance: ProvenanceEntry

@@ -21,7 +21,7 @@ class SliceCell:
     text: str
     tone: str
     sure: bool
-    told: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ def _slice_cell(part: SliceEntry | None, whole: float) -> SliceCell:
     if part is None or (kl := part["kl_mean"]) is None:
         return _EVEN
     low, high = part["kl_low"], part["kl_high"]
-    told = f"KL {scientific(kl)}"
-    told += "" if low is None or high is None else f" ({scientific_range(low, high)})"
-    told += "" if part["top1"] is None else f", same top token {percent(part['top1'], 2)} %"
-    told += "" if part["ppl_ratio"] is None else f", perplexity {part['ppl_ratio']:.4f} of the source's"
+    detail = f"KL {scientific(kl)}"
+    detail += "" if low is None or high is None else f" ({scientific_range(low, high)})"
+    detail += "" if part["top1"] is None else f", same top token {percent(part['top1'], 2)} %"
+    detail += "" if part["ppl_ratio"] is None else f", perplexity {part['ppl_ratio']:.4f} of the source's"
     if whole <= 0 or kl <= 0:
-        return SliceCell("=" if kl == whole else scientific(kl), "", False, told)
+        return SliceCell("=" if kl == whole else scientific(kl), "", False, detail)
     ratio = kl / whole
     sure = low is not None and high is not None and not low <= whole <= high
-    return SliceCell(_times(ratio), _tone(ratio), sure, told)
+    return SliceCell(_times(ratio), _tone(ratio), sure, detail)
 
 
 def _times(ratio: float) -> str:
@@ -170,12 +170,12 @@ def _shade(error: float) -> int:
 
 
 @dataclass(frozen=True)
-class Mark:
+class CheckMark:
     """A check's outcome: `ok`, `note` (known, or within its limit), `bad`, or empty for what was not checked."""
 
     state: str
     text: str
-    told: str
+    detail: str
 
 
 @dataclass
@@ -195,27 +195,29 @@ def checks(report: Report) -> list[tuple[str, str]]:
     return list({name: visible(c["title"]) for o in report["outputs"] for name, c in o["contract"].items()}.items())
 
 
-def contract_marks(output: Output, names: Iterable[str]) -> list[Mark]:
+def contract_marks(output: Output, names: Iterable[str]) -> list[CheckMark]:
     """One row of the matrix."""
     return [_mark(output["contract"].get(name), output) for name in names]
 
 
-def _mark(check: CheckEntry | None, output: Output) -> Mark:
+def _mark(check: CheckEntry | None, output: Output) -> CheckMark:
     if check is None:
-        return Mark("", NOTHING, "not checked")
+        return CheckMark("", NOTHING, "not checked")
     equal, total = check["equal"], check["total"]
     if not total:
-        return Mark("", NOTHING, "nothing to compare")
+        return CheckMark("", NOTHING, "nothing to compare")
     if equal == total:
-        return Mark("ok", "✓", f"{equal} of {total}")
+        return CheckMark("ok", "✓", f"{equal} of {total}")
     if check["metric"] is None:
-        return Mark("note", f"{equal}/{total}", "known, decides nothing")
+        return CheckMark("note", f"{equal}/{total}", "known, decides nothing")
     limit = output["limits"].get(check["metric"])
     if limit is None:
-        return Mark("note", f"{equal}/{total}", "differs, has no limit")
+        return CheckMark("note", f"{equal}/{total}", "differs, has no limit")
     inside = equal / total >= limit["limit"]
     return (
-        Mark("note", f"{equal}/{total}", "within its limit") if inside else Mark("bad", f"{equal}/{total}", "differs")
+        CheckMark("note", f"{equal}/{total}", "within its limit")
+        if inside
+        else CheckMark("bad", f"{equal}/{total}", "differs")
     )
 
 

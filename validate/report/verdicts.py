@@ -46,7 +46,7 @@ class Fact:
 
     title: str
     value: str
-    told: str
+    detail: str
     state: str = ""
 
 
@@ -158,8 +158,8 @@ def _of_text(outputs: Sequence[Output]) -> Iterable[Fact]:
     """What nobody should decide on: numbers of a text that is too short for intervals."""
     short = [n for o in outputs if (n := o["metrics"].get("positions")) and ends(o, "kl_mean") is None]
     if short:
-        told = "too few to say how surely anything holds: measure on more"
-        yield Fact("Text", plural(int(max(short)), "token"), told, "bad")
+        detail = "too few to say how surely anything holds: measure on more"
+        yield Fact("Text", plural(int(max(short)), "token"), detail, "bad")
 
 
 def _of_passed(passed: _Named) -> Iterable[Fact]:

@@ -9,25 +9,31 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from validate.hush import hush_torchao
-from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported, _images
-from validate.runtimes._images import Images, Seen
+from validate.errors import RuntimeFailure, Unsupported
+from validate.json_types import Message
+from validate.runtimes import _images
+from validate.runtimes._images.base import ImageInputs, Images
+from validate.runtimes._optional import optional
+from validate.runtimes.base import IMAGE_MARK, Identity, ReferenceSession
+from validate.silence import silence_torchao
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, GenerationConfig
 
 _IMAGE_IDS = ("image_token_id", "vision_start_token_id", "vision_end_token_id", "video_token_id")
 
 
-class CheckpointFolder:
-    """The part of a Session that needs no weights; see Session for the methods."""
+class CheckpointFolder(ReferenceSession):
+    """The part of a session that needs no weights; see Session and ReferenceSession for the methods."""
 
     def __init__(self, folder: Path, trust_remote_code: bool = False) -> None:
-        hush_torchao()
+        silence_torchao()
         import transformers
 
         self._folder = folder
@@ -47,8 +53,8 @@ class CheckpointFolder:
         tokenizer = self.tokenizer
         eos = token_id(tokenizer.eos_token_id)
         # What stops transformers' generate: the generation config's list, else the model config's, and the tokenizer's.
-        stops = getattr(self._generation, "eos_token_id", None)
-        stops = getattr(self._text, "eos_token_id", None) if stops is None else stops
+        stops = optional(self._generation, "eos_token_id")
+        stops = optional(self._text, "eos_token_id") if stops is None else stops
         ends = frozenset([*(stops if isinstance(stops, list | tuple) else [stops]), eos]) - {None, -1}
         plain, special = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         bos = token_id(tokenizer.bos_token_id)
@@ -61,9 +67,9 @@ class CheckpointFolder:
             adds_bos=len(special) > len(plain) and special[0] == bos,
             adds_eos=len(special) > len(plain) and special[-1] == eos,
             templates=self._templates(),
-            image_ids={n: i for n in _IMAGE_IDS if isinstance(i := getattr(self._config, n, None), int)},
+            image_ids={n: i for n in _IMAGE_IDS if isinstance(i := optional(self._config, n), int)},
             added={str(token): token.special for token in tokenizer.added_tokens_decoder.values()},
-            sees=getattr(self._config, "vision_config", None) is not None,
+            has_vision=optional(self._config, "vision_config") is not None,
             own_templates=False,
             pixel_limits=self._pixel_limits,
         )
@@ -100,6 +106,9 @@ class CheckpointFolder:
                 pieces[i] = piece
         return pieces
 
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        raise Unsupported("a folder without its weights computes nothing")
+
     # ---- the template
 
     def render(
@@ -107,7 +116,7 @@ class CheckpointFolder:
         messages: Sequence[Message],
         tools: Sequence[Message] | None,
         generation_prompt: bool,
-        templates: dict[str, str] | None = None,
+        templates: Mapping[str, str] | None = None,
     ) -> str:
         """The rendered conversation; with `templates`, those instead of the checkpoint's own."""
         templates = self._templates() if templates is None else templates
@@ -130,7 +139,7 @@ class CheckpointFolder:
     # ---- images
 
     @functools.cached_property
-    def _processor(self) -> Any:
+    def _processor(self) -> BaseImageProcessor:
         """The image processor that needs PIL only: torchvision's would drag a CUDA build of torch along."""
         import transformers
 
@@ -168,7 +177,7 @@ class CheckpointFolder:
 
     @functools.cached_property
     def _pixel_limits(self) -> tuple[int, int] | None:
-        if getattr(self._config, "vision_config", None) is None:
+        if optional(self._config, "vision_config") is None:
             return None
         try:
             return self.images.pixel_limits
@@ -194,31 +203,33 @@ class CheckpointFolder:
 
     def processed_size(self, pixels: np.ndarray) -> tuple[int, int]:
         """(width, height) the source's processor gives the model; the image's own when nothing is resized."""
-        return self.seen([pixels]).size
+        return self.process_images([pixels]).size
 
-    def seen(self, images: Sequence[np.ndarray]) -> Seen:
+    def process_images(self, images: Sequence[np.ndarray]) -> ImageInputs:
         """What the image processor makes of images. Raises RuntimeFailure for one that it refuses."""
         family = self.images
         with _reading_images("the image processor refuses an image"):
-            return family.see(images)
+            return family.process(images)
 
     def image_inputs(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """All that the model takes of prompts with an IMAGE_MARK each: one batch, padded on the left."""
-        seen, token = self.seen(images), self.images.token
-        ids, mask = self.image_rows(prompts, seen)
+        processed, token = self.process_images(images), self.images.token
+        ids, mask = self.image_rows(prompts, processed)
         places = (ids == self._config.image_token_id) * mask
-        wanted = sum(written.count(token) for written in seen.written)
+        wanted = sum(placeholders.count(token) for placeholders in processed.placeholders)
         if places.sum() != wanted:
             raise RuntimeFailure(f"the prompt has {places.sum()} image tokens, {token!r}, for {wanted} embeddings")
         kinds = {self.images.kinds: places.astype(np.int32)} if self.images.kinds else {}
-        return {"input_ids": ids, "attention_mask": mask, **kinds, **seen.arrays}
+        return {"input_ids": ids, "attention_mask": mask, **kinds, **processed.arrays}
 
-    def image_rows(self, prompts: Sequence[str], seen: Seen) -> tuple[np.ndarray, np.ndarray]:
+    def image_rows(self, prompts: Sequence[str], processed: ImageInputs) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and their mask, int64 (prompt, token): a batch padded on the left.
 
         Each prompt has one IMAGE_MARK; in its place stands the image's token, once per embedding.
         """
-        texts = [p.replace(IMAGE_MARK, written) for p, written in zip(prompts, seen.written, strict=True)]
+        texts = [
+            p.replace(IMAGE_MARK, placeholders) for p, placeholders in zip(prompts, processed.placeholders, strict=True)
+        ]
         return self.padded([self.tokenize(text) for text in texts])
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -227,17 +238,6 @@ class CheckpointFolder:
         ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         return np.array(ids, np.int64), np.array(mask, np.int64)
-
-    def close(self) -> None:
-        """Nothing to give back; a session that computes has more to say."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @contextlib.contextmanager
@@ -251,7 +251,7 @@ def _reading_images(what: str) -> Iterator[None]:
         raise RuntimeFailure(f"{what}: {first_line(error)}") from error
 
 
-def _generation(folder: Path) -> Any:
+def _generation(folder: Path) -> GenerationConfig | None:
     """generation_config.json, None where there is none."""
     import transformers
 

@@ -1,7 +1,7 @@
 """Graphs of one model run together: text, and images where there is a vision graph.
 
     from validate.runtimes import onnxruntime
-    with onnxruntime.open(Path("out/demo/onnx/model.onnx")) as session:
+    with onnxruntime.RUNTIME.open(Path("out/demo/onnx/model.onnx")) as session:
         ids = session.tokenize("Hello")
         session.detokenize(session.generate(ids, 20))
 
@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from validate.runtimes import Identity, RuntimeFailure, Unsupported
+from validate.errors import RuntimeFailure, Unsupported
 from validate.runtimes._folder import CheckpointFolder, until_end
-from validate.runtimes._images import Seen
-from validate.speed import Timed
+from validate.runtimes._images.base import ImageInputs
+from validate.runtimes.base import Identity
 
 MAIN_STEMS = ("decoder_model_merged", "model")  # what a file that gives logits is called before its suffix
 PAST, PRESENT = "past_key_values.", "present."
@@ -32,7 +32,7 @@ PREFILL_TOKENS = 512  # read at once where only the last logits are wanted: 311 
 class Port:
     """An input or an output of a graph: its type, and its axes, numbers where they are fixed."""
 
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     shape: tuple[int | str | None, ...]
 
 
@@ -77,8 +77,8 @@ class _State:
     deltas: np.ndarray  # int64 (row, 1): the next token's position less the number of tokens, padding left out
 
 
-class Session(CheckpointFolder, Timed):
-    """A model in graphs; see validate.runtimes.Session for the methods."""
+class GraphSession(CheckpointFolder):
+    """A model in graphs; see Session for the methods."""
 
     def __init__(self, model: Path, load: Load, vision: Path | None = None, threads: int | None = None) -> None:
         super().__init__(model.parent)
@@ -87,10 +87,10 @@ class Session(CheckpointFolder, Timed):
         self._graphs: list[Graph] = []
         self._main = self._load(load, model)
         self._embedder = self._sibling(load, "embed_tokens") if "inputs_embeds" in self._main.inputs else None
-        self._eyes = self._sibling(load, "vision_encoder") if vision is None else self._load(load, vision)
+        self._vision = self._sibling(load, "vision_encoder") if vision is None else self._load(load, vision)
         if "inputs_embeds" in self._main.inputs and self._embedder is None:
             raise RuntimeFailure(f"{model.name} takes embeddings, and beside it is no graph that makes them of tokens")
-        self._identity = replace(super().identity(), vocab=self._vocab(), sees=self._eyes is not None)
+        self._identity = replace(super().identity(), vocab=self._vocab(), has_vision=self._vision is not None)
 
     def _load(self, load: Load, path: Path) -> Graph:
         with self.loading():
@@ -118,10 +118,10 @@ class Session(CheckpointFolder, Timed):
     # ---- text
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
-        return self._run(_text(self._ids(tokens)), self._nothing(1))[0][0]  # type: ignore[no-any-return]
+        return self._run(_text(self._ids(tokens)), self._empty_state(1))[0][0]  # type: ignore[no-any-return]
 
     def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
-        ids, state, rows = self._ids(tokens), self._nothing(1), []
+        ids, state, rows = self._ids(tokens), self._empty_state(1), []
         for i in range(ids.shape[1]):
             logits, state = self._next(ids[:, i : i + 1], state)
             rows.append(logits[0])
@@ -133,7 +133,7 @@ class Session(CheckpointFolder, Timed):
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        return self._look(self.seen([pixels]).arrays)
+        return self._embed_images(self.process_images([pixels]).arrays)
 
     def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
         return self._read_images([prompt], [pixels])[0][0]  # type: ignore[no-any-return]
@@ -142,30 +142,30 @@ class Session(CheckpointFolder, Timed):
         return self._continue(*self._read_images(prompts, images), count)
 
     def image_tokens(self, width: int, height: int) -> int:
-        self._need_eyes()
+        self._require_vision()
         return super().image_tokens(width, height)
 
-    def seen(self, images: Sequence[np.ndarray]) -> Seen:
-        self._need_eyes()
-        return super().seen(images)
+    def process_images(self, images: Sequence[np.ndarray]) -> ImageInputs:
+        self._require_vision()
+        return super().process_images(images)
 
-    def _need_eyes(self) -> None:
-        if self._eyes is None:
+    def _require_vision(self) -> None:
+        if self._vision is None:
             raise Unsupported("there is no vision graph beside this one")
 
-    def _look(self, seen: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _embed_images(self, processed: Mapping[str, np.ndarray]) -> np.ndarray:
         """float32 (image token, hidden) of all images, one after the other."""
-        assert self._eyes is not None
-        return self._eyes.run(_feeds(self._eyes, seen))["image_embeds"].astype(np.float32, copy=False)
+        assert self._vision is not None
+        return self._vision.run(_feeds(self._vision, processed))["image_embeds"].astype(np.float32, copy=False)
 
     def _read_images(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> tuple[np.ndarray, _State]:
         """The last logits of prompts with an image each, a batch padded on the left, and the state after them."""
         from validate.runtimes import _qwen2_5_vl_inputs as inputs  # shipped beside the graphs, and so proven with them
 
-        seen = self.seen(images)
-        grid, image_id = seen.arrays["image_grid_thw"], self._identity.image_ids.get("image_token_id", -1)
-        ids, mask = self.image_rows(prompts, seen)
-        embeds = inputs.merge_images(self._embed(ids), ids, self._look(seen.arrays), image_id)
+        processed = self.process_images(images)
+        grid, image_id = processed.arrays["image_grid_thw"], self._identity.image_ids.get("image_token_id", -1)
+        ids, mask = self.image_rows(prompts, processed)
+        embeds = inputs.merge_images(self._embed(ids), ids, self._embed_images(processed.arrays), image_id)
         positions, deltas = inputs.position_ids(
             ids, mask, grid, image_token_id=image_id, spatial_merge_size=self._processor.merge_size
         )
@@ -182,7 +182,7 @@ class Session(CheckpointFolder, Timed):
             raise RuntimeFailure(f"{self._model.name}: {what}")
         return np.array([list(tokens)], np.int64)
 
-    def _nothing(self, rows: int) -> _State:
+    def _empty_state(self, rows: int) -> _State:
         """The state before the first token: a cache of no tokens."""
         past = {
             name: np.zeros(tuple(_fixed(port, name, axis, rows) for axis in range(4)), port.dtype)
@@ -193,7 +193,7 @@ class Session(CheckpointFolder, Timed):
 
     def _read(self, batch: _Batch) -> tuple[np.ndarray, _State]:
         """The last logits of a batch, float32 (row, vocab), and the state after it; read in pieces."""
-        state, logits = self._nothing(len(batch.ids)), np.empty(0)
+        state, logits = self._empty_state(len(batch.ids)), np.empty(0)
         for start in range(0, batch.ids.shape[1], PREFILL_TOKENS):
             logits, state = self._run(batch[start : start + PREFILL_TOKENS], state, keep=True)
         return logits[:, -1], state
@@ -274,11 +274,11 @@ def _fixed(port: Port, name: str, axis: int, rows: int) -> int:
     return size
 
 
-def numpy_type(word: str) -> np.dtype[Any]:
+def numpy_type(word: str) -> np.dtype:
     """The dtype of numpy's word for a type, and of bfloat16, which numpy itself does not know."""
     if word != "bfloat16":
         return np.dtype(word)
     import ml_dtypes
 
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype = np.dtype(ml_dtypes.bfloat16)
     return dtype

@@ -6,10 +6,15 @@ bit; what it costs is turning each matrix again at every pass.
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 
-def compute_in_float32(torch: Any, model: Any) -> None:
+def compute_in_float32(torch: ModuleType, model: PreTrainedModel) -> None:
     """Make a model loaded in 16 bits compute in float32: matrices of the text while they are used, all else now.
 
     A vision tower becomes float32 for good: it asks its own weights what type its input should have.
@@ -30,12 +35,12 @@ def compute_in_float32(torch: Any, model: Any) -> None:
             module.register_forward_hook(_narrow, always_call=True)
 
 
-def _widen(module: Any, _: Any) -> None:
+def _widen(module: Module, _: object) -> None:
     module.stored = dict(module._parameters)
     for name, parameter in module.stored.items():
         if parameter is not None:
             module._parameters[name] = parameter.float()
 
 
-def _narrow(module: Any, _: Any, __: Any) -> None:
+def _narrow(module: Module, _: object, __: object) -> None:
     module._parameters.update(module.__dict__.pop("stored"))

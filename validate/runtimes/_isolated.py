@@ -1,60 +1,34 @@
-"""A session in a process of its own: when native code aborts, the caller gets an exception.
-
-The two processes speak through a pair of connected sockets; arrays cross it as raw bytes beside the pickled answer,
-so a window of logits (512 x 152k float32, 311 MB) is never copied into a pickle.
-"""
+"""A session in a process of its own: when native code aborts, the caller gets an exception."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Pipe
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TypeVar, cast
 
 import numpy as np
 
-from validate.runtimes import Identity, Killed, Message, NotOnThisMachine, Runtime, RuntimeFailure, Unsupported
+from validate.errors import Killed, NotOnThisMachine, RuntimeFailure, Unsupported
+from validate.json_types import Message
+from validate.runtimes._pipe import receive, send
 from validate.runtimes._watchdog import Watchdog
+from validate.runtimes.base import Ability, Identity, Runtime, Session
 from validate.speed import Speed
 
 LAST_WORDS = 600  # characters of the process's stderr worth quoting
 CLOSE_SECONDS = 10
 _FAILURES = {kind.__name__: kind for kind in (Unsupported, NotOnThisMachine)}
+_Answer = TypeVar("_Answer")
 
 
-def send(pipe: Connection, value: Any) -> None:
-    """Write any picklable value; the bytes of its arrays follow the pickle."""
-    buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    pipe.send_bytes(pickle.dumps([len(b.raw()) for b in buffers]))
-    pipe.send_bytes(head)
-    for buffer in buffers:
-        if len(buffer.raw()):
-            pipe.send_bytes(buffer.raw())
-
-
-def receive(pipe: Connection) -> Any:
-    """Read what `send` wrote. Both ends are ours: nothing of a model's files is ever unpickled."""
-    sizes = pickle.loads(pipe.recv_bytes())
-    head = pipe.recv_bytes()
-    buffers = []
-    for size in sizes:
-        buffer = bytearray(size)  # recv_bytes would hand out bytes, and arrays over those cannot be written to
-        if size:
-            pipe.recv_bytes_into(buffer)
-        buffers.append(buffer)
-    return pickle.loads(head, buffers=buffers)
-
-
-class IsolatedSession:
+class IsolatedSession(Session):
     """The methods of a Session, each one question to the other process."""
 
     def __init__(
@@ -63,38 +37,37 @@ class IsolatedSession:
         self._name = runtime.NAME
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._pipe, theirs = Pipe()
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "validate.runtimes._worker", runtime.__name__, str(theirs.fileno())],
+            [sys.executable, "-m", "validate.runtimes._worker", _reference(runtime), str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=self._stderr,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": _import_path()},
         )
         theirs.close()
         self._watchdog = Watchdog(self._process)
         try:
-            self._ask("open", model, projector=projector, context=context, threads=threads)
+            self._ask(type(None), "open", model, projector=projector, context=context, threads=threads)
         except BaseException:
             self.close()
             raise
 
-    def _ask(self, method: str, *args: Any, **options: Any) -> Any:
+    def _ask(self, answer: type[_Answer], method: str, *args: object, **options: object) -> _Answer:
+        """What the session there answers to a method, of the type `answer`; what it raises is raised here."""
         try:
             with self._watchdog:
                 send(self._pipe, (method, args, options))
-                kind, value = receive(self._pipe)
+                kind, value = cast(tuple[str, _Answer | str], receive(self._pipe))
         except (EOFError, OSError) as error:
-            words = self._obituary(method)
+            words = self._exit_words(method)
             outside = self._process.returncode == -signal.SIGKILL and not self._watchdog.reason
             raise (Killed if outside else RuntimeFailure)(words) from error
         if kind == "answer":
-            return value
+            return cast(_Answer, value)
         raise _FAILURES.get(kind, RuntimeFailure)(value)
 
-    def _obituary(self, method: str) -> str:
+    def _exit_words(self, method: str) -> str:
         try:
             code = self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:  # the pipe broke and the process lives on
@@ -110,45 +83,50 @@ class IsolatedSession:
         words = words or "\n".join(lines)[-LAST_WORDS:]
         return f"{self._name} {how} in {method}" + (f": {words.strip()[:LAST_WORDS]}" if words else "")
 
+    def can(self, ability: Ability) -> bool:
+        if ability is Ability.IMAGES:
+            return self.identity().has_vision  # a dead process is then reported as dead "in identity"
+        return self._ask(bool, "can", ability)
+
     def identity(self) -> Identity:
-        return self._ask("identity")  # type: ignore[no-any-return]
+        return self._ask(Identity, "identity")
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        return self._ask("tokenize", text, add_special=add_special, parse_special=parse_special)  # type: ignore[no-any-return]
+        return self._ask(list[int], "tokenize", text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        return self._ask("detokenize", tokens)  # type: ignore[no-any-return]
+        return self._ask(str, "detokenize", tokens)
 
     def pieces(self) -> list[str]:
-        return self._ask("pieces")  # type: ignore[no-any-return]
+        return self._ask(list[str], "pieces")
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
-        return self._ask("logits", tokens)  # type: ignore[no-any-return]
+        return self._ask(np.ndarray, "logits", tokens)
 
     def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
-        return self._ask("decode_logits", tokens)  # type: ignore[no-any-return]
+        return self._ask(np.ndarray, "decode_logits", tokens)
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
-        return self._ask("generate", tokens, count)  # type: ignore[no-any-return]
+        return self._ask(list[int], "generate", tokens, count)
 
     def render(self, messages: Sequence[Message], tools: Sequence[Message] | None, generation_prompt: bool) -> str:
-        return self._ask("render", messages, tools, generation_prompt)  # type: ignore[no-any-return]
+        return self._ask(str, "render", messages, tools, generation_prompt)
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        return self._ask("image_embeddings", pixels)  # type: ignore[no-any-return]
+        return self._ask(np.ndarray, "image_embeddings", pixels)
 
     def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
-        return self._ask("image_logits", prompt, pixels)  # type: ignore[no-any-return]
+        return self._ask(np.ndarray, "image_logits", prompt, pixels)
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
-        return self._ask("image_generate", prompts, images, count)  # type: ignore[no-any-return]
+        return self._ask(list[list[int]], "image_generate", prompts, images, count)
 
     def image_tokens(self, width: int, height: int) -> int:
-        return self._ask("image_tokens", width, height)  # type: ignore[no-any-return]
+        return self._ask(int, "image_tokens", width, height)
 
     def speed(self, tokens: Sequence[int]) -> Speed:
         """As the session measures itself there, with the memory of its process."""
-        return self._ask("speed", tokens)  # type: ignore[no-any-return]
+        return self._ask(Speed, "speed", tokens)
 
     def close(self) -> None:
         """End the process and wait for it; its memory is free when this returns."""
@@ -161,10 +139,13 @@ class IsolatedSession:
             self._process.wait()
         self._stderr.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+def _reference(runtime: Runtime) -> str:
+    """What the other process makes its own runtime of: "package.module:Class"."""
+    return f"{type(runtime).__module__}:{type(runtime).__qualname__}"
+
+
+def _import_path() -> str:
+    """The other process imports from where this one does, so that it finds another package's runtime too."""
+    root = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(dict.fromkeys([root, *filter(None, sys.path)]))

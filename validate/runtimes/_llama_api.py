@@ -14,9 +14,12 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
-from validate.runtimes import RuntimeFailure
+from validate.errors import RuntimeFailure
+
+if TYPE_CHECKING:
+    from ctypes import _CDataType
 
 GGML_TYPE_F32 = 0
 GGML_TYPE_F16 = 1
@@ -26,6 +29,7 @@ AUTO = -1
 IMAGE_CHUNK = 1  # MTMD_INPUT_CHUNK_TYPE_IMAGE
 LOG_WARNING, LOG_CONTINUED = 3, 5  # ggml_log_level
 
+_Params = TypeVar("_Params", bound=C.Structure)
 _SPARE = ("spare", C.c_uint8 * 512)
 
 
@@ -114,7 +118,7 @@ LogCallback = C.CFUNCTYPE(None, C.c_int, C.c_char_p, C.c_void_p)
 
 _P, _I, _B, _F, _S = C.c_void_p, C.c_int32, C.c_bool, C.POINTER(C.c_float), C.c_char_p
 _IS = C.POINTER(C.c_int32)
-_SIGNATURES: tuple[tuple[str, Any, list[Any]], ...] = (
+_SIGNATURES: tuple[tuple[str, type[_CDataType] | None, list[type[_CDataType]]], ...] = (  # name, result, arguments
     ("llama_backend_init", None, []),
     ("llama_log_set", None, [_P, _P]),
     ("llama_model_default_params", ModelParams, []),
@@ -183,8 +187,8 @@ def library_path() -> Path | None:
 
 
 @functools.cache
-def library() -> Any:
-    """The loaded library with every signature declared; typed Any, as ctypes is."""
+def library() -> C.CDLL:
+    """The loaded library with every signature declared."""
     path = library_path()
     if path is None:
         raise RuntimeFailure("xllamacpp is not installed")
@@ -226,7 +230,7 @@ def pixel_limits(projector: Path) -> tuple[int, int] | None:
         lib.gguf_free(file)
 
 
-def _verified(params: Any, defaults: Mapping[str, Any]) -> Any:
+def _verified(params: _Params, defaults: Mapping[str, object]) -> _Params:
     for name, wanted in defaults.items():
         got = getattr(params, name)
         if got != wanted:

@@ -14,7 +14,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from validate.runtimes import Message, RuntimeFailure, Unsupported
+from validate.errors import RuntimeFailure, Unsupported
+from validate.json_types import Message
 
 RENDER_SECONDS = 30
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from validate.runtimes import RuntimeFailure
+from validate.errors import RuntimeFailure
+from validate.json_types import JsonObject
 from validate.runtimes._graph_session import Port, numpy_type
+
+if TYPE_CHECKING:
+    from tensorrt import ILogger
+    from torch import Tensor, dtype
 
 CUDA = "cuda"
 Shape = tuple[int, ...]
@@ -20,7 +26,7 @@ WORDS = 400  # characters of TensorRT's errors worth quoting
 class EngineGraph:
     """An engine on a device; see Graph. `entry` is what engine.json says of it."""
 
-    def __init__(self, path: Path, entry: Mapping[str, Any], trt: Any, torch: Any, device: str = CUDA) -> None:
+    def __init__(self, path: Path, entry: JsonObject, trt: ModuleType, torch: ModuleType, device: str = CUDA) -> None:
         self._name, self._trt, self._torch, self._device = path.name, trt, torch, device
         self._log = _logger(trt)
         self._runtime = trt.Runtime(self._log)
@@ -74,7 +80,7 @@ class EngineGraph:
     def _handle(self) -> int:
         return 0 if self._stream is None else int(self._stream.cuda_stream)
 
-    def _give(self, name: str, array: np.ndarray) -> Any:
+    def _give(self, name: str, array: np.ndarray) -> Tensor:
         """Put an input on the device; the tensor, which has to live until the engine has run."""
         tensor = to_torch(self._torch, array, self._device)
         if not self._context.set_input_shape(name, tuple(array.shape)):
@@ -82,7 +88,7 @@ class EngineGraph:
         self._context.set_tensor_address(name, tensor.data_ptr())
         return tensor
 
-    def _room(self, name: str, port: Port) -> tuple[Any, Shape]:
+    def _room(self, name: str, port: Port) -> tuple[Tensor, Shape]:
         """Memory for an output, and its shape."""
         shape = tuple(self._context.get_tensor_shape(name))
         if any(size < 0 for size in shape):
@@ -135,16 +141,16 @@ def _ranges(shapes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, tuple[Sh
     return {name: (tuple(sizes[0]), tuple(sizes[2])) for name, sizes in shapes.items()}
 
 
-def _port(tensor: Mapping[str, Any]) -> Port:
+def _port(tensor: JsonObject) -> Port:
     return Port(numpy_type(tensor["dtype"]), tuple(tensor["shape"]))
 
 
-def torch_type(torch: Any, dtype: np.dtype[Any]) -> Any:
+def torch_type(torch: ModuleType, of: np.dtype) -> dtype:
     """torch's type of the same name: float16, bfloat16, int64, bool."""
-    return getattr(torch, dtype.name)
+    return getattr(torch, of.name)
 
 
-def to_torch(torch: Any, array: np.ndarray, device: str) -> Any:
+def to_torch(torch: ModuleType, array: np.ndarray, device: str) -> Tensor:
     """A tensor on the device; at least one value long, for no input may be without an address."""
     flat = np.ascontiguousarray(array).reshape(-1)
     if not flat.size:
@@ -154,7 +160,7 @@ def to_torch(torch: Any, array: np.ndarray, device: str) -> Any:
     return torch.from_numpy(flat.copy()).to(device)
 
 
-def to_numpy(torch: Any, tensor: Any, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray:
+def to_numpy(torch: ModuleType, tensor: Tensor, shape: Shape, dtype: np.dtype) -> np.ndarray:
     """The values of a flat tensor on the device, in their shape."""
     flat = tensor[: prod(shape)].cpu()
     if dtype.name == "bfloat16":
@@ -163,7 +169,7 @@ def to_numpy(torch: Any, tensor: Any, shape: Shape, dtype: np.dtype[Any]) -> np.
     return array.view(dtype).reshape(shape)
 
 
-def _logger(trt: Any) -> Any:
+def _logger(trt: Any) -> ILogger:
     """A logger that keeps errors."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -171,7 +177,7 @@ def _logger(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
 
-        def log(self, severity: Any, text: str) -> None:
+        def log(self, severity: object, text: str) -> None:
             if str(severity).lower().endswith("error"):
                 self.errors.append(" ".join(text.split()))
 

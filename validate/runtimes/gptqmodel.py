@@ -6,19 +6,19 @@ import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from validate.distribution import install_command
-from validate.runtimes import RuntimeFailure
+from validate.errors import RuntimeFailure
 from validate.runtimes._folder import CheckpointFolder
+from validate.runtimes._optional import optional
 from validate.runtimes._telemetry import refuse_telemetry
 from validate.runtimes._threads import useful_threads
+from validate.runtimes.base import Runtime
 from validate.runtimes.transformers import TransformersSession, _refuse_incomplete
 
-NAME = "transformers, quantized"
-FORMATS = ("gptq", "awq", "fp8")
-ISOLATED = True
-IMAGE_BATCH = 20
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _NEEDED = ("torch", "transformers", "gptqmodel", "optimum", "accelerate", "compressed_tensors")
 _VERSIONS = ("gptqmodel", "compressed-tensors", "transformers", "torch")
@@ -27,24 +27,6 @@ _ENVIRONMENT = {
     "GPTQMODEL_CPU_WORKERS": "2",  # its pool of threads does not start with fewer
     "TORCHDYNAMO_DISABLE": "1",  # it compiles a kernel for every layer and shape: a minute, to save milliseconds
 }
-
-
-def available() -> str | None:
-    """Why it cannot run here, or None."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed: {install_command('gptq')}" if missing else None
-
-
-def version() -> str:
-    """What ran, for the report."""
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
-
-
-def open(
-    model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
-) -> GptqModelSession:
-    """A session on the folder that the weights' file `model` lies in."""
-    return GptqModelSession(model.parent, threads)
 
 
 class GptqModelSession(TransformersSession):
@@ -67,12 +49,39 @@ class GptqModelSession(TransformersSession):
         self._model.eval()
 
 
-def _choose_kernel(config: Any) -> None:
+def _choose_kernel(config: PreTrainedConfig) -> None:
     """The kernel that multiplies in the inputs' own type: gptqmodel's choice for a CPU would round to 16 bits."""
-    found = getattr(config, "quantization_config", None)
+    found = optional(config, "quantization_config")
     words = found if isinstance(found, dict) else {}
     method = words.get("quant_method")
     if method not in (*_KERNELS, "compressed-tensors"):
         raise RuntimeFailure(f"config.json has no quantization_config that is known here, but {str(method)[:40]!r}")
     if method in _KERNELS:
         words["backend"] = _KERNELS[method]
+
+
+class QuantizedTransformers(Runtime):
+    """transformers with the kernels of quantized checkpoints."""
+
+    NAME = "transformers, quantized"
+    DISTRIBUTIONS = ("gptqmodel", "compressed-tensors", "optimum")
+    FORMATS = ("gptq", "awq", "fp8")
+    IMAGE_BATCH = 20
+
+    def available(self) -> str | None:
+        """Why it cannot run here, or None."""
+        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+        return f"{' and '.join(missing)} not installed: {install_command('gptq')}" if missing else None
+
+    def version(self) -> str:
+        """What ran, for the report."""
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
+
+    def open(
+        self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
+    ) -> GptqModelSession:
+        """A session on the folder that the weights' file `model` lies in."""
+        return GptqModelSession(model.parent, threads)
+
+
+RUNTIME = QuantizedTransformers()

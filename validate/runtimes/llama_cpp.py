@@ -14,60 +14,39 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
 from validate.distribution import install_command
-from validate.runtimes import IMAGE_MARK, Identity, Message, RuntimeFailure, Unsupported
+from validate.errors import RuntimeFailure, Unsupported
+from validate.json_types import Message
 from validate.runtimes import _llama_api as api
 from validate.runtimes._llama_server import LlamaServer
 from validate.runtimes._threads import useful_threads
-from validate.speed import Timed
-
-NAME = "llama.cpp"
-FORMATS = ("gguf",)
-ISOLATED = True
+from validate.runtimes.base import IMAGE_MARK, Identity, Runtime, Session
 
 READ_AT_ONCE = 512  # tokens of a prompt with an image
-_NONE = -1  # LLAMA_TOKEN_NULL
-
-
-def available() -> str | None:
-    """Why llama.cpp cannot run here, or None."""
-    if api.library_path() is None:
-        return f"xllamacpp is not installed: {install_command('validate')}"
-    return None
-
-
-def version() -> str:
-    """What ran, for the report."""
-    return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
-
-
-def open(model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None) -> LlamaSession:
-    """A session on a GGUF file; `context` is the longest window of tokens it will be asked for."""
-    return LlamaSession(model, projector, context, threads)
+Handle: TypeAlias = int  # a pointer of the C API, as ctypes gives one back
 
 
 class _Log:
-    """Collects what llama.cpp says, to quote it when a call fails."""
+    """Collects the lines of llama.cpp's log, to quote it when a call fails."""
 
-    listening: ClassVar[_Log | None] = None  # the one that hears it: llama.cpp has one log for all models
+    active: ClassVar[_Log | None] = None  # the one that llama.cpp writes into: it has one log for all models
 
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=200)
         self.warnings: deque[str] = deque(maxlen=5)
         self.errors: deque[str] = deque(maxlen=5)
-        self.listen()
+        self.install()
 
-    def listen(self) -> None:
-        """Make llama.cpp speak to us; its server puts a log of its own in place."""
+    def install(self) -> None:
+        """Make llama.cpp write into this; its server puts a log of its own in place."""
         lib = api.library()
-        _Log.listening = self
+        _Log.active = self
         for set_log in (lib.llama_log_set, lib.mtmd_helper_log_set, lib.mtmd_log_set):
-            set_log(_HEAR, None)
+            set_log(_ON_LOG, None)
 
     def add(self, level: int, text: bytes) -> None:
         """Take in what llama.cpp says."""
@@ -85,26 +64,26 @@ class _Log:
         return RuntimeFailure(f"llama.cpp {what}" + (f": {said}" if said else ""))
 
 
-def _hear(level: int, text: bytes, _: object) -> None:
-    if _Log.listening is not None:
-        _Log.listening.add(level, text)
+def _on_log(level: int, text: bytes, _: object) -> None:
+    if _Log.active is not None:
+        _Log.active.add(level, text)
 
 
-_HEAR = api.LogCallback(_hear)
+_ON_LOG = api.LogCallback(_on_log)
 """What llama.cpp calls, for good: also when a session is gone, a callback of its own would be freed memory."""
 
 
-class LlamaSession(Timed):
+class LlamaSession(Session):
     """A GGUF model in this process; see Session for the methods."""
 
-    _vocab: Any
+    _vocab: Handle
     _n_vocab: int
 
     def __init__(self, model: Path, projector: Path | None, context: int, threads: int | None) -> None:
         self._lib = api.library()
         self._log = _Log()
         self._path, self.threads = model, threads or useful_threads(model)
-        self._model = self._context = self._eyes = None
+        self._model = self._context = self._vision = None
         self._room = 0  # tokens that fit into the context
         self._server: LlamaServer | None = None  # once one was needed
         self._pixel_limits: tuple[int, int] | None = None
@@ -126,7 +105,7 @@ class LlamaSession(Timed):
         self._n_vocab = self._lib.llama_vocab_n_tokens(self._vocab)
         self._make_room(context)
         if projector is not None:
-            self._open_eyes(projector)
+            self._open_projector(projector)
 
     def _make_room(self, tokens: int) -> None:
         """A context for at least `tokens` positions, all of which may ask for logits."""
@@ -147,30 +126,26 @@ class LlamaSession(Timed):
             raise RuntimeFailure(f"llama.cpp was asked for an F32 cache and made another: {cache[-1]}")
         self._room = params.n_ctx
 
-    def _open_eyes(self, projector: Path) -> None:
+    def _open_projector(self, projector: Path) -> None:
         params = api.image_params()
         params.n_threads, params.print_timings, params.warmup = self.threads, False, False
         params.flash_attn_type = api.FLASH_ATTENTION_OFF
-        self._eyes = self._lib.mtmd_init_from_file(os.fsencode(projector), self._model, params)
-        if not self._eyes:
+        self._vision = self._lib.mtmd_init_from_file(os.fsencode(projector), self._model, params)
+        if not self._vision:
             raise self._log.failure(f"could not load the projector {projector.name}")
         self._pixel_limits = api.pixel_limits(projector)
 
     def close(self) -> None:
         self._server = None  # its destructor stops it
-        for free, name in (("mtmd_free", "_eyes"), ("llama_free", "_context"), ("llama_model_free", "_model")):
-            handle = getattr(self, name)
+        lib = self._lib
+        for free, handle in (
+            (lib.mtmd_free, self._vision),
+            (lib.llama_free, self._context),
+            (lib.llama_model_free, self._model),
+        ):
             if handle:
-                getattr(self._lib, free)(handle)
-            setattr(self, name, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+                free(handle)
+        self._vision = self._context = self._model = None
 
     # ---- the vocabulary
 
@@ -186,7 +161,7 @@ class LlamaSession(Timed):
             adds_bos=lib.llama_vocab_get_add_bos(vocab),
             adds_eos=lib.llama_vocab_get_add_eos(vocab),
             templates=self._templates(),
-            sees=bool(self._eyes and lib.mtmd_support_vision(self._eyes)),
+            has_vision=bool(self._vision and lib.mtmd_support_vision(self._vision)),
             parameters=lib.llama_model_n_params(self._model),
             pixel_limits=self._pixel_limits,
         )
@@ -238,14 +213,14 @@ class LlamaSession(Timed):
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         self._make_room(len(tokens))
-        self._forget()
+        self._clear_cache()
         self._decode(tokens, 0, every=True)
         shape = (len(tokens), self._n_vocab)
         return np.ctypeslib.as_array(self._lib.llama_get_logits(self._context), shape).copy()
 
     def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
         self._make_room(len(tokens))
-        self._forget()
+        self._clear_cache()
         rows = []
         for position, token in enumerate(tokens):
             self._decode([token], position)
@@ -254,7 +229,7 @@ class LlamaSession(Timed):
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         self._make_room(len(tokens) + count)
-        self._forget()
+        self._clear_cache()
         self._decode(tokens, 0)
         return self._continue(len(tokens), count)
 
@@ -278,7 +253,7 @@ class LlamaSession(Timed):
             raise self._log.failure("has no logits for the last token")
         return np.ctypeslib.as_array(last, (self._n_vocab,))
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
 
     def _decode(self, tokens: Sequence[int], position: int, every: bool = False) -> None:
@@ -302,9 +277,9 @@ class LlamaSession(Timed):
     # ---- images
 
     @contextlib.contextmanager
-    def _chunks(self, prompt: str, pixels: np.ndarray) -> Iterator[Any]:
+    def _chunks(self, prompt: str, pixels: np.ndarray) -> Iterator[Handle]:
         """The prompt cut by mtmd into text and image chunks; freed at the end."""
-        if not self._eyes:
+        if not self._vision:
             raise Unsupported("no projector file was given")
         lib = self._lib
         raw = prompt.replace(IMAGE_MARK, lib.mtmd_default_marker().decode()).encode()
@@ -313,7 +288,7 @@ class LlamaSession(Timed):
         bitmap, chunks = lib.mtmd_bitmap_init(width, height, pixels.tobytes()), lib.mtmd_input_chunks_init()
         try:
             text = api.Text(raw, len(raw), False, True)
-            if lib.mtmd_tokenize(self._eyes, chunks, C.byref(text), (C.c_void_p * 1)(bitmap), 1):
+            if lib.mtmd_tokenize(self._vision, chunks, C.byref(text), (C.c_void_p * 1)(bitmap), 1):
                 raise self._log.failure("could not cut the prompt into text and image")
             yield chunks
         finally:
@@ -321,7 +296,7 @@ class LlamaSession(Timed):
             lib.mtmd_bitmap_free(bitmap)
 
     @contextlib.contextmanager
-    def _image_chunks(self, pixels: np.ndarray) -> Iterator[list[tuple[Any, int]]]:
+    def _image_chunks(self, pixels: np.ndarray) -> Iterator[list[tuple[Handle, int]]]:
         """The chunks that mtmd makes of an image, one for each tile, and how many tokens each has."""
         lib = self._lib
         with self._chunks(IMAGE_MARK, pixels) as chunks:
@@ -339,22 +314,22 @@ class LlamaSession(Timed):
         with self._image_chunks(pixels) as chunks:
             return np.concatenate([self._embed(chunk, count) for chunk, count in chunks])
 
-    def _embed(self, chunk: Any, count: int) -> np.ndarray:
+    def _embed(self, chunk: Handle, count: int) -> np.ndarray:
         """Embeddings (image token, what the text model takes): its width, and more where deeper layers take some."""
         lib = self._lib
-        if lib.mtmd_encode_chunk(self._eyes, chunk):
+        if lib.mtmd_encode_chunk(self._vision, chunk):
             raise self._log.failure("could not encode the image")
         shape = (count, lib.llama_model_n_embd_inp(self._model))
-        return np.ctypeslib.as_array(lib.mtmd_get_output_embd(self._eyes), shape).copy()
+        return np.ctypeslib.as_array(lib.mtmd_get_output_embd(self._vision), shape).copy()
 
     def _read(self, prompt: str, pixels: np.ndarray, more: int) -> int:
         """Decode a prompt with an image; the position of the next token."""
         with self._chunks(prompt, pixels) as chunks:
             self._make_room(self._lib.mtmd_helper_get_n_tokens(chunks) + more)
-            self._forget()
+            self._clear_cache()
             past = C.c_int32()
             if self._lib.mtmd_helper_eval_chunks(
-                self._eyes, self._context, chunks, 0, 0, READ_AT_ONCE, True, C.byref(past)
+                self._vision, self._context, chunks, 0, 0, READ_AT_ONCE, True, C.byref(past)
             ):
                 raise self._log.failure("could not evaluate the image prompt")
             return past.value
@@ -377,5 +352,32 @@ class LlamaSession(Timed):
             try:
                 self._server = LlamaServer(self._path)
             finally:
-                self._log.listen()
+                self._log.install()
         return self._server.render(messages, tools, generation_prompt)
+
+
+class LlamaCpp(Runtime):
+    """llama.cpp, in the xllamacpp wheel."""
+
+    NAME = "llama.cpp"
+    DISTRIBUTIONS = ("xllamacpp",)
+    FORMATS = ("gguf",)
+
+    def available(self) -> str | None:
+        """Why llama.cpp cannot run here, or None."""
+        if api.library_path() is None:
+            return f"xllamacpp is not installed: {install_command('validate')}"
+        return None
+
+    def version(self) -> str:
+        """What ran, for the report."""
+        return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+
+    def open(
+        self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
+    ) -> LlamaSession:
+        """A session on a GGUF file; `context` is the longest window of tokens it will be asked for."""
+        return LlamaSession(model, projector, context, threads)
+
+
+RUNTIME = LlamaCpp()

@@ -12,44 +12,24 @@ import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from validate.distribution import install_command
-from validate.runtimes import NotOnThisMachine, RuntimeFailure
+from validate.errors import NotOnThisMachine, RuntimeFailure
+from validate.runtimes.base import Runtime
 
 if TYPE_CHECKING:
-    from validate.runtimes._graph_session import Port, Session
+    from onnxruntime import NodeArg
 
-NAME = "ONNX Runtime"
-FORMATS = ("onnx",)
-ISOLATED = True
+    from validate.runtimes._graph_session import GraphSession, Port
+
 
 ERRORS_ONLY = 3
 WORDS = 400  # characters of an error worth quoting
 _TYPES = {"float": "float32", "double": "float64"}  # where ONNX Runtime's word is not numpy's
 _BEFORE = re.compile(r".*\[ONNXRuntimeError\] : \d+ : \w+ : |^\S+\.(cc|h):\d+ \S+ ", re.DOTALL)  # codes, its own files
-
-
-def available() -> str | None:
-    """Why ONNX Runtime cannot run here, or None."""
-    missing = [name for name in ("onnxruntime", "transformers") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed: {install_command('onnx')}" if missing else None
-
-
-def version() -> str:
-    """What ran, for the report."""
-    return f"onnxruntime {importlib.metadata.version('onnxruntime')}"
-
-
-def open(model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None) -> Session:
-    """A session on the graph that gives logits; `projector` is the vision graph, the one beside it when left out."""
-    from validate.runtimes._graph_session import Session
-    from validate.runtimes._threads import useful_threads, weights_of
-
-    count = threads or useful_threads(*weights_of(model))
-    return Session(model, lambda path: OnnxGraph(path, count), projector, count)
 
 
 class OnnxGraph:
@@ -88,8 +68,38 @@ def _failure(error: Exception, what: str) -> RuntimeFailure:
     return RuntimeFailure(f"ONNX Runtime {what}: {words}")
 
 
-def _port(port: Any) -> Port:
+def _port(port: NodeArg) -> Port:
     from validate.runtimes._graph_session import Port, numpy_type
 
     word = str(port.type).removeprefix("tensor(").removesuffix(")")
     return Port(numpy_type(_TYPES.get(word, word)), tuple(port.shape))
+
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime, on the CPU."""
+
+    NAME = "ONNX Runtime"
+    DISTRIBUTIONS = ("onnxruntime",)
+    FORMATS = ("onnx",)
+
+    def available(self) -> str | None:
+        """Why ONNX Runtime cannot run here, or None."""
+        missing = [name for name in ("onnxruntime", "transformers") if importlib.util.find_spec(name) is None]
+        return f"{' and '.join(missing)} not installed: {install_command('onnx')}" if missing else None
+
+    def version(self) -> str:
+        """What ran, for the report."""
+        return f"onnxruntime {importlib.metadata.version('onnxruntime')}"
+
+    def open(
+        self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
+    ) -> GraphSession:
+        """A session on the graph that gives logits; `projector` is the vision graph, else the one beside it."""
+        from validate.runtimes._graph_session import GraphSession
+        from validate.runtimes._threads import useful_threads, weights_of
+
+        count = threads or useful_threads(*weights_of(model))
+        return GraphSession(model, lambda path: OnnxGraph(path, count), projector, count)
+
+
+RUNTIME = OnnxRuntime()

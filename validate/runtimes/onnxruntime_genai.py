@@ -12,47 +12,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from validate.distribution import install_command
-from validate.runtimes import Identity, RuntimeFailure, Unsupported
+from validate.errors import RuntimeFailure, Unsupported
+from validate.json_types import JsonObject
 from validate.runtimes._folder import CheckpointFolder
 from validate.runtimes._threads import useful_threads, weights_of
-from validate.speed import Timed
+from validate.runtimes.base import Identity, Runtime
 
-NAME = "onnxruntime-genai"
-FORMATS = ("onnx-genai",)
-ISOLATED = True
+if TYPE_CHECKING:
+    from onnxruntime_genai import Generator
 
 CONFIG = "genai_config.json"
 WORDS = 400  # characters of an error worth quoting
 _READ = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)  # what pybind11 makes of its exceptions
 
 
-def available() -> str | None:
-    """Why onnxruntime-genai cannot run here, or None."""
-    needs = {"onnxruntime_genai": "genai", "transformers": "onnx"}
-    missing = [name for name in needs if importlib.util.find_spec(name) is None]
-    remedy = install_command(*(needs[name] for name in missing))
-    return f"{' and '.join(missing)} not installed: {remedy}" if missing else None
-
-
-def version() -> str:
-    """What ran, for the report."""
-    return f"onnxruntime-genai {importlib.metadata.version('onnxruntime-genai')}"
-
-
-def open(
-    model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
-) -> OnnxGenaiSession:
-    """A session on the folder that `model`, its graph, lies in. Images are no part of such a folder."""
-    del projector
-    return OnnxGenaiSession(model.parent, context, threads or useful_threads(*weights_of(model)))
-
-
-class OnnxGenaiSession(CheckpointFolder, Timed):
+class OnnxGenaiSession(CheckpointFolder):
     """A genai folder in this process; see Session for the methods."""
 
     def __init__(self, folder: Path, context: int, threads: int) -> None:
@@ -81,7 +60,7 @@ class OnnxGenaiSession(CheckpointFolder, Timed):
         ends = model.get("eos_token_id")
         listed = ends if isinstance(ends, list) else [ends]
         stops = frozenset(i for i in listed if isinstance(i, int) and i >= 0)
-        return replace(super().identity(), vocab=int(model["vocab_size"]), end_of_generation=stops, sees=False)
+        return replace(super().identity(), vocab=int(model["vocab_size"]), end_of_generation=stops, has_vision=False)
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         if not parse_special:
@@ -123,7 +102,7 @@ class OnnxGenaiSession(CheckpointFolder, Timed):
             raise RuntimeFailure(f"onnxruntime-genai could not generate: {_words(error)}") from error
         return made
 
-    def _generator(self, tokens: Sequence[int], count: int = 0) -> Any:
+    def _generator(self, tokens: Sequence[int], count: int = 0) -> Generator:
         """A generator that has read `tokens` and can take as many more as are asked for; greedy."""
         vocab = int(self._config_json["model"]["vocab_size"])
         wrong = [token for token in tokens if not 0 <= token < vocab]
@@ -147,13 +126,13 @@ class OnnxGenaiSession(CheckpointFolder, Timed):
         self._append(generator, tokens)
         return generator
 
-    def _append(self, generator: Any, tokens: Sequence[int]) -> None:
+    def _append(self, generator: Generator, tokens: Sequence[int]) -> None:
         try:
             generator.append_tokens(np.array(tokens, np.int32))
         except _READ as error:
             raise RuntimeFailure(f"onnxruntime-genai could not run: {_words(error)}") from error
 
-    def _logits(self, generator: Any, count: int) -> np.ndarray:
+    def _logits(self, generator: Generator, count: int) -> np.ndarray:
         """float32 (count, vocab): the graph's output for the tokens just read."""
         out = np.array(generator.get_output("logits")[0], np.float32)
         if len(out) != count:
@@ -179,7 +158,7 @@ class OnnxGenaiSession(CheckpointFolder, Timed):
         self._tokens = self._model = None
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> JsonObject:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         int(config["model"]["vocab_size"]), int(config["model"]["context_length"])
@@ -190,3 +169,31 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _words(error: BaseException) -> str:
     return " ".join(str(error).split())[:WORDS]
+
+
+class OnnxRuntimeGenai(Runtime):
+    """onnxruntime-genai, on the CPU."""
+
+    NAME = "onnxruntime-genai"
+    DISTRIBUTIONS = ("onnxruntime-genai",)
+    FORMATS = ("onnx-genai",)
+
+    def available(self) -> str | None:
+        needs = {"onnxruntime_genai": "genai", "transformers": "onnx"}
+        missing = [name for name in needs if importlib.util.find_spec(name) is None]
+        remedy = install_command(*(needs[name] for name in missing))
+        return f"{' and '.join(missing)} not installed: {remedy}" if missing else None
+
+    def version(self) -> str:
+        """What ran, for the report."""
+        return f"onnxruntime-genai {importlib.metadata.version('onnxruntime-genai')}"
+
+    def open(
+        self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
+    ) -> OnnxGenaiSession:
+        """A session on the folder that `model`, its graph, lies in. Images are no part of such a folder."""
+        del projector
+        return OnnxGenaiSession(model.parent, context, threads or useful_threads(*weights_of(model)))
+
+
+RUNTIME = OnnxRuntimeGenai()

@@ -10,44 +10,23 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from validate.distribution import install_command
-from validate.runtimes import RuntimeFailure
+from validate.errors import RuntimeFailure
 from validate.runtimes._telemetry import refuse_telemetry
+from validate.runtimes.base import Runtime
 
 if TYPE_CHECKING:
-    from validate.runtimes._graph_session import Port, Session
+    from openvino import ConstOutput, Tensor
 
-NAME = "OpenVINO"
-FORMATS: tuple[str, ...] = ()
-ALSO_RUNS = ("onnx",)
-ISOLATED = True
+    from validate.runtimes._graph_session import GraphSession, Port
+
 
 WORDS = 400  # characters of an error worth quoting
 _TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32", "boolean": "bool"}
-
-
-def available() -> str | None:
-    """Why OpenVINO cannot run here, or None."""
-    missing = [name for name in ("openvino", "transformers") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed: {install_command('openvino', 'validate')}" if missing else None
-
-
-def version() -> str:
-    """What ran, for the report."""
-    return f"openvino {importlib.metadata.version('openvino')}"
-
-
-def open(model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None) -> Session:
-    """A session on the graph that gives logits; `projector` is the vision graph, the one beside it when left out."""
-    from validate.runtimes._graph_session import Session
-    from validate.runtimes._threads import useful_threads, weights_of
-
-    count = threads or useful_threads(*weights_of(model))
-    return Session(model, lambda path: OpenVinoGraph(path, count), projector, count)
 
 
 class OpenVinoGraph:
@@ -80,7 +59,7 @@ class OpenVinoGraph:
         except Exception as error:
             raise _failure(error, f"could not run {self._name}") from error
 
-    def _tensor(self, array: np.ndarray) -> Any:
+    def _tensor(self, array: np.ndarray) -> Tensor:
         """OpenVINO knows no bfloat16 of numpy's; the bytes are put into a tensor of its own."""
         if array.dtype.name != "bfloat16":
             shared = bool(array.size) and array.flags.writeable
@@ -106,9 +85,39 @@ def _failure(error: Exception, what: str) -> RuntimeFailure:
     return RuntimeFailure(f"OpenVINO {what}: {' '.join(said)[:WORDS]}")
 
 
-def _port(port: Any) -> Port:
+def _port(port: ConstOutput) -> Port:
     from validate.runtimes._graph_session import Port, numpy_type
 
     word = port.element_type.to_string()
     shape = tuple(axis.get_length() if axis.is_static else None for axis in port.partial_shape)
     return Port(numpy_type(_TYPES.get(word, word)), shape)
+
+
+class OpenVino(Runtime):
+    """OpenVINO, on the CPU."""
+
+    NAME = "OpenVINO"
+    DISTRIBUTIONS = ("openvino",)
+    ALSO_RUNS = ("onnx",)
+
+    def available(self) -> str | None:
+        """Why OpenVINO cannot run here, or None."""
+        missing = [name for name in ("openvino", "transformers") if importlib.util.find_spec(name) is None]
+        return f"{' and '.join(missing)} not installed: {install_command('openvino', 'validate')}" if missing else None
+
+    def version(self) -> str:
+        """What ran, for the report."""
+        return f"openvino {importlib.metadata.version('openvino')}"
+
+    def open(
+        self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
+    ) -> GraphSession:
+        """A session on the graph that gives logits; `projector` is the vision graph, else the one beside it."""
+        from validate.runtimes._graph_session import GraphSession
+        from validate.runtimes._threads import useful_threads, weights_of
+
+        count = threads or useful_threads(*weights_of(model))
+        return GraphSession(model, lambda path: OpenVinoGraph(path, count), projector, count)
+
+
+RUNTIME = OpenVino()

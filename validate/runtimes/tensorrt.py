@@ -11,19 +11,18 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from validate.distribution import install_command
-from validate.runtimes import NotOnThisMachine, RuntimeFailure
+from validate.errors import NotOnThisMachine, RuntimeFailure
+from validate.json_types import JsonObject
+from validate.runtimes.base import Runtime
 
 if TYPE_CHECKING:
-    from validate.runtimes._graph_session import Session
+    from validate.runtimes._graph_session import GraphSession
 
-NAME = "TensorRT"
-FORMATS = ("tensorrt",)
-ISOLATED = True
 
 SIDECAR = "engine.json"
 SCHEMA_VERSION = 1
@@ -31,59 +30,8 @@ MODULES = {"tensorrt": "TensorRT", "tensorrt_rtx_bindings": "TensorRT for RTX"}
 REBUILD = "rebuild it from the graphs in onnx/"
 
 
-def available() -> str | None:
-    """Why TensorRT cannot run here and what to install, or None."""
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing and _module() is None:
-        return f"TensorRT and {' and '.join(missing)} not installed: {install_command('onnx', 'tensorrt')}"
-    if missing:
-        return f"{' and '.join(missing)} not installed: {install_command('onnx')}"
-    if _module() is None:
-        return f"TensorRT is not installed: {install_command('tensorrt')}, or TensorRT from its vendor"
-    return None
-
-
-def lacks() -> str | None:
-    """What this machine lacks for an engine to run, or None."""
-    import torch
-
-    if torch.cuda.is_available():
-        return None
-    if torch.version.cuda is None and Path("/proc/driver/nvidia/version").exists():
-        return "torch is built without CUDA: install its CUDA build"
-    return "no CUDA device"
-
-
-def version() -> str:
-    """What ran, for the report."""
-    trt = _module()
-    if trt is None:
-        return NAME
-    return f"{MODULES[trt.__name__]} {trt.__version__}, torch {importlib.metadata.version('torch')}"
-
-
-def open(model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None) -> Session:
-    """A session on the engine that gives logits; `projector` is the vision engine, the one beside it when left out.
-
-    Raises NotOnThisMachine where engine.json says that this TensorRT or this GPU is another than it was built for.
-    """
-    import torch
-
-    from validate.runtimes._graph_session import Session
-    from validate.runtimes._tensorrt_engine import EngineGraph
-
-    del context, threads
-    trt = _module()
-    if trt is None:
-        raise RuntimeFailure(str(available()))
-    said = read_sidecar(model.parent)
-    capability = ".".join(map(str, torch.cuda.get_device_capability()))
-    check(said, model, trt, capability)
-    return Session(model, lambda path: EngineGraph(path, _entry(said, path), trt, torch), projector)
-
-
 @functools.cache
-def _module() -> Any:
+def _module() -> ModuleType | None:
     """The TensorRT there is: what is called tensorrt on PyPI may be a stub that only fetches it."""
     for name in MODULES:
         try:
@@ -98,7 +46,7 @@ def _module() -> Any:
 # ---- engine.json
 
 
-def read_sidecar(folder: Path) -> Mapping[str, Any]:
+def read_sidecar(folder: Path) -> JsonObject:
     """What engine.json says. Raises RuntimeFailure where it is not there or none of ours."""
     path = folder / SIDECAR
     try:
@@ -112,14 +60,14 @@ def read_sidecar(folder: Path) -> Mapping[str, Any]:
     return dict(said)
 
 
-def _entry(said: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def _entry(said: JsonObject, path: Path) -> JsonObject:
     for entry in said["engines"]:
         if entry["file"] == path.name:
             return dict(entry)
     raise RuntimeFailure(f"{SIDECAR} says nothing of {path.name}")
 
 
-def check(said: Mapping[str, Any], model: Path, trt: Any, capability: str) -> None:
+def check(said: JsonObject, model: Path, trt: ModuleType, capability: str) -> None:
     """Raise NotOnThisMachine, before the engine is loaded, where it cannot run; TensorRT has the last word on a GPU."""
     flavour = MODULES[trt.__name__]
     if said["flavour"] != flavour:
@@ -138,14 +86,15 @@ def check(said: Mapping[str, Any], model: Path, trt: Any, capability: str) -> No
         raise NotOnThisMachine(got + (f"; TensorRT says: {answer}" if answer else ""))
 
 
-def validity(trt: Any, engine: Path) -> str:
+def validity(trt: ModuleType, engine: Path) -> str:
     """TensorRT's answer from an engine's first bytes: VALID, or what is wrong; "" where it has no such question."""
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    size = getattr(runtime, "engine_header_size", None)
-    if size is None or not hasattr(runtime, "get_engine_validity"):
+    try:
+        size, ask = runtime.engine_header_size, runtime.get_engine_validity
+    except AttributeError:  # TensorRT for a data centre, and older ones
         return ""
     with engine.open("rb") as file:
-        state, reasons = runtime.get_engine_validity(file.read(size))
+        state, reasons = ask(file.read(size))
     word = str(state).rpartition(".")[2]
     if word in ("VALID", "SUBOPTIMAL"):
         return "VALID"
@@ -155,3 +104,63 @@ def validity(trt: Any, engine: Path) -> str:
 
 def _number(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdecimal())
+
+
+class TensorRt(Runtime):
+    """TensorRT or TensorRT for RTX, whichever is installed."""
+
+    NAME = "TensorRT"
+    DISTRIBUTIONS = ("tensorrt", "tensorrt_rtx_cu12_bindings")
+    FORMATS = ("tensorrt",)
+
+    def available(self) -> str | None:
+        """Why TensorRT cannot run here and what to install, or None."""
+        missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+        if missing and _module() is None:
+            return f"TensorRT and {' and '.join(missing)} not installed: {install_command('onnx', 'tensorrt')}"
+        if missing:
+            return f"{' and '.join(missing)} not installed: {install_command('onnx')}"
+        if _module() is None:
+            return f"TensorRT is not installed: {install_command('tensorrt')}, or TensorRT from its vendor"
+        return None
+
+    def lacks(self) -> str | None:
+        """What this machine lacks for an engine to run, or None."""
+        import torch
+
+        if torch.cuda.is_available():
+            return None
+        if torch.version.cuda is None and Path("/proc/driver/nvidia/version").exists():
+            return "torch is built without CUDA: install its CUDA build"
+        return "no CUDA device"
+
+    def version(self) -> str:
+        """What ran, for the report."""
+        trt = _module()
+        if trt is None:
+            return self.NAME
+        return f"{MODULES[trt.__name__]} {trt.__version__}, torch {importlib.metadata.version('torch')}"
+
+    def open(
+        self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
+    ) -> GraphSession:
+        """A session on the engine that gives logits; `projector` is the vision engine, the one beside it when left out.
+
+        Raises NotOnThisMachine where engine.json says that this TensorRT or this GPU is another than it was built for.
+        """
+        import torch
+
+        from validate.runtimes._graph_session import GraphSession
+        from validate.runtimes._tensorrt_engine import EngineGraph
+
+        del context, threads
+        trt = _module()
+        if trt is None:
+            raise RuntimeFailure(str(self.available()))
+        said = read_sidecar(model.parent)
+        capability = ".".join(map(str, torch.cuda.get_device_capability()))
+        check(said, model, trt, capability)
+        return GraphSession(model, lambda path: EngineGraph(path, _entry(said, path), trt, torch), projector)
+
+
+RUNTIME = TensorRt()

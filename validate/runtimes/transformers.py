@@ -12,47 +12,27 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from validate import memory
 from validate.distribution import install_command
-from validate.runtimes import RuntimeFailure
+from validate.errors import RuntimeFailure
 from validate.runtimes._folder import CheckpointFolder, first_line, quiet, token_id, until_end
 from validate.runtimes._half import compute_in_float32
+from validate.runtimes._optional import optional
 from validate.runtimes._threads import useful_threads
-from validate.speed import Timed
+from validate.runtimes.base import Runtime
 
-NAME = "transformers"
-FORMATS = ("safetensors",)
-ISOLATED = False
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
-
-def available() -> str | None:
-    """Why transformers cannot run here, or None."""
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed: {install_command('validate')}" if missing else None
+Loading: TypeAlias = Mapping[str, Sequence[object]]  # what transformers says of keys that it missed, and the like
 
 
-def version() -> str:
-    """What ran, for the report."""
-    return f"transformers {importlib.metadata.version('transformers')}, torch {importlib.metadata.version('torch')}"
-
-
-def open(
-    model: Path,
-    *,
-    projector: Path | None = None,
-    context: int = 512,
-    threads: int | None = None,
-    trust_remote_code: bool = False,
-) -> TransformersSession:
-    """A session on a checkpoint folder. Code in the folder is never run unless `trust_remote_code` says so."""
-    return TransformersSession(model, threads, trust_remote_code)
-
-
-class TransformersSession(CheckpointFolder, Timed):
+class TransformersSession(CheckpointFolder):
     """A checkpoint in this process; see Session for the methods.
 
     Opening it reads tokenizer, config and processors. Weights that do not load are a RuntimeFailure of the first method
@@ -72,9 +52,9 @@ class TransformersSession(CheckpointFolder, Timed):
         torch.set_num_threads(threads)
 
     @functools.cached_property
-    def _model(self) -> Any:
+    def _model(self) -> PreTrainedModel:
         half = _half_type([*self._folder.glob("*.safetensors")])
-        dtype = getattr(self._torch, half or "float32")
+        dtype = {"bfloat16": self._torch.bfloat16, "float16": self._torch.float16}.get(half, self._torch.float32)
         with self.loading():
             model, loading = self._read_weights(dtype=dtype, trust_remote_code=self._trust_remote_code)
         _refuse_incomplete(loading)
@@ -82,12 +62,12 @@ class TransformersSession(CheckpointFolder, Timed):
             compute_in_float32(self._torch, model)
         return model.eval()
 
-    def _read_weights(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+    def _read_weights(self, **options: object) -> tuple[PreTrainedModel, Loading]:
         """The torch module, and what transformers says of keys it missed or did not expect."""
         import transformers
 
         auto = transformers.AutoModelForCausalLM
-        if getattr(self._config, "vision_config", None) is not None:
+        if optional(self._config, "vision_config") is not None:
             auto = transformers.AutoModelForImageTextToText
         try:
             with quiet():
@@ -125,14 +105,14 @@ class TransformersSession(CheckpointFolder, Timed):
         return self._torch.cat(rows).numpy()  # type: ignore[no-any-return]
 
     @property
-    def model(self) -> Any:
+    def model(self) -> PreTrainedModel:
         """The torch module, loaded by now, for who looks into it while it runs."""
         return self._model
 
     @property
     def bytes_to_load(self) -> int:
         """Memory that the weights will take once something asks for them; none when they are loaded."""
-        if "_model" in self.__dict__:
+        if "_model" in vars(self):
             return 0
         need, free = memory.weights(self._folder.glob("*.safetensors")), memory.free_bytes()
         fits = free is None or need.full_bytes <= free * memory.FREE_SHARE
@@ -147,7 +127,7 @@ class TransformersSession(CheckpointFolder, Timed):
         ids = self._torch.tensor([list(tokens)])
         return self._greedy({"input_ids": ids, "attention_mask": self._torch.ones_like(ids)}, count)[0]
 
-    def _greedy(self, inputs: dict[str, Any], count: int) -> list[list[int]]:
+    def _greedy(self, inputs: Mapping[str, Tensor], count: int) -> list[list[int]]:
         ends = sorted(self.identity().end_of_generation)
         pad = max(0, token_id(self.tokenizer.pad_token_id))
         with self._running(), quiet():
@@ -168,14 +148,14 @@ class TransformersSession(CheckpointFolder, Timed):
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        arrays = self._tensors(self.seen([pixels]).arrays)
+        arrays = self._tensors(self.process_images([pixels]).arrays)
         with self._running():
             out = self._model.get_image_features(**arrays)
-            rows = self._rows(getattr(out, "pooler_output", out))
-            deep = [self._rows(level) for level in getattr(out, "deepstack_features", None) or ()]
+            rows = self._rows(out if (pooled := optional(out, "pooler_output")) is None else pooled)
+            deep = [self._rows(level) for level in optional(out, "deepstack_features") or ()]
             return self._torch.cat([rows, *deep], -1).numpy()  # type: ignore[no-any-return]
 
-    def _rows(self, features: Any) -> Any:
+    def _rows(self, features: Tensor | Sequence[Tensor]) -> Tensor:
         """Embeddings (image token, hidden) of a tensor of any axes before the last, or of a list of such."""
         parts = [features] if isinstance(features, self._torch.Tensor) else features
         return self._torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
@@ -189,11 +169,11 @@ class TransformersSession(CheckpointFolder, Timed):
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         return self._greedy(self._tensors(self.image_inputs(prompts, images)), count)
 
-    def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         return {name: self._torch.from_numpy(array) for name, array in arrays.items()}
 
     def close(self) -> None:
-        self._model = None  # and what was never loaded, is not from here on
+        vars(self)["_model"] = None  # and what was never loaded, is not from here on
         self._torch.set_num_threads(self._threads_before)
 
 
@@ -213,7 +193,7 @@ def _half_type(files: Sequence[Path]) -> str:
     return need.half_type
 
 
-def _refuse_incomplete(loading: dict[str, Any]) -> None:
+def _refuse_incomplete(loading: Loading) -> None:
     """A reference with a tensor made up, or one left out, is no reference: transformers only warns of them."""
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         found = [str(key) for key in loading.get(kind) or ()]
@@ -223,3 +203,36 @@ def _refuse_incomplete(loading: dict[str, Any]) -> None:
                 + ", ".join(sorted(found)[:5])
                 + (", …" if len(found) > 5 else "")
             )
+
+
+class Transformers(Runtime):
+    """transformers on the CPU, in this process."""
+
+    NAME = "transformers"
+    DISTRIBUTIONS = ("transformers", "torch")
+    FORMATS = ("safetensors",)
+    ISOLATED = False
+
+    def available(self) -> str | None:
+        """Why transformers cannot run here, or None."""
+        missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+        return f"{' and '.join(missing)} not installed: {install_command('validate')}" if missing else None
+
+    def version(self) -> str:
+        """What ran, for the report."""
+        return f"transformers {importlib.metadata.version('transformers')}, torch {importlib.metadata.version('torch')}"
+
+    def open(
+        self,
+        model: Path,
+        *,
+        projector: Path | None = None,
+        context: int = 512,
+        threads: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> TransformersSession:
+        """A session on a checkpoint folder. Code in the folder is never run unless `trust_remote_code` says so."""
+        return TransformersSession(model, threads, trust_remote_code)
+
+
+RUNTIME = Transformers()

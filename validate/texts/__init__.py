@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from validate.runtimes import Session
+from validate.json_types import Message
+from validate.runtimes.base import Session
 from validate.samples import Conversation
 from validate.texts._chats import conversations
 from validate.toolcalls import Prompt
@@ -157,7 +158,7 @@ class _Refused(ValueError):
 
 
 def _rendered(
-    reference: Session, messages: Sequence[Any], tools: Sequence[Any] | None, generation_prompt: bool
+    reference: Session, messages: Sequence[Message], tools: Sequence[Message] | None, generation_prompt: bool
 ) -> list[int]:
     """The ids of a conversation as the model is sent it, without the BOS that a window begins with anyway."""
     try:

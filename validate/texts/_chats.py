@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
+from validate.json_types import JsonObject
 from validate.samples import Conversation
 
 _SHAPE = 'one {"messages": [{"role": "user", "content": "…"}, …], "tools": […]} a line'
@@ -52,7 +52,7 @@ def _conversation(line: str, name: str) -> Conversation:
     )
 
 
-def _message(raw: dict[str, Any], where: str) -> dict[str, Any]:
+def _message(raw: JsonObject, where: str) -> JsonObject:
     if not isinstance(raw.get("role"), str) or not raw["role"]:
         raise ValueError(f"{where} has no `role`")
     message = {**raw, "content": _content(raw.get("content"), where)}
@@ -65,19 +65,20 @@ def _message(raw: dict[str, Any], where: str) -> dict[str, Any]:
     return message
 
 
-def _content(content: object, where: str) -> Any:
+def _content(content: object, where: str) -> str | Sequence[JsonObject]:
     """Text, or parts of text; nothing becomes empty text, which is what templates can add to other text."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
-    for part in _list_of_objects(content, f"{where}.content"):
+    parts = _list_of_objects(content, f"{where}.content")
+    for part in parts:
         if part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise ValueError(f"{where}.content has a part that is no text: images go under `images` or `clicks`")
-    return content
+    return parts
 
 
-def _call(raw: dict[str, Any], where: str) -> dict[str, Any]:
+def _call(raw: JsonObject, where: str) -> JsonObject:
     """A tool call with its arguments as an object, which is what templates expect; datasets also keep them as text."""
     function = raw.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -93,7 +94,7 @@ def _call(raw: dict[str, Any], where: str) -> dict[str, Any]:
     return {**raw, "function": {**function, "arguments": arguments}}
 
 
-def _list_of_objects(value: object, where: str) -> Sequence[Any]:
+def _list_of_objects(value: object, where: str) -> Sequence[JsonObject]:
     if not isinstance(value, list):
         raise ValueError(f"{where} is {_kind(value)}, not a list")
     for i, item in enumerate(value):

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
-from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, RecipeEntry, Sample, Support, parts_of
+from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Sample, Support, parts_of
+from validate.marks import Mark
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts
     from convert.source.checkpoint import Checkpoint
 
@@ -33,6 +35,13 @@ def supports(checkpoint: Checkpoint) -> Support:
     from convert.formats.compressed.supports import supports
 
     return supports(checkpoint)
+
+
+def supports_family(family: Family) -> Support:
+    """The same, by what the family's models usually have."""
+    from convert.formats.compressed.supports import supports_family
+
+    return supports_family(family)
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:
@@ -77,9 +86,9 @@ FORMAT = Format(
     name="compressed",
     title="GPTQ, AWQ and FP8",
     kinds=(
-        Kind("gptq", "GPTQ", Mark("up", "#0a7a68"), RUNTIMES),
-        Kind("awq", "AWQ", Mark("down", "#b0196b"), RUNTIMES),
-        Kind("fp8", "FP8", Mark("hexagon", "#6a6d00"), RUNTIMES),
+        Kind("gptq", "GPTQ", Mark("up", "#0a7a68", "#3ecfb2"), RUNTIMES),
+        Kind("awq", "AWQ", Mark("down", "#b0196b", "#ff85bf"), RUNTIMES),
+        Kind("fp8", "FP8", Mark("hexagon", "#6a6d00", "#cdd04a"), RUNTIMES),
     ),
     stages={
         "gptq": "convert.formats.compressed.gptq_stage:STAGE",
@@ -88,6 +97,7 @@ FORMAT = Format(
     },
     outputs=outputs,
     supports=supports,
+    supports_family=supports_family,
     inspect=inspect,
     recognize=recognize,
     previews=previews,

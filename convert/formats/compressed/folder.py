@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from convert import architectures
+from convert.architectures import DENSE, VISION, Roles, TensorRole, in_words
 from convert.bundle import Artifact
-from convert.errors import InputError, StageError
+from convert.errors import InputError, Problem, StageError, raise_all
 from convert.files import write_text
 from convert.formats.compressed.scheme import Scheme
 from convert.source.checkpoint import SAFETENSORS, STORAGE, Checkpoint, LazyTensor
 from convert.source.safetensors import BITS, write
 from convert.source.untrusted import listed
-from quantize import awq, gptq
+from quantize import gptq
 from quantize.gptq import Decision, Spec
 
 SHARD_BYTES = 4_500_000_000  # the hub's viewer and most downloads like files below 5 GB
@@ -50,22 +52,15 @@ def canonical(name: str) -> str:
     return name
 
 
-def spelled(name: str, sees: bool) -> str:
-    """The name in the folder: that of the module in transformers 5.
-
-    Of a model that sees, gptqmodel finds tensors under no other; transformers since 4.52 and vLLM know both these and
-    the older ones.
-    """
-    plain = canonical(name)
-    if not sees:
-        return plain
-    if plain.split(".", 1)[0] in gptq.TOWERS:
-        return f"model.{plain}"
-    return re.sub(r"^model\.", "model.language_model.", plain)
+IN_TEXT = re.compile(r"^model\.(?=layers\.|norm\.|embed_tokens\.)")  # of `canonical` names
+NOT_MATRICES = (TensorRole.EMBEDDING, TensorRole.POSITIONS)  # tables that rows are looked up in
+SCALED_BY_AWQ = (TensorRole.ATTENTION_NORM, TensorRole.MLP_NORM)  # take the factors of the columns behind them
+SUPPORTED = DENSE | VISION | {TensorRole.POSITIONS}
+"""Roles of a model that can be quantized here: of its layers, attention and MLP are, all else stays as it is."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FolderTensor:
     """A tensor of the finished folder. `module` is that of a quantized matrix, empty for a tensor that is kept."""
 
     name: str
@@ -90,38 +85,69 @@ class Layout:
     checkpoint: Checkpoint
     scheme: Scheme
 
+    @cached_property
+    def roles(self) -> Roles:
+        """What each tensor is for. Raises ConvertError for a model of no known family."""
+        return architectures.roles(self.checkpoint.config, self.checkpoint.tensors)
+
     @property
-    def sees(self) -> bool:
+    def has_vision(self) -> bool:
         """Whether the model takes images."""
-        return "vision_config" in self.checkpoint.config
+        return self.roles.family.has_vision
+
+    @cached_property
+    def towers(self) -> tuple[str, ...]:
+        """The beginnings of vision tower and projector: ("visual",)."""
+        names = (canonical(name).removeprefix("model.").split(".", 1)[0] for name in self.roles.vision)
+        return tuple(sorted(set(names)))
+
+    @property
+    def head(self) -> str:
+        """The module of the head; tied ones are called as most are."""
+        found = self.roles.having([TensorRole.HEAD])
+        return canonical(found[0]).rpartition(".")[0] if found else gptq.HEAD
+
+    def spelled(self, name: str, source: str = "") -> str:
+        """The name in the folder of what comes from the tensor `source`: that of the module in transformers 5.
+
+        Of a model with vision, gptqmodel finds tensors under no other; transformers since 4.52 and vLLM know both
+        these and the older ones.
+        """
+        plain = canonical(name)
+        if not self.has_vision:
+            return plain
+        if self.roles.of.get(source or name) in VISION:
+            return plain if plain.startswith("model.") else f"model.{plain}"
+        return IN_TEXT.sub("model.language_model.", plain)
 
     @cached_property
     def matrices(self) -> dict[str, tuple[int, ...]]:
         """Module -> shape of its weight, for every matrix of the checkpoint but embeddings."""
-        found = {
-            n.removesuffix(".weight"): t.shape for n, t in self.checkpoint.tensors.items() if n.endswith(".weight")
+        return {
+            name.removesuffix(".weight"): tensor.shape
+            for name, tensor in self.checkpoint.tensors.items()
+            if name.endswith(".weight") and len(tensor.shape) == 2 and self.roles.of.get(name) not in NOT_MATRICES
         }
-        return {n: shape for n, shape in found.items() if len(shape) == 2 and not n.endswith("embed_tokens")}
 
     @cached_property
     def decision(self) -> Decision:
         """What is quantized and what is kept."""
-        return gptq.decide(self.matrices)
+        return gptq.decide(self.matrices, {name.removesuffix(".weight") for name in self.roles.linears})
 
     @cached_property
-    def wanted(self) -> tuple[Wanted, ...]:
+    def tensors(self) -> tuple[FolderTensor, ...]:
         """Every tensor of the folder, in the source's order."""
-        return tuple(self._wanted())
+        return tuple(self._tensors())
 
-    def _wanted(self) -> Iterator[Wanted]:
-        taken, sees = set(self.decision.quantized), self.sees
+    def _tensors(self) -> Iterator[FolderTensor]:
+        taken = set(self.decision.quantized)
         for name, tensor in self.checkpoint.tensors.items():
             module, _, suffix = name.rpartition(".")
             if module not in taken:
-                yield Wanted(spelled(name, sees), tensor.dtype, tensor.shape, "", name)
+                yield FolderTensor(self.spelled(name), tensor.dtype, tensor.shape, "", name)
             elif suffix == "weight":
-                for part, (dtype, shape) in self._packed(module).items():
-                    yield Wanted(spelled(f"{module}.{part}", sees), dtype, shape, module, name)
+                for word, (dtype, shape) in self._packed(module).items():
+                    yield FolderTensor(self.spelled(f"{module}.{word}", name), dtype, shape, module, name)
 
     def _packed(self, module: str) -> dict[str, Spec]:
         bias = f"{module}.bias" in self.checkpoint.tensors
@@ -131,17 +157,17 @@ class Layout:
         return packed
 
     @cached_property
-    def shards(self) -> dict[str, list[Wanted]]:
+    def shards(self) -> dict[str, list[FolderTensor]]:
         """File name -> its tensors."""
-        parts: list[list[Wanted]] = [[]]
-        for tensor in self.wanted:
-            if parts[-1] and sum(t.nbytes for t in parts[-1]) + tensor.nbytes > SHARD_BYTES:
-                parts.append([])
-            parts[-1].append(tensor)
-        return dict(zip(SAFETENSORS.names(len(parts)), parts, strict=True))
+        shards: list[list[FolderTensor]] = [[]]
+        for tensor in self.tensors:
+            if shards[-1] and sum(t.nbytes for t in shards[-1]) + tensor.nbytes > SHARD_BYTES:
+                shards.append([])
+            shards[-1].append(tensor)
+        return dict(zip(SAFETENSORS.names(len(shards)), shards, strict=True))
 
     def check(self) -> None:
-        """Raise InputError for the first matrix that cannot be packed so, and for a model without any."""
+        """Raise ConvertError for the first matrix that cannot be packed so, and for layers of another kind."""
         self.check_layers()
         for module in self.decision.quantized:
             if reason := gptq.unsuitable(self.matrices[module], self.scheme.group_size):
@@ -149,9 +175,30 @@ class Layout:
                 raise InputError(f"{module}.weight", reason, "", remedy)
 
     def check_layers(self) -> None:
-        """Raise InputError for a model without layers that are known."""
-        if not self.decision.quantized:
-            raise InputError(str(self.checkpoint.folder), "has no decoder layers that are known here", "q_proj, …")
+        """Raise PlanError for a model whose layers are not made of what is quantized here."""
+        raise_all(list(self.misfits()))
+
+    def misfits(self) -> Iterator[Problem]:
+        """What of the layers cannot be quantized here, by the roles of the tensors."""
+        found = list(role_misfits(self.roles, self.scheme.method))
+        yield from found
+        strange = [name for name in self.roles.unknown if len(self.checkpoint.tensors[name].shape) > 1]
+        if strange and not found:
+            got = f"unknown tensor {listed(strange)}"
+            yield Problem(self.scheme.method, got, f"the tensors of {self.roles.family.title}")
+
+
+def role_misfits(roles: Roles, where: str) -> Iterator[Problem]:
+    """What of a model with these roles cannot be quantized here."""
+    title, remedy = roles.family.title, "the gguf stage knows this family"
+    if found := roles.beyond(SUPPORTED):
+        got = f"{title} has {in_words(found)}, and only attention and MLP are quantized here"
+        yield Problem(where, got, "a dense model", remedy)
+    elif roles.transposed:
+        got = f"{roles.transposed[0]} is stored with inputs before outputs"
+        yield Problem(where, got, "weights of torch.nn.Linear, which readers replace", remedy)
+    elif not roles.linears:
+        yield Problem(where, f"no tensor of {title}'s layers is there", "q_proj, …", "download the model again")
 
 
 # ---- from what was made
@@ -188,14 +235,14 @@ def write_weights(out: Path, layout: Layout, tensors: Mapping[str, LazyTensor]) 
     return write_shards(out, layout, lambda tensor: _bytes(layout, tensor, made))
 
 
-def write_shards(out: Path, layout: Layout, data: Callable[[Wanted], np.ndarray]) -> tuple[Artifact, ...]:
+def write_shards(out: Path, layout: Layout, data: Callable[[FolderTensor], np.ndarray]) -> tuple[Artifact, ...]:
     """The layout's files in `out`, and their index where there are several; `data` gives a tensor's values."""
     artifacts = []
     for file, parts in layout.shards.items():
         specs = {t.name: (t.dtype, t.shape) for t in parts}
         artifacts.append(write(out / file, specs, (data(t).data for t in parts), {"format": "pt"}))
     if len(layout.shards) > 1:
-        total = sum(t.nbytes for t in layout.wanted)
+        total = sum(t.nbytes for t in layout.tensors)
         weight_map = {t.name: file for file, parts in layout.shards.items() for t in parts}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         artifacts.append(write_text(out / SAFETENSORS.index, json.dumps(index, indent=2), "json"))
@@ -203,29 +250,29 @@ def write_shards(out: Path, layout: Layout, data: Callable[[Wanted], np.ndarray]
 
 
 def _check_ledger(layout: Layout, made: Made) -> None:
-    lacking = [t.name for t in layout.wanted if t.module and not made.of(t.module, t.suffix)]
+    lacking = [t.name for t in layout.tensors if t.module and not made.of(t.module, t.suffix)]
     if lacking:
         raise StageError("gptqmodel", f"did not make {listed(lacking)}", "every quantized matrix")
-    for tensor in layout.wanted:
+    for tensor in layout.tensors:
         made.get(tensor.name)
-    copies = {f"{gptq.HEAD}.weight"} if layout.checkpoint.config.get("tie_word_embeddings") else set()
+    copies = {f"{layout.head}.weight"} if layout.checkpoint.config.get("tie_word_embeddings") else set()
     if more := [name for name in made.unused if name not in copies]:
         raise StageError("gptqmodel", f"made {listed(more)}", "only what the source has")
 
 
-def _bytes(layout: Layout, tensor: Wanted, made: Made) -> np.ndarray:
+def _bytes(layout: Layout, tensor: FolderTensor, made: Made) -> np.ndarray:
     if tensor.module:
         return _packed_bytes(layout.scheme, tensor, made)
     source = layout.checkpoint.tensors[tensor.source]
     found = made.get(tensor.name)
-    if found is not None and layout.scheme.method == "awq" and awq.may_change(canonical(tensor.name)):
+    if found is not None and layout.scheme.method == "awq" and layout.roles.of.get(tensor.source) in SCALED_BY_AWQ:
         return as_stored(values(found), tensor.dtype)
     if found is not None and not np.array_equal(as_stored(values(source), found.dtype), found.load()):
         raise StageError(f"gptqmodel: {tensor.name}", "its values changed", "those of the source: it is not quantized")
     return np.ascontiguousarray(source.load())
 
 
-def _packed_bytes(scheme: Scheme, tensor: Wanted, made: Made) -> np.ndarray:
+def _packed_bytes(scheme: Scheme, tensor: FolderTensor, made: Made) -> np.ndarray:
     axis = scheme.layout.ROW_AXIS[tensor.suffix]
     parts = [
         as_stored(values(part), "F16") if tensor.dtype == "F16" else part.load()

@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.bundle import Artifact
 from convert.errors import InputError
-from convert.formats.compressed.folder import Layout, Wanted, as_stored, spelled, values, write_shards
+from convert.formats.compressed.folder import FolderTensor, Layout, as_stored, values, write_shards
 from quantize import fp8
 
 FLOATS = ("BF16", "F16", "F32")
@@ -20,18 +20,18 @@ FLOATS = ("BF16", "F16", "F32")
 class Fp8Layout(Layout):
     """All that will be written."""
 
-    def _wanted(self) -> Iterator[Wanted]:
+    def _tensors(self) -> Iterator[FolderTensor]:
         taken = set(self.decision.quantized)
         for name, tensor in self.checkpoint.tensors.items():
             module, _, suffix = name.rpartition(".")
             if module not in taken or suffix != "weight":
-                yield Wanted(spelled(name, self.sees), tensor.dtype, tensor.shape, "", name)
+                yield FolderTensor(self.spelled(name), tensor.dtype, tensor.shape, "", name)
                 continue
-            for part, (dtype, shape) in fp8.packed(tensor.shape, tensor.dtype).items():
-                yield Wanted(spelled(f"{module}.{part}", self.sees), dtype, shape, module, name)
+            for word, (dtype, shape) in fp8.packed(tensor.shape, tensor.dtype).items():
+                yield FolderTensor(self.spelled(f"{module}.{word}", name), dtype, shape, module, name)
 
     def check(self) -> None:
-        """Raise InputError for a model without layers that are known, and for one that is quantized already."""
+        """Raise ConvertError for a model whose layers are of another kind, and for one that is quantized already."""
         self.check_layers()
         for module in self.decision.quantized:
             tensor = self.checkpoint.tensors[f"{module}.weight"]
@@ -42,7 +42,7 @@ class Fp8Layout(Layout):
 def write_weights(out: Path, layout: Fp8Layout) -> tuple[Artifact, ...]:
     """The weights' files in `out`. Raises InputError for a matrix that holds numbers that are not finite."""
 
-    def data(tensor: Wanted) -> np.ndarray:
+    def data(tensor: FolderTensor) -> np.ndarray:
         source = layout.checkpoint.tensors[tensor.source]
         if not tensor.module:
             return np.ascontiguousarray(source.load())
@@ -55,7 +55,7 @@ def write_weights(out: Path, layout: Fp8Layout) -> tuple[Artifact, ...]:
     return write_shards(out, layout, data)
 
 
-def _scale(tensor: Wanted, matrix: np.ndarray, dtype: str) -> np.ndarray:
+def _scale(tensor: FolderTensor, matrix: np.ndarray, dtype: str) -> np.ndarray:
     """float32 (1,): the matrix's largest value over E4M3's, as the stored type will give it back."""
     largest = float(np.abs(matrix).max(initial=0.0))
     if not np.isfinite(largest):

@@ -29,9 +29,9 @@ class FP8Options(SchemeOptions):
     @property
     def scheme(self) -> Scheme:
         """What is asked of the quantizer."""
-        from convert.formats.compressed.scheme import Scheme
+        from convert.formats.compressed.scheme import FP8
 
-        return Scheme("fp8", 8, -1, True)
+        return FP8
 
 
 class FP8Stage(CompressedStage[FP8Options]):
@@ -51,7 +51,7 @@ class FP8Stage(CompressedStage[FP8Options]):
         with job(options, inputs, out, progress) as this:
             progress.start(f"writing {this.folder.name}", 1, "folder")
             weights = fp8.write_weights(this.folder, fp8.Fp8Layout(this.layout.checkpoint, this.scheme))
-            bundle = finished(this, weights, quantization_config(this.layout.decision.kept))
+            bundle = finished(this, weights, quantization_config(this.layout.towers, this.layout.head))
             progress.advance(1)
         return bundle
 

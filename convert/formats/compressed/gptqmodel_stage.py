@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from convert.bundle import Artifact, Bundle, Role
-from convert.errors import ConvertError, InputError, Problem, StageError
+from convert.errors import ConvertError, InputError, Problem, StageError, raise_all
 from convert.model.memory_needs import LIBRARIES, cores_for, reference_needs
 from convert.needs import GB, Needs
 from convert.options import Options as BaseOptions
@@ -25,9 +25,6 @@ from convert.stage import Inputs, Stage, checkpoint, only
 if TYPE_CHECKING:
     from convert.formats.compressed.folder import Layout
     from convert.formats.compressed.scheme import Scheme
-
-FAMILIES = ("llama", "mistral", "phi3", "qwen2", "qwen2_5_vl", "qwen3")
-"""config.json's model_type of what is tested here."""
 
 CARRIED = (Role.TOKENIZER, Role.CHAT_TEMPLATE, Role.PREPROCESSOR, Role.GENERATION)
 CONFIG_BYTES = 1024  # what quantization_config adds to config.json, about
@@ -42,7 +39,7 @@ class Calibration(BaseOptions):
         None, description='JSON lines of {"messages": [...]}, rendered with the model\'s own template'
     )
     screens: RecipePath | None = Field(
-        None, description="JSON lines of image, instruction and target, for a model that sees"
+        None, description="JSON lines of image, instruction and target, for a model with vision"
     )
     samples: int = Field(128, ge=1, le=1 << 16, description="rows in all, evenly from each of the files")
     length: int = Field(512, ge=16, le=32768, description="tokens a row; a screenshot is never cut")
@@ -138,7 +135,7 @@ def _check_files(where: str, calibration: Calibration) -> None:
 def _check_fit(where: str, calibration: Calibration, layout: Layout) -> None:
     """Raise InputError for rows the model cannot take."""
     config = layout.checkpoint.config
-    if calibration.screens and "vision_config" not in config:
+    if calibration.screens and not layout.has_vision:
         raise InputError(where, "calibration: screens for a model that takes no images", "text or chat")
     text = config.get("text_config")
     longest = (text if isinstance(text, dict) else config).get("max_position_embeddings")
@@ -276,16 +273,14 @@ class CompressedStage(Stage[O]):
 
     def check(self, options: O, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being quantized so, by headers and the calibration files alone."""
+        from convert.formats.compressed.supports import misfits
         from convert.model.reference import check_memory
 
         where = options.scheme.method
         try:
             source = checkpoint(options.scheme.method, inputs)
             layout = _layout(source, options.scheme)
-            family = layout.checkpoint.config.get("model_type")
-            if family not in FAMILIES:
-                wanted = f"one of {', '.join(FAMILIES)}: those are tested"
-                raise InputError(where, f"model_type {str(family)[:60]!r}", wanted)
+            raise_all(list(misfits(layout)))
             layout.check()
             if isinstance(options, CalibratedOptions):
                 _check_files(where, options.calibration)
@@ -311,11 +306,14 @@ class CompressedStage(Stage[O]):
 
     def explain(self, options: O, inputs: Inputs) -> Iterator[str]:
         """How much is quantized and what is kept, for `convert plan -v`."""
+        from convert.formats.compressed.supports import untested
         from quantize.gptq import exclusions
 
-        decision = _layout(checkpoint(options.scheme.method, inputs), options.scheme).decision
+        layout = _layout(checkpoint(options.scheme.method, inputs), options.scheme)
+        decision = layout.decision
         yield f"{len(decision.quantized)} matrices of {decision.layers} layers in {options.scheme.bits} bits"
-        yield f"kept as they are: {len(decision.kept)} matrices ({', '.join(exclusions(decision.kept))})"
+        yield f"kept as they are: {len(decision.kept)} matrices ({', '.join(exclusions(layout.towers, layout.head))})"
+        yield from (f"note: {note}" for note in untested(layout))
 
     def needs(self, options: O, inputs: Inputs, made: Bundle) -> Needs:
         """The finished folder loaded again, which is the most that a stage takes that runs nothing."""
@@ -363,5 +361,5 @@ class CalibratedStage(CompressedStage[C]):
         with job(options, inputs, out, progress) as this:
             measured = _quantize(this)
             weights = write_weights(this.folder, this.layout, open_tensors(this.work / MADE))
-            words = quantization_config(this.layout.scheme, this.layout.decision.kept, measured)
+            words = quantization_config(this.layout.scheme, this.layout.towers, measured, this.layout.head)
             return finished(this, weights, words)

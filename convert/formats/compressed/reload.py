@@ -56,6 +56,8 @@ def _keys(loading: Mapping[str, Any]) -> Iterator[str]:
 
 def _modules(model: Any, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
     loaded = {canonical(name): module for name, module in model.named_modules()}
+    base = f"{model.base_model_prefix}."  # which some checkpoints leave out: h.0.mlp of transformer.h.0.mlp
+    loaded = {**{name.removeprefix(base): module for name, module in loaded.items()}, **loaded}
     plain = [n for n in quantized if not _is_quantized(loaded.get(canonical(n)))]
     if plain:
         yield f"{len(plain)} quantized modules came back as plain ones: {listed(plain)}"
@@ -73,7 +75,7 @@ def _numbers(session: Any) -> Iterator[str]:
 
     if not np.isfinite(session.logits(session.tokenize("The quick brown fox, 1 2 3."))).all():
         yield "logits that are not finite"
-    if session.identity().sees:
+    if session.identity().has_vision:
         drawn = np.tile(np.linspace(0, 255, IMAGE_SIDE).astype(np.uint8)[:, None, None], (1, IMAGE_SIDE, 3))
         if not np.isfinite(session.image_embeddings(drawn)).all():
             yield "image embeddings that are not finite"

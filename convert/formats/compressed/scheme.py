@@ -39,8 +39,15 @@ class Scheme:
         return model + {"awq": "-AWQ", "fp8": "-FP8-dynamic"}.get(self.method, f"-GPTQ-{self.type}")
 
 
-def quantization_config(scheme: Scheme, kept: Sequence[str], calibration: Mapping[str, Any]) -> dict[str, Any]:
+FP8 = Scheme("fp8", 8, -1, True)
+
+
+def quantization_config(
+    scheme: Scheme, towers: Sequence[str], calibration: Mapping[str, Any], head: str = gptq.HEAD
+) -> dict[str, Any]:
     """config.json's `quantization_config` and the whole of quantize_config.json.
+
+    `towers` are the beginnings of vision tower and projector, `head` is the head's module: they are not quantized.
 
     Who reads which word: `modules_to_not_convert` transformers and vLLM (AWQ); `dynamic` gptqmodel and vLLM (GPTQ);
     transformers' GPTQ (optimum) knows decoder layers by their place and takes nothing else; `version` AutoAWQ and
@@ -53,13 +60,13 @@ def quantization_config(scheme: Scheme, kept: Sequence[str], calibration: Mappin
         "group_size": scheme.group_size,
         "desc_act": scheme.desc_act,
         "lm_head": False,
-        "modules_to_not_convert": gptq.exclusions(kept),
+        "modules_to_not_convert": gptq.exclusions(towers, head),
         "pack_dtype": "int32",
         "meta": meta,
     }
     if scheme.method == "awq":
         return common | {"zero_point": not scheme.symmetric, "version": "gemm", "format": "gemm"}
-    excluded = gptq.dynamic(kept)
+    excluded = gptq.dynamic(towers)
     return common | {
         "sym": scheme.symmetric,
         "damp_percent": scheme.damp,

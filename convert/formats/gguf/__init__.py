@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
-from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, RecipeEntry, Sample, Support
+from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Sample, Support
 from convert.formats.gguf.constants import MAGIC
+from validate.marks import Mark
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts, TensorError
     from convert.source.checkpoint import Checkpoint
 
@@ -33,6 +35,13 @@ def supports(checkpoint: Checkpoint) -> Support:
     from convert.formats.gguf.supports import supports
 
     return supports(checkpoint)
+
+
+def supports_family(family: Family) -> Support:
+    """The same, by what the family's models usually have."""
+    from convert.formats.gguf.supports import supports_family
+
+    return supports_family(family)
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:
@@ -92,10 +101,11 @@ RECIPE = (
 FORMAT = Format(
     name="gguf",
     title="GGUF",
-    kinds=(Kind("gguf", "GGUF", Mark("circle", "#1668c8"), runtimes=("llama_cpp",)),),
+    kinds=(Kind("gguf", "GGUF", Mark("circle", "#1668c8", "#6aabff"), runtimes=("llama_cpp",)),),
     stages={"gguf": "convert.formats.gguf.stage:STAGE", "imatrix": "convert.formats.gguf.imatrix_stage:STAGE"},
     outputs=outputs,
     supports=supports,
+    supports_family=supports_family,
     inspect=inspect,
     recognize=recognize,
     magic=MAGIC,

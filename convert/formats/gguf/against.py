@@ -82,17 +82,16 @@ def _sources(folder: Path, *, projector: bool) -> Mapping[str, StreamedTensor]:
     """GGUF tensor name -> where its values are in the checkpoint. Raises ConvertError for one we cannot convert."""
     checkpoint = open_checkpoint(folder)
     family = architectures.find(checkpoint.config)
-    parts = [family.text(checkpoint.config)]
-    if projector and hasattr(family, "vision"):
+    specs = [family.text(checkpoint.config)]
+    if projector and family.vision:
         roles = {role: tuple(Artifact("json", p, 0) for p in paths) for role, paths in collect(folder).items()}
         companions = read_companions(Bundle(Model(folder.name), {Role.WEIGHTS: (), **roles}))
-        parts.append(family.vision(checkpoint.config, companions.preprocessor))
-    skipped = "" if len(parts) > 1 else getattr(family, "VISION", "")
-    ledger = match_tensors(checkpoint.tensors, parts, skipped, getattr(family, "RENAMES", ()))
+        specs.append(family.vision(checkpoint.config, companions.preprocessor))
+    ledger = match_tensors(checkpoint.tensors, specs, family, skip_vision=len(specs) == 1)
     if ledger.problems:
         raise PlanError(*ledger.problems)
-    number = 1 if len(parts) > 1 else 0
-    tensors = spec_tensors(parts[number], [e for e in ledger.entries if e.part == number])
+    number = 1 if len(specs) > 1 else 0
+    tensors = spec_tensors(specs[number], [e for e in ledger.entries if e.spec == number])
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -109,7 +108,7 @@ def _error(stored: StoredTensor, data: np.ndarray, source: StreamedTensor, most_
             continue
         seen += len(values) * source.row_values
         decoded = _decoded(stored, data[at : at + size].reshape(len(values), row_bytes))
-        wanted = _decoded(stored, values) if source.target.packed else _plain(values, source.storage)
+        wanted = _decoded(stored, values) if source.output.packed else _plain(values, source.storage)
         difference = decoded - wanted
         squared_error += float(np.vdot(difference, difference))
         squared_source += float(np.vdot(wanted, wanted))

@@ -49,7 +49,7 @@ class Matrices:
 
     shapes: Mapping[str, tuple[int, ...]]
     by_source: Mapping[str, tuple[str, ...]]
-    renames: tuple[tuple[str, str], ...]  # other beginnings of the checkpoint's names
+    own_name: Callable[[str], str]  # of a checkpoint's tensor, as the family's tables have it
 
     def entry_shape(self, name: str) -> tuple[int, int]:
         """(experts or 1, columns): what an entry of an importance matrix has for it."""
@@ -58,8 +58,7 @@ class Matrices:
 
     def made_of(self, parameter: str) -> tuple[str, ...]:
         """The GGUF matrices that a parameter of the loaded model becomes."""
-        renamed = (new + parameter.removeprefix(old) for old, new in self.renames if parameter.startswith(old))
-        return self.by_source.get(next(renamed, parameter), ())
+        return self.by_source.get(self.own_name(parameter), ())
 
     def experts(self, layer: str, parameter: str) -> tuple[str, ...]:
         """The GGUF matrices that hold the experts of a layer, whose inputs are those of `parameter`."""
@@ -71,19 +70,19 @@ def read_matrices(source: Bundle) -> Matrices:
     """What can be calibrated, by the config alone. Raises ConvertError for one of no known architecture."""
     config = _config(source)
     family = architectures.find(config)
-    targets = [(w.source, t) for w in family.text(config).wanted for t in w.targets if _is_layer_matrix(t)]
+    outputs = [(t.source, o) for t in family.text(config).tensors for o in t.outputs if _is_layer_matrix(o)]
     by_source: dict[str, tuple[str, ...]] = {}
-    for name, target in targets:
-        by_source[name] = (*by_source.get(name, ()), target.name)
-    return Matrices({t.name: t.shape for _, t in targets}, by_source, tuple(getattr(family, "RENAMES", ())))
+    for name, output in outputs:
+        by_source[name] = (*by_source.get(name, ()), output.name)
+    return Matrices({o.name: o.shape for _, o in outputs}, by_source, family.own_name)
 
 
 def _config(source: Bundle) -> dict[str, Any]:
     return read_config(next(iter(source.of(Role.CONFIG))).path.parent)
 
 
-def _is_layer_matrix(target: OutputTensor) -> bool:
-    return target.name.startswith("blk.") and target.name.endswith(".weight") and len(target.shape) > 1
+def _is_layer_matrix(output: OutputTensor) -> bool:
+    return output.name.startswith("blk.") and output.name.endswith(".weight") and len(output.shape) > 1
 
 
 def model_key(source: Bundle) -> str:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from convert import architectures
+from convert.architectures import Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut
 from convert.bundle import Bundle, Model, Role
 from convert.errors import ConvertError, PlanError, Problem, StageError
@@ -22,7 +22,8 @@ from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_
 from convert.formats.gguf.ledger import Ledger, match_tensors
 from convert.formats.gguf.split import split_plans
 from convert.formats.gguf.tensors import CHUNK_VALUES, StreamedTensor, expert_parameters, forecast_tensors, spec_tensors
-from convert.formats.gguf.vocabulary import vocabulary_metadata, vocabulary_notes
+from convert.formats.gguf.tokenizer import GGUFTokenizer, read_tokenizer
+from convert.formats.gguf.tokenizer_references import Request
 from convert.formats.gguf.writer import Group
 from convert.gguf_field import Field
 from convert.source.checkpoint import LazyTensor, open_bundle
@@ -41,6 +42,7 @@ class Conversion:
     tied: tuple[tuple[LazyTensor, LazyTensor], ...]  # (left out, kept): must hold the same values
     notes: tuple[str, ...]
     imatrix: Imatrix | None = None  # of the text's tensors
+    tokenizer: Request | None = None  # what its proof asks; None where nothing can be asked
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -52,7 +54,7 @@ class Wish:
     """What a conversion is asked for."""
 
     types: tuple[str, ...]  # of the language model's files
-    mmproj: str | bool | None = None  # the projector's type; None: F16 where the model sees, False: no projector
+    mmproj: str | bool | None = None  # the projector's type; None: F16 where the model has vision, False: no projector
     name: str = ""  # start of the file names; the model's where empty
     pre_tokenizer: str | None = None  # llama.cpp's name for it, where the tokenizer's own is not recognized
     asked: Asked = field(default_factory=Asked)  # of the language model's files; its `imatrix` is not looked at
@@ -74,52 +76,53 @@ def prepare(bundle: Bundle, wish: Wish) -> Conversion:
     Weights that are not there yet (they will be converted from pickles first) are taken to be what config.json
     promises. Raises ConvertError with every problem found.
     """
-    companions = read_companions(bundle)
+    companions = read_companions(bundle, tokenizer=False)
     family = architectures.find(companions.config)
     problems: list[Problem] = []
-    parts = _parts(problems, family, companions, wish)
+    specs = _specs(problems, family, companions, wish)
     if problems:
         raise PlanError(*dict.fromkeys(problems))
     if built(bundle):
-        skipped = family.VISION if wish.mmproj is False and hasattr(family, "vision") else ""
-        ledger = match_tensors(open_bundle(bundle).tensors, parts, skipped, getattr(family, "RENAMES", ()))
+        skip_vision = wish.mmproj is False
+        ledger = match_tensors(open_bundle(bundle).tensors, specs, family, skip_vision=skip_vision)
         problems += ledger.problems
-        tensors = [spec_tensors(part, [e for e in ledger.entries if e.part == i]) for i, part in enumerate(parts)]
+        tensors = [spec_tensors(spec, [e for e in ledger.entries if e.spec == i]) for i, spec in enumerate(specs)]
     else:
-        ledger, tensors = Ledger(), [forecast_tensors(part) for part in parts]
-    vocabulary = _vocabulary(problems, companions, _vocab_size(parts[0]), wish.pre_tokenizer)
+        ledger, tensors = Ledger(), [forecast_tensors(spec) for spec in specs]
+    tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), wish.pre_tokenizer)
     imatrix = _imatrix(problems, wish, tensors[0])
     problems += _strays(wish.asked, tensors[0])
     if problems:
         raise PlanError(*problems)
     about = _About(bundle.model, companions, wish)
-    text = about.text(parts[0], tensors[0], imatrix, vocabulary.fields)
+    text = about.text(specs[0], tensors[0], imatrix, tokenizer.fields)
     if problems := _lacking_weights(wish, text, imatrix):
         raise PlanError(*problems)
     return Conversion(
         text,
-        about.projector(parts[1], tensors[1], str(wish.mmproj or "F16")) if len(parts) > 1 else None,
+        about.projector(specs[1], tensors[1], str(wish.mmproj or "F16")) if len(specs) > 1 else None,
         ledger.left_out,
         ledger.tied,
-        (*(note for part in parts for note in part.notes), *companions.notes, *vocabulary.notes),
+        (*(note for spec in specs for note in spec.notes), *companions.notes, *tokenizer.notes),
         imatrix,
+        tokenizer.asked,
     )
 
 
-def _parts(problems: list[Problem], family: ModuleType, companions: Companions, wish: Wish) -> list[GraphSpec]:
+def _specs(problems: list[Problem], family: Family, companions: Companions, wish: Wish) -> list[GraphSpec]:
     """What goes into the text file and, where one is made, into the projector's."""
     makers = [partial(family.text, companions.config)]
-    if hasattr(family, "vision") and wish.mmproj is not False:
+    if family.vision and wish.mmproj is not False:
         makers.append(partial(family.vision, companions.config, companions.preprocessor))
     elif wish.mmproj:
         problems.append(Problem("mmproj", "the model has no vision tower", "no mmproj option"))
-    parts = []
+    specs = []
     for make in makers:
         try:
-            parts.append(make())
+            specs.append(make())
         except ConvertError as error:
             problems += _problems(error)
-    return parts
+    return specs
 
 
 def _imatrix(problems: list[Problem], wish: Wish, tensors: Sequence[StreamedTensor]) -> Imatrix | None:
@@ -137,7 +140,7 @@ def _imatrix(problems: list[Problem], wish: Wish, tensors: Sequence[StreamedTens
 
 def _strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
     """Overrides that are about no tensor, or only about such as have their blocks already."""
-    names = [t.name for t in tensors if not t.target.packed]
+    names = [t.name for t in tensors if not t.output.packed]
     strays = [p for p, _ in asked.overrides if not any(re.search(p, name) for name in names)]
     remedy = "names are like blk.0.ffn_down.weight; `convert plan --explain-types` without it lists them"
     return [Problem("overrides", f"{pattern!r} is in no tensor's name", "", remedy) for pattern in strays]
@@ -174,7 +177,7 @@ class _About:
 
     def text(
         self,
-        part: GraphSpec,
+        spec: GraphSpec,
         tensors: Sequence[StreamedTensor],
         imatrix: Imatrix | None,
         vocabulary: Sequence[Field],
@@ -183,19 +186,19 @@ class _About:
         volumes = []
         for kind in dict.fromkeys(self.wish.types):
             mix = MIXES[kind]
-            infos = _infos(mix, part, tensors, asked)
+            infos = _infos(mix, spec, tensors, asked)
             weighted = any(info.type.values > 1 for info in infos)
             after = (*(self._imatrix_fields(imatrix) if weighted else ()), *vocabulary)
-            fields = (self._general(tensors, "model") + list(part.fields), after)
-            plan = _plan(f"{self.start}-{kind}.gguf", mix, part, fields, infos)
+            fields = (self._general(tensors, "model") + list(spec.fields), after)
+            plan = _plan(f"{self.start}-{kind}.gguf", mix, spec, fields, infos)
             most = self.wish.max_shard
             volumes.append((plan,) if most is None else split_plans(plan, most))
         return Group(tuple(volumes), tuple(tensors), imatrix.weights if imatrix else None)
 
-    def projector(self, part: GraphSpec, tensors: Sequence[StreamedTensor], kind: str) -> Group:
-        fields = (self._general(tensors, "mmproj") + list(part.fields), ())
-        infos = _infos(MIXES[kind], part, tensors, Asked())
-        plan = _plan(f"mmproj-{self.start}-{kind}.gguf", MIXES[kind], part, fields, infos)
+    def projector(self, spec: GraphSpec, tensors: Sequence[StreamedTensor], kind: str) -> Group:
+        fields = (self._general(tensors, "mmproj") + list(spec.fields), ())
+        infos = _infos(MIXES[kind], spec, tensors, Asked())
+        plan = _plan(f"mmproj-{self.start}-{kind}.gguf", MIXES[kind], spec, fields, infos)
         return Group(((plan,),), tuple(tensors))
 
     def _general(self, tensors: Sequence[StreamedTensor], kind: str) -> list[Field]:
@@ -261,14 +264,14 @@ def prove_tied(conversion: Conversion) -> None:
 def _plan(
     file: str,
     mix: Mix,
-    part: GraphSpec,
+    spec: GraphSpec,
     metadata: tuple[Sequence[Field], Sequence[Field]],
     infos: tuple[TensorInfo, ...],
 ) -> FilePlan:
     """The file of one type; `metadata` is what stands before and after the fields that depend on the type."""
     before, after = metadata
     fields = (
-        Field.string("general.architecture", part.architecture),
+        Field.string("general.architecture", spec.architecture),
         *before,
         Field.uint32("general.file_type", mix.file_type),
         Field.uint32("general.quantization_version", QUANTIZATION_VERSION),
@@ -277,23 +280,23 @@ def _plan(
     return FilePlan(file, f"gguf/{mix.name}", fields, infos)
 
 
-def _infos(mix: Mix, part: GraphSpec, tensors: Sequence[StreamedTensor], asked: Asked) -> tuple[TensorInfo, ...]:
-    choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], _hyper(part), asked)
+def _infos(mix: Mix, spec: GraphSpec, tensors: Sequence[StreamedTensor], asked: Asked) -> tuple[TensorInfo, ...]:
+    choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], _hyper(spec), asked)
     pairs = ((t, _carried(t) or c) for t, c in zip(tensors, choices, strict=True))
     return tuple(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
 
 
 def _carried(tensor: StreamedTensor) -> Choice | None:
     """The type of blocks that the checkpoint has already, or the one that llama.cpp's graph needs, in every file."""
-    if tensor.target.type:
-        return Choice(TYPES[tensor.target.type], f"{tensor.target.type} in every file, for llama.cpp's graph")
-    packed = tensor.target.packed
+    if tensor.output.type:
+        return Choice(TYPES[tensor.output.type], f"{tensor.output.type} in every file, for llama.cpp's graph")
+    packed = tensor.output.packed
     return Choice(TYPES[packed.type], f"{packed.type} blocks of the checkpoint, as they are") if packed else None
 
 
-def _hyper(part: GraphSpec) -> Hyper:
+def _hyper(spec: GraphSpec) -> Hyper:
     """What the rules of the mixes ask, from the fields of the file."""
-    said = {f.key.removeprefix(f"{part.architecture}."): f.value for f in part.fields}
+    said = {f.key.removeprefix(f"{spec.architecture}."): f.value for f in spec.fields}
 
     def number(key: str, default: int) -> int:
         value = said.get(key, default)
@@ -303,7 +306,7 @@ def _hyper(part: GraphSpec) -> Hyper:
 
     heads = number("attention.head_count", 1)
     return Hyper(
-        part.architecture,
+        spec.architecture,
         layers=number("block_count", 0),
         heads=heads,
         kv_heads=number("attention.head_count_kv", heads),
@@ -317,19 +320,12 @@ def _problems(error: ConvertError) -> list[Problem]:
 
 def _vocab_size(text: GraphSpec) -> int:
     """Rows of the token embedding."""
-    return next(t.shape[0] for w in text.wanted for t in w.targets if t.name == "token_embd.weight")
+    return next(t.shape[0] for s in text.tensors for t in s.outputs if t.name == "token_embd.weight")
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    fields: Sequence[Field] = ()
-    notes: Sequence[str] = ()
-
-
-def _vocabulary(problems: list[Problem], companions: Companions, size: int, pre_tokenizer: str | None) -> _Vocabulary:
+def _tokenizer(problems: list[Problem], companions: Companions, size: int, pre_tokenizer: str | None) -> GGUFTokenizer:
     try:
-        fields = vocabulary_metadata(companions, size, pre_tokenizer=pre_tokenizer)
-        return _Vocabulary(fields, vocabulary_notes(companions, size, pre_tokenizer=pre_tokenizer))
+        return read_tokenizer(companions, size, pre_tokenizer)
     except ConvertError as error:
         problems += _problems(error)
-        return _Vocabulary()
+        return GGUFTokenizer()

@@ -46,10 +46,10 @@ def _gguf(path: Path, projector: Path | None) -> Found:
         raise InputError(str(path), "holds no tensors", "a language model in GGUF", "is it a vocabulary alone?")
     type_ = _gguf_type(headers)
     weights = tuple(artifact(f"gguf/{type_}", file) for file in files)
-    eyes = () if projector is None else (_projector(projector),)
+    beside = () if projector is None else (_projector(projector),)
     of = f"{len(files)} GGUF files" if len(files) > 1 else "a GGUF file"
     architecture = shown(fields.get("general.architecture", "unnamed"), 40)
-    return Found(weights, f"{of} of the architecture {architecture}, {type_}", eyes)
+    return Found(weights, f"{of} of the architecture {architecture}, {type_}", beside)
 
 
 def _fields(header: GGUFHeader) -> dict[str, Any]:

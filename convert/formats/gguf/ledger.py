@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from convert.architectures import Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor
 from convert.errors import Problem
 from convert.source.checkpoint import LazyTensor
@@ -16,16 +17,14 @@ BYTES = ("U8", "I8", "F8_E8M0")  # that blocks are stored as
 FLOATS = ("F64", "F32", "F16", "BF16")
 NAMED = 5  # tensors that a message names
 
-Rename = tuple[str, str]
-
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint tensor and what it is wanted for."""
+    """A checkpoint tensor and what its family says of it."""
 
     source: LazyTensor
-    wanted: SourceTensor
-    part: int  # which of the parts wants it
+    tensor: SourceTensor
+    spec: int  # which of the specs has it
 
 
 @dataclass(frozen=True)
@@ -40,64 +39,58 @@ class Ledger:
 
 def match_tensors(
     sources: Mapping[str, LazyTensor],
-    parts: Sequence[GraphSpec],
-    skipped: str | tuple[str, ...] = "",
-    renames: Iterable[Rename] = (),
+    specs: Sequence[GraphSpec],
+    family: Family | None = None,
+    *,
+    skip_vision: bool = False,
 ) -> Ledger:
-    """The ledger of a checkpoint for the files `parts`; tensors whose names start with `skipped` are in none of them.
+    """The ledger of a checkpoint for the files `specs`; with `skip_vision` the family's tower is in none of them.
 
     What is wrong is in `problems`: tensors that are missing, unknown, there twice, of another shape, or no floats.
     """
-    wanted = {w.source: (number, w) for number, part in enumerate(parts) for w in part.wanted}
-    rules = [rule for part in parts for rule in part.left_out]
-    found, problems = _known_as(sources, tuple(renames))
+    known = {t.source: (number, t) for number, spec in enumerate(specs) for t in spec.tensors}
+    rules = [rule for spec in specs for rule in spec.left_out]
+    found, problems = _known_as(sources, family)
     entries: list[Entry] = []
     left_out: dict[str, LeftOut] = {}
     unknown: list[str] = []
     for name, source in found.items():
-        if name in wanted:
-            number, want = wanted[name]
-            entries.append(Entry(source, want, number))
-        elif skipped and name.startswith(skipped):
+        if name in known:
+            number, tensor = known[name]
+            entries.append(Entry(source, tensor, number))
+        elif skip_vision and family and family.is_vision(source.name):
             left_out[source.name] = LeftOut(name, "the recipe leaves the vision tower out")
         elif rule := next((r for r in rules if r.covers(name)), None):
             left_out[source.name] = rule
         else:
             unknown.append(source.name)
     problems += _misfits(entries)
-    problems += _lacking([w for w in wanted if w not in found], "lacks", "download the model again")
-    problems += _lacking(unknown, "has tensors no rule takes:", "config.json describes another model, or they are new")
+    problems += _lacking([name for name in known if name not in found], "lacks", "download the model again")
+    problems += _lacking(unknown, "has unknown tensors:", "config.json describes another model, or they are new")
     tied = ((sources[name], found[rule.same_as]) for name, rule in left_out.items() if rule.same_as in found)
     return Ledger(tuple(entries), left_out, tuple(tied), tuple(problems))
 
 
-def _known_as(
-    sources: Mapping[str, LazyTensor], renames: Sequence[Rename]
-) -> tuple[dict[str, LazyTensor], list[Problem]]:
+def _known_as(sources: Mapping[str, LazyTensor], family: Family | None) -> tuple[dict[str, LazyTensor], list[Problem]]:
     """The tensors by the names the family's tables use, in the same order."""
     found: dict[str, LazyTensor] = {}
     problems = []
     for name, source in sources.items():
-        other = found.setdefault(_renamed(name, renames), source)
+        other = found.setdefault(family.own_name(name) if family else name, source)
         if other is not source:
             got = f"{name} and {other.name} are two names of one tensor"
             problems.append(Problem(source.file or "checkpoint", got, "one of them"))
     return found, problems
 
 
-def _renamed(name: str, renames: Iterable[Rename]) -> str:
-    """The name with the first beginning that applies replaced."""
-    return next((new + name.removeprefix(old) for old, new in renames if name.startswith(old)), name)
-
-
 def _misfits(entries: Iterable[Entry]) -> list[Problem]:
     """Tensors that hold no floating-point numbers, and those the config describes otherwise: a problem each kind."""
     entries = list(entries)
-    no_floats = [f"{e.source.name} of {e.source.dtype}" for e in entries if e.source.dtype not in _readable(e.wanted)]
+    no_floats = [f"{e.source.name} of {e.source.dtype}" for e in entries if e.source.dtype not in _readable(e.tensor)]
     misshapen = [
-        f"{e.source.name} {list(e.source.shape)} where it says {list(e.wanted.shape)}"
+        f"{e.source.name} {list(e.source.shape)} where it says {list(e.tensor.shape)}"
         for e in entries
-        if tuple(e.source.shape) != e.wanted.shape
+        if tuple(e.source.shape) != e.tensor.shape
     ]
     problems = []
     if no_floats:
@@ -112,18 +105,18 @@ def _misfits(entries: Iterable[Entry]) -> list[Problem]:
     return problems
 
 
-def _readable(wanted: SourceTensor) -> tuple[str, ...]:
-    """The types a checkpoint tensor may have for what it is wanted for."""
-    return BYTES if any(target.packed for target in wanted.targets) else FLOATS
+def _readable(tensor: SourceTensor) -> tuple[str, ...]:
+    """The types a checkpoint tensor may have for what becomes of it."""
+    return BYTES if any(output.packed for output in tensor.outputs) else FLOATS
 
 
 def _mixed(entries: Iterable[Entry]) -> list[str]:
-    """GGUF tensors whose parts are not all stored alike."""
+    """GGUF tensors made of several that are not all stored alike."""
     kinds: dict[str, set[str]] = {}
     for entry in entries:
-        for target in entry.wanted.targets:
-            if target.place is not None and not target.packed:
-                kinds.setdefault(target.name, set()).add(entry.source.dtype)
+        for output in entry.tensor.outputs:
+            if output.place is not None and not output.packed:
+                kinds.setdefault(output.name, set()).add(entry.source.dtype)
     return [f"{name} from {' and '.join(sorted(types))}" for name, types in kinds.items() if len(types) > 1]
 
 

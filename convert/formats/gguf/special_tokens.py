@@ -138,7 +138,8 @@ def find(
     if model == "bert" and after:
         ids["sep"] = after[-1]  # what llama.cpp puts behind a text of this kind, whatever the flags say
     notes += _apply(ids, before, after)
-    notes += _more_ends(companions, ids, {number: text for text, number in texts.items()})
+    ends = set(companions.end_ids)
+    notes += _more_ends(companions, ids, {number: text for text, number in texts.items() if number in ends})
     return SpecialTokens(ids, add_bos=bool(before), add_eos=bool(after), notes=tuple(notes))
 
 

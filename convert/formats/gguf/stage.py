@@ -1,4 +1,4 @@
-"""GGUF files for llama.cpp: the language model in any number of types, and the projector of a model that sees.
+"""GGUF files for llama.cpp: the language model in any number of types, and the projector of a model with vision.
 
 One pass over the checkpoint writes every file; nothing lies in between.
 """
@@ -11,6 +11,7 @@ import importlib.util
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -197,7 +198,9 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
         _weights_key(source) if file else "",
         size_in_bytes(options.max_shard) if options.max_shard else None,
     )
-    return _prepared(source.model, tuple(source.roles.items()), _stamps(source, file), wish)
+    # A file's hash, which a plan need not know yet, does not change what is made of it; `_stamps` tells its changes.
+    roles = tuple((role, tuple(replace(a, sha256="") for a in files)) for role, files in source.roles.items())
+    return _prepared(source.model, roles, _stamps(source, file), wish)
 
 
 def _imatrix_file(options: GGUFOptions, source: Bundle) -> tuple[Path | None, str]:
@@ -240,7 +243,7 @@ def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:
 
 
 class GGUFStage(Stage[GGUFOptions]):
-    """GGUF files for llama.cpp: the language model in any number of types, and the projector of a model that sees."""
+    """GGUF files for llama.cpp: the language model in any number of types, and the projector of a model with vision."""
 
     NAME = "gguf"
     VERSION = 2
@@ -327,7 +330,7 @@ class GGUFStage(Stage[GGUFOptions]):
         progress.start(f"writing {names}", sum(group.source_bytes for group in conversion.groups))
         made = [write_files(out, group, progress) for group in conversion.groups]
         first = conversion.text.plans[0]
-        prove_tokenizer(out / first.name, first.fields, checkpoint("gguf", inputs), options.tokenizer_check, progress)
+        prove_tokenizer(out / first.name, first.fields, conversion.tokenizer, options.tokenizer_check, progress)
         return _bundle(inputs, made)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convert import architectures
+from convert.architectures import Family
 from convert.errors import ConvertError
 from convert.formats.base import Support
 from convert.source.checkpoint import Checkpoint
@@ -14,4 +15,10 @@ def supports(checkpoint: Checkpoint) -> Support:
         architectures.find(checkpoint.config).text(checkpoint.config)
     except ConvertError as error:
         return Support(tuple(map(str, error.problems)))
+    return Support()
+
+
+def supports_family(family: Family) -> Support:
+    """Yes: a family is a table of the tensors of GGUF files."""
+    del family
     return Support()

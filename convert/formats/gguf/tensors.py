@@ -19,13 +19,13 @@ CHUNK_VALUES = 1 << 20  # values a thread is given at a time: 4 MiB as float32
 
 @dataclass(frozen=True)
 class StreamedTensor:
-    """One tensor of a GGUF file: read from `source` through `target.view`, or the constant `values`.
+    """One tensor of a GGUF file: read from `source` through `output.view`, or the constant `values`.
 
     Where it is several checkpoint tensors on top of each other, those are `parts`, and `source` is what they make.
     Where their bytes are packed into its blocks, each of the `parts` has its own of the `views`.
     """
 
-    target: OutputTensor
+    output: OutputTensor
     source: LazyTensor | None = None
     values: np.ndarray | None = None
     parts: tuple[LazyTensor, ...] = ()
@@ -33,18 +33,18 @@ class StreamedTensor:
 
     @property
     def name(self) -> str:
-        return self.target.name
+        return self.output.name
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.target.shape
+        return self.output.shape
 
     @property
     def storage(self) -> str:
         """What `chunks` gives, in safetensors' words (bfloat16 as its 16 bits), or the type of its blocks."""
-        if self.target.packed:
-            return self.target.packed.type
-        return "F32" if self.source is None or self.target.change else self.source.dtype
+        if self.output.packed:
+            return self.output.packed.type
+        return "F32" if self.source is None or self.output.change else self.source.dtype
 
     @property
     def source_bytes(self) -> int:
@@ -70,13 +70,13 @@ class StreamedTensor:
         if self.values is not None:
             yield from self._cut(self.values)
             return
-        if self.target.packed:
-            yield from self._blocks(self.target.packed)
+        if self.output.packed:
+            yield from self._blocks(self.output.packed)
             return
         assert self.source is not None
         for part in self.parts or (self.source,):
             values = part.load()
-            yield from self._cut(values if self.target.view is None else self.target.view(values))
+            yield from self._cut(values if self.output.view is None else self.output.view(values))
             if self.parts:
                 part.release()
 
@@ -91,7 +91,7 @@ class StreamedTensor:
             values = values.reshape(-1, self.row_values)
         # a view that jumps about in memory is copied only chunk by chunk, along its first axis
         step = max(1, CHUNK_VALUES * len(values) // max(1, values.size))
-        change = self.target.change
+        change = self.output.change
         for start in range(0, len(values), step):
             chunk = values[start : start + step].reshape(-1, self.row_values)
             if change is not None:  # a mapped tensor may be unaligned
@@ -99,27 +99,27 @@ class StreamedTensor:
             yield chunk
 
 
-def spec_tensors(part: GraphSpec, entries: Iterable[Entry]) -> tuple[StreamedTensor, ...]:
+def spec_tensors(spec: GraphSpec, entries: Iterable[Entry]) -> tuple[StreamedTensor, ...]:
     """The file's tensors: generated ones, then in the order of the checkpoint, which is read once through.
 
     What several checkpoint tensors make together comes where the last of them is.
     """
-    return (*_generated(part), *_from_checkpoint(entries))
+    return (*_generated(spec), *_from_checkpoint(entries))
 
 
 def _from_checkpoint(entries: Iterable[Entry]) -> Iterator[StreamedTensor]:
     waiting: dict[str, dict[int, tuple[LazyTensor, OutputTensor]]] = {}
     for entry in entries:
-        for target in entry.wanted.targets:
-            if target.place is None:
-                yield StreamedTensor(target, entry.source)
+        for output in entry.tensor.outputs:
+            if output.place is None:
+                yield StreamedTensor(output, entry.source)
                 continue
-            found = waiting.setdefault(target.name, {})
-            found[target.place] = entry.source, target
-            if len(found) == target.places:
-                parts, targets = zip(*(found[place] for place in sorted(found)), strict=True)
-                views = tuple(t.view for t in targets) if target.packed else ()
-                yield StreamedTensor(replace(target, place=None), _stacked(parts), parts=parts, views=views)
+            found = waiting.setdefault(output.name, {})
+            found[output.place] = entry.source, output
+            if len(found) == output.places:
+                parts, outputs = zip(*(found[place] for place in sorted(found)), strict=True)
+                views = tuple(t.view for t in outputs) if output.packed else ()
+                yield StreamedTensor(replace(output, place=None), _stacked(parts), parts=parts, views=views)
 
 
 def _stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
@@ -140,10 +140,10 @@ def _stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
     )
 
 
-def forecast_tensors(part: GraphSpec) -> tuple[StreamedTensor, ...]:
+def forecast_tensors(spec: GraphSpec) -> tuple[StreamedTensor, ...]:
     """The tensors a config promises, when the checkpoint itself is not there yet: names and shapes, nothing to read."""
-    targets = {target.name: replace(target, place=None) for wanted in part.wanted for target in wanted.targets}
-    return (*_generated(part), *map(StreamedTensor, targets.values()))
+    outputs = {output.name: replace(output, place=None) for tensor in spec.tensors for output in tensor.outputs}
+    return (*_generated(spec), *map(StreamedTensor, outputs.values()))
 
 
 def expert_parameters(tensors: Iterable[StreamedTensor]) -> tuple[int, int]:
@@ -156,5 +156,5 @@ def expert_parameters(tensors: Iterable[StreamedTensor]) -> tuple[int, int]:
     return sum(t.shape[0] for t in stacks) // len(stacks), sum(prod(t.shape) for t in tensors) - idle
 
 
-def _generated(part: GraphSpec) -> Iterator[StreamedTensor]:
-    return (StreamedTensor(OutputTensor(g.name, g.values.shape), values=g.values) for g in part.generated)
+def _generated(spec: GraphSpec) -> Iterator[StreamedTensor]:
+    return (StreamedTensor(OutputTensor(g.name, g.values.shape), values=g.values) for g in spec.generated)

@@ -1,6 +1,6 @@
 """The checkpoint's own tokenizer, whichever file it is in, as the original library runs it.
 
-Used in the process of _tokenizer_worker.py: what the libraries do with a stranger's file is theirs.
+Used in the process of tokenizer_worker.py: what the libraries do with a stranger's file is theirs.
 """
 
 from __future__ import annotations
@@ -34,6 +34,15 @@ class Request:
     folds: bool = False  # llama.cpp leaves one space of many, and none around a text
     odd_spaces: bool = False  # llama.cpp cuts otherwise at spaces that are not ASCII
     ends: bool = False  # compare what goes around a text too
+
+
+LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "tokenizers": ("tokenizers",),
+    "merges": ("tokenizers",),
+    "sentencepiece": ("sentencepiece",),
+    "ranks": ("regex",),
+}
+"""What the checkpoint's own tokenizer is run by, by its kind: modules, and the packages they come in."""
 
 
 class Tokenizer(Protocol):

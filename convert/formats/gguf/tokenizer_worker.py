@@ -2,7 +2,7 @@
 
     convert.child.run(["convert.formats.gguf.tokenizer_worker", "REQUEST.json"])
 
-The request is a `Request`, the process's result is a `Result`; _tokenizer_proof.py writes one and reads the other.
+The request is a `Request`, the process's result is a `Result`; tokenizer_proof.py writes one and reads the other.
 A difference counts unless it is proven to be one of llama.cpp's known limits: both encode alike, or llama.cpp encodes
 as the checkpoint does, once the text is rewritten to be out of the limit's reach.
 """

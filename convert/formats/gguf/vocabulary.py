@@ -9,12 +9,13 @@ The kinds, by the names the format has for them, each in a file of `convert.form
     bert     WordPiece: tokens and types
 
 What a tokenizer says that llama.cpp has no place for is a note, not an error: the written file is proven by what it
-encodes (convert/stages/_tokenizer_proof.py), and the validation measures what it costs.
+encodes (tokenizer_proof.py), and the validation measures what it costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from convert.errors import InputError, Problem
@@ -37,11 +38,29 @@ from convert.formats.gguf.vocabularies.wordpiece import wordpiece
 from convert.gguf_field import Field, GGUFValueType
 from convert.source.companions import Companions
 
-__all__ = ["Vocabulary", "check_vocabulary", "read_vocabulary", "vocabulary_metadata", "vocabulary_notes"]
+__all__ = [
+    "TokenizerMetadata",
+    "Vocabulary",
+    "check_vocabulary",
+    "read_vocabulary",
+    "tokenizer_metadata",
+    "vocabulary_metadata",
+    "vocabulary_notes",
+]
 
 
-def vocabulary_metadata(companions: Companions, vocab_size: int, *, pre_tokenizer: str | None = None) -> list[Field]:
-    """Every `tokenizer.*` field of the GGUF file.
+@dataclass(frozen=True)
+class TokenizerMetadata:
+    """What one reading of a tokenizer gives: every `tokenizer.*` field, and what llama.cpp will not do, a line each."""
+
+    fields: tuple[Field, ...]
+    notes: tuple[str, ...]
+
+
+def tokenizer_metadata(
+    companions: Companions, vocab_size: int, *, pre_tokenizer: str | None = None
+) -> TokenizerMetadata:
+    """The tokenizer of `companions` as GGUF says it, with notes.
 
     `vocab_size` is the number of rows of the token embedding; tokens the tokenizer does not have become [PAD<id>].
     `pre_tokenizer` names llama.cpp's pre-tokenizer where the tokenizer's own is not recognized.
@@ -49,19 +68,37 @@ def vocabulary_metadata(companions: Companions, vocab_size: int, *, pre_tokenize
     Raises InputError for a tokenizer that is broken or of a kind that cannot be written.
     """
     vocabulary = read_vocabulary(companions, vocab_size, pre_tokenizer)
-    pieces = vocabulary.pieces
+    specials = _specials(companions, vocabulary)
+    return TokenizerMetadata(
+        (*_fields(vocabulary), *specials.fields(), *_template_fields(companions.chat_templates)),
+        (*vocabulary.notes, *specials.notes, *_strip_notes(companions), *_end_notes(vocabulary)),
+    )
+
+
+def vocabulary_metadata(companions: Companions, vocab_size: int, *, pre_tokenizer: str | None = None) -> list[Field]:
+    """The fields of `tokenizer_metadata`."""
+    return list(tokenizer_metadata(companions, vocab_size, pre_tokenizer=pre_tokenizer).fields)
+
+
+def vocabulary_notes(companions: Companions, vocab_size: int, *, pre_tokenizer: str | None = None) -> list[str]:
+    """The notes of `tokenizer_metadata`."""
+    return list(tokenizer_metadata(companions, vocab_size, pre_tokenizer=pre_tokenizer).notes)
+
+
+def _fields(vocabulary: Vocabulary) -> list[Field]:
+    """Tokens, what belongs to each, and the kind's settings."""
+    texts, scores, types = zip(*vocabulary.pieces, strict=True) if vocabulary.pieces else ((), (), ())
     fields = [
         Field.string("tokenizer.ggml.model", vocabulary.model),
         Field.string("tokenizer.ggml.pre", vocabulary.pre),
-        Field.strings("tokenizer.ggml.tokens", (piece.text for piece in pieces)),
+        Field.strings("tokenizer.ggml.tokens", texts),
     ]
     if vocabulary.model in ("llama", "t5"):
-        fields.append(Field.float32s("tokenizer.ggml.scores", (piece.score for piece in pieces)))
-    fields.append(Field.int32s("tokenizer.ggml.token_type", (piece.type for piece in pieces)))
+        fields.append(Field.float32s("tokenizer.ggml.scores", scores))
+    fields.append(Field.int32s("tokenizer.ggml.token_type", types))
     if vocabulary.model == "gpt2":
         fields.append(Field.strings("tokenizer.ggml.merges", vocabulary.merges))
-    fields += _settings(vocabulary)
-    return [*fields, *_specials(companions, vocabulary).fields(), *_template_fields(companions.chat_templates)]
+    return fields + _settings(vocabulary)
 
 
 def _settings(vocabulary: Vocabulary) -> list[Field]:
@@ -86,18 +123,6 @@ def check_vocabulary(companions: Companions, vocab_size: int, *, pre_tokenizer: 
     except InputError as error:
         return [error.problem]
     return []
-
-
-def vocabulary_notes(companions: Companions, vocab_size: int, *, pre_tokenizer: str | None = None) -> list[str]:
-    """What the tokenizer does that llama.cpp will not, one line each. Raises InputError as vocabulary_metadata does."""
-    vocabulary = read_vocabulary(companions, vocab_size, pre_tokenizer)
-    named = [p.text for p in vocabulary.pieces if p.type == NORMAL and p.text in special_tokens.ENDS_BY_TEXT]
-    return [
-        *vocabulary.notes,
-        *_specials(companions, vocabulary).notes,
-        *_strip_notes(companions),
-        *(f"llama.cpp takes the ordinary token {text!r} for an end of text, wherever a text has it" for text in named),
-    ]
 
 
 def read_vocabulary(companions: Companions, vocab_size: int, pre_tokenizer: str | None = None) -> Vocabulary:
@@ -150,8 +175,8 @@ def _sentencepiece_kind(
 
 
 def _specials(companions: Companions, vocabulary: Vocabulary) -> special_tokens.SpecialTokens:
-    texts = {piece.text: number for number, piece in enumerate(vocabulary.pieces) if piece.type != UNUSED}
-    unknown = next((n for n, piece in enumerate(vocabulary.pieces) if piece.type == UNKNOWN), None)
+    texts = {text: number for number, (text, _, kind) in enumerate(vocabulary.pieces) if kind != UNUSED}
+    unknown = next((n for n, (_, _, kind) in enumerate(vocabulary.pieces) if kind == UNKNOWN), None)
     return special_tokens.find(companions, texts, unknown, model=vocabulary.model, add_bos=vocabulary.add_bos)
 
 
@@ -167,6 +192,12 @@ def _template_fields(templates: Mapping[str, str]) -> list[Field]:
         fields.append(Field.strings("tokenizer.chat_templates", named))
         fields += [Field.string(f"tokenizer.chat_template.{name}", text) for name, text in named.items()]
     return fields
+
+
+def _end_notes(vocabulary: Vocabulary) -> list[str]:
+    """llama.cpp stops at some texts, whatever they are to the tokenizer."""
+    found = [p.text for p in vocabulary.pieces if p.text in special_tokens.ENDS_BY_TEXT and p.type == NORMAL]
+    return [f"llama.cpp takes the ordinary token {text!r} for an end of text, wherever a text has it" for text in found]
 
 
 def _strip_notes(companions: Companions) -> list[str]:

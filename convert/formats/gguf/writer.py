@@ -140,7 +140,7 @@ def _in_order(pool: ThreadPoolExecutor, chunks: Iterator[_Chunk], ahead: int) ->
 def _encode(chunk: _Chunk) -> Encoded:
     """The chunk's bytes in every type that a file has it in."""
     kinds = {kind.name: kind for kind in chunk.types}
-    if chunk.tensor.target.packed:
+    if chunk.tensor.output.packed:
         return {name: [chunk.values] for name in kinds}
     encoded: Encoded = {name: [] for name in kinds}
     for row, values, weights in chunk.runs():

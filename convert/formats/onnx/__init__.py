@@ -16,15 +16,16 @@ from convert.formats.base import (
     Format,
     Found,
     Kind,
-    Mark,
     Output,
     RecipeEntry,
     Sample,
     Support,
     parts_of,
 )
+from validate.marks import Mark
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts
     from convert.source.checkpoint import Checkpoint
 
@@ -57,6 +58,13 @@ def supports(checkpoint: Checkpoint) -> Support:
     from convert.formats.onnx.supports import supports
 
     return supports(checkpoint)
+
+
+def supports_family(family: Family) -> Support:
+    """The same, by what the family's models usually have."""
+    from convert.formats.onnx.supports import supports_family
+
+    return supports_family(family)
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:
@@ -101,14 +109,16 @@ FORMAT = Format(
     name="onnx",
     title="ONNX",
     kinds=(
-        Kind("onnx", "ONNX", Mark("square", "#c24f06"), runtimes=("onnxruntime",)),
-        Kind("onnx-genai", "ONNX genai", Mark("diamond", "#8338c0"), ("onnxruntime_genai",), TEXT_ONLY),
+        Kind("onnx", "ONNX", Mark("square", "#c24f06", "#ff9d5c"), runtimes=("onnxruntime",)),
+        Kind("onnx-genai", "ONNX genai", Mark("diamond", "#8338c0", "#c99aff"), ("onnxruntime_genai",), TEXT_ONLY),
     ),
     stages={"onnx": "convert.formats.onnx.stage:STAGE"},
     outputs=outputs,
     supports=supports,
+    supports_family=supports_family,
     inspect=inspect,
     recognize=recognize,
+    guesses=True,
     previews=previews,
     rank=30,
     recipe=RECIPE,

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.distribution import RELEASE
-from convert.errors import InputError, Problem
+from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
 from convert.formats.onnx import families
 from convert.formats.onnx.origin import origin
+from convert.formats.onnx.supports import STAGE, read_kind, transformers_config
 from convert.progress import Progress
-from convert.source.checkpoint import SAFETENSORS, read_config
+from convert.source.checkpoint import SAFETENSORS
 from convert.source.companions import ROLES
 
 if TYPE_CHECKING:
@@ -30,13 +31,7 @@ SUFFIXES = {"fp32": "", "fp16": "_fp16", "bf16": "_bf16", "int8": "_int8", "int4
 """Precision -> what transformers.js calls its files; each precision asked for alone has bare names."""
 
 HALVES = {"fp16": "F16", "bf16": "BF16"}
-PROJECTORS = ("vision_encoder",)  # parts that are the model's eyes
-TESTED = ("gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3", "qwen2_5_vl")  # tests/onnx/test_families.py
-LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # whose cache is keys and values
-COUNTS = {  # what transformers makes an object of each of -> how many there may be without a tensor for each
-    re.compile(r"(num|n)_(hidden_)?layers?|(en|de)coder_layers|depth"): 1000,
-    re.compile(r"(num|n)_(local_|routed_)?(experts|labels)"): 1 << 16,
-}
+PROJECTORS = ("vision_encoder",)  # graphs that turn an image into embeddings
 
 
 @dataclass(frozen=True)
@@ -62,19 +57,16 @@ class Prepared:
     """A source that can be exported, or `problems`."""
 
     config: Any
+    cut: families.GraphCut
     ledger: Ledger
     parts: Mapping[str, tuple[str, ...]]  # graph -> the parameters that may be in it
     notes: tuple[str, ...] = ()
-
-    @property
-    def family(self) -> Any:
-        return families.load(self.config.model_type)
 
 
 def prepare(source: Bundle) -> Prepared:
     """What the headers say of exporting `source`; worked out once, unless a file changes.
 
-    Raises InputError for a model that is not exported, and for files that are broken.
+    Raises ConvertError for a model that is not exported, and for files that are broken.
     """
     paths = [artifact.path for _, artifact in source.artifacts() if artifact.path.is_file()]
     stamps = tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
@@ -88,13 +80,12 @@ def _prepared(model: Any, roles: Any, stamps: object) -> Prepared:
     source = Bundle(model, dict(roles))
     home = _home(source)
     tensors = stored(source)
-    config = _config(home, len(tensors))
-    notes = tuple(_check_kind(config))
+    kind = read_kind(home, tensors)
+    config, cut = kind.config, families.load(kind.cut)
     ledger = match_tensors(_skeleton(config), tensors)
-    family = families.load(config.model_type)
-    made = family.parts(config) if not ledger.problems else []
+    made = cut.parts(config) if not ledger.problems else []
     parts = {part.name: tuple(dict.fromkeys(part.parameters.values())) for part in made}
-    return Prepared(config, ledger, parts, notes)
+    return Prepared(config, cut, ledger, parts, kind.notes)
 
 
 def _home(source: Bundle) -> Path:
@@ -105,71 +96,6 @@ def _home(source: Bundle) -> Path:
     return path.parent
 
 
-def _config(home: Path, tensors: int) -> Any:
-    """transformers' config object. Raises InputError for a type it does not know; code in the folder is never run."""
-    from transformers import AutoConfig
-
-    from convert.formats.onnx.hollow import quiet
-
-    raw = read_config(home)
-    _check_counts(home / "config.json", raw, tensors)
-    if "quantization_config" in raw:
-        remedy = "take the model it was made from"
-        raise InputError(
-            str(home / "config.json"), "the weights are quantized", "a checkpoint of 16 or 32 bits", remedy
-        )
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(home, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # a config comes from strangers, and transformers raises all kinds of errors
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        got = f"transformers cannot read it ({said})"
-        raise InputError(str(home / "config.json"), got, "a model type that transformers has built in") from error
-
-
-def _check_counts(where: Path, raw: Mapping[str, Any], tensors: int) -> None:
-    """Raise InputError for layers beyond number: transformers would make an object of each before a shape is known."""
-    rest = [*raw.items()]
-    while rest:
-        name, value = rest.pop()
-        if isinstance(value, Mapping):
-            rest += value.items()
-        few = next((few for words, few in COUNTS.items() if words.fullmatch(name)), None)
-        if few is not None and isinstance(value, int) and value > max(tensors, few):
-            got = f"{name} is {str(value)[:20]}, and the checkpoint has {tensors} tensors"
-            raise InputError(str(where), got, "the number of what there is", "download the model again")
-
-
-def _check_kind(config: Any) -> Iterator[str]:
-    """Notes about the model type. Raises InputError for one whose graphs would be wrong."""
-    from transformers.models.auto import modeling_auto as auto
-
-    kind, text = config.model_type, config.get_text_config()
-    where = "config.json"
-    sees = kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    if kind not in families.names() and (sees or kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        got = f"model type '{kind}' is not exported to ONNX"
-        raise InputError(where, got, f"a decoder of text, or one of {', '.join(families.names())}")
-    if not hasattr(type(text)(), "num_key_value_heads"):  # encoders, and decoders from before rotary positions
-        raise InputError(where, f"model type '{kind}' is not exported to ONNX", "a decoder with rotary positions")
-    layers = set(getattr(text, "layer_types", None) or ())
-    if strange := sorted(layers - set(LAYERS)):
-        raise InputError(
-            where, f"'{kind}' has layers of {', '.join(strange)}", "attention whose cache is keys and values"
-        )
-    if "dynamic" in _rope_types(getattr(text, "rope_parameters", None) or {}):
-        remedy = "set rope_parameters to another type in config.json, for the lengths you will use"
-        raise InputError(where, "its rotary embedding changes with the text's length (dynamic)", "a fixed one", remedy)
-    if kind not in TESTED:
-        yield f"'{kind}' is exported as any decoder of text; no test covers it: let a validate stage look at it"
-
-
-def _rope_types(parameters: Mapping[str, Any]) -> set[str]:
-    """The kinds of rotary embedding; some models have one for each kind of layer."""
-    each = [value for value in parameters.values() if isinstance(value, Mapping)] or [parameters]
-    return {str(one.get("rope_type")) for one in each}
-
-
 def _skeleton(config: Any) -> nn.Module:
     """transformers' whole model on no device: names and shapes."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
@@ -177,16 +103,16 @@ def _skeleton(config: Any) -> nn.Module:
 
     from convert.formats.onnx.hollow import hollow
 
-    sees = config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    return hollow(config, AutoModelForImageTextToText if sees else AutoModelForCausalLM)
+    has_vision = config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return hollow(config, AutoModelForImageTextToText if has_vision else AutoModelForCausalLM)
 
 
 def check(source: Bundle, wish: Wish) -> list[Problem]:
     """What keeps the model from being exported, by headers and configs."""
     try:
         return list(prepare(source).ledger.problems)
-    except InputError as error:
-        return [error.problem]
+    except ConvertError as error:
+        return [p if isinstance(p, Problem) else Problem(STAGE, p) for p in error.problems]
 
 
 def misfits(source: Bundle) -> list[Problem]:
@@ -195,7 +121,7 @@ def misfits(source: Bundle) -> list[Problem]:
 
     try:
         tensors = stored(source)
-        model = _skeleton(_config(_home(source), len(tensors)))
+        model = _skeleton(transformers_config(_home(source), len(tensors)))
     except InputError as error:
         return [error.problem]
     return list(match_tensors(model, tensors, joins=True).problems)
@@ -233,14 +159,14 @@ def export(source: Bundle, wish: Wish, out: Path, progress: Progress) -> Bundle:
             made[role].append(artifact)
     made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in linked.values()]
     made[Role.WEIGHTS] += _index(source, out) if linked else []
-    return _bundle(source, out, made, _companions(source, prepared.family, out))
+    return _bundle(source, out, made, _companions(source, prepared.cut, out))
 
 
 def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
     """TracedGraph -> graph without weights."""
     from convert.formats.onnx import trace
 
-    parts = prepared.family.parts(prepared.config)
+    parts = prepared.cut.parts(prepared.config)
     progress.start("tracing " + ", ".join(part.name for part in parts), len(parts), "graphs")
     traced = {}
     for part in parts:
@@ -318,21 +244,21 @@ def _index(source: Bundle, out: Path) -> list[Artifact]:
     return [copy(path, out / path.name, "onnx-part/shared") for path in sorted(paths) if path.is_file()]
 
 
-def _companions(source: Bundle, family: Any, out: Path) -> dict[Role, tuple[Artifact, ...]]:
-    """Copies of tokenizer, templates, processors and configs, and the family's helper modules: the folder is whole."""
+def _companions(source: Bundle, cut: families.GraphCut, out: Path) -> dict[Role, tuple[Artifact, ...]]:
+    """Copies of tokenizer, templates, processors and configs, and the helper modules: the folder is whole."""
     copies: dict[Role, tuple[Artifact, ...]] = {}
     for role, artifact in source.artifacts():
         if role in set(ROLES.values()):
             inside = inner_name(artifact.path)
             copies[role] = (*copies.get(role, ()), copy(artifact.path, out / inside, artifact.kind))
-    for path, helper in helper_files(family):
+    for path, helper in helper_files(cut):
         copies[Role.PREPROCESSOR] = (*copies.get(Role.PREPROCESSOR, ()), copy(path, out / helper, "python"))
     return copies
 
 
-def helper_files(family: Any) -> Iterator[tuple[Path, str]]:
-    """The modules that a family ships beside its graphs, and what they are called there."""
-    for name in getattr(family, "HELPERS", ()):
+def helper_files(cut: families.GraphCut) -> Iterator[tuple[Path, str]]:
+    """The modules that are shipped beside the graphs, and what they are called there."""
+    for name in cut.helpers:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             raise InputError("onnx", f"the module {name} is not installed", "this package, whole")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from validate.hush import hush_torchao
+from validate.silence import silence_torchao
 
-hush_torchao()  # before transformers, which looks whether it is there
+silence_torchao()  # before transformers, which looks whether it is there
 
 # ruff: noqa: E402
 from transformers.cache_utils import Cache, DynamicLayer

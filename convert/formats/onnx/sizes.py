@@ -99,7 +99,7 @@ def _companions(source: Bundle, prepared: Prepared) -> dict[str, tuple[Artifact,
         if role in set(ROLES.values()):
             copy = Artifact(artifact.kind, inner_name(artifact.path), artifact.size)
             copies[str(role)] = (*copies.get(str(role), ()), copy)
-    for path, name in helper_files(prepared.family):
+    for path, name in helper_files(prepared.cut):
         name_of = str(Role.PREPROCESSOR)
         copies[name_of] = (*copies.get(name_of, ()), Artifact("python", Path(name), path.stat().st_size))
     return copies

@@ -1,15 +1,147 @@
-"""Which checkpoints ONNX graphs can be made of."""
+"""Which checkpoints ONNX graphs can be made of: by the roles of the tensors, then by what transformers knows of it.
+
+A model of no family of ours is exported as any decoder of text, where transformers has it built in.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert import architectures
+from convert.architectures import DENSE, TEXT_GRAPH, VISION, Family, Roles, in_words
+from convert.errors import ConvertError, InputError, Problem, raise_all
 from convert.formats.base import Support
-from convert.formats.onnx import families
-from convert.source.checkpoint import Checkpoint
+from convert.source.checkpoint import Checkpoint, read_config
+
+STAGE = "onnx"  # as families call it that are tested in it
+LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # whose cache is keys and values
+COUNTS = {  # what transformers makes an object of each of -> how many there may be without a tensor for each
+    re.compile(r"(num|n)_(hidden_)?layers?|(en|de)coder_layers|depth"): 1000,
+    re.compile(r"(num|n)_(local_|routed_)?(experts|labels)"): 1 << 16,
+}
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """A model that has graphs: transformers' config object, how it is cut, and what to know of it."""
+
+    config: Any
+    cut: str  # a name of families/
+    notes: tuple[str, ...] = ()
 
 
 def supports(checkpoint: Checkpoint) -> Support:
-    """Yes for text decoders, and for models that see where their graphs are known."""
-    config = checkpoint.config
-    if "vision_config" in config and config.get("model_type") not in families.names():
-        return Support((f"model_type {config.get('model_type')}: no vision graph is known for it",))
+    """Yes for decoders of text with attention and MLP, and for families whose own graphs are known."""
+    try:
+        read_kind(checkpoint.folder, checkpoint.tensors)
+    except ConvertError as error:
+        return Support(tuple(map(str, error.problems)))
     return Support()
+
+
+def supports_family(family: Family) -> Support:
+    """Yes where a graph is known for the tensors that its models usually have."""
+    return Support(tuple(map(str, _misfits(family, family.usual_roles()))))
+
+
+def read_kind(home: Path, tensors: Collection[str]) -> ModelKind:
+    """What the checkpoint in `home` is to the exporter; `tensors` are the names of its tensors.
+
+    Raises ConvertError for a model that has no graphs.
+    """
+    config = transformers_config(home, len(tensors))
+    raw = read_config(home)
+    family = _family(raw)
+    if family:
+        raise_all(list(_misfits(family, family.roles(raw, tensors))))
+    _check_layers(config, family)
+    notes: tuple[str, ...] = ()
+    if family is None or STAGE not in family.tested:
+        kind = config.model_type
+        notes = (f"'{kind}' is exported as any decoder of text; no test covers it: let a validate stage look at it",)
+    return ModelKind(config, family.graphs if family else TEXT_GRAPH, notes)
+
+
+def _family(raw: Mapping[str, Any]) -> Family | None:
+    try:
+        return architectures.find(raw)
+    except InputError:
+        return None
+
+
+def _misfits(family: Family, roles: Roles) -> Iterator[Problem]:
+    """What of the model has no graph, by what its tensors are for."""
+    if not family.graphs:
+        what = "vision tower" if family.has_vision else "attention"
+        got = f"{family.title}: no graph is known for its {what}"
+        yield Problem(STAGE, got, "a decoder of text with rotary positions", "the gguf stage knows this family")
+    elif strange := roles.beyond(DENSE | VISION):
+        got = f"{family.title} has {in_words(strange)}: no graph is known for that"
+        yield Problem(STAGE, got, "attention with rotary positions, and an MLP", "the gguf stage knows this family")
+
+
+def transformers_config(home: Path, tensors: int) -> Any:
+    """transformers' config object. Raises InputError for a type it does not know; code in the folder is never run."""
+    from transformers import AutoConfig
+
+    from convert.formats.onnx.hollow import quiet
+
+    raw = read_config(home)
+    _check_counts(home / "config.json", raw, tensors)
+    if "quantization_config" in raw:
+        remedy = "take the model it was made from"
+        raise InputError(
+            str(home / "config.json"), "the weights are quantized", "a checkpoint of 16 or 32 bits", remedy
+        )
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(home, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # a config comes from strangers, and transformers raises all kinds of errors
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        got = f"transformers cannot read it ({said})"
+        raise InputError(str(home / "config.json"), got, "a model type that transformers has built in") from error
+
+
+def _check_counts(where: Path, raw: Mapping[str, Any], tensors: int) -> None:
+    """Raise InputError for layers beyond number: transformers would make an object of each before a shape is known."""
+    rest = [*raw.items()]
+    while rest:
+        name, value = rest.pop()
+        if isinstance(value, Mapping):
+            rest += value.items()
+        few = next((few for words, few in COUNTS.items() if words.fullmatch(name)), None)
+        if few is not None and isinstance(value, int) and value > max(tensors, few):
+            got = f"{name} is {str(value)[:20]}, and the checkpoint has {tensors} tensors"
+            raise InputError(str(where), got, "the number of what there is", "download the model again")
+
+
+def _check_layers(config: Any, family: Family | None) -> None:
+    """Raise InputError for a model type, or for layers, whose graphs would be wrong."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind, text = config.model_type, config.get_text_config()
+    where = "config.json"
+    has_vision = kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    own_graphs = family is not None and family.graphs != TEXT_GRAPH
+    if not own_graphs and (has_vision or kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        raise InputError(where, f"model type '{kind}' is not exported to ONNX", "a decoder of text")
+    if not hasattr(type(text)(), "num_key_value_heads"):  # encoders, and decoders from before rotary positions
+        raise InputError(where, f"model type '{kind}' is not exported to ONNX", "a decoder with rotary positions")
+    layers = set(getattr(text, "layer_types", None) or ())
+    if strange := sorted(layers - set(LAYERS)):
+        raise InputError(
+            where, f"'{kind}' has layers of {', '.join(strange)}", "attention whose cache is keys and values"
+        )
+    if "dynamic" in _rope_types(getattr(text, "rope_parameters", None) or {}):
+        remedy = "set rope_parameters to another type in config.json, for the lengths you will use"
+        raise InputError(where, "its rotary embedding changes with the text's length (dynamic)", "a fixed one", remedy)
+
+
+def _rope_types(parameters: Mapping[str, Any]) -> set[str]:
+    """The kinds of rotary embedding; some models have one for each kind of layer."""
+    each = [value for value in parameters.values() if isinstance(value, Mapping)] or [parameters]
+    return {str(one.get("rope_type")) for one in each}

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
-from convert.formats.base import Asked, Format, Found, Kind, Mark, Output, RecipeEntry, Sample, Support, parts_of
+from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Sample, Support, parts_of
+from validate.marks import Mark
 
 if TYPE_CHECKING:
+    from convert.architectures import Family
     from convert.formats.facts import Facts
     from convert.source.checkpoint import Checkpoint
 
 PART = "tensorrt-part"
 SUFFIX = ".engine"
+NOTE = "An engine holds its weights once for many tokens at a time, and again for single ones."
 
 
 def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
@@ -32,6 +35,13 @@ def supports(checkpoint: Checkpoint) -> Support:
     from convert.formats.onnx.supports import supports
 
     return supports(checkpoint)
+
+
+def supports_family(family: Family) -> Support:
+    """The same, by what the family's models usually have."""
+    from convert.formats.onnx.supports import supports_family
+
+    return supports_family(family)
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:
@@ -71,10 +81,11 @@ RECIPE = (
 FORMAT = Format(
     name="tensorrt",
     title="TensorRT",
-    kinds=(Kind("tensorrt", "TensorRT", Mark("cross", "#52606f"), runtimes=("tensorrt",)),),
+    kinds=(Kind("tensorrt", "TensorRT", Mark("cross", "#52606f", "#aab6c4"), ("tensorrt",), note=NOTE),),
     stages={"tensorrt": "convert.formats.tensorrt.stage:STAGE"},
     outputs=outputs,
     supports=supports,
+    supports_family=supports_family,
     inspect=inspect,
     recognize=recognize,
     previews=previews,

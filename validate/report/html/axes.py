@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from validate.report.schema import Output
-from validate.report.words import visible
+from validate.report.marks import looks
+from validate.report.schema import Output, Report
 
 FLOOR = 1e-9  # KL below it is drawn at it: far under what float32 logits of another summation order give
 
@@ -23,15 +23,6 @@ _SHAPES: Mapping[str, str] = {
     "hexagon": "M-6 0L-3-5.2H3L6 0L3 5.2H-3z",
     "cross": "M-5.5-2h3.5v-3.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5z",
     "flag": "M-5-5.5L5.5 0L-5 5.5z",
-}
-_FAMILIES: Mapping[str, tuple[str, str, str]] = {  # format -> class (its colour), shape, name
-    "gguf": ("f0", "circle", "GGUF"),
-    "onnx": ("f1", "square", "ONNX"),
-    "onnx-genai": ("f2", "diamond", "ONNX genai"),
-    "gptq": ("f3", "up", "GPTQ"),
-    "awq": ("f4", "down", "AWQ"),
-    "fp8": ("f5", "hexagon", "FP8"),
-    "tensorrt": ("f6", "cross", "TensorRT"),
 }
 
 
@@ -50,12 +41,32 @@ class Family:
         )
 
 
-def family(output: Output) -> Family:
-    """That of the output's format; one for all formats that are not known here."""
-    return Family(*_FAMILIES.get(output["format"], ("f7", "flag", visible(output["format"]))))
+def families(report: Report) -> dict[str, Family]:
+    """That of every format of the report, by the format's name."""
+    return {
+        name: Family(f"f{number}", look.mark.shape, look.title)
+        for number, (name, look) in enumerate(looks(report).items())
+    }
 
 
-def again(outputs: Sequence[Output]) -> list[bool]:
+def colours(report: Report) -> Markup:
+    """The style sheet's rules for the families on a light page."""
+    found = families(report).values()
+    rules = Markup("").join(Markup(".{0}{{fill:var(--{0});stroke:var(--{0})}}").format(f.css) for f in found)
+    marks = [look.mark.colour for look in looks(report).values()]
+    return Markup(":root{{{}}}\n{}").format(_variables(marks), rules)
+
+
+def colours_dark(report: Report) -> Markup:
+    """What changes of them on a dark page."""
+    return _variables([look.mark.colour_dark for look in looks(report).values()])
+
+
+def _variables(marks: Sequence[str]) -> Markup:
+    return Markup("").join(Markup("--f{}:{};").format(number, colour) for number, colour in enumerate(marks))
+
+
+def on_second_runtime(outputs: Sequence[Output]) -> list[bool]:
     """For each output, whether the same file is an earlier row's too, on another runtime."""
     seen: set[tuple[str, str]] = set()
     found = []

@@ -1,4 +1,4 @@
-"""What became of images: each one, and the worst of all, for an output that sees."""
+"""What became of images: each one, and the worst of all, for an output with vision."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Seen:
+class VisionRow:
     """A row of the short table: the worst of an output's images; of what is said to them, of those that are judged."""
 
     index: int
@@ -38,26 +38,26 @@ class Seen:
     rows: list[Image]
 
 
-def seen(report: Report) -> list[Seen]:
+def vision_rows(report: Report) -> list[VisionRow]:
     """The outputs that were shown images."""
-    return [_seen(i, o) for i, o in enumerate(report["outputs"]) if o["vision"]["images"]]
+    return [_vision_row(i, o) for i, o in enumerate(report["outputs"]) if o["vision"]["images"]]
 
 
-def _seen(index: int, output: Output) -> Seen:
+def _vision_row(index: int, output: Output) -> VisionRow:
     vision = output["vision"]
     images, file = vision["images"], vision["projector"]
     projector = " ".join(
         filter(None, (visible(vision["projector_type"]), visible(_bare(file["path"])) if file else ""))
     )
-    spoken = judged(images, lambda image: image["name"])
-    return Seen(
+    judged_images = judged(images, lambda image: image["name"])
+    return VisionRow(
         index,
         projector or NOTHING,
         _worst(min, (i["cosine_min"] for i in images), _cosine),
         _worst(max, (i["max_error"] for i in images), scientific),
-        _worst(max, (i["kl"] for i in spoken), scientific),
-        sum(i["next_reference"] == i["next_candidate"] for i in spoken),
-        len(spoken),
+        _worst(max, (i["kl"] for i in judged_images), scientific),
+        sum(i["next_reference"] == i["next_candidate"] for i in judged_images),
+        len(judged_images),
         [_image(i) for i in images],
     )
 

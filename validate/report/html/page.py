@@ -9,13 +9,13 @@ import json
 import math
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from validate.metrics import DEFINITIONS
 from validate.report import columns, sections, verdicts, words
 from validate.report.build import to_json
 from validate.report.html import gauge, images, scatter, spread
-from validate.report.html.axes import FLOOR, ten_to
+from validate.report.html.axes import FLOOR, colours, colours_dark, ten_to
 from validate.report.outputs import short_names
 from validate.report.schema import FileEntry, Report
 
@@ -57,11 +57,13 @@ def _environment() -> Environment:
     return environment
 
 
-def _context(report: Report) -> dict[str, Any]:
+def _context(report: Report) -> dict[str, object]:
     outputs, shown = report["outputs"], columns.columns(report)
     checks, differences = sections.checks(report), sections.differences(report)
     return {
         "report": report,
+        "colours": colours(report),
+        "colours_dark": colours_dark(report),
         "outputs": outputs,
         "numbered": list(enumerate(outputs)),
         "names": short_names(report),
@@ -87,7 +89,7 @@ def _context(report: Report) -> dict[str, Any]:
         "maps": [(i, found) for i, o in enumerate(outputs) if (found := sections.tensor_map(o["tensors"]))],
         "did": (did := any(o["greedy"] or o["tool_calls"] or o["vision"]["clicks"] for o in outputs)),
         "acting": did or any(o["vision"]["images"] or o["vision"]["reason"] for o in outputs),
-        "seen": images.seen(report),
+        "vision_rows": images.vision_rows(report),
         "furthest": _furthest(report),
         "checks": checks,
         "matrix": [sections.contract_marks(o, [name for name, _ in checks]) for o in outputs],

@@ -12,11 +12,11 @@ from validate.report.html.axes import (
     Canvas,
     Family,
     LogAxis,
-    again,
     at_floor,
-    family,
+    families,
     kl_axis,
     line,
+    on_second_runtime,
     picture,
     text,
 )
@@ -43,13 +43,14 @@ class Point:
 
 def points(report: Report) -> list[Point]:
     """The outputs that have a size and a drift."""
-    rows = zip(report["outputs"], short_names(report), again(report["outputs"]), strict=True)
+    rows = zip(report["outputs"], short_names(report), on_second_runtime(report["outputs"]), strict=True)
+    known = families(report)
     return [
         Point(
             i,
             name,
             visible(o["label"]),
-            family(o),
+            known[o["format"]],
             hollow,
             o["size_bytes"],
             kl,
@@ -189,8 +190,8 @@ def legend(report: Report) -> list[tuple[Markup, str]]:
 
 def marks(report: Report) -> list[Markup]:
     """The mark of each output, for its row of the table."""
-    hollow = again(report["outputs"])
-    return [_swatch(family(o).mark(9, 9, h)) for o, h in zip(report["outputs"], hollow, strict=True)]
+    hollow, known = on_second_runtime(report["outputs"]), families(report)
+    return [_swatch(known[o["format"]].mark(9, 9, h)) for o, h in zip(report["outputs"], hollow, strict=True)]
 
 
 def _swatch(body: Markup) -> Markup:

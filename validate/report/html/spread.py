@@ -12,7 +12,7 @@ from validate.report.html.axes import (
     Family,
     LogAxis,
     at_floor,
-    family,
+    families,
     kl_axis,
     line,
     picture,
@@ -54,8 +54,14 @@ def spreads(report: Report) -> list[Markup]:
 
 
 def _rows(report: Report) -> list[Spread]:
+    known = families(report)
     return [
-        Spread(name, family(o), sorted(o["quantiles"], key=lambda q: q["share"]), o["metrics"].get("kl_mean") or 0.0)
+        Spread(
+            name,
+            known[o["format"]],
+            sorted(o["quantiles"], key=lambda q: q["share"]),
+            o["metrics"].get("kl_mean") or 0.0,
+        )
         for o, name in zip(report["outputs"], short_names(report), strict=True)
         if o["quantiles"]
     ]

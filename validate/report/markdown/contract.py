@@ -67,27 +67,27 @@ def _difference(entry: sections.Differences, state: str) -> Iterable[str]:
 
 
 def vision(report: Report) -> Iterable[str]:
-    """A row for each output that sees; the worst over its images."""
-    seeing = [o for o in report["outputs"] if o["vision"]["images"] or o["vision"]["clicks"]]
-    if not seeing:
+    """A row for each output with images or clicks; the worst over its images."""
+    with_vision = [o for o in report["outputs"] if o["vision"]["images"] or o["vision"]["clicks"]]
+    if not with_vision:
         return
     yield "## Vision: images and clicks"
     yield ""
-    shown = [(head, cell) for head, cell in _COLUMNS if any(cell(o) != NOTHING for o in seeing)]
-    rows = [[code(o["label"]), *(cell(o) for _, cell in shown)] for o in seeing]
+    shown = [(head, cell) for head, cell in _COLUMNS if any(cell(o) != NOTHING for o in with_vision)]
+    rows = [[code(o["label"]), *(cell(o) for _, cell in shown)] for o in with_vision]
     yield from table(["Output", *(head for head, _ in shown)], "l" + "r" * len(shown), rows)
-    yield _legend(seeing)
+    yield _legend(with_vision)
     yield ""
 
 
-def _legend(seeing: Iterable[Output]) -> str:
-    images = {i["name"]: i for o in seeing for i in o["vision"]["images"]}.values()
+def _legend(with_vision: Iterable[Output]) -> str:
+    images = {i["name"]: i for o in with_vision for i in o["vision"]["images"]}.values()
     sizes = [f"{text(i['name'])} {i['width']} x {i['height']}{' (resized)' if i['resized'] else ''}" for i in images]
     said = [f"Images: {', '.join(sizes)}."] if sizes else []
     said.append(
         "The worst over all images; the cosine is of the projector's embedding of an image token to the source's."
     )
-    tasks = {c["tasks"] for o in seeing if (c := o["vision"]["clicks"]) is not None}
+    tasks = {c["tasks"] for o in with_vision if (c := o["vision"]["clicks"]) is not None}
     if tasks:
         said.append(f"Clicks: on {max(tasks)} held-out screenshots.")
     return " ".join(said)

@@ -8,6 +8,7 @@ from validate.metrics import DEFINITIONS
 from validate.report import columns, verdicts
 from validate.report.markdown.text import code, folded, plain, table, text
 from validate.report.markdown.verdict import WORDS
+from validate.report.marks import looks
 from validate.report.schema import Output, Report
 from validate.report.words import NOTHING, percent, scientific
 
@@ -46,23 +47,21 @@ def _legend(report: Report, speed: bool) -> Iterable[str]:
     said.append("Bits per weight are of the whole file.")
     if speed:
         said.append(r"\* indicative: measured once beside other work, in the same way for all.")
-    said += [note for told, note in _NOTES if any(map(told, report["outputs"]))]
+    said += [note for applies, note in _NOTES if any(map(applies, report["outputs"]))]
+    present = {o["format"] for o in report["outputs"]}
+    said += [text(look.note) for name, look in looks(report).items() if look.note and name in present]
     yield " ".join(said)
     yield ""
 
 
 _NOTES: tuple[tuple[Callable[[Output], bool], str], ...] = (
     (
-        lambda o: o["type"] == "fp32" and o["format"] == "onnx" and (o["bits_per_weight"] or 32) < 24,
+        lambda o: o["type"] == "fp32" and (o["bits_per_weight"] or 32) < 24,
         "A graph of fp32 with 16 bits per weight reads the checkpoint's own file, and widens it to compute.",
     ),
     (
         lambda o: o["runtime"].startswith("OpenVINO") and o["type"] in ("fp16", "bf16"),
         "OpenVINO computes in float32 here whatever a graph's type is, so that its fp16 and fp32 are as near.",
-    ),
-    (
-        lambda o: o["format"] == "tensorrt",
-        "An engine holds its weights once for each of its profiles.",
     ),
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from validate.report import verdicts
 from validate.report.markdown.text import code, codes, text
 from validate.report.schema import Output, Report
-from validate.vision import SEES_NOTHING
+from validate.vision import NO_VISION
 
 WORDS = {"passed": "passed", "failed": "**FAILED**", "not_run": "**NOT RUN**"}
 
@@ -18,7 +18,7 @@ def verdict(report: Report) -> Iterable[str]:
     sentence = verdicts.sentence(outputs)
     yield f"# {text(report['recipe'])}: {sentence[:1].lower()}{sentence[1:]}"
     yield ""
-    lines = [*_troubles(report), *_to_do(report), *_close_calls(report), *_facts(report), *_blind(outputs)]
+    lines = [*_troubles(report), *_to_do(report), *_close_calls(report), *_facts(report), *_not_checked(outputs)]
     yield from lines
     if lines:
         yield ""
@@ -48,15 +48,15 @@ def _close_calls(report: Report) -> Iterable[str]:
 
 def _facts(report: Report) -> Iterable[str]:
     for fact in verdicts.facts(report):
-        yield f"- {text(fact.title)}: {text(fact.value)}" + (f" ({text(fact.told)})" if fact.told else "")
+        yield f"- {text(fact.title)}: {text(fact.value)}" + (f" ({text(fact.detail)})" if fact.detail else "")
 
 
-def _blind(outputs: Iterable[Output]) -> Iterable[str]:
-    """What was not looked at is said before the tables, or it would be taken for looked at."""
+def _not_checked(outputs: Iterable[Output]) -> Iterable[str]:
+    """What was not checked is said before the tables, or it would be taken for checked."""
     reasons: dict[str, list[str]] = {}
     for output in outputs:
         reason = output["vision"]["reason"]
-        if reason and reason != SEES_NOTHING:
+        if reason and reason != NO_VISION:
             reasons.setdefault(reason, []).append(output["label"])
     for reason, labels in reasons.items():
-        yield f"- Images: **not looked at** for {codes(labels)}: {text(reason)}"
+        yield f"- Images: **not checked** for {codes(labels)}: {text(reason)}"

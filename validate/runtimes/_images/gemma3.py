@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from validate.runtimes import _images
-from validate.runtimes._images import Size
+from validate.runtimes._images import base
+from validate.runtimes._images.base import Found, Size
 
 MODELS = ("gemma3",)
 
 
-class Images(_images.Images):
+class Images(base.Images):
     """Image tokens see each other in both directions, which token_type_ids say."""
 
     kinds = "token_type_ids"
-    options: ClassVar[Mapping[str, Any]] = {"do_pan_and_scan": False}  # as Gemma3Processor calls it
+    options: ClassVar[Mapping[str, object]] = {"do_pan_and_scan": False}  # as Gemma3Processor calls it
     unused = ("num_crops",)
     around = ("\n\n", "\n\n")  # Gemma3Processor's full_image_sequence; llama.cpp's mtmd writes the marks alone
 
@@ -31,5 +31,5 @@ class Images(_images.Images):
     def span(self) -> str:
         return self.text_of(self.config.boi_token_id)
 
-    def write(self, found: Mapping[str, Any], image: int) -> str:
+    def placeholder(self, found: Found, image: int) -> str:
         return f"{self.span}{self.token * self.tile_tokens}{self.text_of(self.config.eoi_token_id)}"

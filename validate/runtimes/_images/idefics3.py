@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from validate.runtimes import _images
-from validate.runtimes._images import Size
+from validate.runtimes._images import base
+from validate.runtimes._images.base import Found, Size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MODELS = ("idefics3", "smolvlm")
 _MARK, _WHOLE = "<fake_token_around_image>", "<global-img>"
 
 
-class Images(_images.Images):
+class Images(base.Images):
     """pixel_values are (prompt, tile, 3, height, width); rows and cols, (prompt, image), say how they lie."""
 
-    options: ClassVar[Mapping[str, Any]] = {"return_row_col_info": True}
+    options: ClassVar[Mapping[str, object]] = {"return_row_col_info": True}
     unused = ("rows", "cols")
 
     @property
@@ -32,24 +35,24 @@ class Images(_images.Images):
         rows, columns = self.processor.get_number_of_image_patches(height, width)[1:]
         return int(rows * columns) + 1
 
-    def given(self, pictures: list[Any]) -> list[Any]:
+    def batched(self, pictures: list[Image]) -> list[list[Image]]:
         return [[picture] for picture in pictures]
 
-    def write(self, found: Mapping[str, Any], image: int) -> str:
+    def placeholder(self, found: Found, image: int) -> str:
         rows, columns = _grid(found, image)
         tile = self.token * self.tile_tokens
         marks = ([f"{_MARK}<row_{y}_col_{x}>{tile}" for x in range(1, columns + 1)] for y in range(1, rows + 1))
         above = "".join(f"{''.join(row)}\n" for row in marks)
         return f"{above}\n{_MARK}{_WHOLE}{tile}{_MARK}" if above else f"{_MARK}{_WHOLE}{tile}{_MARK}"
 
-    def resized(self, found: Mapping[str, Any]) -> Size:
+    def resized(self, found: Found) -> Size:
         """All tiles together; the small whole is left out."""
         rows, columns = _grid(found, 0)
         width, height = super().resized(found)
         return width * max(1, columns), height * max(1, rows)
 
 
-def _grid(found: Mapping[str, Any], image: int) -> Size:
+def _grid(found: Found, image: int) -> Size:
     """Rows and columns of an image's tiles; none where it is not cut. Every prompt has one image."""
     rows, columns = ([n for row in found[name] for n in row] for name in ("rows", "cols"))
     return int(rows[image]), int(columns[image])

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from validate.runtimes import _images
-from validate.runtimes._images import Size
+from validate.runtimes._images import base
+from validate.runtimes._images.base import Found, Size
 
 MODELS = ("internvl",)
 
 
-class Images(_images.Images):
+class Images(base.Images):
     """pixel_values are (tile, 3, height, width) of all images; num_patches says how many each has."""
 
-    options: ClassVar[Mapping[str, Any]] = {"crop_to_patches": True}  # as InternVLProcessor calls it
+    options: ClassVar[Mapping[str, object]] = {"crop_to_patches": True}  # as InternVLProcessor calls it
     unused = ("num_patches",)
 
     @property
@@ -30,5 +30,5 @@ class Images(_images.Images):
     def tiles(self, width: int, height: int) -> int:
         return int(self.processor.get_number_of_image_patches(height, width, dict(self.options)))
 
-    def write(self, found: Mapping[str, Any], image: int) -> str:
+    def placeholder(self, found: Found, image: int) -> str:
         return f"<img>{self.token * self.tile_tokens * int(found['num_patches'][image])}</img>"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from validate.runtimes import _images
-from validate.runtimes._images import Size
+from validate.runtimes._images import base
+from validate.runtimes._images.base import Size
+from validate.runtimes._optional import optional
 
 MODELS = ("llava",)
 _SQUARES = ("clip_vision_model", "siglip_vision_model")  # towers that take one size; Pixtral's takes many
 
 
-class Images(_images.Images):
+class Images(base.Images):
     """The tower's tokens with its class token or without, as vision_feature_select_strategy says."""
 
     @property
     def tile(self) -> Size:
-        size = getattr(self.processor, "crop_size", None) or self.processor.size
+        size = optional(self.processor, "crop_size") or self.processor.size
         return int(size["width"]), int(size["height"])
 
     @property

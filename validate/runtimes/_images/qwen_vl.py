@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from validate.runtimes import _images
-from validate.runtimes._images import Size
+from validate.runtimes._images import base
+from validate.runtimes._images.base import Found, Size
+from validate.runtimes._optional import optional
 
 MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
 
-class Images(_images.Images):
+class Images(base.Images):
     """A still image is one frame of image_grid_thw, (image, 3): frames, rows and columns of patches."""
 
     kinds = "mm_token_type_ids"
@@ -35,18 +33,18 @@ class Images(_images.Images):
 
     @property
     def span(self) -> str:
-        return self._write(1)
+        return self._placeholder(1)
 
-    def write(self, found: Mapping[str, Any], image: int) -> str:
-        return self._write(int(found["image_grid_thw"][image].prod()) // self.processor.merge_size**2)
+    def placeholder(self, found: Found, image: int) -> str:
+        return self._placeholder(int(found["image_grid_thw"][image].prod()) // self.processor.merge_size**2)
 
-    def _write(self, count: int) -> str:
+    def _placeholder(self, count: int) -> str:
         return f"{self._mark('vision_start_token_id')}{self.token * count}{self._mark('vision_end_token_id')}"
 
     def _mark(self, name: str) -> str:
-        token = getattr(self.config, name, None)
+        token = optional(self.config, name)
         return "" if token is None else self.text_of(token)
 
-    def resized(self, found: Mapping[str, Any]) -> Size:
+    def resized(self, found: Found) -> Size:
         _, rows, columns = found["image_grid_thw"][0].tolist()
         return columns * self.processor.patch_size, rows * self.processor.patch_size

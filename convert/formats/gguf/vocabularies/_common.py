@@ -59,19 +59,21 @@ def padded(pieces: Mapping[int, Piece], vocab_size: int, where: str) -> tuple[Pi
     if vocab_size - len(pieces) > MAX_PADDING:
         raise InputError(where, f"{len(pieces)} tokens for an embedding of {vocab_size} rows", "about as many")
     taken: dict[str, int] = {}
-    for number, piece in sorted(pieces.items()):
-        if piece.text in taken:
-            raise InputError(where, f"tokens {taken[piece.text]} and {number} are both {piece.text!r}", "one id a text")
-        if not piece.text:
+    for number, (text, _, _) in sorted(pieces.items()):
+        if text in taken:
+            raise InputError(where, f"tokens {taken[text]} and {number} are both {text!r}", "one id a text")
+        if not text:
             raise InputError(where, f"token {number} is empty", "a text")
-        taken[piece.text] = number
-    filled = []
-    for number in range(vocab_size):
-        name = f"[PAD{number}]"
-        while number not in pieces and name in taken:
-            name = f"[{name}]"
-        filled.append(pieces.get(number) or Piece(name, PADDING_SCORE, UNUSED))
-    return tuple(filled)
+        taken[text] = number
+    return tuple(pieces.get(number) or _padding(number, taken) for number in range(vocab_size))
+
+
+def _padding(number: int, taken: Mapping[str, int]) -> Piece:
+    """What stands for an id without a token, by a name that no token has."""
+    name = f"[PAD{number}]"
+    while name in taken:
+        name = f"[{name}]"
+    return Piece(name, PADDING_SCORE, UNUSED)
 
 
 def an_object(parent: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

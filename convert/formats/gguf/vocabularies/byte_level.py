@@ -5,7 +5,7 @@ From tokenizer.json, or from vocab.json with merges.txt. Tokens are spelled in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from convert.errors import InputError
@@ -38,11 +38,12 @@ def byte_level(companions: Companions, vocab_size: int, override: str | None) ->
         pre = pre_tokenizer_of_class(companions, override)
         merges = _merges_txt(companions)
     pieces: dict[int, Piece] = {}
+    added = companions.added_tokens
     for text, number in companions.token_ids.items():
-        if number in pieces and number not in companions.added_tokens:
+        if number in pieces and number not in added:
             raise InputError(where, f"id {number} is both {pieces[number].text!r} and {text!r}")
         pieces[number] = Piece(text)
-    for number, token in companions.added_tokens.items():
+    for number, token in added.items():
         pieces[number] = Piece(token["content"], type=added_type(token))
     return Vocabulary("gpt2", pre.name, padded(pieces, vocab_size, where), merges, notes=pre.notes)
 
@@ -71,15 +72,30 @@ def read_merges(merges: object, where: str) -> tuple[str, ...]:
     """`left right` of every merge; tokenizer.json has them so, or as pairs. Rank is place."""
     if not isinstance(merges, list):
         raise InputError(where, f"merges are {str(merges)[:40]!r}", "a list")
+    if pairs := _good_pairs(merges):
+        return pairs
     lines = []
     for rank, merge in enumerate(merges):
-        pair = isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
-        line = " ".join(merge) if pair else merge
+        line = merge
+        if isinstance(merge, list) and len(merge) == 2 and isinstance(merge[0], str) and isinstance(merge[1], str):
+            line = f"{merge[0]} {merge[1]}"
         # one space, between two tokens; a space inside a token could not be told from it
         if not isinstance(line, str) or line.count(" ") != 1 or line[0] == " " or line[-1] == " ":
             raise InputError(where, f"merge {rank} is {str(merge)[:60]!r}", "two tokens without spaces")
         lines.append(line)
     return tuple(lines)
+
+
+def _good_pairs(merges: Sequence[object]) -> tuple[str, ...]:
+    """The lines of merges that are all pairs without a space, seen at once; () where only a look at each can tell."""
+    if set(map(type, merges)) != {list} or set(map(len, merges)) != {2}:  # type: ignore[arg-type]  # all are lists
+        return ()
+    try:
+        lines = tuple(map(" ".join, merges))  # type: ignore[arg-type]
+    except TypeError:
+        return ()
+    text = "\n" + "\n".join(lines) + "\n"
+    return lines if text.count(" ") == len(lines) and "\n " not in text and " \n" not in text else ()
 
 
 def _merges_txt(companions: Companions) -> tuple[str, ...]:

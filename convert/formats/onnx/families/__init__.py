@@ -1,19 +1,17 @@
-"""One file per model family whose export is more than one decoder graph; `_decoder.py` serves all others.
+"""One file per way to cut a model into graphs; `graphs` in convert/architectures/<family>.py says which is a family's.
 
-A family is a module named as config.json's `model_type` with
-
-    parts(config) -> list[TracedGraph]     every graph of the model, the one that gives logits first
-
-`config` is transformers' config object. The modules of the parts hold parameters without memory (see `hollow.py`).
+A module is called as that word and declares CUT = GraphCut(...); `_decoder.py` is the one graph of a text model.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
+
+from convert.architectures import TEXT_GRAPH
 
 if TYPE_CHECKING:
     import torch
@@ -41,17 +39,23 @@ class TracedGraph:
     parameters: Mapping[str, str] = field(default_factory=dict)  # name in the module -> name in the whole model's
 
 
-class Family(Protocol):
-    """The shape of a family module."""
+@dataclass(frozen=True)
+class GraphCut:
+    """How a model is cut into graphs. `parts` takes transformers' config object.
 
-    def parts(self, config: Any) -> list[TracedGraph]: ...
+    It gives every graph, the one with logits first; their modules hold parameters without memory (see hollow.py).
+    """
+
+    parts: Callable[[Any], list[TracedGraph]]
+    helpers: tuple[str, ...] = ()  # modules of ours that are shipped beside the graphs: what happens between them
 
 
 def names() -> list[str]:
-    """Every model_type there is a file for."""
+    """Every cut but the plain decoder's."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
-def load(model_type: str) -> Family:
-    """The module of a model_type; the plain decoder's where there is none."""
-    return cast(Family, importlib.import_module(f"{__name__}.{model_type if model_type in names() else '_decoder'}"))
+def load(cut: str) -> GraphCut:
+    """The cut that a family's file names."""
+    found: GraphCut = importlib.import_module(f"{__name__}.{'_decoder' if cut == TEXT_GRAPH else cut}").CUT
+    return found

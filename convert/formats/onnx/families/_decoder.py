@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from convert.formats.onnx.families import Input, TracedGraph
+from convert.formats.onnx.families import GraphCut, Input, TracedGraph
 from convert.formats.onnx.hollow import hollow, past, present
 
 if TYPE_CHECKING:
@@ -89,3 +89,6 @@ def cache_inputs(config: Any) -> dict[str, Input]:
 def cache_outputs(config: Any) -> list[str]:
     """present.0.key, present.0.value, ..."""
     return [f"present.{layer}.{what}" for layer in range(config.num_hidden_layers) for what in ("key", "value")]
+
+
+CUT = GraphCut(parts)

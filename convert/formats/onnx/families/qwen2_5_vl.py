@@ -5,19 +5,18 @@
     vision_encoder          pixel_values, image_grid_thw -> image_embeds, one row a merge unit, images in order
 
 What is done between them (rows of image_embeds into inputs_embeds, positions along three axes) is plain numpy:
-HELPERS names the module that is shipped beside the graphs.
+`helpers` names the module that is shipped beside the graphs.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convert.formats.onnx.families import Input, TracedGraph
+from convert.formats.onnx.families import GraphCut, Input, TracedGraph
 
 if TYPE_CHECKING:
     from torch import nn
 
-HELPERS = ("validate.runtimes._qwen2_5_vl_inputs",)
 AXES = 3  # of positions: time, height, width
 
 
@@ -102,3 +101,6 @@ def _vision(model: Any, config: Any) -> TracedGraph:
 def _names(here: str, module: nn.Module, there: str) -> dict[str, str]:
     """Name in a part -> name in the whole model, of a module's parameters."""
     return {f"{here}.{name}": f"{there}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)}
+
+
+CUT = GraphCut(parts, helpers=("validate.runtimes._qwen2_5_vl_inputs",))

@@ -36,7 +36,7 @@ def room_bytes(tokens: int) -> int:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CompressedLogits:
     """A window of the reference. Where it is `whole`, `logits` is (token, vocab) and what stands below `nll` is empty.
 
     Else both are the positions' tokens one behind the other, each position's by falling logit, among equals the lower
@@ -65,7 +65,7 @@ class Kept:
     @property
     def bytes(self) -> int:
         """In memory; a file has a kilobyte more."""
-        return sum(getattr(self, name).nbytes for name in _ARRAYS)
+        return sum(vars(self)[name].nbytes for name in _ARRAYS)
 
     @property
     def tail_mass(self) -> float:
@@ -125,32 +125,32 @@ class Kept:
         part = path.with_name(f"{path.name}.part")
         try:
             with part.open("wb") as file:
-                np.savez(file, vocab=np.int64(self.vocab), **{name: getattr(self, name) for name in _ARRAYS})
+                np.savez(file, vocab=np.int64(self.vocab), **{name: vars(self)[name] for name in _ARRAYS})
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
     @staticmethod
-    def load(path: Path) -> Kept:
+    def load(path: Path) -> CompressedLogits:
         """What `save` wrote; ValueError for anything else, OSError where there is no file."""
         try:
             with zipfile.ZipFile(path) as archive:
                 size = path.stat().st_size
                 vocab = _member(archive, "vocab", ("<i8",), size)
                 arrays = {name: _member(archive, name, types, size) for name, types in _ARRAYS.items()}
-            kept = Kept(int(vocab), **arrays)
-            wrong = _wrong(kept)
+            compressed = CompressedLogits(int(vocab), **arrays)
+            wrong = _wrong(compressed)
         except (ValueError, zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, TypeError) as error:
             wrong = str(error)
         if wrong:
-            raise ValueError(f"{path} is no file of kept logits: {wrong}")
-        return kept
+            raise ValueError(f"{path} is no file of compressed logits: {wrong}")
+        return compressed
 
 
-# ---- keeping
+# ---- compressing
 
 
-def keep(logits_tv: np.ndarray, tokens: Sequence[int], room: int) -> Kept:
+def compress(logits_tv: np.ndarray, tokens: Sequence[int], room: int) -> CompressedLogits:
     """What is kept of a window's logits (token, vocab) in about `room` bytes, computed a few rows at a time.
 
     Where not all logits fit: at each position the most likely tokens until the others' mass is at most TAIL. Where
@@ -176,8 +176,8 @@ def keep(logits_tv: np.ndarray, tokens: Sequence[int], room: int) -> Kept:
         none = np.full(count, -np.inf)
         no_ids = np.empty(0, np.uint16)
         empty = no_ids, np.empty(0, np.int64), no_ids.reshape(0, SAMPLE), np.empty((0, SAMPLE), np.float32)
-        return Kept(vocab, logits_tv, sums, none, nll, *empty)
-    return rows.kept(sums, nll)
+        return CompressedLogits(vocab, logits_tv, sums, none, nll, *empty)
+    return rows.compressed(sums, nll)
 
 
 @dataclass
@@ -217,15 +217,15 @@ class _Rows:
             ids = _most_likely(row, exp_row, np.float32(largest_logit))
             exp_row[ids] = 0
             drawn = _draw(exp_row, SAMPLE, self._rng)
-            kept = ids.astype(self._type), row[ids], float(exp_row.sum())
-            self._rows.append(_Row(*kept, drawn.astype(self._type), row[drawn]))
+            compressed = ids.astype(self._type), row[ids], float(exp_row.sum())
+            self._rows.append(_Row(*compressed, drawn.astype(self._type), row[drawn]))
         lengths = np.array([len(row.ids) for row in self._rows])
         if lengths.sum() > self._room:
             length = _common_length(lengths, self._room)
             for long in np.flatnonzero(lengths > length):
                 self._rows[long].cut(length, self._rng)
 
-    def kept(self, sums: np.ndarray, nll: np.ndarray) -> Kept:
+    def compressed(self, sums: np.ndarray, nll: np.ndarray) -> CompressedLogits:
         """All positions together."""
         rows = self._rows
         starts = np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int64)
@@ -234,7 +234,7 @@ class _Rows:
             log_rest = np.log([row.rest for row in rows]) + logits[starts[:-1]] - sums
         ids, sample_ids = np.concatenate([row.ids for row in rows]), np.stack([row.sample_ids for row in rows])
         sample_logits = np.stack([row.sample_logits for row in rows])
-        return Kept(self._vocab, logits, sums, log_rest, nll, ids, starts, sample_ids, sample_logits)
+        return CompressedLogits(self._vocab, logits, sums, log_rest, nll, ids, starts, sample_ids, sample_logits)
 
 
 def _draw(mass: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
@@ -309,41 +309,49 @@ def _member(archive: zipfile.ZipFile, name: str, types: tuple[str, ...], size: i
         return np.frombuffer(file.read(), dtype).reshape(shape)
 
 
-def _wrong(kept: Kept) -> str:
+def _wrong(compressed: CompressedLogits) -> str:
     """What cannot be in the arrays, empty when nothing is: shapes first, then ranges."""
-    count, vocab = len(kept.logsumexp), kept.vocab
+    count, vocab = len(compressed.logsumexp), compressed.vocab
     shapes = {
-        "logsumexp": (kept.logsumexp.shape, (count,)),
-        "log_rest": (kept.log_rest.shape, (count,)),
-        "nll": (kept.nll.shape, (max(0, count - 1),)),
-        "ids": (kept.ids.shape, (0,) if kept.whole else kept.logits.shape),
-        "starts": (kept.starts.shape, (0,) if kept.whole else (count + 1,)),
-        "sample_ids": (kept.sample_ids.shape, (0 if kept.whole else count, SAMPLE)),
-        "sample_logits": (kept.sample_logits.shape, (0 if kept.whole else count, SAMPLE)),
-        "logits": (kept.logits.shape, (count, vocab) if kept.whole else (len(kept.logits),)),
+        "logsumexp": (compressed.logsumexp.shape, (count,)),
+        "log_rest": (compressed.log_rest.shape, (count,)),
+        "nll": (compressed.nll.shape, (max(0, count - 1),)),
+        "ids": (compressed.ids.shape, (0,) if compressed.whole else compressed.logits.shape),
+        "starts": (compressed.starts.shape, (0,) if compressed.whole else (count + 1,)),
+        "sample_ids": (compressed.sample_ids.shape, (0 if compressed.whole else count, SAMPLE)),
+        "sample_logits": (compressed.sample_logits.shape, (0 if compressed.whole else count, SAMPLE)),
+        "logits": (compressed.logits.shape, (count, vocab) if compressed.whole else (len(compressed.logits),)),
     }
     for name, (got, wanted) in shapes.items():
         if got != wanted or not count:
             return f"{name} has shape {got}, wanted {wanted}"
     for name in ("logits", "logsumexp", "nll", "sample_logits"):
-        if not np.isfinite(getattr(kept, name)).all():
+        if not np.isfinite(vars(compressed)[name]).all():
             return f"{name} is not finite"
-    if not (kept.log_rest <= _ROUNDING).all() or not (kept.nll >= -_ROUNDING).all():
+    if not (compressed.log_rest <= _ROUNDING).all() or not (compressed.nll >= -_ROUNDING).all():
         return "a probability is above 1"
-    return "" if kept.whole else _wrong_tokens(kept)
+    return "" if compressed.whole else _wrong_tokens(compressed)
 
 
 _ROUNDING = 1e-6  # of a sum of probabilities
 
 
-def _wrong_tokens(kept: Kept) -> str:
-    lengths, fewest = np.diff(kept.starts), min(ALWAYS, kept.vocab)
-    if kept.starts[0] or kept.starts[-1] != len(kept.ids) or lengths.min() < fewest or lengths.max() > kept.vocab:
+def _wrong_tokens(compressed: CompressedLogits) -> str:
+    lengths, fewest = np.diff(compressed.starts), min(ALWAYS, compressed.vocab)
+    if (
+        compressed.starts[0]
+        or compressed.starts[-1] != len(compressed.ids)
+        or lengths.min() < fewest
+        or lengths.max() > compressed.vocab
+    ):
         return "starts do not lead through the tokens"
-    highest = max(int(kept.ids.max()), int(kept.sample_ids.max()))
-    if highest >= kept.vocab:
-        return f"id {highest} of a vocabulary of {kept.vocab}"
-    rises = np.flatnonzero(np.diff(kept.logits) > 0) + 1
-    if not np.isin(rises, kept.starts).all() or (kept.logits[kept.starts[:-1]] > kept.logsumexp + _ROUNDING).any():
+    highest = max(int(compressed.ids.max()), int(compressed.sample_ids.max()))
+    if highest >= compressed.vocab:
+        return f"id {highest} of a vocabulary of {compressed.vocab}"
+    rises = np.flatnonzero(np.diff(compressed.logits) > 0) + 1
+    if (
+        not np.isin(rises, compressed.starts).all()
+        or (compressed.logits[compressed.starts[:-1]] > compressed.logsumexp + _ROUNDING).any()
+    ):
         return "logits of a position do not fall"
     return ""

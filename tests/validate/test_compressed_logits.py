@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from validate import compact, drift
+from validate import compressed_logits, drift
 from validate.drift import NotComparable
 
 VOCAB = 50_257
 EVERYTHING = 1 << 40
-A_RUN = compact.room_bytes(100 * 512)  # bytes a position has in a run of 100 windows of 512 tokens
+A_RUN = compressed_logits.room_bytes(100 * 512)  # bytes a position has in a run of 100 windows of 512 tokens
 
 
 def flat(count: int, vocab: int = VOCAB, seed: int = 0) -> np.ndarray:
@@ -43,10 +43,10 @@ def some_tokens(count: int, vocab: int = VOCAB) -> list[int]:
 def test_what_a_run_keeps_of_50k_tokens_errs_by_less_than_a_hundredth_at_kl_1e3(made: object, count: int) -> None:
     reference = made(count)  # type: ignore[operator]
     candidate, tokens = noisy(reference), some_tokens(count)
-    kept = compact.keep(reference, tokens, A_RUN * count)
+    kept = compressed_logits.compress(reference, tokens, A_RUN * count)
     assert not kept.whole
     assert kept.bytes <= A_RUN * count
-    exact = drift.compare(compact.keep(reference, tokens, EVERYTHING), candidate, tokens)
+    exact = drift.compare(compressed_logits.compress(reference, tokens, EVERYTHING), candidate, tokens)
     got = drift.compare(kept, candidate, tokens)
     assert 0.0005 < exact.kl.mean() < 0.0012
     assert got.kl.mean() == pytest.approx(exact.kl.mean(), rel=0.01)
@@ -59,7 +59,7 @@ def test_what_a_run_keeps_of_50k_tokens_errs_by_less_than_a_hundredth_at_kl_1e3(
 
 def test_a_short_text_keeps_all_logits_and_no_error() -> None:
     reference, tokens = flat(64), some_tokens(64)
-    kept = compact.keep(reference, tokens, 64 * compact.room_bytes(64))
+    kept = compressed_logits.compress(reference, tokens, 64 * compressed_logits.room_bytes(64))
     assert kept.whole
     assert (kept.tail_mass, kept.tokens_kept) == (0.0, VOCAB)
     assert np.shares_memory(kept.logits, reference), "a second copy"
@@ -70,20 +70,20 @@ def test_where_there_is_room_so_little_is_left_out_that_kl_is_a_lower_bound_with
 ) -> None:
     monkeypatch.setattr(drift, "_among_others", lambda *_: np.zeros(len(_[3])))
     reference, tokens = peaked(32), some_tokens(32)
-    kept = compact.keep(reference, tokens, 32 * VOCAB * 4 - 1)
-    assert 0 < kept.tail_mass_max <= compact.TAIL * 1.000001
+    kept = compressed_logits.compress(reference, tokens, 32 * VOCAB * 4 - 1)
+    assert 0 < kept.tail_mass_max <= compressed_logits.TAIL * 1.000001
     candidate = noisy(reference)
-    exact = drift.compare(compact.keep(reference, tokens, EVERYTHING), candidate, tokens).kl
+    exact = drift.compare(compressed_logits.compress(reference, tokens, EVERYTHING), candidate, tokens).kl
     bound = drift.compare(kept, candidate, tokens).kl
     assert (bound <= exact).all()
-    assert (exact - bound).mean() < 3 * compact.TAIL * exact.mean()
+    assert (exact - bound).mean() < 3 * compressed_logits.TAIL * exact.mean()
 
 
 def test_the_sample_makes_up_for_what_the_bound_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
     reference, tokens = flat(64, 20_000), some_tokens(64, 20_000)
     candidate = noisy(reference)
-    kept = compact.keep(reference, tokens, 64 * 20_000)
-    exact = drift.compare(compact.keep(reference, tokens, EVERYTHING), candidate, tokens).kl.mean()
+    kept = compressed_logits.compress(reference, tokens, 64 * 20_000)
+    exact = drift.compare(compressed_logits.compress(reference, tokens, EVERYTHING), candidate, tokens).kl.mean()
     with monkeypatch.context() as patched:
         patched.setattr(drift, "_among_others", lambda *_: np.zeros(len(_[3])))
         bound = drift.compare(kept, candidate, tokens).kl.mean()
@@ -96,7 +96,7 @@ def test_the_sample_makes_up_for_what_the_bound_leaves_out(monkeypatch: pytest.M
 @pytest.mark.parametrize("room", [1, 6 * 2000, 6 * 20_000, EVERYTHING])
 def test_a_model_is_no_distance_from_itself(vocab: int, room: int) -> None:
     reference, tokens = peaked(6, vocab), some_tokens(6, vocab)
-    got = drift.compare(compact.keep(reference, tokens, room), reference.copy(), tokens)
+    got = drift.compare(compressed_logits.compress(reference, tokens, room), reference.copy(), tokens)
     assert got.kl.max() < 1e-12
     assert (got.same_top.all(), got.top5.min(), got.logit_abs.max()) == (True, 1.0, 0.0)
 
@@ -104,7 +104,7 @@ def test_a_model_is_no_distance_from_itself(vocab: int, room: int) -> None:
 def test_kept_are_the_most_likely_and_the_mass_of_the_others() -> None:
     reference = peaked(9, 4000)
     reference[4] = np.round(reference[4])  # many equals
-    kept = compact.keep(reference, some_tokens(9, 4000), 9 * 3000)
+    kept = compressed_logits.compress(reference, some_tokens(9, 4000), 9 * 3000)
     for i, row in enumerate(reference.astype(np.float64)):
         p = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
         here = slice(kept.starts[i], kept.starts[i + 1])
@@ -130,7 +130,7 @@ def test_the_sample_is_drawn_by_probability_though_positions_are_cut_on_the_way(
     monkeypatch.setattr(logits, "CHUNK_VALUES", 800 * 7)  # room runs out again and again
     row = peaked(1, 800, seed=3)
     reference = np.repeat(row, 200, axis=0)
-    kept = compact.keep(reference, [0] * 200, 200 * (32 + 256 * 6 + 50 * 6))
+    kept = compressed_logits.compress(reference, [0] * 200, 200 * (32 + 256 * 6 + 50 * 6))
     p = np.exp(row[0].astype(np.float64) - row[0].max())
     p[kept.ids[: kept.starts[1]]] = 0
     p /= p.sum()
@@ -148,14 +148,14 @@ def test_a_reference_that_is_not_finite_is_refused(value: float, room: int) -> N
     reference = flat(30, 60)
     reference[20, 7] = value
     with pytest.raises(NotComparable, match="the reference's logits are not finite: 1 of 60 values at position 20"):
-        compact.keep(reference, [0] * 30, room)
+        compressed_logits.compress(reference, [0] * 30, room)
     with pytest.raises(NotComparable, match="logits of 30 positions for 29 tokens"):
-        compact.keep(flat(30, 60), [0] * 29, room)
+        compressed_logits.compress(flat(30, 60), [0] * 29, room)
 
 
 def test_rooms_of_all_tokens_stay_under_three_gigabytes() -> None:
-    assert compact.room_bytes(51_200) * 51_200 < 3e9
-    assert compact.room_bytes(1) == compact.room_bytes(0) == compact.ROOM_BYTES
+    assert compressed_logits.room_bytes(51_200) * 51_200 < 3e9
+    assert compressed_logits.room_bytes(1) == compressed_logits.room_bytes(0) == compressed_logits.ROOM_BYTES
 
 
 # ---- files
@@ -164,10 +164,10 @@ def test_rooms_of_all_tokens_stay_under_three_gigabytes() -> None:
 @pytest.mark.parametrize(("vocab", "room"), [(900, EVERYTHING), (900, 1), (70_000, 1)])
 def test_a_file_holds_what_was_kept(vocab: int, room: int, tmp_path: Path) -> None:
     tokens = some_tokens(12, vocab)
-    kept = compact.keep(peaked(12, vocab), tokens, room)
+    kept = compressed_logits.compress(peaked(12, vocab), tokens, room)
     path = tmp_path / "a.npz"
     kept.save(path)
-    again = compact.Kept.load(path)
+    again = compressed_logits.CompressedLogits.load(path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
     assert abs(path.stat().st_size - kept.bytes) < 4096
     assert (again.vocab, again.whole, again.bytes, again.tail_mass) == (vocab, kept.whole, kept.bytes, kept.tail_mass)
@@ -178,12 +178,12 @@ def test_a_file_holds_what_was_kept(vocab: int, room: int, tmp_path: Path) -> No
 
 def test_a_window_of_one_token_is_kept(tmp_path: Path) -> None:
     for room in (1, EVERYTHING):
-        compact.keep(peaked(1, 900), [3], room).save(tmp_path / "one.npz")
-        assert compact.Kept.load(tmp_path / "one.npz").count == 1
+        compressed_logits.compress(peaked(1, 900), [3], room).save(tmp_path / "one.npz")
+        assert compressed_logits.CompressedLogits.load(tmp_path / "one.npz").count == 1
 
 
-def _spoilt(kept: compact.Kept, name: str, at: object, value: object) -> dict[str, np.ndarray]:
-    arrays = {n: np.array(getattr(kept, n)) for n in compact._ARRAYS} | {"vocab": np.int64(kept.vocab)}
+def _spoilt(kept: compressed_logits.CompressedLogits, name: str, at: object, value: object) -> dict[str, np.ndarray]:
+    arrays = {n: np.array(getattr(kept, n)) for n in compressed_logits._ARRAYS} | {"vocab": np.int64(kept.vocab)}
     if at is None:
         arrays[name] = np.asarray(value)
     else:
@@ -220,32 +220,32 @@ def _spoilt(kept: compact.Kept, name: str, at: object, value: object) -> dict[st
 def test_a_file_with_something_impossible_in_it_is_refused(
     name: str, at: object, value: object, tmp_path: Path
 ) -> None:
-    kept = compact.keep(peaked(12, 900), some_tokens(12, 900), 1)
+    kept = compressed_logits.compress(peaked(12, 900), some_tokens(12, 900), 1)
     np.savez(tmp_path / "a.npz", **_spoilt(kept, name, at, value))
-    with pytest.raises(ValueError, match="no file of kept logits"):
-        compact.Kept.load(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="no file of compressed logits"):
+        compressed_logits.CompressedLogits.load(tmp_path / "a.npz")
 
 
 def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    kept = compact.keep(peaked(12, 900), some_tokens(12, 900), 1)
+    kept = compressed_logits.compress(peaked(12, 900), some_tokens(12, 900), 1)
     kept.save(path)
     good = path.read_bytes()
     spoilt = bytearray(good)
     spoilt[len(good) // 3] ^= 1
     for content in (b"", b"x" * 1000, good[:-30], good[: len(good) // 2], bytes(spoilt)):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="no file of kept logits"):
-            compact.Kept.load(path)
+        with pytest.raises(ValueError, match="no file of compressed logits"):
+            compressed_logits.CompressedLogits.load(path)
     np.savez_compressed(path, **_spoilt(kept, "vocab", None, np.int64(900)))
     with pytest.raises(ValueError, match="compressed"):
-        compact.Kept.load(path)
+        compressed_logits.CompressedLogits.load(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("vocab.npy", b"no array")
-    with pytest.raises(ValueError, match="no file of kept logits"):
-        compact.Kept.load(path)
+    with pytest.raises(ValueError, match="no file of compressed logits"):
+        compressed_logits.CompressedLogits.load(path)
     with pytest.raises(OSError, match="missing"):
-        compact.Kept.load(tmp_path / "missing.npz")
+        compressed_logits.CompressedLogits.load(tmp_path / "missing.npz")
 
 
 def test_a_file_that_cannot_be_written_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,5 +254,5 @@ def test_a_file_that_cannot_be_written_leaves_none(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match="No space left"):
-        compact.keep(peaked(2, 900), [0, 1], 1).save(tmp_path / "a.npz")
+        compressed_logits.compress(peaked(2, 900), [0, 1], 1).save(tmp_path / "a.npz")
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 
-def hush_torchao() -> None:
+def silence_torchao() -> None:
     """Keep what torchao, which gptqmodel brings along, says of this machine off the screen; nothing here uses it."""
     import torch  # noqa: F401 - sets its loggers up when it is imported
 

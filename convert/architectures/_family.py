@@ -1,0 +1,157 @@
+"""What a family file declares: FAMILY = Family(...), all that others ask of it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from convert.architectures._config import names_only
+from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor
+from convert.architectures._roles import LINEARS, TRAITS, VISION, TensorRole
+from convert.errors import ConvertError
+
+Values = Mapping[str, Any]
+
+TEXT_GRAPH = "decoder"
+"""The one graph of a text model: token ids and the cache in, logits and the longer cache out."""
+USUAL_LAYERS = 8  # more than there are dense ones before the first experts
+BLOCK = re.compile(r"^blk\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models whose tensors one table describes."""
+
+    name: str  # of the file
+    title: str  # what people call it
+    classes: tuple[str, ...]  # in config.json's `architectures`
+    text: Callable[[Values], GraphSpec]  # the language model's GGUF file; raises PlanError for a config it cannot take
+    vision: Callable[[Values, Values], GraphSpec] | None = None  # (config, preprocessor) -> the mmproj file
+    vision_prefix: tuple[str, ...] = ()  # how the names of its vision tensors start
+    renames: tuple[tuple[str, str], ...] = ()  # other writers' beginnings of tensor names -> those of its tables
+    graphs: str = TEXT_GRAPH  # how it is cut into graphs (ONNX, TensorRT): this, a word of its own, or empty: not known
+    tested: tuple[str, ...] = ()  # stages that a test runs on it, of those that take most families: for their notes
+
+    @property
+    def has_vision(self) -> bool:
+        """Whether its models take images."""
+        return self.vision is not None
+
+    def own_name(self, name: str) -> str:
+        """A checkpoint tensor's name as the family's tables have it: the first beginning that applies is replaced."""
+        return next((new + name.removeprefix(old) for old, new in self.renames if name.startswith(old)), name)
+
+    def is_vision(self, name: str) -> bool:
+        """Whether the checkpoint tensor called so is of the tower or the projector, used or not."""
+        return bool(self.vision_prefix) and self.own_name(name).startswith(self.vision_prefix)
+
+    def roles(self, config: Values, names: Iterable[str]) -> Roles:
+        """The roles of a checkpoint's tensors, which are called `names`.
+
+        What llama.cpp cannot compute has roles too. Raises ConvertError for a config that no table can be made of.
+        """
+        specs = [_spec(self.text, config)]
+        if self.vision is not None:
+            specs.append(_spec(self.vision, config, {}))
+        known = {tensor.source: tensor for spec in specs for tensor in spec.tensors}
+        rules = [rule for spec in specs for rule in spec.left_out]
+        own = {name: self.own_name(name) for name in names}
+        tensors = {name: known[table] for name, table in own.items() if table in known}
+        rest = {name: _left_out(table, rules) for name, table in own.items() if name not in tensors}
+        others = {name: TensorRole.TOWER if self.is_vision(name) else role for name, (_, role) in rest.items()}
+        unknown = tuple(name for name, (taken, _) in rest.items() if not taken and not self.is_vision(name))
+        return Roles(self, tensors, {name: role for name, role in others.items() if role}, unknown)
+
+    def usual_roles(self) -> Roles:
+        """The roles of a model whose config says no more than its class: what the family's tables always have."""
+        layers = {"num_hidden_layers": USUAL_LAYERS}
+        config = {"architectures": [self.classes[0]], "text_config": layers, **layers}
+        with names_only():
+            specs = [self.text(config), *([self.vision(config, {})] if self.vision else [])]
+        return Roles(self, {tensor.source: tensor for spec in specs for tensor in spec.tensors}, {}, ())
+
+
+def _spec(make: Callable[..., GraphSpec], *configs: Values) -> GraphSpec:
+    """The spec of these configs; where llama.cpp cannot take one, a spec whose names alone are right."""
+    try:
+        return make(*configs)
+    except ConvertError:
+        with names_only():
+            return make(*configs)
+
+
+def _left_out(name: str, rules: Iterable[LeftOut]) -> tuple[bool, TensorRole | None]:
+    """Whether a rule leaves the tensor out, and its role where that is known: a copy of the embedding is the head."""
+    rule = next((rule for rule in rules if rule.covers(name)), None)
+    return rule is not None, TensorRole.HEAD if rule and rule.same_as else None
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the tensors of a checkpoint are for, by the checkpoint's own names."""
+
+    family: Family
+    tensors: Mapping[str, SourceTensor]  # those the family's tables have
+    others: Mapping[str, TensorRole]  # known ones besides: a tied head, what a tower does not use
+    unknown: tuple[str, ...]  # in no table, and left out by no rule
+
+    @cached_property
+    def of(self) -> Mapping[str, TensorRole]:
+        """Tensor -> role."""
+        return {**{name: tensor.role for name, tensor in self.tensors.items()}, **self.others}
+
+    @cached_property
+    def present(self) -> frozenset[TensorRole]:
+        """Every role that some tensor has."""
+        return frozenset(self.of.values())
+
+    def having(self, roles: Collection[TensorRole]) -> list[str]:
+        """The tensors that have one of these roles."""
+        return [name for name, role in self.of.items() if role in roles]
+
+    @cached_property
+    def linears(self) -> Mapping[str, TensorRole]:
+        """The matrices of decoder layers that can be quantized: attention, MLP, experts; no biases."""
+        return {
+            name: tensor.role
+            for name, tensor in self.tensors.items()
+            if tensor.role in LINEARS and len(tensor.outputs[0].shape) > 1 and not _is_bias(tensor)
+        }
+
+    @property
+    def transposed(self) -> list[str]:
+        """Those of the linears that are stored (in, out), as transformers' Conv1D has them."""
+        return [name for name in self.linears if any(output.transposed for output in self.tensors[name].outputs)]
+
+    def beyond(self, allowed: Collection[TensorRole]) -> list[str]:
+        """What the model has whose roles are not all `allowed`, in words: ["experts", "a shared expert"]."""
+        strange = self.present - frozenset(allowed)
+        return [words for words, roles in TRAITS if roles & strange]
+
+    def __str__(self) -> str:
+        """The roles of the layers' matrices: "28 x (q, k, v, o, gate, up, down)"."""
+        kinds = (f"{count} x ({', '.join(role.value for role in roles)})" for roles, count in self.layers().items())
+        return ", ".join(kinds)
+
+    @property
+    def vision(self) -> list[str]:
+        """The tensors of the tower and the projector."""
+        return self.having(VISION)
+
+    def layers(self) -> Counter[tuple[TensorRole, ...]]:
+        """The roles of a layer's matrices, in the order of the enum -> how many layers have these."""
+        layers: dict[str, set[TensorRole]] = {}
+        for tensor in self.tensors.values():
+            found = BLOCK.match(tensor.outputs[0].name)
+            if found and len(tensor.outputs[0].shape) > 1 and not _is_bias(tensor):
+                layers.setdefault(found[1], set()).add(tensor.role)
+        order = list(TensorRole)
+        return Counter(tuple(sorted(roles - {TensorRole.NORM}, key=order.index)) for roles in layers.values())
+
+
+def _is_bias(tensor: SourceTensor) -> bool:
+    return all(output.name.endswith(".bias") for output in tensor.outputs)

@@ -1,0 +1,111 @@
+"""What a measure is: when it is made, what it needs, and what it writes into a candidate's Measurement.
+
+SessionMeasure    of an open candidate, one after the other (FRESH: of each, before anything else)
+WindowMeasure     of the logits of every window, all open candidates side by side
+FileMeasure       of a candidate's files; nothing runs
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from validate.compressed_logits import CompressedLogits
+from validate.errors import Unsupported
+from validate.measurement import Candidate, Measurement, Progress, Questions
+from validate.reference import Reference
+from validate.runtimes.base import Ability, Session
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What every candidate is compared with and asked, and where progress is reported."""
+
+    reference: Reference
+    questions: Questions
+    progress: Progress
+
+
+@dataclass(eq=False)
+class RunningCandidate:
+    """A candidate that runs, and what is known of it so far."""
+
+    candidate: Candidate
+    session: Session
+    result: Measurement
+    done: set[type[Measure]] = field(default_factory=set)  # the measures that came to their end
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window of text."""
+
+    number: int  # among all windows
+    set: str  # the input set it is of
+    tokens: Sequence[int]
+
+
+class Measure(ABC):
+    """One thing to measure. An object lives for one comparison, and keeps the reference's answers for all candidates.
+
+    What goes wrong in it (RuntimeFailure, NotComparable) becomes a failure of the candidate, and the next one is made.
+    """
+
+    PART: ClassVar[str]
+    """What its failures begin with: "decoding: the candidate's logits are not finite"."""
+    PLACE: ClassVar[int] = 100
+    """Among the measures of its kind; they go by rising place."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.reference, self.questions = comparison.reference, comparison.questions
+        self.progress = comparison.progress
+
+
+class SessionMeasure(Measure):
+    """A measure of what a candidate's session answers."""
+
+    FRESH: ClassVar[bool] = False
+    """Whether it goes before everything else that makes a candidate's process larger."""
+    NEEDS: ClassVar[tuple[Ability, ...]] = ()
+    """What a session has to be able to do; `without` says what becomes of one that cannot."""
+    AFTER: ClassVar[tuple[type[Measure], ...]] = ()
+    """Measures that must have come to their end for this candidate."""
+    DESPITE_FAILURES: ClassVar[bool] = False
+    """Whether it says something new of a candidate with which something is wrong already."""
+
+    def is_asked(self, running: RunningCandidate) -> bool:
+        """Whether reference, questions and candidate give anything to measure; it may write down why not."""
+        return True
+
+    def without(self, running: RunningCandidate, ability: Ability) -> None:
+        """What becomes of a candidate whose session has not what this needs: a failure, if nothing else is said."""
+        raise Unsupported(f"this runtime has no {ability}")
+
+    def on_reference_window(self, window: Window, logits: CompressedLogits) -> None:
+        """The reference has read a window: for what looks for something in its texts."""
+
+    @abstractmethod
+    def measure(self, running: RunningCandidate) -> None:
+        """Write into `opened.result` what there is to say."""
+
+
+class WindowMeasure(SessionMeasure):
+    """A measure of the logits of every window, of which one is there at a time; `measure` follows the last."""
+
+    @abstractmethod
+    def compare(
+        self, running: RunningCandidate, window: Window, reference: CompressedLogits, logits_tv: np.ndarray
+    ) -> None:
+        """Take in a candidate's logits (token, vocab) of a window."""
+
+
+class FileMeasure(Measure):
+    """A measure of a candidate's files, also of one that could not be run."""
+
+    @abstractmethod
+    def measure(self, candidate: Candidate, result: Measurement) -> None:
+        """Write into `result` what there is to say."""
