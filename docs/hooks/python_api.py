@@ -23,6 +23,8 @@ MODULES = (  # module, and what it is for
     ("convert", "Plan and run recipes"),
     ("convert.stage", "A stage: what makes files"),
     ("convert.formats.base", "A format: all there is to say of one"),
+    ("validate.marks", "Marks: how a report draws a format"),
+    ("convert.executors.base", "An executor: where a step runs"),
     ("convert.bundle", "Bundles: what travels between stages"),
     ("convert.options", "Options: what a recipe can say"),
     ("convert.errors", "Errors"),
