@@ -1,4 +1,4 @@
-"""How long steps took on this machine, kept in the user's cache, and how long one like them will take. A leaf.
+"""How long steps took on this machine, kept in the user's cache, and how long one like them will take.
 
 A step's work is what its stage says it is, in units of its own; its time is taken for a fixed part and a part that
 grows with the work. Nothing is said of a step much larger than any that was seen.
@@ -12,6 +12,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from convert.files import cache_folder
+
 NAME = "timings.json"
 KEPT = 20  # runs of a stage that are remembered, the latest
 FARTHEST = 30  # times the largest work that was seen
@@ -19,10 +21,8 @@ ALIKE = 1.3  # works within this ratio tell nothing of what grows
 
 
 def path() -> Path:
-    """Where they are kept: in $CONVERT_CACHE_HOME, else $XDG_CACHE_HOME/convert, else ~/.cache/convert."""
-    if own := os.environ.get("CONVERT_CACHE_HOME"):
-        return Path(own) / NAME
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convert" / NAME
+    """Where they are kept."""
+    return cache_folder() / NAME
 
 
 def remember(use: str, work: int, seconds: float) -> None:

@@ -6,6 +6,8 @@ was passed or an output could not be validated, 130 stopped by Ctrl-C, SIGTERM o
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import pkgutil
 import signal
@@ -45,6 +47,7 @@ def _say_version(context: click.Context, option: click.Parameter, asked: bool) -
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_say_version, help=VERSION_HELP)
 def main() -> None:
     """Turn a model into every format people run, and prove that each output still is that model."""
+    atexit.register(gc.freeze)  # the process ends and its memory with it: a last search for cycles takes 0.2 s
     for which in (
         signal.SIGTERM,
         signal.SIGHUP,
