@@ -38,7 +38,7 @@ def _rows() -> Iterator[str]:
 def _runtimes(format_: Format) -> list[str]:
     """What people call the runtimes of its outputs."""
     names = dict.fromkeys(name for kind in format_.kinds for name in kind.runtimes)
-    return [runtimes.load(name).NAME for name in names]
+    return [runtimes.load(name).NAME for name in names if name in runtimes.names()] or ["no runtime yet"]
 
 
 def in_readme(text: str) -> str:

@@ -31,7 +31,6 @@ FENCE = re.compile(
     r"^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
-MEASURES_HAVE_FILES = (ROOT / "validate" / "measures").is_dir()
 REDIRECTED = re.compile(r"\s+>.*$")
 MENTIONED = "(in a sentence)"
 FRAGMENT = "part of a recipe"
@@ -159,8 +158,6 @@ def anchors(page: Path) -> set[str]:
 def test_every_file_that_is_named_is_there(page: Path) -> None:
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     named = [name for name in FILES_OF_OURS.findall(text) if "NAME" not in name]
-    if any(name.startswith("validate/measures/") for name in named) and not MEASURES_HAVE_FILES:
-        pytest.skip("measures have no folder of their own yet")
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
@@ -239,6 +236,13 @@ def test_bash_completes_the_command_as_the_page_says(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "run", done.stderr
 
 
+def test_the_family_of_the_page_is_one() -> None:
+    """The example of docs/extend/add-a-family.md is the file that is there, and so is its tiny checkpoint."""
+    family, case = (block.text for block in blocks("python") if block.page.endswith("add-a-family.md"))
+    assert family == (ROOT / "convert/architectures/seed_oss.py").read_text(encoding="utf-8")
+    assert case == (ROOT / "tests/parity/checkpoints/seed_oss.py").read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> dict[str, str]:
     """The package of docs/how-to/plug-in-a-format.md as pip would have installed it; the environment that has it."""
@@ -262,7 +266,6 @@ def toy(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{home}:{ROOT}"}
 
 
-@pytest.mark.skipif(not MEASURES_HAVE_FILES, reason="runtimes of other packages are not found yet")
 def test_the_toy_package_is_validated(toy: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "convert", "run", "toy.yaml"]
     ran = processes.run(command, cwd=tmp_path, env=toy, capture_output=True, text=True, check=False)
