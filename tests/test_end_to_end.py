@@ -101,9 +101,18 @@ def test_inspect_reads_what_we_write(vl: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def killed_run(place: Path, after: float, how: signal.Signals) -> bool:
+SEVERAL = """name: tiny
+model: {path: Tiny}
+stages:
+  gguf: {use: gguf, types: [F32, F16, BF16, Q8_0]}
+  named: {use: gguf, types: [Q8_0, Q4_0], name: Other}
+  pure: {use: gguf, types: [IQ4_NL, Q5_1], name: Pure, pure: true}
+"""
+
+
+def killed_run(place: Path, after: float, how: signal.Signals, *words: str) -> bool:
     """Start a run, end it after so many seconds; whether it was still running."""
-    command = [sys.executable, "-m", "convert", "run", "tiny.yaml"]
+    command = [sys.executable, "-m", "convert", "run", "tiny.yaml", *words]
     with processes.started(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         time.sleep(after)
         alive = process.poll() is None
@@ -133,4 +142,32 @@ def test_killed_at_any_moment_and_run_again(vl: Path, tmp_path: Path, how: signa
         assert {k: v for k, v in made.items() if k.endswith(".gguf")} == {
             k: v for k, v in wanted.items() if k.endswith(".gguf")
         }
+        assert not list(place.glob("out/tiny/*.partial"))
+
+
+def published(place: Path) -> dict[str, str]:
+    """sha256 of every file of weights that a run published, by its path."""
+    files = [path for path in (place / "out/tiny").rglob("*.gguf") if ".partial" not in str(path)]
+    return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_killed_with_several_steps_at_a_time(llama: Path, tmp_path: Path) -> None:
+    """What is under a final name is whole, and a run that goes on gives the bytes of one that was let alone."""
+    kills = int(os.environ.get("CONVERT_TEST_KILLS", "4"))
+    calm, place = placed(llama, tmp_path / "calm"), placed(llama, tmp_path / "killed")
+    for each in (calm, place):
+        (each / "tiny.yaml").write_text(SEVERAL)
+    started = time.monotonic()
+    assert convert(calm, "run", "tiny.yaml", "--jobs", "1").returncode == 0
+    seconds, wanted = time.monotonic() - started, published(calm)
+    assert {path.split("/")[2] for path in wanted} == {"gguf", "named", "pure"}
+    moments = random.Random(2)
+    for _ in range(kills):
+        shutil.rmtree(place / "out", ignore_errors=True)
+        killed_run(place, moments.uniform(0.5, seconds), signal.SIGKILL, "--jobs", "2")
+        for path, digest in published(place).items():
+            assert wanted[path] == digest, path
+        done = convert(place, "run", "tiny.yaml", "--jobs", "2")
+        assert done.returncode == 0, done.stderr
+        assert published(place) == wanted
         assert not list(place.glob("out/tiny/*.partial"))
