@@ -28,6 +28,7 @@ from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.files import CHUNK_BYTES
 from convert.formats.onnx import export
 from convert.formats.onnx.origin import origin
+from convert.json_types import JsonDict
 from convert.progress import Progress
 from convert.source.checkpoint import open_bundle, read_config
 from convert.source.companions import ROLES, Companions, collect, read_companions
@@ -239,7 +240,7 @@ def _correct_config(path: Path, companions: Companions, progress: Progress) -> N
         path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
 
 
-def _pad(model: dict[str, Any], companions: Companions, progress: Progress) -> tuple[Any, str]:
+def _pad(model: JsonDict, companions: Companions, progress: Progress) -> tuple[Any, str]:
     """What to pad a model that sees with, and why: of those onnxruntime-genai 0.18.0 masks every pad token of a prompt.
 
     The model's own is often its end of text, which texts hold: logits after it would be another model's.

@@ -11,13 +11,13 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convert import messages
 from convert.files import HashedFile
+from convert.json_types import JsonDict, JsonObject
 
 LAYER_LISTS = ("Layers:", "Engine Layer Information:")  # how the builder's verbose log begins to list an engine
 PARTS_OF_A_LIST = ("\n\nI/O Tensors:", "\nBindings:")  # what follows the layers
@@ -31,7 +31,7 @@ class Job:
     module: str
     graph: str
     engine: str
-    profiles: tuple[Mapping[str, Any], ...]  # input -> smallest, usual, largest shape
+    profiles: tuple[JsonObject, ...]  # input -> smallest, usual, largest shape
     capabilities: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()  # of TensorRT's BuilderFlag
     workspace: int | None = None
@@ -48,7 +48,7 @@ def main(job_path: str) -> None:
     messages.parent().result(build(job))
 
 
-def build(job: Job) -> dict[str, Any]:
+def build(job: Job) -> JsonDict:
     """The outcome: {"refused": [...]}, {"failed": [...]} or what is known of the new engine."""
     trt = importlib.import_module(job.module)
     logger = _logger(trt)
@@ -154,7 +154,7 @@ def _refusal(error: Any) -> dict[str, str]:
     return {"node": error.node_name(), "op": error.node_operator(), "reason": said}
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
+def _tensor(tensor: Any) -> JsonDict:
     word = str(tensor.dtype).rpartition(".")[2]
     return {"name": tensor.name, "dtype": TYPES.get(word, word.lower()), "shape": list(tensor.shape)}
 
