@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
+from convert.json_types import JsonDict
 from convert.model.reference import check_memory
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _check_images(options: ValidateOptions, source: Bundle, rows: Sequence[Outpu
     ]
 
 
-def _config(source: Bundle) -> dict[str, Any] | None:
+def _config(source: Bundle) -> JsonDict | None:
     """The source's config.json; None where there is none to read, which its own stage says."""
     try:
         config = json.loads(next(iter(source.of(Role.CONFIG))).path.read_bytes())
