@@ -29,8 +29,8 @@ def named_paths(value: object) -> Iterator[Path]:
     if isinstance(value, Path):
         yield value
     elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from named_paths(getattr(value, name))
+        for _, inner in value:
+            yield from named_paths(inner)
     elif isinstance(value, dict):
         for inner in value.values():
             yield from named_paths(inner)

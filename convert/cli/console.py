@@ -238,7 +238,7 @@ def _total_time(planned: Plan) -> str:
 def _options_of(step: Step) -> str:
     """What the recipe asks of a step whose files cannot be named yet."""
     options = step.spec.options
-    said = {name: getattr(options, name) for name in sorted(options.model_fields_set)}
+    said = {name: value for name, value in sorted(options) if name in options.model_fields_set}
     return "; ".join(f"{name} {_in_words(value)}" for name, value in said.items())
 
 

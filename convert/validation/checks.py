@@ -72,7 +72,7 @@ def _check_images(options: ValidateOptions, source: Bundle, rows: Sequence[Outpu
     config = _config(source)
     if not wants_images(options) or config is None:
         return []
-    named = " and ".join(name for name in ("images", "clicks") if getattr(options, name))
+    named = " and ".join(name for name, files in (("images", options.images), ("clicks", options.clicks)) if files)
     if not isinstance(config.get("vision_config"), dict):
         return [Problem("validate", f"{named} for a model that takes no images", remedy=f"leave out {named}")]
     without = dict.fromkeys(row.stage for row in rows if row.projector is None and not row.text_only)

@@ -54,7 +54,7 @@ class Calibration(BaseOptions):
 
     def __str__(self) -> str:
         """As in the recipe: the words it says, and nothing it leaves out."""
-        said = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        said = {name: value for name, value in self if name in self.model_fields_set}
         return "{" + ", ".join(f"{name}: {value}" for name, value in said.items()) + "}"
 
     @property

@@ -42,8 +42,8 @@ def make_rows(folder: CheckpointFolder, asked: Description) -> list[Row]:
 
     Equal files and seeds give equal rows. Raises StageError where there is nothing to take.
     """
-    makers = {"text": _text_rows, "chat": _chat_rows, "screens": _screen_rows}
-    named = [(make, Path(where)) for word, make in makers.items() if (where := getattr(asked, word))]
+    makers = ((_text_rows, asked.text), (_chat_rows, asked.chat), (_screen_rows, asked.screens))
+    named = [(make, Path(where)) for make, where in makers if where]
     share = max(1, asked.samples // max(1, len(named)))
     draw = random.Random(asked.seed)
     rows = [row for make, path in named for row in make(folder, path, share, asked.length, draw)]

@@ -6,7 +6,6 @@ import importlib.metadata
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from convert.json_types import JsonDict, JsonObject
 from quantize import awq, fp8, gptq
@@ -26,7 +25,7 @@ class Scheme:
     damp: float = 0.05
 
     @property
-    def layout(self) -> Any:
+    def layout(self) -> types.ModuleType:
         """The module that knows this method's tensors."""
         return LAYOUTS[self.method]
 
