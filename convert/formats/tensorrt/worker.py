@@ -21,7 +21,7 @@ from convert.files import HashedFile
 from convert.json_types import JsonDict, JsonObject
 
 if TYPE_CHECKING:
-    from tensorrt import IBuilder, IBuilderConfig, ILogger, INetworkDefinition, IParserError, ITensor
+    from tensorrt import Builder, IBuilderConfig, ILogger, INetworkDefinition, ITensor, ParserError
 
 LAYER_LISTS = ("Layers:", "Engine Layer Information:")  # how the builder's verbose log begins to list an engine
 PARTS_OF_A_LIST = ("\n\nI/O Tensors:", "\nBindings:")  # what follows the layers
@@ -120,7 +120,7 @@ def _strongly_typed(trt: ModuleType) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _config(trt: ModuleType, builder: IBuilder, network: INetworkDefinition, job: Job) -> IBuilderConfig:
+def _config(trt: ModuleType, builder: Builder, network: INetworkDefinition, job: Job) -> IBuilderConfig:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers are listed with names, types and shapes
     config.clear_flag(trt.BuilderFlag.TF32)  # on unless somebody says so: float32 products of 10-bit mantissas
@@ -149,7 +149,7 @@ def _keep_timing_cache(config: IBuilderConfig, job: Job) -> None:
         Path(job.new_timing_cache).write_bytes(bytes(config.get_timing_cache().serialize()))
 
 
-def _refusal(error: IParserError) -> dict[str, str]:
+def _refusal(error: ParserError) -> dict[str, str]:
     """A node the parser does not take: its name, its operator, and the parser's reason."""
     code = str(error.code()).rpartition(".")[2]
     said = error.desc()
