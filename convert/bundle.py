@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+
+from convert.json_types import JsonDict, JsonObject
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -99,7 +100,7 @@ class Manifest:
     stage: str  # the name in the recipe
     use: str
     key: str
-    ingredients: Mapping[str, Any]  # what the key was made from: version, options, tools, inputs
+    ingredients: JsonObject  # what the key was made from: version, options, tools, inputs
     recipe_sha256: str
     bundle: Bundle
 
@@ -147,7 +148,7 @@ class Manifest:
             raise ValueError(f"{folder / MANIFEST_NAME} is not a manifest: {error!r}") from error
 
 
-def _artifact_json(role: Role, artifact: Artifact, folder: Path) -> dict[str, Any]:
+def _artifact_json(role: Role, artifact: Artifact, folder: Path) -> JsonDict:
     inside = artifact.path.is_relative_to(folder)
     path = artifact.path.relative_to(folder) if inside else artifact.path
     return {"role": role, "kind": artifact.kind, "path": str(path), "size": artifact.size, "sha256": artifact.sha256}

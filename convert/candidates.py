@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from convert.json_types import JsonDict
 from convert.recipe import RESERVED, Recipe, recipe_of
 
 COMMAND_LINE = Path("command line")  # where the words stand that errors are about
@@ -53,7 +53,7 @@ def recipe_for(asked: Judged) -> Recipe:
     return recipe_of(words, COMMAND_LINE)
 
 
-def _stage(path: Path, projector: Path | None) -> dict[str, Any]:
+def _stage(path: Path, projector: Path | None) -> JsonDict:
     """A folder has its own eyes; a projector is for files."""
     beside = {} if projector is None or path.is_dir() else {"projector": str(projector)}
     return {"use": "existing", "path": str(path), **beside}

@@ -25,9 +25,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from convert import messages
+from convert.json_types import JsonDict
 from convert.progress import Progress
 
 # The package imports this module before it could be run as one.
@@ -51,7 +51,7 @@ class Ended:
 
     code: int
     last: tuple[str, ...]
-    result: dict[str, Any] | None = None
+    result: JsonDict | None = None
     failure: str = ""  # the exception that ended it, in a line
 
     @property
@@ -74,7 +74,7 @@ def run(  # noqa: PLR0913 - all but the first two by name
     """How a module that was run in a new Python ended, and its result.
 
     `command` is the module's name and its arguments. `progress` is told what the module tells; `on_line` gets every
-    line that is printed there, to whichever of the two outputs. Any exception that comes here meanwhile, Ctrl-C too,
+    line that is printed there, to whichever of the two outputs. Whatever exception comes here meanwhile, Ctrl-C too,
     ends the process before it goes on; so does `stop`, which raises Stopped. Raises OSError where the process ended
     because a disk is full.
     """

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
-from typing import Any
+
+from convert.json_types import JsonDict, JsonObject
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class RemoteError(Exception):
         super().__init__(text)
 
 
-def to_json(error: Exception) -> dict[str, Any]:
+def to_json(error: Exception) -> JsonDict:
     """The error as JSON, for the process that asked; `from_json` makes it again there."""
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, ConvertError):
@@ -107,14 +108,14 @@ def to_json(error: Exception) -> dict[str, Any]:
     return {"kind": "", "text": f"{type(error).__name__}: {error}", "trace": trace}
 
 
-def from_json(words: Mapping[str, Any]) -> Exception:
+def from_json(words: JsonObject) -> Exception:
     """The error that `to_json` wrote: of the same class where it is one of ours or the system's."""
     error = _made_again(words)
     error.add_note(words["trace"])
     return error
 
 
-def _made_again(words: Mapping[str, Any]) -> Exception:
+def _made_again(words: JsonObject) -> Exception:
     problems = [Problem(**p) if isinstance(p, dict) else p for p in words.get("problems", ())]
     match words["kind"]:
         case "OSError":

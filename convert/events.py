@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from convert.json_types import JsonObject
 
 PROGRESS_SECONDS = 0.1
 
@@ -22,7 +24,7 @@ class Event:
 
     kind: str
     step: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: JsonObject = field(default_factory=dict)
 
 
 Listener = Callable[[Event], None]

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from convert.json_types import JsonObject
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+
+def difference(old: JsonObject, new: JsonObject) -> str:
     """What changed between two sets of ingredients, in a few words."""
     changes = []
     for part in new.keys() | old.keys():
@@ -26,11 +28,11 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(sorted(changes)) or "changed"
 
 
-def _items(values: Mapping[str, Any]) -> set[tuple[str, str]]:
+def _items(values: JsonObject) -> set[tuple[str, str]]:
     return {(name, json.dumps(value, sort_keys=True)) for name, value in values.items()}
 
 
-def _change(part: str, name: str, before: Any, after: Any) -> str:
+def _change(part: str, name: str, before: object, after: object) -> str:
     if part == "inputs":
         return f"input '{name}' changed"
     if part == "files":
@@ -39,17 +41,17 @@ def _change(part: str, name: str, before: Any, after: Any) -> str:
     return f"{word} {name} changed: {_short(before)} -> {_short(after)}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def sha256(value: Any) -> str:
+def sha256(value: object) -> str:
     """The hash of JSON data; the order of its keys does not count."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Options as JSON. A path becomes its last part: what the file holds counts, not where it lies."""
     if isinstance(value, Path):
         return Path(os.path.normpath(value.absolute())).name  # of `.` and `..` too: a folder's name is the model's

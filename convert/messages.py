@@ -18,8 +18,8 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
+from convert.json_types import JsonDict
 from convert.progress import Progress, Silent
 
 SHOWN = 200  # characters of an unreadable message worth a note
@@ -147,7 +147,7 @@ class Child:
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress or Silent()
-        self.result: dict[str, Any] | None = None
+        self.result: JsonDict | None = None
         self.failure = ""
 
     def take(self, line: str) -> None:

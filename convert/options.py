@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
@@ -24,13 +24,13 @@ RecipePath = Annotated[Path, AfterValidator(_from_recipe)]
 """A file or folder named in a recipe: relative to the recipe's own folder, not to where the command is run."""
 
 
-def named_paths(value: Any) -> Iterator[Path]:
+def named_paths(value: object) -> Iterator[Path]:
     """Every path an options object names, at any depth; the plan hashes what they hold into the step's key."""
     if isinstance(value, Path):
         yield value
     elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from named_paths(getattr(value, name))
+        for _, inner in value:
+            yield from named_paths(inner)
     elif isinstance(value, dict):
         for inner in value.values():
             yield from named_paths(inner)

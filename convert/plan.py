@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from convert import registry, timings
 from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
@@ -20,6 +19,7 @@ from convert.distribution import RELEASE
 from convert.errors import ConvertError, Problem
 from convert.files import STATE_FOLDER
 from convert.hashes import HashMemory
+from convert.json_types import JsonDict, JsonObject
 from convert.keys import difference, label, plain, sha256, version
 from convert.needs import Needs
 from convert.progress import Progress, Silent
@@ -40,7 +40,7 @@ class Step:
     spec: StageSpec
     out: Path
     key: str  # empty while an input is not known yet
-    ingredients: Mapping[str, Any]
+    ingredients: JsonObject
     up_to_date: bool
     reason: str
     bundle: Bundle | None
@@ -68,7 +68,7 @@ class Step:
         """How long it will take, by what earlier ones took on this machine; None where there were none."""
         return None if self.up_to_date else timings.seconds(self.spec.use, self.work)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """What a plan says of one step, for scripts."""
         return {
             "name": self.name,
@@ -248,7 +248,7 @@ class _Planner:
         )
         return [Problem(self.recipe.where_stage(name), got, wanted, remedy)]
 
-    def _ingredients(self, spec: StageSpec) -> dict[str, Any]:
+    def _ingredients(self, spec: StageSpec) -> JsonDict:
         stage = _stage(spec)
         files = sorted(set(stage.reads(spec.options)))
         digests = self.hashes.of(files, self.progress)
@@ -267,7 +267,7 @@ class _Planner:
         return "not built" if spec.use == VALIDATE and step.left_out else step.key
 
     def _why(
-        self, name: str, out: Path, key: str, ingredients: Mapping[str, Any], at_hand: Mapping[tuple[str, str], Path]
+        self, name: str, out: Path, key: str, ingredients: JsonObject, at_hand: Mapping[tuple[str, str], Path]
     ) -> tuple[str, Bundle | None]:
         """Why the step must run, or ("", its bundle) when what is on disk is what would be built."""
         if name in self.force:

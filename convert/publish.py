@@ -13,12 +13,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
 from convert.errors import StageError
 from convert.files import fsync_folder, replace_text, write_text
 from convert.hashes import HashMemory
+from convert.json_types import JsonObject
 from convert.plan import Plan, Step
 from convert.progress import Progress, Silent
 
@@ -65,7 +65,7 @@ def retract_report(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def publish_report(folder: Path, bundles: Mapping[str, Bundle]) -> Mapping[str, Any] | None:
+def publish_report(folder: Path, bundles: Mapping[str, Bundle]) -> JsonObject | None:
     """The report's content, after its files were put at out/<recipe>/; None when nothing was validated."""
     report = None
     for bundle in bundles.values():

@@ -15,12 +15,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convert import registry
 from convert.errors import Problem, RecipeError, raise_all
+from convert.json_types import JsonDict, JsonObject
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic_core import ErrorDetails
+
     from convert.options import Options
 
 SOURCE, VALIDATE = "source", "validate"
@@ -72,7 +76,7 @@ def load_recipe(path: str | Path) -> Recipe:
     return recipe
 
 
-def recipe_of(words: Mapping[str, Any], path: Path) -> Recipe:
+def recipe_of(words: JsonObject, path: Path) -> Recipe:
     """The recipe that plain words make, as if they stood in a file at `path`. Raises RecipeError."""
     reader = _Reader(path, {})
     text = json.dumps(words, sort_keys=True, default=str)
@@ -96,18 +100,16 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> JsonDict:
     """The JSON Schema of a recipe, for editors: every stage's own words included."""
-    definitions: dict[str, Any] = {}
+    definitions: JsonDict = {}
 
-    def options_schema(stage: str) -> dict[str, Any]:
-        schema: dict[str, Any] = registry.load(stage).Options.model_json_schema(
-            ref_template=f"#/$defs/{stage}.{{model}}"
-        )
+    def options_schema(stage: str) -> JsonDict:
+        schema: JsonDict = registry.load(stage).Options.model_json_schema(ref_template=f"#/$defs/{stage}.{{model}}")
         definitions.update({f"{stage}.{name}": inner for name, inner in schema.pop("$defs", {}).items()})
         return schema
 
-    def entry(stage: str) -> dict[str, Any]:
+    def entry(stage: str) -> JsonDict:
         schema = options_schema(stage)
         names = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
         own = {
@@ -153,8 +155,8 @@ class _Reader:
     def say(self, place: Place, got: str, wanted: str = "", remedy: str = "") -> None:
         self.problems.append(Problem(_where(self.path, self.lines, place), got, wanted, remedy))
 
-    def recipe(self, raw: Any, sha256: str) -> Recipe:
-        raw = self.mapping((), raw)
+    def recipe(self, tree: object, sha256: str) -> Recipe:
+        raw = self.mapping((), tree)
         for word in raw.keys() - set(WORDS):
             self.say((word,), f"unknown word '{word}'", remedy=suggest(word, WORDS))
         name = raw.get("name")
@@ -171,7 +173,7 @@ class _Reader:
             specs[VALIDATE] = StageSpec(VALIDATE, tuple(specs), options)
         return Recipe(str(name), self.path, sha256, self.ordered(specs), self.lines)
 
-    def mapping(self, place: Place, value: Any) -> dict[str, Any]:
+    def mapping(self, place: Place, value: object) -> JsonDict:
         if isinstance(value, dict):
             return value
         what = "missing or empty" if value is None else f"a {type(value).__name__}"
@@ -180,7 +182,7 @@ class _Reader:
         )
         return {}
 
-    def stages(self, raw: Any) -> dict[str, StageSpec]:
+    def stages(self, raw: object) -> dict[str, StageSpec]:
         specs: dict[str, StageSpec] = {}
         for name, entry in self.mapping(("stages",), {} if raw is None else raw).items():
             place = ("stages", name)
@@ -203,7 +205,7 @@ class _Reader:
             specs[name] = StageSpec(use, tuple(dict.fromkeys(inputs)), self.options(use, place, fields))
         return specs
 
-    def options(self, stage: str, place: Place, raw: Any) -> Options:
+    def options(self, stage: str, place: Place, raw: object) -> Options:
         """The stage's options object; what it refuses becomes problems at the refused word's line."""
         from pydantic import ValidationError
 
@@ -218,7 +220,7 @@ class _Reader:
                 self._refused(stage, place, detail)
             return kind.model_construct()
 
-    def _refused(self, stage: str, place: Place, detail: Any) -> None:
+    def _refused(self, stage: str, place: Place, detail: ErrorDetails) -> None:
         at = tuple(part for part in detail["loc"] if (*place, part) in self.lines or isinstance(part, int | str))
         word = detail["loc"][-1] if detail["loc"] else ""
         if detail["type"] == "extra_forbidden":
@@ -262,11 +264,11 @@ def _section(stage: str) -> Place:
     return {SOURCE: ("model",), VALIDATE: ("validate",)}.get(stage, ("stages", stage))
 
 
-def _words(stage: str, inside: tuple[Any, ...]) -> list[str]:
+def _words(stage: str, inside: tuple[int | str, ...]) -> list[str]:
     """The words known where one was not: those of the options, or of the options object nested at `inside`."""
     from pydantic import BaseModel
 
-    model: Any = registry.load(stage).Options
+    model: type[BaseModel] = registry.load(stage).Options
     for part in inside:
         if not isinstance(part, str) or part not in model.model_fields:
             continue
@@ -295,7 +297,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _parse(data: bytes, path: Path) -> tuple[Any, dict[Place, int]]:
+def _parse(data: bytes, path: Path) -> tuple[object, dict[Place, int]]:
     """Plain Python data and the line of every place in it. YAML 1.2: `1e-4` is a number, `no` is a word."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -314,7 +316,7 @@ def _parse(data: bytes, path: Path) -> tuple[Any, dict[Place, int]]:
     return _plain(tree, (), lines, path, counter), lines
 
 
-def _plain(node: Any, place: Place, lines: dict[Place, int], path: Path, counter: Iterator[int]) -> Any:
+def _plain(node: object, place: Place, lines: dict[Place, int], path: Path, counter: Iterator[int]) -> object:
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
     if next(counter, None) is None or len(place) > 20:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from convert import plugins, timings
 from convert.bundle import Artifact, Bundle
@@ -24,6 +24,7 @@ from convert.events import Event, Listener, StepProgress
 from convert.execute import Task
 from convert.executors.base import Executor, Future
 from convert.files import STATE_FOLDER
+from convert.json_types import JsonDict, JsonObject
 from convert.lock import hold
 from convert.plan import Plan, Step, plan
 from convert.publish import partial_folder, publish, publish_report, recover, retract_report
@@ -46,7 +47,7 @@ class Result:
     folder: Path
     bundles: Mapping[str, Bundle]
     ran: tuple[str, ...]
-    report: Mapping[str, Any] | None
+    report: JsonObject | None
 
     @property
     def passed(self) -> bool:
@@ -280,5 +281,5 @@ def _failing(step: Step, progress: StepProgress) -> Iterator[None]:
         raise StageError(where, got, "", f"the details are in {progress.path}") from error
 
 
-def _artifact_json(artifact: Artifact) -> dict[str, Any]:
+def _artifact_json(artifact: Artifact) -> JsonDict:
     return {"kind": artifact.kind, "path": str(artifact.path), "size": artifact.size, "sha256": artifact.sha256}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-Row = Mapping[str, Any]  # an entry of the report's outputs; one of an earlier version lacks some words
+from convert.json_types import JsonObject
+
+Row = JsonObject  # an entry of the report's outputs; one of an earlier version lacks some words
 
 NOTHING = "-"
 STYLES = {"passed": "\x1b[32m", "failed": "\x1b[1;31m", "not run": "\x1b[33m"}
@@ -40,7 +41,7 @@ def aligned(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: Sequ
 # ---- the outputs of a report
 
 
-def report_lines(report: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
+def report_lines(report: JsonObject, *, colour: bool) -> Iterator[str]:
     """The table of outputs, the count of verdicts, and why an output did not pass."""
     outputs = report["outputs"]
     columns = [(head, cell) for head, cell in COLUMNS if any(cell(o) != NOTHING for o in outputs)]

@@ -5,6 +5,8 @@ The encoders take importance weights as all encoders do; they change nothing her
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 # From here on, round-to-nearest gives infinity: half a step above the largest number of the type.
@@ -23,20 +25,22 @@ def f16(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
 
     What is too large becomes infinity, as in ggml; the caller has looked for it (see F16_OVERFLOW).
     """
-    return _sixteen_bits(values, "to_float16")
+    from quantize import halves  # numba, which takes half a second to import
+
+    return _sixteen_bits(values, halves.to_float16)
 
 
 def bf16(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """uint8 (rows, 2 * n) of float32 `values` (rows, n), rounded to nearest, ties to even; NaN stays NaN (quiet)."""
-    return _sixteen_bits(values, "to_bfloat16")
+    from quantize import halves
+
+    return _sixteen_bits(values, halves.to_bfloat16)
 
 
-def _sixteen_bits(values: np.ndarray, kernel: str) -> np.ndarray:
-    from quantize import halves  # numba, which takes half a second to import
-
+def _sixteen_bits(values: np.ndarray, kernel: Callable[[np.ndarray, np.ndarray], None]) -> np.ndarray:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     out = np.empty(bits.shape, np.uint16)
-    getattr(halves, kernel)(bits.reshape(-1), out.reshape(-1))
+    kernel(bits.reshape(-1), out.reshape(-1))
     return out.view(np.uint8)
 
 

@@ -8,7 +8,6 @@ Source: compressed-tensors, compressors/quantized_compressors/naive_quantized.py
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from quantize.gptq import HEAD, Spec
 
@@ -21,7 +20,7 @@ def packed(shape: tuple[int, ...], dtype: str) -> dict[str, Spec]:
     return {"weight": ("F8_E4M3", shape), "weight_scale": (dtype, (1,))}
 
 
-def quantization_config(towers: Sequence[str], head: str = HEAD) -> dict[str, Any]:
+def quantization_config(towers: Sequence[str], head: str = HEAD) -> dict[str, object]:
     """config.json's words for it. The patterns match from a name's beginning, in vLLM's spelling and transformers'.
 
     `towers` are the beginnings of vision tower and projector, `head` is what the checkpoint calls the head.

@@ -30,7 +30,7 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]  # numba has no types
         super().__init__(function)
         self.module, self.lanes = function.__module__, lanes
 
-    def _index_key(self, sig: Any, codegen: Any) -> Any:
+    def _index_key(self, sig: object, codegen: object) -> tuple[object, ...]:
         return (*super()._index_key(sig, codegen), self.lanes, _sources(self.module))
 
 

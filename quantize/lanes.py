@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from quantize.blocks import TYPES
 from quantize.simd import LANES
 
-Kernel = Callable[..., Any]
+Kernel = Callable[..., None]
 
 
 def encode(name: str, plain: Kernel, weighted: Kernel, values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -99,3 +100,22 @@ def test_public_functions_of_a_stage_agree_on_their_parameters() -> None:
         assert list(inspect.signature(stage.check).parameters) == ["options", "inputs"]
         assert list(inspect.signature(stage.forecast).parameters) == ["options", "inputs"]
         assert list(inspect.signature(stage.run).parameters) == ["options", "inputs", "out", "progress"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "most"),
+    [
+        pytest.param(r"\bAny\b", 30, id="Any"),  # JsonObject, object, or the library's type under TYPE_CHECKING instead
+        pytest.param(r"getattr\(", 22, id="getattr"),  # at somebody else's object alone: what is ours has a name
+    ],
+)
+def test_few_lines_leave_a_type_or_a_name_open(pattern: str, most: int) -> None:
+    files = [path for package in ("convert", "quantize", "validate") for path in sorted((ROOT / package).rglob("*.py"))]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+    assert found, "the pattern finds nothing, so nothing is counted"
+    assert len(found) <= most, "\n".join(found)

@@ -13,7 +13,6 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from convert.architectures._family import TEXT_GRAPH as TEXT_GRAPH
 from convert.architectures._family import Family as Family
@@ -23,6 +22,7 @@ from convert.architectures._roles import VISION as VISION
 from convert.architectures._roles import TensorRole as TensorRole
 from convert.architectures._roles import in_words as in_words
 from convert.errors import InputError
+from convert.json_types import JsonObject
 from convert.source.untrusted import shown
 
 LONGEST_NAME = 80
@@ -52,7 +52,7 @@ def known() -> dict[str, str]:
     return {architecture: family.name for family in families() for architecture in family.classes}
 
 
-def find(config: Mapping[str, Any]) -> Family:
+def find(config: JsonObject) -> Family:
     """The family that serves a checkpoint's config. Raises InputError, with the nearest by name, when none does."""
     named = config.get("architectures")
     served = known()
@@ -66,7 +66,7 @@ def find(config: Mapping[str, Any]) -> Family:
     raise InputError("config.json", f"not supported: {which}", remedy=_remedy(str(first), served))
 
 
-def roles(config: Mapping[str, Any], tensors: Iterable[str]) -> Roles:
+def roles(config: JsonObject, tensors: Iterable[str]) -> Roles:
     """What each of a checkpoint's tensors is for, by the names it has there, whoever wrote it.
 
     Raises ConvertError where no family serves the config, or no table can be made of it.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from convert.errors import PlanError, Problem, raise_all
+from convert.json_types import JsonObject
 
 MAX_SIZE = 1 << 24  # rows or columns of a weight; the largest vocabularies of the field are below 2**19
 MAX_LAYERS = 512  # llama.cpp, LLAMA_MAX_LAYERS
@@ -43,7 +44,7 @@ class Config:
     all of them.
     """
 
-    values: Mapping[str, Any]
+    values: JsonObject
     where: str = "config.json"
     problems: list[Problem] = field(default_factory=list)
     spellings: Mapping[str, str] = field(default_factory=dict)  # key asked for -> what this config calls it
@@ -63,7 +64,7 @@ class Config:
         """This config with the values of the object under `key` on top."""
         return Config({**self.values, **self.sub(key).values}, self.where, self.problems, self.spellings)
 
-    def with_defaults(self, **values: Any) -> Config:
+    def with_defaults(self, **values: object) -> Config:
         """This config with `values` where it says nothing."""
         given = {key: value for key, value in self.values.items() if value is not None}
         return Config({**self.values, **values, **given}, self.where, self.problems, self.spellings)

@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from convert.architectures._config import names_only
 from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor
 from convert.architectures._roles import LINEARS, TRAITS, VISION, TensorRole
 from convert.errors import ConvertError
-
-Values = Mapping[str, Any]
+from convert.json_types import JsonObject
 
 TEXT_GRAPH = "decoder"
 """The one graph of a text model: token ids and the cache in, logits and the longer cache out."""
@@ -29,8 +27,8 @@ class Family:
     name: str  # of the file
     title: str  # what people call it
     classes: tuple[str, ...]  # in config.json's `architectures`
-    text: Callable[[Values], GraphSpec]  # the language model's GGUF file; raises PlanError for a config it cannot take
-    vision: Callable[[Values, Values], GraphSpec] | None = None  # (config, preprocessor) -> the mmproj file
+    text: Callable[[JsonObject], GraphSpec]  # the language model's GGUF file; PlanError for a config it cannot take
+    vision: Callable[[JsonObject, JsonObject], GraphSpec] | None = None  # (config, preprocessor) -> the mmproj file
     vision_prefix: tuple[str, ...] = ()  # how the names of its vision tensors start
     renames: tuple[tuple[str, str], ...] = ()  # other writers' beginnings of tensor names -> those of its tables
     graphs: str = TEXT_GRAPH  # how it is cut into graphs (ONNX, TensorRT): this, a word of its own, or empty: not known
@@ -49,7 +47,7 @@ class Family:
         """Whether the checkpoint tensor called so is of the tower or the projector, used or not."""
         return bool(self.vision_prefix) and self.own_name(name).startswith(self.vision_prefix)
 
-    def roles(self, config: Values, names: Iterable[str]) -> Roles:
+    def roles(self, config: JsonObject, names: Iterable[str]) -> Roles:
         """The roles of a checkpoint's tensors, which are called `names`.
 
         What llama.cpp cannot compute has roles too. Raises ConvertError for a config that no table can be made of.
@@ -75,7 +73,7 @@ class Family:
         return Roles(self, {tensor.source: tensor for spec in specs for tensor in spec.tensors}, {}, ())
 
 
-def _spec(make: Callable[..., GraphSpec], *configs: Values) -> GraphSpec:
+def _spec(make: Callable[..., GraphSpec], *configs: JsonObject) -> GraphSpec:
     """The spec of these configs; where llama.cpp cannot take one, a spec whose names alone are right."""
     try:
         return make(*configs)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from convert.architectures._config import Config
 from convert.errors import Problem
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def _deviations(images: Config) -> tuple[float, ...]:
     return values
 
 
-def image_config(preprocessor: Mapping[str, Any], problems: list[Problem]) -> Config:
+def image_config(preprocessor: JsonObject, problems: list[Problem]) -> Config:
     """The image processor's settings: at the top of preprocessor_config.json, or in processor_config.json's
     `image_processor`. What llama.cpp does to every pixel is required of them."""
     images = Config(preprocessor, "preprocessor config", problems).merged("image_processor")

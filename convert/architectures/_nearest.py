@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from convert import architectures
 from convert.architectures import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.errors import ConvertError
+from convert.json_types import JsonObject
 
 ENOUGH = 0.5  # of the kinds of tensors
 NUMBER = re.compile(r"\b\d+\b")
@@ -26,7 +26,7 @@ class Nearest:
     lacking: tuple[str, ...]  # those the table wants besides, by its own names
 
 
-def nearest(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Nearest | None:
+def nearest(config: JsonObject, shapes: Mapping[str, tuple[int, ...]]) -> Nearest | None:
     """The nearest family; None where none takes the config and half of the tensors."""
     best: Nearest | None = None
     for served, name in architectures.known().items():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from convert.architectures import gemma3, llama, qwen2, qwen3
 from convert.architectures._config import Config
 from convert.architectures._graph_spec import GraphSpec
+from convert.json_types import JsonDict, JsonObject
 
 TEXTS = {
     "llama": llama.text,
@@ -26,7 +26,7 @@ _LLAMA_7B = {
     "rms_norm_eps": 1e-6,
     "vocab_size": 32000,
 }
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {  # transformers' own, which older checkpoints do not repeat
+DEFAULTS: Mapping[str, JsonObject] = {  # transformers' own, which older checkpoints do not repeat
     "llama": _LLAMA_7B,
     "mistral": {
         **_LLAMA_7B,
@@ -38,7 +38,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {  # transformers' own, which older 
 }
 
 
-def text_values(values: Mapping[str, Any], kind: str = "") -> dict[str, Any]:
+def text_values(values: JsonObject, kind: str = "") -> JsonDict:
     """The text model's config: its own words, then transformers' defaults of its model_type.
 
     transformers ties the embedding when either level of the config says so.
@@ -55,7 +55,7 @@ def text_values(values: Mapping[str, Any], kind: str = "") -> dict[str, Any]:
     return {**defaults, **given, "tie_word_embeddings": True}
 
 
-def nested_text(values: Mapping[str, Any], kind: str = "") -> GraphSpec:
+def nested_text(values: JsonObject, kind: str = "") -> GraphSpec:
     """The GraphSpec of the text model under text_config; `kind` is its model_type where the config is silent.
 
     Raises PlanError for a text model that is not one of TEXTS, and with every problem of its config.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, read_decoder
 from convert.architectures._graph_spec import GraphSpec, LeftOut, OutputTensor, SourceTensor, TensorRule, View
 from convert.architectures._mmproj import VisionTower
+from convert.json_types import JsonObject
 
 TEMPORAL_PATCH = 2  # frames under one patch; a still image is two equal frames
 EPSILON = 1e-6  # of the towers' norms: fixed in transformers, in no config
@@ -39,7 +39,7 @@ NORMS: tuple[TensorRule, ...] = (
 )
 
 
-def text_config(values: Mapping[str, Any]) -> Config:
+def text_config(values: JsonObject) -> Config:
     """The language model's config: at the top, or under text_config; transformers ties when either level says so."""
     root = Config(values)
     config = root.merged("text_config")
@@ -56,7 +56,7 @@ def check_sections(decoder: Decoder) -> None:
         decoder.rope.values.complain("mrope_section", list(sections) or None, wanted)
 
 
-def text_spec(values: Mapping[str, Any], graph: Graph, rows: Iterable[TensorRule]) -> GraphSpec:
+def text_spec(values: JsonObject, graph: Graph, rows: Iterable[TensorRule]) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     decoder = read_decoder(text_config(values), graph)
     check_sections(decoder)

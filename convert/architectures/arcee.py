@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
@@ -13,12 +10,13 @@ from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("arcee", default_epsilon=1e-5, activations=("relu2",), rotary=Rotary(("linear", "yarn", "llama3")))
 ROWS = (*ENDS, *NORMS, *ATTENTION, *MLP[1:])
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform
 from convert.architectures._rows import B, biases
 from convert.architectures.gpt_neox import heads_apart
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "bloom",
@@ -43,7 +41,7 @@ MATRICES: tuple[TensorRule, ...] = (
 EMBEDDING: TensorRule = ("word_embeddings.weight", "token_embd.weight", ("vocab", "hidden"))
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).spelled(**SPELLINGS).with_defaults(seq_length=2048)
     # transformers has no other width of the MLP, and one key and value for each query

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
@@ -12,6 +9,7 @@ from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, B, L
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "command-r",
@@ -30,7 +28,7 @@ QK_NORM: tuple[TensorRule, ...] = (
 NORMED_LAYERS = 64  # from this depth on llama.cpp's graph wants the norms of Command-R+ (models/command-r.cpp)
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     # max_position_embeddings is 8192 in models that were trained for 128k, which is model_max_length
     config = Config(values).spelled(max_position_embeddings="model_max_length")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
@@ -13,6 +10,7 @@ from convert.architectures._rope import Rotary
 from convert.architectures._window import require_every
 from convert.architectures.cohere import ROWS, cohere_fields
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "cohere2",
@@ -26,7 +24,7 @@ GRAPH = Graph(
 )
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(sliding_window=4096)
     decoder = read_decoder(config, GRAPH)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, OutputTensor, SourceTensor, TensorRule, expand
 from convert.architectures._rows import ENDS, EXPERTS, MLP, NORMS, OUTPUT, ROUTER, B, L, named
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("deepseek2", default_epsilon=1e-6, grouped=False)
 GATING = {"softmax": 1, "sigmoid": 2}  # gguf, ExpertGatingFuncType
@@ -27,7 +27,7 @@ V2 = {"scoring_func": "softmax", "first_k_dense_replace": 0, "routed_scaling_fac
 V3 = {"scoring_func": "sigmoid", "first_k_dense_replace": 3, "routed_scaling_factor": 2.5, "n_shared_experts": 1}
 V3 |= {"topk_method": "noaux_tc", "norm_topk_prob": True, "n_group": 8, "topk_group": 4}
 GLM = {**V3, "first_k_dense_replace": 1, "routed_scaling_factor": 1.8, "n_group": 1, "topk_group": 1}
-KINDS: Mapping[str, Mapping[str, Any]] = {
+KINDS: Mapping[str, JsonObject] = {
     "DeepseekV2ForCausalLM": V2,
     "DeepseekV3ForCausalLM": V3,
     "Glm4MoeLiteForCausalLM": GLM,  # GLM-4.7-Flash
@@ -62,7 +62,7 @@ BEST_OF_GROUP = (
 )
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     kind = KINDS[values["architectures"][0]]
     config = Config(values).with_defaults(**kind).spelled(head_dim="qk_rope_head_dim", num_experts="n_routed_experts")

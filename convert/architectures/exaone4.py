@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
@@ -14,13 +13,14 @@ from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM
 from convert.architectures._window import sliding_layers
 from convert.architectures.olmo2 import NORMS as OLMO_NORMS
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("exaone4", default_epsilon=1e-5, rotary=Rotary(("linear", "llama3")), square=True, windowed=True)
 NORMS_BEHIND = OLMO_NORMS[2:]
 LAYERS_OF_32B = 64  # only then llama.cpp has windows (models/exaone4.cpp)
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

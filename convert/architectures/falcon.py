@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from convert.architectures._config import Config
@@ -14,6 +11,7 @@ from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform, 
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import B, biases
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "falcon",
@@ -44,7 +42,7 @@ MATRICES: tuple[TensorRule, ...] = (
 )
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = _read(values)
     decoder = read_decoder(config, GRAPH)
@@ -56,7 +54,7 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     return decoder_spec(decoder, (EMBEDDING, *norms, *biases(norms), *MATRICES), fields, transforms)
 
 
-def _read(values: Mapping[str, Any]) -> Config:
+def _read(values: JsonObject) -> Config:
     """The config; the first Falcons have one key and value for all, whatever num_kv_heads says."""
     config = Config(values).spelled(**SPELLINGS).with_defaults(max_position_embeddings=2048)
     if not config.has("intermediate_size"):

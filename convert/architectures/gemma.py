@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import PLUS_ONE, GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
+from convert.json_types import JsonObject
 
 GRAPH = Graph("gemma", default_epsilon=1e-6, activations=GELU_TANH, rotary=Rotary(("linear",)), tied=True)
 ROWS = (*ENDS, *NORMS, *ATTENTION, *MLP)
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     if values.get("hidden_act") == "gelu":  # in the first configs, and transformers takes the tanh formula for it
         values = {**values, "hidden_act": GELU_TANH[0]}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Decoder, Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
@@ -13,6 +10,7 @@ from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, B, L
 from convert.architectures._window import require_every
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "gemma2", activations=GELU_TANH, activation="hidden_activation", rotary=Rotary(()), windowed=True, tied=True
@@ -26,7 +24,7 @@ NORMS: tuple[TensorRule, ...] = (
 LAYERS_OF_27B = 46
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(head_dim=256, sliding_window=4096)
     decoder = read_decoder(config, GRAPH)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import GELU_TANH, Decoder, Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
@@ -14,6 +11,7 @@ from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM
 from convert.architectures._window import sliding_layers
 from convert.architectures.gemma2 import NORMS, check_scale
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "gemma3",
@@ -38,7 +36,7 @@ LAYERS_OF_27B = 62
 PATTERN = 6  # llama.cpp's where the file has none
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(**DEFAULTS)
     decoder = read_decoder(config, GRAPH)

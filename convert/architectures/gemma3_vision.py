@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
@@ -14,6 +12,7 @@ from convert.architectures._mmproj import image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
 from convert.architectures.gemma3 import DEFAULTS
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 TEXT = "gemma3_text"
 USUAL_POOLING = 4  # patches a side that become a token, where the file says nothing (clip.cpp, load_hparams)
@@ -28,12 +27,12 @@ TRANSFORMS = {"patches": vit.FLOAT32, "projection": vit.FLOAT16, "norm": PLUS_ON
 HEAD = LeftOut("", "the tower's own head, which the model does not use", prefix="vision.head.")
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     return nested_text(values, TEXT)
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
+def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:
     """The vision tower and the projector, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     inner = Config(text_values(values, TEXT), problems=root.problems).with_defaults(**DEFAULTS)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from convert.architectures import glm4
 from convert.architectures._config import Config
 from convert.architectures._decoder import decoder_spec, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
+from convert.json_types import JsonObject
 
 GRAPH = replace(glm4.GRAPH, name="chatglm", square=True)
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     decoder = read_decoder(Config(values).with_defaults(head_dim=128), GRAPH)
     return decoder_spec(decoder, glm4.rows(decoder))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
@@ -12,6 +11,7 @@ from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._roles import TensorRole
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, B, L, biases
+from convert.json_types import JsonObject
 
 GRAPH = Graph("glm4", default_epsilon=1.5625e-7, rotary=Rotary((), partial=0.5))
 FUSED: tuple[TensorRule, ...] = (
@@ -24,7 +24,7 @@ BEHIND: tuple[TensorRule, ...] = (
 )
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(head_dim=128)
     decoder = read_decoder(config, GRAPH)

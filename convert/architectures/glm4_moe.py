@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Extra, Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
@@ -14,6 +11,7 @@ from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, MLP, NORMS, QK_NORM, QKV, ROUTER, biases
 from convert.architectures.deepseek2 import CORRECTION, GATING, SHARED, drafts
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("glm4moe", default_epsilon=1e-5, rotary=Rotary(partial=0.5))
 NAMED = tuple((source, str(name).replace("ffn_norm", "post_attention_norm"), dims) for source, name, dims, *_ in NORMS)
@@ -21,7 +19,7 @@ MOE: tuple[TensorRule, ...] = (*ROUTER, CORRECTION, *EXPERTS, *SHARED)
 NO_GROUPS = "its models have one group of experts"
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(norm_topk_prob=True, n_shared_experts=1, routed_scaling_factor=1.0)
     config = config.spelled(num_experts="n_routed_experts")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Extra, Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import TRANSPOSED, GraphSpec, LeftOut, TensorRule
 from convert.architectures._rows import B, biases
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "gpt2",
@@ -57,7 +55,7 @@ MASKS = tuple(LeftOut(name, "a causal mask, not a weight") for name in (".attn.b
 PLAIN = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).spelled(**SPELLINGS)
     if not config.has("intermediate_size"):

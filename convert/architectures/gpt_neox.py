@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from convert.architectures._config import Config
@@ -14,6 +11,7 @@ from convert.architectures._graph_spec import GraphSpec, LeftOut, TensorRule, Tr
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import B, biases
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "gptneox",
@@ -44,7 +42,7 @@ EMBEDDING: TensorRule = ("gpt_neox.embed_in.weight", "token_embd.weight", ("voca
 MASKS = tuple(LeftOut(name, "a causal mask, not a weight") for name in (".attention.bias", ".attention.masked_bias"))
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).spelled(**SPELLINGS)
     decoder = read_decoder(config, GRAPH)

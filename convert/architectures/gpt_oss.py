@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, head_size_fields, read_decoder
@@ -15,6 +14,7 @@ from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, B, L, biases
 from convert.architectures._window import require_every
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "gpt-oss", default_epsilon=1e-5, rotary=Rotary(("yarn",), theta=150000.0), windowed=True, carries=("mxfp4",)
@@ -55,7 +55,7 @@ ROUNDED = (
 )
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config, notes = _rounded(Config(values).with_defaults(head_dim=64, sliding_window=128))
     decoder = read_decoder(config, GRAPH)

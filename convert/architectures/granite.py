@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
@@ -12,11 +9,12 @@ from convert.architectures._graph_spec import GraphSpec
 from convert.architectures.granitemoe import MULTIPLIERS
 from convert.architectures.llama import layer_rows, side_by_side
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("granite", default_epsilon=1e-6, square=True)
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

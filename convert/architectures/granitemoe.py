@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
@@ -13,6 +10,7 @@ from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, B, L, biases
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("granitemoe", default_epsilon=1e-6, square=True)
 MOE = f"{L}.block_sparse_moe"
@@ -42,7 +40,7 @@ MULTIPLIERS = {  # transformers' name (1 where the config is silent) -> GGUF's
 }
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

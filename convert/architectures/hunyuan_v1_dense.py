@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QK_NORM, named
+from convert.json_types import JsonObject
 
 GRAPH = Graph("hunyuan-dense", default_epsilon=1e-5)
 ROWS = (
@@ -23,7 +22,7 @@ ROWS = (
 PLAIN = {"attention_bias": False, "use_qk_norm": True}
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = _stretched(Config(values))
     decoder = read_decoder(config, GRAPH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
@@ -12,6 +11,7 @@ from convert.architectures._graph_spec import GraphSpec, TensorRule, expand
 from convert.architectures._mmproj import MAX_IMAGE, image_config, vision_fields
 from convert.architectures._nested import nested_text, text_values
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 RENAMES = (
     ("model.text_model.", "model."),
@@ -35,18 +35,18 @@ DEFAULTS = {  # transformers' own, which SmolVLM2's configs leave out
 }
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     return nested_text(_with_epsilon(values), TEXT)
 
 
-def _with_epsilon(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_epsilon(values: JsonObject) -> JsonObject:
     """The config with the epsilon that these models mean where it is silent, which is not Llama's."""
     inner = Config(values).sub("text_config").with_defaults(rms_norm_eps=1e-5)
     return {**values, "text_config": inner.values} if isinstance(values.get("text_config", {}), Mapping) else values
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
+def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:
     """The vision tower and the connector, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     text_width = Config(text_values(values, TEXT), problems=root.problems).size("hidden_size")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures import _vit as vit
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import GELU_NOTE
@@ -14,6 +11,7 @@ from convert.architectures._mmproj import VisionTower, image_config, vision_fiel
 from convert.architectures._nested import nested_text, text_values
 from convert.architectures._rows import biases, named
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 RENAMES = (
     ("language_model.model.", "model."),
@@ -77,12 +75,12 @@ CLASS_NOTE = (
 )
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     return nested_text(values, TEXT)
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
+def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:
     """The vision tower and the projector, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     text_width = Config(text_values(values, TEXT), problems=root.problems).size("hidden_size")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from convert.architectures._config import Config
@@ -14,11 +11,12 @@ from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform, 
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("llama", rotary=Rotary(("linear", "yarn", "llama3")))
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

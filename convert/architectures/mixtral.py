@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
@@ -14,13 +11,14 @@ from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, ROUTER, named
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("llama", default_epsilon=1e-5, rotary=Rotary(theta=1e6))
 PUBLISHED = (("mlp", "block_sparse_moe"), ("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2"))
 ROWS = (*ENDS, *NORMS, *ATTENTION, *named((*ROUTER, *EXPERTS), *PUBLISHED))
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

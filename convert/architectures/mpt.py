@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU, Extra, Graph, decoder_spec, read_decoder
@@ -11,6 +10,7 @@ from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import B
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "mpt",
@@ -51,7 +51,7 @@ ATTENTION: Mapping[str, object] = {
 }
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).spelled(**SPELLINGS)
     config = config.with_defaults(intermediate_size=4 * config.size("hidden_size"))

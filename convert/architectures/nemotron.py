@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
@@ -12,6 +9,7 @@ from convert.architectures._graph_spec import PLUS_ONE, GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "nemotron",
@@ -26,7 +24,7 @@ UP_DOWN = MLP[1:]
 NORM_BIASES = tuple(row[:3] for row in biases(NORMS, ENDS[1:]))  # to which nothing is added
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
@@ -12,12 +9,13 @@ from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP
 from convert.architectures.llama import side_by_side
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("olmo", layer_norm=True, epsilon="layer_norm_eps", default_epsilon=1e-5, square=True)
 ROWS = (ENDS[0], *ATTENTION, *MLP)
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

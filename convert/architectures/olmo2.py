@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, read_decoder
@@ -13,6 +12,7 @@ from convert.architectures._rope import sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, B, L
 from convert.architectures._window import sliding_layers
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("olmo2", default_epsilon=1e-5, square=True, windowed=True)
 NORMS: tuple[TensorRule, ...] = (
@@ -23,7 +23,7 @@ NORMS: tuple[TensorRule, ...] = (
 )
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

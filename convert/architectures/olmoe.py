@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, ROUTER, B, L
+from convert.json_types import JsonObject
 
 GRAPH = Graph("olmoe", default_epsilon=1e-5, square=True)
 WIDE_NORMS: tuple[TensorRule, ...] = (
@@ -22,7 +20,7 @@ FIXED = {"norm_topk_prob": False, "attention_bias": False, "tie_word_embeddings"
 WHY = "llama.cpp's olmoe graph never normalizes, has no biases, and has a head of its own"
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).spelled(num_experts="num_local_experts")
     decoder = read_decoder(config, GRAPH)

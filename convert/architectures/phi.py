@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ENDS, HEAD, NORMS, QKV, B, L, biases
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "phi2",
@@ -33,7 +31,7 @@ PLAIN: tuple[TensorRule, ...] = (
 ROWS = (EMBEDDING, *PLAIN, *biases(PLAIN, (HEAD,)))
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
@@ -13,6 +12,7 @@ from convert.architectures._roles import TensorRole
 from convert.architectures._rope import Rotary, longrope_original
 from convert.architectures._rows import ENDS, MLP, NORMS, OUTPUT, B, L
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("phi3", default_epsilon=1e-5, rotary=Rotary(("longrope",), partial=1.0), square=True)
 FUSED: tuple[TensorRule, ...] = (
@@ -22,7 +22,7 @@ FUSED: tuple[TensorRule, ...] = (
 DOWN = MLP[2:]
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(original_max_position_embeddings=4096)
     decoder = read_decoder(config, GRAPH)

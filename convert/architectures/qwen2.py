@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, biases
+from convert.json_types import JsonObject
 
 GRAPH = Graph("qwen2", square=True)
 ROWS = (*ENDS, *NORMS, *ATTENTION, *biases(QKV), *MLP)
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     return decoder_spec(read_decoder(Config(values), GRAPH), ROWS)
 

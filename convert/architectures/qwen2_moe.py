@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
@@ -12,6 +9,7 @@ from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, QKV, ROUTER, B, L, biases
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("qwen2moe", square=True)
 SHARED: tuple[TensorRule, ...] = (
@@ -25,7 +23,7 @@ FIXED = {"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": [
 WHY = "llama.cpp's qwen2moe graph has experts in every layer, never normalizes, and has a head of its own"
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     # use_sliding_window: transformers' Qwen2MoeConfig has a window only where it is asked for
     config = Config(values).with_defaults(use_sliding_window=False).spelled(num_experts="num_local_experts")

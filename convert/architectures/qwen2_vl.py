@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures._config import MAX_LAYERS, Config
 from convert.architectures._decoder import Graph
@@ -15,6 +12,7 @@ from convert.architectures._rope import Rotary
 from convert.architectures._rows import biases
 from convert.architectures.qwen2 import ROWS
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("qwen2vl", rotary=Rotary(theta=1000000.0), square=True)
 
@@ -34,12 +32,12 @@ TOWER: tuple[TensorRule, ...] = (
 )
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     return qwen.text_spec(values, GRAPH, ROWS)
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
+def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:
     """The vision tower and the merger, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     config = root.sub("vision_config")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QK_NORM
+from convert.json_types import JsonObject
 
 GRAPH = Graph("qwen3")
 ROWS = (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *MLP)
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(head_dim=128)
     decoder = read_decoder(config, GRAPH)

@@ -6,22 +6,20 @@ tensor of all experts for each of the three.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rows import ATTENTION, ENDS, EXPERTS, NORMS, QK_NORM, ROUTER
+from convert.json_types import JsonObject
 
 GRAPH = Graph("qwen3moe")
 ROWS = (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *ROUTER, *EXPERTS)
 ALL_LAYERS = "llama.cpp's qwen3moe graph has experts in every layer"
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     # transformers 5 writes num_local_experts
     config = Config(values).with_defaults(head_dim=128).spelled(num_experts="num_local_experts")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures._config import MAX_LAYERS, Config
@@ -16,6 +15,7 @@ from convert.architectures._rope import Rotary
 from convert.architectures._rows import biases
 from convert.architectures.qwen3 import ROWS
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph("qwen3vl", rotary=Rotary(theta=500000.0))
 
@@ -38,13 +38,13 @@ TOWER: tuple[TensorRule, ...] = (
 )
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     decoder = read_decoder(qwen.text_config(values).with_defaults(head_dim=128), GRAPH)
     return decoder_spec(decoder, ROWS, text_fields(values, decoder))
 
 
-def text_fields(values: Mapping[str, Any], decoder: Decoder) -> list[Field]:
+def text_fields(values: JsonObject, decoder: Decoder) -> list[Field]:
     """What Qwen3's decoder has more of here; what llama.cpp cannot do is a problem of the decoder's config."""
     decoder.config.require("attention_bias", False, "llama.cpp's graph has no output bias")
     qwen.check_sections(decoder)
@@ -58,7 +58,7 @@ def text_fields(values: Mapping[str, Any], decoder: Decoder) -> list[Field]:
     return [*head_size_fields(decoder), Field.uint32(f"{decoder.graph.name}.n_deepstack_layers", deep)]
 
 
-def vision(values: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> GraphSpec:
+def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:
     """The vision tower and the mergers, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     config = root.sub("vision_config")

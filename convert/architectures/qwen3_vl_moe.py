@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures import _qwen_vision as qwen
 from convert.architectures import qwen3_vl
 from convert.architectures._decoder import Graph, decoder_spec, read_decoder
@@ -13,6 +10,7 @@ from convert.architectures._family import Family
 from convert.architectures._graph_spec import TRANSPOSED, GraphSpec, TensorRule
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, QK_NORM, ROUTER, B, L
+from convert.json_types import JsonObject
 
 GRAPH = Graph("qwen3vlmoe", rotary=Rotary(theta=500000.0))
 EXPERTS: tuple[TensorRule, ...] = (
@@ -28,7 +26,7 @@ ROWS = (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *ROUTER, *EXPERTS)
 ALL_LAYERS = "llama.cpp's qwen3vlmoe graph has experts in every layer"
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     # transformers 5 writes num_local_experts
     config = qwen.text_config(values).spelled(num_experts="num_local_experts")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
@@ -12,6 +11,7 @@ from convert.architectures._graph_spec import GraphSpec, SourceTensor, TensorRul
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, B, L, biases
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "stablelm",
@@ -24,7 +24,7 @@ GRAPH = Graph(
 HEAD_NORMS = (("q_layernorm", "attn_q_norm"), ("k_layernorm", "attn_k_norm"))
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

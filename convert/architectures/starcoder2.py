@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._rows import ATTENTION, ENDS, NORMS, B, L, biases
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "starcoder2",
@@ -27,7 +25,7 @@ MLP: tuple[TensorRule, ...] = (
 NORM_BIASES = tuple(biases(NORMS, ENDS[1:]))
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
     decoder = read_decoder(config, GRAPH)

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from convert.json_types import JsonDict
 
 if TYPE_CHECKING:
     from convert.recipe import Recipe
@@ -61,7 +63,7 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
     """Turn what a command raises into one clear message and the documented exit code."""
 
     @wraps(command)
-    def wrapped(**options: Any) -> None:
+    def wrapped(**options: object) -> None:
         from convert.cli.console import ReaderGone
         from convert.errors import ConvertError, Problem
 
@@ -119,12 +121,12 @@ def carry_out(
     return result.exit_code
 
 
-def say_json(value: Any) -> None:
+def say_json(value: object) -> None:
     """One line of JSON."""
     click.echo(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def say_problems(problems: Iterable[Any], as_json: bool, exit_code: int) -> None:
+def say_problems(problems: Iterable[object], as_json: bool, exit_code: int) -> None:
     """Every problem on a line of its own, on stderr; as an event too where events are read."""
     lines = [str(problem) for problem in problems]
     if as_json:
@@ -133,7 +135,7 @@ def say_problems(problems: Iterable[Any], as_json: bool, exit_code: int) -> None
         click.echo(f"error: {line}", err=True)
 
 
-def _result_json(result: Result) -> dict[str, Any]:
+def _result_json(result: Result) -> JsonDict:
     outputs = None if result.report is None else result.report["outputs"]
     return {
         "event": "finished",

@@ -7,21 +7,23 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.json_types import JsonObject
 from convert.table import size
 
 if TYPE_CHECKING:
+    from convert.bundle import Artifact
     from convert.events import Event, Listener
     from convert.formats.facts import Facts
     from convert.inspection.checkpoint import CheckpointInspection
     from convert.inspection.preview import Preview, Reference
-    from convert.plan import Plan
+    from convert.plan import Plan, Step
     from convert.run import Result
 
 PLAIN_SECONDS = 10.0  # how often a long task says how far it is where there is no terminal
@@ -112,7 +114,7 @@ class _Task:
     last: float
 
 
-def _how_far(data: Mapping[str, Any], seconds: float) -> str:
+def _how_far(data: JsonObject, seconds: float) -> str:
     speed = data["done"] / max(seconds, 1e-9)
     if data["unit"] == "B":
         return f"{size(data['done'])} of {size(data['total'])}, {size(speed)}/s"
@@ -188,7 +190,7 @@ def show_plan(planned: Plan, verbose: bool, types: bool = False) -> None:
         click.echo(f"note: {note}")
 
 
-def tensor_types(planned: Plan, step: Any) -> list[tuple[str, str, str, str]]:
+def tensor_types(planned: Plan, step: Step) -> list[tuple[str, str, str, str]]:
     """File, tensor, type and rule for all a step will write; empty for stages that choose no types."""
     if step.bundle is None:
         return []
@@ -201,15 +203,15 @@ def _show_types(rows: Sequence[tuple[str, str, str, str]]) -> None:
         show_table(("tensor", "type", "rule"), [row[1:] for row in rows if row[0] == file])
 
 
-def _bytes_of(step: Any) -> str:
+def _bytes_of(step: Step) -> str:
     return "-" if step.up_to_date or not step.key else size(step.write_bytes)
 
 
-def _memory_of(step: Any) -> str:
+def _memory_of(step: Step) -> str:
     return "-" if step.up_to_date or not step.key else f"~{size(step.needs.memory_bytes)}"
 
 
-def _time_of(step: Any) -> str:
+def _time_of(step: Step) -> str:
     return "-" if step.up_to_date or step.seconds is None else f"~{duration(step.seconds)}"
 
 
@@ -233,10 +235,10 @@ def _total_time(planned: Plan) -> str:
     return "; ".join(filter(None, (said, none)))
 
 
-def _options_of(step: Any) -> str:
+def _options_of(step: Step) -> str:
     """What the recipe asks of a step whose files cannot be named yet."""
     options = step.spec.options
-    said = {name: getattr(options, name) for name in sorted(options.model_fields_set)}
+    said = {name: value for name, value in sorted(options) if name in options.model_fields_set}
     return "; ".join(f"{name} {_in_words(value)}" for name, value in said.items())
 
 
@@ -250,8 +252,9 @@ def _in_words(value: Any) -> str:
     return ", ".join(map(_in_words, value)) if isinstance(value, list | tuple | dict) else str(value)
 
 
-def _files_of(step: Any) -> list[str]:
-    mine = [a for _, a in step.bundle.artifacts() if a.path.is_relative_to(step.out)]
+def _files_of(step: Step) -> list[str]:
+    made = step.bundle.artifacts() if step.bundle else ()
+    mine = [a for _, a in made if a.path.is_relative_to(step.out)]
     return [f"{a.path.name:<40} {size(a.size):>8}" for a in mine]
 
 
@@ -282,7 +285,7 @@ def colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _made(result: Result) -> Iterator[Any]:
+def _made(result: Result) -> Iterator[Artifact]:
     for bundle in result.bundles.values():
         yield from (a for _, a in bundle.artifacts() if a.path.is_relative_to(result.folder))
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convert.bundle import Artifact, Bundle, Role
+from convert.json_types import JsonObject
 from validate.marks import Mark
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Asked:
     """What `convert inspect CHECKPOINT` asks a stage: what it would make of the checkpoint, with usual options."""
 
     stage: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
     words: str = ""  # of the options, where a stage is asked twice
     takes: str = SOURCE
     slow: bool = False  # imports torch and transformers to answer: seconds

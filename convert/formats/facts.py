@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
+from convert.json_types import JsonDict
 from convert.source.untrusted import shown
 
 SHOWN_ITEMS = 4  # of an array
@@ -43,7 +43,7 @@ class Facts:
     path: str
     format: str
     size: int
-    metadata: Mapping[str, Any]  # numbers, texts, and tuples of them
+    metadata: Mapping[str, object]  # numbers, texts, and tuples of them
     tensors: tuple[TensorSummary, ...]
     types: tuple[TypeSummary, ...]
     parameters: int
@@ -88,12 +88,14 @@ class TensorError:
             return math.inf if self.squared_error else 0.0
         return math.sqrt(self.squared_error / self.squared_source)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         words = {"name": self.name, "type": self.type, "values": self.values}
         return words | {"rmse": self.rmse, "relative_rmse": self.relative, "largest": self.largest}
 
 
-def facts(path: Path, form: str, size: int, metadata: Mapping[str, Any], tensors: tuple[TensorSummary, ...]) -> Facts:
+def facts(
+    path: Path, form: str, size: int, metadata: Mapping[str, object], tensors: tuple[TensorSummary, ...]
+) -> Facts:
     """The facts of a file of format `form` with these tensors."""
     parameters = sum(prod(t.shape) for t in tensors)
     total = sum(t.nbytes for t in tensors)

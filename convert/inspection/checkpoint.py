@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from convert import architectures
 from convert.architectures import Family
@@ -21,6 +21,7 @@ from convert.errors import ConvertError, InputError, Problem
 from convert.formats.facts import TensorSummary, TypeSummary, plain, type_summaries
 from convert.formats.gguf.sentencepiece import UNUSED
 from convert.formats.gguf.vocabulary import read_vocabulary
+from convert.json_types import JsonObject
 from convert.progress import Silent
 from convert.source.checkpoint import read_config
 from convert.source.companions import Companions, collect, read_companions
@@ -239,7 +240,7 @@ def inspect_checkpoint(options: SourceOptions) -> tuple[CheckpointInspection, Bu
 class _About:
     """A checkpoint's configs, and what can be made out of them; what cannot is said in `unread`."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], bundle: Bundle, unread: list[str]) -> None:
+    def __init__(self, folder: Path, config: JsonObject, bundle: Bundle, unread: list[str]) -> None:
         self.config, self.unread = config, unread
         found = self.attempt(partial(read_companions, bundle))
         self.companions = found or Companions(config, {}, {}, {}, {}, None, {})
@@ -341,7 +342,7 @@ def _of_spec(spec: GraphSpec) -> dict[str, int | None]:
     return {name: _count(said.get(key)) for name, key in FIELDS.items()} | {"vocabulary": max(rows, default=None)}
 
 
-def _of_config(config: Mapping[str, Any]) -> dict[str, int | None]:
+def _of_config(config: JsonObject) -> dict[str, int | None]:
     values = dict(config)
     values.update(next((config[key] for key in TEXTS if isinstance(config.get(key), Mapping)), {}))
     return {

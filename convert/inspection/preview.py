@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from convert import registry
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, Problem
 from convert.formats.base import Asked, Output, Sample
 from convert.inspection.checkpoint import CheckpointInspection
+from convert.json_types import JsonDict
 from convert.model.reference import check_memory
 from convert.stage import missing_packages
 from convert.table import plain, size
@@ -111,7 +111,7 @@ def preview(
         yield told
 
 
-def preview_json(about: CheckpointInspection, told: Iterable[Preview | Reference]) -> dict[str, Any]:
+def preview_json(about: CheckpointInspection, told: Iterable[Preview | Reference]) -> JsonDict:
     """All of it as one JSON object."""
     parts = list(told)
     references = [asdict(part) for part in parts if isinstance(part, Reference)]

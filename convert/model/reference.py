@@ -6,16 +6,19 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
+
+if TYPE_CHECKING:
+    from validate.runtimes.transformers import TransformersSession
 
 
 @contextlib.contextmanager
 def open_reference(
     source: Bundle, threads: int | None = None, *, trust_remote_code: bool = False, within: Path | None = None
-) -> Iterator[Any]:
+) -> Iterator[TransformersSession]:
     """A session on the source, in a folder that holds links to the bundle's files and nothing else.
 
     So what runs is what is converted: not a second set of weights beside it, and no Python file. Raises StageError

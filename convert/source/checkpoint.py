@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
+from convert.json_types import JsonDict, JsonObject
 from convert.source.safetensors import Entry, MappedFile, read_header
 from convert.source.untrusted import check_bare, inside, listed, read_object, shown
 
@@ -91,7 +91,7 @@ class Checkpoint:
     """A model as it was published; nothing in it is loaded until a tensor's `load` is called."""
 
     folder: Path
-    config: Mapping[str, Any]  # config.json, as it is
+    config: JsonObject  # config.json, as it is
     tensors: Mapping[str, LazyTensor]  # in the order of the files and, in each, of its bytes
 
 
@@ -130,7 +130,7 @@ def open_bundle(bundle: Bundle) -> Checkpoint:
     return Checkpoint(config.parent, read_config(config.parent), _tensors(weights))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonDict:
     """config.json of the checkpoint in `folder`. Raises InputError when there is no such folder, file or object."""
     if not folder.is_dir():
         got = "is a file" if folder.exists() else "does not exist"

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from convert.bundle import Bundle, Role
 from convert.collection import without_collection
 from convert.errors import InputError
+from convert.json_types import JsonDict, JsonObject
 from convert.source.untrusted import read_bytes
 
 ROLES: Mapping[str, Role] = MappingProxyType(
@@ -107,18 +108,18 @@ def _check_regular(path: Path, home: Path) -> None:
 class Companions:
     """The companions of one model, parsed. A file that does not exist is an empty mapping, or None."""
 
-    config: Mapping[str, Any]
-    tokenizer_config: Mapping[str, Any]  # with special_tokens_map.json merged in where transformers merges it
+    config: JsonObject
+    tokenizer_config: JsonObject  # with special_tokens_map.json merged in where transformers merges it
     chat_templates: Mapping[str, str]  # name -> Jinja source; "default" first where there is one
-    generation: Mapping[str, Any]
-    preprocessor: Mapping[str, Any]  # processor_config.json's image_processor where there is no older file
+    generation: JsonObject
+    preprocessor: JsonObject  # processor_config.json's image_processor where there is no older file
     sentencepiece: Path | None
-    card: Mapping[str, Any]  # the YAML header of README.md, as it is: values may be of any type
+    card: JsonObject  # the YAML header of README.md, as it is: values may be of any type
     files: Mapping[str, Path] = field(default_factory=dict)  # file name -> where it lies
     notes: tuple[str, ...] = ()  # what was left out, and why; one line each
 
     @cached_property
-    def tokenizer_json(self) -> Mapping[str, Any] | None:
+    def tokenizer_json(self) -> JsonObject | None:
         """tokenizer.json, parsed when it is first asked for: with a large vocabulary that is most of the reading.
 
         Raises InputError as `read_companions` does.
@@ -126,13 +127,13 @@ class Companions:
         return read_json(self.files["tokenizer.json"], TOKENIZER_BYTES) if "tokenizer.json" in self.files else None
 
     @property
-    def text_config(self) -> Mapping[str, Any]:
+    def text_config(self) -> JsonObject:
         """The part of config.json that describes the text model: `text_config` laid over the whole."""
         inner = self.config.get("text_config")
         return {**self.config, **inner} if isinstance(inner, Mapping) else self.config
 
     @cached_property
-    def added_tokens(self) -> Mapping[int, Mapping[str, Any]]:
+    def added_tokens(self) -> Mapping[int, JsonObject]:
         """Id -> {content, special, lstrip, rstrip, normalized} of every added token, in order of id.
 
         tokenizer.json and tokenizer_config.json's added_tokens_decoder each may know tokens the other does not;
@@ -235,7 +236,7 @@ def read_text(path: Path, limit: int = CONFIG_BYTES) -> str:
         raise InputError(str(path), f"byte {error.start} is not UTF-8") from error
 
 
-def read_json(path: Path, limit: int = CONFIG_BYTES) -> dict[str, Any]:
+def read_json(path: Path, limit: int = CONFIG_BYTES) -> JsonDict:
     """The JSON object in `path`, at most `limit` bytes. Raises InputError with the line of what is wrong."""
     text = read_text(path, limit)
     try:
@@ -270,11 +271,11 @@ def token_text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _read(files: Mapping[str, Path], name: str) -> dict[str, Any]:
+def _read(files: Mapping[str, Path], name: str) -> JsonDict:
     return read_json(files[name]) if name in files else {}
 
 
-def _tokenizer_config(files: Mapping[str, Path]) -> dict[str, Any]:
+def _tokenizer_config(files: Mapping[str, Path]) -> JsonDict:
     """tokenizer_config.json; special_tokens_map.json over it, unless added_tokens_decoder shows it is the newer file.
 
     That is transformers' rule (tokenization_utils_base.py, _from_pretrained).
@@ -285,7 +286,7 @@ def _tokenizer_config(files: Mapping[str, Path]) -> dict[str, Any]:
     return config
 
 
-def _preprocessor(files: Mapping[str, Path]) -> Mapping[str, Any]:
+def _preprocessor(files: Mapping[str, Path]) -> JsonObject:
     """What happens to images; transformers 5 keeps it inside processor_config.json, under image_processor."""
     if "preprocessor_config.json" in files:
         return _read(files, "preprocessor_config.json")
@@ -344,7 +345,7 @@ def _named(value: object, path: Path | None) -> dict[str, str]:
     return {str(name): str(text) for name, text in pairs}
 
 
-def _card(files: Mapping[str, Path]) -> tuple[dict[str, Any], list[str]]:
+def _card(files: Mapping[str, Path]) -> tuple[JsonDict, list[str]]:
     """The YAML between the first two `---` lines of README.md; {} and a note where it cannot be read."""
     path = files.get("README.md")
     if path is None:
@@ -367,8 +368,8 @@ def _card(files: Mapping[str, Path]) -> tuple[dict[str, Any], list[str]]:
     return {name: value for name, value in header.items() if isinstance(name, str)}, []
 
 
-def _added_tokens(companions: Companions) -> dict[int, Mapping[str, Any]]:
-    tokens: dict[int, Mapping[str, Any]] = {}
+def _added_tokens(companions: Companions) -> dict[int, JsonObject]:
+    tokens: dict[int, JsonObject] = {}
     for entry in _list((companions.tokenizer_json or {}).get("added_tokens")):
         token = _mapping(entry)
         if not _is_id(token.get("id")) or not isinstance(token.get("content"), str):
@@ -395,11 +396,11 @@ def _added_tokens(companions: Companions) -> dict[int, Mapping[str, Any]]:
     return dict(sorted(tokens.items()))
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> JsonObject:
     return value if isinstance(value, Mapping) else {}
 
 
-def _list(value: object) -> list[Any]:
+def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 

@@ -9,12 +9,15 @@ import re
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from convert.errors import InputError
 from convert.progress import Progress
 from convert.source.checkpoint import PICKLES, SAFETENSORS, layout, read_config, weight_files
 from convert.source.companions import SENTENCEPIECE
+
+if TYPE_CHECKING:
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
 DEFAULT_REVISION = "main"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -157,12 +160,12 @@ def _not_here(hub: str, revision: str, why: str) -> InputError:
     )
 
 
-def _bar(hub: str, progress: Progress) -> Any:
+def _bar(hub: str, progress: Progress) -> type[tqdm]:
     """A tqdm class for snapshot_download that shows nothing itself and passes bytes on to `progress`."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     lock = threading.Lock()
-    bars: list[Any] = []  # one counts bytes from the network, one bytes on the disk; which of them moves depends
+    bars: list[tqdm] = []  # one counts bytes from the network, one bytes on the disk; which of them moves depends
     told = {"total": 0, "done": 0}
 
     def tell() -> None:
@@ -177,7 +180,7 @@ def _bar(hub: str, progress: Progress) -> Any:
                 told["done"] = done
 
     class Bar(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
+        def __init__(self, *args: object, **kwargs: object) -> None:
             self._sink = open(os.devnull, "w")  # noqa: SIM115 - closed with the bar
             super().__init__(*args, **{**kwargs, "file": self._sink, "disable": False})
             if self.unit == "B":

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convert.bundle import Artifact
 from convert.errors import InputError
@@ -197,7 +197,7 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
-def _check_tensor(path: Path, name: Any, value: Any, file_size: int) -> None:
+def _check_tensor(path: Path, name: object, value: object, file_size: int) -> None:
     import torch
 
     where = f"{path}: {shown(name)}"

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
 from convert.bundle import Artifact
 from convert.errors import InputError
 from convert.files import Buffer, HashedFile
+from convert.json_types import JsonDict
 from convert.source.untrusted import parse_object, refuse_pointer, shown
 
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
@@ -109,7 +110,7 @@ def _header_length(path: Path, prefix: bytes, file_size: int) -> int:
     return int(length)
 
 
-def _metadata(path: Path, value: Any) -> dict[str, str]:
+def _metadata(path: Path, value: object) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
@@ -117,7 +118,7 @@ def _metadata(path: Path, value: Any) -> dict[str, str]:
     return value
 
 
-def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
+def _entry(path: Path, name: str, value: object, base: int) -> Entry:
     where = f"{path}: tensor {shown(name)}"
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         raise InputError(where, "its entry lacks dtype, shape or data_offsets", "all three")
@@ -143,7 +144,7 @@ def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
     return Entry(name, dtype, tuple(shape), base + start, base + stop)
 
 
-def _counts(value: Any) -> bool:
+def _counts(value: object) -> TypeGuard[list[int]]:
     """Whether `value` is a list of whole numbers that a file offset can hold; true and false are not numbers."""
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
@@ -209,7 +210,7 @@ def write(
     `specs` maps each name to (dtype, shape); `data` gives the tensors' bytes in the same order. Raises ValueError when
     they do not agree: that is a mistake of the caller's.
     """
-    table: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    table: JsonDict = {METADATA: dict(metadata)} if metadata else {}
     position, ends = 0, []
     for name, (dtype, shape) in specs.items():
         size = prod(shape) * BITS[dtype] // 8

@@ -7,9 +7,9 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
 from convert.errors import InputError
+from convert.json_types import JsonDict
 
 MAX_JSON_BYTES = 64 << 20  # the largest tokenizer.json of the field is about 40 MB
 LFS_POINTER = b"version https://git-lfs"
@@ -94,14 +94,14 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return data
 
 
-def read_object(path: Path, limit: int = MAX_JSON_BYTES, *, unique: bool = False) -> dict[str, Any]:
+def read_object(path: Path, limit: int = MAX_JSON_BYTES, *, unique: bool = False) -> JsonDict:
     """The JSON object in the file at `path`, of at most `limit` bytes. Raises InputError; `unique` as below."""
     raw = read_bytes(path, limit)
     refuse_pointer(path, raw)
     return parse_object(str(path), raw, unique=unique)
 
 
-def parse_object(where: str, raw: bytes, *, unique: bool = False) -> dict[str, Any]:
+def parse_object(where: str, raw: bytes, *, unique: bool = False) -> JsonDict:
     """The JSON object in `raw`; with `unique`, a key that stands twice is an error, else the last one counts.
 
     Raises InputError. `NaN` and `Infinity` pass, as in every reader of config.json written in Python.
@@ -127,7 +127,7 @@ def refuse_pointer(path: Path, start: bytes) -> None:
         )
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> JsonDict:
     result = dict(pairs)
     if len(result) != len(pairs):
         seen: set[str] = set()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
+from convert.json_types import JsonDict
 from convert.model.reference import check_memory
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _check_images(options: ValidateOptions, source: Bundle, rows: Sequence[Outpu
     config = config_of(source)
     if not wants_images(options) or config is None:
         return []
-    named = " and ".join(name for name in ("images", "clicks") if getattr(options, name))
+    named = " and ".join(name for name, files in (("images", options.images), ("clicks", options.clicks)) if files)
     if not isinstance(config.get("vision_config"), dict):
         return [Problem("validate", f"{named} for a model that takes no images", remedy=f"leave out {named}")]
     without = dict.fromkeys(row.stage for row in rows if row.projector is None and not row.text_only)
@@ -85,7 +86,7 @@ def _check_images(options: ValidateOptions, source: Bundle, rows: Sequence[Outpu
     ]
 
 
-def config_of(source: Bundle) -> dict[str, Any] | None:
+def config_of(source: Bundle) -> JsonDict | None:
     """The source's config.json; None where there is none to read, which its own stage says."""
     try:
         config = json.loads(next(iter(source.of(Role.CONFIG))).path.read_bytes())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
 
 from convert.errors import Problem
 from convert.formats.base import EVERYTHING, Output
+from convert.json_types import JsonDict, JsonObject
 from validate import gates
 from validate.metrics import DEFINITIONS
 
@@ -22,7 +23,7 @@ LIMITS = (
 )
 
 
-def _read(entry: Any) -> dict[str, float | str]:
+def _read(entry: str | JsonObject) -> dict[str, float | str]:
     """One entry of `limits:`; a preset's name alone is short for a mapping with nothing else in it."""
     if wrong := gates.mistakes(entry):
         raise ValueError("; ".join(wrong))
@@ -31,7 +32,7 @@ def _read(entry: Any) -> dict[str, float | str]:
     return {name: limit if isinstance(limit, str) else float(limit) for name, limit in entry.items()}
 
 
-def _schema() -> dict[str, Any]:
+def _schema() -> JsonDict:
     """What an editor may offer."""
     preset = {"enum": list(gates.PRESETS), "description": "; ".join(f"{n}: {p.meaning}" for n, p in _presets())}
     numbers = {

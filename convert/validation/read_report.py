@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from convert.errors import PlanError, Problem
+from convert.json_types import JsonDict
 from convert.source.untrusted import MAX_JSON_BYTES, read_bytes, shown
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON number")
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> JsonDict:
     """The JSON Schema of report.json."""
     from validate.report.schema import SCHEMA_VERSION
 

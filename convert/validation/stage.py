@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from convert import registry
 from convert.bundle import Artifact, Bundle, Role
@@ -32,10 +32,13 @@ from convert.validation.outputs import outputs
 from convert.validation.report import provenance, reference_entry, report, report_row, tensor_errors, write
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from validate.measurement import Candidate, Measurement, Questions
     from validate.reference import Reference
     from validate.report import Output as Entry
     from validate.texts import InputSet, Windows
+    from validate.vision import ClickTask
 
 REFERENCE_TOOLS = ("torch", "transformers", "tokenizers", "numpy", "pillow")
 CLICK_TOKENS = 300
@@ -147,7 +150,7 @@ def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[In
         raise StageError("validate", str(error)) from error
 
 
-def _images(options: ValidateOptions, reference: Reference) -> tuple[list[tuple[str, Any]], str]:
+def _images(options: ValidateOptions, reference: Reference) -> tuple[list[tuple[str, np.ndarray]], str]:
     """The recipe's images and our own, in a size that nobody has to resize; or why the source can be shown none."""
     from validate import vision
     from validate.runtimes import RuntimeFailure
@@ -159,7 +162,7 @@ def _images(options: ValidateOptions, reference: Reference) -> tuple[list[tuple[
         return [], f"the source cannot be shown an image: {error}"
 
 
-def _tasks(options: ValidateOptions) -> list[Any]:
+def _tasks(options: ValidateOptions) -> list[ClickTask]:
     from validate import vision
 
     return [] if options.clicks is None else vision.read_clicks(options.clicks, options.clicks_limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +18,7 @@ from convert.cli.common import (
     say_problems,
     verbose_option,
 )
+from convert.json_types import JsonDict
 
 if TYPE_CHECKING:
     from convert.plan import Plan
@@ -47,7 +48,7 @@ def command(recipe: Path, out: Path, force: tuple[str, ...], as_json: bool, verb
     return 2 if planned.problems else 0
 
 
-def _plan_json(planned: Plan, types: bool = False) -> dict[str, Any]:
+def _plan_json(planned: Plan, types: bool = False) -> JsonDict:
     from convert.cli.console import tensor_types
 
     keys = ("file", "tensor", "type", "rule")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from convert.errors import InputError
 from convert.formats.base import Found
 from convert.formats.existing import CONFIG, artifact, names_in, with_companions
+from convert.json_types import JsonObject
 from convert.source.checkpoint import weight_files
 from convert.source.safetensors import Entry, read_header
 from convert.source.untrusted import inside, read_object, shown
@@ -27,11 +27,11 @@ class Method:
     """A way to quantize that a runtime of ours runs."""
 
     format: str
-    type: Callable[[Mapping[str, Any]], str]  # of quantization_config; empty for what is not run
+    type: Callable[[JsonObject], str]  # of quantization_config; empty for what is not run
     proof: Callable[[Entry], bool]  # whether a tensor is of this kind: one has to be
 
 
-def _bits(words: Mapping[str, Any]) -> str:
+def _bits(words: JsonObject) -> str:
     bits = words.get("bits", words.get("w_bit"))
     return f"Int{bits}" if bits in (2, 3, 4, 8) else ""
 
@@ -48,7 +48,7 @@ METHODS: Mapping[object, Method] = {
 RUN = "gptq or awq in 2, 3, 4 or 8 bits, or compressed-tensors in the format float-quantized: those are run here"
 
 
-def _quantization(folder: Path) -> Mapping[str, Any] | None:
+def _quantization(folder: Path) -> JsonObject | None:
     """config.json's quantization_config; None where there is none."""
     words = read_object(inside(folder, CONFIG)).get("quantization_config")
     if words is not None and not isinstance(words, dict):
@@ -56,7 +56,7 @@ def _quantization(folder: Path) -> Mapping[str, Any] | None:
     return words
 
 
-def _checkpoint(folder: Path, words: Mapping[str, Any]) -> Found:
+def _checkpoint(folder: Path, words: JsonObject) -> Found:
     said = words.get("quant_method")
     method = METHODS.get(said) if isinstance(said, str) else None
     type_ = method.type(words) if method else ""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from convert.bundle import Artifact
 from convert.errors import InputError, Problem, StageError, raise_all
 from convert.files import write_text
 from convert.formats.compressed.scheme import Scheme
+from convert.json_types import JsonObject
 from convert.source.checkpoint import SAFETENSORS, STORAGE, Checkpoint, LazyTensor
 from convert.source.safetensors import BITS, write
 from convert.source.untrusted import listed
@@ -310,7 +310,7 @@ def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
 # ---- config and companions
 
 
-def write_configs(out: Path, layout: Layout, quantization: Mapping[str, Any]) -> tuple[Artifact, ...]:
+def write_configs(out: Path, layout: Layout, quantization: JsonObject) -> tuple[Artifact, ...]:
     """config.json, the source's own with `quantization_config`; for older readers of GPTQ and AWQ a file of it too."""
     config = dict(layout.checkpoint.config) | {"quantization_config": dict(quantization)}
     beside = {} if layout.scheme.method == "fp8" else {"quantize_config.json": quantization}
@@ -318,7 +318,7 @@ def write_configs(out: Path, layout: Layout, quantization: Mapping[str, Any]) ->
     return tuple(write_text(out / name, _json(value), "json") for name, value in texts.items())
 
 
-def write_processors(out: Path, present: Iterable[str], preprocessor: Mapping[str, Any]) -> tuple[Artifact, ...]:
+def write_processors(out: Path, present: Iterable[str], preprocessor: JsonObject) -> tuple[Artifact, ...]:
     """The processor's settings in the spelling that is not there yet.
 
     transformers 5 and vLLM write and read processor_config.json, everything before reads preprocessor_config.json.
@@ -341,5 +341,5 @@ def write_template(out: Path, present: Sequence[str], templates: Mapping[str, st
     return (write_text(out / "chat_template.jinja", templates["default"]),)
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, InputError, Problem, StageError, raise_all
+from convert.json_types import JsonDict, JsonObject
 from convert.model.memory_needs import LIBRARIES, cores_for, reference_needs
 from convert.needs import GB, Needs
 from convert.options import Options as BaseOptions
@@ -53,7 +54,7 @@ class Calibration(BaseOptions):
 
     def __str__(self) -> str:
         """As in the recipe: the words it says, and nothing it leaves out."""
-        said = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        said = {name: value for name, value in self if name in self.model_fields_set}
         return "{" + ", ".join(f"{name}: {value}" for name, value in said.items()) + "}"
 
     @property
@@ -153,7 +154,7 @@ def job(options: O, inputs: Inputs, out: Path, progress: Progress) -> Iterator[J
         yield Job(options, source, _layout(source, scheme), folder, Path(name), progress)
 
 
-def _quantize(job: Job[C]) -> dict[str, Any]:
+def _quantize(job: Job[C]) -> JsonDict:
     """Have the worker make the weights in the job's `work`; what it says of the calibration."""
     progress, layers, asked = job.progress, job.layout.decision.layers, job.options.calibration
     progress.start(f"quantizing {layers} layers", layers, "layer")
@@ -184,7 +185,7 @@ def _request(job: Job[C]) -> Path:
     return path
 
 
-def finished(job: Job[O], weights: Sequence[Artifact], quantization: Mapping[str, Any]) -> Bundle:
+def finished(job: Job[O], weights: Sequence[Artifact], quantization: JsonObject) -> Bundle:
     """The bundle of the folder, companions in it, loaded again. Raises StageError when that does not go well."""
     from convert.formats.compressed import folder as files
     from convert.source.companions import read_companions
@@ -232,7 +233,7 @@ def check_reload(job: Job[O]) -> None:
         raise StageError(f"{job.folder.name}, loaded again", "; ".join(wrong), "the model that was quantized")
 
 
-def _child(job: Job, module: str, arguments: list[str]) -> dict[str, Any]:
+def _child(job: Job, module: str, arguments: list[str]) -> JsonDict:
     """The result of one of our modules, run in a process of its own. Raises StageError with its last words."""
     from convert import child
 

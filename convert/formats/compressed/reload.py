@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from convert import messages
 from convert.formats.compressed.folder import canonical
+from convert.json_types import JsonObject
 from convert.source.untrusted import listed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from validate.runtimes.gptqmodel import GptqModelSession
 
 IMAGE_SIDE = 56  # pixels: four image tokens
 KEY_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
@@ -47,14 +53,14 @@ def faults(folder: Path, quantized: Sequence[str], kept: Sequence[str]) -> Itera
             yield str(error)
 
 
-def _keys(loading: Mapping[str, Any]) -> Iterator[str]:
+def _keys(loading: JsonObject) -> Iterator[str]:
     for kind in KEY_KINDS:
         found = sorted(map(str, loading.get(kind) or ()))
         if found:
             yield f"{len(found)} {kind.replace('_', ' ')}: {listed(found)}"
 
 
-def _modules(model: Any, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
+def _modules(model: nn.Module, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
     loaded = {canonical(name): module for name, module in model.named_modules()}
     base = f"{model.base_model_prefix}."  # which some checkpoints leave out: h.0.mlp of transformer.h.0.mlp
     loaded = {**{name.removeprefix(base): module for name, module in loaded.items()}, **loaded}
@@ -66,11 +72,11 @@ def _modules(model: Any, quantized: Sequence[str], kept: Sequence[str]) -> Itera
         yield f"{len(packed)} modules that are not quantized came back as quantized: {listed(packed)}"
 
 
-def _is_quantized(module: Any) -> bool:
+def _is_quantized(module: nn.Module | None) -> bool:
     return hasattr(module, "qweight") or hasattr(module, "weight_scale")
 
 
-def _numbers(session: Any) -> Iterator[str]:
+def _numbers(session: GptqModelSession) -> Iterator[str]:
     import numpy as np
 
     if not np.isfinite(session.logits(session.tokenize("The quick brown fox, 1 2 3."))).all():

@@ -8,12 +8,16 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from convert.errors import InputError, StageError
+from convert.json_types import JsonObject
 from convert.source.companions import read_text
+
+if TYPE_CHECKING:
+    from validate.runtimes._folder import CheckpointFolder
 
 MAX_TEXT_BYTES = 1 << 30
 CHARACTERS_A_TOKEN = 16  # of a text, that are tokenized for every token asked for: more than enough to choose from
@@ -33,13 +37,13 @@ class Description:
     seed: int = 0
 
 
-def make_rows(folder: Any, asked: Description) -> list[Row]:
+def make_rows(folder: CheckpointFolder, asked: Description) -> list[Row]:
     """The rows, by the tokenizer, templates and image processor of `folder` (a CheckpointFolder).
 
     Equal files and seeds give equal rows. Raises StageError where there is nothing to take.
     """
-    makers = {"text": _text_rows, "chat": _chat_rows, "screens": _screen_rows}
-    named = [(make, Path(where)) for word, make in makers.items() if (where := getattr(asked, word))]
+    makers = ((_text_rows, asked.text), (_chat_rows, asked.chat), (_screen_rows, asked.screens))
+    named = [(make, Path(where)) for make, where in makers if where]
     share = max(1, asked.samples // max(1, len(named)))
     draw = random.Random(asked.seed)
     rows = [row for make, path in named for row in make(folder, path, share, asked.length, draw)]
@@ -59,7 +63,7 @@ def digest(rows: list[Row]) -> str:
     return total.hexdigest()
 
 
-def _text_rows(folder: Any, path: Path, count: int, length: int, draw: random.Random) -> Iterator[Row]:
+def _text_rows(folder: CheckpointFolder, path: Path, count: int, length: int, draw: random.Random) -> Iterator[Row]:
     """Windows that do not overlap, drawn from the beginning of the text; each begins with BOS where the model wants."""
     text = read_text(path, MAX_TEXT_BYTES)[: count * length * CHARACTERS_A_TOKEN]
     identity = folder.identity()
@@ -71,13 +75,13 @@ def _text_rows(folder: Any, path: Path, count: int, length: int, draw: random.Ra
         yield _row([*lead, *tokens[start : start + step]])
 
 
-def _chat_rows(folder: Any, path: Path, count: int, length: int, draw: random.Random) -> Iterator[Row]:
+def _chat_rows(folder: CheckpointFolder, path: Path, count: int, length: int, draw: random.Random) -> Iterator[Row]:
     lines = read_conversations(path)
     for messages, tools in draw.sample(lines, min(count, len(lines))):
         yield _row(folder.tokenize(folder.render(messages, tools, False))[:length])
 
 
-def _screen_rows(folder: Any, path: Path, count: int, length: int, draw: random.Random) -> Iterator[Row]:
+def _screen_rows(folder: CheckpointFolder, path: Path, count: int, length: int, draw: random.Random) -> Iterator[Row]:
     """An image and its instruction as the model is asked; never cut, for half an image is none."""
     from validate import vision
 
@@ -95,7 +99,7 @@ def _row(tokens: list[int]) -> Row:
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
-def read_conversations(path: Path) -> list[tuple[list[Any], list[Any] | None]]:
+def read_conversations(path: Path) -> list[tuple[list[JsonObject], list[JsonObject] | None]]:
     """(messages, tools) of every line; raises InputError with the line's number for one that is none."""
     found = []
     for number, line in enumerate(read_text(path, MAX_TEXT_BYTES).splitlines(), 1):

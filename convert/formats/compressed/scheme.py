@@ -6,8 +6,8 @@ import importlib.metadata
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from convert.json_types import JsonDict, JsonObject
 from quantize import awq, fp8, gptq
 
 LAYOUTS: Mapping[str, types.ModuleType] = {"gptq": gptq, "awq": awq, "fp8": fp8}
@@ -25,7 +25,7 @@ class Scheme:
     damp: float = 0.05
 
     @property
-    def layout(self) -> Any:
+    def layout(self) -> types.ModuleType:
         """The module that knows this method's tensors."""
         return LAYOUTS[self.method]
 
@@ -43,8 +43,8 @@ FP8 = Scheme("fp8", 8, -1, True)
 
 
 def quantization_config(
-    scheme: Scheme, towers: Sequence[str], calibration: Mapping[str, Any], head: str = gptq.HEAD
-) -> dict[str, Any]:
+    scheme: Scheme, towers: Sequence[str], calibration: JsonObject, head: str = gptq.HEAD
+) -> JsonDict:
     """config.json's `quantization_config` and the whole of quantize_config.json.
 
     `towers` are the beginnings of vision tower and projector, `head` is the head's module: they are not quantized.

@@ -9,11 +9,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from convert import messages
 from convert.formats.compressed.rows import Description, Row, digest, make_rows
 from convert.formats.compressed.scheme import Scheme
+
+if TYPE_CHECKING:
+    from gptqmodel import QuantizeConfig
+    from torch import dtype
 
 MADE = "made"  # the folder gptqmodel saves into
 
@@ -75,7 +80,7 @@ def _quantize(source: Path, home: Path, scheme: Scheme, rows: Sequence[Row]) -> 
     model.save(str(home / MADE))
 
 
-def _dtype(torch: Any, source: Path, scheme: Scheme, device: str) -> Any:
+def _dtype(torch: ModuleType, source: Path, scheme: Scheme, device: str) -> dtype:
     """What the model computes in while it is quantized.
 
     float32 on a CPU; half there is neither faster nor better. gptqmodel's AWQ packs from 16 bits only.
@@ -87,10 +92,10 @@ def _dtype(torch: Any, source: Path, scheme: Scheme, device: str) -> Any:
     return torch.bfloat16 if stored == "bfloat16" else torch.float16
 
 
-def _config(scheme: Scheme, home: Path) -> Any:
+def _config(scheme: Scheme, home: Path) -> QuantizeConfig:
     from gptqmodel import QuantizeConfig
 
-    words: dict[str, Any] = {
+    words: dict[str, object] = {
         "bits": scheme.bits,
         "group_size": scheme.group_size,
         "sym": scheme.symmetric,

@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,12 +25,20 @@ from convert.bundle import Bundle, Role
 from convert.errors import ConvertError, Problem, StageError
 from convert.files import CHUNK_BYTES
 from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry
+from convert.json_types import JsonDict
 from convert.model.reference import check_memory, open_reference
 from convert.progress import Progress
 from convert.source.checkpoint import read_config
 from convert.source.companions import read_text
 from convert.source.untrusted import listed
 from quantize.calibrate import SquareSums
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.overrides import TorchFunctionMode
+    from transformers import PreTrainedModel
+
+    from validate.runtimes.transformers import TransformersSession
 
 MAX_TEXT_BYTES = 1 << 30
 FIRST_CHARACTERS = 8  # a token, tried first; twice as many while the tokens do not suffice
@@ -77,7 +86,7 @@ def read_matrices(source: Bundle) -> Matrices:
     return Matrices({o.name: o.shape for _, o in outputs}, by_source, family.own_name)
 
 
-def _config(source: Bundle) -> dict[str, Any]:
+def _config(source: Bundle) -> JsonDict:
     return read_config(next(iter(source.of(Role.CONFIG))).path.parent)
 
 
@@ -175,7 +184,7 @@ def _refuse_silent(sums: Mapping[str, SquareSums]) -> None:
         raise StageError("calibration", f"nothing went into {listed(silent)}", "every matrix used", remedy)
 
 
-def _windows(reference: Any, corpus: Corpus) -> Iterator[list[int]]:
+def _windows(reference: TransformersSession, corpus: Corpus) -> Iterator[list[int]]:
     """Windows of tokens, all of one length. Raises StageError when there is none."""
     text, chunks, window = corpus.text, corpus.chunks, corpus.window
     identity = reference.identity()
@@ -188,7 +197,7 @@ def _windows(reference: Any, corpus: Corpus) -> Iterator[list[int]]:
         yield [*lead, *tokens[start + len(lead) : start + window]]
 
 
-def _tokens(reference: Any, text: str, count: int, parse_special: bool) -> list[int]:
+def _tokens(reference: TransformersSession, text: str, count: int, parse_special: bool) -> list[int]:
     """The first `count` tokens of the text, or all; no more of it is tokenized than that takes."""
     length = count * FIRST_CHARACTERS
     while True:
@@ -199,7 +208,7 @@ def _tokens(reference: Any, text: str, count: int, parse_special: bool) -> list[
 
 
 @contextlib.contextmanager
-def _listening(model: Any, matrices: Matrices, sums: Mapping[str, SquareSums]) -> Iterator[None]:
+def _listening(model: PreTrainedModel, matrices: Matrices, sums: Mapping[str, SquareSums]) -> Iterator[None]:
     """While it is open, what goes into the model's matrices goes into `sums` too."""
     import torch
 
@@ -223,12 +232,12 @@ def _listening(model: Any, matrices: Matrices, sums: Mapping[str, SquareSums]) -
 Listeners = Sequence[tuple[str, SquareSums]]
 
 
-def _hear(listeners: Listeners, _: Any, inputs: tuple[Any, ...]) -> None:
+def _hear(listeners: Listeners, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """A hook before a module runs: `inputs` are its arguments, the first (…, columns)."""
     _add(listeners, inputs[0])
 
 
-def _add(listeners: Listeners, inputs: Any, expert: int = 0) -> None:
+def _add(listeners: Listeners, inputs: Tensor, expert: int = 0) -> None:
     rows = inputs.detach().reshape(-1, inputs.shape[-1]).float().numpy()
     for name, sums in listeners:
         try:
@@ -242,10 +251,10 @@ def _add(listeners: Listeners, inputs: Any, expert: int = 0) -> None:
 class _Slices:
     """A parameter (experts, rows, columns) and who listens to what it is multiplied with."""
 
-    parameter: Any
+    parameter: nn.Parameter
     listeners: Listeners
 
-    def expert(self, weight: Any) -> int | None:
+    def expert(self, weight: Tensor) -> int | None:
         """Which of the parameter's slices `weight` is; None where it is none."""
         offset = weight.data_ptr() - self.parameter.data_ptr()
         size = self.parameter[0].numel() * self.parameter.element_size()
@@ -253,7 +262,7 @@ class _Slices:
         return offset // size if inside and weight.shape == self.parameter.shape[1:] else None
 
 
-def _hear_experts(slices: Sequence[_Slices], inputs: Any, weight: Any) -> None:
+def _hear_experts(slices: Sequence[_Slices], inputs: Tensor, weight: Tensor) -> None:
     for one in slices:
         expert = one.expert(weight)
         if expert is not None:
@@ -262,7 +271,7 @@ def _hear_experts(slices: Sequence[_Slices], inputs: Any, weight: Any) -> None:
 
 
 @contextlib.contextmanager
-def _experts_one_by_one(model: Any) -> Iterator[None]:
+def _experts_one_by_one(model: PreTrainedModel) -> Iterator[None]:
     """transformers' plain loop over experts, a linear call each, in place of kernels that take all at once."""
     before = model.config._experts_implementation
     model.set_experts_implementation("eager")
@@ -272,14 +281,20 @@ def _experts_one_by_one(model: Any) -> Iterator[None]:
         model.set_experts_implementation(before)
 
 
-def _linear_calls(torch: Any, hear: Callable[[Any, Any], None]) -> Any:
+def _linear_calls(torch: ModuleType, hear: Callable[[Tensor, Tensor], None]) -> TorchFunctionMode:
     """A context in which `hear` gets (inputs, weight) of every torch.nn.functional.linear."""
     from torch.overrides import TorchFunctionMode
 
     linear = torch.nn.functional.linear
 
     class Mode(TorchFunctionMode):  # type: ignore[misc]  # torch has no types here
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self,
+            function: Callable[..., object],
+            types: object,
+            args: Sequence[Tensor] = (),
+            kwargs: Mapping[str, object] | None = None,
+        ) -> object:
             if function is linear:
                 hear(args[0], args[1])
             return function(*args, **(kwargs or {}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from convert.bundle import Artifact
 from convert.errors import InputError
@@ -52,7 +51,7 @@ def _gguf(path: Path, projector: Path | None) -> Found:
     return Found(weights, f"{of} of the architecture {architecture}, {type_}", beside)
 
 
-def _fields(header: GGUFHeader) -> dict[str, Any]:
+def _fields(header: GGUFHeader) -> dict[str, object]:
     return {field.key: field.value for field in header.fields}
 
 

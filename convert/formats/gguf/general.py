@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from convert.bundle import Model
 from convert.gguf_field import Field, GGUFValueType
+from convert.json_types import JsonObject
 from convert.source.companions import Companions
 
 HUB = "https://huggingface.co"
@@ -64,7 +65,7 @@ def general_metadata(
     ]
 
 
-def sampling(generation: Mapping[str, Any]) -> list[Field]:
+def sampling(generation: JsonObject) -> list[Field]:
     """The sampler defaults a generation_config.json asks for, under the keys llama.cpp reads.
 
     `do_sample: false` is greedy decoding, whatever the other words say: temperature 0.
@@ -96,7 +97,7 @@ def _source(model: Model) -> dict[str, str]:
     }
 
 
-def _base_models(card: Mapping[str, Any]) -> list[Field]:
+def _base_models(card: JsonObject) -> list[Field]:
     """general.base_model.*: the models this one was made from, as the card's `base_model` lists them."""
     names = [name for name in _texts(card.get("base_model")) if re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
     if not names:
@@ -114,7 +115,7 @@ def _base_models(card: Mapping[str, Any]) -> list[Field]:
     return fields
 
 
-def _lists(card: Mapping[str, Any]) -> list[Field]:
+def _lists(card: JsonObject) -> list[Field]:
     tags = [*_texts(card.get("tags")), *_texts(card.get("pipeline_tag"))]
     found = {"general.tags": tags, "general.languages": _texts(card.get("language"))}
     return [Field.strings(key, dict.fromkeys(values)) for key, values in found.items() if values]

@@ -6,9 +6,12 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from convert.formats.gguf.pretokenizer_table import BYTES, PUNCTUATION_EACH, PUNCTUATION_RUNS, TABLE, Entry, written
+
+if TYPE_CHECKING:
+    from tokenizers.pre_tokenizers import PreTokenizer
 
 SHOWN = 8  # parts of the text
 
@@ -60,7 +63,7 @@ def _texts() -> list[str]:
     return [text for text in dict.fromkeys([*HARD_STRINGS, *pieces]) if text]
 
 
-def _library(pre_tokenizer: object) -> Any:
+def _library(pre_tokenizer: object) -> PreTokenizer | None:
     """The pipeline as the library runs it; None for one it does not know."""
     from tokenizers import Tokenizer
 
@@ -69,13 +72,14 @@ def _library(pre_tokenizer: object) -> Any:
         whole = Tokenizer.from_str(json.dumps({"version": "1.0", "model": model, "pre_tokenizer": pre_tokenizer}))
     except Exception:  # whatever the library says to a pipeline of strangers
         return None
-    return whole.pre_tokenizer
+    known: PreTokenizer | None = whole.pre_tokenizer
+    return known
 
 
-def _of_entry(entry: Entry) -> Any:
+def _of_entry(entry: Entry) -> PreTokenizer:
     from tokenizers import Regex, pre_tokenizers
 
-    made: list[Any] = []
+    made: list[PreTokenizer] = []
     for step in entry.cuts or entry.steps:
         if step in (PUNCTUATION_RUNS, PUNCTUATION_EACH):
             made.append(pre_tokenizers.Punctuation("contiguous" if step == PUNCTUATION_RUNS else "isolated"))
@@ -84,7 +88,7 @@ def _of_entry(entry: Entry) -> Any:
     return pre_tokenizers.Sequence(made)
 
 
-def _cut(pre_tokenizer: Any, text: str) -> tuple[str, ...]:
+def _cut(pre_tokenizer: PreTokenizer | None, text: str) -> tuple[str, ...]:
     """The parts of the text, by where they begin and end in it: a part may be spelled in bytes."""
     if pre_tokenizer is None:
         return (text,)

@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from convert.errors import InputError
 from convert.formats.gguf.pretokenizer_table import (
@@ -32,6 +31,7 @@ from convert.formats.gguf.pretokenizer_table import (
     TABLE,
     written,
 )
+from convert.json_types import JsonObject
 
 CLASSES: Mapping[str, str] = MappingProxyType(
     {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2", "QWenTokenizer": "qwen2"}
@@ -83,7 +83,7 @@ def steps(pre_tokenizer: object, where: str = "tokenizer.json") -> tuple[str, ..
     return tuple(found[:-1] if found and found[-1] == BYTES else found)
 
 
-def flat(part: object, inner: str, where: str = "tokenizer.json") -> Iterable[Mapping[str, Any]]:
+def flat(part: object, inner: str, where: str = "tokenizer.json") -> Iterable[JsonObject]:
     """The steps of a part of tokenizer.json, in order; `inner` is what a Sequence of such steps calls its members."""
     waiting = [part]
     while waiting:
@@ -101,7 +101,7 @@ def flat(part: object, inner: str, where: str = "tokenizer.json") -> Iterable[Ma
         waiting.extend(reversed(members))
 
 
-def _step(part: Mapping[str, Any]) -> list[str]:
+def _step(part: JsonObject) -> list[str]:
     kind = part.get("type")
     if kind == "ByteLevel" and not part.get("add_prefix_space", True):
         return [GPT2, BYTES] if part.get("use_regex", True) else [BYTES]
@@ -123,7 +123,7 @@ def _step(part: Mapping[str, Any]) -> list[str]:
     return [_as_json(part)]
 
 
-def _as_json(part: Mapping[str, Any]) -> str:
+def _as_json(part: JsonObject) -> str:
     return json.dumps(part, ensure_ascii=False, sort_keys=True)
 
 
@@ -152,9 +152,7 @@ class PreTokenizer:
     notes: tuple[str, ...] = ()
 
 
-def recognize(
-    tokenizer_json: Mapping[str, Any], override: str | None = None, where: str = "tokenizer.json"
-) -> PreTokenizer:
+def recognize(tokenizer_json: JsonObject, override: str | None = None, where: str = "tokenizer.json") -> PreTokenizer:
     """The pre-tokenizer of a byte-level BPE tokenizer.json, or `override` as its name.
 
     Raises InputError that shows the pipeline, for one that llama.cpp has no name for.
@@ -184,7 +182,7 @@ def recognize(
     return PreTokenizer(entry.name, (*notes, entry.note) if entry.note else notes)
 
 
-def _nearest(tokenizer_json: Mapping[str, Any]) -> str:
+def _nearest(tokenizer_json: JsonObject) -> str:
     from convert.formats.gguf.nearest_pretokenizer import nearest
 
     found = nearest(tokenizer_json.get("pre_tokenizer"))
@@ -214,7 +212,7 @@ def _normalizer_notes(normalizer: object, where: str, override: str | None) -> t
     return tuple(notes)
 
 
-def _not_merged(tokenizer_json: Mapping[str, Any]) -> str | None:
+def _not_merged(tokenizer_json: JsonObject) -> str | None:
     """A token of several characters that no merge makes; None: then ignore_merges changes nothing.
 
     Added tokens do not count: they are found in the text before anything is merged.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from convert.errors import InputError
 from convert.gguf_field import Field
+from convert.json_types import JsonObject
 from convert.source.companions import Companions, token_text
 
 KEYS: Mapping[str, str] = MappingProxyType(
@@ -248,9 +248,7 @@ def _named(pair: object, texts: Mapping[str, int], companions: Companions) -> in
     return texts[text]
 
 
-def _template(
-    processor: Mapping[str, Any], companions: Companions, texts: Mapping[str, int]
-) -> tuple[list[int], list[int]]:
+def _template(processor: JsonObject, companions: Companions, texts: Mapping[str, int]) -> tuple[list[int], list[int]]:
     """Ids a TemplateProcessing puts before and after a single text."""
     where = str(companions.files.get("tokenizer.json", "tokenizer.json"))
     head: list[int] = []

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
@@ -39,7 +39,7 @@ VOCABULARY_COPIES = 12  # of tokenizer.json: parsed by us and, in the proof, by 
 PROJECTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
 
 
-def _one_of(words: Sequence[str]) -> tuple[Any, ...]:
+def _one_of(words: Sequence[str]) -> tuple[BeforeValidator, WithJsonSchema]:
     """What makes a `str` option one of `words`; the message for another names the nearest."""
 
     def check(word: object) -> object:

@@ -10,7 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Library
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class OfMerges(OfJson):
         _add(self.library, request.special, AddedToken)
 
 
-def _add(library_: Any, special: Mapping[str, int], token: Any) -> None:
+def _add(library_: Library, special: Mapping[str, int], token: type[AddedToken]) -> None:
     """Those of `special` that the library does not know and would give the same id: tokenizer_config.json's."""
     for text, number in sorted(special.items(), key=lambda item: item[1]):
         if library_.token_to_id(text) is None and library_.get_vocab_size() == number:

@@ -6,7 +6,6 @@ Worked out where the tokenizer is read; tokenizer_proof.py asks it of the file t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from convert.formats.gguf import pretokenizers
 from convert.formats.gguf.sentencepiece import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
@@ -15,6 +14,7 @@ from convert.formats.gguf.tokenizer_references import Request
 from convert.formats.gguf.vocabularies.merged_pieces import has_metaspace
 from convert.formats.gguf.vocabularies.ranks import ranks_file, read_ranks
 from convert.gguf_field import Field
+from convert.json_types import JsonDict
 from convert.source.companions import Companions
 from validate.samples import HARD_STRINGS
 
@@ -23,7 +23,7 @@ ADDED_TOKENS = 64  # of the model's own, tried in text; some models have thousan
 
 def request(fields: Sequence[Field], companions: Companions) -> Request | None:
     """What is to be compared with the file that will hold `fields`; None where nothing here runs the tokenizer."""
-    said: dict[str, Any] = {field.key.removeprefix("tokenizer.ggml."): field.value for field in fields}
+    said: JsonDict = {field.key.removeprefix("tokenizer.ggml."): field.value for field in fields}
     own = _reference(companions)
     if own is None:
         return None
@@ -53,7 +53,7 @@ def _in_text(tokens: Sequence[str]) -> list[str]:
     return [text for token in tokens for text in (token, f"a{token}b", f" {token} {token}\n{token}{token}")]
 
 
-def _reference(companions: Companions) -> dict[str, Any] | None:
+def _reference(companions: Companions) -> JsonDict | None:
     """Kind and file of the checkpoint's own tokenizer, in the order in which the vocabulary looks for them."""
     files = companions.files
     name = str(companions.tokenizer_config.get("tokenizer_class", "")).removesuffix("Fast")

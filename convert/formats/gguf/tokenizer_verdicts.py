@@ -16,7 +16,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from convert.files import cache_folder, replace_text
 from convert.formats.gguf.tokenizer_references import LIBRARIES, Request
@@ -79,7 +78,7 @@ def _holds(file: Path, fields: Sequence[Field]) -> bool:
         return encoded in opened.read(len(encoded) + BEFORE_BYTES)
 
 
-def _libraries(kind: str) -> dict[str, Any]:
+def _libraries(kind: str) -> dict[str, object]:
     """What encodes: llama.cpp's library and the checkpoint's own, by version; of a library also the file itself."""
     library = _llama_api.library_path()
     status = library.stat() if library is not None else None

@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from convert import messages
 from convert.formats.gguf.tokenizer_references import REFERENCES, VARIANTS, OfJson, Request, Tokenizer, cut_at
@@ -76,7 +75,7 @@ _DEFAULTS = {
 """llama_model_default_params of that build; another layout shows by another value."""
 
 
-_CALLBACKS: list[Any] = []
+_CALLBACKS: list[object] = []
 """What llama.cpp calls, for good: also when the vocabulary is gone that it was set for."""
 
 
@@ -95,8 +94,8 @@ class LlamaVocabulary:
             raise RuntimeFailure("".join(self.log[-4:]).strip() or "llama.cpp says nothing")
         self.vocab = self.lib.llama_model_get_vocab(model)
 
-    def _vocabulary_only(self) -> Any:
-        params = self.lib.llama_model_default_params()
+    def _vocabulary_only(self) -> C.Structure:
+        params: C.Structure = self.lib.llama_model_default_params()
         seen = _ModelParams.from_buffer(params)
         if any(getattr(seen, name) != value for name, value in _DEFAULTS.items()):
             raise RuntimeFailure("this build of llama.cpp lays llama_model_params out in another way")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from convert.errors import InputError, Problem
 from convert.formats.gguf import special_tokens
@@ -36,6 +35,7 @@ from convert.formats.gguf.vocabularies.ranks import ranked, ranks_file
 from convert.formats.gguf.vocabularies.unigram import unigram
 from convert.formats.gguf.vocabularies.wordpiece import wordpiece
 from convert.gguf_field import Field, GGUFValueType
+from convert.json_types import JsonObject
 from convert.source.companions import Companions
 
 __all__ = [
@@ -143,7 +143,7 @@ def read_vocabulary(companions: Companions, vocab_size: int, pre_tokenizer: str 
 
 
 def _of_tokenizer_json(
-    companions: Companions, tokenizer: Mapping[str, Any], vocab_size: int, pre_tokenizer: str | None
+    companions: Companions, tokenizer: JsonObject, vocab_size: int, pre_tokenizer: str | None
 ) -> Vocabulary:
     where = place(companions, "tokenizer.json")
     model = an_object(tokenizer, "model", where)

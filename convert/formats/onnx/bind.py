@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +21,7 @@ from convert.source.checkpoint import open_bundle
 from convert.source.safetensors import read_header
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
     from torch import nn
 
 TYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
@@ -112,7 +113,7 @@ def _tied(model: nn.Module) -> dict[str, str]:
 
 
 def _renamed(
-    model: Any, tensors: Iterable[str], parameters: Mapping[str, Any]
+    model: nn.Module, tensors: Iterable[str], parameters: Mapping[str, nn.Parameter]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """(parameter's name -> tensor's, names of tensors that transformers would join -> how), by its own tables."""
     from transformers.conversion_mapping import get_model_conversion_mapping
@@ -134,7 +135,9 @@ def _renamed(
     return renamed, merged
 
 
-def _unused(model: Any, renamed: Mapping[str, str], parameters: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def _unused(
+    model: nn.Module, renamed: Mapping[str, str], parameters: Mapping[str, nn.Parameter]
+) -> tuple[dict[str, str], list[str]]:
     """(tensors that the model says it computes itself -> why they are left out, tensors nobody knows)."""
     patterns = [re.compile(p) for p in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     buffers = {name for name, _ in model.named_buffers()}
@@ -165,7 +168,7 @@ def _lacking(names: Sequence[str], what: str, remedy: str) -> list[Problem]:
     return [Problem("checkpoint", f"{what} {_some(names)}", "every tensor used once or left out on purpose", remedy)]
 
 
-def _misfits(found: Mapping[str, Stored], parameters: Mapping[str, Any]) -> list[Problem]:
+def _misfits(found: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter]) -> list[Problem]:
     """Tensors of a type no graph has weights of, and those whose shape is not the parameter's."""
     problems = []
     if no_floats := sorted({f"{t.name} of {t.dtype}" for t in found.values() if t.dtype not in TYPES}):
@@ -235,7 +238,7 @@ class Mapped(ir.ExternalTensor):  # type: ignore[misc]  # onnx_ir is not followe
             return np.empty(shape, self.dtype.numpy())
         return np.asarray(np.memmap(self.path, self.dtype.numpy(), "r", self.offset or 0, shape))
 
-    def __array__(self, dtype: Any = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike = None) -> np.ndarray:
         return self.numpy().__array__(dtype)
 
     def tobytes(self) -> bytes:

@@ -6,11 +6,14 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from convert.distribution import install_command
 from convert.errors import InputError
 from convert.source.untrusted import inside, shown
+
+if TYPE_CHECKING:
+    import onnx
 
 LARGEST = 1 << 31  # bytes; what protobuf reads
 MAX_DATA_FILES = 1000
@@ -43,7 +46,7 @@ def read_graph(path: Path) -> Graph:
     return Graph(path, _type(model), _data(path, graph), inputs, tuple(value.name for value in graph.output))
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> onnx.ModelProto:
     from importlib.util import find_spec
 
     if find_spec("onnx") is None:
@@ -59,7 +62,7 @@ def _load(path: Path) -> Any:
         raise InputError(str(path), f"is none that is known ({type(error).__name__})", wanted) from error
 
 
-def _data(path: Path, graph: Any) -> tuple[Path, ...]:
+def _data(path: Path, graph: onnx.GraphProto) -> tuple[Path, ...]:
     """The files beside it that hold weights, each large enough for what is said to lie in it."""
     ends: dict[str, int] = {}
     for tensor in graph.initializer:
@@ -80,13 +83,13 @@ def _data(path: Path, graph: Any) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _number(path: Path, tensor: Any, text: str) -> int:
+def _number(path: Path, tensor: onnx.TensorProto, text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise InputError(str(path), f"places the weight {shown(tensor.name)} at {shown(text)}", "a number of bytes")
     return int(text)
 
 
-def _type(model: Any) -> str:
+def _type(model: onnx.ModelProto) -> str:
     """int4, int8 and so on by the operators that multiply in them, else the float type that most weights have there."""
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     bits = Counter(_bits(node) for node in nodes if node.op_type == "MatMulNBits")
@@ -103,10 +106,10 @@ def _type(model: Any) -> str:
     return values.most_common(1)[0][0] if values else "fp32"
 
 
-def _bits(node: Any) -> int:
+def _bits(node: onnx.NodeProto) -> int:
     said = _attribute(node, "bits")
     return said if said in (2, 4, 8) else 4
 
 
-def _attribute(node: Any, name: str) -> int:
+def _attribute(node: onnx.NodeProto, name: str) -> int:
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), 0)

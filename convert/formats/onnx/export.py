@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from convert.bundle import Artifact, Bundle, Role
+from convert.bundle import Artifact, Bundle, Model, Role
 from convert.distribution import RELEASE
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
@@ -24,6 +24,7 @@ from convert.source.companions import ROLES
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
+    from transformers import PretrainedConfig
 
     from convert.formats.onnx.bind import Ledger
 
@@ -56,7 +57,7 @@ class Wish:
 class Prepared:
     """A source that can be exported, or `problems`."""
 
-    config: Any
+    config: PretrainedConfig
     cut: families.GraphCut
     ledger: Ledger
     parts: Mapping[str, tuple[str, ...]]  # graph -> the parameters that may be in it
@@ -74,7 +75,7 @@ def prepare(source: Bundle) -> Prepared:
 
 
 @functools.lru_cache(maxsize=2)
-def _prepared(model: Any, roles: Any, stamps: object) -> Prepared:
+def _prepared(model: Model, roles: tuple[tuple[Role, tuple[Artifact, ...]], ...], stamps: object) -> Prepared:
     from convert.formats.onnx.bind import match_tensors, stored
 
     source = Bundle(model, dict(roles))
@@ -96,7 +97,7 @@ def _home(source: Bundle) -> Path:
     return path.parent
 
 
-def _skeleton(config: Any) -> nn.Module:
+def _skeleton(config: PretrainedConfig) -> nn.Module:
     """transformers' whole model on no device: names and shapes."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto import modeling_auto as auto

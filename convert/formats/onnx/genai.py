@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from convert import child
 from convert.bundle import Artifact, Bundle, Role
@@ -28,6 +28,7 @@ from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.files import CHUNK_BYTES
 from convert.formats.onnx import export
 from convert.formats.onnx.origin import origin
+from convert.json_types import JsonDict
 from convert.progress import Progress
 from convert.source.checkpoint import open_bundle, read_config
 from convert.source.companions import ROLES, Companions, collect, read_companions
@@ -45,7 +46,20 @@ READING_LAYER = re.compile(r"Reading layer \d+")
 SUPPORTED = re.compile(r'config\.architectures\[0\] == "(\w+)"')  # the builder's own list
 
 
-def check(options: Any, source: Bundle) -> list[Problem]:
+class Asked(Protocol):
+    """What of ONNXOptions the builder is asked with."""
+
+    @property
+    def precision(self) -> str | tuple[str, ...]: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def symmetric(self) -> bool: ...
+    @property
+    def model_fields_set(self) -> set[str]: ...
+
+
+def check(options: Asked, source: Bundle) -> list[Problem]:
     """What keeps the builder from making this folder: packages, the precision, words it has not, the architecture."""
     missing = [module for module in NEEDS if importlib.util.find_spec(module) is None]
     if missing:
@@ -65,15 +79,15 @@ def check(options: Any, source: Bundle) -> list[Problem]:
     return problems
 
 
-def forecast(options: Any, source: Bundle) -> Bundle:
+def forecast(options: Asked, source: Bundle) -> Bundle:
     """The bundle that `run` will return, with sizes that are close."""
     precision = _precision(options)
-    size = _weight_bytes(source, precision, getattr(options, "block_size", 32))
+    size = _weight_bytes(source, precision, options.block_size)
     made = _weights(Path(), precision, (GRAPH_BYTES, size, GRAPH_BYTES))
     return source.with_(weights=made, projector=(), **_carried_to(source, Path()))
 
 
-def notes(options: Any) -> list[str]:
+def notes(options: Asked) -> list[str]:
     """What to know before the run."""
     del options
     return [
@@ -81,7 +95,7 @@ def notes(options: Any) -> list[str]:
     ]
 
 
-def run(options: Any, source: Bundle, out: Path, progress: Progress) -> Bundle:
+def run(options: Asked, source: Bundle, out: Path, progress: Progress) -> Bundle:
     """The folder, written into `out`. Raises StageError with the builder's last words where it makes none."""
     precision = _precision(options)
     with tempfile.TemporaryDirectory(prefix=".genai-", dir=out) as name:
@@ -106,12 +120,12 @@ def run(options: Any, source: Bundle, out: Path, progress: Progress) -> Bundle:
 # ---- options
 
 
-def _precision(options: Any) -> str:
+def _precision(options: Asked) -> str:
     asked = options.precision
     return str(asked if isinstance(asked, str) else next(iter(asked)))
 
 
-def _option_problems(options: Any) -> list[Problem]:
+def _option_problems(options: Asked) -> list[Problem]:
     problems = []
     asked = [options.precision] if isinstance(options.precision, str) else list(options.precision)
     if len(asked) > 1:
@@ -125,12 +139,12 @@ def _option_problems(options: Any) -> list[Problem]:
     return problems + [Problem(name, "the genai builder has no such option", "", "leave it out") for name in foreign]
 
 
-def _arguments(options: Any, precision: str, folder: Path, work: Path) -> list[str]:
+def _arguments(options: Asked, precision: str, folder: Path, work: Path) -> list[str]:
     extra = {"hf_token": "false", "hf_remote": "false"}
     if precision == "int4":
         extra |= {
-            "block_size": str(getattr(options, "block_size", 32)),
-            "is_symmetric": str(getattr(options, "symmetric", True)).lower(),
+            "block_size": str(options.block_size),
+            "is_symmetric": str(options.symmetric).lower(),
         }
     words = [f"{name}={value}" for name, value in extra.items()]
     return [
@@ -178,7 +192,7 @@ def _link(source: Bundle, folder: Path) -> None:
             link.symlink_to(path.resolve())
 
 
-def _build(options: Any, precision: str, folder: Path, work: Path, progress: Progress) -> None:
+def _build(options: Asked, precision: str, folder: Path, work: Path, progress: Progress) -> None:
     layers = _layers(folder)
     progress.start(f"building the {precision} genai folder", layers, "layers")
 
@@ -239,7 +253,7 @@ def _correct_config(path: Path, companions: Companions, progress: Progress) -> N
         path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
 
 
-def _pad(model: dict[str, Any], companions: Companions, progress: Progress) -> tuple[Any, str]:
+def _pad(model: JsonDict, companions: Companions, progress: Progress) -> tuple[int | None, str]:
     """What to pad a model that sees with, and why: of those onnxruntime-genai 0.18.0 masks every pad token of a prompt.
 
     The model's own is often its end of text, which texts hold: logits after it would be another model's.

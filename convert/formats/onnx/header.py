@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -17,7 +17,7 @@ OPERATORS = 4  # the most frequent that are named
 LARGEST = 1 << 31  # bytes; what protobuf reads
 
 
-def read_onnx(path: Path) -> tuple[dict[str, Any], list[tuple[str, str, tuple[int, ...], int]]]:
+def read_onnx(path: Path) -> tuple[Mapping[str, object], list[tuple[str, str, tuple[int, ...], int]]]:
     """Facts by name, and (name, type, shape, bytes) of every weight. Raises InputError for what is no ONNX file."""
     if path.stat().st_size >= LARGEST:
         raise InputError(str(path), "is larger than 2 GiB, and no ONNX file can be", "an ONNX file")
@@ -31,7 +31,7 @@ def read_onnx(path: Path) -> tuple[dict[str, Any], list[tuple[str, str, tuple[in
     weights = {tensor.name for tensor in graph.initializer}
     operators = Counter(node.op_type for node in graph.node).most_common(OPERATORS)
     files = [e.value for t in graph.initializer for e in t.external_data if e.key == "location"]
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         **{f"opset of {entry.domain or 'ai.onnx'}": entry.version for entry in model.opset_import},
         **{f"input {value.name}": _shape(value) for value in graph.input if value.name not in weights},
@@ -44,18 +44,18 @@ def read_onnx(path: Path) -> tuple[dict[str, Any], list[tuple[str, str, tuple[in
     return facts, [_weight(tensor) for tensor in graph.initializer]
 
 
-def _custom(graph: Any) -> str:
+def _custom(graph: onnx.GraphProto) -> str:
     found = Counter(f"{node.domain}::{node.op_type}" for node in graph.node if node.domain not in STANDARD)
     return ", ".join(f"{count} of {name}" for name, count in found.items())
 
 
-def _shape(value: Any) -> str:
+def _shape(value: onnx.ValueInfoProto) -> str:
     kind = value.type.tensor_type
     axes = ", ".join(str(axis.dim_param or axis.dim_value) for axis in kind.shape.dim)
     return f"{TensorProto.DataType.Name(kind.elem_type).lower()} ({axes})"
 
 
-def _weight(tensor: Any) -> tuple[str, str, tuple[int, ...], int]:
+def _weight(tensor: TensorProto) -> tuple[str, str, tuple[int, ...], int]:
     shape, stored = tuple(tensor.dims), [int(e.value) for e in tensor.external_data if e.key == "length"]
     size = stored[0] if stored else prod(shape) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return tensor.name, TensorProto.DataType.Name(tensor.data_type), shape, size

@@ -11,7 +11,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 ATTENTION = "convert_onnx"  # the name under which transformers knows `attention` and `mask`
 MASKED = torch.finfo(torch.float32).min  # not -inf: a row that sees nothing must give numbers, not NaN
@@ -38,7 +40,7 @@ LARGEST_BUFFER = 1 << 26  # values: 2048 positions of 32768 numbers
 UNKNOWN = ("s_aux", "position_bias", "head_mask", "logit_bias")  # what other attentions take and this one does not
 
 
-def hollow(config: Any, auto_class: Any) -> nn.Module:
+def hollow(config: PretrainedConfig, auto_class: type[_BaseAutoModelClass]) -> PreTrainedModel:
     """The model of `config` in float32, ready to trace: `hollow(config, AutoModelForCausalLM)`.
 
     Raises InputError for a config that transformers makes no model of.
@@ -54,7 +56,7 @@ def hollow(config: Any, auto_class: Any) -> nn.Module:
     return model.eval()
 
 
-def fill(model: Any) -> None:
+def fill(model: PreTrainedModel) -> None:
     """Give the parameters of a model on the meta device one zero each, and its buffers the values they start with."""
     for module in model.modules():  # while parameters have no memory: what starts a module off may write to them
         buffers = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
@@ -77,7 +79,7 @@ def fill(model: Any) -> None:
     model.tie_weights()
 
 
-def _choose_frequencies(rotary: Any) -> None:
+def _choose_frequencies(rotary: nn.Module) -> None:
     """Let a longrope choose between its two sets of frequencies without writing to itself, which no graph can.
 
     As transformers' longrope_frequency_update: one set for the whole call, the long one where a position lies beyond
@@ -106,7 +108,7 @@ def attention(  # noqa: PLR0913 - transformers calls it so
     *,
     scaling: float | None = None,
     softcap: float | None = None,
-    **others: Any,
+    **others: object,
 ) -> tuple[Tensor, None]:
     """Softmax attention over (batch, heads, sequence, width); gives (batch, sequence, heads, width).
 
@@ -147,9 +149,9 @@ def mask(  # noqa: PLR0913, PLR0917 - transformers calls it so
     kv_length: int,
     q_offset: int = 0,
     kv_offset: int = 0,
-    mask_function: Callable[..., Any] = causal_mask_function,
+    mask_function: Callable[..., Tensor] = causal_mask_function,
     attention_mask: Tensor | None = None,
-    **others: Any,
+    **others: object,
 ) -> Tensor:
     """What is added to the scores, (batch or 1, 1, queries, keys): 0 where a query sees a key, MASKED elsewhere.
 

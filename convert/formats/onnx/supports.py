@@ -9,13 +9,17 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from convert import architectures
 from convert.architectures import DENSE, TEXT_GRAPH, VISION, Family, Roles, in_words
 from convert.errors import ConvertError, InputError, Problem, raise_all
 from convert.formats.base import Support
+from convert.json_types import JsonObject
 from convert.source.checkpoint import Checkpoint, read_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 STAGE = "onnx"  # as families call it that are tested in it
 LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # whose cache is keys and values
@@ -29,7 +33,7 @@ COUNTS = {  # what transformers makes an object of each of -> how many there may
 class ModelKind:
     """A model that has graphs: transformers' config object, how it is cut, and what to know of it."""
 
-    config: Any
+    config: PretrainedConfig
     cut: str  # a name of families/
     notes: tuple[str, ...] = ()
 
@@ -66,7 +70,7 @@ def read_kind(home: Path, tensors: Collection[str]) -> ModelKind:
     return ModelKind(config, family.graphs if family else TEXT_GRAPH, notes)
 
 
-def _family(raw: Mapping[str, Any]) -> Family | None:
+def _family(raw: JsonObject) -> Family | None:
     try:
         return architectures.find(raw)
     except InputError:
@@ -84,7 +88,7 @@ def _misfits(family: Family, roles: Roles) -> Iterator[Problem]:
         yield Problem(STAGE, got, "attention with rotary positions, and an MLP", "the gguf stage knows this family")
 
 
-def transformers_config(home: Path, tensors: int) -> Any:
+def transformers_config(home: Path, tensors: int) -> PretrainedConfig:
     """transformers' config object. Raises InputError for a type it does not know; code in the folder is never run."""
     from transformers import AutoConfig
 
@@ -106,7 +110,7 @@ def transformers_config(home: Path, tensors: int) -> Any:
         raise InputError(str(home / "config.json"), got, "a model type that transformers has built in") from error
 
 
-def _check_counts(where: Path, raw: Mapping[str, Any], tensors: int) -> None:
+def _check_counts(where: Path, raw: JsonObject, tensors: int) -> None:
     """Raise InputError for layers beyond number: transformers would make an object of each before a shape is known."""
     rest = [*raw.items()]
     while rest:
@@ -119,7 +123,7 @@ def _check_counts(where: Path, raw: Mapping[str, Any], tensors: int) -> None:
             raise InputError(str(where), got, "the number of what there is", "download the model again")
 
 
-def _check_layers(config: Any, family: Family | None) -> None:
+def _check_layers(config: PretrainedConfig, family: Family | None) -> None:
     """Raise InputError for a model type, or for layers, whose graphs would be wrong."""
     from transformers.models.auto import modeling_auto as auto
 
@@ -141,7 +145,7 @@ def _check_layers(config: Any, family: Family | None) -> None:
         raise InputError(where, "its rotary embedding changes with the text's length (dynamic)", "a fixed one", remedy)
 
 
-def _rope_types(parameters: Mapping[str, Any]) -> set[str]:
+def _rope_types(parameters: JsonObject) -> set[str]:
     """The kinds of rotary embedding; some models have one for each kind of layer."""
     each = [value for value in parameters.values() if isinstance(value, Mapping)] or [parameters]
     return {str(one.get("rope_type")) for one in each}

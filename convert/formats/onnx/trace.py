@@ -10,7 +10,7 @@ import ast
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import torch
@@ -61,8 +61,9 @@ class _Listed(torch.nn.Module):  # type: ignore[misc]  # torch is not followed b
         super().__init__()
         self.part = module
 
-    def forward(self, inputs: list[torch.Tensor]) -> Any:
-        return self.part(*inputs)
+    def forward(self, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        outputs: tuple[torch.Tensor, ...] = self.part(*inputs)
+        return outputs
 
 
 def _export(part: TracedGraph) -> ir.Model:

@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from convert import child
 from convert.bundle import Artifact
 from convert.errors import StageError
 from convert.formats.tensorrt.graphs import GraphHeader, Tensor
 from convert.formats.tensorrt.worker import Job
+from convert.json_types import JsonObject
 from convert.progress import Progress
 
 WORKER = "convert.formats.tensorrt.worker"
@@ -62,16 +62,15 @@ def build(header: GraphHeader, job: Job, progress: Progress) -> Built:
     )
 
 
-def _named(found: Sequence[Mapping[str, Any]], stated: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _named(found: Sequence[JsonObject], stated: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The engine's tensors, with the names that the ONNX file has for axes that change."""
-    axes = {tensor.name: tensor.shape for tensor in stated}
+    shapes = {tensor["name"]: tensor["shape"] for tensor in found} | {tensor.name: tensor.shape for tensor in stated}
     return tuple(
         Tensor(
             tensor["name"],
             tensor["dtype"],
             tuple(
-                name if size == -1 else size
-                for size, name in zip(tensor["shape"], axes.get(tensor["name"], tensor["shape"]), strict=True)
+                name if size == -1 else size for size, name in zip(tensor["shape"], shapes[tensor["name"]], strict=True)
             ),
         )
         for tensor in found

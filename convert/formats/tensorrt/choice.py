@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import InputError, Problem
@@ -15,6 +14,7 @@ from convert.formats.tensorrt.flavours import Flavour
 from convert.formats.tensorrt.graphs import read_graph
 from convert.formats.tensorrt.profiles import Made, Profile, of_graph, shapes
 from convert.formats.tensorrt.sizes import engine_bytes
+from convert.json_types import JsonObject
 from convert.source.companions import read_json
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -204,7 +204,7 @@ def made_for(bundle: Bundle) -> Made:
     return Made(positions if isinstance(positions, int) and positions > 0 else None, patches, at_once)
 
 
-def _json(bundle: Bundle, role: Role, name: str) -> Mapping[str, Any]:
+def _json(bundle: Bundle, role: Role, name: str) -> JsonObject:
     path = next((a.path for a in bundle.of(role) if a.path.name == name), None)
     return read_json(path) if path is not None and path.is_file() else {}
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError
@@ -31,6 +30,7 @@ from convert.formats.tensorrt.flavours import Flavour
 from convert.formats.tensorrt.graphs import Tensor, read_graph
 from convert.formats.tensorrt.profiles import Made, of_graph, shapes
 from convert.formats.tensorrt.worker import Job
+from convert.json_types import JsonDict, JsonObject
 from convert.progress import Progress
 
 SCHEMA_VERSION = 1
@@ -85,7 +85,7 @@ def build_all(inputs: Mapping[str, Bundle], wish: Wish, out: Path, progress: Pro
     return bundle.with_(**{str(role): tuple(files) for role, files in made.items()}, **companions)
 
 
-def _engine(site: _Site, graph: Artifact, progress: Progress) -> tuple[Artifact, dict[str, Any]]:
+def _engine(site: _Site, graph: Artifact, progress: Progress) -> tuple[Artifact, JsonDict]:
     """One engine, and what engine.json says of it."""
     graphs, wish, out = site.graphs, site.wish, site.out
     header = read_graph(out / GRAPHS / graph.path.name)
@@ -118,12 +118,12 @@ def _engine(site: _Site, graph: Artifact, progress: Progress) -> tuple[Artifact,
     return built.artifact, entry
 
 
-def _tensor(tensor: Tensor) -> dict[str, Any]:
+def _tensor(tensor: Tensor) -> JsonDict:
     return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
 
 
 def _sidecar(
-    flavour: Flavour, graphs: Graphs, wish: Wish, engines: Sequence[Mapping[str, Any]], data: Mapping[str, str]
+    flavour: Flavour, graphs: Graphs, wish: Wish, engines: Sequence[JsonObject], data: Mapping[str, str]
 ) -> str:
     """engine.json: what a machine has to be to run the engines, and what they were built from."""
     said = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convert.errors import InputError
 
@@ -70,7 +70,7 @@ def read_graph(path: Path) -> GraphHeader:
     )
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[Any]:
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -79,7 +79,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[Any]:
                 yield from _nodes(inner)
 
 
-def _tensor(value: Any) -> Tensor:
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     from onnx import helper
 
     kind = value.type.tensor_type

@@ -86,8 +86,14 @@ class Profile(Options):
 
     @property
     def ranges(self) -> dict[str, tuple[int, int, int]]:
-        axes = ("batch", "sequence", "past", "patches", "images")
-        return {axis: value for axis in axes if (value := getattr(self, axis)) is not None}
+        axes = {
+            "batch": self.batch,
+            "sequence": self.sequence,
+            "past": self.past,
+            "patches": self.patches,
+            "images": self.images,
+        }
+        return {axis: sizes for axis, sizes in axes.items() if sizes is not None}
 
 
 class TensorRTOptions(Options):

@@ -11,13 +11,17 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from convert import messages
 from convert.files import HashedFile
+from convert.json_types import JsonDict, JsonObject
+
+if TYPE_CHECKING:
+    from tensorrt import Builder, IBuilderConfig, ILogger, INetworkDefinition, ITensor, ParserError
 
 LAYER_LISTS = ("Layers:", "Engine Layer Information:")  # how the builder's verbose log begins to list an engine
 PARTS_OF_A_LIST = ("\n\nI/O Tensors:", "\nBindings:")  # what follows the layers
@@ -31,7 +35,7 @@ class Job:
     module: str
     graph: str
     engine: str
-    profiles: tuple[Mapping[str, Any], ...]  # input -> smallest, usual, largest shape
+    profiles: tuple[JsonObject, ...]  # input -> smallest, usual, largest shape
     capabilities: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()  # of TensorRT's BuilderFlag
     workspace: int | None = None
@@ -48,7 +52,7 @@ def main(job_path: str) -> None:
     messages.parent().result(build(job))
 
 
-def build(job: Job) -> dict[str, Any]:
+def build(job: Job) -> JsonDict:
     """The outcome: {"refused": [...]}, {"failed": [...]} or what is known of the new engine."""
     trt = importlib.import_module(job.module)
     logger = _logger(trt)
@@ -76,7 +80,7 @@ def build(job: Job) -> dict[str, Any]:
     }
 
 
-def _logger(trt: Any) -> Any:
+def _logger(trt: Any) -> ILogger:
     """A logger that prints all but the verbose, and keeps the errors and the layer list."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -85,7 +89,7 @@ def _logger(trt: Any) -> Any:
             self.errors: list[str] = []
             self.layers: list[str] = []
 
-        def log(self, severity: Any, text: str) -> None:
+        def log(self, severity: object, text: str) -> None:
             if text.startswith(LAYER_LISTS):
                 self.layers += _layers(text)
             if severity == trt.ILogger.VERBOSE:
@@ -110,13 +114,13 @@ def _layers(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines()[1:] if line.strip()]
 
 
-def _strongly_typed(trt: Any) -> int:
+def _strongly_typed(trt: ModuleType) -> int:
     """Types are the graph's: the builder may not lower them. From TensorRT 11 on there is nothing else."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 
-def _config(trt: Any, builder: Any, network: Any, job: Job) -> Any:
+def _config(trt: ModuleType, builder: Builder, network: INetworkDefinition, job: Job) -> IBuilderConfig:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers are listed with names, types and shapes
     config.clear_flag(trt.BuilderFlag.TF32)  # on unless somebody says so: float32 products of 10-bit mantissas
@@ -140,12 +144,12 @@ def _config(trt: Any, builder: Any, network: Any, job: Job) -> Any:
     return config
 
 
-def _keep_timing_cache(config: Any, job: Job) -> None:
+def _keep_timing_cache(config: IBuilderConfig, job: Job) -> None:
     if job.new_timing_cache:
         Path(job.new_timing_cache).write_bytes(bytes(config.get_timing_cache().serialize()))
 
 
-def _refusal(error: Any) -> dict[str, str]:
+def _refusal(error: ParserError) -> dict[str, str]:
     """A node the parser does not take: its name, its operator, and the parser's reason."""
     code = str(error.code()).rpartition(".")[2]
     said = error.desc()
@@ -154,7 +158,7 @@ def _refusal(error: Any) -> dict[str, str]:
     return {"node": error.node_name(), "op": error.node_operator(), "reason": said}
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
+def _tensor(tensor: ITensor) -> JsonDict:
     word = str(tensor.dtype).rpartition(".")[2]
     return {"name": tensor.name, "dtype": TYPES.get(word, word.lower()), "shape": list(tensor.shape)}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from convert.errors import InputError
 from convert.formats.gguf.sentencepiece import CONTROL, UNUSED, USER_DEFINED, Piece
+from convert.json_types import JsonObject
 from convert.source.companions import Companions
 
 PADDING_SCORE = -10000.0  # below every real token's, as llama.cpp's converter has it
@@ -35,7 +35,7 @@ class Vocabulary:
     notes: tuple[str, ...] = ()
 
 
-def added_type(token: Mapping[str, Any]) -> int:
+def added_type(token: JsonObject) -> int:
     """CONTROL for what the tokenizer calls special and what looks it, else USER_DEFINED.
 
     Tokens such as <|fim_prefix|> are not `special` in many tokenizers, yet must not be made from a user's text; so
@@ -76,7 +76,7 @@ def _padding(number: int, taken: Mapping[str, int]) -> Piece:
     return Piece(name, PADDING_SCORE, UNUSED)
 
 
-def an_object(parent: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+def an_object(parent: JsonObject, key: str, where: str) -> JsonObject:
     """`parent[key]`, an object. Raises InputError for anything else."""
     value = parent.get(key)
     if not isinstance(value, Mapping):

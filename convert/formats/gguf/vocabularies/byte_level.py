@@ -5,17 +5,17 @@ From tokenizer.json, or from vocab.json with merges.txt. Tokens are spelled in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from convert.errors import InputError
 from convert.formats.gguf import pretokenizers
 from convert.formats.gguf.sentencepiece import Piece
 from convert.formats.gguf.vocabularies._common import Vocabulary, added_type, an_object, padded, place
+from convert.json_types import JsonObject
 from convert.source.companions import TOKENIZER_BYTES, Companions, read_text
 
 
-def is_byte_level(tokenizer: Mapping[str, Any]) -> bool:
+def is_byte_level(tokenizer: JsonObject) -> bool:
     """Whether tokens are spelled in the 256 characters that stand for bytes (Ġ is a space)."""
     parts = [
         *pretokenizers.flat(tokenizer.get("pre_tokenizer"), "pretokenizers"),
@@ -48,7 +48,7 @@ def byte_level(companions: Companions, vocab_size: int, override: str | None) ->
     return Vocabulary("gpt2", pre.name, padded(pieces, vocab_size, where), merges, notes=pre.notes)
 
 
-def _refuse_affixes(model: Mapping[str, Any], where: str) -> None:
+def _refuse_affixes(model: JsonObject, where: str) -> None:
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise InputError(where, f"{key} is {model[key]!r}", "none: llama.cpp's byte-level BPE has no such thing")

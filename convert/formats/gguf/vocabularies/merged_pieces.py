@@ -6,7 +6,6 @@ From tokenizer.model, or from a tokenizer.json that was made of one: a piece wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from convert.errors import InputError
 from convert.formats.gguf import pretokenizers
@@ -21,6 +20,7 @@ from convert.formats.gguf.vocabularies._common import (
     place,
 )
 from convert.formats.gguf.vocabularies.byte_level import read_merges
+from convert.json_types import JsonObject
 from convert.source.companions import Companions
 
 
@@ -115,14 +115,14 @@ def _joined(merges: object, where: str) -> Iterable[str]:
     return (merge.replace(" ", "", 1) for merge in read_merges(merges, where))
 
 
-def has_metaspace(tokenizer: Mapping[str, Any], where: str) -> bool:
+def has_metaspace(tokenizer: JsonObject, where: str) -> bool:
     """Whether spaces are written as U+2581 by the pre-tokenizer Metaspace, which puts none before another."""
     return any(
         p.get("type") == "Metaspace" for p in pretokenizers.flat(tokenizer.get("pre_tokenizer"), "pretokenizers", where)
     )
 
 
-def space_prefix(tokenizer: Mapping[str, Any], where: str) -> tuple[bool, list[str]]:
+def space_prefix(tokenizer: JsonObject, where: str) -> tuple[bool, list[str]]:
     """Whether a space goes before the text, by the pipeline of tokenizer.json; and notes.
 
     llama.cpp puts one at the start and after every special token, which is what the normalizer Prepend does, and the

@@ -12,13 +12,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from convert.errors import InputError
 from convert.formats.gguf import pretokenizers
 from convert.formats.gguf.sentencepiece import CONTROL, Piece
 from convert.formats.gguf.vocabularies._common import Vocabulary, added_type, padded
 from convert.formats.gguf.vocabularies.byte_level import pre_tokenizer_of_class
+from convert.json_types import JsonDict
 from convert.source.companions import TOKENIZER_BYTES, Companions, read_json
 from convert.source.untrusted import read_bytes
 
@@ -95,7 +95,7 @@ def ranked(companions: Companions, vocab_size: int, override: str | None) -> Voc
     )
 
 
-def _pipeline(pattern: str) -> dict[str, Any]:
+def _pipeline(pattern: str) -> JsonDict:
     """The tokenizer.json that cuts by `pattern`; tiktoken looks a word up whole before it merges."""
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return {"pre_tokenizer": split, "model": {"ignore_merges": True, "vocab": {}, "merges": []}}

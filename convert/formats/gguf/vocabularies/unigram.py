@@ -10,13 +10,13 @@ import base64
 import binascii
 import struct
 from collections.abc import Mapping
-from typing import Any
 
 from convert.errors import InputError
 from convert.formats.gguf import pretokenizers
 from convert.formats.gguf.sentencepiece import NORMAL, UNKNOWN, Piece, SentencePieceModel
 from convert.formats.gguf.vocabularies._common import Vocabulary, added_type, an_object, padded, place
 from convert.formats.gguf.vocabularies.merged_pieces import check_agreement, space_prefix, with_added
+from convert.json_types import JsonObject
 from convert.source.companions import Companions
 
 MAX_MAP = 8 << 20  # bytes of compiled rules; sentencepiece's own are 240 kB
@@ -92,7 +92,7 @@ def _entries(vocabulary: object, where: str) -> list[tuple[str, float]]:
     return entries
 
 
-def _normalizer(tokenizer: Mapping[str, Any], where: str) -> tuple[bytes, bool, list[str]]:
+def _normalizer(tokenizer: JsonObject, where: str) -> tuple[bytes, bool, list[str]]:
     """The compiled rules, whether runs of spaces become one, and notes on what llama.cpp will not do."""
     rules, folds, notes = b"", False, []
     for part in pretokenizers.flat(tokenizer.get("normalizer"), "normalizers", where):

@@ -6,13 +6,11 @@ beginning as BERT does, with the sign for a beginning put before it (conversion/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.errors import InputError
 from convert.formats.gguf import pretokenizers
 from convert.formats.gguf.sentencepiece import CONTROL, Piece
 from convert.formats.gguf.vocabularies._common import SPACE, Vocabulary, added_type, an_object, padded, place
+from convert.json_types import JsonObject
 from convert.source.companions import TOKENIZER_BYTES, Companions, read_text
 
 GOES_ON = "##"
@@ -62,7 +60,7 @@ def _vocab_txt(companions: Companions) -> dict[str, int]:
     return {line.rstrip("\r"): number for number, line in enumerate(lines)}
 
 
-def _normalizer(tokenizer: Mapping[str, Any], where: str) -> tuple[bool, bool, list[str]]:
+def _normalizer(tokenizer: JsonObject, where: str) -> tuple[bool, bool, list[str]]:
     """Lower case? Accents off? And notes. llama.cpp does what BertNormalizer does, always with its cleaning."""
     parts = list(pretokenizers.flat(tokenizer.get("normalizer"), "normalizers", where))
     bert = [part for part in parts if part.get("type") == "BertNormalizer"]
@@ -76,14 +74,14 @@ def _normalizer(tokenizer: Mapping[str, Any], where: str) -> tuple[bool, bool, l
     return lowercase, strips if isinstance(strips, bool) else lowercase, notes
 
 
-def _check_pre_tokenizer(tokenizer: Mapping[str, Any], where: str) -> None:
+def _check_pre_tokenizer(tokenizer: JsonObject, where: str) -> None:
     parts = list(pretokenizers.flat(tokenizer.get("pre_tokenizer"), "pretokenizers", where))
     kinds = [str(part.get("type"))[:40] for part in parts]
     if kinds != ["BertPreTokenizer"]:
         raise InputError(where, f"WordPiece after {' then '.join(kinds) or 'no pre-tokenizer'}", "BertPreTokenizer")
 
 
-def _check_model(model: Mapping[str, Any], where: str) -> None:
+def _check_model(model: JsonObject, where: str) -> None:
     prefix = model.get("continuing_subword_prefix", GOES_ON)
     if prefix != GOES_ON:
         raise InputError(where, f"continuing_subword_prefix is {str(prefix)[:20]!r}", repr(GOES_ON))

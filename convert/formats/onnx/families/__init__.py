@@ -9,12 +9,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convert.architectures import TEXT_GRAPH
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class GraphCut:
     It gives every graph, the one with logits first; their modules hold parameters without memory (see hollow.py).
     """
 
-    parts: Callable[[Any], list[TracedGraph]]
+    parts: Callable[[PretrainedConfig], list[TracedGraph]]
     helpers: tuple[str, ...] = ()  # modules of ours that are shipped beside the graphs: what happens between them
 
 

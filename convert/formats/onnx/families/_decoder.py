@@ -5,7 +5,7 @@ The names of inputs and outputs are those that Optimum and transformers.js use.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -15,12 +15,13 @@ from convert.formats.onnx.hollow import hollow, past, present
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PretrainedConfig
 
 # Example sizes: none is 0 or 1, which tracing takes for constants, and no two are equal.
 BATCH, SEQUENCE, PAST = 2, 3, 5
 
 
-def parts(config: Any) -> list[TracedGraph]:
+def parts(config: PretrainedConfig) -> list[TracedGraph]:
     """The one graph of a text model."""
     model = hollow(config, AutoModelForCausalLM)
     inputs = {
@@ -73,7 +74,7 @@ def position_inputs() -> dict[str, Input]:
     }
 
 
-def cache_inputs(config: Any) -> dict[str, Input]:
+def cache_inputs(config: PretrainedConfig) -> dict[str, Input]:
     """past_key_values.0.key, past_key_values.0.value, ... of a text config."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -86,7 +87,7 @@ def cache_inputs(config: Any) -> dict[str, Input]:
     }
 
 
-def cache_outputs(config: Any) -> list[str]:
+def cache_outputs(config: PretrainedConfig) -> list[str]:
     """present.0.key, present.0.value, ..."""
     return [f"present.{layer}.{what}" for layer in range(config.num_hidden_layers) for what in ("key", "value")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,7 +23,7 @@ class Decoder(torch.nn.Module):  # type: ignore[misc] # torch is not typed here
         self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         cache = past(tensors)
-        hidden: Any = self.language_model(
+        hidden = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,

@@ -18,11 +18,14 @@ Source: transformers, models/qwen2_5_vl/modeling_qwen2_5_vl.py, vision_utils.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # What a masked score gets: softmax makes it exactly 0, and it is a number in every 16-bit type.
 MASKED = -3e4
@@ -38,7 +41,7 @@ class Sizes:
     head_dim: int
 
     @classmethod
-    def of(cls, config: Any) -> Sizes:
+    def of(cls, config: PretrainedConfig) -> Sizes:
         """Those of a vision config."""
         merge = config.spatial_merge_size
         side = config.window_size // merge // config.patch_size
@@ -134,14 +137,14 @@ def _quotient(a: Tensor, b: Tensor | int) -> Tensor:
 class VisionEncoder(nn.Module):  # type: ignore[misc] # torch is not typed here
     """pixel_values (patch, values), image_grid_thw (image, 3) -> image_embeds (unit, hidden), in the images' order."""
 
-    def __init__(self, visual: nn.Module, config: Any) -> None:
+    def __init__(self, visual: nn.Module, config: PretrainedConfig) -> None:
         super().__init__()
         self.visual = visual
         self._sizes = Sizes.of(config)
         self._full = frozenset(config.fullatt_block_indexes)
 
     def forward(self, pixel_values: Tensor, image_grid_thw: Tensor) -> tuple[Tensor]:
-        visual: Any = self.visual
+        visual = self.visual
         sizes = self._sizes
         units = pixel_values.shape[0] // sizes.unit
         chunks = (units + sizes.side**2 - 1) // sizes.side**2
@@ -171,7 +174,7 @@ def _patches(per_unit: Tensor, sizes: Sizes) -> Tensor:
     return per_unit.unsqueeze(1).expand(-1, sizes.unit).reshape(-1)
 
 
-def _angles(at: Windows, rotary: Any, sizes: Sizes) -> tuple[Tensor, Tensor]:
+def _angles(at: Windows, rotary: nn.Module, sizes: Sizes) -> tuple[Tensor, Tensor]:
     """Cosine and signed sine for query and key; (2, 1, patch, head_dim). The query's hold the scores' scale too."""
     inside = torch.arange(sizes.unit)
     row = at.row.unsqueeze(1) * sizes.merge + inside // sizes.merge

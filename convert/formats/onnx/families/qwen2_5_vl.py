@@ -10,27 +10,28 @@ What is done between them (rows of image_embeds into inputs_embeds, positions al
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convert.formats.onnx.families import GraphCut, Input, TracedGraph
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PretrainedConfig, PreTrainedModel
 
 AXES = 3  # of positions: time, height, width
 
 
-def parts(config: Any) -> list[TracedGraph]:
+def parts(config: PretrainedConfig) -> list[TracedGraph]:
     """The three graphs, the decoder first."""
     from transformers import AutoModelForImageTextToText
 
     from convert.formats.onnx.hollow import hollow
 
-    model: Any = hollow(config, AutoModelForImageTextToText)
+    model = hollow(config, AutoModelForImageTextToText)
     return [_decoder(model, config.get_text_config()), _embedding(model, config), _vision(model, config.vision_config)]
 
 
-def _decoder(model: Any, config: Any) -> TracedGraph:
+def _decoder(model: PreTrainedModel, config: PretrainedConfig) -> TracedGraph:
     import torch
 
     from convert.formats.onnx.families import _decoder as text
@@ -59,7 +60,7 @@ def _decoder(model: Any, config: Any) -> TracedGraph:
     )
 
 
-def _embedding(model: Any, config: Any) -> TracedGraph:
+def _embedding(model: PreTrainedModel, config: PretrainedConfig) -> TracedGraph:
     import torch
 
     from convert.formats.onnx.families._qwen2_5_text import Embedding
@@ -76,7 +77,7 @@ def _embedding(model: Any, config: Any) -> TracedGraph:
     )
 
 
-def _vision(model: Any, config: Any) -> TracedGraph:
+def _vision(model: PreTrainedModel, config: PretrainedConfig) -> TracedGraph:
     import torch
 
     from convert.formats.onnx.families._qwen2_5_vision import VisionEncoder
