@@ -14,6 +14,7 @@ import pytest
 
 from convert.bundle import Role
 from convert.formats.gguf.stage import STAGE as stage
+from convert.formats.gguf.stage import _prepare
 from quantize.mixes import MIXES
 from tests.fixtures_gguf import convert, source_inputs
 from tests.peer_quantize import GOLDEN, MODELS, ONLY_WEIGHTED, random_imatrix, summary
@@ -42,7 +43,7 @@ def test_types_are_those_llama_quantize_chooses(name: str, tmp_path: Path) -> No
         (name, stage.Options(types=plain)),
         (f"{name}, imatrix", stage.Options(types=list(MIXES), imatrix=imatrix)),
     ):
-        conversion = stage._prepare(options, source_inputs(folder))
+        conversion = _prepare(options, source_inputs(folder))
         for kind, (plan,) in zip(options.types, conversion.text.volumes, strict=True):
             ours = summary((info.name, info.type.name) for info in plan.infos)
             assert ours == TABLES[f"{title}: {kind}"], kind
