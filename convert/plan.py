@@ -285,7 +285,7 @@ class _Planner:
             if not artifact.path.is_file():
                 return f"{artifact.path.name} is missing", None
             if artifact.path.is_relative_to(out) and self._digest(artifact.path) != artifact.sha256:
-                return f"{artifact.path.name} is not what was written", None
+                return f"{artifact.path.name} was changed after it was written", None
         return "", bundle
 
     def _at_hand(self, spec: StageSpec, inputs: Mapping[str, Bundle]) -> dict[tuple[str, str], Path]:
@@ -324,14 +324,14 @@ class _Planner:
         if not source.left_out and any(s.bundle is not None and not s.left_out for s in outputs):
             return
         reasons = sorted({step.left_out or step.reason for step in (outputs or made or [source])})
-        got = f"nothing of it is built ({'; '.join(reasons)})"
+        got = f"none of its outputs is built ({'; '.join(reasons)})"
         self.problems.append(Problem(str(self.recipe.path), got, "outputs to validate", "run it first: convert run"))
 
     def note_leftovers(self) -> None:
         """Outputs of an earlier state of the recipe; they are kept, and easily taken for outputs of this one."""
         for manifest in sorted(self.folder.glob(f"*/{MANIFEST_NAME}")):
             if manifest.parent.name not in self.recipe.stages and manifest.parent.suffix not in (".partial", ".old"):
-                said = "made for a stage that the recipe does not have now; delete it if you need it no more"
+                said = "of a stage that is no longer in the recipe; delete it when you no longer need it"
                 self.notes.append(f"{manifest.parent}: {said}")
 
     def note_overlaps(self) -> None:
@@ -404,7 +404,7 @@ def _unreplaceable(out: Path, name: str) -> list[Problem]:
     empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
     if ours or empty or not (out.exists() or out.is_symlink()):
         return []
-    got = f"is there, and no run of ours made it (stage '{name}' puts its output there)"
+    got = f"exists, and no run of convert made it (stage '{name}' puts its output there)"
     return [Problem(str(out), got, "", "move it away, or name another --out")]
 
 

@@ -35,7 +35,7 @@ FULL = ("the disk is full", "free some space or name another disk with --out, th
 DISK_ERRORS = {
     errno.ENOSPC: FULL,
     errno.EDQUOT: FULL,  # the user's share of it is
-    errno.EFBIG: ("the disk takes no file as large as this", "name another disk with --out"),  # FAT32: 4 GiB
+    errno.EFBIG: ("the file system takes no file as large as this", "name another disk with --out"),  # FAT32: 4 GiB
 }
 
 

@@ -218,8 +218,8 @@ def test_a_gguf_file_that_was_cut_short_and_one_that_lies(tmp_path: Path) -> Non
 def test_a_projector_that_is_none(tmp_path: Path) -> None:
     file = gguf_file(tmp_path / "m.gguf")
     assert "wanted 'clip', as projectors are" in refused(file, file)
-    assert "is not there, wanted a projector" in refused(file, tmp_path / "none.gguf")
-    assert "beside m.onnx, which is no GGUF file" in refused(graph(tmp_path / "m.onnx"), file)
+    assert "does not exist, wanted a projector" in refused(file, tmp_path / "none.gguf")
+    assert "is the `projector` of m.onnx, which is not a GGUF file" in refused(graph(tmp_path / "m.onnx"), file)
     assert "leave `projector` out" in refused(tmp_path, file)
 
 
@@ -299,7 +299,10 @@ def test_a_folder_in_the_hubs_cache_is_links(tmp_path: Path) -> None:
 def test_a_checkpoint_without_its_tokenizer(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "f", {"quant_method": "gptq", "bits": 4})
     (folder / "tokenizer.json").unlink()
-    assert "lacks what belongs beside it, wanted config.json and the tokenizer's files" in refused(folder)
+    assert (
+        "has no tokenizer or config.json beside the weights, wanted config.json and the tokenizer's files"
+        in refused(folder)
+    )
 
 
 # ---- ONNX
@@ -362,12 +365,15 @@ def test_a_folder_of_genai_from_somebody_hostile(tmp_path: Path, config: Any, me
     [
         (lambda d: graph(d / "model.onnx", output="hidden"), "gives 'hidden', wanted a graph that gives logits"),
         (lambda d: graph(d / "model.onnx", inputs=("input_ids", "use_cache_branch")), "takes 'use_cache_branch'"),
-        (lambda d: graph(d / "model.onnx", inputs=("inputs_embeds",)), "takes embeddings, and beside it is no graph"),
+        (
+            lambda d: graph(d / "model.onnx", inputs=("inputs_embeds",)),
+            "takes embeddings, and there is no embed_tokens graph beside it",
+        ),
         (lambda d: graph(d / "model.onnx", data="../w"), "names a file outside its folder"),
         (lambda d: graph(d / "model.onnx", data="gone"), "names 'gone', which is not there"),
         (lambda d: graph(d / "model.onnx", data="config.json", length=10**9), "reads up to 1000000000"),
         (lambda d: graph(d / "model.onnx", data="config.json", length=-5), "at '-5', wanted a number of bytes"),
-        (lambda d: graph(d / "sub" / "model.onnx"), "lacks what belongs beside it"),
+        (lambda d: graph(d / "sub" / "model.onnx"), "has no tokenizer or config.json beside the weights"),
         (lambda d: graph(d / "other.onnx").parent, "wanted a graph called decoder_model_merged*.onnx or model*.onnx"),
     ],
 )
@@ -381,7 +387,7 @@ def test_graphs_that_nothing_runs(tmp_path: Path, make: Callable[[Path], Path], 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.gguf", b"not one", "a.gguf: is none that is known"),
+        ("a.gguf", b"not one", "a.gguf: is not a file of a known format"),
         ("a.bin", b"PK\x03\x04 whatever", "is a pickle"),
         ("a.gguf", b"", "is empty"),
         ("a.gguf", b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
@@ -394,12 +400,12 @@ def test_files_that_are_something_else(tmp_path: Path, name: str, content: bytes
 
 
 def test_folders_that_are_something_else(tmp_path: Path) -> None:
-    assert "holds nothing that is known, but no file" in refused(tmp_path)
+    assert "holds no model of a known format, only no file" in refused(tmp_path)
     gguf_file(tmp_path / "one.gguf")
     assert "holds GGUF files: 'one.gguf', wanted one of them" in refused(tmp_path)
     (tmp_path / "model.engine").write_bytes(b"")
     assert "holds TensorRT engines" in refused(tmp_path)
-    assert "is not there" in refused(tmp_path / "none")
+    assert "does not exist" in refused(tmp_path / "none")
     assert "neither a file nor a folder" in refused(Path("/dev/null"))
 
 

@@ -33,7 +33,7 @@ def problems(folder: Path, onnx: str, tensorrt: str = "", validate: str = "") ->
         ("precision: q4", "4: precision: 'q4' is not one of fp32, fp16, bf16, int8, int4; did you mean int4?"),
         ("precision: [fp32, float16]", "did you mean fp16?"),
         ("keep_fp32: 3", "4: keep_fp32 is 3: input should be a valid list"),
-        ("precision: fp16, keep_fp32: lm_haed", "4: keep_fp32: 'lm_haed' is found in no weight's name; names are like"),
+        ("precision: fp16, keep_fp32: lm_haed", "4: keep_fp32: 'lm_haed' matches no weight's name; names are like"),
     ],
 )
 def test_options_of_onnx(tmp_path: Path, options: str, said: str) -> None:
@@ -48,8 +48,8 @@ def test_one_layer_to_keep_needs_no_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("profiles: [{name: a, sequence: 0}]", "5: sequence: 0 begins with nothing"),
-        ("profiles: [{name: a, sequence: 1, batch: 0}]", "5: batch: 0 begins with nothing"),
+        ("profiles: [{name: a, sequence: 0}]", "5: sequence: 0 starts at 0"),
+        ("profiles: [{name: a, sequence: 1, batch: 0}]", "5: batch: 0 starts at 0"),
         ("profiles: [{name: a, sequence: [5, 3, 1]}]", "5: sequence: [5, 3, 1] is no range"),
         ("workspace: 1000000", "5: workspace: '1000000' is no size, wanted a whole number and M or G"),
         ("compute_capabilities: sm_86", "wanted one of 7.5, 8.0, 8.6"),

@@ -37,7 +37,7 @@ class Jobs(click.ParamType):
             return None
         if isinstance(value, str) and value.isdigit() and int(value) > 0:
             return int(value)
-        self.fail(f"{value!r} is no number of steps, wanted 1, 2, … or auto", param, ctx)
+        self.fail(f"{value!r} is not a number of steps, wanted 1, 2, … or auto", param, ctx)
 
 
 jobs_option = click.option(
@@ -54,7 +54,9 @@ executor_option = click.option(
     "--executor", metavar="NAME", default="local", show_default=True, help="Where steps run."
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Everything the stages have to say.")
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="Also print what the stages note: types, tensors left out, details."
+)
 
 
 def reports_errors(command: Callable[..., int]) -> Callable[..., None]:

@@ -229,7 +229,7 @@ def _total_time(planned: Plan) -> str:
     if not todo:
         return "takes no time: all is up to date"
     said = f"takes about {duration(sum(known))}, by earlier runs on this machine" if known else ""
-    none = f"no time is known of {', '.join(lacking)}: none has run on this machine yet" if lacking else ""
+    none = f"no time estimate for {', '.join(lacking)}: not run on this machine before" if lacking else ""
     return "; ".join(filter(None, (said, none)))
 
 
@@ -311,8 +311,9 @@ def show_stages() -> None:
         section = {SOURCE: "model:", VALIDATE: "validate:"}.get(name, f"use: {name}")
         click.echo(f"{section}\n  {stage.title}")
         for option, info in stage.Options.model_fields.items():
-            default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)!r}"
-            click.echo(f"    {option:<18} {default}" + (f"; {info.description}" if info.description else ""))
+            default = None if info.is_required() else info.get_default(call_default_factory=True)
+            shown = "required" if info.is_required() else "optional" if default is None else f"default {default!r}"
+            click.echo(f"    {option:<20} {shown}" + (f"; {info.description}" if info.description else ""))
         click.echo("")
 
 

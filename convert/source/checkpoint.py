@@ -256,7 +256,7 @@ def _lazy(path: Path, mapped: MappedFile, entry: Entry) -> LazyTensor:
         raise InputError(
             f"{path}: tensor {shown(entry.name)}",
             f"is {entry.dtype}, not supported as source",
-            f"one of {', '.join(STORAGE)}",
+            "weights in F32, F16 or BF16",
             "use the model's 16-bit checkpoint",
         )
     load, release = partial(mapped.view, entry, storage), partial(mapped.release, entry)

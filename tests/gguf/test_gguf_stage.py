@@ -343,12 +343,12 @@ def test_large_numbers_fit_the_types_that_hold_them(tmp_path: Path) -> None:
     [
         ({"types": ["F15"]}, "did you mean F1"),
         ({"types": ["q8_0"]}, "did you mean Q8_0?"),
-        ({"types": ["banana"]}, "not one of F32, F16, BF16, Q8_0"),
+        ({"types": ["banana"]}, "is not a type that is written here; `convert stages` lists all"),
         ({"types": []}, "at least 1"),
-        ({"types": ["F16"], "mmproj": "Q4"}, "not one of F32"),
+        ({"types": ["F16"], "mmproj": "Q4"}, "wanted F32, F16, BF16, Q8_0 or false"),
         (
             {"types": ["F16"], "mmproj": True},
-            "^1 validation error(.|\n)*True is not one of F32, F16, BF16, Q8_0 or false",
+            "^1 validation error(.|\n)*True is not a type for a projector, wanted F32, F16, BF16, Q8_0 or false",
         ),
         ({"types": ["F16"], "name": "../x"}, "pattern"),
         ({"types": ["F16"], "typs": 1}, "Extra inputs"),
@@ -365,7 +365,8 @@ def test_it_takes_one_checkpoint(tmp_path: Path) -> None:
     options = stage.Options(types=["F16"])
     (found,) = stage.check(options, made)
     assert str(found) == (
-        "gguf: stage 'a' gives gguf weights, wanted a checkpoint; take it `from:` source or a stage that makes one"
+        "gguf: stage 'a' gives gguf weights, wanted a safetensors checkpoint; "
+        "set `from:` to source, or to a stage that makes a checkpoint"
     )
     (found,) = stage.check(options, inputs | made)
     assert str(found) == "gguf: takes from 2 stages: source, a, wanted one; name one in `from:`"

@@ -138,7 +138,7 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "missing": (drop("model.layers.1.mlp.up_proj.weight"), "lacks model.layers.1.mlp.up_proj.weight"),
     "unknown": (
         lambda t: t | {"model.extra.weight": t["model.norm.weight"].clone()},
-        "no graph takes: model.extra.weight",
+        "unknown tensors: model.extra.weight",
     ),
     "misshapen": (
         lambda t: t | {"model.norm.weight": t["model.norm.weight"][:32]},
@@ -199,5 +199,5 @@ def test_a_tensor_that_is_in_no_graph_is_an_error() -> None:
     folder, graph = traced()
     ledger = ledger_of(folder)
     bind.check_used(ledger, bind.used([graph]).__contains__)
-    with pytest.raises(ConvertError, match=r"has tensors no graph takes: model\.norm\.weight"):
+    with pytest.raises(ConvertError, match=r"has unknown tensors: model\.norm\.weight"):
         bind.check_used(ledger, (bind.used([graph]) - {"model.norm.weight"}).__contains__)

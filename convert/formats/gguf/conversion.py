@@ -143,7 +143,7 @@ def _strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
     names = [t.name for t in tensors if not t.output.packed]
     strays = [p for p, _ in asked.overrides if not any(re.search(p, name) for name in names)]
     remedy = "names are like blk.0.ffn_down.weight; `convert plan --explain-types` without it lists them"
-    return [Problem("overrides", f"{pattern!r} is in no tensor's name", "", remedy) for pattern in strays]
+    return [Problem("overrides", f"{pattern!r} matches no tensor's name", "", remedy) for pattern in strays]
 
 
 def _lacking_weights(wish: Wish, text: Group, imatrix: Imatrix | None) -> list[Problem]:

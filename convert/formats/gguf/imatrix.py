@@ -202,6 +202,8 @@ def read_imatrix(path: Path) -> Imatrix:
             start = file.read(64)
         refuse_pointer(path, start)
         return _read_gguf(path) if start[: len(MAGIC)] == MAGIC else _read_legacy(path)
+    except FileNotFoundError:
+        raise InputError(str(path), "does not exist", "an imatrix", "paths are relative to the recipe") from None
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
 

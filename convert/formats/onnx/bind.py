@@ -94,7 +94,7 @@ def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: boo
     problems = [
         *_merged({} if joins else merged),
         *([] if merged else _lacking(missing, "lacks", "download the model again")),
-        *_lacking(unknown, "has tensors no graph takes:", "config.json describes another model, or they are new"),
+        *_lacking(unknown, "has unknown tensors:", "config.json describes another model, or they are new"),
         *_misfits(found, parameters),
     ]
     return Ledger(found, left_out, tuple(twins), tuple(problems))
@@ -319,4 +319,4 @@ def check_used(ledger: Ledger, taken: Callable[[str], bool]) -> None:
     kept = {tensor for name, tensor in ledger.of.items() if taken(name)}
     lost = sorted({tensor.name for tensor in ledger.of.values() if tensor not in kept})
     if lost:
-        raise InputError("checkpoint", f"has tensors no graph takes: {_some(lost)}", "every tensor in a graph")
+        raise InputError("checkpoint", f"has unknown tensors: {_some(lost)}", "every tensor in a graph")

@@ -48,7 +48,7 @@ def _graph(path: Path, type_: str) -> Found:
     if "inputs_embeds" in main.inputs:
         embedder = sibling(path, "embed_tokens")
         if embedder is None:
-            got = "takes embeddings, and beside it is no graph that makes them of tokens"
+            got = "takes embeddings, and there is no embed_tokens graph beside it"
             raise InputError(
                 str(path), got, f"embed_tokens*.onnx beside a graph called {' or '.join(MAIN_STEMS)}*.onnx"
             )

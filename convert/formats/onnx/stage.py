@@ -59,7 +59,7 @@ def _pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
     return text
 
 
@@ -111,7 +111,9 @@ def _int4_only(options: ONNXOptions) -> list[Problem]:
     if "int4" in options.precisions:
         return []
     return [
-        Problem(name, "says how int4 is made, and no int4 is asked for", "", "leave it out, or add int4 to `precision`")
+        Problem(
+            name, "is an option of int4, and `precision` has no int4", "", "leave it out, or add int4 to `precision`"
+        )
         for name in ("block_size", "symmetric")
         if name in options.model_fields_set
     ]
@@ -125,7 +127,7 @@ def _keeps_nothing(options: ONNXOptions, source: Bundle) -> list[Problem]:
     names = [*prepared.ledger.of, *(name for part in prepared.parts.values() for name in part)]
     remedy = f"names are like {names[0]}" if names else ""
     return [
-        Problem("keep_fp32", f"{pattern!r} is found in no weight's name", "", remedy)
+        Problem("keep_fp32", f"{pattern!r} matches no weight's name", "", remedy)
         for pattern in options.keep_fp32 or ()
         if not any(re.search(pattern, name) for name in names)
     ]

@@ -44,7 +44,7 @@ def _some(value: object) -> object:
     """A range of what there is never none of."""
     sizes = _range(value)
     if isinstance(sizes, tuple) and sizes[0] < 1:
-        raise ValueError(f"{value!r} begins with nothing, and an engine needs one at least")
+        raise ValueError(f"{value!r} starts at 0, and an engine needs 1 at least")
     return sizes
 
 
