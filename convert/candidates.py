@@ -54,7 +54,7 @@ def recipe_for(asked: Judged) -> Recipe:
 
 
 def _stage(path: Path, projector: Path | None) -> dict[str, Any]:
-    """A folder has its own eyes; a projector is for files."""
+    """A folder has its own vision tower; a projector is for files."""
     beside = {} if projector is None or path.is_dir() else {"projector": str(projector)}
     return {"use": "existing", "path": str(path), **beside}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What changed between two sets of ingredients, in a few words."""
+    """What changed between two sets of inputs of a key, in a few words."""
     changes = []
     for part in new.keys() | old.keys():
         before, after = old.get(part), new.get(part)

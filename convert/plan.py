@@ -40,7 +40,7 @@ class Step:
     spec: StageSpec
     out: Path
     key: str  # empty while an input is not known yet
-    ingredients: Mapping[str, Any]
+    key_inputs: Mapping[str, Any]
     up_to_date: bool
     reason: str
     bundle: Bundle | None
@@ -212,11 +212,11 @@ class _Planner:
         if name == SOURCE and (problems := _check(self.recipe, name, spec, inputs)):
             self.problems += problems
             return Step(name, spec, out, "", {}, False, "cannot run: see below", None)
-        ingredients = self._ingredients(spec)
-        key = sha256(ingredients)
-        reason, bundle = self._why(name, out, key, ingredients, self._at_hand(spec, inputs))
+        key_inputs = self._key_inputs(spec)
+        key = sha256(key_inputs)
+        reason, bundle = self._why(name, out, key, key_inputs, self._at_hand(spec, inputs))
         if bundle is not None:
-            return Step(name, spec, out, key, ingredients, True, "up to date", bundle)
+            return Step(name, spec, out, key, key_inputs, True, "up to date", bundle)
         known = self.earlier.get(name)
         if known and known.key == key and not known.up_to_date:
             return known  # checked and forecast from the same inputs
@@ -231,7 +231,7 @@ class _Planner:
         work = _stage(spec).work(spec.options, inputs, forecast)
         if problems := self._room(name, needs):
             self.problems += problems
-        return Step(name, spec, out, key, ingredients, False, reason, forecast, needs, work)
+        return Step(name, spec, out, key, key_inputs, False, reason, forecast, needs, work)
 
     def _room(self, name: str, needs: Needs) -> list[Problem]:
         """That the step cannot fit into this machine's memory, said before anything has run."""
@@ -248,7 +248,7 @@ class _Planner:
         )
         return [Problem(self.recipe.where_stage(name), got, wanted, remedy)]
 
-    def _ingredients(self, spec: StageSpec) -> dict[str, Any]:
+    def _key_inputs(self, spec: StageSpec) -> dict[str, Any]:
         stage = _stage(spec)
         files = sorted(set(stage.reads(spec.options)))
         digests = self.hashes.of(files, self.progress)
@@ -267,7 +267,7 @@ class _Planner:
         return "not built" if spec.use == VALIDATE and step.left_out else step.key
 
     def _why(
-        self, name: str, out: Path, key: str, ingredients: Mapping[str, Any], at_hand: Mapping[tuple[str, str], Path]
+        self, name: str, out: Path, key: str, key_inputs: Mapping[str, Any], at_hand: Mapping[tuple[str, str], Path]
     ) -> tuple[str, Bundle | None]:
         """Why the step must run, or ("", its bundle) when what is on disk is what would be built."""
         if name in self.force:
@@ -279,7 +279,7 @@ class _Planner:
         except (ValueError, OSError) as error:
             return f"its manifest cannot be read ({error})", None
         if manifest.key != key:
-            return difference(manifest.ingredients, ingredients), None
+            return difference(manifest.key_inputs, key_inputs), None
         bundle = _relocated(manifest.bundle, out, at_hand)
         for _, artifact in bundle.artifacts():
             if not artifact.path.is_file():

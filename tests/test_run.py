@@ -73,8 +73,8 @@ def test_the_manifest_names_every_file_with_its_hash(place: Path) -> None:
     assert artifact.sha256 == hashlib.sha256(b"HELLO?").hexdigest()
     assert artifact.size == 6
     source = Manifest.read(place / "out/demo/source")
-    assert list(source.ingredients["files"]) == ["model.txt"]
-    assert source.bundle.of(Role.WEIGHTS)[0].sha256 == source.ingredients["files"]["model.txt"]
+    assert list(source.key_inputs["files"]) == ["model.txt"]
+    assert source.bundle.of(Role.WEIGHTS)[0].sha256 == source.key_inputs["files"]["model.txt"]
 
 
 def test_a_changed_option_runs_what_depends_on_it(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hunyuan (dense): norms of queries and keys after they have turned, and positions stretched by alpha."""
+"""Hunyuan (dense): norms of queries and keys after RoPE, and positions stretched by alpha."""
 
 from __future__ import annotations
 

@@ -100,18 +100,18 @@ def carry_out(
     executor: str = "local",
 ) -> int:
     """Plan and run, told as it goes on; the exit code."""
-    from convert.cli.console import listener
+    from convert.cli.console import event_printer
     from convert.events import StepProgress
     from convert.plan import plan, plan_again
     from convert.run import run
 
-    with listener(as_json=as_json, quiet=quiet, verbose=verbose) as listen:
-        with StepProgress("plan", listen) as progress:
+    with event_printer(as_json=as_json, quiet=quiet, verbose=verbose) as on_event:
+        with StepProgress("plan", on_event) as progress:
             if builds:
                 planned = plan(recipe, out, force=force, progress=progress)
             else:
                 planned = plan_again(recipe, out, progress=progress)
-        result = run(planned, listen, jobs=jobs, executor=executor)
+        result = run(planned, on_event, jobs=jobs, executor=executor)
     if as_json:
         say_json(_result_json(result))
     elif not quiet:

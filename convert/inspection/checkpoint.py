@@ -1,6 +1,6 @@
 """What a checkpoint is, from its configs and headers alone: family, sizes, tokenizer, what is stored.
 
-Nothing here decides what a stage can make of it; that is `outlook`, which asks the stages themselves.
+Nothing here decides what a stage can make of it; that is `preview`, which asks the stages themselves.
 """
 
 from __future__ import annotations

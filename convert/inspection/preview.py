@@ -105,15 +105,15 @@ def preview(
         if quick and asked.slow:
             continue
         inputs = {asked.takes: made[asked.takes]} if asked.takes in made else {}
-        told, forecast = _ask(asked, inputs, about)
+        preview_, forecast = _ask(asked, inputs, about)
         if forecast is not None:
             made.setdefault(asked.stage, forecast)
-        yield told
+        yield preview_
 
 
-def preview_json(about: CheckpointInspection, told: Iterable[Preview | Reference]) -> dict[str, Any]:
+def preview_json(about: CheckpointInspection, previews: Iterable[Preview | Reference]) -> dict[str, Any]:
     """All of it as one JSON object."""
-    parts = list(told)
+    parts = list(previews)
     references = [asdict(part) for part in parts if isinstance(part, Reference)]
     return {
         **asdict(about),

@@ -163,18 +163,18 @@ def _bar(hub: str, progress: Progress) -> Any:
 
     lock = threading.Lock()
     bars: list[Any] = []  # one counts bytes from the network, one bytes on the disk; which of them moves depends
-    told = {"total": 0, "done": 0}
+    reported = {"total": 0, "done": 0}
 
-    def tell() -> None:
+    def report() -> None:
         with lock:
             total = max((int(bar.total or 0) for bar in bars), default=0)
             done = max((int(bar.n) for bar in bars), default=0)
-            if total > told["total"]:
+            if total > reported["total"]:
                 progress.start(f"downloading {hub}", total)
-                told.update(total=total, done=0)
-            if done > told["done"]:
-                progress.advance(done - told["done"])
-                told["done"] = done
+                reported.update(total=total, done=0)
+            if done > reported["done"]:
+                progress.advance(done - reported["done"])
+                reported["done"] = done
 
     class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -185,7 +185,7 @@ def _bar(hub: str, progress: Progress) -> Any:
 
         def update(self, n: float | None = 1) -> None:
             super().update(n)
-            tell()
+            report()
 
         def close(self) -> None:
             super().close()

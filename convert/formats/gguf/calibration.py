@@ -272,8 +272,8 @@ def _experts_one_by_one(model: Any) -> Iterator[None]:
         model.set_experts_implementation(before)
 
 
-def _linear_calls(torch: Any, hear: Callable[[Any, Any], None]) -> Any:
-    """A context in which `hear` gets (inputs, weight) of every torch.nn.functional.linear."""
+def _linear_calls(torch: Any, on_call: Callable[[Any, Any], None]) -> Any:
+    """A context in which `on_call` gets (inputs, weight) of every torch.nn.functional.linear."""
     from torch.overrides import TorchFunctionMode
 
     linear = torch.nn.functional.linear
@@ -281,7 +281,7 @@ def _linear_calls(torch: Any, hear: Callable[[Any, Any], None]) -> Any:
     class Mode(TorchFunctionMode):  # type: ignore[misc]  # torch has no types here
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is linear:
-                hear(args[0], args[1])
+                on_call(args[0], args[1])
             return function(*args, **(kwargs or {}))
 
     return Mode()

@@ -48,7 +48,7 @@ class Ledger:
 
     of: Mapping[str, Stored]  # parameter -> its tensor; parameters that are tied to one have the same
     left_out: Mapping[str, str] = field(default_factory=dict)  # tensor -> why no graph has it
-    twins: tuple[tuple[Stored, Stored], ...] = ()  # (left out because equal, kept): to be proven
+    tied: tuple[tuple[Stored, Stored], ...] = ()  # (left out because equal, kept): to be proven
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -80,10 +80,10 @@ def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: boo
     renamed, merged = _renamed(model, tensors, parameters)
     found = {name: tensors[own] for name, own in renamed.items() if name in parameters}
     left_out, unknown = _unused(model, renamed, parameters)
-    twins = []
+    pairs = []
     for name, keeper in tied.items():
         if name in found and keeper in found:
-            twins.append((found[name], found[keeper]))
+            pairs.append((found[name], found[keeper]))
             left_out[found[name].name] = f"tied to {found[keeper].name}"
         if keeper not in found and name in found:
             found[keeper] = found[name]
@@ -97,7 +97,7 @@ def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: boo
         *_lacking(unknown, "has unknown tensors:", "config.json describes another model, or they are new"),
         *_misfits(found, parameters),
     ]
-    return Ledger(found, left_out, tuple(twins), tuple(problems))
+    return Ledger(found, left_out, tuple(pairs), tuple(problems))
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
@@ -188,7 +188,7 @@ def _some(names: Sequence[str]) -> str:
 
 def prove_twins(ledger: Ledger) -> None:
     """Raise InputError where a tensor that is left out because it is tied differs from the one that is kept."""
-    for left, kept in ledger.twins:
+    for left, kept in ledger.tied:
         if (left.dtype, left.shape) != (kept.dtype, kept.shape) or not _equal(left, kept):
             got = f"config.json ties {left.name} to {kept.name}, but their values differ"
             raise InputError(str(left.path), got, "equal tensors", "set tie_word_embeddings to false in config.json")

@@ -256,7 +256,7 @@ def engine_name(graphs: Graphs, graph: Artifact) -> str:
 
 
 def kind_of(role: Role, main: bool, precision: str) -> str:
-    """An engine's kind: its part of the model is the one that gives logits, the eyes, or neither."""
+    """An engine's kind: its part of the model is the one that gives logits, the vision encoder, or neither."""
     return f"{'tensorrt' if main or role is Role.PROJECTOR else 'tensorrt-part'}/{precision}"
 
 
