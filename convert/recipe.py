@@ -250,7 +250,7 @@ class _Reader:
         except graphlib.CycleError as error:
             nodes = error.args[1]
             got = f"the stages form a cycle: {' -> '.join(reversed(nodes))}"
-            self.say((*_section(nodes[0]), "from"), got, "a stage that comes before in `from:`")
+            self.say((*_section(nodes[0]), "from"), got, remedy=f"let one of them take `from: {SOURCE}`")
             order = list(specs)
         # Steady: recipe order where the graph leaves a choice, so that two runs print the same plan.
         rank = {name: i for i, name in enumerate(specs)}

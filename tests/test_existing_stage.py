@@ -17,7 +17,7 @@ import pytest
 
 from convert import load_recipe
 from convert.bundle import Bundle, Model, Role
-from convert.candidates import Judged, recipe_for, stage_names
+from convert.candidates import CandidateRequest, recipe_for, stage_names
 from convert.errors import RecipeError
 from convert.formats.existing_stage import STAGE as existing
 from convert.plan import plan
@@ -450,7 +450,7 @@ def test_somebodys_file_beside_ours_in_a_plan(tmp_path: Path) -> None:
 def test_a_broken_file_is_a_problem_of_the_plan(tmp_path: Path) -> None:
     tiny.tiny_qwen2(tmp_path / "tiny")
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    planned = plan(recipe_for(Judged([tmp_path / "m.gguf"], tmp_path / "tiny")), tmp_path / "out")
+    planned = plan(recipe_for(CandidateRequest([tmp_path / "m.gguf"], tmp_path / "tiny")), tmp_path / "out")
     (problem,) = map(str, planned.problems)
     assert problem.startswith(f"{tmp_path / 'm.gguf'}: ends inside its header")
 
@@ -458,7 +458,7 @@ def test_a_broken_file_is_a_problem_of_the_plan(tmp_path: Path) -> None:
 def test_candidates_make_a_recipe_of_their_own(tmp_path: Path) -> None:
     first, second = gguf_file(tmp_path / "Some Model.Q8_0.gguf"), checkpoint(tmp_path / "X-GPTQ", None)
     eyes = tmp_path / "eyes.gguf"
-    asked = Judged([first, second], tmp_path, eyes, [tmp_path / "t.txt"], None, 64, "good", {"kl_mean": 0.5})
+    asked = CandidateRequest([first, second], tmp_path, eyes, [tmp_path / "t.txt"], None, 64, "good", {"kl_mean": 0.5})
     recipe = recipe_for(asked)
     assert recipe.name == "Some-Model.Q8_0"
     assert list(recipe.stages) == ["source", "Some-Model.Q8_0", "X-GPTQ", "validate"]
@@ -467,7 +467,7 @@ def test_candidates_make_a_recipe_of_their_own(tmp_path: Path) -> None:
     assert by_name["X-GPTQ"].projector is None
     assert by_name["validate"].limits == {"*": {"preset": "good", "kl_mean": 0.5}}
     assert (by_name["validate"].tokens, by_name["validate"].text) == (64, [tmp_path / "t.txt"])
-    assert recipe_for(Judged([first], tmp_path, name="n")).name == "n"
+    assert recipe_for(CandidateRequest([first], tmp_path, name="n")).name == "n"
 
 
 def test_a_file_of_ours_judged_as_if_it_were_not(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
@@ -475,7 +475,9 @@ def test_a_file_of_ours_judged_as_if_it_were_not(tiny_text: dict[str, Bundle], t
     (tmp_path / "t.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
     theirs = tmp_path / "theirs.gguf"
     theirs.write_bytes(weights(tiny_text, "F32").path.read_bytes())
-    asked = Judged([theirs], folder(tiny_text), texts=[tmp_path / "t.txt"], tokens=64, limits={"kl_mean": 0.5})
+    asked = CandidateRequest(
+        [theirs], folder(tiny_text), texts=[tmp_path / "t.txt"], tokens=64, limits={"kl_mean": 0.5}
+    )
     result = run(plan(recipe_for(asked), tmp_path / "out"))
     assert result.report is not None
     (row,) = result.report["outputs"]
@@ -489,9 +491,9 @@ def test_a_file_of_ours_judged_as_if_it_were_not(tiny_text: dict[str, Bundle], t
 
 def test_what_is_wrong_on_the_command_line_is_said_of_it(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"command line: .*no metric 'kl_maen'; did you mean 'kl_mean'"):
-        recipe_for(Judged([tmp_path / "m"], tmp_path, limits={"kl_maen": 1}))
+        recipe_for(CandidateRequest([tmp_path / "m"], tmp_path, limits={"kl_maen": 1}))
     with pytest.raises(RecipeError, match="no preset 'best'"):
-        recipe_for(Judged([tmp_path / "m"], tmp_path, preset="best"))
+        recipe_for(CandidateRequest([tmp_path / "m"], tmp_path, preset="best"))
 
 
 def test_stages_of_candidates_have_names_that_folders_may_have() -> None:

@@ -68,17 +68,17 @@ def test_one_gpu_named_twice_is_one() -> None:
 
 
 def test_engines_for_more_than_the_model_was_made_for() -> None:
-    from convert.formats.tensorrt.choice import Wish, beyond
+    from convert.formats.tensorrt.choice import BuildSettings, profile_problems
     from convert.formats.tensorrt.profiles import Made, Profile
 
     asked = (Profile("long", {"sequence": (1, 2, 600), "past": (0, 1, 513)}), Profile("odd", {"patches": (4, 6, 8)}))
-    said = [str(problem) for problem in beyond(Wish(profiles=asked), Made(512, None, 4))]
+    said = [str(problem) for problem in profile_problems(BuildSettings(profiles=asked), Made(512, None, 4))]
     assert said == [
         "profiles: sequence of profile long goes to 600, wanted at most the model's 512 positions",
         "profiles: past of profile long goes to 513, wanted at most the model's 512 positions",
         "profiles: patches of profile odd are 6, wanted multiples of 4: so many make one image token",
     ]
-    assert not list(beyond(Wish(profiles=asked[:1]), Made(None)))
+    assert not list(profile_problems(BuildSettings(profiles=asked[:1]), Made(None)))
 
 
 @pytest.mark.parametrize(

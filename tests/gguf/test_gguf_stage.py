@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import ConvertError
-from convert.formats.gguf.conversion import Wish, prepare
+from convert.formats.gguf.conversion import ConversionSettings, prepare
 from convert.formats.gguf.stage import STAGE as stage
 from convert.formats.gguf.writer import write_files
 from convert.progress import Silent
@@ -167,7 +167,7 @@ def test_memory_is_a_few_chunks_whatever_the_models_size(tmp_path: Path) -> None
             tensors[f"model.layers.0.mlp.{name}_proj.weight"] = torch.full(shape, 0.25, dtype=torch.bfloat16)
 
     edit_weights(folder, grow)
-    text = prepare(source_inputs(folder)["source"], Wish(("F16", "Q8_0"))).text
+    text = prepare(source_inputs(folder)["source"], ConversionSettings(("F16", "Q8_0"))).text
     tracemalloc.start()
     written = sum(a.size for a in write_files(tmp_path, text, Silent()))
     peak = tracemalloc.get_traced_memory()[1]
@@ -342,6 +342,7 @@ def test_large_numbers_fit_the_types_that_hold_them(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"types": ["F15"]}, "did you mean F1"),
+        ({"types": ["IQ2_XS"]}, "'IQ2_XS' is a type of llama.cpp that is not made here; nearest in size is Q2_K"),
         ({"types": ["q8_0"]}, "did you mean Q8_0?"),
         ({"types": ["banana"]}, "is not a type that is written here; `convert stages` lists all"),
         ({"types": []}, "at least 1"),

@@ -10,7 +10,7 @@ import click
 from convert.cli.common import EPILOG, carry_out, json_option, out_option, quiet_option, reports_errors, verbose_option
 
 if TYPE_CHECKING:
-    from convert.candidates import Judged
+    from convert.candidates import CandidateRequest
 
 
 @click.command("validate", epilog=EPILOG)
@@ -67,11 +67,11 @@ def command(recipe: Path | None, out: Path, as_json: bool, quiet: bool, verbose:
         return carry_out(again, out, as_json=as_json, quiet=quiet, verbose=verbose, builds=False)
     if not asked["candidates"] or asked["reference"] is None:
         raise click.UsageError("give a recipe, or --candidate FILE and --reference DIR")
-    return carry_out(recipe_for(_judged(asked)), out, as_json=as_json, quiet=quiet, verbose=verbose)
+    return carry_out(recipe_for(_request(asked)), out, as_json=as_json, quiet=quiet, verbose=verbose)
 
 
-def _judged(asked: dict[str, Any]) -> Judged:
-    from convert.candidates import Judged
+def _request(asked: dict[str, Any]) -> CandidateRequest:
+    from convert.candidates import CandidateRequest
 
     limits: dict[str, float] = {}
     for word in asked.pop("limits"):
@@ -80,4 +80,4 @@ def _judged(asked: dict[str, Any]) -> Judged:
             limits[name] = float(number)
         except ValueError:
             raise click.BadParameter(f"{word!r}, wanted METRIC=NUMBER, as kl_mean=0.01", param_hint="--limit") from None
-    return Judged(**asked, limits=limits)
+    return CandidateRequest(**asked, limits=limits)

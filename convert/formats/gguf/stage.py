@@ -33,11 +33,15 @@ from quantize.encoders import ENCODERS
 from quantize.mixes import MIXES, Asked
 
 if TYPE_CHECKING:
-    from convert.formats.gguf.conversion import Conversion, Wish
+    from convert.formats.gguf.conversion import Conversion, ConversionSettings
 
 
 VOCABULARY_COPIES = 12  # of tokenizer.json: parsed by us and, in the proof, by two libraries
 PROJECTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
+
+
+NOT_MADE = {"IQ1": "Q2_K", "IQ2": "Q2_K", "IQ3": "Q3_K_S", "TQ1": "Q2_K", "TQ2": "Q2_K", "MXFP4": "Q4_0"}
+"""How types begin that llama.cpp has and we do not make -> the nearest in size that we make."""
 
 
 def _one_of(words: Sequence[str]) -> tuple[Any, ...]:
@@ -47,6 +51,8 @@ def _one_of(words: Sequence[str]) -> tuple[Any, ...]:
         if word in words:
             return word
         meant = str(word).upper().replace("-", "_")
+        if size := next((near for start, near in NOT_MADE.items() if meant.startswith(start)), ""):
+            raise ValueError(f"{word!r} is a type of llama.cpp that is not made here; nearest in size is {size}")
         usual = [f"{meant}_M"] if f"{meant}_M" in words else []  # as llama.cpp understands Q4_K
         close = usual or difflib.get_close_matches(meant, words, 1, 0.5)
         hint = f"did you mean {close[0]}?" if close else suggest(meant, words, "convert stages")
@@ -180,7 +186,7 @@ def _lacking_modules() -> list[Problem]:
 
 def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     """The conversion; worked out once for check, forecast, explain and run, unless a file changes in between."""
-    from convert.formats.gguf.conversion import Wish
+    from convert.formats.gguf.conversion import ConversionSettings
     from convert.formats.gguf.shard_names import size_in_bytes
 
     source = checkpoint("gguf", inputs)
@@ -188,7 +194,7 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     tensors = Asked(
         options.output_tensor or "", options.token_embedding or "", tuple(options.overrides.items()), options.pure
     )
-    wish = Wish(
+    settings = ConversionSettings(
         tuple(options.types),
         options.mmproj,
         options.name or "",
@@ -202,7 +208,7 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     )
     # A file's hash, which a plan need not know yet, does not change what is made of it; `_stamps` tells its changes.
     roles = tuple((role, tuple(replace(a, sha256="") for a in files)) for role, files in source.roles.items())
-    return _prepared(source.model, roles, _stamps(source, file), wish)
+    return _prepared(source.model, roles, _stamps(source, file), settings)
 
 
 def _imatrix_file(options: GGUFOptions, source: Bundle) -> tuple[Path | None, str]:
@@ -226,11 +232,14 @@ def _weights_key(source: Bundle) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    model: Model, roles: tuple[tuple[Role, tuple[Artifact, ...]], ...], stamps: tuple[object, ...], wish: Wish
+    model: Model,
+    roles: tuple[tuple[Role, tuple[Artifact, ...]], ...],
+    stamps: tuple[object, ...],
+    settings: ConversionSettings,
 ) -> Conversion:
     from convert.formats.gguf.conversion import prepare
 
-    return prepare(Bundle(model, dict(roles)), wish)
+    return prepare(Bundle(model, dict(roles)), settings)
 
 
 def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:

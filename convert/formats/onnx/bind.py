@@ -186,7 +186,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def prove_twins(ledger: Ledger) -> None:
+def prove_tied(ledger: Ledger) -> None:
     """Raise InputError where a tensor that is left out because it is tied differs from the one that is kept."""
     for left, kept in ledger.tied:
         if (left.dtype, left.shape) != (kept.dtype, kept.shape) or not _equal(left, kept):

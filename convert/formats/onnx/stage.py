@@ -23,7 +23,7 @@ from convert.stage import Inputs, Stage, checkpoint, only
 from validate import memory
 
 if TYPE_CHECKING:
-    from convert.formats.onnx.export import Wish
+    from convert.formats.onnx.export import ExportSettings
 
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
@@ -133,10 +133,10 @@ def _keeps_nothing(options: ONNXOptions, source: Bundle) -> list[Problem]:
     ]
 
 
-def _wish(options: ONNXOptions) -> Wish:
-    from convert.formats.onnx.export import Wish
+def _settings(options: ONNXOptions) -> ExportSettings:
+    from convert.formats.onnx.export import ExportSettings
 
-    return Wish(
+    return ExportSettings(
         options.precisions, options.weights == "shared", options.keep_fp32, options.block_size, options.symmetric
     )
 
@@ -168,7 +168,7 @@ class ONNXStage(Stage[ONNXOptions]):
             return genai.check(options, source)
         from convert.formats.onnx import export
 
-        return _int4_only(options) or export.check(source, _wish(options)) or _keeps_nothing(options, source)
+        return _int4_only(options) or export.check(source, _settings(options)) or _keeps_nothing(options, source)
 
     def forecast(self, options: ONNXOptions, inputs: Inputs) -> Bundle:
         """The bundle that `run` will return, with sizes that are close."""
@@ -179,7 +179,7 @@ class ONNXStage(Stage[ONNXOptions]):
             return genai.forecast(options, source)
         from convert.formats.onnx import sizes
 
-        return sizes.forecast(source, _wish(options))
+        return sizes.forecast(source, _settings(options))
 
     def notes(self, options: ONNXOptions) -> list[str]:
         """What a user should know of the files before they are made."""
@@ -231,7 +231,7 @@ class ONNXStage(Stage[ONNXOptions]):
             return genai.run(options, source, out, progress)
         from convert.formats.onnx import export
 
-        return export.export(source, _wish(options), out, progress)
+        return export.export(source, _settings(options), out, progress)
 
 
 STAGE = ONNXStage()
