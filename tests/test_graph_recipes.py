@@ -61,10 +61,10 @@ def test_options_of_tensorrt(tmp_path: Path, options: str, said: str) -> None:
 
 
 def test_one_gpu_named_twice_is_one() -> None:
-    from convert.formats.tensorrt.stage import Options
+    from convert.formats.tensorrt.stage import TensorRTOptions
 
-    assert Options.model_validate({"compute_capabilities": ["8.6", 8.6]}).compute_capabilities == ["8.6"]
-    assert Options.model_validate({"compute_capabilities": 8.9}).compute_capabilities == ["8.9"]
+    assert TensorRTOptions.model_validate({"compute_capabilities": ["8.6", 8.6]}).compute_capabilities == ["8.6"]
+    assert TensorRTOptions.model_validate({"compute_capabilities": 8.9}).compute_capabilities == ["8.9"]
 
 
 def test_engines_for_more_than_the_model_was_made_for() -> None:

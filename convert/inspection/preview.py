@@ -52,14 +52,14 @@ class Preview:
         """The preview as text; with `verbose` every problem and note. `like` is who has the same problems."""
         start = self.label
         if self.problems and like:
-            yield f"  {start:<12} cannot, as {like}"
+            yield f"  {start:<12} not possible, for the same reason as {like}"
             return
         for number, output in enumerate(self.outputs):
             bits = f"{output.bits_per_weight:9.2f} bits a weight" if output.bits_per_weight else ""
             yield f"  {'' if number else start:<12} {plain(output.name):<12} {size(output.size):>8}{bits}".rstrip()
         shown = self.problems if verbose else self.problems[:SHOWN]
         for number, problem in enumerate(shown):
-            yield f"  {'' if number else start:<12} cannot: {plain(problem)}"
+            yield f"  {'' if number else start:<12} not possible: {plain(problem)}"
         if len(shown) < len(self.problems):
             yield f"  {'':<12} and {len(self.problems) - len(shown)} more (-v shows them)"
         if verbose:
@@ -147,7 +147,9 @@ def _ask(asked: Asked, inputs: Mapping[str, Bundle], about: CheckpointInspection
     """The stage's word, and its forecast where there is one."""
     stage = registry.load(asked.stage)
     if not inputs:
-        return Preview(asked.stage, asked.words, problems=(f"needs what {asked.takes} cannot make",)), None
+        return Preview(
+            asked.stage, asked.words, problems=(f"takes the output of {asked.takes}, which is not possible",)
+        ), None
     try:
         options = stage.Options.model_validate(asked.options)
         found = missing_packages(stage, asked.stage) or stage.check(options, inputs)

@@ -78,7 +78,7 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
     if raw[:1] != b"{":
-        raise InputError(str(path), "its header does not start with '{'", "a safetensors file", "is it one?")
+        raise InputError(str(path), "its header does not start with '{'", "a safetensors file", "download it again")
     table = parse_object(str(path), raw, unique=True)
     metadata = _metadata(path, table.pop(METADATA, None))
     base = 8 + length
@@ -158,7 +158,11 @@ def _check_cover(path: Path, entries: Sequence[Entry], base: int, file_size: int
         if entry.start < position:
             raise InputError(where, f"its bytes overlap those of {shown(last)}", "bytes of its own")
         if entry.start > position:
-            raise InputError(where, f"{entry.start - position} bytes before it belong to no tensor", "no holes")
+            raise InputError(
+                where,
+                f"{entry.start - position} bytes before it belong to no tensor",
+                "tensors that follow each other without a gap",
+            )
         if entry.stop > file_size:
             raise InputError(
                 where,

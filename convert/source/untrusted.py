@@ -91,7 +91,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
     if len(data) > limit:
-        raise InputError(str(path), f"is larger than {limit >> 20} MiB", "a file of the size such files have")
+        raise InputError(str(path), f"is larger than {limit >> 20} MiB", "a file of at most that size")
     return data
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.formats.onnx.bind import Stored
-from convert.formats.onnx.export import HALVES, PROJECTORS, Prepared, ExportSettings, helper_files, inner_name, prepare
+from convert.formats.onnx.export import HALVES, PROJECTORS, ExportSettings, Prepared, helper_files, inner_name, prepare
 from convert.formats.onnx.write import INLINE_BYTES, Names
 from convert.source.checkpoint import SAFETENSORS
 from convert.source.companions import ROLES

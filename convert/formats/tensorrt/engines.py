@@ -16,8 +16,8 @@ from convert.formats.tensorrt import flavours
 from convert.formats.tensorrt.build import build
 from convert.formats.tensorrt.choice import (
     SIDECAR,
-    Graphs,
     BuildSettings,
+    Graphs,
     bundle_of,
     check,
     choose,
