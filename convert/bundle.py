@@ -100,7 +100,7 @@ class Manifest:
     stage: str  # the name in the recipe
     use: str
     key: str
-    ingredients: JsonObject  # what the key was made from: version, options, tools, inputs
+    key_inputs: JsonObject  # what the key was made from: version, options, tools, inputs
     recipe_sha256: str
     bundle: Bundle
 
@@ -114,7 +114,7 @@ class Manifest:
                     "stage": self.stage,
                     "use": self.use,
                     "key": self.key,
-                    "ingredients": self.ingredients,
+                    "ingredients": self.key_inputs,
                     "recipe_sha256": self.recipe_sha256,
                     "model": {"name": model.name, "hub": model.hub, "revision": model.revision},
                     "artifacts": [_artifact_json(role, a, folder) for role, a in self.bundle.artifacts()],
@@ -136,7 +136,7 @@ class Manifest:
             if raw["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(f"schema_version {raw['schema_version']}, wanted {SCHEMA_VERSION}")
             if not isinstance(raw["ingredients"], dict):
-                raise TypeError("ingredients are no object")
+                raise TypeError("ingredients, what the key was made from, are not an object")
             roles: dict[Role, tuple[Artifact, ...]] = {}
             for entry in raw["artifacts"]:
                 artifact = Artifact(entry["kind"], folder / entry["path"], entry["size"], entry["sha256"])

@@ -19,7 +19,7 @@ SUFFIXES = (".gguf", ".onnx")
 
 
 @dataclass(frozen=True)
-class Judged:
+class CandidateRequest:
     """What `convert validate --candidate …` was asked. Paths are relative to the folder the command is run in."""
 
     candidates: Sequence[Path]
@@ -33,7 +33,7 @@ class Judged:
     name: str = ""  # of the folder below `out`; the first candidate's when left out
 
 
-def recipe_for(asked: Judged) -> Recipe:
+def recipe_for(asked: CandidateRequest) -> Recipe:
     """The recipe, as if its words stood in a file. Raises RecipeError."""
     names = stage_names(asked.candidates)
     stages = {name: _stage(path, asked.projector) for name, path in zip(names, asked.candidates, strict=True)}
@@ -54,7 +54,7 @@ def recipe_for(asked: Judged) -> Recipe:
 
 
 def _stage(path: Path, projector: Path | None) -> JsonDict:
-    """A folder has its own eyes; a projector is for files."""
+    """A folder has its own vision tower; a projector is for files."""
     beside = {} if projector is None or path.is_dir() else {"projector": str(projector)}
     return {"use": "existing", "path": str(path), **beside}
 

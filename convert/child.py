@@ -78,7 +78,7 @@ def run(  # noqa: PLR0913 - all but the first two by name
     ends the process before it goes on; so does `stop`, which raises Stopped. Raises OSError where the process ended
     because a disk is full.
     """
-    told = messages.Child(progress)
+    said = messages.Child(progress)
     last: deque[str] = deque(maxlen=LAST_LINES)
 
     def printed(line: str) -> None:
@@ -90,10 +90,10 @@ def run(  # noqa: PLR0913 - all but the first two by name
         assert process.stdout is not None
         outputs = (messages.LineReader(PRINTED_LINE_BYTES), printed)
         _follow(
-            process, {process.stdout.fileno(): outputs, pipe: (messages.LineReader(MESSAGE_BYTES), told.take)}, stop
+            process, {process.stdout.fileno(): outputs, pipe: (messages.LineReader(MESSAGE_BYTES), said.take)}, stop
         )
-        ended = Ended(process.wait(), tuple(last), told.result, told.failure)
-    if ended.code and (full := DISK.search("\n".join([*last, told.failure]))):
+        ended = Ended(process.wait(), tuple(last), said.result, said.failure)
+    if ended.code and (full := DISK.search("\n".join([*last, said.failure]))):
         raise OSError(int(full[1]), os.strerror(int(full[1])), str(folder or ""))  # as if we had written it
     return ended
 

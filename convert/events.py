@@ -27,14 +27,14 @@ class Event:
     data: JsonObject = field(default_factory=dict)
 
 
-Listener = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
 
 
 class StepProgress:
     """The Progress a stage is given: emits events, not too often, and writes the step's log, if it has one."""
 
     def __init__(
-        self, step: str, on_event: Listener, log: Path | None = None, key: str = "", recipe_sha256: str = ""
+        self, step: str, on_event: OnEvent, log: Path | None = None, key: str = "", recipe_sha256: str = ""
     ) -> None:
         self.path, self.key, self.recipe_sha256 = log, key, recipe_sha256
         self._step, self._on_event = step, on_event

@@ -14,7 +14,7 @@ from convert.json_types import JsonObject
 
 
 def difference(old: JsonObject, new: JsonObject) -> str:
-    """What changed between two sets of ingredients, in a few words."""
+    """What changed between two sets of inputs of a key, in a few words."""
     changes = []
     for part in new.keys() | old.keys():
         before, after = old.get(part), new.get(part)

@@ -40,7 +40,7 @@ class Step:
     spec: StageSpec
     out: Path
     key: str  # empty while an input is not known yet
-    ingredients: JsonObject
+    key_inputs: JsonObject
     up_to_date: bool
     reason: str
     bundle: Bundle | None
@@ -212,11 +212,11 @@ class _Planner:
         if name == SOURCE and (problems := _check(self.recipe, name, spec, inputs)):
             self.problems += problems
             return Step(name, spec, out, "", {}, False, "cannot run: see below", None)
-        ingredients = self._ingredients(spec)
-        key = sha256(ingredients)
-        reason, bundle = self._why(name, out, key, ingredients, self._at_hand(spec, inputs))
+        key_inputs = self._key_inputs(spec)
+        key = sha256(key_inputs)
+        reason, bundle = self._why(name, out, key, key_inputs, self._at_hand(spec, inputs))
         if bundle is not None:
-            return Step(name, spec, out, key, ingredients, True, "up to date", bundle)
+            return Step(name, spec, out, key, key_inputs, True, "up to date", bundle)
         known = self.earlier.get(name)
         if known and known.key == key and not known.up_to_date:
             return known  # checked and forecast from the same inputs
@@ -231,7 +231,7 @@ class _Planner:
         work = _stage(spec).work(spec.options, inputs, forecast)
         if problems := self._room(name, needs):
             self.problems += problems
-        return Step(name, spec, out, key, ingredients, False, reason, forecast, needs, work)
+        return Step(name, spec, out, key, key_inputs, False, reason, forecast, needs, work)
 
     def _room(self, name: str, needs: Needs) -> list[Problem]:
         """That the step cannot fit into this machine's memory, said before anything has run."""
@@ -248,7 +248,7 @@ class _Planner:
         )
         return [Problem(self.recipe.where_stage(name), got, wanted, remedy)]
 
-    def _ingredients(self, spec: StageSpec) -> JsonDict:
+    def _key_inputs(self, spec: StageSpec) -> JsonDict:
         stage = _stage(spec)
         files = sorted(set(stage.reads(spec.options)))
         digests = self.hashes.of(files, self.progress)
@@ -267,7 +267,7 @@ class _Planner:
         return "not built" if spec.use == VALIDATE and step.left_out else step.key
 
     def _why(
-        self, name: str, out: Path, key: str, ingredients: JsonObject, at_hand: Mapping[tuple[str, str], Path]
+        self, name: str, out: Path, key: str, key_inputs: JsonObject, at_hand: Mapping[tuple[str, str], Path]
     ) -> tuple[str, Bundle | None]:
         """Why the step must run, or ("", its bundle) when what is on disk is what would be built."""
         if name in self.force:
@@ -279,13 +279,13 @@ class _Planner:
         except (ValueError, OSError) as error:
             return f"its manifest cannot be read ({error})", None
         if manifest.key != key:
-            return difference(manifest.ingredients, ingredients), None
+            return difference(manifest.key_inputs, key_inputs), None
         bundle = _relocated(manifest.bundle, out, at_hand)
         for _, artifact in bundle.artifacts():
             if not artifact.path.is_file():
                 return f"{artifact.path.name} is missing", None
             if artifact.path.is_relative_to(out) and self._digest(artifact.path) != artifact.sha256:
-                return f"{artifact.path.name} is not what was written", None
+                return f"{artifact.path.name} was changed after it was written", None
         return "", bundle
 
     def _at_hand(self, spec: StageSpec, inputs: Mapping[str, Bundle]) -> dict[tuple[str, str], Path]:
@@ -324,14 +324,14 @@ class _Planner:
         if not source.left_out and any(s.bundle is not None and not s.left_out for s in outputs):
             return
         reasons = sorted({step.left_out or step.reason for step in (outputs or made or [source])})
-        got = f"nothing of it is built ({'; '.join(reasons)})"
+        got = f"none of its outputs is built ({'; '.join(reasons)})"
         self.problems.append(Problem(str(self.recipe.path), got, "outputs to validate", "run it first: convert run"))
 
     def note_leftovers(self) -> None:
         """Outputs of an earlier state of the recipe; they are kept, and easily taken for outputs of this one."""
         for manifest in sorted(self.folder.glob(f"*/{MANIFEST_NAME}")):
             if manifest.parent.name not in self.recipe.stages and manifest.parent.suffix not in (".partial", ".old"):
-                said = "made for a stage that the recipe does not have now; delete it if you need it no more"
+                said = "of a stage that is no longer in the recipe; delete it when you no longer need it"
                 self.notes.append(f"{manifest.parent}: {said}")
 
     def note_overlaps(self) -> None:
@@ -405,7 +405,7 @@ def _unreplaceable(out: Path, name: str) -> list[Problem]:
     empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
     if ours or empty or not (out.exists() or out.is_symlink()):
         return []
-    got = f"is there, and no run of ours made it (stage '{name}' puts its output there)"
+    got = f"exists, and no run of convert made it (stage '{name}' puts its output there)"
     return [Problem(str(out), got, "", "move it away, or name another --out")]
 
 

@@ -40,7 +40,7 @@ def publish(planned: Plan, step: Step, inputs: Mapping[str, Bundle], made: Bundl
     memory.follow(linked)
     bundle = _hashed(made, memory, progress)
     _check_unchanged(step, inputs, bundle, memory)
-    manifest = Manifest(step.name, step.spec.use, step.key, step.ingredients, planned.recipe.sha256, bundle)
+    manifest = Manifest(step.name, step.spec.use, step.key, step.key_inputs, planned.recipe.sha256, bundle)
     write_text(partial / MANIFEST_NAME, manifest.to_json(partial))
     _rename(partial, step.out)
     memory.follow(linked)  # the folder that was replaced may have held links too
@@ -103,7 +103,7 @@ def _check_unchanged(step: Step, inputs: Mapping[str, Bundle], made: Bundle, mem
     changed = [path for path, digest in known.items() if now[path] != digest]
     if not inputs:  # the source: its files are in the key themselves
         kept = [a for _, a in made.artifacts() if not a.path.is_relative_to(partial_folder(step))]
-        changed += [a.path for a in kept if a.sha256 not in step.ingredients["files"].values()]
+        changed += [a.path for a in kept if a.sha256 not in step.key_inputs["files"].values()]
     if changed:
         got = f"changed while stage '{step.name}' was reading it"
         raise StageError(str(changed[0]), got, "", "let nothing write to the model, then run again")

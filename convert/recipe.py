@@ -12,7 +12,7 @@ import graphlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from convert import registry
 from convert.errors import Problem, RecipeError, raise_all
 from convert.json_types import JsonDict, JsonObject
+from convert.suggest import suggest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -35,6 +36,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED = (SOURCE, VALIDATE, "logs", "report.json", "report.md")  # what the pipeline itself puts beside the stages
 
 Place = tuple[str | int, ...]
+
+YAML_KINDS: Mapping[type, str] = {str: "string", int: "number", float: "number", bool: "boolean"}
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,6 @@ def with_validation(recipe: Recipe) -> Recipe:
     return replace(recipe, stages={**recipe.stages, VALIDATE: last})
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?` for a near miss, else the list of what is known."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-
-
 def json_schema() -> JsonDict:
     """The JSON Schema of a recipe, for editors: every stage's own words included."""
     definitions: JsonDict = {}
@@ -156,14 +152,17 @@ class _Reader:
         self.problems.append(Problem(_where(self.path, self.lines, place), got, wanted, remedy))
 
     def recipe(self, tree: object, sha256: str) -> Recipe:
+        if tree is None:
+            problem = Problem(str(self.path), "is empty", "`name:` and `model:`", "`convert init` writes one")
+            raise RecipeError(problem)
         raw = self.mapping((), tree)
         for word in raw.keys() - set(WORDS):
-            self.say((word,), f"unknown word '{word}'", remedy=suggest(word, WORDS))
+            self.say((word,), f"unknown key '{word}'", remedy=suggest(word, WORDS))
         name = raw.get("name")
         if not isinstance(name, str) or not NAME.fullmatch(name):
             got = "no name" if name is None else f"name is {name!r}"
             if isinstance(name, int | float):
-                self.say(("name",), got, "text", f"write it as '{name}'")
+                self.say(("name",), got, "a string", f"write it as '{name}'")
             else:
                 self.say(("name",), got, "letters, digits, '.', '_' and '-', at most 100", "it names the output folder")
         specs = {SOURCE: StageSpec(SOURCE, (), self.options(SOURCE, (("model",)), raw.get("model")))}
@@ -176,10 +175,8 @@ class _Reader:
     def mapping(self, place: Place, value: object) -> JsonDict:
         if isinstance(value, dict):
             return value
-        what = "missing or empty" if value is None else f"a {type(value).__name__}"
-        self.say(
-            place, f"`{place[-1]}:` is {what}" if place else f"the recipe is {what}", "a mapping of words to values"
-        )
+        what = "missing or empty" if value is None else f"a {YAML_KINDS.get(type(value), type(value).__name__)}"
+        self.say(place, f"`{place[-1]}:` is {what}" if place else f"the recipe is {what}", "a mapping (`key: value`)")
         return {}
 
     def stages(self, raw: object) -> dict[str, StageSpec]:
@@ -195,7 +192,7 @@ class _Reader:
             known = [s for s in registry.names() if s not in (SOURCE, VALIDATE)]
             if use not in known:
                 got = f"stage '{name}' has no `use:`" if use is None else f"`use: {use}` is not a stage"
-                self.say((*place, "use"), got, remedy=suggest(str(use), known))
+                self.say((*place, "use"), got, remedy=suggest(str(use), known, "convert stages"))
                 continue
             if isinstance(inputs, str):
                 inputs = [inputs]
@@ -216,16 +213,20 @@ class _Reader:
         try:
             return kind.model_validate(raw, context={"folder": self.path.parent})
         except ValidationError as error:
-            for detail in error.errors():
-                self._refused(stage, place, detail)
+            details = error.errors()
+            unknown = [str(detail["loc"][-1]) for detail in details if detail["type"] == "extra_forbidden"]
+            for detail in details:
+                # A key that is misspelt is one mistake: that it is missing under its right name goes without saying.
+                if detail["type"] != "missing" or not difflib.get_close_matches(str(detail["loc"][-1]), unknown):
+                    self._refused(stage, place, detail)
             return kind.model_construct()
 
     def _refused(self, stage: str, place: Place, detail: ErrorDetails) -> None:
-        at = tuple(part for part in detail["loc"] if (*place, part) in self.lines or isinstance(part, int | str))
-        word = detail["loc"][-1] if detail["loc"] else ""
+        at = tuple(part for part in detail["loc"] if part != "[key]")  # what pydantic puts behind a mapping's key
+        word = at[-1] if at else ""
         if detail["type"] == "extra_forbidden":
-            known = _words(stage, detail["loc"][:-1])
-            self.say((*place, *at), f"unknown word '{word}'", remedy=suggest(str(word), known))
+            known = _words(stage, at[:-1])
+            self.say((*place, *at), f"unknown key '{word}'", remedy=suggest(str(word), known, "convert stages"))
         elif detail["type"] == "missing":
             self.say(place, f"'{word}' is missing", remedy=f"add `{word}:`")
         elif detail["type"] == "value_error":
@@ -243,14 +244,15 @@ class _Reader:
             graph[name] = [i for i in spec.inputs if i in specs and i != VALIDATE]
             for missing in (i for i in spec.inputs if i not in specs or i == VALIDATE):
                 remedy = suggest(missing, [s for s in specs if s not in (name, VALIDATE)])
-                got = f"stage '{name}' takes `from: {missing}`, which is not there"
+                why = "which is the last step" if missing == VALIDATE else f"and there is no stage '{missing}'"
+                got = f"stage '{name}' takes `from: {missing}`, {why}"
                 self.say((*_section(name), "from"), got, "", remedy)
         try:
             order = list(graphlib.TopologicalSorter(graph).static_order())
         except graphlib.CycleError as error:
             nodes = error.args[1]
-            got = f"the stages go round in a circle: {' -> '.join(reversed(nodes))}"
-            self.say((*_section(nodes[0]), "from"), got, "one direction")
+            got = f"the stages form a cycle: {' -> '.join(reversed(nodes))}"
+            self.say((*_section(nodes[0]), "from"), got, remedy=f"let one of them take `from: {SOURCE}`")
             order = list(specs)
         # Steady: recipe order where the graph leaves a choice, so that two runs print the same plan.
         rank = {name: i for i, name in enumerate(specs)}
@@ -307,7 +309,10 @@ def _parse(data: bytes, path: Path) -> tuple[object, dict[Place, int]]:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = (error.problem or "not YAML").splitlines()[0]
+        problem = (error.problem or "cannot be parsed").splitlines()[0]
+        twice = re.match('found duplicate key "(.+?)"', problem)
+        if twice:
+            raise RecipeError(Problem(where, f"the key '{twice[1]}' is there twice", "", "keep one of them")) from error
         raise RecipeError(Problem(where, f"not valid YAML: {problem}", "", "correct the line")) from error
     except (YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(Problem(str(path), f"not valid YAML: {str(error).splitlines()[0]}")) from error
@@ -327,7 +332,7 @@ def _plain(node: object, place: Place, lines: dict[Place, int], path: Path, coun
             line = node.lc.key(key)[0] + 1 if key in (node.lc.data or ()) else lines[place]
             lines[(*place, key)] = line
             if not isinstance(key, str):
-                problem = Problem(f"{path}:{line}", f"the word {key!r} is not text", "", f"write it as '{key}'")
+                problem = Problem(f"{path}:{line}", f"the key {key!r} is not a string", "", f"write it as '{key}'")
                 raise RecipeError(problem)
             result[str(key)] = _plain(value, (*place, str(key)), lines, path, counter)
         return result

@@ -20,7 +20,7 @@ from typing import cast
 from convert import plugins, timings
 from convert.bundle import Artifact, Bundle
 from convert.errors import ConvertError, PlanError, Problem, RemoteError, StageError, raise_all
-from convert.events import Event, Listener, StepProgress
+from convert.events import Event, OnEvent, StepProgress
 from convert.execute import Task
 from convert.executors.base import Executor, Future
 from convert.files import STATE_FOLDER
@@ -31,12 +31,12 @@ from convert.publish import partial_folder, publish, publish_report, recover, re
 from convert.recipe import SOURCE
 
 LOCAL = "local"
-WAKE_SECONDS = 0.5  # between looks at what runs, where nothing is heard of it
+WAKE_SECONDS = 0.5  # between looks at what runs, where no event comes of it
 FULL = ("the disk is full", "free some space or name another disk with --out, then run again")
 DISK_ERRORS = {
     errno.ENOSPC: FULL,
     errno.EDQUOT: FULL,  # the user's share of it is
-    errno.EFBIG: ("the disk takes no file as large as this", "name another disk with --out"),  # FAT32: 4 GiB
+    errno.EFBIG: ("the file system takes no file as large as this", "name another disk with --out"),  # FAT32: 4 GiB
 }
 
 
@@ -66,7 +66,7 @@ class Result:
 
 
 def run(
-    planned: Plan, on_event: Listener = lambda event: None, *, jobs: int | None = 1, executor: str = LOCAL
+    planned: Plan, on_event: OnEvent = lambda event: None, *, jobs: int | None = 1, executor: str = LOCAL
 ) -> Result:
     """Build every step of the plan that is not up to date; `jobs` at a time, None: as many as fit the machine.
 
@@ -107,7 +107,7 @@ def _executor(name: str, jobs: int | None) -> Executor:
     return kind(jobs)
 
 
-def _replanned(planned: Plan, on_event: Listener) -> Plan:
+def _replanned(planned: Plan, on_event: OnEvent) -> Plan:
     """The plan of this moment; a checkpoint that is still on the hub is fetched first."""
     with StepProgress(SOURCE, on_event, planned.folder / "logs" / f"{SOURCE}.log") as progress:
         if planned.needs_download:
@@ -141,7 +141,7 @@ class _Run:
     """One run: what is done, what runs, what waits. Events of steps in other threads come through a queue."""
 
     planned: Plan
-    on_event: Listener
+    on_event: OnEvent
     executor: Executor
     bundles: dict[str, Bundle] = field(default_factory=dict)
     running: list[_Started] = field(default_factory=list)

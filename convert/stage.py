@@ -119,6 +119,6 @@ def checkpoint(name: str, inputs: Inputs) -> Bundle:
         raise InputError(name, got, "one", "name one in `from:`")
     ((stage, source),) = inputs.items()
     if other := sorted({a.format for a in source.of(Role.WEIGHTS)} - {"safetensors"}):
-        remedy = "take it `from:` source or a stage that makes one"
-        raise InputError(name, f"stage '{stage}' gives {', '.join(other)} weights", "a checkpoint", remedy)
+        remedy = "set `from:` to source, or to a stage that makes a checkpoint"
+        raise InputError(name, f"stage '{stage}' gives {', '.join(other)} weights", "a safetensors checkpoint", remedy)
     return source

@@ -55,7 +55,7 @@ def unsuitable(shape: Shape, group_size: int) -> str:
     if rows % PACKED_ROWS or columns % PACKED_ROWS:
         return f"is {rows} x {columns}, and both have to be multiples of {PACKED_ROWS}"
     if group_size > 0 and columns % group_size:
-        return f"has {columns} inputs, which groups of {group_size} do not divide"
+        return f"has {columns} input columns, which is not a multiple of group_size {group_size}"
     return ""
 
 

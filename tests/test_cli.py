@@ -231,7 +231,7 @@ def test_validate_takes_no_file_of_another_state_of_the_recipe(place: Path, fake
 
 def test_validate_where_nothing_is_built_is_one_error(place: Path) -> None:
     result = convert("validate", "r.yaml")
-    got = "r.yaml: nothing of it is built (not built yet), wanted outputs to validate; run it first: convert run"
+    got = "r.yaml: none of its outputs is built (not built yet), wanted outputs to validate; run it first: convert run"
     assert (result.exit_code, result.stderr) == (2, f"error: {got}\n")
     assert not (place / "out").exists()
 
@@ -264,9 +264,9 @@ def test_validate_judges_files_of_others(place: Path, fakes: Any) -> None:
     [
         ((), "give a recipe, or --candidate FILE and --reference DIR"),
         (("--candidate", "x"), "give a recipe, or --candidate FILE and --reference DIR"),
-        (("r.yaml", "--candidate", "x"), "a recipe or --candidate, not both"),
-        (("r.yaml", "--preset", "good"), "--preset goes with --candidate; a recipe says it itself"),
-        (("r.yaml", "--limit", "kl_mean=1"), "--limit goes with --candidate"),
+        (("r.yaml", "--candidate", "x"), "got a recipe and --candidate, wanted one of them"),
+        (("r.yaml", "--preset", "good"), "--preset is for --candidate; with a recipe, write it there"),
+        (("r.yaml", "--limit", "kl_mean=1"), "--limit is for --candidate"),
         (("--candidate", "x", "--reference", "y", "--limit", "kl_mean"), "wanted METRIC=NUMBER, as kl_mean=0.01"),
     ],
 )
@@ -279,7 +279,7 @@ def test_validate_usage(place: Path, words: tuple[str, ...], message: str) -> No
 def test_stages_and_schema(place: Path) -> None:
     listed = convert("stages").stdout
     assert "use: upper\n  The text in capitals." in listed
-    assert "suffix             default '!'" in listed
+    assert "suffix               default '!'" in listed
     assert json.loads(convert("schema").stdout)["title"] == "convert recipe"
     assert json.loads(convert("schema", "report").stdout)["title"] == "convert report, version 2"
 

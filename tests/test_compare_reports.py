@@ -276,7 +276,7 @@ def test_the_sample_is_what_the_published_schema_says(sample: Any, tmp_path: Pat
     [
         (lambda r: r.update(schema_version=1), "is a report of schema_version 1, wanted 2; measure again"),
         (lambda r: r.update(schema_version="2\x1b[31m"), "is a report of schema_version '2"),
-        (lambda r: r.pop("schema_version"), "says no schema_version"),
+        (lambda r: r.pop("schema_version"), "has no schema_version"),
         (lambda r: r.pop("outputs"), "'outputs': field required"),
         (lambda r: r["outputs"][3].update(metrics={"kl_mean": "low"}), "'outputs.3.metrics.kl_mean': input should"),
         (lambda r: r["outputs"][3].update(size_bytes=1.5), "'outputs.3.size_bytes': input should be a valid integer"),
@@ -301,7 +301,7 @@ def test_reports_of_another_shape_are_refused(sample: Any, tmp_path: Path, chang
     ("content", "message"),
     [
         (b"", "is not valid JSON"),
-        (b"[]", "says no schema_version"),
+        (b"[]", "has no schema_version"),
         (b"\xff\xfe", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
         (b'{"schema_version": 2}', "field required"),

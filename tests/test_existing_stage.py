@@ -17,7 +17,7 @@ import pytest
 
 from convert import load_recipe
 from convert.bundle import Bundle, Model, Role
-from convert.candidates import Judged, recipe_for, stage_names
+from convert.candidates import CandidateRequest, recipe_for, stage_names
 from convert.errors import RecipeError
 from convert.formats.existing_stage import STAGE as existing
 from convert.plan import plan
@@ -218,8 +218,8 @@ def test_a_gguf_file_that_was_cut_short_and_one_that_lies(tmp_path: Path) -> Non
 def test_a_projector_that_is_none(tmp_path: Path) -> None:
     file = gguf_file(tmp_path / "m.gguf")
     assert "wanted 'clip', as projectors are" in refused(file, file)
-    assert "is not there, wanted a projector" in refused(file, tmp_path / "none.gguf")
-    assert "beside m.onnx, which is no GGUF file" in refused(graph(tmp_path / "m.onnx"), file)
+    assert "does not exist, wanted a projector" in refused(file, tmp_path / "none.gguf")
+    assert "is the `projector` of m.onnx, which is not a GGUF file" in refused(graph(tmp_path / "m.onnx"), file)
     assert "leave `projector` out" in refused(tmp_path, file)
 
 
@@ -299,7 +299,10 @@ def test_a_folder_in_the_hubs_cache_is_links(tmp_path: Path) -> None:
 def test_a_checkpoint_without_its_tokenizer(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "f", {"quant_method": "gptq", "bits": 4})
     (folder / "tokenizer.json").unlink()
-    assert "lacks what belongs beside it, wanted config.json and the tokenizer's files" in refused(folder)
+    assert (
+        "has no tokenizer or config.json beside the weights, wanted config.json and the tokenizer's files"
+        in refused(folder)
+    )
 
 
 # ---- ONNX
@@ -362,12 +365,15 @@ def test_a_folder_of_genai_from_somebody_hostile(tmp_path: Path, config: Any, me
     [
         (lambda d: graph(d / "model.onnx", output="hidden"), "gives 'hidden', wanted a graph that gives logits"),
         (lambda d: graph(d / "model.onnx", inputs=("input_ids", "use_cache_branch")), "takes 'use_cache_branch'"),
-        (lambda d: graph(d / "model.onnx", inputs=("inputs_embeds",)), "takes embeddings, and beside it is no graph"),
+        (
+            lambda d: graph(d / "model.onnx", inputs=("inputs_embeds",)),
+            "takes embeddings, and there is no embed_tokens graph beside it",
+        ),
         (lambda d: graph(d / "model.onnx", data="../w"), "names a file outside its folder"),
         (lambda d: graph(d / "model.onnx", data="gone"), "names 'gone', which is not there"),
         (lambda d: graph(d / "model.onnx", data="config.json", length=10**9), "reads up to 1000000000"),
         (lambda d: graph(d / "model.onnx", data="config.json", length=-5), "at '-5', wanted a number of bytes"),
-        (lambda d: graph(d / "sub" / "model.onnx"), "lacks what belongs beside it"),
+        (lambda d: graph(d / "sub" / "model.onnx"), "has no tokenizer or config.json beside the weights"),
         (lambda d: graph(d / "other.onnx").parent, "wanted a graph called decoder_model_merged*.onnx or model*.onnx"),
     ],
 )
@@ -381,7 +387,7 @@ def test_graphs_that_nothing_runs(tmp_path: Path, make: Callable[[Path], Path], 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.gguf", b"not one", "a.gguf: is none that is known"),
+        ("a.gguf", b"not one", "a.gguf: is not a file of a known format"),
         ("a.bin", b"PK\x03\x04 whatever", "is a pickle"),
         ("a.gguf", b"", "is empty"),
         ("a.gguf", b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
@@ -394,12 +400,12 @@ def test_files_that_are_something_else(tmp_path: Path, name: str, content: bytes
 
 
 def test_folders_that_are_something_else(tmp_path: Path) -> None:
-    assert "holds nothing that is known, but no file" in refused(tmp_path)
+    assert "holds no model of a known format, only no file" in refused(tmp_path)
     gguf_file(tmp_path / "one.gguf")
     assert "holds GGUF files: 'one.gguf', wanted one of them" in refused(tmp_path)
     (tmp_path / "model.engine").write_bytes(b"")
     assert "holds TensorRT engines" in refused(tmp_path)
-    assert "is not there" in refused(tmp_path / "none")
+    assert "does not exist" in refused(tmp_path / "none")
     assert "neither a file nor a folder" in refused(Path("/dev/null"))
 
 
@@ -444,7 +450,7 @@ def test_somebodys_file_beside_ours_in_a_plan(tmp_path: Path) -> None:
 def test_a_broken_file_is_a_problem_of_the_plan(tmp_path: Path) -> None:
     tiny.tiny_qwen2(tmp_path / "tiny")
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    planned = plan(recipe_for(Judged([tmp_path / "m.gguf"], tmp_path / "tiny")), tmp_path / "out")
+    planned = plan(recipe_for(CandidateRequest([tmp_path / "m.gguf"], tmp_path / "tiny")), tmp_path / "out")
     (problem,) = map(str, planned.problems)
     assert problem.startswith(f"{tmp_path / 'm.gguf'}: ends inside its header")
 
@@ -452,7 +458,7 @@ def test_a_broken_file_is_a_problem_of_the_plan(tmp_path: Path) -> None:
 def test_candidates_make_a_recipe_of_their_own(tmp_path: Path) -> None:
     first, second = gguf_file(tmp_path / "Some Model.Q8_0.gguf"), checkpoint(tmp_path / "X-GPTQ", None)
     eyes = tmp_path / "eyes.gguf"
-    asked = Judged([first, second], tmp_path, eyes, [tmp_path / "t.txt"], None, 64, "good", {"kl_mean": 0.5})
+    asked = CandidateRequest([first, second], tmp_path, eyes, [tmp_path / "t.txt"], None, 64, "good", {"kl_mean": 0.5})
     recipe = recipe_for(asked)
     assert recipe.name == "Some-Model.Q8_0"
     assert list(recipe.stages) == ["source", "Some-Model.Q8_0", "X-GPTQ", "validate"]
@@ -461,7 +467,7 @@ def test_candidates_make_a_recipe_of_their_own(tmp_path: Path) -> None:
     assert by_name["X-GPTQ"].projector is None
     assert by_name["validate"].limits == {"*": {"preset": "good", "kl_mean": 0.5}}
     assert (by_name["validate"].tokens, by_name["validate"].text) == (64, [tmp_path / "t.txt"])
-    assert recipe_for(Judged([first], tmp_path, name="n")).name == "n"
+    assert recipe_for(CandidateRequest([first], tmp_path, name="n")).name == "n"
 
 
 def test_a_file_of_ours_judged_as_if_it_were_not(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
@@ -469,7 +475,9 @@ def test_a_file_of_ours_judged_as_if_it_were_not(tiny_text: dict[str, Bundle], t
     (tmp_path / "t.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
     theirs = tmp_path / "theirs.gguf"
     theirs.write_bytes(weights(tiny_text, "F32").path.read_bytes())
-    asked = Judged([theirs], folder(tiny_text), texts=[tmp_path / "t.txt"], tokens=64, limits={"kl_mean": 0.5})
+    asked = CandidateRequest(
+        [theirs], folder(tiny_text), texts=[tmp_path / "t.txt"], tokens=64, limits={"kl_mean": 0.5}
+    )
     result = run(plan(recipe_for(asked), tmp_path / "out"))
     assert result.report is not None
     (row,) = result.report["outputs"]
@@ -483,9 +491,9 @@ def test_a_file_of_ours_judged_as_if_it_were_not(tiny_text: dict[str, Bundle], t
 
 def test_what_is_wrong_on_the_command_line_is_said_of_it(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"command line: .*no metric 'kl_maen'; did you mean 'kl_mean'"):
-        recipe_for(Judged([tmp_path / "m"], tmp_path, limits={"kl_maen": 1}))
+        recipe_for(CandidateRequest([tmp_path / "m"], tmp_path, limits={"kl_maen": 1}))
     with pytest.raises(RecipeError, match="no preset 'best'"):
-        recipe_for(Judged([tmp_path / "m"], tmp_path, preset="best"))
+        recipe_for(CandidateRequest([tmp_path / "m"], tmp_path, preset="best"))
 
 
 def test_stages_of_candidates_have_names_that_folders_may_have() -> None:

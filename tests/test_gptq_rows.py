@@ -81,7 +81,7 @@ validate: {{text: tested.txt}}
 @pytest.mark.parametrize(
     ("calibration", "said"),
     [
-        ("tested.txt", ["stage 'four' calibrates on tested.txt, which it is tested on"]),
+        ("tested.txt", ["stage 'four' calibrates on tested.txt, which `validate` tests it on"]),
         (
             "half.txt",
             ["stage 'four' calibrates on half.txt, which holds 50% of the lines of tested.txt"],

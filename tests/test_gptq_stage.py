@@ -282,7 +282,7 @@ def test_fp8_is_the_checkpoint_in_eight_bits_and_comes_back_as_the_model(tmp_pat
     ("make", "words", "said"),
     [
         (tiny.tiny_qwen3_moe, {}, "Qwen3-MoE has experts, and only attention and MLP are quantized here"),
-        (tiny.tiny_llama, {"group_size": 128}, "groups of 128 do not divide"),
+        (tiny.tiny_llama, {"group_size": 128}, "not a multiple of group_size 128"),
         (tiny.tiny_llama, {"calibration": {"text": "absent.txt"}}, "no file absent.txt"),
         (tiny.tiny_llama, {"calibration": {"text": "text.txt", "length": 4096}}, "at most the model's 512"),
         (tiny.tiny_llama, {"calibration": {"screens": "clicks.jsonl"}}, "takes no images"),

@@ -33,7 +33,7 @@ def problems(folder: Path, onnx: str, tensorrt: str = "", validate: str = "") ->
         ("precision: q4", "4: precision: 'q4' is not one of fp32, fp16, bf16, int8, int4; did you mean int4?"),
         ("precision: [fp32, float16]", "did you mean fp16?"),
         ("keep_fp32: 3", "4: keep_fp32 is 3: input should be a valid list"),
-        ("precision: fp16, keep_fp32: lm_haed", "4: keep_fp32: 'lm_haed' is found in no weight's name; names are like"),
+        ("precision: fp16, keep_fp32: lm_haed", "4: keep_fp32: 'lm_haed' matches no weight's name; names are like"),
     ],
 )
 def test_options_of_onnx(tmp_path: Path, options: str, said: str) -> None:
@@ -48,8 +48,8 @@ def test_one_layer_to_keep_needs_no_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("profiles: [{name: a, sequence: 0}]", "5: sequence: 0 begins with nothing"),
-        ("profiles: [{name: a, sequence: 1, batch: 0}]", "5: batch: 0 begins with nothing"),
+        ("profiles: [{name: a, sequence: 0}]", "5: sequence: 0 starts at 0"),
+        ("profiles: [{name: a, sequence: 1, batch: 0}]", "5: batch: 0 starts at 0"),
         ("profiles: [{name: a, sequence: [5, 3, 1]}]", "5: sequence: [5, 3, 1] is no range"),
         ("workspace: 1000000", "5: workspace: '1000000' is no size, wanted a whole number and M or G"),
         ("compute_capabilities: sm_86", "wanted one of 7.5, 8.0, 8.6"),
@@ -61,24 +61,24 @@ def test_options_of_tensorrt(tmp_path: Path, options: str, said: str) -> None:
 
 
 def test_one_gpu_named_twice_is_one() -> None:
-    from convert.formats.tensorrt.stage import Options
+    from convert.formats.tensorrt.stage import TensorRTOptions
 
-    assert Options.model_validate({"compute_capabilities": ["8.6", 8.6]}).compute_capabilities == ["8.6"]
-    assert Options.model_validate({"compute_capabilities": 8.9}).compute_capabilities == ["8.9"]
+    assert TensorRTOptions.model_validate({"compute_capabilities": ["8.6", 8.6]}).compute_capabilities == ["8.6"]
+    assert TensorRTOptions.model_validate({"compute_capabilities": 8.9}).compute_capabilities == ["8.9"]
 
 
 def test_engines_for_more_than_the_model_was_made_for() -> None:
-    from convert.formats.tensorrt.choice import Wish, beyond
+    from convert.formats.tensorrt.choice import BuildSettings, profile_problems
     from convert.formats.tensorrt.profiles import Made, Profile
 
     asked = (Profile("long", {"sequence": (1, 2, 600), "past": (0, 1, 513)}), Profile("odd", {"patches": (4, 6, 8)}))
-    said = [str(problem) for problem in beyond(Wish(profiles=asked), Made(512, None, 4))]
+    said = [str(problem) for problem in profile_problems(BuildSettings(profiles=asked), Made(512, None, 4))]
     assert said == [
         "profiles: sequence of profile long goes to 600, wanted at most the model's 512 positions",
         "profiles: past of profile long goes to 513, wanted at most the model's 512 positions",
         "profiles: patches of profile odd are 6, wanted multiples of 4: so many make one image token",
     ]
-    assert not list(beyond(Wish(profiles=asked[:1]), Made(None)))
+    assert not list(profile_problems(BuildSettings(profiles=asked[:1]), Made(None)))
 
 
 @pytest.mark.parametrize(

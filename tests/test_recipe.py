@@ -9,6 +9,7 @@ import pytest
 
 from convert import RecipeError, load_recipe
 from convert.recipe import MAX_RECIPE_BYTES, json_schema
+from convert.suggest import suggest
 from tests import fake_stages
 
 # Each line holds the one before nine times: 300 bytes that would be 9 ** 7 values.
@@ -61,20 +62,33 @@ def test_all_problems_at_once_with_lines_and_suggestions(tmp_path: Path) -> None
     )
     text = "\n".join(found)
     assert "r.yaml:1: name is '../up'" in text
-    assert "r.yaml:2: unknown word 'modle'; did you mean 'model'?" in text
-    assert "r.yaml:5: unknown word 'hubb'; did you mean 'hub'?" in text
+    assert "r.yaml:2: unknown key 'modle'; did you mean 'model'?" in text
+    assert "r.yaml:5: unknown key 'hubb'; did you mean 'hub'?" in text
     assert "r.yaml:8: `use: uper` is not a stage; did you mean 'upper'?" in text
-    assert "r.yaml:11: unknown word 'tims'; did you mean 'times'?" in text
+    assert "r.yaml:11: unknown key 'tims'; did you mean 'times'?" in text
     assert "r.yaml:12: times is 'many': input should be a valid integer" in text
-    assert "r.yaml:13: stage 'b' takes `from: sauce`, which is not there; did you mean 'source'?" in text
+    assert "r.yaml:13: stage 'b' takes `from: sauce`, and there is no stage 'sauce'; did you mean 'source'?" in text
     assert "r.yaml:14: times is 77: input should be less than or equal to 9" in text
     assert len(found) == 8
+
+
+def test_a_key_that_is_misspelt_is_one_mistake(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, "name: d\nmodel: {paht: a}\n")
+    assert found.endswith("r.yaml:2: unknown key 'paht'; did you mean 'path'?")
+
+
+def test_of_many_names_a_message_shows_the_nearest_and_the_command_that_lists_all() -> None:
+    many = [f"Q{bits}_{kind}" for bits in range(2, 9) for kind in "01K"]
+    assert suggest("Q4_L", many) == "did you mean 'Q4_K'?"
+    assert suggest("Q4-tiny", many, "convert stages") == "the nearest: Q4_K, Q4_1, Q4_0; `convert stages` lists all"
+    assert suggest("banana", many, "convert stages") == "`convert stages` lists all"
+    assert suggest("tiny4", ["one", "two"], "convert stages") == "known: one, two"
 
 
 def test_a_cycle_is_drawn(tmp_path: Path) -> None:
     text = "name: d\nmodel: {path: a}\nstages:\n  a: {use: upper, from: b}\n  b: {use: upper, from: a}\n"
     (found,) = problems(tmp_path, text)
-    assert "the stages go round in a circle: " in found
+    assert "the stages form a cycle: " in found
     assert found.count("->") == 2
 
 
@@ -82,18 +96,18 @@ def test_a_cycle_is_drawn(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("name: [", "not valid YAML"),
-        ("name: d\nname: e\n", "r.yaml:2: not valid YAML"),
-        ("name: d\nmodel: {path: a}\n1: 2\n", "r.yaml:3: the word 1 is not text"),
-        ("", "the recipe is missing or empty, wanted a mapping"),
+        ("name: d\nname: e\n", "r.yaml:2: the key 'name' is there twice; keep one of them"),
+        ("name: d\nmodel: {path: a}\n1: 2\n", "r.yaml:3: the key 1 is not a string"),
+        ("", "r.yaml: is empty, wanted `name:` and `model:`; `convert init` writes one"),
         ("- a\n- b\n", "the recipe is a list, wanted a mapping"),
         ("name: d\n", "`model:` is missing or empty, wanted a mapping"),
         ("name: d\nmodel: {}\n", "'path' is missing; add `path:`"),
         ("name: d\nmodel: {path: a}\nstages: {validate: {use: upper}}\n", "cannot name a stage"),
         ("name: d\nmodel: {path: a}\nstages: {a: {suffix: b}}\n", "has no `use:`"),
         ("name: d\nmodel: {path: a}\nstages: {a: {use: upper, from: []}}\n", "wanted a stage's name or a list"),
-        ("name: d\nmodel: {path: a}\nstages: {a: {use: upper, from: validate}}\nvalidate:\n", "which is not there"),
-        ("name: d\nmodel: {path: a}\nstages: {use: upper}\n", "`use:` is a str, wanted a mapping"),
-        ("name: 12\nmodel: {path: a}\n", "r.yaml:1: name is 12, wanted text; write it as '12'"),
+        ("name: d\nmodel: {path: a}\nstages: {a: {use: upper, from: validate}}\nvalidate:\n", "which is the last step"),
+        ("name: d\nmodel: {path: a}\nstages: {use: upper}\n", "`use:` is a string, wanted a mapping"),
+        ("name: 12\nmodel: {path: a}\n", "r.yaml:1: name is 12, wanted a string; write it as '12'"),
         ("name: !!python/object/apply:os.system [id]\nmodel: {path: a}\n", "r.yaml:1: name is ['id']"),
         ("name: !x {a: 1}\nmodel: {path: a}\n", "r.yaml:1: name is {'a': 1}"),
         ("name: d\nmodel: {path: a}\nstages: {report.json: {use: upper}}\nvalidate:\n", "cannot name a stage"),

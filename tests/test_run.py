@@ -73,8 +73,8 @@ def test_the_manifest_names_every_file_with_its_hash(place: Path) -> None:
     assert artifact.sha256 == hashlib.sha256(b"HELLO?").hexdigest()
     assert artifact.size == 6
     source = Manifest.read(place / "out/demo/source")
-    assert list(source.ingredients["files"]) == ["model.txt"]
-    assert source.bundle.of(Role.WEIGHTS)[0].sha256 == source.ingredients["files"]["model.txt"]
+    assert list(source.key_inputs["files"]) == ["model.txt"]
+    assert source.bundle.of(Role.WEIGHTS)[0].sha256 == source.key_inputs["files"]["model.txt"]
 
 
 def test_a_changed_option_runs_what_depends_on_it(place: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_damaged_or_missing_output_is_made_again(place: Path) -> None:
     first = go(place)
     target = place / "out/demo/one/upper.txt"
     target.write_text("HELLO.")  # same size
-    assert reasons(place)["one"] == "upper.txt is not what was written"
+    assert reasons(place)["one"] == "upper.txt was changed after it was written"
     assert go(place).ran == ("one",)
     target.unlink()
     assert go(place).ran == ("one",)
@@ -166,7 +166,7 @@ def test_folders_of_stages_that_are_gone_are_pointed_out(place: Path) -> None:
     events: list[Event] = []
     planned = plan(load_recipe(place / "r.yaml"), place / "out")
     said = [
-        f"{place}/out/demo/{name}: made for a stage that the recipe does not have now; delete it if you need it no more"
+        f"{place}/out/demo/{name}: of a stage that is no longer in the recipe; delete it when you no longer need it"
         for name in ("one", "validate")
     ]
     assert list(planned.notes) == said
@@ -278,7 +278,7 @@ def test_ctrl_c_leaves_nothing_half_done(place: Path) -> None:
 
 
 def test_a_full_disk_is_one_message(place: Path, fakes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number, says in ((28, "the disk is full"), (27, "the disk takes no file as large as this")):
+    for number, says in ((28, "the disk is full"), (27, "the file system takes no file as large as this")):
 
         def full(*arguments: Any, number: int = number) -> Any:
             raise OSError(number, os.strerror(number))
@@ -303,7 +303,7 @@ def test_what_no_run_made_is_not_replaced(place: Path, kind: str) -> None:
         mine.write_text("years of work")
     else:
         mine.symlink_to(place / "elsewhere")
-    with pytest.raises(PlanError, match=r"out/demo/one: is there, and no run of ours made it.*another --out"):
+    with pytest.raises(PlanError, match=r"out/demo/one: exists, and no run of convert made it.*another --out"):
         go(place)
     assert mine.is_symlink() or (mine / "precious.txt" if kind == "folder" else mine).read_text() == "years of work"
     assert sorted(p.name for p in mine.parent.iterdir()) == ["one"]

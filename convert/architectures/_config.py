@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -116,7 +117,7 @@ class Config:
         if value is None:
             return default
         if value not in allowed:
-            self.complain(key, value, " or ".join(map(repr, allowed)), why)
+            self.complain(key, value, _one_of(allowed), why)
             return default
         return str(value)
 
@@ -150,7 +151,7 @@ class Config:
             return ()
         good = isinstance(value, list | tuple) and len(value) == count
         if not good or not all(isinstance(v, str) and v in allowed for v in value):
-            return self._bad(key, value, f"a list of {count}, each {' or '.join(map(repr, allowed))}", ())
+            return self._bad(key, value, f"a list of {count}, each {_one_of(allowed)}", ())
         return tuple(map(str, value))
 
     def require(self, key: str, wanted: object, why: str = "") -> None:
@@ -190,11 +191,16 @@ class Config:
         return stand_in
 
 
+def _one_of(words: Sequence[str]) -> str:
+    *first, last = map(repr, words)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def _json(value: object) -> str:
     """As config.json would say it."""
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else f"{value}"
+    return json.dumps(value) if value is None or isinstance(value, bool) else f"{value}"
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = _json(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -126,9 +126,10 @@ def _head_dim(config: Config, graph: Graph, hidden: int, heads: int) -> int:
     """The size of a head, which need not be hidden size / heads everywhere."""
     if not config.has("head_dim") and hidden % heads:
         config.complain(config.key("num_attention_heads"), heads, f"a divisor of hidden_size, {hidden}")
+        return 2 * max(1, hidden // heads // 2)  # even, so that nothing else is said of the same mistake
     head_dim = config.size("head_dim", max(1, hidden // heads))
     if graph.rotary and head_dim % 2:
-        config.complain("head_dim", head_dim, "an even number", "rotary positions turn pairs of values")
+        config.complain("head_dim", head_dim, "an even number", "RoPE rotates pairs of values")
     if graph.square and heads * head_dim != hidden:
         wanted = f"hidden_size / num_attention_heads, {hidden // heads}"
         config.complain("head_dim", head_dim, wanted, "llama.cpp has no other for this architecture")

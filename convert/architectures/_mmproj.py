@@ -98,6 +98,6 @@ def pixel_limits(images: Config, pixels_per_token: int) -> tuple[list[Field], li
         return fields, []
     note = (
         f"the source takes images of up to {most // pixels_per_token} tokens, llama.cpp shrinks them to "
-        f"{LLAMA_CPP_MAX_TOKENS}: run it with --image-max-tokens {most // pixels_per_token} for the source's view"
+        f"{LLAMA_CPP_MAX_TOKENS}: run it with --image-max-tokens {most // pixels_per_token} to match the source"
     )
     return fields, [note]

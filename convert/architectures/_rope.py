@@ -80,7 +80,9 @@ def _dimensions(config: Config, values: Config, head_dim: int, partial: float | 
     share = owner.number("partial_rotary_factor", partial or 1.0)
     dimensions = int(head_dim * share)
     if share != 1.0 and partial is None:
-        owner.complain("partial_rotary_factor", share, "1", "llama.cpp's graph of this architecture turns entire heads")
+        owner.complain(
+            "partial_rotary_factor", share, "1", "llama.cpp's graph of this architecture rotates whole heads"
+        )
     elif dimensions > head_dim or dimensions % 2 or not dimensions:
         owner.complain("partial_rotary_factor", share, f"an even part of a head of {head_dim} values")
     return dimensions

@@ -28,7 +28,7 @@ def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(sliding_window=4096)
     decoder = read_decoder(config, GRAPH)
-    config.require("rotary_pct", 1.0, "transformers turns entire heads whatever it says")
+    config.require("rotary_pct", 1.0, "transformers rotates whole heads whatever it says")
     fields = [
         *cohere_fields(decoder),
         *head_size_fields(decoder),

@@ -1,7 +1,7 @@
 """DeepSeek-V2 and V3, GLM-4.7-Flash: attention through latent vectors (MLA), experts one shared, after dense layers.
 
 llama.cpp's graph attends in the latent space: a token has one key and one value there, and what kv_b_proj would make of
-them is multiplied into the queries (k_b, turned) and taken from what comes out (v_b).
+them is multiplied into the queries (k_b, transposed) and taken from what comes out (v_b).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ERNIE 4.5, the dense ones: Llama's layers with neighbours turning together already, heads of their own size."""
+"""ERNIE 4.5 (dense): Llama's layers with neighbours turning together already, heads of their own size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def text(values: JsonObject) -> GraphSpec:
 
 FAMILY = Family(
     name="ernie4_5",
-    title="ERNIE 4.5, the dense ones",
+    title="ERNIE 4.5 (dense)",
     classes=("Ernie4_5ForCausalLM",),
     text=text,
 )

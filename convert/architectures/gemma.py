@@ -1,4 +1,4 @@
-"""Gemma, the first: norms that multiply by 1 + weight, a GELU gate, heads of their own size."""
+"""Gemma 1: norms that multiply by 1 + weight, a GELU gate, heads of their own size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def text(values: JsonObject) -> GraphSpec:
 
 FAMILY = Family(
     name="gemma",
-    title="Gemma, the first",
+    title="Gemma 1",
     classes=("GemmaForCausalLM",),
     text=text,
 )

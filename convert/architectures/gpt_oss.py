@@ -43,11 +43,11 @@ BLOCKS: tuple[TensorRule, ...] = (
     (f"{DOWN}_scales", DOWN_NAME, ("experts", "hidden", "ffn_blocks"), "scales"),
 )
 PLAIN: tuple[TensorRule, ...] = (  # as others publish them, made into 16 bits
-    (GATE_UP, GATE_UP_NAMES, ("experts", "hidden", IN_TURN), "turned"),
-    (DOWN, DOWN_NAME, ("experts", "expert_ffn", "hidden"), "turned"),
+    (GATE_UP, GATE_UP_NAMES, ("experts", "hidden", IN_TURN), "transpose"),
+    (DOWN, DOWN_NAME, ("experts", "expert_ffn", "hidden"), "transpose"),
 )
 ROWS = (*ENDS, *NORMS, *ATTENTION, *biases(ATTENTION), *ROUTER, *EXPERT_BIASES)
-TRANSFORMS = {**MXFP4_TRANSFORMS, "turned": TRANSPOSED}
+TRANSFORMS = {**MXFP4_TRANSFORMS, "transpose": TRANSPOSED}
 FIXED = {"attention_bias": True, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "tie_word_embeddings": False}
 ROUNDED = (
     "the source's YaRN does not round the range of frequencies it slides over, llama.cpp rounds it outwards: "

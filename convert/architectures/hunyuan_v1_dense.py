@@ -1,4 +1,4 @@
-"""Hunyuan, the dense ones: norms of queries and keys after they have turned, and positions stretched by alpha."""
+"""Hunyuan (dense): norms of queries and keys after RoPE, and positions stretched by alpha."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _stretched(config: Config) -> Config:
 
 FAMILY = Family(
     name="hunyuan_v1_dense",
-    title="Hunyuan, the dense ones",
+    title="Hunyuan (dense)",
     classes=("HunYuanDenseV1ForCausalLM",),
     text=text,
 )

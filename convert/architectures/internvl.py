@@ -71,7 +71,7 @@ ROWS: tuple[TensorRule, ...] = (
 )
 CLASS_NOTE = (
     "llama.cpp b11549 puts the class token behind the patches and gives each patch of an InternVL image the position "
-    "of the one before it: what it sees is not quite what the source sees"
+    "of the one before it: its image embeddings differ from the source's"
 )
 
 

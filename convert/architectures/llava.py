@@ -37,7 +37,7 @@ CLIP_DEFAULTS = {  # those that transformers gives a LLaVA's tower
 # first token for it
 CLASS_NOTE = (
     "llama.cpp b11549 gives every patch of a LLaVA image the position of the one before it, and the class token in "
-    "place of the first patch: what it sees is not quite what the source sees"
+    "place of the first patch: its image embeddings differ from the source's"
 )
 GELU_NOTES = (f"projector: {GELU_NOTE}", CLASS_NOTE)
 

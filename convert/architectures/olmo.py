@@ -1,4 +1,4 @@
-"""OLMo, the first: norms without weights."""
+"""OLMo 1: norms without weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def text(values: JsonObject) -> GraphSpec:
 
 FAMILY = Family(
     name="olmo",
-    title="OLMo, the first",
+    title="OLMo 1",
     classes=("OlmoForCausalLM",),
     text=text,
 )

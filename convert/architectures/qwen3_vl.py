@@ -72,7 +72,9 @@ def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:
         image_size=_side(config) * config.size("patch_size", 16, 1024),
         text_width=root.merged("text_config").size("hidden_size"),
         epsilon=qwen.EPSILON,
-        activation=config.word("hidden_act", "gelu_pytorch_tanh", ("gelu_pytorch_tanh",), "llama.cpp's other is quick"),
+        activation=config.word(
+            "hidden_act", "gelu_pytorch_tanh", ("gelu_pytorch_tanh",), "llama.cpp's other is QuickGELU"
+        ),
     )
     config.require("out_hidden_size", tower.text_width, "the text model's hidden_size")
     qwen.check_tower(config, tower)

@@ -18,9 +18,9 @@ EXPERTS: tuple[TensorRule, ...] = (
         f"{L}.mlp.experts.gate_up_proj",
         (f"{B}.ffn_gate_exps.weight", f"{B}.ffn_up_exps.weight"),
         ("experts", "hidden", "expert_ffn+expert_ffn"),
-        "turned",
+        "transpose",
     ),
-    (f"{L}.mlp.experts.down_proj", f"{B}.ffn_down_exps.weight", ("experts", "expert_ffn", "hidden"), "turned"),
+    (f"{L}.mlp.experts.down_proj", f"{B}.ffn_down_exps.weight", ("experts", "expert_ffn", "hidden"), "transpose"),
 )
 ROWS = (*ENDS, *NORMS, *ATTENTION, *QK_NORM, *ROUTER, *EXPERTS)
 ALL_LAYERS = "llama.cpp's qwen3vlmoe graph has experts in every layer"
@@ -38,7 +38,7 @@ def text(values: JsonObject) -> GraphSpec:
     config.require("mlp_only_layers", [], ALL_LAYERS)
     experts = read_experts(decoder)
     fields += expert_fields(decoder, experts)
-    return decoder_spec(with_experts(decoder, experts), ROWS, fields, {"turned": TRANSPOSED})
+    return decoder_spec(with_experts(decoder, experts), ROWS, fields, {"transpose": TRANSPOSED})
 
 
 FAMILY = Family(

@@ -35,9 +35,9 @@ def _check_positions(config: Config, layers: int) -> None:
     if not config.has("no_rope_layers"):
         config.require("no_rope_layer_interval", EVERY, "llama.cpp's smollm3 graph has no other")
         return
-    turned = config.sizes("no_rope_layers", most=1)
-    if turned != tuple(int((layer + 1) % EVERY > 0) for layer in range(layers)):
-        config.complain("no_rope_layers", list(turned), f"0 for every {EVERY}. layer and 1 for all others")
+    rotated = config.sizes("no_rope_layers", most=1)
+    if rotated != tuple(int((layer + 1) % EVERY > 0) for layer in range(layers)):
+        config.complain("no_rope_layers", list(rotated), f"0 for every {EVERY}. layer and 1 for all others")
 
 
 FAMILY = Family(

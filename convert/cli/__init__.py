@@ -17,7 +17,7 @@ import click
 from convert.cli import commands
 from convert.cli.common import EPILOG
 
-VERSION_HELP = "Tell the version and that of every runtime found, and exit."
+VERSION_HELP = "Show the version, and that of every runtime found, and exit."
 
 
 class Commands(click.Group):

@@ -39,7 +39,7 @@ class Jobs(click.ParamType):
             return None
         if isinstance(value, str) and value.isdigit() and int(value) > 0:
             return int(value)
-        self.fail(f"{value!r} is no number of steps, wanted 1, 2, … or auto", param, ctx)
+        self.fail(f"{value!r} is not a number of steps, wanted 1, 2, … or auto", param, ctx)
 
 
 jobs_option = click.option(
@@ -56,7 +56,9 @@ executor_option = click.option(
     "--executor", metavar="NAME", default="local", show_default=True, help="Where steps run."
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Everything the stages have to say.")
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="Also print what the stages note: types, tensors left out, details."
+)
 
 
 def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
@@ -100,18 +102,18 @@ def carry_out(
     executor: str = "local",
 ) -> int:
     """Plan and run, told as it goes on; the exit code."""
-    from convert.cli.console import listener
+    from convert.cli.console import event_printer
     from convert.events import StepProgress
     from convert.plan import plan, plan_again
     from convert.run import run
 
-    with listener(as_json=as_json, quiet=quiet, verbose=verbose) as listen:
-        with StepProgress("plan", listen) as progress:
+    with event_printer(as_json=as_json, quiet=quiet, verbose=verbose) as on_event:
+        with StepProgress("plan", on_event) as progress:
             if builds:
                 planned = plan(recipe, out, force=force, progress=progress)
             else:
                 planned = plan_again(recipe, out, progress=progress)
-        result = run(planned, listen, jobs=jobs, executor=executor)
+        result = run(planned, on_event, jobs=jobs, executor=executor)
     if as_json:
         say_json(_result_json(result))
     elif not quiet:

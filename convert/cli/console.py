@@ -19,7 +19,7 @@ from convert.table import size
 
 if TYPE_CHECKING:
     from convert.bundle import Artifact
-    from convert.events import Event, Listener
+    from convert.events import Event, OnEvent
     from convert.formats.facts import Facts
     from convert.inspection.checkpoint import CheckpointInspection
     from convert.inspection.preview import Preview, Reference
@@ -34,17 +34,17 @@ class ReaderGone(BaseException):
 
 
 @contextlib.contextmanager
-def listener(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Listener]:
+def event_printer(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[OnEvent]:
     """Something that shows a run's events: JSON lines, bars on a terminal, plain lines elsewhere, or nothing."""
     if as_json:
-        yield _heard(lambda event: click.echo(event_line(event)))
+        yield _until_closed(lambda event: click.echo(event_line(event)))
     elif quiet:
-        yield _heard(_warning)
+        yield _until_closed(_warning)
     elif sys.stdout.isatty():
-        with _bars(verbose) as listen:
-            yield listen
+        with _bars(verbose) as on_event:
+            yield on_event
     else:
-        yield _heard(_Plain(verbose))
+        yield _until_closed(_Plain(verbose))
 
 
 def event_line(event: Event) -> str:
@@ -52,16 +52,16 @@ def event_line(event: Event) -> str:
     return json.dumps({"event": event.kind, "step": event.step, **event.data}, ensure_ascii=False)
 
 
-def _heard(listen: Listener) -> Listener:
-    """`listen`, raising ReaderGone once nobody reads what it prints."""
+def _until_closed(on_event: OnEvent) -> OnEvent:
+    """`on_event`, raising ReaderGone once nobody reads what it prints."""
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         try:
-            listen(event)
+            on_event(event)
         except BrokenPipeError:
             raise ReaderGone from None
 
-    return tell
+    return emit
 
 
 def _warning(event: Event) -> None:
@@ -122,7 +122,7 @@ def _how_far(data: JsonObject, seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _bars(verbose: bool) -> Iterator[Listener]:
+def _bars(verbose: bool) -> Iterator[OnEvent]:
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -136,7 +136,7 @@ def _bars(verbose: bool) -> Iterator[Listener]:
             if step in bars:
                 progress.remove_task(bars.pop(step)[0])
 
-        def listen(event: Event) -> None:
+        def on_event(event: Event) -> None:
             if event.kind == "task":
                 clear(event.step)
                 what = escape(f"{event.step}: {event.data['what']}")
@@ -154,7 +154,7 @@ def _bars(verbose: bool) -> Iterator[Listener]:
             elif event.kind == "note" and verbose:
                 console.print(escape(f"{event.step}:   {event.data['text']}"))
 
-        yield listen
+        yield on_event
 
 
 def show_plan(planned: Plan, verbose: bool, types: bool = False) -> None:
@@ -231,7 +231,7 @@ def _total_time(planned: Plan) -> str:
     if not todo:
         return "takes no time: all is up to date"
     said = f"takes about {duration(sum(known))}, by earlier runs on this machine" if known else ""
-    none = f"no time is known of {', '.join(lacking)}: none has run on this machine yet" if lacking else ""
+    none = f"no time estimate for {', '.join(lacking)}: not run on this machine before" if lacking else ""
     return "; ".join(filter(None, (said, none)))
 
 
@@ -314,8 +314,9 @@ def show_stages() -> None:
         section = {SOURCE: "model:", VALIDATE: "validate:"}.get(name, f"use: {name}")
         click.echo(f"{section}\n  {stage.title}")
         for option, info in stage.Options.model_fields.items():
-            default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)!r}"
-            click.echo(f"    {option:<18} {default}" + (f"; {info.description}" if info.description else ""))
+            default = None if info.is_required() else info.get_default(call_default_factory=True)
+            shown = "required" if info.is_required() else "optional" if default is None else f"default {default!r}"
+            click.echo(f"    {option:<20} {shown}" + (f"; {info.description}" if info.description else ""))
         click.echo("")
 
 
@@ -325,10 +326,10 @@ def show_inspection(inspection: Facts | CheckpointInspection, verbose: bool) -> 
         click.echo(line)
 
 
-def show_preview(told: Iterable[Preview | Reference], verbose: bool) -> None:
+def show_preview(previews: Iterable[Preview | Reference], verbose: bool) -> None:
     """What each stage would make, as soon as it is known; a problem is spelled out once."""
     said: dict[tuple[str, ...], str] = {}
-    for word in told:
+    for word in previews:
         first = said.setdefault(word.problems, word.label)
         like = {"like": first} if word.problems and first != word.label else {}
         for line in word.lines(verbose=verbose, **like):

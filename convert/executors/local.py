@@ -17,7 +17,7 @@ from convert.needs import this_machine
 from convert.progress import Progress
 
 
-class Here(Future):
+class InThisProcess(Future):
     """A step that runs in this process as soon as its result is asked for."""
 
     def __init__(self, task: Task, folder: Path, progress: Progress) -> None:
@@ -30,7 +30,7 @@ class Here(Future):
         return execute(self._task, self._folder, self._progress)
 
 
-class Beside(Future):
+class InChildProcess(Future):
     """A step in a process of its own, and the thread here that listens to it."""
 
     def __init__(self, task: Task, folder: Path, progress: Progress, wake: Callable[[], None]) -> None:
@@ -91,7 +91,7 @@ class LocalExecutor(Executor):
     def __init__(self, jobs: int | None) -> None:
         super().__init__(jobs)
         self._machine = this_machine()
-        self._running: list[Beside] = []
+        self._running: list[InChildProcess] = []
 
     def has_room(self, task: Task) -> bool:
         self._running = [future for future in self._running if not future.done()]
@@ -101,8 +101,8 @@ class LocalExecutor(Executor):
 
     def submit(self, task: Task, folder: Path, progress: Progress, *, alone: bool, wake: Callable[[], None]) -> Future:
         if self.jobs == 1 or alone:
-            return Here(task, folder, progress)
-        future = Beside(task, folder, progress, wake)
+            return InThisProcess(task, folder, progress)
+        future = InChildProcess(task, folder, progress, wake)
         self._running.append(future)
         return future
 

@@ -34,9 +34,8 @@ def find(path: Path, projector: Path | None, formats: list[Format]) -> Found:
         if found := format_.recognize(path, projector):
             return found
     if projector is not None:
-        what = "a folder" if path.is_dir() else f"{path.name}, which is no GGUF file"
-        wanted = f"a projector beside {wanted_of(formats)}"
-        raise InputError(str(projector), f"is given beside {what}", wanted, "leave `projector` out")
+        what = "a folder" if path.is_dir() else f"{path.name}, which is not a GGUF file"
+        raise InputError(str(projector), f"is the `projector` of {what}", wanted_of(formats), "leave `projector` out")
     raise _unknown(path, wanted, formats)
 
 
@@ -47,7 +46,7 @@ def wanted_of(formats: list[Format]) -> str:
 
 def _check_file(path: Path, wanted: str) -> None:
     if not path.is_file():
-        got = "is neither a file nor a folder" if path.exists() else "is not there"
+        got = "is neither a file nor a folder" if path.exists() else "does not exist"
         raise InputError(str(path), got, wanted, "check the path")
     start = start_of(path)
     refuse_pointer(path, start)
@@ -59,7 +58,7 @@ def _check_file(path: Path, wanted: str) -> None:
 
 def _unknown(path: Path, wanted: str, formats: list[Format]) -> InputError:
     if not path.is_dir():
-        return InputError(str(path), "is none that is known", wanted)
+        return InputError(str(path), "is not a file of a known format", wanted)
     names = names_in(path)
     for format_ in formats:
         if format_.magic and (files := [name for name in names if _begins(path / name, format_.magic)]):
@@ -68,7 +67,7 @@ def _unknown(path: Path, wanted: str, formats: list[Format]) -> InputError:
     if CONFIG in names:
         got = "holds a checkpoint that is not quantized: config.json has no quantization_config"
         return InputError(str(path), got, wanted, "use it as a recipe's model instead")
-    return InputError(str(path), f"holds nothing that is known, but {listed(names) or 'no file'}", wanted)
+    return InputError(str(path), f"holds no model of a known format, only {listed(names) or 'no file'}", wanted)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -105,6 +104,11 @@ def with_companions(folder: Path, found: Found, words: str) -> Found:
     names = [a.path.name for files in roles.values() for a in files]
     if CONFIG not in names or not set(NEEDED) & set(names):
         remedy = "copy them from the model's folder"
-        raise InputError(str(folder), "lacks what belongs beside it", f"{CONFIG} and the tokenizer's files", remedy)
+        raise InputError(
+            str(folder),
+            "has no tokenizer or config.json beside the weights",
+            f"{CONFIG} and the tokenizer's files",
+            remedy,
+        )
     beside: dict[Role, tuple[Artifact, ...]] = {role: roles.get(role, ()) for role in BESIDE}
     return Found(found.weights, words, found.projector, beside)

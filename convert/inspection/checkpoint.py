@@ -1,6 +1,6 @@
 """What a checkpoint is, from its configs and headers alone: family, sizes, tokenizer, what is stored.
 
-Nothing here decides what a stage can make of it; that is `outlook`, which asks the stages themselves.
+Nothing here decides what a stage can make of it; that is `preview`, which asks the stages themselves.
 """
 
 from __future__ import annotations
@@ -158,11 +158,11 @@ def _listed(*parts: object) -> str:
 def _none(near: Nearest | None) -> str:
     """What is said of a checkpoint that no family serves: what one would have to add to the nearest."""
     if near is None:
-        return "none of ours"
+        return "not supported"
     taken = f"{near.kinds - len(near.unknown)} of {near.kinds} kinds of tensors"
     rest = f", all but {_first(near.unknown)}" if near.unknown else ""
-    besides = f"; it wants {_first(near.lacking)} besides" if near.lacking else ""
-    return f"none of ours; nearest is {near.family}, which takes {taken}{rest}{besides}"
+    besides = f"; it also needs {_first(near.lacking)} besides" if near.lacking else ""
+    return f"not supported; nearest is {near.family}, which takes {taken}{rest}{besides}"
 
 
 def _first(names: Sequence[str]) -> str:

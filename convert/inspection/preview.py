@@ -52,14 +52,14 @@ class Preview:
         """The preview as text; with `verbose` every problem and note. `like` is who has the same problems."""
         start = self.label
         if self.problems and like:
-            yield f"  {start:<12} cannot, as {like}"
+            yield f"  {start:<12} not possible, for the same reason as {like}"
             return
         for number, output in enumerate(self.outputs):
             bits = f"{output.bits_per_weight:9.2f} bits a weight" if output.bits_per_weight else ""
             yield f"  {'' if number else start:<12} {plain(output.name):<12} {size(output.size):>8}{bits}".rstrip()
         shown = self.problems if verbose else self.problems[:SHOWN]
         for number, problem in enumerate(shown):
-            yield f"  {'' if number else start:<12} cannot: {plain(problem)}"
+            yield f"  {'' if number else start:<12} not possible: {plain(problem)}"
         if len(shown) < len(self.problems):
             yield f"  {'':<12} and {len(self.problems) - len(shown)} more (-v shows them)"
         if verbose:
@@ -105,15 +105,15 @@ def preview(
         if quick and asked.slow:
             continue
         inputs = {asked.takes: made[asked.takes]} if asked.takes in made else {}
-        told, forecast = _ask(asked, inputs, about)
+        preview_, forecast = _ask(asked, inputs, about)
         if forecast is not None:
             made.setdefault(asked.stage, forecast)
-        yield told
+        yield preview_
 
 
-def preview_json(about: CheckpointInspection, told: Iterable[Preview | Reference]) -> JsonDict:
+def preview_json(about: CheckpointInspection, previews: Iterable[Preview | Reference]) -> JsonDict:
     """All of it as one JSON object."""
-    parts = list(told)
+    parts = list(previews)
     references = [asdict(part) for part in parts if isinstance(part, Reference)]
     return {
         **asdict(about),
@@ -147,7 +147,9 @@ def _ask(asked: Asked, inputs: Mapping[str, Bundle], about: CheckpointInspection
     """The stage's word, and its forecast where there is one."""
     stage = registry.load(asked.stage)
     if not inputs:
-        return Preview(asked.stage, asked.words, problems=(f"needs what {asked.takes} cannot make",)), None
+        return Preview(
+            asked.stage, asked.words, problems=(f"takes the output of {asked.takes}, which is not possible",)
+        ), None
     try:
         options = stage.Options.model_validate(asked.options)
         found = missing_packages(stage, asked.stage) or stage.check(options, inputs)

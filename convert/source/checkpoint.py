@@ -134,7 +134,7 @@ def read_config(folder: Path) -> JsonDict:
     """config.json of the checkpoint in `folder`. Raises InputError when there is no such folder, file or object."""
     if not folder.is_dir():
         got = "is a file" if folder.exists() else "does not exist"
-        raise InputError(str(folder), got, "the folder of a Hugging Face checkpoint")
+        raise InputError(str(folder), got, "the folder of a Hugging Face checkpoint", "check the path")
     if not (folder / CONFIG_NAME).is_symlink() and not (folder / CONFIG_NAME).exists():
         raise InputError(str(folder), "has no config.json", "the folder of a Hugging Face checkpoint")
     return read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES)
@@ -256,7 +256,7 @@ def _lazy(path: Path, mapped: MappedFile, entry: Entry) -> LazyTensor:
         raise InputError(
             f"{path}: tensor {shown(entry.name)}",
             f"is {entry.dtype}, not supported as source",
-            f"one of {', '.join(STORAGE)}",
+            "weights in F32, F16 or BF16",
             "use the model's 16-bit checkpoint",
         )
     load, release = partial(mapped.view, entry, storage), partial(mapped.release, entry)

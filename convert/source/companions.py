@@ -97,9 +97,11 @@ def _check_regular(path: Path, home: Path) -> None:
         target = path.resolve(strict=True)
         regular = stat.S_ISREG(target.stat().st_mode)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        raise InputError(str(path), f"a link that leads nowhere ({error})", "a file") from error
+        raise InputError(str(path), f"a link to a file that is not there ({error})", "a file") from error
     if not target.is_relative_to(home):
-        raise InputError(str(path), f"a link out of the model's folder, to {target}", f"a file inside {home}")
+        raise InputError(
+            str(path), f"a link that leads out of the model's folder, to {target}", f"a file inside {home}"
+        )
     if not regular:
         raise InputError(str(path), "not a regular file", "a file")
 
@@ -245,14 +247,16 @@ def read_json(path: Path, limit: int = CONFIG_BYTES) -> JsonDict:
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}", f"not JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; brackets without end
-        raise InputError(str(path), f"not JSON anyone means ({type(error).__name__})") from error
+        raise InputError(str(path), f"not usable JSON ({type(error).__name__})") from error
     if not isinstance(value, dict):
         raise InputError(str(path), f"a JSON {type(value).__name__}", "an object")
     if _half_a_pair(text):
-        try:  # half a surrogate pair is legal JSON and no text: nothing can write it down again
+        try:  # half of a surrogate pair is legal JSON and no text: nothing can write it down again
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise InputError(str(path), "a string with half a surrogate pair (\\ud800-\\udfff)", "Unicode") from error
+            raise InputError(
+                str(path), "a string with half of a surrogate pair (\\ud800-\\udfff)", "Unicode"
+            ) from error
     return value
 
 

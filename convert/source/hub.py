@@ -166,18 +166,18 @@ def _bar(hub: str, progress: Progress) -> type[tqdm]:
 
     lock = threading.Lock()
     bars: list[tqdm] = []  # one counts bytes from the network, one bytes on the disk; which of them moves depends
-    told = {"total": 0, "done": 0}
+    reported = {"total": 0, "done": 0}
 
-    def tell() -> None:
+    def report() -> None:
         with lock:
             total = max((int(bar.total or 0) for bar in bars), default=0)
             done = max((int(bar.n) for bar in bars), default=0)
-            if total > told["total"]:
+            if total > reported["total"]:
                 progress.start(f"downloading {hub}", total)
-                told.update(total=total, done=0)
-            if done > told["done"]:
-                progress.advance(done - told["done"])
-                told["done"] = done
+                reported.update(total=total, done=0)
+            if done > reported["done"]:
+                progress.advance(done - reported["done"])
+                reported["done"] = done
 
     class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: object, **kwargs: object) -> None:
@@ -188,7 +188,7 @@ def _bar(hub: str, progress: Progress) -> type[tqdm]:
 
         def update(self, n: float | None = 1) -> None:
             super().update(n)
-            tell()
+            report()
 
         def close(self) -> None:
             super().close()

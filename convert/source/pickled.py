@@ -1,4 +1,4 @@
-"""Legacy `pytorch_model.bin`: looked through without running a byte of it, then turned into safetensors.
+"""Legacy `pytorch_model.bin`: looked through without running a byte of it, then written as safetensors.
 
 A pickle is a program. It is read here by `torch.load(weights_only=True)` and by nothing else, and before that every
 name it would import is held against a short list; the first one that is not on it is named in the error.

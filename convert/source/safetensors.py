@@ -79,7 +79,7 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
     if raw[:1] != b"{":
-        raise InputError(str(path), "its header does not start with '{'", "a safetensors file", "is it one?")
+        raise InputError(str(path), "its header does not start with '{'", "a safetensors file", "download it again")
     table = parse_object(str(path), raw, unique=True)
     metadata = _metadata(path, table.pop(METADATA, None))
     base = 8 + length
@@ -126,7 +126,9 @@ def _entry(path: Path, name: str, value: object, base: int) -> Entry:
         raise InputError(where, "its name holds characters that cannot be printed", "a plain name")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise InputError(where, f"has the unknown dtype {shown(dtype)}", f"one of {', '.join(BITS)}")
+        raise InputError(
+            where, f"has the unknown dtype {shown(dtype)}", "a dtype of the safetensors format, such as BF16"
+        )
     if not _counts(shape) or len(shape) > MAX_RANK:
         raise InputError(where, f"has the shape {shown(shape)}", f"a list of at most {MAX_RANK} counts")
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -155,9 +157,13 @@ def _check_cover(path: Path, entries: Sequence[Entry], base: int, file_size: int
     for entry in entries:
         where = f"{path}: tensor {shown(entry.name)}"
         if entry.start < position:
-            raise InputError(where, f"its bytes overlap those of {shown(last)}", "one tensor a byte")
+            raise InputError(where, f"its bytes overlap those of {shown(last)}", "bytes of its own")
         if entry.start > position:
-            raise InputError(where, f"{entry.start - position} bytes before it belong to no tensor", "no holes")
+            raise InputError(
+                where,
+                f"{entry.start - position} bytes before it belong to no tensor",
+                "tensors that follow each other without a gap",
+            )
         if entry.stop > file_size:
             raise InputError(
                 where,

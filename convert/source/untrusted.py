@@ -13,6 +13,7 @@ from convert.json_types import JsonDict
 
 MAX_JSON_BYTES = 64 << 20  # the largest tokenizer.json of the field is about 40 MB
 LFS_POINTER = b"version https://git-lfs"
+LONGEST_PATH = 1024  # characters that a message shows
 HUB_REPO_PREFIX = "models--"
 
 
@@ -47,7 +48,7 @@ def inside(folder: Path, name: str, where: Path | None = None) -> Path:
     if not any(real.is_relative_to(root) for root in _roots(folder.resolve())):
         raise InputError(
             str(path),
-            f"is a link that leads out of its folder, to {shown(str(real))}",
+            f"is a link that leads out of its folder, to {shown(str(real), LONGEST_PATH)}",
             "a file in the folder",
             "put a copy of the file in its place if you trust it",
         )
@@ -90,7 +91,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
     if len(data) > limit:
-        raise InputError(str(path), f"is larger than {limit >> 20} MiB", "a file of the size such files have")
+        raise InputError(str(path), f"is larger than {limit >> 20} MiB", "a file of at most that size")
     return data
 
 
@@ -111,7 +112,7 @@ def parse_object(where: str, raw: bytes, *, unique: bool = False) -> JsonDict:
     except RecursionError:
         raise InputError(where, "is JSON nested too deeply") from None
     except ValueError as error:  # not UTF-8, not JSON, a key twice, or a number of thousands of digits
-        raise InputError(where, f"is not valid JSON ({shown(error, 160)[1:-1]})") from None
+        raise InputError(where, f"is not valid JSON ({shown(str(error), 160)[1:-1]})") from None
     if not isinstance(value, dict):
         raise InputError(where, f"holds a JSON {type(value).__name__}", "a JSON object")
     return value
@@ -132,5 +133,5 @@ def _unique(pairs: list[tuple[str, object]]) -> JsonDict:
     if len(result) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"{shown(twice)} stands in it twice")
+        raise ValueError(f"the key {shown(twice)} is there twice")
     return result

@@ -116,5 +116,11 @@ def _check_clicks(options: ValidateOptions) -> list[Problem]:
         return [Problem("validate", str(error))]
     missing = [task.image for task in tasks if not task.image.is_file()]
     if missing:
-        return [Problem(str(options.clicks), f"{len(missing)} images are not there, the first is {missing[0]}")]
-    return [] if tasks else [Problem(str(options.clicks), "there is no click in it")]
+        return [
+            Problem(
+                str(options.clicks),
+                f"{len(missing)} images do not exist, the first is {missing[0]}",
+                "every image beside the file",
+            )
+        ]
+    return [] if tasks else [Problem(str(options.clicks), "holds no click task")]

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from convert.errors import Problem
 from convert.formats.base import EVERYTHING, Output
 from convert.json_types import JsonDict, JsonObject
+from convert.suggest import SHOWN
 from validate import gates
 from validate.metrics import DEFINITIONS
 
@@ -84,5 +85,6 @@ def _unknown(what: str, name: str, known: set[str], also_on: Sequence[str]) -> P
     row, _, runtime = name.partition("@")
     if runtime and not also_on and gates.addresses(row, known):
         hint = f"add `also_on: {runtime}`"
-    wanted = f"one of {', '.join(sorted(known))}"
+    listed = sorted(known)
+    wanted = f"one of {', '.join(listed[:SHOWN])}" + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
     return Problem("validate", f"{what} for '{name}', which is no output of this recipe", wanted, hint)

@@ -18,7 +18,7 @@ def overlaps(calibrated: Iterable[Path], tested: Iterable[Path], digests: Mappin
     for path in tested:
         for other in known:
             if digests.get(path) == digests.get(other, ""):
-                yield f"calibrates on {other.name}, which it is tested on"
+                yield f"calibrates on {other.name}, which `validate` tests it on"
             elif (share := _share(other, path)) > WORTH_SAYING:
                 yield f"calibrates on {other.name}, which holds {share:.0%} of the lines of {path.name}"
 

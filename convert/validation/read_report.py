@@ -46,7 +46,7 @@ def _check_version(file: Path, value: object) -> None:
 
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version is None:
-        raise _no_report(file, "says no schema_version")
+        raise _no_report(file, "has no schema_version")
     if version != SCHEMA_VERSION:
         got = f"is a report of schema_version {shown(version, 20)}"
         raise PlanError(Problem(str(file), got, str(SCHEMA_VERSION), "measure again with convert validate"))

@@ -223,7 +223,7 @@ class ValidateStage(Stage[ValidateOptions]):
         if not rows:
             return [
                 *problems,
-                Problem("validate", "no stage makes an output to validate", " or ".join(registry.kinds())),
+                Problem("validate", "no stage makes an output to validate", f"one of {', '.join(registry.kinds())}"),
             ]
         demanded = options.require if isinstance(options.require, dict) else {}
         for what, names in (("limits", options.limits), ("require", demanded)):

@@ -26,16 +26,16 @@ def config_of(variant: str, folder: Path) -> dict[str, Any]:
     [
         ({"num_hidden_layers": 27}, "q_lora_rank is 40, wanted null; llama.cpp knows none with 27 layers"),
         ({"rope_scaling": YARN}, "mscale_all_dim is missing"),
-        ({"rope_scaling": {**YARN, "mscale_all_dim": 1.0}}, "mscale is None, wanted 1"),
+        ({"rope_scaling": {**YARN, "mscale_all_dim": 1.0}}, "mscale is null, wanted 1"),
         ({"rope_scaling": {**YARN, "mscale_all_dim": 1.0, "mscale": 0.707}}, "mscale is 0.707, wanted 1.0"),
-        ({"rope_interleave": False}, "rope_interleave is False, wanted true"),
+        ({"rope_interleave": False}, "rope_interleave is false, wanted true"),
         ({"scoring_func": "softmax"}, "scoring_func is 'softmax', wanted sigmoid"),
         ({"topk_method": "greedy"}, "topk_method is 'greedy', wanted 'noaux_tc'"),
         ({"num_key_value_heads": 2}, "num_key_value_heads is 2, wanted 4"),
         ({"first_k_dense_replace": 4}, "first_k_dense_replace is 4, wanted a whole number from 0 to 3"),
         ({"n_group": 5}, "n_group is 5, wanted a divisor of n_routed_experts, 12"),
         ({"n_group": 12}, "n_group is 12"),
-        ({"attention_bias": True}, "attention_bias is True, wanted false"),
+        ({"attention_bias": True}, "attention_bias is true, wanted false"),
     ],
 )
 def test_what_the_graph_cannot_do_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_every_place_of_a_joined_tensor_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"norm_topk_prob": False}, "norm_topk_prob is False, wanted true"),
+        ({"norm_topk_prob": False}, "norm_topk_prob is false, wanted true"),
         ({"decoder_sparse_step": 2}, "decoder_sparse_step is 2, wanted 1"),
         ({"mlp_only_layers": [0]}, "mlp_only_layers is [0]"),
         ({"num_experts_per_tok": 9}, "num_experts_per_tok is 9, wanted at most num_experts, 8"),

@@ -24,10 +24,10 @@ def config_of(name: str, folder: Path) -> dict[str, Any]:
     [
         ({"intermediate_size": 100}, "intermediate_size is 100, wanted a multiple of 32"),
         ({"swiglu_limit": 5.0}, "swiglu_limit is 5.0, wanted 7.0"),
-        ({"attention_bias": False}, "attention_bias is False, wanted true"),
+        ({"attention_bias": False}, "attention_bias is false, wanted true"),
         ({"layer_types": ["full_attention"]}, "layer_types is ['full_attention']"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings is True, wanted false"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is true, wanted false"),
     ],
 )
 def test_what_cannot_be_carried_or_computed_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.errors import ConvertError
-from convert.formats.gguf.conversion import Wish, prepare
+from convert.formats.gguf.conversion import ConversionSettings, prepare
 from convert.formats.gguf.stage import STAGE as stage
 from convert.formats.gguf.writer import write_files
 from convert.progress import Silent
@@ -167,7 +167,7 @@ def test_memory_is_a_few_chunks_whatever_the_models_size(tmp_path: Path) -> None
             tensors[f"model.layers.0.mlp.{name}_proj.weight"] = torch.full(shape, 0.25, dtype=torch.bfloat16)
 
     edit_weights(folder, grow)
-    text = prepare(source_inputs(folder)["source"], Wish(("F16", "Q8_0"))).text
+    text = prepare(source_inputs(folder)["source"], ConversionSettings(("F16", "Q8_0"))).text
     tracemalloc.start()
     written = sum(a.size for a in write_files(tmp_path, text, Silent()))
     peak = tracemalloc.get_traced_memory()[1]
@@ -342,13 +342,14 @@ def test_large_numbers_fit_the_types_that_hold_them(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"types": ["F15"]}, "did you mean F1"),
+        ({"types": ["IQ2_XS"]}, "'IQ2_XS' is a type of llama.cpp that is not made here; nearest in size is Q2_K"),
         ({"types": ["q8_0"]}, "did you mean Q8_0?"),
-        ({"types": ["banana"]}, "not one of F32, F16, BF16, Q8_0"),
+        ({"types": ["banana"]}, "is not a type that is written here; `convert stages` lists all"),
         ({"types": []}, "at least 1"),
-        ({"types": ["F16"], "mmproj": "Q4"}, "not one of F32"),
+        ({"types": ["F16"], "mmproj": "Q4"}, "wanted F32, F16, BF16, Q8_0 or false"),
         (
             {"types": ["F16"], "mmproj": True},
-            "^1 validation error(.|\n)*True is not one of F32, F16, BF16, Q8_0 or false",
+            "^1 validation error(.|\n)*True is not a type for a projector, wanted F32, F16, BF16, Q8_0 or false",
         ),
         ({"types": ["F16"], "name": "../x"}, "pattern"),
         ({"types": ["F16"], "typs": 1}, "Extra inputs"),
@@ -365,7 +366,8 @@ def test_it_takes_one_checkpoint(tmp_path: Path) -> None:
     options = stage.Options(types=["F16"])
     (found,) = stage.check(options, made)
     assert str(found) == (
-        "gguf: stage 'a' gives gguf weights, wanted a checkpoint; take it `from:` source or a stage that makes one"
+        "gguf: stage 'a' gives gguf weights, wanted a safetensors checkpoint; "
+        "set `from:` to source, or to a stage that makes a checkpoint"
     )
     (found,) = stage.check(options, inputs | made)
     assert str(found) == "gguf: takes from 2 stages: source, a, wanted one; name one in `from:`"

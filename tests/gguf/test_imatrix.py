@@ -281,7 +281,7 @@ def test_what_is_no_legacy_file_is_one_clear_error(tmp_path: Path, case: str) ->
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none.gguf", tmp_path):
-        with pytest.raises(InputError, match="cannot be read"):
+        with pytest.raises(InputError, match=r"does not exist|cannot be read"):
             read_imatrix(path)
 
 

@@ -127,7 +127,7 @@ def test_every_name_is_proven() -> None:
 
 
 def differing(tokenizer: dict[str, Any], folder: Path, cuts: Sequence[str] = ()) -> list[str]:
-    """The hard strings that llama.cpp encodes otherwise; `cuts` in place of the tokenizer's own pre-tokenizer."""
+    """The hard strings that llama.cpp encodes differently; `cuts` in place of the tokenizer's own pre-tokenizer."""
     from tokenizers import Tokenizer
 
     companions = companions_of(folder / "model", tokenizer_json=tokenizer, config_json={})
@@ -157,7 +157,7 @@ def test_llama_cpp_cuts_as_tokenizers_does(name: str, tmp_path: Path) -> None:
 
 
 def test_a_wrong_pre_tokenizer_is_seen(tmp_path: Path) -> None:
-    """The proof above can fail: GPT-2's merges under Qwen's name encode otherwise."""
+    """The proof above can fail: GPT-2's merges under Qwen's name encode differently."""
     tokenizer = train_byte_level(pipeline((None,)), HARD_STRINGS, 6000)
     companions = companions_of(tmp_path / "model", tokenizer_json=tokenizer, config_json={})
     size = len(companions.token_ids)

@@ -186,7 +186,8 @@ def test_inspect_does_not_take_any_file_for_safetensors(start: bytes, tmp_path: 
     path = tmp_path / "recipe.yaml"
     path.write_bytes(start)
     with pytest.raises(
-        InputError, match=r"recipe\.yaml: is none of them, wanted a \.safetensors, \.gguf or \.onnx file"
+        InputError,
+        match=r"recipe\.yaml: is not a file of a known format, wanted a \.safetensors, \.gguf or \.onnx file",
     ):
         inspect_file(path)
 

@@ -59,7 +59,7 @@ def test_a_wrong_pre_tokenizer_fails_the_step_or_is_a_warning(tmp_path: Path) ->
     with pytest.raises(StageError) as caught:
         prove(file, fields, source, "fail", Heard())
     message = str(caught.value)
-    assert "strings otherwise" in message
+    assert "strings differently" in message
     assert "where the checkpoint's own gives [" in message
     assert "`tokenizer_check: warn`" in message
     heard = Heard()
@@ -88,7 +88,7 @@ def test_every_part_of_a_sentencepiece_vocabulary_is_seen(tmp_path: Path, what: 
         for field in fields
     ]
     file = write_gguf(tmp_path / "broken.gguf", changed, len(by_key["tokens"].value))
-    with pytest.raises(StageError, match="strings otherwise"):
+    with pytest.raises(StageError, match="strings differently"):
         prove(file, changed, bundle_of(tmp_path / "m"), "fail", Heard())
 
 
@@ -139,7 +139,7 @@ def test_tokens_that_swallow_spaces_are_a_known_limit(tmp_path: Path) -> None:
     file, fields = written(tmp_path / "m", tokenizer)
     heard = Heard()
     prove(file, fields, bundle_of(tmp_path / "m"), "fail", heard)
-    assert any("spaces beside tokens that swallow them" in note for note in heard.notes)
+    assert any("spaces beside tokens that strip them (lstrip, rstrip)" in note for note in heard.notes)
 
 
 def test_a_space_before_the_text_alone_is_a_known_limit(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_the_nearest_is_named_with_a_string_that_shows_the_difference() -> None:
     assert found.differing > 0
     assert "".join(found.wanted) == "".join(found.got) == found.text
     assert found.wanted != found.got
-    assert f"the nearest is {found.name}, which cuts {found.differing} of" in str(found)
+    assert f"the nearest is {found.name}, which splits {found.differing} of" in str(found)
 
 
 def test_another_spelling_of_a_known_one_cuts_alike() -> None:

@@ -18,7 +18,7 @@ from tests.onnx.graphs import bound, ledger_of, traced
 
 
 def problems(folder: Path) -> str:
-    return "\n".join(map(str, export.check(source_inputs(folder)["source"], export.Wish(("fp32",)))))
+    return "\n".join(map(str, export.check(source_inputs(folder)["source"], export.ExportSettings(("fp32",)))))
 
 
 # ---- weights in the graph
@@ -138,7 +138,7 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "missing": (drop("model.layers.1.mlp.up_proj.weight"), "lacks model.layers.1.mlp.up_proj.weight"),
     "unknown": (
         lambda t: t | {"model.extra.weight": t["model.norm.weight"].clone()},
-        "no graph takes: model.extra.weight",
+        "unknown tensors: model.extra.weight",
     ),
     "misshapen": (
         lambda t: t | {"model.norm.weight": t["model.norm.weight"][:32]},
@@ -189,15 +189,15 @@ def test_a_stored_head_that_differs_from_the_embedding_it_is_tied_to(tmp_path: P
     edit_weights(folder, lambda t: t | {"lm_head.weight": t["model.embed_tokens.weight"].clone()})
     ledger = ledger_of(folder)
     assert not ledger.problems
-    bind.prove_twins(ledger)
+    bind.prove_tied(ledger)
     edit_weights(folder, lambda t: t | {"lm_head.weight": t["lm_head.weight"] + 1})
     with pytest.raises(InputError, match=r"ties \S+ to \S+, but their values differ"):
-        bind.prove_twins(ledger_of(folder))
+        bind.prove_tied(ledger_of(folder))
 
 
 def test_a_tensor_that_is_in_no_graph_is_an_error() -> None:
     folder, graph = traced()
     ledger = ledger_of(folder)
     bind.check_used(ledger, bind.used([graph]).__contains__)
-    with pytest.raises(ConvertError, match=r"has tensors no graph takes: model\.norm\.weight"):
+    with pytest.raises(ConvertError, match=r"has unknown tensors: model\.norm\.weight"):
         bind.check_used(ledger, (bind.used([graph]) - {"model.norm.weight"}).__contains__)

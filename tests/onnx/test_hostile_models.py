@@ -67,7 +67,7 @@ def test_sizes_beyond_memory_cost_none(changes: dict[str, Any], llama: Path, tmp
     ("change", "words"),
     [
         (lambda t: {k: v for k, v in t.items() if "mlp.up_proj" not in k}, "lacks model.layers.0.mlp.up_proj.weight"),
-        (lambda t: t | {"model.more.weight": t["model.norm.weight"].clone()}, "no graph takes: model.more.weight"),
+        (lambda t: t | {"model.more.weight": t["model.norm.weight"].clone()}, "unknown tensors: model.more.weight"),
         (lambda t: t | {"model.norm.weight": t["model.norm.weight"][:8].clone()}, "model.norm.weight [8]"),
     ],
 )

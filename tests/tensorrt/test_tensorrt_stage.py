@@ -300,7 +300,7 @@ def test_graphs_that_it_cannot_take(tmp_path: Path, kinds: list[str], asked: dic
 def test_the_first_usable_precision_is_taken(tmp_path: Path) -> None:
     kinds = ("onnx/int8", "onnx/fp16", "onnx/fp32")
     weights = [Artifact(kind, tmp_path / f"model_{kind[5:]}.onnx", 1) for kind in kinds]
-    chosen = choice.choose({"onnx": bundle_of(tmp_path, *weights)}, choice.Wish())
+    chosen = choice.choose({"onnx": bundle_of(tmp_path, *weights)}, choice.BuildSettings())
     assert (chosen.precision, chosen.main.path.name) == ("fp16", "model_fp16.onnx")
 
 

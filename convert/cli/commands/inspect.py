@@ -50,19 +50,19 @@ def command(what: Path, against: Path | None, quick: bool, as_json: bool, verbos
 
 
 def _inspect_checkpoint(what: Path, quick: bool, as_json: bool, verbose: bool) -> int:
-    """Lines as they are known: what has to be imported last is told last. A checkpoint that no plan takes is a 1."""
+    """Lines as they are known: what imports much is shown last. A checkpoint that no plan takes is a 1."""
     from convert.cli.console import show_inspection, show_preview
     from convert.inspection.checkpoint import inspect_checkpoint
     from convert.inspection.checkpoint_ref import options_for
     from convert.inspection.preview import preview, preview_json
 
     about, bundle = inspect_checkpoint(options_for(what))
-    told = preview(about, bundle, every=verbose, quick=quick)
+    previews = preview(about, bundle, every=verbose, quick=quick)
     if as_json:
-        say_json(preview_json(about, told))
+        say_json(preview_json(about, previews))
     else:
         show_inspection(about, verbose)
-        show_preview(told, verbose)
+        show_preview(previews, verbose)
         say_problems(about.problems, False, 1)
     return 1 if about.problems else 0
 

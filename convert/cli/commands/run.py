@@ -42,10 +42,12 @@ def command(
     verbose: bool,
 ) -> int:
     """Build what is out of date, validate every output, write the report."""
-    from convert.recipe import load_recipe, suggest
+    from convert.recipe import load_recipe
     from convert.run import executors
+    from convert.suggest import suggest
 
     if executor not in executors():
-        raise click.BadParameter(f"no executor is called so; {suggest(executor, executors())}", param_hint="--executor")
+        said = f"there is no executor '{executor}'; {suggest(executor, executors())}"
+        raise click.BadParameter(said, param_hint="--executor")
     words = {"as_json": as_json, "quiet": quiet, "verbose": verbose}
     return carry_out(load_recipe(recipe), out, force=force, jobs=jobs, executor=executor, **words)

@@ -10,7 +10,7 @@ import click
 from convert.cli.common import EPILOG, carry_out, json_option, out_option, quiet_option, reports_errors, verbose_option
 
 if TYPE_CHECKING:
-    from convert.candidates import Judged
+    from convert.candidates import CandidateRequest
 
 
 @click.command("validate", epilog=EPILOG)
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="A file or folder somebody else made, to judge instead of a recipe's outputs; as many as you like.",
+    help="A finished file or folder to validate in place of a recipe's outputs; repeatable.",
 )
 @click.option(
     "--reference", metavar="DIR", type=click.Path(path_type=Path), help="The checkpoint the candidates stand for."
@@ -33,12 +33,19 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Text or chats (.jsonl) to measure on; our own when left out.",
+    help="Text or chats (.jsonl) to measure on; a built-in set when left out.",
 )
-@click.option("--clicks", metavar="FILE", type=click.Path(path_type=Path), help="Clicks (.jsonl) to compare on.")
-@click.option("--tokens", type=int, help="How many tokens of the texts to use in all.")
-@click.option("--preset", metavar="NAME", help="What to expect: near-lossless, good or usable.")
-@click.option("--limit", "limits", multiple=True, metavar="METRIC=N", help="A limit of your own: kl_mean=0.01.")
+@click.option(
+    "--clicks",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Click tasks (.jsonl): image, instruction and target a line.",
+)
+@click.option("--tokens", type=int, help="Tokens to use of the texts in all.")
+@click.option("--preset", metavar="NAME", help="Limits that outputs are held to: near-lossless, good or usable.")
+@click.option(
+    "--limit", "limits", multiple=True, metavar="METRIC=N", help="A limit on one metric, as kl_mean=0.01; repeatable."
+)
 @click.option("--name", default="", help="Name of the folder below OUT; the first candidate's when left out.")
 @out_option
 @json_option
@@ -51,20 +58,20 @@ def command(recipe: Path | None, out: Path, as_json: bool, quiet: bool, verbose:
     from convert.recipe import load_recipe, with_validation
 
     if recipe is not None and asked["candidates"]:
-        raise click.UsageError("a recipe or --candidate, not both")
+        raise click.UsageError("got a recipe and --candidate, wanted one of them")
     if recipe is not None and (given := [word for word, value in asked.items() if value]):
         word = {"texts": "text", "limits": "limit"}.get(given[0], given[0])
-        raise click.UsageError(f"--{word} goes with --candidate; a recipe says it itself")
+        raise click.UsageError(f"--{word} is for --candidate; with a recipe, write it there")
     if recipe is not None:
         again = with_validation(load_recipe(recipe))
         return carry_out(again, out, as_json=as_json, quiet=quiet, verbose=verbose, builds=False)
     if not asked["candidates"] or asked["reference"] is None:
         raise click.UsageError("give a recipe, or --candidate FILE and --reference DIR")
-    return carry_out(recipe_for(_judged(asked)), out, as_json=as_json, quiet=quiet, verbose=verbose)
+    return carry_out(recipe_for(_request(asked)), out, as_json=as_json, quiet=quiet, verbose=verbose)
 
 
-def _judged(asked: dict[str, Any]) -> Judged:
-    from convert.candidates import Judged
+def _request(asked: dict[str, Any]) -> CandidateRequest:
+    from convert.candidates import CandidateRequest
 
     limits: dict[str, float] = {}
     for word in asked.pop("limits"):
@@ -73,4 +80,4 @@ def _judged(asked: dict[str, Any]) -> Judged:
             limits[name] = float(number)
         except ValueError:
             raise click.BadParameter(f"{word!r}, wanted METRIC=NUMBER, as kl_mean=0.01", param_hint="--limit") from None
-    return Judged(**asked, limits=limits)
+    return CandidateRequest(**asked, limits=limits)

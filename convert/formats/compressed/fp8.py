@@ -59,7 +59,7 @@ def _scale(tensor: FolderTensor, matrix: np.ndarray, dtype: str) -> np.ndarray:
     """float32 (1,): the matrix's largest value over E4M3's, as the stored type will give it back."""
     largest = float(np.abs(matrix).max(initial=0.0))
     if not np.isfinite(largest):
-        raise InputError(tensor.name, "holds numbers that are not finite", "finite ones", "is the checkpoint sound?")
+        raise InputError(tensor.name, "holds numbers that are not finite", "finite numbers", "is the checkpoint sound?")
     raw = as_stored(np.array([largest / fp8.LARGEST or 1.0], np.float32), dtype)
     scale = (raw.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else raw.astype(np.float32)
     return scale if scale[0] > 0 else np.array([np.finfo(np.float16).tiny], np.float32)

@@ -281,8 +281,8 @@ def _experts_one_by_one(model: PreTrainedModel) -> Iterator[None]:
         model.set_experts_implementation(before)
 
 
-def _linear_calls(torch: ModuleType, hear: Callable[[Tensor, Tensor], None]) -> TorchFunctionMode:
-    """A context in which `hear` gets (inputs, weight) of every torch.nn.functional.linear."""
+def _linear_calls(torch: ModuleType, on_call: Callable[[Tensor, Tensor], None]) -> TorchFunctionMode:
+    """A context in which `on_call` gets (inputs, weight) of every torch.nn.functional.linear."""
     from torch.overrides import TorchFunctionMode
 
     linear = torch.nn.functional.linear
@@ -296,7 +296,7 @@ def _linear_calls(torch: ModuleType, hear: Callable[[Tensor, Tensor], None]) -> 
             kwargs: Mapping[str, object] | None = None,
         ) -> object:
             if function is linear:
-                hear(args[0], args[1])
+                on_call(args[0], args[1])
             return function(*args, **(kwargs or {}))
 
     return Mode()

@@ -50,7 +50,7 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Wish:
+class ConversionSettings:
     """What a conversion is asked for."""
 
     types: tuple[str, ...]  # of the language model's files
@@ -70,8 +70,8 @@ class Wish:
         return bool(self.imatrix or self.awaited)
 
 
-def prepare(bundle: Bundle, wish: Wish) -> Conversion:
-    """The conversion of a source bundle into the files wished for.
+def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
+    """The conversion of a source bundle into the files asked for.
 
     Weights that are not there yet (they will be converted from pickles first) are taken to be what config.json
     promises. Raises ConvertError with every problem found.
@@ -79,28 +79,28 @@ def prepare(bundle: Bundle, wish: Wish) -> Conversion:
     companions = read_companions(bundle, tokenizer=False)
     family = architectures.find(companions.config)
     problems: list[Problem] = []
-    specs = _specs(problems, family, companions, wish)
+    specs = _specs(problems, family, companions, settings)
     if problems:
         raise PlanError(*dict.fromkeys(problems))
     if built(bundle):
-        skip_vision = wish.mmproj is False
+        skip_vision = settings.mmproj is False
         ledger = match_tensors(open_bundle(bundle).tensors, specs, family, skip_vision=skip_vision)
         problems += ledger.problems
         tensors = [spec_tensors(spec, [e for e in ledger.entries if e.spec == i]) for i, spec in enumerate(specs)]
     else:
         ledger, tensors = Ledger(), [forecast_tensors(spec) for spec in specs]
-    tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), wish.pre_tokenizer)
-    imatrix = _imatrix(problems, wish, tensors[0])
-    problems += _strays(wish.asked, tensors[0])
+    tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), settings.pre_tokenizer)
+    imatrix = _imatrix(problems, settings, tensors[0])
+    problems += _strays(settings.asked, tensors[0])
     if problems:
         raise PlanError(*problems)
-    about = _About(bundle.model, companions, wish)
+    about = _About(bundle.model, companions, settings)
     text = about.text(specs[0], tensors[0], imatrix, tokenizer.fields)
-    if problems := _lacking_weights(wish, text, imatrix):
+    if problems := _lacking_weights(settings, text, imatrix):
         raise PlanError(*problems)
     return Conversion(
         text,
-        about.projector(specs[1], tensors[1], str(wish.mmproj or "F16")) if len(specs) > 1 else None,
+        about.projector(specs[1], tensors[1], str(settings.mmproj or "F16")) if len(specs) > 1 else None,
         ledger.left_out,
         ledger.tied,
         (*(note for spec in specs for note in spec.notes), *companions.notes, *tokenizer.notes),
@@ -109,12 +109,14 @@ def prepare(bundle: Bundle, wish: Wish) -> Conversion:
     )
 
 
-def _specs(problems: list[Problem], family: Family, companions: Companions, wish: Wish) -> list[GraphSpec]:
+def _specs(
+    problems: list[Problem], family: Family, companions: Companions, settings: ConversionSettings
+) -> list[GraphSpec]:
     """What goes into the text file and, where one is made, into the projector's."""
     makers = [partial(family.text, companions.config)]
-    if family.vision and wish.mmproj is not False:
+    if family.vision and settings.mmproj is not False:
         makers.append(partial(family.vision, companions.config, companions.preprocessor))
-    elif wish.mmproj:
+    elif settings.mmproj:
         problems.append(Problem("mmproj", "the model has no vision tower", "no mmproj option"))
     specs = []
     for make in makers:
@@ -125,16 +127,18 @@ def _specs(problems: list[Problem], family: Family, companions: Companions, wish
     return specs
 
 
-def _imatrix(problems: list[Problem], wish: Wish, tensors: Sequence[StreamedTensor]) -> Imatrix | None:
-    """The importance matrix wished for, once it is seen to be one of these tensors."""
-    if wish.imatrix is None:
+def _imatrix(
+    problems: list[Problem], settings: ConversionSettings, tensors: Sequence[StreamedTensor]
+) -> Imatrix | None:
+    """The importance matrix asked for, once it is seen to be one of these tensors."""
+    if settings.imatrix is None:
         return None
     try:
-        imatrix = read_imatrix(wish.imatrix)
+        imatrix = read_imatrix(settings.imatrix)
     except ConvertError as error:
         problems += _problems(error)
         return None
-    problems += check_imatrix(imatrix, {t.name: t.shape for t in tensors}, wish.weights_key)
+    problems += check_imatrix(imatrix, {t.name: t.shape for t in tensors}, settings.weights_key)
     return imatrix
 
 
@@ -143,16 +147,16 @@ def _strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
     names = [t.name for t in tensors if not t.output.packed]
     strays = [p for p, _ in asked.overrides if not any(re.search(p, name) for name in names)]
     remedy = "names are like blk.0.ffn_down.weight; `convert plan --explain-types` without it lists them"
-    return [Problem("overrides", f"{pattern!r} is in no tensor's name", "", remedy) for pattern in strays]
+    return [Problem("overrides", f"{pattern!r} matches no tensor's name", "", remedy) for pattern in strays]
 
 
-def _lacking_weights(wish: Wish, text: Group, imatrix: Imatrix | None) -> list[Problem]:
+def _lacking_weights(settings: ConversionSettings, text: Group, imatrix: Imatrix | None) -> list[Problem]:
     """Tensors that are garbage without importance weights, and have none."""
-    if wish.awaited:
+    if settings.awaited:
         return []
     known = imatrix.entries if imatrix else {}
     problems = []
-    for kind, plans in zip(dict.fromkeys(wish.types), text.volumes, strict=True):
+    for kind, plans in zip(dict.fromkeys(settings.types), text.volumes, strict=True):
         infos = [info for plan in plans for info in plan.infos]
         if bare := [
             i.name for i in infos if i.name not in known and needs_imatrix(MIXES[kind], Tensor(i.name, i.shape), i.type)
@@ -168,12 +172,12 @@ class _About:
 
     model: Model
     companions: Companions
-    wish: Wish
+    settings: ConversionSettings
 
     @property
     def start(self) -> str:
         """What the file names start with."""
-        return self.wish.name or self.model.name
+        return self.settings.name or self.model.name
 
     def text(
         self,
@@ -182,16 +186,16 @@ class _About:
         imatrix: Imatrix | None,
         vocabulary: Sequence[Field],
     ) -> Group:
-        asked = replace(self.wish.asked, imatrix=self.wish.weighted)
+        asked = replace(self.settings.asked, imatrix=self.settings.weighted)
         volumes = []
-        for kind in dict.fromkeys(self.wish.types):
+        for kind in dict.fromkeys(self.settings.types):
             mix = MIXES[kind]
             infos = _infos(mix, spec, tensors, asked)
             weighted = any(info.type.values > 1 for info in infos)
             after = (*(self._imatrix_fields(imatrix) if weighted else ()), *vocabulary)
             fields = (self._general(tensors, "model") + list(spec.fields), after)
             plan = _plan(f"{self.start}-{kind}.gguf", mix, spec, fields, infos)
-            most = self.wish.max_shard
+            most = self.settings.max_shard
             volumes.append((plan,) if most is None else split_plans(plan, most))
         return Group(tuple(volumes), tuple(tensors), imatrix.weights if imatrix else None)
 
@@ -209,10 +213,12 @@ class _About:
 
     def _imatrix_fields(self, imatrix: Imatrix | None) -> Sequence[Field]:
         """What llama-quantize says about the matrix it used; without the folder, which says nothing to others."""
-        if not self.wish.weighted:
+        if not self.settings.weighted:
             return ()
-        file = self.wish.imatrix.name if self.wish.imatrix else self.wish.awaited
-        imatrix = imatrix or Imatrix({}, (self.wish.dataset,), chunk_count=1)  # the numbers' size is all that matters
+        file = self.settings.imatrix.name if self.settings.imatrix else self.settings.awaited
+        imatrix = imatrix or Imatrix(
+            {}, (self.settings.dataset,), chunk_count=1
+        )  # the numbers' size is all that matters
         return (
             Field.string("quantize.imatrix.file", file),
             *(Field.string("quantize.imatrix.dataset", dataset) for dataset in imatrix.datasets[:1]),

@@ -94,7 +94,7 @@ def _gguf_type(headers: list[GGUFHeader]) -> str:
 
 def _projector(path: Path) -> Artifact:
     if not path.is_file():
-        raise InputError(str(path), "is not there", "a projector in GGUF (mmproj)", "check the path")
+        raise InputError(str(path), "does not exist", "a projector in GGUF (mmproj)", "check the path")
     header = read_gguf_header(path)
     if _fields(header).get("general.architecture") != "clip":
         got = f"is of the architecture {shown(_fields(header).get('general.architecture'), 40)}"

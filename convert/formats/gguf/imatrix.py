@@ -202,6 +202,8 @@ def read_imatrix(path: Path) -> Imatrix:
             start = file.read(64)
         refuse_pointer(path, start)
         return _read_gguf(path) if start[: len(MAGIC)] == MAGIC else _read_legacy(path)
+    except FileNotFoundError:
+        raise InputError(str(path), "does not exist", "an imatrix", "paths are relative to the recipe") from None
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
 
@@ -256,9 +258,9 @@ def _entry(path: Path, name: str, values: np.ndarray, counts: np.ndarray) -> Ima
     if not values.size or not counts.size or values.size % counts.size:
         raise InputError(where, f"{values.size} sums for {counts.size} counts", "as many for each", REMEDY)
     if not (np.isfinite(values) & (values >= 0)).all():
-        raise InputError(where, "sums of squares that are negative or no numbers", "finite ones from 0", REMEDY)
+        raise InputError(where, "sums of squares that are negative or no numbers", "finite numbers from 0 on", REMEDY)
     if not (np.isfinite(counts) & (counts >= 0) & (counts < MAX_COUNT)).all():
-        raise InputError(where, "counts that are negative or no numbers", "finite ones from 0", REMEDY)
+        raise InputError(where, "counts that are negative or no numbers", "finite numbers from 0 on", REMEDY)
     whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)
     return ImatrixEntry(values.reshape(counts.size, -1).astype(np.float32), whole)
 

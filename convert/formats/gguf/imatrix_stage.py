@@ -31,7 +31,8 @@ class ImatrixOptions(Options):
     chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text to use, from its start")
     window: int = Field(512, ge=16, le=32768, description="tokens a window")
     parse_special: bool = Field(
-        default=False, description="take special tokens spelled out in the text for what they spell"
+        default=False,
+        description="read special tokens that the text spells out (<|im_start|>) as special tokens",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
 

@@ -29,9 +29,9 @@ class Nearest:
 
     def __str__(self) -> str:
         if not self.differing:
-            return f"the nearest is {self.name}, which cuts {self.total} test strings alike"
+            return f"the nearest is {self.name}, which splits {self.total} test strings alike"
         return (
-            f"the nearest is {self.name}, which cuts {self.differing} of {self.total} test strings otherwise: "
+            f"the nearest is {self.name}, which splits {self.differing} of {self.total} test strings differently: "
             f"{self.text!r} into {_parts(self.got)}, the tokenizer into {_parts(self.wanted)}"
         )
 

@@ -102,11 +102,13 @@ class Entry:
     cuts: tuple[str, ...] = ()  # the expressions llama.cpp cuts by, where they are not those of `steps`
 
 
-_CASED_NOTE = "llama.cpp knows the case of a-z alone, and cuts at combining marks: other scripts may encode otherwise"
-_CASELESS_NOTE = "llama.cpp does not cut where upper case follows lower: camelCase may encode otherwise"
-SPACE_NOTE = "llama.cpp cuts otherwise at spaces that are not ASCII"
+_CASED_NOTE = (
+    "llama.cpp knows the case of a-z alone, and splits at combining marks: other scripts may encode differently"
+)
+_CASELESS_NOTE = "llama.cpp does not split where upper case follows lower: camelCase may encode differently"
+SPACE_NOTE = "llama.cpp splits differently at spaces that are not ASCII"
 _DIGIT_NOTE = (
-    "llama.cpp does not cut a space from the digits after it; merges learned with this pipeline never join them"
+    "llama.cpp does not split a space from the digits after it; merges learned with this pipeline never join them"
 )
 
 TABLE: tuple[Entry, ...] = (

@@ -146,7 +146,7 @@ def odd_spaces(name: str) -> bool:
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """`name` goes into tokenizer.ggml.pre; `notes` say where llama.cpp is known to encode otherwise."""
+    """`name` goes into tokenizer.ggml.pre; `notes` say where llama.cpp is known to encode differently."""
 
     name: str
     notes: tuple[str, ...] = ()
@@ -167,8 +167,8 @@ def recognize(tokenizer_json: JsonObject, override: str | None = None, where: st
     if not alike:
         raise InputError(
             where,
-            f"the pre-tokenizer {_shown(pipeline)} is none that llama.cpp has a name for{_nearest(tokenizer_json)}",
-            remedy="name one knowingly with `pre_tokenizer: <name>`; where it cuts otherwise, `tokenizer_check: warn`",
+            f"llama.cpp has no name for the pre-tokenizer {_shown(pipeline)}{_nearest(tokenizer_json)}",
+            remedy="name one with `pre_tokenizer: <name>`; where it splits differently, add `tokenizer_check: warn`",
         )
     model = tokenizer_json.get("model")
     wanted = isinstance(model, Mapping) and model.get("ignore_merges") is True
@@ -199,7 +199,7 @@ def _normalizer_notes(normalizer: object, where: str, override: str | None) -> t
     notes = []
     for part in flat(normalizer, "normalizers", where):
         if part.get("type") == "NFC":
-            notes.append("llama.cpp does not apply the tokenizer's NFC: text in decomposed form encodes otherwise")
+            notes.append("llama.cpp does not apply the tokenizer's NFC: text in decomposed form encodes differently")
         elif override is not None:
             notes.append(f"llama.cpp does not apply the tokenizer's normalizer {part.get('type')}")
         else:

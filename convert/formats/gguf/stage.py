@@ -28,15 +28,20 @@ from convert.needs import MB, Needs
 from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
+from convert.suggest import suggest
 from quantize.encoders import ENCODERS
 from quantize.mixes import MIXES, Asked
 
 if TYPE_CHECKING:
-    from convert.formats.gguf.conversion import Conversion, Wish
+    from convert.formats.gguf.conversion import Conversion, ConversionSettings
 
 
 VOCABULARY_COPIES = 12  # of tokenizer.json: parsed by us and, in the proof, by two libraries
 PROJECTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
+
+
+NOT_MADE = {"IQ1": "Q2_K", "IQ2": "Q2_K", "IQ3": "Q3_K_S", "TQ1": "Q2_K", "TQ2": "Q2_K", "MXFP4": "Q4_0"}
+"""How types begin that llama.cpp has and we do not make -> the nearest in size that we make."""
 
 
 def _one_of(words: Sequence[str]) -> tuple[BeforeValidator, WithJsonSchema]:
@@ -46,10 +51,12 @@ def _one_of(words: Sequence[str]) -> tuple[BeforeValidator, WithJsonSchema]:
         if word in words:
             return word
         meant = str(word).upper().replace("-", "_")
+        if size := next((near for start, near in NOT_MADE.items() if meant.startswith(start)), ""):
+            raise ValueError(f"{word!r} is a type of llama.cpp that is not made here; nearest in size is {size}")
         usual = [f"{meant}_M"] if f"{meant}_M" in words else []  # as llama.cpp understands Q4_K
         close = usual or difflib.get_close_matches(meant, words, 1, 0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{word!r} is not one of {', '.join(words)}{hint}")
+        hint = f"did you mean {close[0]}?" if close else suggest(meant, words, "convert stages")
+        raise ValueError(f"{word!r} is not a type that is written here; {hint}")
 
     return BeforeValidator(check), WithJsonSchema({"enum": list(words), "type": "string"})
 
@@ -58,14 +65,14 @@ def _type_or_none(word: object) -> object:
     """A projector's type, or False or None; one message where a union's members would each have theirs."""
     if word is None or word is False or word in PROJECTOR_TYPES:
         return word
-    raise ValueError(f"{word!r} is not one of {', '.join(PROJECTOR_TYPES)} or false")
+    raise ValueError(f"{word!r} is not a type for a projector, wanted {', '.join(PROJECTOR_TYPES)} or false")
 
 
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
     return text
 
 
@@ -84,7 +91,8 @@ class Calibration(Options):
     chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text, from its start")
     window: int = Field(512, ge=16, le=32768, description="tokens a window")
     parse_special: bool = Field(
-        default=False, description="take special tokens spelled out in the text for what they spell"
+        default=False,
+        description="read special tokens that the text spells out (<|im_start|>) as special tokens",
     )
 
     @property
@@ -100,10 +108,10 @@ def _imatrix_kind(value: object) -> object:
     if isinstance(value, Mapping):
         known = Calibration.model_fields
         if "calibrate" not in value or value.keys() - known:
-            raise ValueError(f"{dict(value)} is no calibration, which has the words {', '.join(known)}")
+            raise ValueError(f"{dict(value)} is not a calibration, wanted the keys {', '.join(known)}")
     elif not (value is None or value is False or isinstance(value, str | Path | Calibration)):
         raise ValueError(
-            f"{value!r} is no imatrix: false, a file, or {{calibrate: text.txt, chunks: 128, window: 512}}"
+            f"{value!r} is not an imatrix, wanted false, a file, or {{calibrate: text.txt, chunks: 128, window: 512}}"
         )
     return value
 
@@ -133,7 +141,7 @@ ProjectorType = Annotated[
 class GGUFOptions(Options):
     """Which files to make."""
 
-    types: list[TextType] = Field(min_length=1, description="types of the language model's files: [F16, Q8_0]")
+    types: list[TextType] = Field(min_length=1, description=f"types of the language model's files: {', '.join(MIXES)}")
     mmproj: ProjectorType = Field(
         None, description="type of the projector's file, F16 when left out; false to make none"
     )
@@ -147,16 +155,16 @@ class GGUFOptions(Options):
         None, max_length=64, description="llama.cpp's name of the pre-tokenizer, where it is not recognized"
     )
     tokenizer_check: Literal["fail", "warn"] = Field(
-        "fail", description="what a tokenizer that llama.cpp encodes otherwise with does to the step"
+        "fail", description="what what to do where llama.cpp's token ids differ from the checkpoint's own tokenizer"
     )
     output_tensor: BlockType | None = Field(
-        None, description="type of output.weight, or of the embedding where the two are one"
+        None, description=f"type of output.weight, or of the embedding where the two are one: {', '.join(ENCODERS)}"
     )
     token_embedding: BlockType | None = Field(None, description="type of token_embd.weight")
     overrides: dict[Annotated[str, AfterValidator(_pattern)], BlockType] = Field(
-        {}, description="regular expression -> type of the tensors it is found in the names of; the first counts"
+        {}, description="regular expression -> type of the tensors whose names it matches; the first match counts"
     )
-    pure: bool = Field(False, description="every tensor in the type the file is called after, by no rule")
+    pure: bool = Field(False, description="every tensor in the type the file is named after, as llama-quantize --pure")
     imatrix: ImatrixOption = Field(
         None,
         description="importance weights: a file, or {calibrate: text.txt}; false for none, "
@@ -178,7 +186,7 @@ def _lacking_modules() -> list[Problem]:
 
 def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     """The conversion; worked out once for check, forecast, explain and run, unless a file changes in between."""
-    from convert.formats.gguf.conversion import Wish
+    from convert.formats.gguf.conversion import ConversionSettings
     from convert.formats.gguf.shard_names import size_in_bytes
 
     source = checkpoint("gguf", inputs)
@@ -186,7 +194,7 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     tensors = Asked(
         options.output_tensor or "", options.token_embedding or "", tuple(options.overrides.items()), options.pure
     )
-    wish = Wish(
+    settings = ConversionSettings(
         tuple(options.types),
         options.mmproj,
         options.name or "",
@@ -200,7 +208,7 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     )
     # A file's hash, which a plan need not know yet, does not change what is made of it; `_stamps` tells its changes.
     roles = tuple((role, tuple(replace(a, sha256="") for a in files)) for role, files in source.roles.items())
-    return _prepared(source.model, roles, _stamps(source, file), wish)
+    return _prepared(source.model, roles, _stamps(source, file), settings)
 
 
 def _imatrix_file(options: GGUFOptions, source: Bundle) -> tuple[Path | None, str]:
@@ -224,11 +232,14 @@ def _weights_key(source: Bundle) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    model: Model, roles: tuple[tuple[Role, tuple[Artifact, ...]], ...], stamps: tuple[object, ...], wish: Wish
+    model: Model,
+    roles: tuple[tuple[Role, tuple[Artifact, ...]], ...],
+    stamps: tuple[object, ...],
+    settings: ConversionSettings,
 ) -> Conversion:
     from convert.formats.gguf.conversion import prepare
 
-    return prepare(Bundle(model, dict(roles)), wish)
+    return prepare(Bundle(model, dict(roles)), settings)
 
 
 def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:

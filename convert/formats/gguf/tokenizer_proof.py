@@ -29,7 +29,7 @@ SHOWN_IDS = 24
 
 
 def prove_tokenizer(file: Path, fields: Sequence[Field], asked: Request | None, check: str, progress: Progress) -> None:
-    """Raise StageError where llama.cpp encodes otherwise with `file`; `check` is "fail", or "warn" for a warning.
+    """Raise StageError where llama.cpp encodes differently with `file`; `check` is "fail", or "warn" for a warning.
 
     `fields` are the file's metadata, `asked` what tokenizer_request.py makes of them. Where nothing can be compared, a
     warning says why. A comparison that found no difference is not made again between the same vocabularies by the same
@@ -99,7 +99,7 @@ def _difference(file: Path, result: Result) -> StageError:
         f"{quoted(text)}: {_ids(got)} where the checkpoint's own gives {_ids(wanted)}"
         for text, wanted, got in result.differences
     )
-    got = f"llama.cpp encodes {result.wrong} of {result.total} strings otherwise: {shown}"
+    got = f"llama.cpp encodes {result.wrong} of {result.total} strings differently: {shown}"
     return StageError(f"tokenizer of {file.name}", got, "the same ids", remedy)
 
 

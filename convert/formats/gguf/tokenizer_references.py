@@ -36,7 +36,7 @@ class Request:
     ties: bool = False  # a unigram: the same tokens in another order are as probable
     words: bool = False  # WordPiece
     folds: bool = False  # llama.cpp leaves one space of many, and none around a text
-    odd_spaces: bool = False  # llama.cpp cuts otherwise at spaces that are not ASCII
+    odd_spaces: bool = False  # llama.cpp splits differently at spaces that are not ASCII
     ends: bool = False  # compare what goes around a text too
 
 

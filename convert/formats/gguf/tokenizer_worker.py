@@ -30,13 +30,13 @@ SHOWN = 5  # differences that are told; the count is of all
 
 NORMALIZATION = "text that the tokenizer normalizes and llama.cpp does not"
 BY_NAME = "tokens that llama.cpp takes for an end of text by their name"
-STRIPPED = "spaces beside tokens that swallow them"
+STRIPPED = "spaces beside tokens that strip them (lstrip, rstrip)"
 PREFIX = "the space before a text, and after a special token in it"
 CUTS = "llama.cpp's spelling of the pre-tokenizer"
 LONG = "words of more than 100 characters"
 MARKS = "vowel signs that llama.cpp drops with the accents"
 COMPOSED = "decomposed text, which sentencepiece and the tokenizers library normalize each in its way"
-TIES = "transforms to cut a text that are of one probability"
+TIES = "ways to split a text that are equally probable"
 SIGN = "U+2581, which is how sentencepiece writes a space"
 FOLDED = "runs of spaces, and spaces around a text"
 SPACES = "spaces that are not ASCII"
@@ -210,7 +210,7 @@ def _around(reference: OfJson, candidate: LlamaVocabulary) -> list[tuple[str, li
     inside, wanted, got = reference.encode(text), reference.encode(text, around=True), candidate.encode(text, True)
     starts = [i for i in range(len(wanted)) if wanted[i : i + len(inside)] == inside]
     sayable = any(i <= 1 and len(wanted) - i - len(inside) <= 1 for i in starts)
-    return [(f"{text} (with what goes around it)", wanted, got)] if sayable and wanted != got else []
+    return [(f"{text} (with the special tokens before and after it)", wanted, got)] if sayable and wanted != got else []
 
 
 def answer(request: Request) -> Result:

@@ -39,14 +39,14 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
     for weights in bundle.of(Role.WEIGHTS):
         if weights.format in texts:
             projector = next((a for a in bundle.of(Role.PROJECTOR) if a.kind == weights.kind), None)
-            parts, seen = (parts_of(bundle.of(role), weights, PART) for role in (Role.WEIGHTS, Role.PROJECTOR))
+            parts, vision = (parts_of(bundle.of(role), weights, PART) for role in (Role.WEIGHTS, Role.PROJECTOR))
             shares = any(file.type == SHARED for file in parts)
             yield Output(
                 stage,
                 weights,
                 parts,
                 projector,
-                seen,
+                vision,
                 widened=weights.format == FORMAT.name and not weights.type.startswith("int"),
                 shares_checkpoint=shares,
                 text_only=texts[weights.format],

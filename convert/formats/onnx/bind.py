@@ -49,7 +49,7 @@ class Ledger:
 
     of: Mapping[str, Stored]  # parameter -> its tensor; parameters that are tied to one have the same
     left_out: Mapping[str, str] = field(default_factory=dict)  # tensor -> why no graph has it
-    twins: tuple[tuple[Stored, Stored], ...] = ()  # (left out because equal, kept): to be proven
+    tied: tuple[tuple[Stored, Stored], ...] = ()  # (left out because equal, kept): to be proven
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -81,10 +81,10 @@ def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: boo
     renamed, merged = _renamed(model, tensors, parameters)
     found = {name: tensors[own] for name, own in renamed.items() if name in parameters}
     left_out, unknown = _unused(model, renamed, parameters)
-    twins = []
+    pairs = []
     for name, keeper in tied.items():
         if name in found and keeper in found:
-            twins.append((found[name], found[keeper]))
+            pairs.append((found[name], found[keeper]))
             left_out[found[name].name] = f"tied to {found[keeper].name}"
         if keeper not in found and name in found:
             found[keeper] = found[name]
@@ -95,10 +95,10 @@ def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: boo
     problems = [
         *_merged({} if joins else merged),
         *([] if merged else _lacking(missing, "lacks", "download the model again")),
-        *_lacking(unknown, "has tensors no graph takes:", "config.json describes another model, or they are new"),
+        *_lacking(unknown, "has unknown tensors:", "config.json describes another model, or they are new"),
         *_misfits(found, parameters),
     ]
-    return Ledger(found, left_out, tuple(twins), tuple(problems))
+    return Ledger(found, left_out, tuple(pairs), tuple(problems))
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
@@ -189,9 +189,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def prove_twins(ledger: Ledger) -> None:
+def prove_tied(ledger: Ledger) -> None:
     """Raise InputError where a tensor that is left out because it is tied differs from the one that is kept."""
-    for left, kept in ledger.twins:
+    for left, kept in ledger.tied:
         if (left.dtype, left.shape) != (kept.dtype, kept.shape) or not _equal(left, kept):
             got = f"config.json ties {left.name} to {kept.name}, but their values differ"
             raise InputError(str(left.path), got, "equal tensors", "set tie_word_embeddings to false in config.json")
@@ -322,4 +322,4 @@ def check_used(ledger: Ledger, taken: Callable[[str], bool]) -> None:
     kept = {tensor for name, tensor in ledger.of.items() if taken(name)}
     lost = sorted({tensor.name for tensor in ledger.of.values() if tensor not in kept})
     if lost:
-        raise InputError("checkpoint", f"has tensors no graph takes: {_some(lost)}", "every tensor in a graph")
+        raise InputError("checkpoint", f"has unknown tensors: {_some(lost)}", "every tensor in a graph")

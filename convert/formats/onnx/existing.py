@@ -48,17 +48,17 @@ def _graph(path: Path, type_: str) -> Found:
     if "inputs_embeds" in main.inputs:
         embedder = sibling(path, "embed_tokens")
         if embedder is None:
-            got = "takes embeddings, and beside it is no graph that makes them of tokens"
+            got = "takes embeddings, and there is no embed_tokens graph beside it"
             raise InputError(
                 str(path), got, f"embed_tokens*.onnx beside a graph called {' or '.join(MAIN_STEMS)}*.onnx"
             )
         parts += [embedder, *read_graph(embedder).data]
-    eyes: list[Artifact] = []
+    projector: list[Artifact] = []
     if (vision := sibling(path, "vision_encoder")) is not None:
         own = (file for file in read_graph(vision).data if file not in parts)  # a file that both read counts once
-        eyes = [artifact(f"onnx/{kind}", vision), *(artifact(f"onnx-part/{kind}", file) for file in own)]
+        projector = [artifact(f"onnx/{kind}", vision), *(artifact(f"onnx-part/{kind}", file) for file in own)]
     weights = [artifact(f"onnx/{kind}", path), *(artifact(f"onnx-part/{kind}", file) for file in dict.fromkeys(parts))]
-    return Found(tuple(weights), "", tuple(eyes))
+    return Found(tuple(weights), "", tuple(projector))
 
 
 def _graphs(folder: Path, names: list[str]) -> Found:

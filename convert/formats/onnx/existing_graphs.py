@@ -59,7 +59,7 @@ def _load(path: Path) -> onnx.ModelProto:
         return onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors have no common class
         wanted = "a GGUF file or an ONNX graph"
-        raise InputError(str(path), f"is none that is known ({type(error).__name__})", wanted) from error
+        raise InputError(str(path), f"is not a file of a known format ({type(error).__name__})", wanted) from error
 
 
 def _data(path: Path, graph: onnx.GraphProto) -> tuple[Path, ...]:

@@ -36,7 +36,7 @@ PROJECTORS = ("vision_encoder",)  # graphs that turn an image into embeddings
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportSettings:
     """What to make. `keep` None leaves it to each precision which layers stay in float32."""
 
     precisions: tuple[str, ...]
@@ -108,7 +108,7 @@ def _skeleton(config: PretrainedConfig) -> nn.Module:
     return hollow(config, AutoModelForImageTextToText if has_vision else AutoModelForCausalLM)
 
 
-def check(source: Bundle, wish: Wish) -> list[Problem]:
+def check(source: Bundle, settings: ExportSettings) -> list[Problem]:
     """What keeps the model from being exported, by headers and configs."""
     try:
         return list(prepare(source).ledger.problems)
@@ -128,8 +128,8 @@ def misfits(source: Bundle) -> list[Problem]:
     return list(match_tensors(model, tensors, joins=True).problems)
 
 
-def export(source: Bundle, wish: Wish, out: Path, progress: Progress) -> Bundle:
-    """The files of `wish`, and copies of the companions, in `out`.
+def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progress) -> Bundle:
+    """The files of `settings`, and copies of the companions, in `out`.
 
     Raises ConvertError before a byte is written when the model does not fit.
     """
@@ -138,24 +138,25 @@ def export(source: Bundle, wish: Wish, out: Path, progress: Progress) -> Bundle:
     prepared = prepare(source)
     if prepared.ledger.problems:
         raise InputError(*_words(prepared.ledger.problems[0]))
-    bind.prove_twins(prepared.ledger)
+    bind.prove_tied(prepared.ledger)
     for name, why in prepared.ledger.left_out.items():
         progress.note(f"left out: {name}, {why}")
     for note in prepared.notes:
         progress.warn(note)
     traced = _traced(prepared, progress)
     bind.check_used(prepared.ledger, bind.used(traced.values()).__contains__)
-    sharing = [precision for precision in wish.precisions if wish.shares(precision, prepared.ledger)]
+    sharing = [precision for precision in settings.precisions if settings.shares(precision, prepared.ledger)]
     linked = write.share(source.of(Role.WEIGHTS), out, progress) if sharing else {}
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
-    for precision in wish.precisions:
+    for precision in settings.precisions:
         shared = {path: file.path.name for path, file in linked.items()} if precision in sharing else {}
         graphs = {
-            name: in_precision(model, prepared.ledger, precision, wish, bool(shared)) for name, model in traced.items()
+            name: in_precision(model, prepared.ledger, precision, settings, bool(shared))
+            for name, model in traced.items()
         }
         for model in graphs.values():
             _label(model, precision, source, progress.key)
-        written = _written(graphs, wish.suffix(precision), out, shared, progress)
+        written = _written(graphs, settings.suffix(precision), out, shared, progress)
         for role, artifact in _kinds(written, precision):
             made[role].append(artifact)
     made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in linked.values()]
@@ -177,7 +178,7 @@ def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
     return traced
 
 
-def in_precision(traced: ir.Model, ledger: Ledger, precision: str, wish: Wish, shared: bool) -> ir.Model:
+def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: ExportSettings, shared: bool) -> ir.Model:
     """A copy of the traced graph with its weights, in `precision`."""
     from convert.formats.onnx import bind, trace
 
@@ -185,16 +186,16 @@ def in_precision(traced: ir.Model, ledger: Ledger, precision: str, wish: Wish, s
     bind.bind(model, ledger, widen=precision == "fp32" and not shared)
     also = frozenset[str]()
     if precision != "fp32":
-        also = _change(model, precision, wish)
+        also = _change(model, precision, settings)
     trace.check_domains(model, also)
     return model
 
 
-def _change(model: ir.Model, precision: str, wish: Wish) -> frozenset[str]:
+def _change(model: ir.Model, precision: str, settings: ExportSettings) -> frozenset[str]:
     """Change the graph to `precision`; gives the domains of operators that it may then have."""
     import onnx_ir as ir
 
-    keep = [re.compile(pattern) for pattern in wish.keep] if wish.keep is not None else None
+    keep = [re.compile(pattern) for pattern in settings.keep] if settings.keep is not None else None
     if precision in HALVES:
         from convert.formats.onnx.half import to_half
 
@@ -206,7 +207,7 @@ def _change(model: ir.Model, precision: str, wish: Wish) -> frozenset[str]:
     else:
         from convert.formats.onnx.int4 import to_int4
 
-        to_int4(model, wish.block_size, wish.symmetric, keep)
+        to_int4(model, settings.block_size, settings.symmetric, keep)
         return frozenset({"com.microsoft"})
     return frozenset()
 

@@ -240,8 +240,8 @@ def _correct_config(path: Path, companions: Companions, progress: Progress) -> N
         raise StageError("onnx", got, f"{text.get('vocab_size')}, as in config.json")
     ends = list(companions.end_ids)
     wanted = {"context_length": (text.get("max_position_embeddings", model["context_length"]), "the source's")}
-    told = model.get("eos_token_id")
-    if ends and set(told if isinstance(told, list) else [told]) != set(ends):
+    stated = model.get("eos_token_id")
+    if ends and set(stated if isinstance(stated, list) else [stated]) != set(ends):
         wanted["eos_token_id"] = (ends, "the source's")
     if "vision_config" in companions.config:
         wanted["pad_token_id"] = _pad(model, companions, progress)
@@ -254,7 +254,7 @@ def _correct_config(path: Path, companions: Companions, progress: Progress) -> N
 
 
 def _pad(model: JsonDict, companions: Companions, progress: Progress) -> tuple[int | None, str]:
-    """What to pad a model that sees with, and why: of those onnxruntime-genai 0.18.0 masks every pad token of a prompt.
+    """What to pad a vision model with, and why: of those onnxruntime-genai 0.18.0 masks every pad token of a prompt.
 
     The model's own is often its end of text, which texts hold: logits after it would be another model's.
     """

@@ -63,12 +63,12 @@ def to_int4(model: ir.Model, block_size: int = 32, symmetric: bool = True, keep:
     words = KEEP if keep is None else keep
     layers, last = chosen(model, words), head(model)
     tables = chosen_lookups(model, words, layers)
-    sees = all(output.name != "logits" for output in model.graph.outputs)
+    is_vision = all(output.name != "logits" for output in model.graph.outputs)
     widen_small(model, None, [found.weight for found in (*linears(model), *lookups(model))])
     memo = Memo()
     weights: dict[tuple[ir.Value, int], list[ir.Value]] = {}
     for linear in (*layers, *tables):
-        fine = sees or linear.node is last or linear in tables
+        fine = is_vision or linear.node is last or linear in tables
         form = Form(linear, FINE_BITS if fine else BITS, block_size, symmetric)
         key = linear.weight, form.bits
         if key not in weights:

@@ -7,7 +7,7 @@ Weights are symmetric with one scale for each output, from -127 to 127: `weight 
 zero point is stored. These are the numbers of onnxruntime.quantization.quantize_dynamic(per_channel=True,
 weight_type=QInt8, reduce_range=False), here without a float32 model on disk or in memory.
 
-Tables of embeddings have one scale for each row; a head that is tied to one reads the same bytes, turned.
+Tables of embeddings have one scale for each row; a head that is tied to one reads the same bytes, transposed.
 
 Where that falls short: an activation has one scale for all its tokens, and what a down projection reads (PRODUCTS) is
 thousands of times larger in a few tokens than in the others, which are rounded to nothing. So there each token is

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.formats.onnx.bind import Stored
-from convert.formats.onnx.export import HALVES, PROJECTORS, Prepared, Wish, helper_files, inner_name, prepare
+from convert.formats.onnx.export import HALVES, PROJECTORS, ExportSettings, Prepared, helper_files, inner_name, prepare
 from convert.formats.onnx.write import INLINE_BYTES, Names
 from convert.source.checkpoint import SAFETENSORS
 from convert.source.companions import ROLES
@@ -21,32 +21,32 @@ EMBEDDING = "embed_tokens"  # the graph that looks tokens up, where there is one
 TABLE, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
-def forecast(source: Bundle, wish: Wish) -> Bundle:
+def forecast(source: Bundle, settings: ExportSettings) -> Bundle:
     """The bundle that `export` will return. Shared files are named where they lie now: they take no new bytes."""
     prepared = prepare(source)
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
-    for precision in wish.precisions:
-        for role, artifact in _files(prepared, precision, wish):
+    for precision in settings.precisions:
+        for role, artifact in _files(prepared, precision, settings):
             made[role].append(artifact)
-    if any(wish.shares(precision, prepared.ledger) for precision in wish.precisions):
+    if any(settings.shares(precision, prepared.ledger) for precision in settings.precisions):
         made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in source.of(Role.WEIGHTS)]
         made[Role.WEIGHTS] += _indexes(source)
     roles = {str(role): tuple(files) for role, files in made.items()}
     return source.with_(imatrix=(), report=(), **(roles | _companions(source, prepared)))
 
 
-def _files(prepared: Prepared, precision: str, wish: Wish) -> Iterator[tuple[Role, Artifact]]:
+def _files(prepared: Prepared, precision: str, settings: ExportSettings) -> Iterator[tuple[Role, Artifact]]:
     for number, (part, parameters) in enumerate(prepared.parts.items()):
-        names = Names(part, wish.suffix(precision))
+        names = Names(part, settings.suffix(precision))
         tensors = dict.fromkeys(prepared.ledger.of[name] for name in _own(prepared, part, parameters))
         role = Role.PROJECTOR if part in PROJECTORS else Role.WEIGHTS
         kind = "onnx" if number == 0 or role is Role.PROJECTOR else "onnx-part"
         layers = len({name.split(".layers.")[-1].split(".")[0] for name in parameters})
         graph = NODES * NODE_BYTES * layers + TENSOR_BYTES * len(tensors)
         yield role, Artifact(f"{kind}/{precision}", Path(names.graph), graph)
-        if wish.shares(precision, prepared.ledger):
+        if settings.shares(precision, prepared.ledger):
             continue
-        sizes = [_bytes(tensor, precision, wish, part in PROJECTORS) for tensor in tensors]
+        sizes = [_bytes(tensor, precision, settings, part in PROJECTORS) for tensor in tensors]
         if data := sum(size for size in sizes if size >= INLINE_BYTES):
             yield role, Artifact(f"onnx-part/{precision}", Path(names.data), data)
 
@@ -57,7 +57,7 @@ def _own(prepared: Prepared, part: str, parameters: Sequence[str]) -> list[str]:
     return [name for name in parameters if not (apart and name.endswith(TABLE))]
 
 
-def _bytes(tensor: Stored, precision: str, wish: Wish, fine: bool) -> int:
+def _bytes(tensor: Stored, precision: str, settings: ExportSettings, fine: bool) -> int:
     """Bytes of a weight in a precision's own file; `fine` ones have eight bits in int4, as tables and heads have."""
     from convert.formats.onnx.int4 import BITS, FINE_BITS
 
@@ -68,23 +68,23 @@ def _bytes(tensor: Stored, precision: str, wish: Wish, fine: bool) -> int:
         return kept
     if precision in HALVES:
         return count * 2
-    if _kept(tensor.name, precision, wish):
+    if _kept(tensor.name, precision, settings):
         return kept
     if precision == "int8":
         return count + tensor.shape[0] * 4
     bits, outputs = FINE_BITS if fine or tensor.name.endswith((TABLE, HEAD)) else BITS, tensor.shape[0]
-    blocks = -(-(count // outputs) // wish.block_size)
-    zeros = 0 if wish.symmetric else -(-blocks * bits // 8)
-    return outputs * (blocks * (wish.block_size * bits // 8 + 4) + zeros)
+    blocks = -(-(count // outputs) // settings.block_size)
+    zeros = 0 if settings.symmetric else -(-blocks * bits // 8)
+    return outputs * (blocks * (settings.block_size * bits // 8 + 4) + zeros)
 
 
-def _kept(name: str, precision: str, wish: Wish) -> bool:
+def _kept(name: str, precision: str, settings: ExportSettings) -> bool:
     import re
 
     from convert.formats.onnx import int4, int8
 
     default = {"int8": int8.KEEP, "int4": int4.KEEP}[precision]
-    patterns = default if wish.keep is None else [re.compile(pattern) for pattern in wish.keep]
+    patterns = default if settings.keep is None else [re.compile(pattern) for pattern in settings.keep]
     return any(pattern.search(name) for pattern in patterns)
 
 

@@ -23,7 +23,7 @@ from convert.stage import Inputs, Stage, checkpoint, only
 from validate import memory
 
 if TYPE_CHECKING:
-    from convert.formats.onnx.export import Wish
+    from convert.formats.onnx.export import ExportSettings
 
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
@@ -59,7 +59,7 @@ def _pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
     return text
 
 
@@ -111,7 +111,9 @@ def _int4_only(options: ONNXOptions) -> list[Problem]:
     if "int4" in options.precisions:
         return []
     return [
-        Problem(name, "says how int4 is made, and no int4 is asked for", "", "leave it out, or add int4 to `precision`")
+        Problem(
+            name, "is an option of int4, and `precision` has no int4", "", "leave it out, or add int4 to `precision`"
+        )
         for name in ("block_size", "symmetric")
         if name in options.model_fields_set
     ]
@@ -125,16 +127,16 @@ def _keeps_nothing(options: ONNXOptions, source: Bundle) -> list[Problem]:
     names = [*prepared.ledger.of, *(name for part in prepared.parts.values() for name in part)]
     remedy = f"names are like {names[0]}" if names else ""
     return [
-        Problem("keep_fp32", f"{pattern!r} is found in no weight's name", "", remedy)
+        Problem("keep_fp32", f"{pattern!r} matches no weight's name", "", remedy)
         for pattern in options.keep_fp32 or ()
         if not any(re.search(pattern, name) for name in names)
     ]
 
 
-def _wish(options: ONNXOptions) -> Wish:
-    from convert.formats.onnx.export import Wish
+def _settings(options: ONNXOptions) -> ExportSettings:
+    from convert.formats.onnx.export import ExportSettings
 
-    return Wish(
+    return ExportSettings(
         options.precisions, options.weights == "shared", options.keep_fp32, options.block_size, options.symmetric
     )
 
@@ -166,7 +168,7 @@ class ONNXStage(Stage[ONNXOptions]):
             return genai.check(options, source)
         from convert.formats.onnx import export
 
-        return _int4_only(options) or export.check(source, _wish(options)) or _keeps_nothing(options, source)
+        return _int4_only(options) or export.check(source, _settings(options)) or _keeps_nothing(options, source)
 
     def forecast(self, options: ONNXOptions, inputs: Inputs) -> Bundle:
         """The bundle that `run` will return, with sizes that are close."""
@@ -177,7 +179,7 @@ class ONNXStage(Stage[ONNXOptions]):
             return genai.forecast(options, source)
         from convert.formats.onnx import sizes
 
-        return sizes.forecast(source, _wish(options))
+        return sizes.forecast(source, _settings(options))
 
     def notes(self, options: ONNXOptions) -> list[str]:
         """What a user should know of the files before they are made."""
@@ -229,7 +231,7 @@ class ONNXStage(Stage[ONNXOptions]):
             return genai.run(options, source, out, progress)
         from convert.formats.onnx import export
 
-        return export.export(source, _wish(options), out, progress)
+        return export.export(source, _settings(options), out, progress)
 
 
 STAGE = ONNXStage()

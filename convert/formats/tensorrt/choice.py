@@ -29,7 +29,7 @@ MERGED = 2  # patches of a side that make one image token, likewise
 
 
 @dataclass(frozen=True)
-class Wish:
+class BuildSettings:
     """What was asked for."""
 
     precision: str | None = None
@@ -71,40 +71,40 @@ class Graphs:
 # ---- before anything runs
 
 
-def check(inputs: Mapping[str, Bundle], wish: Wish) -> list[Problem]:
+def check(inputs: Mapping[str, Bundle], settings: BuildSettings) -> list[Problem]:
     """Every problem there is: of this machine, of the options, of the graphs."""
     flavour = flavours.find()
     if flavour is None:
         got = f"needs TensorRT: of {' and '.join(flavours.MODULES)} none can be imported"
         return [Problem("tensorrt", got, "", flavours.INSTALL)]
-    problems = [*_option_problems(flavour, wish)]
+    problems = [*_option_problems(flavour, settings)]
     try:
-        graphs = choose(inputs, wish)
-        problems += _graph_problems(bundle_of(inputs), graphs, wish)
+        graphs = choose(inputs, settings)
+        problems += _graph_problems(bundle_of(inputs), graphs, settings)
     except InputError as error:
         problems.append(error.problem)
     return problems
 
 
-def _option_problems(flavour: Flavour, wish: Wish) -> Iterator[Problem]:
+def _option_problems(flavour: Flavour, settings: BuildSettings) -> Iterator[Problem]:
     """Options that this TensorRT has not: passed over, they would be missed on the machine that runs the engine."""
     name = f"{flavour.name} {flavour.version}"
     if flavour.is_rtx:
-        for one, near in flavours.unknown_capabilities(flavour, wish.capabilities).items():
+        for one, near in flavours.unknown_capabilities(flavour, settings.capabilities).items():
             hint = f"did you mean {near}?" if near else ""
             got = f"{name} builds nothing for {one!r}"
             yield Problem("compute_capabilities", got, f"one of {', '.join(flavour.capabilities)}", hint)
-        if wish.timing_cache:
+        if settings.timing_cache:
             remedy = "leave it out: kernels are compiled where the engine is loaded, and kept in its runtime cache"
             yield Problem("timing_cache", f"{name} times no kernels", "", remedy)
-        if wish.version_compatible:
+        if settings.version_compatible:
             remedy = "leave it out, and rebuild from onnx/ for another version"
             yield Problem("version_compatible", f"{name} has no lean runtime", "", remedy)
-        if wish.refittable and not flavours.has_driver():
+        if settings.refittable and not flavours.has_driver():
             remedy = "leave it out, or build on a machine with one"
             yield Problem("refittable", f"{name} makes such engines with a CUDA device, and there is none", "", remedy)
         return
-    if wish.capabilities:
+    if settings.capabilities:
         remedy = "leave it out, and build on such a machine"
         yield Problem("compute_capabilities", f"{name} builds for the GPU that is present", "", remedy)
     if not flavours.has_driver():
@@ -112,7 +112,7 @@ def _option_problems(flavour: Flavour, wish: Wish) -> Iterator[Problem]:
         yield Problem("tensorrt", f"{name} builds on a CUDA device, and there is none", "", remedy)
 
 
-def choose(inputs: Mapping[str, Bundle], wish: Wish) -> Graphs:
+def choose(inputs: Mapping[str, Bundle], settings: BuildSettings) -> Graphs:
     """The graphs to build from. Raises InputError where the stage's input has none that TensorRT takes."""
     bundle, stage = bundle_of(inputs), next(iter(inputs))
     weights = bundle.of(Role.WEIGHTS)
@@ -123,7 +123,7 @@ def choose(inputs: Mapping[str, Bundle], wish: Wish) -> Graphs:
             got = f"stage '{stage}' has flavor: genai, whose graphs are for ONNX Runtime"
         raise InputError("tensorrt", got, "the graphs of `use: onnx`, flavor: portable", "take it `from:` such a stage")
     usable = [precision for precision in mains if precision in PRECISIONS]
-    precision = wish.precision or next(iter(usable or mains))
+    precision = settings.precision or next(iter(usable or mains))
     if precision in REFUSED and precision in mains:
         wanted = f"one of {', '.join(PRECISIONS)}"
         raise InputError("tensorrt", f"stage '{stage}' gives {precision}: {REFUSED[precision]}", wanted)
@@ -147,7 +147,7 @@ def _graphs(bundle: Bundle, precision: str, main: Artifact) -> Graphs:
     return Graphs(precision, main, tuple(others), tuple(data))
 
 
-def _graph_problems(bundle: Bundle, graphs: Graphs, wish: Wish) -> Iterator[Problem]:
+def _graph_problems(bundle: Bundle, graphs: Graphs, settings: BuildSettings) -> Iterator[Problem]:
     """What the headers of the graphs say, as far as they are built."""
     made = made_for(bundle)
     lengths = set()
@@ -158,20 +158,20 @@ def _graph_problems(bundle: Bundle, graphs: Graphs, wish: Wish) -> Iterator[Prob
             found = ", ".join(f"{count} of {name}" for name, count in header.custom.items())
             yield Problem(header.path.name, f"has {found}", "standard operators, which TensorRT's parser knows")
         try:
-            for profile in of_graph(header, wish.profiles, made):
+            for profile in of_graph(header, settings.profiles, made):
                 shapes(profile, header.inputs, header.path.name)
         except InputError as error:
             yield error.problem
-    yield from beyond(wish, made)
+    yield from profile_problems(settings, made)
     if "patches" not in lengths and headers:
-        for profile in wish.profiles:
+        for profile in settings.profiles:
             if "sequence" not in profile.ranges:
                 yield Problem("profiles", f"{profile.name} is for images, and the model takes none", "", "leave it out")
 
 
-def beyond(wish: Wish, made: Made) -> Iterator[Problem]:
+def profile_problems(settings: BuildSettings, made: Made) -> Iterator[Problem]:
     """Ranges past what the model was made for: memory for texts that it cannot read."""
-    for profile in wish.profiles:
+    for profile in settings.profiles:
         for axis in ("sequence", "past"):
             largest = profile.ranges.get(axis, (0, 0, 0))[2]
             if made.positions is not None and largest > made.positions:
@@ -212,15 +212,15 @@ def _json(bundle: Bundle, role: Role, name: str) -> JsonObject:
 # ---- the plan
 
 
-def forecast(inputs: Mapping[str, Bundle], wish: Wish) -> Bundle:
+def forecast(inputs: Mapping[str, Bundle], settings: BuildSettings) -> Bundle:
     """The bundle with engines of about the size they will have; the graphs are linked, and take no new bytes."""
     from convert.formats.onnx.export import inner_name
 
-    bundle, graphs = bundle_of(inputs), choose(inputs, wish)
+    bundle, graphs = bundle_of(inputs), choose(inputs, settings)
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
     for role, artifact in graphs.all:
         main = artifact == graphs.main
-        size = engine_bytes(artifact, graphs.data, graphs.precision, wish.profiles)
+        size = engine_bytes(artifact, graphs.data, graphs.precision, settings.profiles)
         made[role].append(Artifact(kind_of(role, main, graphs.precision), Path(engine_name(graphs, artifact)), size))
     made[Role.WEIGHTS] += [
         Artifact(f"tensorrt-part/{graphs.precision}", Path(SIDECAR), 4096),
@@ -233,16 +233,16 @@ def forecast(inputs: Mapping[str, Bundle], wish: Wish) -> Bundle:
     return bundle.with_(**{str(role): tuple(files) for role, files in made.items()}, **companions)
 
 
-def explain(inputs: Mapping[str, Bundle], wish: Wish) -> Iterator[str]:
+def explain(inputs: Mapping[str, Bundle], settings: BuildSettings) -> Iterator[str]:
     """Which TensorRT, for which GPUs, which engines from which graphs, for which sizes."""
-    flavour, graphs = flavours.find(), choose(inputs, wish)
+    flavour, graphs = flavours.find(), choose(inputs, settings)
     if flavour is not None:
-        targets = ", ".join(flavour.targets(wish.capabilities)) or "the GPU of this machine"
+        targets = ", ".join(flavour.targets(settings.capabilities)) or "the GPU of this machine"
         yield f"{flavour.name} {flavour.version}, compute capabilities {targets}"
     for _, artifact in graphs.all:
         yield f"{engine_name(graphs, artifact)} from {artifact.path.name}"
         if artifact.path.is_file():
-            for profile in of_graph(read_graph(artifact.path), wish.profiles, made_for(bundle_of(inputs))):
+            for profile in of_graph(read_graph(artifact.path), settings.profiles, made_for(bundle_of(inputs))):
                 ranges = ", ".join(f"{axis} {'..'.join(map(str, sizes))}" for axis, sizes in profile.ranges.items())
                 yield f"  profile {profile.name}: {ranges}"
 
@@ -256,7 +256,7 @@ def engine_name(graphs: Graphs, graph: Artifact) -> str:
 
 
 def kind_of(role: Role, main: bool, precision: str) -> str:
-    """An engine's kind: its part of the model is the one that gives logits, the eyes, or neither."""
+    """An engine's kind: its part of the model is the one that gives logits, the vision encoder, or neither."""
     return f"{'tensorrt' if main or role is Role.PROJECTOR else 'tensorrt-part'}/{precision}"
 
 

@@ -15,8 +15,8 @@ from convert.formats.tensorrt import flavours
 from convert.formats.tensorrt.build import build
 from convert.formats.tensorrt.choice import (
     SIDECAR,
+    BuildSettings,
     Graphs,
-    Wish,
     bundle_of,
     check,
     choose,
@@ -44,12 +44,12 @@ class _Site:
 
     flavour: Flavour
     graphs: Graphs
-    wish: Wish
+    settings: BuildSettings
     made: Made
     out: Path
 
 
-def build_all(inputs: Mapping[str, Bundle], wish: Wish, out: Path, progress: Progress) -> Bundle:
+def build_all(inputs: Mapping[str, Bundle], settings: BuildSettings, out: Path, progress: Progress) -> Bundle:
     """The engines, engine.json, the graphs they are from and the companions, in `out`.
 
     Raises ConvertError with every problem before anything is built, StageError where a build fails.
@@ -58,22 +58,22 @@ def build_all(inputs: Mapping[str, Bundle], wish: Wish, out: Path, progress: Pro
     from convert.formats.onnx.export import copy, inner_name
 
     flavour = flavours.find()
-    if (problems := check(inputs, wish)) or flavour is None:
+    if (problems := check(inputs, settings)) or flavour is None:
         raise ConvertError(*problems)
-    bundle, graphs = bundle_of(inputs), choose(inputs, wish)
+    bundle, graphs = bundle_of(inputs), choose(inputs, settings)
     (out / GRAPHS).mkdir()
     linked = write.share(sources(graphs), out / GRAPHS, progress)
     progress.note(f"{flavour.name} {flavour.version}")
     progress.start(f"building {', '.join(engine_name(graphs, a) for _, a in graphs.all)}", len(graphs.all), "engines")
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
-    entries, site = [], _Site(flavour, graphs, wish, made_for(bundle), out)
+    entries, site = [], _Site(flavour, graphs, settings, made_for(bundle), out)
     for role, graph in graphs.all:
         engine, entry = _engine(site, graph, progress)
         progress.advance(1)
         made[role].append(replace(engine, kind=kind_of(role, graph == graphs.main, graphs.precision)))
         entries.append(entry)
     part = f"tensorrt-part/{graphs.precision}"
-    sidecar = _sidecar(flavour, graphs, wish, entries, {a.path.name: a.sha256 for a in graphs.data})
+    sidecar = _sidecar(flavour, graphs, settings, entries, {a.path.name: a.sha256 for a in graphs.data})
     made[Role.WEIGHTS].append(write_text(out / SIDECAR, sidecar, part))
     if (cache := out / TIMING_CACHE).is_file():
         made[Role.WEIGHTS].append(Artifact(part, cache, cache.stat().st_size))
@@ -87,21 +87,21 @@ def build_all(inputs: Mapping[str, Bundle], wish: Wish, out: Path, progress: Pro
 
 def _engine(site: _Site, graph: Artifact, progress: Progress) -> tuple[Artifact, JsonDict]:
     """One engine, and what engine.json says of it."""
-    graphs, wish, out = site.graphs, site.wish, site.out
+    graphs, settings, out = site.graphs, site.settings, site.out
     header = read_graph(out / GRAPHS / graph.path.name)
-    profiles = of_graph(header, wish.profiles, site.made)
+    profiles = of_graph(header, settings.profiles, site.made)
     ranges = [shapes(profile, header.inputs, header.path.name) for profile in profiles]
-    new_cache = out / TIMING_CACHE if wish.timing_cache else None
-    known = new_cache if new_cache and new_cache.is_file() else wish.timing_cache
+    new_cache = out / TIMING_CACHE if settings.timing_cache else None
+    known = new_cache if new_cache and new_cache.is_file() else settings.timing_cache
     name = engine_name(graphs, graph)
     job = Job(
         site.flavour.module,
         str(header.path),
         str(out / name),
         tuple(ranges),
-        wish.capabilities,
-        wish.flags,
-        wish.workspace,
+        settings.capabilities,
+        settings.flags,
+        settings.workspace,
         str(known) if isinstance(known, Path) else None,
         str(new_cache) if new_cache else None,
     )
@@ -123,21 +123,25 @@ def _tensor(tensor: Tensor) -> JsonDict:
 
 
 def _sidecar(
-    flavour: Flavour, graphs: Graphs, wish: Wish, engines: Sequence[JsonObject], data: Mapping[str, str]
+    flavour: Flavour,
+    graphs: Graphs,
+    settings: BuildSettings,
+    engines: Sequence[JsonObject],
+    data: Mapping[str, str],
 ) -> str:
     """engine.json: what a machine has to be to run the engines, and what they were built from."""
     said = {
         "schema_version": SCHEMA_VERSION,
         "flavour": flavour.name,
         "version": flavour.version,
-        "compute_capabilities": list(flavour.targets(wish.capabilities)) or [flavours.present_capability()],
+        "compute_capabilities": list(flavour.targets(settings.capabilities)) or [flavours.present_capability()],
         "precision": graphs.precision,
         "options": {
-            "tf32": wish.tf32,
-            "weight_streaming": wish.weight_streaming,
-            "refittable": wish.refittable,
-            "version_compatible": wish.version_compatible,
-            "workspace_bytes": wish.workspace,
+            "tf32": settings.tf32,
+            "weight_streaming": settings.weight_streaming,
+            "refittable": settings.refittable,
+            "version_compatible": settings.version_compatible,
+            "workspace_bytes": settings.workspace,
         },
         "engines": engines,
         "data_sha256": data,

@@ -20,7 +20,7 @@ from convert.progress import Progress
 from convert.stage import Inputs, Stage
 
 if TYPE_CHECKING:
-    from convert.formats.tensorrt.choice import Wish
+    from convert.formats.tensorrt.choice import BuildSettings
 
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -44,7 +44,7 @@ def _some(value: object) -> object:
     """A range of what there is never none of."""
     sizes = _range(value)
     if isinstance(sizes, tuple) and sizes[0] < 1:
-        raise ValueError(f"{value!r} begins with nothing, and an engine needs one at least")
+        raise ValueError(f"{value!r} starts at 0, and an engine needs 1 at least")
     return sizes
 
 
@@ -132,12 +132,12 @@ class TensorRTOptions(Options):
         return profiles
 
 
-def _wish(options: TensorRTOptions) -> Wish:
+def _settings(options: TensorRTOptions) -> BuildSettings:
     from convert.formats.gguf.shard_names import size_in_bytes
-    from convert.formats.tensorrt.choice import Wish
+    from convert.formats.tensorrt.choice import BuildSettings
     from convert.formats.tensorrt.profiles import Profile as Sizes
 
-    return Wish(
+    return BuildSettings(
         options.precision,
         tuple(Sizes(profile.name, profile.ranges) for profile in options.profiles),
         tuple(options.compute_capabilities),
@@ -172,7 +172,7 @@ class TensorRTStage(Stage[TensorRTOptions]):
         from convert.formats.tensorrt import choice
 
         try:
-            return choice.check(inputs, _wish(options))
+            return choice.check(inputs, _settings(options))
         except ConvertError as error:
             return [p if isinstance(p, Problem) else Problem("tensorrt", p) for p in error.problems]
 
@@ -180,7 +180,7 @@ class TensorRTStage(Stage[TensorRTOptions]):
         """The bundle that `run` will return; how large an engine is, its builder alone knows."""
         from convert.formats.tensorrt import choice
 
-        return choice.forecast(inputs, _wish(options))
+        return choice.forecast(inputs, _settings(options))
 
     def notes(self, options: TensorRTOptions) -> list[str]:
         """What a user should know before the run."""
@@ -211,13 +211,13 @@ class TensorRTStage(Stage[TensorRTOptions]):
         """Lines for `convert plan -v`: which TensorRT, for which GPUs, which engines."""
         from convert.formats.tensorrt import choice
 
-        return choice.explain(inputs, _wish(options))
+        return choice.explain(inputs, _settings(options))
 
     def run(self, options: TensorRTOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """Build the engines in `out`. Raises StageError with every node TensorRT refuses, or what its builder says."""
         from convert.formats.tensorrt import engines
 
-        return engines.build_all(inputs, _wish(options), out, progress)
+        return engines.build_all(inputs, _settings(options), out, progress)
 
 
 STAGE = TensorRTStage()

@@ -1,7 +1,7 @@
 """The process that builds one engine, `convert.child.run(["convert.formats.tensorrt.worker", "JOB.json"])`.
 
 It prints the builder's log; its result is what the parser refused, why the builder failed, or what was made.
-The builder is native code; it may abort, and it does not hear Ctrl-C.
+The builder is native code; it may abort, and it does not handle Ctrl-C.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def merged_pieces(companions: Companions, vocab_size: int, model: SentencePieceM
         add_space_prefix = model.add_dummy_prefix
         remove_extra_whitespaces = model.remove_extra_whitespaces
         if model.character_map:
-            notes.append("llama.cpp does not apply tokenizer.model's normalization: some characters encode otherwise")
+            notes.append("llama.cpp does not apply tokenizer.model's normalization: some characters encode differently")
         if remove_extra_whitespaces:
             notes.append("llama.cpp keeps runs of spaces that tokenizer.model folds into one")
         check_agreement(companions, pieces, where)

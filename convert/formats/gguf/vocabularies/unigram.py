@@ -108,7 +108,7 @@ def _normalizer(tokenizer: JsonObject, where: str) -> tuple[bytes, bool, list[st
     for part in pretokenizers.flat(tokenizer.get("pre_tokenizer"), "pretokenizers", where):
         if part.get("type") == "WhitespaceSplit":
             folds = True
-            notes.append("llama.cpp cuts at ASCII spaces alone, the tokenizer at every kind of space")
+            notes.append("llama.cpp splits at ASCII spaces alone, the tokenizer at every kind of space")
     return rules, folds, notes
 
 

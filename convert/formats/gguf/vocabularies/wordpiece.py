@@ -18,7 +18,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # as BERT names them, 
 MAX_WORD = 100  # characters; BERT's own, beyond which a word is the unknown token
 
 _MARKS = "llama.cpp drops the vowel signs of Indic scripts together with the accents"
-_LONG_WORDS = f"llama.cpp cuts up words of more than {MAX_WORD} characters, which the tokenizer takes for unknown"
+_LONG_WORDS = f"llama.cpp splits words of more than {MAX_WORD} characters, which the tokenizer takes for unknown"
 
 
 def wordpiece(companions: Companions, vocab_size: int) -> Vocabulary:
