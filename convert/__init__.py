@@ -5,9 +5,10 @@ result = run(plan(load_recipe("recipes/demo.yaml"), out="out"))
 """
 
 from convert.errors import ConvertError, PlanError, Problem, RecipeError
-from convert.plan import Plan, Step, plan
+from convert.plan import plan
 from convert.recipe import Recipe, load_recipe
 from convert.run import Result, run
+from convert.steps import Plan, Step
 
 __all__ = [
     "ConvertError",

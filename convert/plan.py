@@ -8,12 +8,11 @@ every file of the checkpoint. So equal keys mean equal bytes, and all keys are k
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from convert import registry, timings
+from convert import registry
 from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
 from convert.distribution import RELEASE
 from convert.errors import ConvertError, Problem
@@ -26,92 +25,11 @@ from convert.progress import Progress, Silent
 from convert.recipe import SOURCE, VALIDATE, Recipe, StageSpec
 from convert.registry import AnyStage
 from convert.stage import Inputs, missing_packages
+from convert.steps import Plan, Step, existing_folder
 from convert.validation.overlap import overlaps
 from validate import memory
 
 DISK_MARGIN_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of one recipe. `bundle` is what is on disk when it is up to date, else what is forecast."""
-
-    name: str
-    spec: StageSpec
-    out: Path
-    key: str  # empty while an input is not known yet
-    key_inputs: JsonObject
-    up_to_date: bool
-    reason: str
-    bundle: Bundle | None
-    needs: Needs = field(default_factory=Needs)
-    work: int = 0  # as its stage measures it
-
-    @property
-    def stage(self) -> AnyStage:
-        return registry.load(self.spec.use)
-
-    @property
-    def left_out(self) -> str:
-        """Why the step is neither run nor used, in a plan that builds nothing; else empty."""
-        return self.bundle.not_built if self.bundle is not None else ""
-
-    @property
-    def write_bytes(self) -> int:
-        """Bytes this step will write; 0 when it is up to date."""
-        if self.up_to_date or self.bundle is None or self.left_out:
-            return 0
-        return sum(a.size for _, a in self.bundle.artifacts() if a.path.is_relative_to(self.out))
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it will take, by what earlier ones took on this machine; None where there were none."""
-        return None if self.up_to_date else timings.seconds(self.spec.use, self.work)
-
-    def to_json(self) -> JsonDict:
-        """What a plan says of one step, for scripts."""
-        return {
-            "name": self.name,
-            "use": self.spec.use,
-            "key": self.key,
-            "run": not self.up_to_date,
-            "reason": self.reason,
-            "write_bytes": self.write_bytes,
-            "needs": asdict(self.needs),
-            "seconds": self.seconds,
-        }
-
-    def explain(self, inputs: Inputs) -> list[str]:
-        """The stage's own words about what it will do."""
-        return list(self.stage.explain(self.spec.options, inputs))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do. With `problems` it cannot start; `notes` are worth reading but stop nothing."""
-
-    recipe: Recipe
-    folder: Path  # out/<recipe name>
-    steps: tuple[Step, ...]
-    problems: tuple[Problem, ...]
-    hashes: HashMemory = field(repr=False, compare=False)
-    notes: tuple[str, ...] = ()
-    needs_download: bool = False
-    force: frozenset[str] = frozenset()
-    builds: bool = True
-
-    @property
-    def write_bytes(self) -> int:
-        return sum(step.write_bytes for step in self.steps)
-
-    @property
-    def free_bytes(self) -> int:
-        return shutil.disk_usage(_existing(self.folder)).free
-
-    def inputs(self, step: Step) -> dict[str, Bundle]:
-        """The bundles a step takes, by stage name; only those known so far."""
-        by_name = {s.name: s.bundle for s in self.steps}
-        return {name: bundle for name in step.spec.inputs if (bundle := by_name[name]) is not None}
 
 
 def plan(
@@ -346,7 +264,7 @@ class _Planner:
 
     def check_disk(self) -> None:
         """Whether the output folder can be made and written to, and holds what will be."""
-        there = _existing(self.folder)
+        there = existing_folder(self.folder)
         if not there.is_dir():
             self.problems.append(Problem(str(there), "is a file", "a folder", "name another --out"))
             return
@@ -434,8 +352,3 @@ def _as_problems(error: Exception, where: str) -> list[Problem]:
     if isinstance(error, OSError):
         return [Problem(str(error.filename or where), f"cannot be read: {error.strerror or error}")]
     return [Problem(where, str(error))]
-
-
-def _existing(folder: Path) -> Path:
-    """The nearest folder that is there already."""
-    return next(p for p in (folder, *folder.parents) if os.access(p, os.F_OK))  # False where none may look

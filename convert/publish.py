@@ -19,8 +19,8 @@ from convert.errors import StageError
 from convert.files import fsync_folder, replace_text, write_text
 from convert.hashes import HashMemory
 from convert.json_types import JsonObject
-from convert.plan import Plan, Step
 from convert.progress import Progress, Silent
+from convert.steps import Plan, Step
 
 REPORT_NAMES = ("report.json", "report.md", "report.html")
 

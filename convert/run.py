@@ -26,9 +26,10 @@ from convert.executors.base import Executor, Future
 from convert.files import STATE_FOLDER
 from convert.json_types import JsonDict, JsonObject
 from convert.lock import hold
-from convert.plan import Plan, Step, plan
+from convert.plan import plan
 from convert.publish import partial_folder, publish, publish_report, recover, retract_report
 from convert.recipe import SOURCE
+from convert.steps import Plan, Step
 
 LOCAL = "local"
 WAKE_SECONDS = 0.5  # between looks at what runs, where no event comes of it

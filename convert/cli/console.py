@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from convert.formats.facts import Facts
     from convert.inspection.checkpoint import CheckpointInspection
     from convert.inspection.preview import Preview, Reference
-    from convert.plan import Plan, Step
     from convert.run import Result
+    from convert.steps import Plan, Step
 
 PLAIN_SECONDS = 10.0  # how often a long task says how far it is where there is no terminal
 

@@ -21,7 +21,7 @@ from convert.cli.common import (
 from convert.json_types import JsonDict
 
 if TYPE_CHECKING:
-    from convert.plan import Plan
+    from convert.steps import Plan
 
 
 @click.command("plan", epilog=EPILOG)
