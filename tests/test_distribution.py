@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 
 from convert import distribution
 from convert.cli import main
+from tests import processes
 from validate import runtimes
 
 ROOT = Path(__file__).parents[1]
@@ -244,14 +245,14 @@ def convert(bare: Path, place: Path, *words: str) -> subprocess.CompletedProcess
     """`convert WORDS` in a Python that finds no package beside those in `bare`: -S leaves site-packages out."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(bare)]), "COLUMNS": "120"}
     command = [sys.executable, "-S", "-m", "convert", *words]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return processes.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_nothing_of_the_extras_is_in_the_bare_python(bare: Path) -> None:
     names = ["torch", "transformers", "onnx", "xllamacpp", "gguf", "tokenizers", "PIL", "gptqmodel"]
     code = f"import importlib.util as u, numba, pydantic; print([n for n in {names} if u.find_spec(n)])"
     environment = {**os.environ, "PYTHONPATH": str(bare)}
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
