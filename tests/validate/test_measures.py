@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from convert.bundle import Bundle
 from convert.progress import Silent
 from convert.validation.stage import STAGE as stage
+from tests import processes
 from tests.fixtures_validate import tiny_text, weights
 from tests.validate.stand_ins import SaysNothing
 from validate import compare, measures, runtimes
@@ -111,7 +111,7 @@ def test_listing_imports_nothing_of_what_is_listed() -> None:
         "names = [*runtimes.names(), *measures.names()]; new = set(sys.modules) - before\n"
         "sys.exit(' '.join(name for name in new if name.startswith('validate')) or 0)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    processes.run([sys.executable, "-c", code], check=True)
 
 
 def test_ours_are_made_in_this_order() -> None:
