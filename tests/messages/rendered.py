@@ -17,9 +17,14 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from convert.cli import main
+from convert.table import report_lines
 from tests.hostile import BROKEN, edit_config
 from tests.messages.wrong_recipes import WRONG
 from tests.tiny import tiny_llama, tiny_qwen2_5_vl
+from tests.validate.sample_report import sample_report
+from validate.report import to_markdown
+from validate.report.changes import compare
+from validate.report.changes_words import to_text
 
 NANO = Path(__file__).parents[2] / "recipes/models/fara-nano"
 PLAN = "name: small\nmodel: {path: Model}\nstages:\n"
@@ -39,6 +44,7 @@ def sections(folder: Path) -> dict[str, Callable[[], Iterator[tuple[str, str]]]]
         "rendered.broken-checkpoints": lambda: broken_checkpoints(folder),
         "rendered.wrong-recipes": lambda: wrong_recipes(folder),
         "rendered.small-model": lambda: small_model(folder),
+        "rendered.report": reports,
     }
 
 
@@ -115,6 +121,16 @@ def wrong_recipes(folder: Path) -> Iterator[tuple[str, str]]:
         (home / "notes.txt").write_text("A few words that are too short to measure anything on.\n")
         (home / "recipe.yaml").write_text(recipe)
         yield case, f"{recipe.rstrip()}\n\n{complaints(home)}"
+
+
+def reports() -> Iterator[tuple[str, str]]:
+    """Of a made-up report: the table that ends a run, report.md, and what it is compared to."""
+    before, after = sample_report(), sample_report()
+    for output in after["outputs"][:4]:
+        output["metrics"]["kl_mean"] *= 1.5
+    yield "the table of a run", "\n".join(line.rstrip() for line in report_lines(before, colour=False))
+    yield "report.md", to_markdown(before)
+    yield "convert compare", to_text(compare(before, after))
 
 
 def small_model(folder: Path) -> Iterator[tuple[str, str]]:
