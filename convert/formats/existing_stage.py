@@ -1,6 +1,6 @@
 """A file or folder that somebody else made: it is validated like an output of ours, beside them in one table.
 
-What it is is told by its content. Nothing is copied and nothing is changed: the bundle names the files where they lie,
+What it is follows from its content. Nothing is copied and nothing is changed: the bundle names the files where they lie,
 as the stages that make such files do.
 """
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -99,7 +100,7 @@ def broken_checkpoints(folder: Path) -> Iterator[tuple[str, str]]:
         yield f"config.json: {json.dumps(words)}", complaints(home)
 
 
-FOREIGN = {
+FOREIGN: dict[str, dict[str, Any]] = {
     "class": {"architectures": ["LlamaWithEyesForCausalLM"], "model_type": "llama_eyes"},
     "mamba": {"architectures": ["MambaForCausalLM"], "model_type": "mamba"},
     "none": {"architectures": None},
@@ -125,7 +126,8 @@ def wrong_recipes(folder: Path) -> Iterator[tuple[str, str]]:
 
 def reports() -> Iterator[tuple[str, str]]:
     """Of a made-up report: the table that ends a run, report.md, and what it is compared to."""
-    before, after = sample_report(), sample_report()
+    before: Any = sample_report()
+    after: Any = sample_report()
     for output in after["outputs"][:4]:
         output["metrics"]["kl_mean"] *= 1.5
     yield "the table of a run", "\n".join(line.rstrip() for line in report_lines(before, colour=False))
