@@ -3,7 +3,7 @@
     main(DESCRIPTORS, MODULE, ARGUMENT …) runs a module there until it is done or its standard input closes
 
 The standard input is a lifeline: the kernel closes it with the process that holds the other end, be it by kill -9.
-The first of DESCRIPTORS is a pipe for what the module tells (`convert.messages`), the others are only kept open; both
+The first of DESCRIPTORS is a pipe for what the module reports (`convert.messages`), the others are only kept open; both
 outputs are left to whoever prints.
 """
 
@@ -47,7 +47,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended, what it told, and the last that was printed in it."""
+    """How a process ended, what it reported, and the last that was printed in it."""
 
     code: int
     last: tuple[str, ...]
@@ -73,7 +73,7 @@ def run(  # noqa: PLR0913 - all but the first two by name
 ) -> Ended:
     """How a module that was run in a new Python ended, and its result.
 
-    `command` is the module's name and its arguments. `progress` is told what the module tells; `on_line` gets every
+    `command` is the module's name and its arguments. `progress` gets what the module reports; `on_line` gets every
     line that is printed there, to whichever of the two outputs. Whatever exception comes here meanwhile, Ctrl-C too,
     ends the process before it goes on; so does `stop`, which raises Stopped. Raises OSError where the process ended
     because a disk is full.
@@ -189,7 +189,7 @@ def _leave_with_the_asker() -> None:
 
 
 def main(descriptors: str, module: str, *arguments: str) -> None:
-    """Be the process: run `module` as `python -m` would, and tell the exception that ends it."""
+    """Be the process: run `module` as `python -m` would, and report the exception that ends it."""
     pipe, *kept = map(int, descriptors.split(","))
     messages.connect_descriptor(pipe)
     for descriptor in kept:

@@ -1,4 +1,4 @@
-"""What a run tells whoever listens, and the Progress of a step that tells it and keeps the step's log. A leaf."""
+"""The events of a run, and the Progress of a step, which emits them and writes the step's log. A leaf."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class StepProgress:
     def _write(self, text: str) -> None:
         if self.path is None:
             return
-        # A log that cannot be written (the disk is full) must not hide the error it was to tell of.
+        # A log that cannot be written (the disk is full) must not hide the error it was to record.
         with contextlib.suppress(OSError):
             if self._file is None:
                 self.path.parent.mkdir(exist_ok=True)

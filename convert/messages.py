@@ -1,4 +1,4 @@
-"""What a process that `convert.child` started tells the one that started it, over a pipe of its own. A leaf.
+"""What a process that `convert.child` started reports to the one that started it, over a pipe of its own. A leaf.
 
 A message is a line of JSON with a `kind`; an empty line goes before it, so that rubbish without an end stays apart:
 
@@ -60,7 +60,7 @@ class LineReader:
 
 
 class Parent:
-    """The Progress of a process that was started; what it is told there, the parent's Progress is told."""
+    """The Progress of a process that was started; what it gets, the parent's Progress gets."""
 
     key = ""
     recipe_sha256 = ""
@@ -107,7 +107,7 @@ class _Pipe:
         self._descriptor = descriptor
         self._lock = threading.Lock()
         self._identity = self._identify()
-        os.set_inheritable(descriptor, False)  # what this process starts has nothing to tell
+        os.set_inheritable(descriptor, False)  # what this process starts has nothing to report
 
     def _identify(self) -> tuple[int, int]:
         found = os.fstat(self._descriptor)
@@ -124,7 +124,7 @@ _parent = Parent(lambda message: None)
 
 
 def parent() -> Parent:
-    """Who started this process. Outside of one that was started by `convert.child` it tells nobody."""
+    """Who started this process. Outside of one that was started by `convert.child` it emits nothing."""
     return _parent
 
 
@@ -143,7 +143,7 @@ def connect_descriptor(descriptor: int) -> None:
 
 
 class Child:
-    """What a process has told so far; its progress and notes are handed on as they come."""
+    """What a process has reported so far; its progress and notes are handed on as they come."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress or Silent()

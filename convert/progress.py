@@ -1,4 +1,4 @@
-"""How a stage tells how far it is, without knowing who listens. A leaf."""
+"""How a stage reports its progress, without knowing who shows it. A leaf."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """A Progress that tells nobody; for tests and the Python API."""
+    """A Progress that emits nothing; for tests and the Python API."""
 
     key = ""
     recipe_sha256 = ""

@@ -12,7 +12,13 @@ from tests.messages import inventory, rendered
 
 FOLDER = Path(__file__).parent / "messages"
 TEXTS = inventory.snapshots()
-RENDERED = ("rendered.help", "rendered.broken-checkpoints", "rendered.wrong-recipes", "rendered.small-model")
+RENDERED = (
+    "rendered.help",
+    "rendered.broken-checkpoints",
+    "rendered.wrong-recipes",
+    "rendered.small-model",
+    "rendered.report",
+)
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -8,7 +8,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def window_notes(config: Config, layers: int, context: int) -> tuple[str, ...]:
-    """What to tell about sliding windows where llama.cpp's graph has none."""
+    """What to note about sliding windows where llama.cpp's graph has none."""
     if not config.has("sliding_window") or not config.flag("use_sliding_window", default=True):
         return ()
     window = config.size("sliding_window", most=MAX_CONTEXT)

@@ -101,7 +101,7 @@ def carry_out(
     jobs: int | None = 1,
     executor: str = "local",
 ) -> int:
-    """Plan and run, told as it goes on; the exit code."""
+    """Plan and run, shown as it goes on; the exit code."""
     from convert.cli.console import event_printer
     from convert.events import StepProgress
     from convert.plan import plan, plan_again

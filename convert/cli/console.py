@@ -30,7 +30,7 @@ PLAIN_SECONDS = 10.0  # how often a long task says how far it is where there is 
 
 
 class ReaderGone(BaseException):
-    """Who read our output went away (`| head`). No Exception: a stage that tells of its progress has not failed."""
+    """Who read our output went away (`| head`). No Exception: a stage that emits progress has not failed."""
 
 
 @contextlib.contextmanager
@@ -108,7 +108,7 @@ class _Plain:
 
 @dataclass
 class _Task:
-    """When a step's task began, and when it was last told of."""
+    """When a step's task began, and when it was last shown."""
 
     began: float
     last: float

@@ -41,7 +41,7 @@ class Executor(ABC):
     def submit(self, task: Task, folder: Path, progress: Progress, *, alone: bool, wake: Callable[[], None]) -> Future:
         """Start the step in `folder`. `alone`: nothing else can run meanwhile. `wake` is called when it is done.
 
-        `progress` may be told from any thread.
+        `progress` may be called from any thread.
         """
 
     @abstractmethod

@@ -60,7 +60,7 @@ class InChildProcess(Future):
     def _run(self) -> None:
         try:
             self._bundle = self._ask()
-        except BaseException as error:  # whoever asks for the result hears of it
+        except BaseException as error:  # whoever asks for the result gets it
             self._error = error
         finally:
             self._wake()

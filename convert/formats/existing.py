@@ -40,7 +40,7 @@ def find(path: Path, projector: Path | None, formats: list[Format]) -> Found:
 
 
 def wanted_of(formats: list[Format]) -> str:
-    """What can be judged, in words."""
+    """What can be validated, in words."""
     return ", or ".join(format_.wanted for format_ in formats if format_.wanted)
 
 

@@ -1,7 +1,7 @@
 """A file or folder that somebody else made: it is validated like an output of ours, beside them in one table.
 
-What it is is told by its content. Nothing is copied and nothing is changed: the bundle names the files where they lie,
-as the stages that make such files do.
+What it is follows from its content. Nothing is copied and nothing is changed: the bundle names the files where they
+lie, as the stages that make such files do.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def _counted(measurement: Measurement, row: Output, source: Bundle) -> Measureme
 
 
 def tensor_errors(row: Output, source: Bundle) -> list[TensorError]:
-    """The error of each tensor, of formats that tell; none where the file or the source is not one we convert."""
+    """The error of each tensor, of formats that can say; none where the file or the source is not one we convert."""
     from validate.measurement import TensorError
 
     if row.parts or row.not_built:

@@ -109,7 +109,7 @@ def _kept_bytes(options: ValidateOptions, source: Bundle) -> int:
 
 
 def _windows(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], progress: Progress) -> Windows:
-    """What is read, cut into windows; tells of what is too short or was left out."""
+    """What is read, cut into windows; notes what is too short or was left out."""
     from validate import texts
 
     windows = texts.windows(reference, sets, options.tokens, options.window)

@@ -13,13 +13,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
 from convert.cli import main
+from convert.table import report_lines
 from tests.hostile import BROKEN, edit_config
 from tests.messages.wrong_recipes import WRONG
 from tests.tiny import tiny_llama, tiny_qwen2_5_vl
+from tests.validate.sample_report import sample_report
+from validate.report import to_markdown
+from validate.report.changes import compare
+from validate.report.changes_words import to_text
 
 NANO = Path(__file__).parents[2] / "recipes/models/fara-nano"
 PLAN = "name: small\nmodel: {path: Model}\nstages:\n"
@@ -39,6 +45,7 @@ def sections(folder: Path) -> dict[str, Callable[[], Iterator[tuple[str, str]]]]
         "rendered.broken-checkpoints": lambda: broken_checkpoints(folder),
         "rendered.wrong-recipes": lambda: wrong_recipes(folder),
         "rendered.small-model": lambda: small_model(folder),
+        "rendered.report": reports,
     }
 
 
@@ -93,7 +100,7 @@ def broken_checkpoints(folder: Path) -> Iterator[tuple[str, str]]:
         yield f"config.json: {json.dumps(words)}", complaints(home)
 
 
-FOREIGN = {
+FOREIGN: dict[str, dict[str, Any]] = {
     "class": {"architectures": ["LlamaWithEyesForCausalLM"], "model_type": "llama_eyes"},
     "mamba": {"architectures": ["MambaForCausalLM"], "model_type": "mamba"},
     "none": {"architectures": None},
@@ -115,6 +122,17 @@ def wrong_recipes(folder: Path) -> Iterator[tuple[str, str]]:
         (home / "notes.txt").write_text("A few words that are too short to measure anything on.\n")
         (home / "recipe.yaml").write_text(recipe)
         yield case, f"{recipe.rstrip()}\n\n{complaints(home)}"
+
+
+def reports() -> Iterator[tuple[str, str]]:
+    """Of a made-up report: the table that ends a run, report.md, and what it is compared to."""
+    before: Any = sample_report()
+    after: Any = sample_report()
+    for output in after["outputs"][:4]:
+        output["metrics"]["kl_mean"] *= 1.5
+    yield "the table of a run", "\n".join(line.rstrip() for line in report_lines(before, colour=False))
+    yield "report.md", to_markdown(before)
+    yield "convert compare", to_text(compare(before, after))
 
 
 def small_model(folder: Path) -> Iterator[tuple[str, str]]:

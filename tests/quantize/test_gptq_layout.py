@@ -93,7 +93,11 @@ def test_awq_tensors_have_autoawqs_shapes() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "group_size", "said"),
-    [((64, 96), 64, "96 inputs, which groups of 64"), ((40, 64), 32, "multiples of 32"), ((64, 96), -1, "")],
+    [
+        ((64, 96), 64, "96 input columns, which is not a multiple of group_size 64"),
+        ((40, 64), 32, "multiples of 32"),
+        ((64, 96), -1, ""),
+    ],
 )
 def test_what_cannot_be_packed_is_said(shape: tuple[int, int], group_size: int, said: str) -> None:
     assert said in gptq.unsuitable(shape, group_size)

@@ -244,7 +244,7 @@ def test_an_output_without_a_runtime_is_a_row_that_says_so(
 ) -> None:
     import json
 
-    monkeypatch.setattr(runtimes, "for_format", lambda format_: None)
+    monkeypatch.setattr(runtimes, "names", lambda: [])
     out = tmp_path / "demo" / "validate.partial"
     out.mkdir(parents=True)
     stage.run(stage.Options(tokens=64, window=32), tiny_text, out, Silent())

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 @verbose_option
 @reports_errors
 def command(recipe: Path | None, out: Path, as_json: bool, quiet: bool, verbose: bool, **asked: Any) -> int:
-    """Measure again what RECIPE has built, and build nothing; or judge files that somebody else made."""
+    """Measure again what RECIPE has built, and build nothing; or validate files that somebody else made."""
     from convert.candidates import recipe_for
     from convert.recipe import load_recipe, with_validation
 

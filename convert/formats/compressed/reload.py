@@ -30,7 +30,7 @@ KEY_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
 def main(folder: str, list_file: str) -> None:
-    """Tell what is wrong."""
+    """Report what is wrong."""
     wanted = json.loads(Path(list_file).read_text(encoding="utf-8"))
     messages.parent().result({"wrong": list(faults(Path(folder), wanted["quantized"], wanted["kept"]))})
 

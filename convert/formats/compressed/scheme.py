@@ -1,4 +1,4 @@
-"""What is asked of the quantizer, and the words it is told to readers in."""
+"""What is asked of the quantizer, and its quantization_config, which tells readers of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Proves a written GGUF file's tokenizer: llama.cpp must encode with it as the checkpoint's own tokenizer does.
 
 Hard strings, and the tokenizer's added tokens in text. The comparison runs in a process of its own
-(tokenizer_worker.py); what llama.cpp is known not to do is told apart there, string by string.
+(tokenizer_worker.py); what llama.cpp is known not to do is counted apart there, string by string.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A name is the hash of both vocabularies by content, the texts, the libraries that encode, and our code that compares: a
 file under this name says what a comparison would find now. One that is damaged, or holds another name, says nothing.
-What failed is not kept: it is compared again, and told again.
+What failed is not kept: it is compared again, and reported again.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from convert.formats.gguf.tokenizer_references import REFERENCES, VARIANTS, OfJs
 from validate.runtimes import RuntimeFailure
 from validate.runtimes._llama_api import LogCallback, library
 
-SHOWN = 5  # differences that are told; the count is of all
+SHOWN = 5  # differences that are shown; the count is of all
 
 NORMALIZATION = "text that the tokenizer normalizes and llama.cpp does not"
 BY_NAME = "tokens that llama.cpp takes for an end of text by their name"
@@ -239,7 +239,7 @@ def answer(request: Request) -> Result:
 
 
 def main(request: Path) -> None:
-    """Tell the result, and leave without tidying up: the process is all there is to free."""
+    """Report the result, and leave without tidying up: the process is all there is to free."""
     asked = Request(**json.loads(request.read_text(encoding="utf-8")))
     messages.parent().result(asdict(answer(asked)))
     os._exit(0)

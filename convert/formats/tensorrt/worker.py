@@ -47,7 +47,7 @@ class Job:
 
 
 def main(job_path: str) -> None:
-    """Build, and tell how it went."""
+    """Build, and report how it went."""
     job = Job(**json.loads(Path(job_path).read_text(encoding="utf-8")))
     messages.parent().result(build(job))
 
