@@ -46,6 +46,16 @@ def test_no_snapshot_is_of_nothing():
     assert {file.stem for file in FOLDER.glob("*.txt")} == {*TEXTS, *RENDERED}
 
 
+MANY = 12
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_no_error_lists_more_than_a_dozen_names(name):
+    errors = [line for line in (FOLDER / f"{name}.txt").read_text("utf-8").splitlines() if line.startswith("error: ")]
+
+    assert not [line for line in errors if line.count(", ") > MANY]
+
+
 def lines(code: str) -> list[str]:
     return list(inventory._lines(ast.parse(code)))
 
