@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ MANY = 12
 def test_no_error_lists_more_than_a_dozen_names(name):
     errors = [line for line in (FOLDER / f"{name}.txt").read_text("utf-8").splitlines() if line.startswith("error: ")]
 
-    assert not [line for line in errors if line.count(", ") > MANY]
+    assert not [line for line in errors if re.sub(r"\[.*?\]", "", line).count(", ") > MANY]  # shapes have commas too
 
 
 def lines(code: str) -> list[str]:
