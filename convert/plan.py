@@ -26,6 +26,7 @@ from convert.recipe import SOURCE, VALIDATE, Recipe, StageSpec
 from convert.registry import AnyStage
 from convert.stage import Inputs, missing_packages
 from convert.steps import Plan, Step, existing_folder
+from convert.suggest import suggest
 from convert.validation.overlap import overlaps
 from validate import memory
 
@@ -75,7 +76,8 @@ class _Planner:
         self.needs_download = False
         self.builds = earlier.builds if earlier else True
         for name in sorted(force - set(recipe.stages)):
-            self.problems.append(Problem("--force", f"no stage '{name}'", f"one of {', '.join(recipe.stages)}"))
+            remedy = suggest(name, recipe.stages)
+            self.problems.append(Problem("--force", f"the recipe has no stage '{name}'", "", remedy))
 
     def planned(self) -> Plan:
         """All steps added, and all looked at."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def compare(name: str, now: str) -> None:
 
 def test_no_snapshot_is_of_nothing():
     assert {file.stem for file in FOLDER.glob("*.txt")} == {*TEXTS, *RENDERED}
+
+
+MANY = 12
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_no_error_lists_more_than_a_dozen_names(name):
+    errors = [line for line in (FOLDER / f"{name}.txt").read_text("utf-8").splitlines() if line.startswith("error: ")]
+
+    assert not [line for line in errors if re.sub(r"\[.*?\]", "", line).count(", ") > MANY]  # shapes have commas too
 
 
 def lines(code: str) -> list[str]:

@@ -177,7 +177,7 @@ def test_folders_of_stages_that_are_gone_are_pointed_out(place: Path) -> None:
 def test_force(place: Path) -> None:
     go(place)
     assert go(place, force=["one"]).ran == ("one",)
-    with pytest.raises(PlanError, match="no stage 'onne'"):
+    with pytest.raises(PlanError, match="no stage 'onne'; did you mean 'one'"):
         go(place, force=["onne"])
 
 

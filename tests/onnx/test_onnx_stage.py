@@ -187,7 +187,7 @@ def test_shared_files_are_forecast_where_they_lie_for_they_take_no_space(source:
         ({"precision": "fp8"}, "'fp8' is not one of fp32, fp16, bf16, int8, int4"),
         ({"precision": ["fp16", "fp16"]}, "names a precision twice"),
         ({"precision": []}, "names no precision"),
-        ({"keep_fp32": ["("]}, "is no regular expression"),
+        ({"keep_fp32": ["("]}, "is not a regular expression"),
         ({"block_size": 48}, "not a power of two"),
         ({"block_size": 512}, "less than or equal to 256"),
         ({"opset": 17}, "Input should be 20"),

@@ -7,6 +7,7 @@ the whole model in memory.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -73,7 +74,9 @@ def check(options: Asked, source: Bundle) -> list[Problem]:
     known = _architectures()
     if known and architecture not in known:
         got = f"onnxruntime-genai {_version()} builds no {architecture}"
-        problems.append(Problem("onnx", got, f"one of {', '.join(known)}", "flavor: portable may take it"))
+        near = difflib.get_close_matches(architecture, known, 3, 0) or known[:3]
+        wanted = f"one of the {len(known)} classes that it builds, such as {', '.join(near)}"
+        problems.append(Problem("onnx", got, wanted, "use `flavor: portable`"))
     else:
         problems += export.misfits(source)  # the builder would make up what lacks
     return problems
