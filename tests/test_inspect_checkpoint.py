@@ -157,6 +157,14 @@ def test_an_unknown_family_hears_what_the_nearest_would_have_to_be_taught(tmp_pa
     assert "it wants model.layers.{i}.self_attn.q_norm.weight besides" in said
 
 
+def test_a_tensor_that_the_nearest_has_in_another_shape_is_told_with_both(tmp_path: Path) -> None:
+    tiny.tiny_qwen3(tmp_path)
+    edit_config(tmp_path, architectures=["OtherForCausalLM"], model_type="other", intermediate_size=96)
+    near = about(tmp_path).nearest
+    assert near is not None
+    assert "model.layers.{i}.mlp.up_proj.weight (128x64, not 96x64)" in near.unknown
+
+
 def test_tensors_like_no_familys_have_no_nearest(tmp_path: Path) -> None:
     tiny.tiny_llama(tmp_path)
     edit_config(tmp_path, architectures=["OtherForCausalLM"])
