@@ -244,13 +244,14 @@ def test_an_output_without_a_runtime_is_a_row_that_says_so(
 ) -> None:
     import json
 
-    monkeypatch.setattr(runtimes, "for_format", lambda format_: None)
+    monkeypatch.setattr(runtimes, "names", list)
     out = tmp_path / "demo" / "validate.partial"
     out.mkdir(parents=True)
     stage.run(stage.Options(tokens=64, window=32), tiny_text, out, Silent())
     rows = json.loads((out / "report.json").read_text())["outputs"]
     name = weights(tiny_text, "F32").path.name
     (row,) = (row for row in rows if row["label"] == name)
-    assert (row["status"], row["neutral"], row["reason"]) == ("not_run", False, f"no runtime here runs {name}")
+    why = f"no runtime here runs {name}; its format wants the runtime 'llama_cpp'"
+    assert (row["status"], row["neutral"], row["reason"]) == ("not_run", False, why)
     assert row["tensors"], "what its file says is known"
     assert f"no runtime here runs {name}" in (out / "report.md").read_text()
