@@ -20,7 +20,7 @@ from tests.validate.stand_ins import SaysNothing
 from validate import compare, measures, runtimes
 from validate.errors import RuntimeFailure
 from validate.measurement import Candidate, Measurement, Questions, Settings, TensorError
-from validate.measures.base import Comparison, FileMeasure, Measure, RunningCandidate, SessionMeasure, WindowMeasure
+from validate.measures.base import Comparison, FileMeasure, RunningCandidate, SessionMeasure, WindowMeasure
 from validate.reference import Reference
 from validate.runtimes import Identity, Runtime, Session
 
@@ -115,17 +115,16 @@ def test_listing_imports_nothing_of_what_is_listed() -> None:
 
 
 def test_ours_are_made_in_this_order() -> None:
-    kinds: list[tuple[type[Measure], list[str]]] = [
-        (WindowMeasure, ["Drift"]),
-        (SessionMeasure, ["Speed", "Drift", "Contract", "Cache", "Writing", "Stops", "Tools", "Images", "Clicks"]),
-        (FileMeasure, ["Tensors"]),
-    ]
-    for kind, wanted in kinds:
-        found = [m for m in measures.ordered() if issubclass(m, kind) and m.__module__.startswith("validate.")]
-        assert sorted(m.__name__ for m in found) == sorted(wanted)
-    alone = [m.__name__ for m in measures.ordered() if issubclass(m, SessionMeasure) and m.__name__ in kinds[1][1][2:]]
-    assert alone == kinds[1][1][2:]
-    assert len(set(measures.names())) == len(measures.names()) == 10
+    ours = [m for m in measures.ordered() if m.__module__.startswith("validate.")]
+    windows = [m for m in ours if issubclass(m, WindowMeasure)]
+    fresh = [m for m in ours if issubclass(m, SessionMeasure) and m.FRESH]
+    files = [m for m in ours if issubclass(m, FileMeasure)]
+    sessions = [m for m in ours if m not in (*windows, *fresh, *files)]
+    assert [m.__name__ for m in fresh] == ["Speed"]
+    assert [m.__name__ for m in windows] == ["Drift"]
+    assert [m.__name__ for m in sessions] == ["Contract", "Cache", "Writing", "Stops", "Tools", "Images", "Clicks"]
+    assert [m.__name__ for m in files] == ["Tensors"]
+    assert len(set(measures.names())) == len(measures.names())
 
 
 @pytest.mark.parametrize("name", measures.names())
