@@ -11,6 +11,8 @@ import pkgutil
 from collections.abc import Mapping
 from typing import cast
 
+from convert.errors import ConvertError, Problem
+
 
 @functools.cache
 def found(folder: str, attribute: str, group: str, *, packages: bool) -> Mapping[str, str]:
@@ -29,6 +31,23 @@ def found(folder: str, attribute: str, group: str, *, packages: bool) -> Mapping
 
 
 def load(reference: str) -> object:
-    """What `module:attribute` names. Raises ImportError where there is no such module, AttributeError no such name."""
+    """What `module:attribute` names. Raises ConvertError, with its name, where another package brings nothing there."""
     module, _, attribute = reference.partition(":")
-    return cast(object, vars(importlib.import_module(module))[attribute])
+    try:
+        return cast(object, getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError) as error:
+        if not (package := _package(module)):
+            raise
+        remedy = f"correct it, or `pip uninstall {package}`"
+        problem = Problem(f"package {package}", f"{reference} does not load: {error}", remedy=remedy)
+        raise ConvertError(problem) from error
+
+
+def _package(module: str) -> str:
+    """The distribution whose entry points lead to `module` or beside it; empty for one of ours."""
+    root = module.partition(".")[0]
+    for package in importlib.metadata.distributions():
+        points = (point for point in package.entry_points if point.group.startswith("convert."))
+        if any(point.module.partition(".")[0] == root for point in points):
+            return package.name
+    return ""

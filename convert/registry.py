@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from convert import plugins
 from convert.bundle import Bundle
+from convert.errors import ConvertError, Problem
 from convert.formats.base import SOURCE, Format, Kind, Output
 from convert.stage import Stage
 
@@ -44,8 +45,14 @@ def formats() -> list[Format]:
 
 
 def kinds() -> dict[str, tuple[Format, Kind]]:
-    """The format of every kind of output, and the kind, by the kind's name."""
-    return {kind.name: (format_, kind) for format_ in formats() for kind in format_.kinds}
+    """The format of every kind of output, and the kind, by the kind's name. Raises ConvertError for one of two."""
+    found: dict[str, tuple[Format, Kind]] = {}
+    for format_ in formats():
+        for kind in format_.kinds:
+            if kind.name in found:
+                raise _taken(format_, f"kind '{kind.name}'", found[kind.name][0].name)
+            found[kind.name] = (format_, kind)
+    return found
 
 
 def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
@@ -60,4 +67,14 @@ def _format(reference: str) -> Format:
 
 
 def _references() -> Mapping[str, str]:
-    return {**OWN, **{word: reference for format_ in formats() for word, reference in format_.stages.items()}}
+    found = dict(OWN)
+    for format_ in formats():
+        for word, reference in format_.stages.items():
+            if word in found:
+                raise _taken(format_, f"word `use: {word}`", found[word])
+            found[word] = reference
+    return found
+
+
+def _taken(format_: Format, what: str, whose: str) -> ConvertError:
+    return ConvertError(Problem(f"format {format_.name}", f"its {what} is that of {whose} too", "a name of its own"))

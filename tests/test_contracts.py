@@ -8,11 +8,13 @@ import json
 import re
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from convert import load_recipe, registry
+from convert.errors import ConvertError
 from convert.options import Options
 from convert.recipe import json_schema
 from tests import processes
@@ -119,3 +121,15 @@ def test_few_lines_leave_a_type_or_a_name_open(pattern: str, most: int) -> None:
     ]
     assert found, "the pattern finds nothing, so nothing is counted"
     assert len(found) <= most, "\n".join(found)
+
+
+def test_two_formats_with_one_name_for_a_stage_or_a_kind_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = registry.formats()
+    gguf = next(format_ for format_ in ours if format_.name == "gguf")
+    other = replace(gguf, name="other", kinds=(), stages={"gguf": "other.stage:STAGE"})
+    monkeypatch.setattr(registry, "formats", lambda: [*ours, other])
+    with pytest.raises(ConvertError, match="its word `use: gguf` is that of convert"):
+        registry.names()
+    monkeypatch.setattr(registry, "formats", lambda: [*ours, replace(gguf, name="other")])
+    with pytest.raises(ConvertError, match="format other: its kind 'gguf' is that of gguf too"):
+        registry.kinds()

@@ -217,6 +217,26 @@ def test_its_release_is_laid_out(place: Path) -> None:
     assert (release.suffix, set(release.files)) == ("-Toy", {"model.toy"})
 
 
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        ("toy_format:FORM", "toy_format:FORM does not load: module 'toy_format' has no attribute 'FORM'"),
+        ("toy_fromat:FORMAT", "toy_fromat:FORMAT does not load: No module named 'toy_fromat'"),
+    ],
+)
+def test_an_entry_point_that_leads_nowhere_is_named_with_its_package(place: Path, point: str, said: str) -> None:
+    points = place / "site/toy_format-7.dist-info/entry_points.txt"
+    points.write_text(ENTRY_POINTS.replace("toy_format:FORMAT", point))
+    try:
+        done = convert(place, "plan", "r.yaml", "--out", "elsewhere")
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"error: package toy-format: {said}; correct it, or `pip uninstall toy-format`\n",
+        )
+    finally:
+        points.write_text(ENTRY_POINTS)
+
+
 def test_without_its_runtime_it_is_not_run_and_the_report_says_why(place: Path) -> None:
     (place / "site/toy_format-7.dist-info/entry_points.txt").write_text(ENTRY_POINTS.partition("[convert.runtimes]")[0])
     try:
@@ -224,6 +244,6 @@ def test_without_its_runtime_it_is_not_run_and_the_report_says_why(place: Path) 
         assert done.returncode == 3, done.stderr
         (row,) = json.loads((place / "bare/demo/report.json").read_text())["outputs"]
         assert row["status"] == "not_run"
-        assert "no runtime" in row["reason"]
+        assert row["reason"] == "no runtime here runs model.toy; its format wants the runtime 'toy'"
     finally:
         (place / "site/toy_format-7.dist-info/entry_points.txt").write_text(ENTRY_POINTS)

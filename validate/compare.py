@@ -156,7 +156,8 @@ def _open(
 ) -> Session | None:
     runtime = candidate.runtime
     if runtime is None:
-        result.not_run = f"no runtime here runs {candidate.path.name}"
+        wanted = f"; its format wants the runtime '{candidate.wanted}'" if candidate.wanted else ""
+        result.not_run = f"no runtime here runs {candidate.path.name}{wanted}"
         return None
     result.runtime = f"{runtime.NAME}"
     reason = runtime.available()

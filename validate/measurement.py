@@ -38,6 +38,7 @@ class Candidate:
     tensor_errors: Callable[[], Sequence[TensorError]] | None = (
         None  # of a file whose tensors can be compared one by one
     )
+    wanted: str = ""  # what the runtime would be called, where there is none
 
 
 @dataclass(frozen=True)

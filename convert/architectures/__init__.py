@@ -80,7 +80,7 @@ def _remedy(first: str, served: Mapping[str, str]) -> str:
     close = difflib.get_close_matches(first, alike, NEAREST, 0.6)
     listed = ", ".join(f"{served[name]} ({name})" for name in close)
     nearest = f"nearest by name: {listed}; " if close else ""
-    return f"{nearest}{LIST}, `convert inspect` says what it is like; to add one is a file in convert/architectures"
+    return f"{nearest}{LIST}, `convert inspect` says what its tensors are like; to add one: docs/extend/add-a-family.md"
 
 
 def _plain(name: object) -> str:

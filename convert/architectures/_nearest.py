@@ -22,7 +22,7 @@ class Nearest:
 
     family: str
     kinds: int  # that the checkpoint has
-    unknown: tuple[str, ...]  # those the family's table has not, or has with another shape
+    unknown: tuple[str, ...]  # those the family's table has not, or has with another shape, which is then said
     lacking: tuple[str, ...]  # those the table wants besides, by its own names
 
 
@@ -47,13 +47,19 @@ def _distance(found: Nearest) -> tuple[int, int]:
 
 def _compared(family: Family, spec: GraphSpec, shapes: Mapping[str, tuple[int, ...]]) -> Nearest:
     lacking = {tensor.source: tensor.shape for tensor in spec.tensors}
-    kinds: dict[str, bool] = {}  # whether the table takes every tensor of the kind
+    unknown: dict[str, str] = {}  # kind -> what is wrong with the first that the table does not take
     for name, shape in shapes.items():
         own = family.own_name(name)
-        taken = lacking.pop(own, None) == shape or any(rule.covers(own) for rule in spec.left_out)
-        kinds[_kind(name)] = kinds.get(_kind(name), True) and taken
-    unknown = tuple(kind for kind, taken in kinds.items() if not taken)
-    return Nearest(family.name, len(kinds), unknown, tuple(dict.fromkeys(map(_kind, lacking))))
+        wanted = lacking.pop(own, None)
+        if wanted != shape and not any(rule.covers(own) for rule in spec.left_out):
+            unknown.setdefault(_kind(name), f" ({_size(shape)}, not {_size(wanted)})" if wanted else "")
+    kinds = set(map(_kind, shapes))
+    said = tuple(kind + wrong for kind, wrong in unknown.items())
+    return Nearest(family.name, len(kinds), said, tuple(dict.fromkeys(map(_kind, lacking))))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _kind(name: str) -> str:

@@ -85,7 +85,7 @@ def _candidate(row: Output, source: Bundle) -> Candidate:
     runtime = runtimes.load(name) if name in runtimes.names() else None
     path = projector.path if projector else None
     errors = partial(tensor_errors, row, source)
-    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors)
+    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, name)
 
 
 def _memory_bytes(row: Output, source: Bundle) -> int:

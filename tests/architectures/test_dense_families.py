@@ -71,6 +71,8 @@ def text(config: dict[str, Any]) -> GraphSpec:
         ("mpt", {"attn_config": {"alibi": False}}, "alibi is false, wanted true"),
         ("nemotron", {"hidden_act": "silu"}, "hidden_act is 'silu', wanted 'relu2'"),
         ("exaone4", {"sliding_window": 24}, "has windows in models of 64 layers"),
+        ("starcoder", {"scale_attn_weights": False}, "scale_attn_weights is False, wanted true"),
+        ("starcoder", {"add_cross_attention": True}, "add_cross_attention is True, wanted false"),
     ],
 )
 def test_what_a_graph_cannot_compute_is_refused(
@@ -94,6 +96,13 @@ def test_the_first_falcons_share_one_key_whatever_the_config_counts(tmp_path: Pa
     for count in (None, 1, 4):
         fields = {field.key: field.value for field in text({**config, "num_kv_heads": count}).fields}
         assert fields["falcon.attention.head_count_kv"] == 1
+
+
+def test_multi_query_alone_says_how_many_keys_a_starcoder_has(tmp_path: Path) -> None:
+    config = config_of("starcoder", tmp_path)
+    for shared, count in ((None, 1), (True, 1), (False, 4)):
+        fields = {field.key: field.value for field in text({**config, "multi_query": shared}).fields}
+        assert fields["starcoder.attention.head_count_kv"] == count
 
 
 def test_slopes_that_transformers_does_not_read_are_noted(tmp_path: Path) -> None:

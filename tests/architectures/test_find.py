@@ -18,7 +18,7 @@ def test_a_family_that_is_not_there_hears_the_three_nearest_and_what_it_takes() 
     said = refusal("Qwen3MoeNextForCausalLM", "qwen3_moe_next")
     start = "config.json: not supported: model_type 'qwen3_moe_next' (Qwen3MoeNextForCausalLM); nearest by name: "
     assert said.startswith(f"{start}qwen3_moe (Qwen3MoeForCausalLM), qwen2_moe (Qwen2MoeForCausalLM), ")
-    assert said.endswith("; to add one is a file in convert/architectures")
+    assert said.endswith("; to add one: docs/extend/add-a-family.md")
     assert sum(said.count(f"({name})") for name in architectures.known()) == 3
 
 

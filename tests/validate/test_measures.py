@@ -20,7 +20,7 @@ from tests.validate.stand_ins import SaysNothing
 from validate import compare, measures, runtimes
 from validate.errors import RuntimeFailure
 from validate.measurement import Candidate, Measurement, Questions, Settings, TensorError
-from validate.measures.base import Comparison, FileMeasure, Measure, RunningCandidate, SessionMeasure, WindowMeasure
+from validate.measures.base import Comparison, FileMeasure, RunningCandidate, SessionMeasure, WindowMeasure
 from validate.reference import Reference
 from validate.runtimes import Identity, Runtime, Session
 
@@ -115,17 +115,16 @@ def test_listing_imports_nothing_of_what_is_listed() -> None:
 
 
 def test_ours_are_made_in_this_order() -> None:
-    kinds: list[tuple[type[Measure], list[str]]] = [
-        (WindowMeasure, ["Drift"]),
-        (SessionMeasure, ["Speed", "Drift", "Contract", "Cache", "Writing", "Stops", "Tools", "Images", "Clicks"]),
-        (FileMeasure, ["Tensors"]),
-    ]
-    for kind, wanted in kinds:
-        found = [m for m in measures.ordered() if issubclass(m, kind) and m.__module__.startswith("validate.")]
-        assert sorted(m.__name__ for m in found) == sorted(wanted)
-    alone = [m.__name__ for m in measures.ordered() if issubclass(m, SessionMeasure) and m.__name__ in kinds[1][1][2:]]
-    assert alone == kinds[1][1][2:]
-    assert len(set(measures.names())) == len(measures.names()) == 10
+    ours = [m for m in measures.ordered() if m.__module__.startswith("validate.")]
+    windows = [m for m in ours if issubclass(m, WindowMeasure)]
+    fresh = [m for m in ours if issubclass(m, SessionMeasure) and m.FRESH]
+    files = [m for m in ours if issubclass(m, FileMeasure)]
+    sessions = [m for m in ours if m not in (*windows, *fresh, *files)]
+    assert [m.__name__ for m in fresh] == ["Speed"]
+    assert [m.__name__ for m in windows] == ["Drift", "Entropy"]
+    assert [m.__name__ for m in sessions] == ["Contract", "Cache", "Writing", "Stops", "Tools", "Images", "Clicks"]
+    assert [m.__name__ for m in files] == ["Tensors"]
+    assert len(set(measures.names())) == len(measures.names())
 
 
 @pytest.mark.parametrize("name", measures.names())
@@ -244,13 +243,14 @@ def test_an_output_without_a_runtime_is_a_row_that_says_so(
 ) -> None:
     import json
 
-    monkeypatch.setattr(runtimes, "names", lambda: [])
+    monkeypatch.setattr(runtimes, "names", list)
     out = tmp_path / "demo" / "validate.partial"
     out.mkdir(parents=True)
     stage.run(stage.Options(tokens=64, window=32), tiny_text, out, Silent())
     rows = json.loads((out / "report.json").read_text())["outputs"]
     name = weights(tiny_text, "F32").path.name
     (row,) = (row for row in rows if row["label"] == name)
-    assert (row["status"], row["neutral"], row["reason"]) == ("not_run", False, f"no runtime here runs {name}")
+    why = f"no runtime here runs {name}; its format wants the runtime 'llama_cpp'"
+    assert (row["status"], row["neutral"], row["reason"]) == ("not_run", False, why)
     assert row["tensors"], "what its file says is known"
     assert f"no runtime here runs {name}" in (out / "report.md").read_text()

@@ -90,7 +90,7 @@ class SessionMeasure(Measure):
 
     @abstractmethod
     def measure(self, running: RunningCandidate) -> None:
-        """Write into `opened.result` what there is to say."""
+        """Write into `running.result` what there is to say."""
 
 
 class WindowMeasure(SessionMeasure):
