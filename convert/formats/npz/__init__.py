@@ -11,7 +11,6 @@ from convert.formats.base import Asked, Format, Kind, Output, RecipeEntry, Sampl
 from validate.marks import Mark
 
 if TYPE_CHECKING:
-    from convert.architectures import Family
     from convert.formats.facts import Facts
     from convert.source.checkpoint import Checkpoint
 
@@ -26,11 +25,6 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
 def supports(checkpoint: Checkpoint) -> Support:
     """Text models."""
     return Support(("it has a vision tower, and this format is for text",) * ("vision_config" in checkpoint.config))
-
-
-def supports_family(family: Family) -> Support:
-    """The same, by what the family's models usually have."""
-    return Support(("its models have a vision tower",) * family.has_vision)
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:
@@ -53,7 +47,6 @@ FORMAT = Format(
     stages={"npz": "convert.formats.npz.stage:STAGE"},
     outputs=outputs,
     supports=supports,
-    supports_family=supports_family,
     inspect=inspect,
     previews=previews,
     rank=90,
