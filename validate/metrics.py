@@ -40,9 +40,6 @@ DEFINITIONS: Mapping[str, Definition] = {
     "logit_max_abs": Definition(_LOWER, "largest difference of any logit"),
     "ppl_ratio": Definition(_LOWER, "perplexity over the reference's perplexity, on the same windows"),
     "ppl_change": Definition(_LOWER, "|perplexity ratio - 1|: a perplexity that falls is a change too"),
-    "entropy_change": Definition(
-        _LOWER, "|mean entropy of the next token's distribution, less the reference's|, in nats: surer or less sure"
-    ),
     "decode_max_abs": Definition(
         _LOWER, "largest difference of any logit between tokens read at once and one at a time through the cache"
     ),
