@@ -6,7 +6,9 @@ What is measured is in measures/, one file each; here is the order in which it i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from threading import Lock
 
 from validate import measures, memory
 from validate.compressed_logits import CompressedLogits
@@ -25,6 +27,7 @@ from validate.measures.base import (
 from validate.reference import Reference
 from validate.runtimes import Session, open_session
 
+OPENED_AT_ONCE = 2
 MEMORY_SHARE = 0.5  # of what is free, that candidates opened together may take
 LOGITS_HELD = 3  # windows of logits a candidate's process has at once: computed, handed out, copied
 
@@ -78,11 +81,7 @@ def _measure_group(
     longest = max(map(len, comparison.questions.windows), default=1)
     asking = [m for m in every if isinstance(m, SessionMeasure)]
     with ExitStack() as stack:
-        running = [
-            RunningCandidate(candidate, session, result)
-            for candidate, result in group
-            if (session := _open(stack, candidate, result, longest, threads)) is not None
-        ]
+        running = _open_all(stack, group, longest, threads)
         for fresh in (m for m in asking if m.FRESH):
             for one in running:
                 _run_measure(fresh, one)
@@ -151,9 +150,27 @@ def _run_measure(measuring: SessionMeasure, running: RunningCandidate) -> None:
         running.done.add(type(measuring))
 
 
-def _open(
-    stack: ExitStack, candidate: Candidate, result: Measurement, context: int, threads: int | None
-) -> Session | None:
+def _open_all(stack: ExitStack, group: Sequence[Pair], context: int, threads: int | None) -> list[RunningCandidate]:
+    """The candidates that run, in order; `stack` closes them. Loading a library keeps one core busy: two at a time."""
+    with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+
+        def open_one(pair: Pair) -> RunningCandidate | None:
+            session = _open(*pair, context, threads)
+            if session is None:
+                return None
+            with lock:
+                stack.enter_context(session)  # at once: whatever happens to the others, it is closed
+            return RunningCandidate(pair[0], session, pair[1])
+
+        lock = Lock()
+        try:
+            return [one for one in pool.map(open_one, group) if one is not None]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _open(candidate: Candidate, result: Measurement, context: int, threads: int | None) -> Session | None:
     runtime = candidate.runtime
     if runtime is None:
         wanted = f"; its format wants the runtime '{candidate.wanted}'" if candidate.wanted else ""
@@ -167,8 +184,11 @@ def _open(
     result.runtime = f"{runtime.NAME} ({runtime.version()})"
     with recording_failures(result, ""):
         session = open_session(runtime, candidate.path, projector=candidate.projector, context=context, threads=threads)
-        stack.enter_context(session)
-        result.parameters = session.identity().parameters
+        try:
+            result.parameters = session.identity().parameters
+        except BaseException:
+            session.close()
+            raise
         return session
     return None
 
