@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import grimp
 import pytest
 
-PACKAGES = ("validate", "quantize")
+PACKAGES = ("convert", "quantize", "validate")
 
 
 def imports_of(package: str) -> Mapping[str, set[str]]:
