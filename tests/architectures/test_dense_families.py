@@ -71,8 +71,8 @@ def text(config: dict[str, Any]) -> GraphSpec:
         ("mpt", {"attn_config": {"alibi": False}}, "alibi is false, wanted true"),
         ("nemotron", {"hidden_act": "silu"}, "hidden_act is 'silu', wanted 'relu2'"),
         ("exaone4", {"sliding_window": 24}, "has windows in models of 64 layers"),
-        ("starcoder", {"scale_attn_weights": False}, "scale_attn_weights is False, wanted true"),
-        ("starcoder", {"add_cross_attention": True}, "add_cross_attention is True, wanted false"),
+        ("starcoder", {"scale_attn_weights": False}, "scale_attn_weights is false, wanted true"),
+        ("starcoder", {"add_cross_attention": True}, "add_cross_attention is true, wanted false"),
     ],
 )
 def test_what_a_graph_cannot_compute_is_refused(
