@@ -34,7 +34,10 @@ def load(reference: str) -> object:
     """What `module:attribute` names. Raises ConvertError, with its name, where another package brings nothing there."""
     module, _, attribute = reference.partition(":")
     try:
-        return cast(object, getattr(importlib.import_module(module), attribute))
+        names = vars(importlib.import_module(module))
+        if attribute not in names:
+            raise AttributeError(f"module '{module}' has no attribute '{attribute}'")
+        return cast(object, names[attribute])
     except (ImportError, AttributeError) as error:
         if not (package := _package(module)):
             raise

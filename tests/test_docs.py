@@ -79,7 +79,7 @@ def parse(line: str, *, mentioned: bool = False) -> None:
     if words[0].startswith("-"):
         assert words[0] in ("--help", "--version", "-h")
         return
-    group = click.Context(main, info_name="convert")
+    group = click.Context(main, info_name="convert", **main.context_settings)
     command = main.get_command(group, words[0])
     assert command is not None, f"there is no `convert {words[0]}`"
     if len(words) == 1 or "--help" in words:  # the command's name
@@ -179,7 +179,7 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_the_reference_says_all_there_is() -> None:
     from docs.hooks import commands, python_api, schemas
 
-    group = click.Context(main, info_name="convert")
+    group = click.Context(main, info_name="convert", **main.context_settings)
     page = commands.page()
     for name in main.list_commands(group):
         command = main.get_command(group, name)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_TANH, Decoder, Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
@@ -12,6 +9,7 @@ from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform
 from convert.architectures._rows import B, biases
 from convert.architectures.gpt2 import EMBEDDINGS, NORMS, SPELLINGS
 from convert.architectures.gpt_neox import heads_apart
+from convert.json_types import JsonObject
 
 GRAPH = Graph(
     "starcoder",
@@ -34,7 +32,7 @@ MATRICES: tuple[TensorRule, ...] = (
 PLAIN = {"scale_attn_weights": True, "add_cross_attention": False}
 
 
-def text(values: Mapping[str, Any]) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = _read(values)
     decoder = read_decoder(config, GRAPH)
@@ -44,7 +42,7 @@ def text(values: Mapping[str, Any]) -> GraphSpec:
     return decoder_spec(decoder, rows, transforms=_transforms(decoder))
 
 
-def _read(values: Mapping[str, Any]) -> Config:
+def _read(values: JsonObject) -> Config:
     """The config; how many keys there are follows from multi_query alone, whatever num_key_value_heads says."""
     config = Config(values).spelled(**SPELLINGS)
     if not config.has("intermediate_size"):

@@ -32,7 +32,7 @@ finished stage."""
 
 def page() -> str:
     """Every command with its usage, arguments and options."""
-    group = click.Context(main, info_name="convert")
+    group = click.Context(main, info_name="convert", **main.context_settings)
     commands = (main.get_command(group, name) for name in main.list_commands(group))
     return blocks.page(HEAD, *(_command(command, group) for command in commands if command is not None))
 

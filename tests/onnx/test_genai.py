@@ -296,7 +296,7 @@ def test_a_model_the_builder_does_not_know_is_said_before_it_runs(tmp_path: Path
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["MambaForCausalLM"]}))
     (problem,) = genai.check(Asked(), bundle_of(folder))
     assert "builds no MambaForCausalLM" in str(problem)
-    assert "Qwen2ForCausalLM" in problem.wanted
+    assert problem.wanted.startswith("one of the 38 classes that it builds, such as ")
 
 
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
