@@ -200,3 +200,15 @@ def test_the_steps_of_a_recipe_say_what_they_need(place: Path) -> None:
         assert 0 < step.needs.memory_bytes < GB
         assert step.to_json()["needs"]["memory_bytes"] == step.needs.memory_bytes
         assert step.work > 0
+
+
+def test_a_step_that_cannot_fit_is_refused_before_anything_starts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("validate.memory.free_bytes", lambda: 100_000_000)
+    monkeypatch.setattr("validate.memory.total_bytes", lambda: 200_000_000)
+    planned = plan(load_recipe(place / "r.yaml"), place / "a")
+    first = str(planned.problems[0])
+    assert "takes about 0.3 GB of memory, wanted at most the 0.1 GB that are free" in first
+    assert "this machine has 0.2 GB: run it on one with more" in first
+    with pytest.raises(PlanError):
+        run(planned)
+    assert not (place / "a").exists()
