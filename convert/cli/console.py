@@ -147,6 +147,7 @@ def _bars(verbose: bool) -> Iterator[OnEvent]:
                 far = _how_far(event.data, time.monotonic() - began)
                 progress.update(bar, completed=event.data["done"], far=far)
             elif line := step_line(event):
+                clear("plan")  # which is over once a step begins
                 clear(event.step)
                 console.print(escape(line))
             elif event.kind == "warning":
