@@ -43,7 +43,7 @@ class InChildProcess(Future):
         self._thread.start()
 
     def done(self) -> bool:
-        return not self._thread.is_alive()
+        return self._bundle is not None or self._error is not None  # set before `wake`, which asks
 
     def result(self) -> Bundle:
         self._thread.join()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from convert.formats.gguf.constants import ALIGNMENT
 from convert.formats.gguf.file_plan import FilePlan
 from convert.formats.gguf.split import SplitFile
 from convert.formats.gguf.tensors import StreamedTensor
+from convert.needs import cores
 from convert.progress import Progress
 from quantize.blocks import BlockType
 from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, overflowing
@@ -59,7 +59,7 @@ def write_files(out: Path, group: Group, progress: Progress, workers: int | None
     threads (one a core where None); this thread hashes and writes.
     Raises InputError for values a file cannot hold; then none of the files is left.
     """
-    workers = workers or _cores()
+    workers = workers or cores()
     with ExitStack() as stack:
         files = [stack.enter_context(SplitFile(out, plans)) for plans in group.volumes]
         pool = stack.enter_context(ThreadPoolExecutor(workers))
@@ -74,11 +74,6 @@ def write_files(out: Path, group: Group, progress: Progress, workers: int | None
                 if chunk.last:
                     chunk.tensor.source.release()
     return tuple(artifact for file in files for artifact in file.artifacts)
-
-
-def _cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
