@@ -17,13 +17,14 @@ from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
 from convert.distribution import RELEASE
 from convert.errors import ConvertError, Problem
 from convert.files import STATE_FOLDER
+from convert.formats.base import SOURCE
 from convert.hashes import HashMemory
 from convert.json_types import JsonDict, JsonObject
 from convert.keys import difference, label, plain, sha256, version
 from convert.needs import Needs
 from convert.progress import Progress, Silent
-from convert.recipe import SOURCE, VALIDATE, Recipe, StageSpec
-from convert.registry import AnyStage
+from convert.recipe import Recipe, StageSpec
+from convert.registry import VALIDATE, AnyStage
 from convert.stage import Inputs, missing_packages
 from convert.steps import Plan, Step, existing_folder
 from convert.suggest import suggest

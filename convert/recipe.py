@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 from convert import registry
 from convert.errors import Problem, RecipeError, raise_all
+from convert.formats.base import SOURCE
 from convert.json_types import JsonDict, JsonObject
+from convert.registry import VALIDATE
 from convert.suggest import suggest
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     from convert.options import Options
 
-SOURCE, VALIDATE = "source", "validate"
 MAX_RECIPE_BYTES = 1 << 20
 MAX_NODES = 10_000  # aliases can make a small file expand without end
 WORDS = ("name", "model", "stages", "validate")

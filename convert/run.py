@@ -24,11 +24,11 @@ from convert.events import Event, OnEvent, StepProgress
 from convert.execute import Task
 from convert.executors.base import Executor, Future
 from convert.files import STATE_FOLDER
+from convert.formats.base import SOURCE
 from convert.json_types import JsonDict, JsonObject
 from convert.lock import hold
 from convert.plan import plan
 from convert.publish import partial_folder, publish, publish_report, recover, retract_report
-from convert.recipe import SOURCE
 from convert.steps import Plan, Step
 
 LOCAL = "local"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from convert import registry
 from convert.formats.base import Format
+from tests.marked import between, put_between
 from validate import runtimes
 
 README = Path(__file__).parents[1] / "README.md"
@@ -43,14 +44,12 @@ def _runtimes(format_: Format) -> list[str]:
 
 def in_readme(text: str) -> str:
     """What README has between the two comments."""
-    return text.split(BEGIN)[1].split(END, maxsplit=1)[0].strip()
+    return between(text, BEGIN, END)
 
 
 def write() -> None:
     """Put the table into README."""
-    text = README.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}", encoding="utf-8")
+    put_between(README, BEGIN, END, table())
 
 
 if __name__ == "__main__":

@@ -261,7 +261,7 @@ def _files_of(step: Step) -> list[str]:
 
 def show_result(result: Result) -> None:
     """The table of outputs with the report's verdicts, the reasons, and where everything lies."""
-    from convert.recipe import VALIDATE
+    from convert.registry import VALIDATE
     from convert.table import report_lines
 
     if not result.ran:
@@ -308,7 +308,8 @@ def show_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: t
 def show_stages() -> None:
     """Every stage with its options: name, type, default, meaning."""
     from convert import registry
-    from convert.recipe import SOURCE, VALIDATE
+    from convert.formats.base import SOURCE
+    from convert.registry import VALIDATE
 
     for name in registry.names():
         stage = registry.load(name)

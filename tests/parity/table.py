@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from convert import architectures
+from tests.marked import between, put_between
 from tests.parity.families import Case, families
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
@@ -80,14 +81,12 @@ def _missing() -> Iterator[str]:
 
 def on_page(text: str) -> str:
     """What the page has between the two comments."""
-    return text.split(BEGIN)[1].split(END, maxsplit=1)[0].strip()
+    return between(text, BEGIN, END)
 
 
 def write() -> None:
     """Put the table into the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}", encoding="utf-8")
+    put_between(PAGE, BEGIN, END, table())
 
 
 if __name__ == "__main__":
