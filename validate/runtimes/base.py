@@ -183,6 +183,24 @@ class ReferenceSession(Session):
         """The rendered conversation; with `templates`, those instead of the source's own."""
 
     @property
+    def bytes_held(self) -> int:
+        """Memory that `give_back` frees."""
+        return 0
+
+    def give_back(self) -> None:
+        """Free the weights; who asks for what needs them loads them again."""
+
+    def choices(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The likeliest token behind each prompt and behind each token of the draft that follows it, in one pass."""
+        raise _unsupported("choices")
+
+    def image_choices(
+        self, prompts: Sequence[str], images: Sequence[np.ndarray], drafts: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        """As `choices`, after each prompt with one IMAGE_MARK."""
+        raise _unsupported("image_choices")
+
+    @property
     def image_unit(self) -> int:
         """Pixels of the side of what becomes one image token."""
         raise _unsupported("image_unit")
