@@ -180,6 +180,9 @@ def test_two_tokens_that_changed_places(broken: Broken, tiny_text: dict[str, Bun
 class Stub:
     """A session that only tokenizes."""
 
+    def tokenize_by_file(self, text: str) -> None:
+        """There is no file."""
+
     def __init__(self, tokenize: Callable[[str], list[int]], **identity: Any) -> None:
         self._tokenize, self._identity = tokenize, runtimes.Identity(vocab=9, **identity)
 

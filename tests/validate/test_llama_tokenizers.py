@@ -1,4 +1,4 @@
-"""Llama 2's tokenizer as configs and libraries read it: the file is right, and where libraries disagree that is said."""
+"""Llama 2's tokenizer as configs and libraries read it: the file is right, and what libraries disagree on is said."""
 
 from __future__ import annotations
 
