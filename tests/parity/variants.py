@@ -59,22 +59,36 @@ def no_generation_config(folder: Path) -> None:
 
 def list_of_ends(folder: Path) -> None:
     """Two ends, of which llama.cpp knows none by its name but the first."""
-    others = [i for i, text in _texts(folder).items() if text not in _names(folder)]
+    ends, names = _ends(folder), _names(folder)
+    if all(text in names for text in _texts(folder).values()):
+        added_tokens(folder)
+    others = [i for i, text in _texts(folder).items() if text not in names]
     with edited(folder / "generation_config.json") as generation:
-        generation["eos_token_id"] = [*_ends(folder), others[-1]]
+        generation["eos_token_id"] = [*ends, others[-1]]
 
 
 def added_tokens(folder: Path) -> None:
-    """Two more added tokens, a special one and one that is not, where the embedding has rows for them."""
+    """Two more added tokens, one of them special: in rows without a token, else in place of the last pieces."""
     with edited(folder / "tokenizer.json") as tokenizer:
-        known = tokenizer["added_tokens"]
-        place = max(*tokenizer["model"]["vocab"].values(), *(t["id"] for t in known)) + 1
-        room = _rows(folder) - place
-        for number, (text, special) in enumerate([("<|tool|>", True), ("<note>", False)][: max(room, 0)]):
+        known, vocab = tokenizer["added_tokens"], tokenizer["model"]["vocab"]
+        place = max(*vocab.values(), *(t["id"] for t in known)) + 1
+        if place + 2 > _rows(folder):
+            place -= 2
+            _remove(tokenizer["model"], place)
+        for number, (text, special) in enumerate([("<note>", False), ("<|tool|>", True)]):
             known.append({**known[-1], "id": place + number, "content": text, "special": special})
         made = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in known}
     with edited(folder / "tokenizer_config.json") as config:
         config["added_tokens_decoder"] = made
+
+
+def _remove(model: dict[str, Any], first: int) -> None:
+    """The pieces from an id on, and the merges that need or make one."""
+    gone = {text for text, number in model["vocab"].items() if number >= first}
+    for text in gone:
+        del model["vocab"][text]
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    model["merges"] = [pair for pair in pairs if not gone & {*pair, "".join(pair)}]
 
 
 def legacy_tokenizer(folder: Path) -> None:
