@@ -80,6 +80,9 @@ class Reference(ReferenceSession):
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         return self._session.tokenize(text, add_special=add_special, parse_special=parse_special)
 
+    def tokenize_by_file(self, text: str) -> list[int] | None:
+        return self._session.tokenize_by_file(text)
+
     def detokenize(self, tokens: Sequence[int]) -> str:
         return self._session.detokenize(tokens)
 

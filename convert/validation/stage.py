@@ -25,7 +25,7 @@ from convert.model.reference import open_reference
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
-from convert.validation.checks import check_all, config_of, input_sets, wants_images
+from convert.validation.checks import check_all, config_of, input_sets, wants_images, window_of
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
 from convert.validation.options import MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
@@ -129,11 +129,16 @@ def _kept_bytes(options: ValidateOptions, source: Bundle) -> int:
     return min(ROOM_BYTES, 4 * options.tokens * vocabulary) if isinstance(vocabulary, int) else ROOM_BYTES
 
 
-def _windows(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], progress: Progress) -> Windows:
-    """What is read, cut into windows; notes what is too short or was left out."""
+def _windows(
+    options: ValidateOptions, source: Bundle, reference: Reference, sets: Sequence[InputSet], progress: Progress
+) -> Windows:
+    """What is read, cut into windows that the model has room for; notes what is too short or was left out."""
     from validate import texts
 
-    windows = texts.windows(reference, sets, options.tokens, options.window)
+    window = window_of(options, source)
+    if window < options.window:
+        progress.note(f"windows of {window} tokens, not {options.window}: the model was made for no more")
+    windows = texts.windows(reference, sets, options.tokens, window)
     got = sum(map(len, windows.tokens))
     if got < MIN_TOKENS:
         where = ", ".join(map(str, options.text)) or "our own texts"
@@ -294,7 +299,7 @@ class ValidateStage(Stage[ValidateOptions]):
         candidates = [_candidate(row, inputs, key) for row in rows if not row.not_built]
         with _reference(options, source, out) as reference:
             sets = input_sets(options)
-            windows = _windows(options, reference, sets, progress)
+            windows = _windows(options, source, reference, sets, progress)
             questions = _questions(options, reference, sets, windows)
             try:
                 kept = out.parent / STATE_FOLDER / "measured"

@@ -182,6 +182,13 @@ class ReferenceSession(Session):
     ) -> str:
         """The rendered conversation; with `templates`, those instead of the source's own."""
 
+    def tokenize_by_file(self, text: str) -> list[int] | None:
+        """Ids, special tokens read and added, as the library that the tokenizer's file is made for gives them.
+
+        None where there is no such file, or no library for it: `tokenize` is all there is to compare with.
+        """
+        return None
+
     @property
     def bytes_held(self) -> int:
         """Memory that `give_back` frees."""
