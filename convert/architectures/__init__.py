@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from convert.architectures._family import TEXT_GRAPH as TEXT_GRAPH
 from convert.architectures._family import Family as Family
 from convert.architectures._family import Roles as Roles
+from convert.architectures._model_types import CLASS_OF
 from convert.architectures._roles import DENSE as DENSE
 from convert.architectures._roles import VISION as VISION
 from convert.architectures._roles import TensorRole as TensorRole
@@ -56,12 +57,12 @@ def find(config: JsonObject) -> Family:
     """The family that serves a checkpoint's config. Raises InputError, with the nearest by name, when none does."""
     named = config.get("architectures")
     served = known()
-    first = named[0] if isinstance(named, list) and named else None
+    kind = config.get("model_type")
+    first = named[0] if isinstance(named, list) and named else CLASS_OF.get(kind) if isinstance(kind, str) else None
     if isinstance(first, str) and first in served:
         return load(served[first])
     if first is None:
-        raise InputError("config.json", "architectures names no model class", "one that is supported", LIST)
-    kind = config.get("model_type")
+        raise _no_class(kind)
     which = f"model_type {shown(kind, 60)} ({_plain(first)})" if kind else f"architecture {shown(first)}"
     raise InputError("config.json", f"not supported: {which}", remedy=_remedy(str(first), served))
 
@@ -72,6 +73,26 @@ def roles(config: JsonObject, tensors: Iterable[str]) -> Roles:
     Raises ConvertError where no family serves the config, or no table can be made of it.
     """
     return find(config).roles(config, tensors)
+
+
+def _no_class(kind: object) -> InputError:
+    """What to say of a config that names no class, and whose model_type does not say which it is."""
+    near = difflib.get_close_matches(kind, CLASS_OF, NEAREST, 0.6) if isinstance(kind, str) else []
+    listed = ", ".join(f'["{CLASS_OF[name]}"] (model_type {name})' for name in near)
+    said = f"model_type {shown(kind, 60)} is none that names one" if kind else "there is no model_type either"
+    remedy = f'add "architectures", the class the model was saved from; nearest: {listed}' if listed else (
+        'add "architectures", the class the model was saved from, as ["LlamaForCausalLM"]'
+    )
+    return InputError(
+        "config.json", f"architectures names no model class, and {said}", "a class that is supported", f"{remedy}; {LIST}"
+    )
+
+
+def class_name(config: JsonObject) -> str:
+    """The class of a config that a family serves: by its own word, or by its model_type. Empty where none is."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else CLASS_OF.get(str(config.get("model_type")))
+    return first if isinstance(first, str) else ""
 
 
 def _remedy(first: str, served: Mapping[str, str]) -> str:

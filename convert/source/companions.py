@@ -22,7 +22,8 @@ from convert.bundle import Bundle, Role
 from convert.collection import without_collection
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
-from convert.source.untrusted import read_bytes
+from convert.source.checkpoint import mended
+from convert.source.untrusted import decoded, not_json, read_bytes
 
 ROLES: Mapping[str, Role] = MappingProxyType(
     {
@@ -199,10 +200,10 @@ def read_companions(bundle: Bundle, *, tokenizer: bool = True) -> Companions:
     Raises InputError, naming file and line, for JSON that is broken, of the wrong type, too large or too deep.
     """
     files = _files(bundle)
-    card, card_notes = _card(files)
+    card, card_notes = read_card(files.get("README.md"))
     templates, template_notes = _chat_templates(files)
     companions = Companions(
-        config=_read(files, "config.json"),
+        config=_config(files),
         tokenizer_config=_tokenizer_config(files),
         chat_templates=templates,
         generation=_read(files, "generation_config.json"),
@@ -230,12 +231,8 @@ def _files(bundle: Bundle) -> dict[str, Path]:
 
 
 def read_text(path: Path, limit: int = CONFIG_BYTES) -> str:
-    """The text of a UTF-8 file of at most `limit` bytes. Raises InputError."""
-    data = read_bytes(path, limit)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), f"byte {error.start} is not UTF-8") from error
+    """The text of a file of at most `limit` bytes. Raises InputError."""
+    return decoded(str(path), read_bytes(path, limit))
 
 
 def read_json(path: Path, limit: int = CONFIG_BYTES) -> JsonDict:
@@ -245,7 +242,7 @@ def read_json(path: Path, limit: int = CONFIG_BYTES) -> JsonDict:
         with without_collection():
             value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}", f"not JSON ({error.msg})") from error
+        raise not_json(str(path), error) from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; brackets without end
         raise InputError(str(path), f"not usable JSON ({type(error).__name__})") from error
     if not isinstance(value, dict):
@@ -277,6 +274,12 @@ def token_text(value: object) -> str | None:
 
 def _read(files: Mapping[str, Path], name: str) -> JsonDict:
     return read_json(files[name]) if name in files else {}
+
+
+def _config(files: Mapping[str, Path]) -> JsonDict:
+    """config.json, without what the weights beside it disprove."""
+    found = _read(files, "config.json")
+    return mended(files["config.json"].parent, found) if found else found
 
 
 def _tokenizer_config(files: Mapping[str, Path]) -> JsonDict:
@@ -326,10 +329,15 @@ def _jinja_files(files: Mapping[str, Path]) -> dict[str, str]:
     templates = {}
     for name, path in files.items():
         if name == "chat_template.jinja":
-            templates["default"] = read_text(path)
+            templates["default"] = _unix_lines(read_text(path))
         elif name.startswith("additional_chat_templates/"):
-            templates[path.stem] = read_text(path)
+            templates[path.stem] = _unix_lines(read_text(path))
     return templates
+
+
+def _unix_lines(text: str) -> str:
+    """The text with the ends of lines that Python gives whoever opens a text file, transformers too."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _named(value: object, path: Path | None) -> dict[str, str]:
@@ -349,9 +357,8 @@ def _named(value: object, path: Path | None) -> dict[str, str]:
     return {str(name): str(text) for name, text in pairs}
 
 
-def _card(files: Mapping[str, Path]) -> tuple[JsonDict, list[str]]:
+def read_card(path: Path | None) -> tuple[JsonDict, list[str]]:
     """The YAML between the first two `---` lines of README.md; {} and a note where it cannot be read."""
-    path = files.get("README.md")
     if path is None:
         return {}, []
     from ruamel.yaml import YAML

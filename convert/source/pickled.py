@@ -23,6 +23,7 @@ from convert.errors import InputError
 from convert.progress import Progress
 from convert.source.checkpoint import PICKLES, SAFETENSORS, check_index
 from convert.source.safetensors import write
+from convert.source.names import kept_name, refuse_unmerged
 from convert.source.untrusted import listed, refuse_pointer, shown
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def convert(
     artifacts = []
     for path, name in zip(files, SAFETENSORS.names(len(files)), strict=True):
         scan(path)
-        tensors = _load(path)
+        tensors = _model_tensors(path)
         twice = [tensor for tensor in tensors if tensor in found]
         if twice:
             raise InputError(str(path), f"holds {listed(twice)}, which {found[twice[0]]} holds too", "each tensor once")
@@ -173,8 +174,23 @@ def convert(
         artifacts.append(write(out / name, specs, _bytes(kept.values()), {"format": "pt"}))
         progress.advance(path.stat().st_size)
     if files:
-        check_index(files[0].parent / PICKLES.index, index, found)
+        named = {kept: file for name, file in index.items() if (kept := kept_name(name))}
+        check_index(files[0].parent / PICKLES.index, named, found)
     return tuple(artifacts)
+
+
+def _model_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors in the file that are part of the model, by their plain names (see convert.source.names)."""
+    state = _load(path)
+    refuse_unmerged(str(path), state)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        kept = kept_name(name)
+        if kept in tensors:
+            raise InputError(str(path), f"holds {shown(kept)} under two names", "each tensor once")
+        if kept:
+            tensors[kept] = value
+    return tensors
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.options import Options, RecipePath
 from convert.progress import Progress
-from convert.source import checkpoint, companions, hub, pickled
+from convert.source import checkpoint, companions, hub, mend, pickled
 from convert.source.checkpoint import PICKLES
 from convert.source.untrusted import inside
 from convert.stage import Inputs, Stage
@@ -102,6 +102,17 @@ def _check_weights(folder: Path) -> None:
         raise InputError(str(folder), "has pickled weights", "torch to read them", install_command("pickle"))
 
 
+def _quantized(folder: Path) -> list[Problem]:
+    """That the weights are packed in a way that is not read here; nothing where a file cannot be read at all."""
+    try:
+        cards = _companions(folder).get(Role.CARD, ())
+        card, _ = companions.read_card(next((path for path in cards if path.name == "README.md"), None))
+        found = mend.refusal(folder, card)
+    except InputError:  # said by who reads that file next
+        return []
+    return [found] if found else []
+
+
 def _problems(look: Callable[[], object]) -> list[Problem]:
     try:
         look()
@@ -145,7 +156,12 @@ class SourceStage(Stage[SourceOptions]):
         locate(options, download=True, progress=progress)
 
     def notes(self, options: SourceOptions) -> list[str]:
-        """That the model has to be fetched, and that a branch is not a pinned revision."""
+        """That the model has to be fetched, that a branch is not a pinned revision, and what is odd in the checkpoint."""
+        folder = _here(options)
+        odd = mend.notes(folder) if folder is not None and folder.is_dir() else []
+        return [*self._hub_notes(options), *odd]
+
+    def _hub_notes(self, options: SourceOptions) -> list[str]:
         if options.hub is None:
             return []
         revision = options.revision or hub.DEFAULT_REVISION
@@ -176,6 +192,8 @@ class SourceStage(Stage[SourceOptions]):
             return []
         if not folder.is_dir():
             return _problems(lambda: checkpoint.read_config(folder))
+        if quantized := _quantized(folder):
+            return quantized
         looks = (lambda: checkpoint.read_config(folder), lambda: _companions(folder), lambda: _check_weights(folder))
         found = [problem for look in looks for problem in _problems(look)]
         return list({problem.where: problem for problem in reversed(found)}.values())[
@@ -197,7 +215,10 @@ class SourceStage(Stage[SourceOptions]):
         """The checkpoint's bundle; pickled weights become safetensors in `out`. Files left in place have no hash."""
         folder = locate(options, download=True, progress=progress)
         bundle = self.forecast(options, inputs)
-        if folder is None or checkpoint.layout(folder) is not PICKLES:
+        if folder is None:
+            return bundle
+        bundle = mend.mend(bundle, folder.absolute(), out, progress)
+        if checkpoint.layout(folder) is not PICKLES:
             return bundle
         files, index = checkpoint.weight_files(folder, PICKLES)
         config = checkpoint.read_config(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import stat
@@ -15,6 +16,14 @@ MAX_JSON_BYTES = 64 << 20  # the largest tokenizer.json of the field is about 40
 LFS_POINTER = b"version https://git-lfs"
 LONGEST_PATH = 1024  # characters that a message shows
 HUB_REPO_PREFIX = "models--"
+MARKS = (  # byte-order marks, the longer first, and what a text that begins with one is decoded as
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+SHOWN_BEFORE, SHOWN_OF_LINE = 30, 60  # characters of a broken line, before the place and in all
 
 
 def shown(text: object, limit: int = 80) -> str:
@@ -105,17 +114,56 @@ def read_object(path: Path, limit: int = MAX_JSON_BYTES, *, unique: bool = False
 def parse_object(where: str, raw: bytes, *, unique: bool = False) -> JsonDict:
     """The JSON object in `raw`; with `unique`, a key that stands twice is an error, else the last one counts.
 
-    Raises InputError. `NaN` and `Infinity` pass, as in every reader of config.json written in Python.
+    Raises InputError with line, column and the text there. `NaN` and `Infinity` pass, as in every reader of config.json
+    written in Python.
     """
+    text = decoded(where, raw)
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique if unique else None)
+        value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise InputError(where, "is JSON nested too deeply") from None
-    except ValueError as error:  # not UTF-8, not JSON, a key twice, or a number of thousands of digits
+    except json.JSONDecodeError as error:
+        raise not_json(where, error) from None
+    except ValueError as error:  # a key twice, or a number of thousands of digits
         raise InputError(where, f"is not valid JSON ({shown(str(error), 160)[1:-1]})") from None
     if not isinstance(value, dict):
         raise InputError(where, f"holds a JSON {type(value).__name__}", "a JSON object")
     return value
+
+
+def not_json(where: str, error: json.JSONDecodeError) -> InputError:
+    """What to say of a text that is no JSON: `where` with line and column, what stands there, and what to do."""
+    text, at = error.doc, error.pos
+    line = text[text.rfind("\n", 0, at) + 1 :].partition("\n")[0].strip()
+    before = text[:at].rstrip()
+    if before.endswith(",") and text[at : at + 1] in ("}", "]") or error.msg.startswith("Illegal trailing comma"):
+        got, remedy = "a comma with nothing after it", "take the comma away"
+    elif at >= len(text.rstrip()):
+        got, remedy = "it ends too early", "the file was cut short: download it again"
+    else:
+        got, remedy = error.msg, "mend the text there, or download the file again"
+    column = at - text.rfind("\n", 0, at)
+    start = max(0, min(column - 1, len(line)) - SHOWN_BEFORE)
+    said = f"is not valid JSON ({got}), the text there is {shown(line[start : start + SHOWN_OF_LINE])}"
+    return InputError(f"{where}:{error.lineno}:{column}", said, "", remedy)
+
+
+def decoded(where: str, raw: bytes) -> str:
+    """The text in `raw`: UTF-8, or UTF-16 or UTF-32 that says so in its first bytes; a byte-order mark is no part of it.
+
+    Raises InputError for anything else.
+    """
+    encoding = next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        got = f"byte {error.start} is not {'UTF-8' if encoding.startswith('utf-8') else encoding.upper()}"
+        raise InputError(where, got, "text in UTF-8", "save the file as UTF-8, or download it again") from None
+
+
+def is_plain(raw: bytes) -> bool:
+    """Whether every reader takes these bytes for the text that `decoded` gives: many refuse a byte-order mark."""
+    return not any(raw.startswith(mark) for mark, _ in MARKS)
 
 
 def refuse_pointer(path: Path, start: bytes) -> None:
