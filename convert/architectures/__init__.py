@@ -17,13 +17,13 @@ from collections.abc import Iterable, Mapping
 from convert.architectures._family import TEXT_GRAPH as TEXT_GRAPH
 from convert.architectures._family import Family as Family
 from convert.architectures._family import Roles as Roles
-from convert.architectures._model_types import CLASS_OF
 from convert.architectures._roles import DENSE as DENSE
 from convert.architectures._roles import VISION as VISION
 from convert.architectures._roles import TensorRole as TensorRole
 from convert.architectures._roles import in_words as in_words
 from convert.errors import InputError
 from convert.json_types import JsonObject
+from convert.source.model_types import CLASS_OF
 from convert.source.untrusted import shown
 
 LONGEST_NAME = 80
@@ -86,13 +86,6 @@ def _no_class(kind: object) -> InputError:
     return InputError(
         "config.json", f"architectures names no model class, and {said}", "a class that is supported", f"{remedy}; {LIST}"
     )
-
-
-def class_name(config: JsonObject) -> str:
-    """The class of a config that a family serves: by its own word, or by its model_type. Empty where none is."""
-    named = config.get("architectures")
-    first = named[0] if isinstance(named, list) and named else CLASS_OF.get(str(config.get("model_type")))
-    return first if isinstance(first, str) else ""
 
 
 def _remedy(first: str, served: Mapping[str, str]) -> str:

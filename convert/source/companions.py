@@ -23,7 +23,7 @@ from convert.collection import without_collection
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
 from convert.source.checkpoint import mended
-from convert.source.untrusted import decoded, not_json, read_bytes
+from convert.source.untrusted import check_link, decoded, not_json, read_bytes
 
 ROLES: Mapping[str, Role] = MappingProxyType(
     {
@@ -69,17 +69,17 @@ SPECIAL_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 def collect(folder: Path, inside: Path | None = None) -> dict[Role, tuple[Path, ...]]:
     """The companions in `folder` by role, each list sorted; what is not in ROLES is not looked at.
 
-    `inside` is how far a symbolic link may lead: `folder` when None; for a snapshot in the hub's cache, whose files are
-    links to ../../blobs, the cache folder of that repository.
+    `inside` is how far any symbolic link may lead: `folder` when None; for a snapshot in the hub's cache, whose files
+    are links to ../../blobs, the cache folder of that repository. One that the user made may lead anywhere.
 
-    Raises InputError for a companion that is a link out of `inside`, a folder, a pipe, or a link to nothing.
+    Raises InputError for a companion that is a stranger's link out of `inside`, a folder, a pipe, a link to nothing.
     """
     home = (inside or folder).resolve()
     found: dict[Role, list[Path]] = {}
     for pattern, role in ROLES.items():
         subfolder, _, name = pattern.rpartition("/")
         for path in _matches(folder / subfolder if subfolder else folder, name):
-            _check_regular(path, home)
+            _check_regular(path, home, folder)
             found.setdefault(role, []).append(path)
     return {role: tuple(sorted(paths)) for role, paths in found.items()}
 
@@ -93,16 +93,14 @@ def _matches(folder: Path, pattern: str) -> Iterable[Path]:
     return [path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern) and not path.is_dir()]
 
 
-def _check_regular(path: Path, home: Path) -> None:
+def _check_regular(path: Path, home: Path, folder: Path) -> None:
     try:
         target = path.resolve(strict=True)
         regular = stat.S_ISREG(target.stat().st_mode)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         raise InputError(str(path), f"a link to a file that is not there ({error})", "a file") from error
     if not target.is_relative_to(home):
-        raise InputError(
-            str(path), f"a link that leads out of the model's folder, to {target}", f"a file inside {home}"
-        )
+        check_link(path, folder, target)
     if not regular:
         raise InputError(str(path), "not a regular file", "a file")
 

@@ -20,7 +20,7 @@ from convert.files import HashedFile, write_text
 from convert.json_types import JsonObject
 from convert.progress import Progress
 from convert.source import checkpoint, quantized
-from convert.source.checkpoint import CONFIG_NAME, MAX_CONFIG_BYTES, SAFETENSORS, model_entries
+from convert.source.checkpoint import CLASSES, CONFIG_NAME, MAX_CONFIG_BYTES, SAFETENSORS, model_entries
 from convert.source.companions import TOKENIZER_BYTES
 from convert.source.names import kept_name, name_notes
 from convert.source.safetensors import Entry, Header, MappedFile, read_header, write
@@ -38,7 +38,13 @@ def notes(folder: Path) -> list[str]:
     except InputError:
         return []
     stale = [quantized.stale_note(config, types)] if quantized.is_stale(config, types) else []
-    return [*stale, *name_notes(types)]
+    mended = checkpoint.mended(folder, config)
+    named = [] if mended.get(CLASSES) == config.get(CLASSES) else [_class_note(mended)]
+    return [*stale, *named, *name_notes(types)]
+
+
+def _class_note(config: JsonObject) -> str:
+    return f"config.json names no class: by its model_type, {config['model_type']}, it is {config[CLASSES][0]}"
 
 
 def refusal(folder: Path, card: JsonObject) -> Problem | None:
@@ -62,8 +68,8 @@ def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     headers = [read_header(a.path) for a in weights if a.path.is_relative_to(folder)]
     odd = [header for header in headers if any(kept_name(e.name) != e.name for e in header.entries)]
     texts = [(role, a) for role, a in bundle.artifacts() if role not in (Role.WEIGHTS, Role.CARD)]
-    stale = quantized.KEY in read_object(inside(folder, CONFIG_NAME)) and quantized.KEY not in checkpoint.read_config(folder)
-    if not odd and not stale and not any(_is_odd(a.path) for _, a in texts):
+    other_config = read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES) != checkpoint.read_config(folder)
+    if not odd and not other_config and not any(_is_odd(a.path) for _, a in texts):
         return bundle
     made: dict[Role, tuple[Artifact, ...]] = {}
     for role, artifact in texts:

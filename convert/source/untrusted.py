@@ -14,6 +14,8 @@ from convert.json_types import JsonDict
 
 MAX_JSON_BYTES = 64 << 20  # the largest tokenizer.json of the field is about 40 MB
 LFS_POINTER = b"version https://git-lfs"
+DOWNLOADED = (".cache/huggingface", ".git")  # what `hf download --local-dir` and `git clone` leave in a folder
+MADE_HERE_NS = 2_000_000_000  # between a link's own time and that of its entry, when nobody restored the former
 LONGEST_PATH = 1024  # characters that a message shows
 HUB_REPO_PREFIX = "models--"
 MARKS = (  # byte-order marks, the longer first, and what a text that begins with one is decoded as
@@ -42,9 +44,9 @@ def listed(names: Iterable[str], limit: int = 4) -> str:
 def inside(folder: Path, name: str, where: Path | None = None) -> Path:
     """The regular file called `name` in `folder`; `where` is the file that names it.
 
-    `name` is a bare file name. A symbolic link is followed only when it ends in the same folder, or, in the hub's
-    cache (`models--org--name/snapshots/<commit>/`), in the same repository's `blobs/` or the `blobs/` that the
-    cache's repositories share (huggingface_hub 2). Raises InputError otherwise.
+    `name` is a bare file name. A symbolic link is followed when it ends in the same folder; in the hub's cache
+    (`models--org--name/snapshots/<commit>/`), in the same repository's `blobs/` or the `blobs/` that the cache's
+    repositories share (huggingface_hub 2); and anywhere else when `check_link` lets it. Raises InputError otherwise.
     """
     where = where or folder
     check_bare(name, where)
@@ -55,15 +57,44 @@ def inside(folder: Path, name: str, where: Path | None = None) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, in Python 3.11 and 3.12
         raise _unreadable(path, where, error) from None
     if not any(real.is_relative_to(root) for root in _roots(folder.resolve())):
-        raise InputError(
-            str(path),
-            f"is a link that leads out of its folder, to {shown(str(real), LONGEST_PATH)}",
-            "a file in the folder",
-            "put a copy of the file in its place if you trust it",
-        )
+        check_link(path, folder, real)
     if not stat.S_ISREG(mode):
         raise InputError(str(path), "is not a regular file", "a file")
     return path
+
+
+def check_link(path: Path, folder: Path, target: Path) -> None:
+    """Raise InputError unless the link `path`, which leads out of `folder` to `target`, was made by this user here.
+
+    Shards are often kept on another disk. What a stranger's archive or repository brings may not point at the user's
+    files: a template that is a link to a secret would be published with the model. Such a link is not this user's, or
+    older than its place here (an unpacker restores its time, `ln` does not), or lies in a folder that a download left
+    its marks in.
+    """
+    came = _origin(path, folder)
+    if not came and os.access(target, os.R_OK):
+        return
+    got = f"is a link that leads out of its folder, to {shown(str(target), LONGEST_PATH)}"
+    if not came:
+        raise InputError(str(path), f"{got}, which cannot be read", "a file that this user may read")
+    remedy = "if you trust it, make the link again yourself (`ln -sfn`), or put a copy of the file in its place"
+    raise InputError(str(path), f"{got}, and {came}", "a file in the folder, or a link of your own", remedy)
+
+
+def _origin(path: Path, folder: Path) -> str:
+    """Why the link is not taken for one that this user made here; empty when it is."""
+    if len(_roots(folder.resolve())) > 1:
+        return "the folder is of the hub's cache"
+    mark = next((mark for mark in DOWNLOADED if (folder / mark).exists()), "")
+    if mark:
+        return f"the folder was downloaded (it has {mark})"
+    for link in (each for each in (path, path.parent) if each.is_symlink() and each != folder):
+        status = link.lstat()
+        if status.st_uid != os.getuid():
+            return "the link is another user's"
+        if abs(status.st_ctime_ns - status.st_mtime_ns) > MADE_HERE_NS:
+            return "the link was unpacked or copied here, not made here"
+    return ""
 
 
 def check_bare(name: str, where: Path) -> None:

@@ -313,8 +313,6 @@ def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
 def write_configs(out: Path, layout: Layout, quantization: JsonObject) -> tuple[Artifact, ...]:
     """config.json, the source's own with `quantization_config`; for older readers of GPTQ and AWQ a file of it too."""
     config = dict(layout.checkpoint.config) | {"quantization_config": dict(quantization)}
-    if not config.get("architectures"):  # vLLM asks for it
-        config["architectures"] = [architectures.class_name(config)]
     beside = {} if layout.scheme.method == "fp8" else {"quantize_config.json": quantization}
     texts = {"config.json": config, **beside}
     return tuple(write_text(out / name, _json(value), "json") for name, value in texts.items())

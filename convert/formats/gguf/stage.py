@@ -340,7 +340,8 @@ class GGUFStage(Stage[GGUFOptions]):
         names = ", ".join(plan.name for group in conversion.groups for plan in group.plans)
         progress.start(f"writing {names}", sum(group.source_bytes for group in conversion.groups))
         made = [write_files(out, group, progress) for group in conversion.groups]
-        first = conversion.text.plans[0]
+        there = {artifact.path.name for artifact in made[0]}
+        first = next(plan for plan in conversion.text.plans if plan.name in there)
         prove_tokenizer(out / first.name, first.fields, conversion.tokenizer, options.tokenizer_check, progress)
         return _bundle(inputs, made)
 
