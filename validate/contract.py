@@ -170,7 +170,8 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
         counter.compare("EOS", ours.eos, theirs.eos)
     if ours.pad >= 0:
         counter.compare("PAD", ours.pad, theirs.pad)
-    ends, stops = ours.end_of_generation, theirs.end_of_generation
+    past = sorted(i for i in ours.end_of_generation if i >= ours.vocab)  # nothing can stop there
+    ends, stops = ours.end_of_generation - set(past), theirs.end_of_generation
     counter.compare("ends of generation that are kept", sorted(ends), sorted(ends & stops))
     if theirs.eot >= 0:
         counter.compare("end of turn is one of the source's ends", True, theirs.eot in ends)
@@ -182,6 +183,10 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
     more = sorted(stops - ends)
     names = [own_pieces[i] if i < len(own_pieces) else str(i) for i in more]
     note = f"the runtime also stops at {_shortened(' '.join(names))}, which it knows by their names" if more else ""
+    if past:
+        ids = ", ".join(map(str, past))
+        said = f"the source names {ids} as an end, past its {ours.vocab} tokens: correct eos_token_id in its configs"
+        note = f"{note}; {said}" if note else said
     return counter.check("special_ids", "special tokens", "special_ids_equal", note)
 
 

@@ -23,7 +23,7 @@ from convert.architectures._roles import TensorRole as TensorRole
 from convert.architectures._roles import in_words as in_words
 from convert.errors import InputError
 from convert.json_types import JsonObject
-from convert.source.model_types import CLASS_OF
+from convert.source.model_types import CLASS_OF, class_of
 from convert.source.untrusted import shown
 
 LONGEST_NAME = 80
@@ -55,10 +55,8 @@ def known() -> dict[str, str]:
 
 def find(config: JsonObject) -> Family:
     """The family that serves a checkpoint's config. Raises InputError, with the nearest by name, when none does."""
-    named = config.get("architectures")
     served = known()
-    kind = config.get("model_type")
-    first = named[0] if isinstance(named, list) and named else CLASS_OF.get(kind) if isinstance(kind, str) else None
+    kind, first = config.get("model_type"), class_of(config)
     if isinstance(first, str) and first in served:
         return load(served[first])
     if first is None:

@@ -15,7 +15,7 @@ from convert.bundle import Bundle, Role
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
 from convert.source import quantized
-from convert.source.model_types import CLASS_OF
+from convert.source.model_types import class_of
 from convert.source.names import kept_name, refuse_unmerged
 from convert.source.safetensors import Entry, Header, MappedFile, read_header
 from convert.source.untrusted import check_bare, inside, listed, read_object, shown
@@ -148,7 +148,7 @@ def read_config(folder: Path) -> JsonDict:
 def mended(folder: Path, config: JsonDict) -> JsonDict:
     """The config of the checkpoint in `folder` with its class, where its model_type names one, and without what its
     weights disprove: a quantization that is not there."""
-    if not config.get(CLASSES) and (name := CLASS_OF.get(str(config.get("model_type")))):
+    if not config.get(CLASSES) and (name := class_of(config)):
         config = config | {CLASSES: [name]}
     if quantized.KEY not in config or not quantized.is_stale(config, stored_types(folder)):
         return config

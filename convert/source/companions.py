@@ -22,6 +22,7 @@ from convert.bundle import Bundle, Role
 from convert.collection import without_collection
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
+from convert.source.added_tokens import Added, Said, settle
 from convert.source.checkpoint import mended
 from convert.source.untrusted import check_link, decoded, not_json, read_bytes
 
@@ -133,15 +134,24 @@ class Companions:
         inner = self.config.get("text_config")
         return {**self.config, **inner} if isinstance(inner, Mapping) else self.config
 
-    @cached_property
+    @property
     def added_tokens(self) -> Mapping[int, JsonObject]:
         """Id -> {content, special, lstrip, rstrip, normalized} of every added token, in order of id.
 
-        tokenizer.json and tokenizer_config.json's added_tokens_decoder each may know tokens the other does not;
-        where both know an id, tokenizer_config.json has the last word, as in transformers. added_tokens.json is read
-        where neither exists.
+        tokenizer.json and tokenizer_config.json's added_tokens_decoder each may know tokens the other does not; the ids
+        are those that the tokenizer gives (see convert.source.added_tokens). added_tokens.json is read where neither
+        has any. Raises InputError for a token whose id the libraries do not agree on.
         """
-        return _added_tokens(self)
+        return self._settled.tokens
+
+    @property
+    def added_token_notes(self) -> tuple[str, ...]:
+        """A line about each added token that has another id than its file says."""
+        return self._settled.notes
+
+    @cached_property
+    def _settled(self) -> Added:
+        return _added(self)
 
     @cached_property
     def token_ids(self) -> Mapping[str, int]:
@@ -377,15 +387,16 @@ def read_card(path: Path | None) -> tuple[JsonDict, list[str]]:
     return {name: value for name, value in header.items() if isinstance(name, str)}, []
 
 
-def _added_tokens(companions: Companions) -> dict[int, JsonObject]:
-    tokens: dict[int, JsonObject] = {}
+def _added(companions: Companions) -> Added:
+    in_json: list[Said] = []
+    in_config: list[Said] = []
     for entry in _list((companions.tokenizer_json or {}).get("added_tokens")):
         token = _mapping(entry)
         if not _is_id(token.get("id")) or not isinstance(token.get("content"), str):
             raise InputError(
                 str(companions.files.get("tokenizer.json")), f"added token {str(entry)[:80]}", "an id and a content"
             )
-        tokens[token["id"]] = token
+        in_json.append((token["id"], token))
     for number, entry in _mapping(companions.tokenizer_config.get("added_tokens_decoder")).items():
         token = _mapping(entry)
         if not (number.isascii() and number.isdigit() and len(number) < 10) or not isinstance(
@@ -393,16 +404,26 @@ def _added_tokens(companions: Companions) -> dict[int, JsonObject]:
         ):
             where = str(companions.files.get("tokenizer_config.json"))
             raise InputError(where, f"added_tokens_decoder has {number!r}: {str(entry)[:80]}", "an id and a content")
-        tokens[int(number)] = token
-    if not tokens and "added_tokens.json" in companions.files:
-        path = companions.files["added_tokens.json"]
-        special = {token_text(companions.tokenizer_config.get(f"{kind}_token")) for kind in SPECIAL_KINDS}
-        special |= {token_text(t) for t in _list(companions.tokenizer_config.get("additional_special_tokens"))}
-        for content, number in read_json(path).items():
-            if not _is_id(number):
-                raise InputError(str(path), f"token {content!r} has the id {str(number)[:40]!r}", "a number")
-            tokens[number] = {"content": content, "special": content in special}
-    return dict(sorted(tokens.items()))
+        in_config.append((int(number), token))
+    if companions.tokenizer_json is not None:
+        vocabulary = _mapping(companions.tokenizer_json.get("model")).get("vocab")
+        return settle(vocabulary, in_json, in_config, str(companions.files["tokenizer.json"]))
+    return Added(dict(sorted(in_config or _of_added_tokens_json(companions).items())))
+
+
+def _of_added_tokens_json(companions: Companions) -> dict[int, JsonObject]:
+    """The tokens of added_tokens.json, which counts where no newer file has any."""
+    if "added_tokens.json" not in companions.files:
+        return {}
+    path = companions.files["added_tokens.json"]
+    special = {token_text(companions.tokenizer_config.get(f"{kind}_token")) for kind in SPECIAL_KINDS}
+    special |= {token_text(t) for t in _list(companions.tokenizer_config.get("additional_special_tokens"))}
+    tokens: dict[int, JsonObject] = {}
+    for content, number in read_json(path).items():
+        if not _is_id(number):
+            raise InputError(str(path), f"token {content!r} has the id {str(number)[:40]!r}", "a number")
+        tokens[number] = {"content": content, "special": content in special}
+    return tokens
 
 
 def _mapping(value: object) -> JsonObject:

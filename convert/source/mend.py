@@ -27,6 +27,7 @@ from convert.source.safetensors import Entry, Header, MappedFile, read_header, w
 from convert.source.untrusted import decoded, inside, is_plain, listed, read_bytes, read_object
 
 TEXTS = (".json", ".jinja", ".txt")
+GENERATION_NAME = "generation_config.json"
 BYTES = np.dtype("u1")
 
 
@@ -40,7 +41,33 @@ def notes(folder: Path) -> list[str]:
     stale = [quantized.stale_note(config, types)] if quantized.is_stale(config, types) else []
     mended = checkpoint.mended(folder, config)
     named = [] if mended.get(CLASSES) == config.get(CLASSES) else [_class_note(mended)]
-    return [*stale, *named, *name_notes(types)]
+    lost = [f"{p.where}: {p.got}; left out, as no text can have such a token: {p.remedy}" for p in lost_ids(folder)]
+    return [*stale, *named, *lost, *name_notes(types)]
+
+
+def lost_ids(folder: Path) -> list[Problem]:
+    """Special tokens whose ids are past the rows of the embedding, by the file that names them: no text can have them."""
+    problems = []
+    try:
+        config = checkpoint.read_config(folder)
+        inner = config.get("text_config")
+        text = {**config, **inner} if isinstance(inner, dict) else config
+        size = text.get("vocab_size")
+        files = {CONFIG_NAME: text}
+        if (folder / GENERATION_NAME).is_file():
+            files[GENERATION_NAME] = read_object(inside(folder, GENERATION_NAME))
+    except InputError:
+        return []
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        return []
+    for name, words in files.items():
+        for key, value in words.items():
+            past = [n for n in (value if isinstance(value, list) else [value]) if type(n) is int and n >= size]
+            if past and key.endswith("_token_id"):
+                ids = ", ".join(map(str, past[:4]))
+                got = f"{key} is {ids}, and the vocabulary has {size} tokens, 0 to {size - 1}"
+                problems.append(Problem(str(folder / name), got, f"ids below {size}", f"correct {key} in {name}"))
+    return problems
 
 
 def _class_note(config: JsonObject) -> str:
@@ -69,6 +96,8 @@ def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     odd = [header for header in headers if any(kept_name(e.name) != e.name for e in header.entries)]
     texts = [(role, a) for role, a in bundle.artifacts() if role not in (Role.WEIGHTS, Role.CARD)]
     other_config = read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES) != checkpoint.read_config(folder)
+    for note in notes(folder):
+        progress.warn(note)
     if not odd and not other_config and not any(_is_odd(a.path) for _, a in texts):
         return bundle
     made: dict[Role, tuple[Artifact, ...]] = {}
@@ -77,8 +106,6 @@ def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     if odd:
         made[Role.WEIGHTS] = tuple(_renamed(weights, odd, out, progress))
         _write_index(made[Role.WEIGHTS], out)
-    for note in notes(folder):
-        progress.warn(note)
     if files := [a.path.name for _, a in texts if _is_odd(a.path)]:
         progress.note(f"read as UTF-8 without a byte-order mark from here on: {listed(files)}")
     return replace(bundle, roles={**bundle.roles, **made})

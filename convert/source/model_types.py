@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from convert.json_types import JsonObject
+
 CLASS_OF: Mapping[str, str] = {
     "arcee": "ArceeForCausalLM",
     "bloom": "BloomForCausalLM",
@@ -66,3 +68,12 @@ CLASS_OF: Mapping[str, str] = {
     "starcoder2": "Starcoder2ForCausalLM",
 }
 """model_type -> the class that writes text, of those that a family serves."""
+
+
+def class_of(config: JsonObject) -> object:
+    """The first class that the config names, whatever it is; else the one its model_type means; else None."""
+    named = config.get("architectures")
+    if isinstance(named, list) and named:
+        return named[0]
+    kind = config.get("model_type")
+    return CLASS_OF.get(kind) if isinstance(kind, str) else None

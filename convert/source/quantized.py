@@ -102,7 +102,7 @@ def problem(words: object, where: str = "config.json", base: Iterable[str] = ())
     made_from = ", ".join(base)
     source = f"the model it was made from ({made_from})" if made_from else "the model it was made from (base_model of its card)"
     remedy = f"convert {source}" + (f", {known[1]}" if known[1] else "")
-    return Problem(where, f"the weights are quantized with {title(words)}{_bits(words)}, which is not read here", WANTED, remedy)
+    return Problem(where, f"quantization_config says {title(words)}{_bits(words)}: such weights are not read here", WANTED, remedy)
 
 
 def _bits(words: object) -> str:

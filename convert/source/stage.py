@@ -48,6 +48,9 @@ class SourceOptions(Options):
     name: Name | None = Field(
         None, description="the model's name in file names; the hub's or the folder's when left out"
     )
+    strict: bool = Field(
+        False, description="refuse what is else left out with a warning: special tokens past the vocabulary"
+    )
     trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
 
     @model_validator(mode="after")
@@ -194,11 +197,11 @@ class SourceStage(Stage[SourceOptions]):
             return _problems(lambda: checkpoint.read_config(folder))
         if quantized := _quantized(folder):
             return quantized
+        strict = mend.lost_ids(folder) if options.strict else []
         looks = (lambda: checkpoint.read_config(folder), lambda: _companions(folder), lambda: _check_weights(folder))
         found = [problem for look in looks for problem in _problems(look)]
-        return list({problem.where: problem for problem in reversed(found)}.values())[
-            ::-1
-        ]  # the first word on each file
+        first = list({problem.where: problem for problem in reversed(found)}.values())[::-1]  # the first on each file
+        return first or strict
 
     def forecast(self, options: SourceOptions, inputs: Inputs) -> Bundle:
         """The checkpoint's files where they are; those that will be converted by their bare names."""

@@ -148,7 +148,11 @@ def parse_object(where: str, raw: bytes, *, unique: bool = False) -> JsonDict:
     Raises InputError with line, column and the text there. `NaN` and `Infinity` pass, as in every reader of config.json
     written in Python.
     """
-    text = decoded(where, raw)
+    try:
+        text = decoded(where, raw)
+    except InputError as error:
+        got, remedy = f"is not valid JSON ({error.problem.got})", "save it as UTF-8, or download it again"
+        raise InputError(where, got, "", remedy) from None
     try:
         value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError:
