@@ -86,7 +86,11 @@ def test_only_regular_files(tmp_path: Path, make: Any) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b'{\n  "a": 1,\n  oops\n}', "config.json:3:3: is not valid JSON (Expecting property name enclosed in double quotes), the text there is 'oops'"),
+        (
+            b'{\n  "a": 1,\n  oops\n}',
+            "config.json:3:3: is not valid JSON (Expecting property name enclosed in double quotes), "
+            "the text there is 'oops'",
+        ),
         (b"[1, 2]", "a JSON list, wanted an object"),
         (b"null", "a JSON NoneType"),
         (b"", "config.json:1:1: is not valid JSON (it ends too early)"),
@@ -184,7 +188,10 @@ def test_a_template_that_was_passed_over_is_told(tmp_path: Path) -> None:
 
 
 def tokenizer(**vocab: int) -> dict[str, Any]:
-    return {"model": {"type": "BPE", "vocab": vocab, "merges": []}, "added_tokens": [{"id": len(vocab), "content": "<e>"}]}
+    return {
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+        "added_tokens": [{"id": len(vocab), "content": "<e>"}],
+    }
 
 
 @pytest.mark.parametrize("eos", ["<e>", {"content": "<e>", "lstrip": False}])

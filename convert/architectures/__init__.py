@@ -78,11 +78,16 @@ def _no_class(kind: object) -> InputError:
     near = difflib.get_close_matches(kind, CLASS_OF, NEAREST, 0.6) if isinstance(kind, str) else []
     listed = ", ".join(f'["{CLASS_OF[name]}"] (model_type {name})' for name in near)
     said = f"model_type {shown(kind, 60)} is none that names one" if kind else "there is no model_type either"
-    remedy = f'add "architectures", the class the model was saved from; nearest: {listed}' if listed else (
-        'add "architectures", the class the model was saved from, as ["LlamaForCausalLM"]'
+    remedy = (
+        f'add "architectures", the class the model was saved from; nearest: {listed}'
+        if listed
+        else ('add "architectures", the class the model was saved from, as ["LlamaForCausalLM"]')
     )
     return InputError(
-        "config.json", f"architectures names no model class, and {said}", "a class that is supported", f"{remedy}; {LIST}"
+        "config.json",
+        f"architectures names no model class, and {said}",
+        "a class that is supported",
+        f"{remedy}; {LIST}",
     )
 
 

@@ -17,7 +17,6 @@ from convert.errors import InputError
 from convert.json_types import JsonObject
 from convert.source.untrusted import shown
 
-
 Said: TypeAlias = tuple[int, JsonObject]
 """An added token, and the id that its file has for it."""
 
@@ -55,7 +54,9 @@ def settle(vocabulary: object, in_json: Sequence[Said], in_config: Sequence[Said
         tokens[given] = token
         if given != number:
             named = shown(token["content"])
-            notes.append(f"added token {named} is {number} in its file, and {given} to transformers: {given} is written")
+            notes.append(
+                f"added token {named} is {number} in its file, and {given} to transformers: {given} is written"
+            )
     return Added(dict(sorted(tokens.items())), tuple(dict.fromkeys(notes)))
 
 
@@ -104,5 +105,7 @@ def _clash(where: str, number: int, text: str, other: str) -> InputError:
 
 def _differ(where: str, token: JsonObject, number: int, ids: tuple[int, int | None]) -> InputError:
     named, other = shown(token["content"]), "none" if ids[1] is None else ids[1]
-    got = f"added token {named} is said to be {number}; the tokenizers library makes it {ids[0]}, transformers 5 {other}"
+    got = (
+        f"added token {named} is said to be {number}; the tokenizers library makes it {ids[0]}, transformers 5 {other}"
+    )
     return InputError(where, got, "one id", REMEDY)

@@ -23,6 +23,7 @@ from convert.collection import without_collection
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
 from convert.source.added_tokens import Added, Said, settle
+from convert.source.card import read_card
 from convert.source.checkpoint import mended
 from convert.source.untrusted import check_link, decoded, not_json, read_bytes
 
@@ -61,7 +62,6 @@ SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 CONFIG_BYTES = 16 << 20
 TOKENIZER_BYTES = 256 << 20  # the largest in use (262k tokens, 2.6 times as many merges) are about 35 MB
-CARD_HEADER_BYTES = 256 << 10
 
 SPECIAL_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """The special tokens a tokenizer config names as `<kind>_token` and a model config as `<kind>_token_id`."""
@@ -363,28 +363,6 @@ def _named(value: object, path: Path | None) -> dict[str, str]:
             str(path), f"chat_template is {str(value)[:60]!r}", "a string or a list of {name: ..., template: ...}"
         )
     return {str(name): str(text) for name, text in pairs}
-
-
-def read_card(path: Path | None) -> tuple[JsonDict, list[str]]:
-    """The YAML between the first two `---` lines of README.md; {} and a note where it cannot be read."""
-    if path is None:
-        return {}, []
-    from ruamel.yaml import YAML
-
-    with open(path, "rb") as file:
-        head = file.read(CARD_HEADER_BYTES).decode("utf-8-sig", errors="replace").splitlines()
-    if not head or head[0].rstrip() != "---":
-        return {}, []
-    end = next((number for number, line in enumerate(head[1:], 1) if line.rstrip() == "---"), None)
-    if end is None:
-        return {}, [f"{path}: the header that starts with --- has no end; ignored"]
-    try:
-        header = YAML(typ="safe", pure=True).load("\n".join(head[1:end]))
-    except Exception as error:  # whatever a YAML reader says to what a stranger wrote: a card is not worth a failure
-        return {}, [f"{path}: the header is not YAML ({type(error).__name__}); ignored"]
-    if not isinstance(header, dict):
-        return {}, [f"{path}: the header is not a mapping; ignored"]
-    return {name: value for name, value in header.items() if isinstance(name, str)}, []
 
 
 def _added(companions: Companions) -> Added:

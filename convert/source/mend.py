@@ -20,6 +20,7 @@ from convert.files import HashedFile, write_text
 from convert.json_types import JsonObject
 from convert.progress import Progress
 from convert.source import checkpoint, quantized
+from convert.source.card import base_models
 from convert.source.checkpoint import CLASSES, CONFIG_NAME, MAX_CONFIG_BYTES, SAFETENSORS, model_entries
 from convert.source.companions import TOKENIZER_BYTES
 from convert.source.names import kept_name, name_notes
@@ -32,7 +33,7 @@ BYTES = np.dtype("u1")
 
 
 def notes(folder: Path) -> list[str]:
-    """What is odd in the checkpoint in `folder` and what is done about it, a line each; empty where it cannot be read."""
+    """What is odd in the checkpoint in `folder` and what is done about it, a line each."""
     try:
         config = read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES)
         types = checkpoint.stored_types(folder)
@@ -46,7 +47,7 @@ def notes(folder: Path) -> list[str]:
 
 
 def lost_ids(folder: Path) -> list[Problem]:
-    """Special tokens whose ids are past the rows of the embedding, by the file that names them: no text can have them."""
+    """Special tokens whose ids are past the rows of the embedding, by the file that names them."""
     problems = []
     try:
         config = checkpoint.read_config(folder)
@@ -83,12 +84,6 @@ def refusal(folder: Path, card: JsonObject) -> Problem | None:
     return quantized.problem(words, str(folder / CONFIG_NAME), base_models(card))
 
 
-def base_models(card: JsonObject) -> tuple[str, ...]:
-    """What the model's card says it was made from, as far as those are texts."""
-    said = card.get("base_model")
-    return tuple(name for name in (said if isinstance(said, list) else [said]) if isinstance(name, str))[:4]
-
-
 def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     """The bundle of the checkpoint in `folder` with all that is odd in it put right in `out`."""
     weights = bundle.of(Role.WEIGHTS)
@@ -98,14 +93,17 @@ def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     other_config = read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES) != checkpoint.read_config(folder)
     for note in notes(folder):
         progress.warn(note)
-    if not odd and not other_config and not any(_is_odd(a.path) for _, a in texts):
+    index = folder / SAFETENSORS.index
+    odd_index = bool(headers) and index.is_file() and _is_odd(index)
+    if not odd and not other_config and not odd_index and not any(_is_odd(a.path) for _, a in texts):
         return bundle
     made: dict[Role, tuple[Artifact, ...]] = {}
     for role, artifact in texts:
         made[role] = (*made.get(role, ()), _text(artifact, folder, out))
     if odd:
         made[Role.WEIGHTS] = tuple(_renamed(weights, odd, out, progress))
-        _write_index(made[Role.WEIGHTS], out)
+    if odd or odd_index:
+        _write_index(made.get(Role.WEIGHTS, weights), out)
     if files := [a.path.name for _, a in texts if _is_odd(a.path)]:
         progress.note(f"read as UTF-8 without a byte-order mark from here on: {listed(files)}")
     return replace(bundle, roles={**bundle.roles, **made})
@@ -131,9 +129,7 @@ def _text(artifact: Artifact, folder: Path, out: Path) -> Artifact:
     return file.artifact(artifact.kind)
 
 
-def _renamed(
-    weights: Iterable[Artifact], odd: Iterable[Header], out: Path, progress: Progress
-) -> Iterator[Artifact]:
+def _renamed(weights: Iterable[Artifact], odd: Iterable[Header], out: Path, progress: Progress) -> Iterator[Artifact]:
     """The files of the weights, those with odd names written anew."""
     headers = {header.path: header for header in odd}
     entries = {path: list(model_entries(header)) for path, header in headers.items()}
@@ -148,12 +144,12 @@ def _renamed(
         yield write(out / artifact.path.name, specs, _data(header, kept, progress), header.metadata)
 
 
-def _data(header: Header, kept: Iterable[Entry], progress: Progress) -> Iterator[memoryview]:
+def _data(header: Header, kept: Iterable[Entry], progress: Progress) -> Iterator[np.ndarray]:
     """The bytes of these tensors of a file."""
     mapped = MappedFile(header)
     for entry in kept:
         size = entry.stop - entry.start
-        yield memoryview(mapped.view(replace(entry, shape=(size,)), BYTES))
+        yield mapped.view(replace(entry, shape=(size,)), BYTES)
         mapped.release(entry)
         progress.advance(size)
 
@@ -165,4 +161,6 @@ def _write_index(weights: Iterable[Artifact], out: Path) -> None:
         return
     weight_map = {entry.name: path.name for path in files for entry in model_entries(read_header(path))}
     size = sum(path.stat().st_size for path in files)
-    write_text(out / SAFETENSORS.index, json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}, indent=2))
+    write_text(
+        out / SAFETENSORS.index, json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}, indent=2)
+    )

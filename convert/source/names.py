@@ -1,4 +1,4 @@
-"""Names of tensors as a model's own class has them, whatever a trainer wrapped it in, and those no inference uses. A leaf.
+"""Names of tensors as a model's own class has them, whatever a trainer wrapped it in, and those no inference uses.
 
 A training script that saves what it holds, and not what it wraps, writes the wrapper's name in front of every tensor.
 """
@@ -20,14 +20,22 @@ STARTS = ("module.", "base_model.model.", "pretrained_model.")
 INNER = ("model.model.", "model.lm_head.")
 """What a module with the whole model in its `model` saves, as Lightning's do."""
 
-UNMERGED = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save|original_module|lora_magnitude_vector)\.")
+UNMERGED = re.compile(
+    r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save|original_module|lora_magnitude_vector)\."
+)
 
 UNUSED: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(v_head\d*|value_head|critic|critic_head|(target_)?q_heads?)\."), "a value head, which only training uses"),
+    (
+        re.compile(r"(v_head\d*|value_head|critic|critic_head|(target_)?q_heads?)\."),
+        "a value head, which only training uses",
+    ),
     (re.compile(r"(reward_head|rm_head|score|regression_head)\."), "a reward head, which no text is made with"),
     (re.compile(r"(classifier|classification_head|qa_outputs)\."), "a classifier, which no text is made with"),
     (re.compile(r"(model\.)?mtp(_\w+)?\."), "a head that predicts tokens ahead, which is not converted"),
-    (re.compile(r"(medusa_heads?|hydra_heads?|eagle\w*|draft_\w+|speculator)\."), "a draft head, which is not converted"),
+    (
+        re.compile(r"(medusa_heads?|hydra_heads?|eagle\w*|draft_\w+|speculator)\."),
+        "a draft head, which is not converted",
+    ),
 )
 """How tensors begin that lie beside a language model and are no part of it -> what they are."""
 

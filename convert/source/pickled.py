@@ -22,8 +22,8 @@ from convert.bundle import Artifact
 from convert.errors import InputError
 from convert.progress import Progress
 from convert.source.checkpoint import PICKLES, SAFETENSORS, check_index
-from convert.source.safetensors import write
 from convert.source.names import kept_name, refuse_unmerged
+from convert.source.safetensors import write
 from convert.source.untrusted import listed, refuse_pointer, shown
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def convert(
         artifacts.append(write(out / name, specs, _bytes(kept.values()), {"format": "pt"}))
         progress.advance(path.stat().st_size)
     if files:
-        named = {kept: file for name, file in index.items() if (kept := kept_name(name))}
+        named = {plain: file for tensor, file in index.items() if (plain := kept_name(tensor))}
         check_index(files[0].parent / PICKLES.index, named, found)
     return tuple(artifacts)
 

@@ -12,7 +12,9 @@ from convert.source.untrusted import shown
 KEY = "quantization_config"
 FLOATS = ("F64", "F32", "F16", "BF16")
 WANTED = "weights of 16 or 32 bits"
-UNPACK = "or unpack it with transformers: load it with `{loader}`, then `model.dequantize()` and `model.save_pretrained(…)`"
+UNPACK = (
+    "or unpack it with transformers: load it with `{loader}`, then `model.dequantize()` and `model.save_pretrained(…)`"
+)
 METHODS: Mapping[str, tuple[str, str]] = {  # quant_method -> its name, and what else than taking the original helps
     "bitsandbytes": ("bitsandbytes", UNPACK.format(loader="from_pretrained(…)")),
     "hqq": ("HQQ", ""),
@@ -26,7 +28,10 @@ METHODS: Mapping[str, tuple[str, str]] = {  # quant_method -> its name, and what
     "quanto": ("Quanto", ""),
     "quark": ("AMD Quark", ""),
     "higgs": ("HIGGS", UNPACK.format(loader="from_pretrained(…)")),
-    "fp8": ("FP8", UNPACK.format(loader="from_pretrained(…, quantization_config=FineGrainedFP8Config(dequantize=True))")),
+    "fp8": (
+        "FP8",
+        UNPACK.format(loader="from_pretrained(…, quantization_config=FineGrainedFP8Config(dequantize=True))"),
+    ),
     "fbgemm_fp8": ("FBGEMM FP8", ""),
     "mxfp4": ("MXFP4", UNPACK.format(loader="from_pretrained(…, quantization_config=Mxfp4Config(dequantize=True))")),
     "compressed-tensors": ("compressed-tensors", ""),
@@ -65,8 +70,8 @@ def is_stale(config: JsonObject, types: Mapping[str, str]) -> bool:
 
 
 STALE = (
-    "config.json says that the weights are quantized ({name}), but they are plain {types}: the weights decide, the model "
-    "is converted as it is"
+    "config.json says that the weights are quantized ({name}), but they are plain {types}: the weights decide, "
+    "the model is converted as it is"
 )
 
 
@@ -97,12 +102,18 @@ def title(words: object) -> str:
 
 
 def problem(words: object, where: str = "config.json", base: Iterable[str] = ()) -> Problem:
-    """That weights quantized so cannot be read, and how to get at the model; `base` are ids of what it was made from."""
+    """That such weights cannot be read, and how to get at the model; `base` are ids of what it was made from."""
     known = METHODS.get(method(words), ("", ""))
     made_from = ", ".join(base)
-    source = f"the model it was made from ({made_from})" if made_from else "the model it was made from (base_model of its card)"
+    source = (
+        f"the model it was made from ({made_from})"
+        if made_from
+        else "the model it was made from (base_model of its card)"
+    )
     remedy = f"convert {source}" + (f", {known[1]}" if known[1] else "")
-    return Problem(where, f"quantization_config says {title(words)}{_bits(words)}: such weights are not read here", WANTED, remedy)
+    return Problem(
+        where, f"quantization_config says {title(words)}{_bits(words)}: such weights are not read here", WANTED, remedy
+    )
 
 
 def _bits(words: object) -> str:

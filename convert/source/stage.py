@@ -21,6 +21,7 @@ from convert.errors import InputError, Problem
 from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.source import checkpoint, companions, hub, mend, pickled
+from convert.source.card import read_card
 from convert.source.checkpoint import PICKLES
 from convert.source.untrusted import inside
 from convert.stage import Inputs, Stage
@@ -109,7 +110,7 @@ def _quantized(folder: Path) -> list[Problem]:
     """That the weights are packed in a way that is not read here; nothing where a file cannot be read at all."""
     try:
         cards = _companions(folder).get(Role.CARD, ())
-        card, _ = companions.read_card(next((path for path in cards if path.name == "README.md"), None))
+        card, _ = read_card(next((path for path in cards if path.name == "README.md"), None))
         found = mend.refusal(folder, card)
     except InputError:  # said by who reads that file next
         return []
@@ -159,7 +160,7 @@ class SourceStage(Stage[SourceOptions]):
         locate(options, download=True, progress=progress)
 
     def notes(self, options: SourceOptions) -> list[str]:
-        """That the model has to be fetched, that a branch is not a pinned revision, and what is odd in the checkpoint."""
+        """That the model has to be fetched, that a branch is no pinned revision, and what is odd in the checkpoint."""
         folder = _here(options)
         odd = mend.notes(folder) if folder is not None and folder.is_dir() else []
         return [*self._hub_notes(options), *odd]

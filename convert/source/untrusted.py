@@ -171,7 +171,7 @@ def not_json(where: str, error: json.JSONDecodeError) -> InputError:
     text, at = error.doc, error.pos
     line = text[text.rfind("\n", 0, at) + 1 :].partition("\n")[0].strip()
     before = text[:at].rstrip()
-    if before.endswith(",") and text[at : at + 1] in ("}", "]") or error.msg.startswith("Illegal trailing comma"):
+    if (before.endswith(",") and text[at : at + 1] in ("}", "]")) or error.msg.startswith("Illegal trailing comma"):
         got, remedy = "a comma with nothing after it", "take the comma away"
     elif at >= len(text.rstrip()):
         got, remedy = "it ends too early", "the file was cut short: download it again"
@@ -184,7 +184,7 @@ def not_json(where: str, error: json.JSONDecodeError) -> InputError:
 
 
 def decoded(where: str, raw: bytes) -> str:
-    """The text in `raw`: UTF-8, or UTF-16 or UTF-32 that says so in its first bytes; a byte-order mark is no part of it.
+    """The text in `raw`: UTF-8, or UTF-16 or UTF-32 that says so in its first bytes, which are no part of it.
 
     Raises InputError for anything else.
     """

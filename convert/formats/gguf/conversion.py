@@ -103,7 +103,12 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
         about.projector(specs[1], tensors[1], str(settings.mmproj or "F16")) if len(specs) > 1 else None,
         ledger.left_out,
         ledger.tied,
-        (*(note for spec in specs for note in spec.notes), *companions.notes, *base_model_notes(companions.card), *tokenizer.notes),
+        (
+            *(note for spec in specs for note in spec.notes),
+            *companions.notes,
+            *base_model_notes(companions.card),
+            *tokenizer.notes,
+        ),
         imatrix,
         tokenizer.asked,
     )

@@ -29,7 +29,8 @@ SAMPLING: tuple[tuple[str, str, GGUFValueType], ...] = (
 )
 """generation_config.json's word -> the key llama.cpp reads its default from (src/llama-arch.cpp, LLM_KV_NAMES)."""
 
-_ID = r"[\w.-]+/[\w.-]+"  # org/name
+ID = r"([\w.-]+/[\w.-]+)"  # org/name
+ADDRESS = rf"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?!datasets/|spaces/){ID}(?:[/?#].*)?"
 
 CARD_KEYS: tuple[tuple[str, str], ...] = (
     ("license", "general.license"),
@@ -120,9 +121,8 @@ def _base_models(card: JsonObject) -> list[Field]:
 
 def _hub_id(name: str) -> str:
     """The hub's id in `org/name`, or in an address of the model's page; empty for anything else."""
-    match = re.fullmatch(rf"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)?({_ID})(?:[/?#].*)?", name.strip())
-    bare = re.fullmatch(_ID, name.strip())
-    return name.strip() if bare else match[1] if match and "co/" in name else ""
+    match = re.fullmatch(ID, name.strip()) or re.fullmatch(ADDRESS, name.strip())
+    return match[1] if match else ""
 
 
 def base_model_notes(card: JsonObject) -> list[str]:

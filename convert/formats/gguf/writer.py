@@ -229,7 +229,9 @@ def _note_large(chunk: _Chunk, row: int, values: np.ndarray, encoded: _Encoded) 
         got = f"{value} at {_place(chunk, row + in_run, column)}"
         raise InputError(_where(chunk), got, "finite numbers", "the checkpoint is damaged")
     in_run, column = map(int, np.unravel_index(int(numbers.argmax()), numbers.shape))
-    value = float(to_float32(values[in_run : in_run + 1])[0, column]) if chunk.storage == "BF16" else values[in_run, column]
+    value = (
+        float(to_float32(values[in_run : in_run + 1])[0, column]) if chunk.storage == "BF16" else values[in_run, column]
+    )
     for kind in dict.fromkeys(kind.name for kind in chunk.types):
         if numbers[in_run, column] >= OVERFLOW.get(kind, np.inf):
             encoded.too_large(_Large(kind, float(value), row + in_run, column))
