@@ -453,3 +453,6 @@ def test_types_that_hold_every_value_are_made_where_another_does_not(
     assert "tensor model.layers.1.mlp.gate_proj.weight" in said
     assert f"its largest value {-float(torch.tensor(value).bfloat16()):g} at [60, 3] is too large for F16" in said
     assert "BF16" in said
+    assert gguf.lacking(options, bundle.with_(weights=weights)) == [
+        f"{kind} is not made: it cannot hold a value of this model, use BF16" for kind in lost
+    ]

@@ -280,6 +280,12 @@ class GGUFStage(Stage[GGUFOptions]):
             problems += _lacking_modules() or imatrix.check(options.imatrix.asked, inputs)
         return problems
 
+    def lacking(self, options: GGUFOptions, made: Bundle) -> list[str]:
+        """The types that cannot hold a value of the model."""
+        there = {artifact.type for artifact in made.of(Role.WEIGHTS)}
+        lost = [kind for kind in dict.fromkeys(options.types) if MIXES[kind].name not in there]
+        return [f"{kind} is not made: it cannot hold a value of this model, use BF16" for kind in lost]
+
     def forecast(self, options: GGUFOptions, inputs: Inputs) -> Bundle:
         """The bundle that `run` will return, with the exact sizes of its files."""
         conversion = _prepare(options, inputs)
