@@ -203,6 +203,20 @@ def test_a_word_of_quantization_beside_plain_weights_is_passed_over(tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(("dtype", "stale"), [(torch.bfloat16, True), (torch.uint8, False)])
+def test_pickles_decide_by_what_they_store(dtype: torch.dtype, stale: bool, tmp_path: Path) -> None:
+    folder = tiny_qwen2(tmp_path / "m")
+    edit_config(folder, quantization_config=STALE)
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    state["model.layers.0.mlp.up_proj.weight"] = state["model.layers.0.mlp.up_proj.weight"].to(dtype)
+    torch.save(state, folder / "pytorch_model.bin")
+    assert bool(source.check(SourceOptions(path=folder), {})) is not stale
+    assert ("quantization_config" in read_config(folder)) is not stale
+    if stale:
+        assert equal(whole(folder, tmp_path / "out"))
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_packed_weights_are_named_by_their_method(method: str, tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "m")

@@ -14,7 +14,7 @@ import numpy as np
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
-from convert.source import quantized
+from convert.source import pickle_scan, quantized
 from convert.source.model_types import class_of
 from convert.source.names import kept_name, refuse_unmerged
 from convert.source.safetensors import Entry, Header, MappedFile, read_header
@@ -156,12 +156,18 @@ def mended(folder: Path, config: JsonDict) -> JsonDict:
 
 
 def stored_types(folder: Path) -> dict[str, str]:
-    """Name -> dtype of every tensor of the weights in `folder`, as their headers say it; nothing of pickles, and of
-    files that cannot be read: who opens them says so."""
+    """Name -> dtype of every tensor of the weights in `folder`, as their headers say it; of pickles the types alone.
+
+    Nothing of files that cannot be read: who opens them says so.
+    """
     try:
-        if not folder.is_dir() or layout(folder) is PICKLES:
+        if not folder.is_dir():
             return {}
-        return {e.name: e.dtype for path in weight_files(folder)[0] for e in read_header(path).entries}
+        kind = layout(folder)
+        files = weight_files(folder, kind)[0]
+        if kind is PICKLES:
+            return {name: dtype for path in files for name, dtype in pickle_scan.stored_types(path).items()}
+        return {e.name: e.dtype for path in files for e in read_header(path).entries}
     except InputError:
         return {}
 

@@ -144,12 +144,12 @@ def _renamed(weights: Iterable[Artifact], odd: Iterable[Header], out: Path, prog
         yield write(out / artifact.path.name, specs, _data(header, kept, progress), header.metadata)
 
 
-def _data(header: Header, kept: Iterable[Entry], progress: Progress) -> Iterator[np.ndarray]:
+def _data(header: Header, kept: Iterable[Entry], progress: Progress) -> Iterator[memoryview]:
     """The bytes of these tensors of a file."""
     mapped = MappedFile(header)
     for entry in kept:
         size = entry.stop - entry.start
-        yield mapped.view(replace(entry, shape=(size,)), BYTES)
+        yield mapped.view(replace(entry, shape=(size,)), BYTES).data
         mapped.release(entry)
         progress.advance(size)
 

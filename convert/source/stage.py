@@ -20,7 +20,7 @@ from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.options import Options, RecipePath
 from convert.progress import Progress
-from convert.source import checkpoint, companions, hub, mend, pickled
+from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled
 from convert.source.card import read_card
 from convert.source.checkpoint import PICKLES
 from convert.source.untrusted import inside
@@ -101,7 +101,7 @@ def _check_weights(folder: Path) -> None:
         return
     files, _ = checkpoint.weight_files(folder, kind)
     for path in files:
-        pickled.scan(path)
+        pickle_scan.scan(path)
     if importlib.util.find_spec("torch") is None:
         raise InputError(str(folder), "has pickled weights", "torch to read them", install_command("pickle"))
 
