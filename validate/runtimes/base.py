@@ -82,6 +82,15 @@ class Session(ABC):
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """float32 (token, vocab), every position, from an empty cache."""
 
+    def logits_of(self, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+        """The `logits` of one window after the other, each to be used before the next is asked for.
+
+        A session that computes elsewhere works on the next window while the caller looks at this one. What a window
+        raises is raised where it is asked for, and ends the iteration.
+        """
+        for tokens in windows:
+            yield self.logits(tokens)
+
     # ---- what a runtime may not offer
 
     def can(self, ability: Ability) -> bool:
