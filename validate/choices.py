@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,7 +75,8 @@ def read_items(path: Path, limit: int | None = None, name: str = "") -> ItemSet:
     """The items of a file of JSON lines, the first `limit` of them.
 
     A line is one of: {question | query | ctx | context | prompt, choices | endings | options, answer | gold | label |
-    answerKey}, and `target_delimiter` where it is no space; the same with ARC's {choices: {text, label}}; what `lm-eval --log_samples` writes (arguments, target).
+    answerKey}, and `target_delimiter` where that is no space; the same with ARC's {choices: {text, label}}; what
+    `lm-eval --log_samples` writes (arguments, target).
     A `question` is asked as "Question: …\\nAnswer:", the others are read as they stand. Raises ValueError, which names
     file and line, for what is none of these.
     """
@@ -226,6 +227,9 @@ def _encoded(reference: Session, context: str, choice: str) -> tuple[list[int], 
         return ids if not lead or ids[:1] == lead else [*lead, *ids]
 
     before, whole = encode(bare), encode(bare + spaces + choice)
+    if not before:  # nothing to follow: a text's beginning is what models know it by
+        start = [identity.bos if identity.bos >= 0 else max(identity.eos, 0)]
+        return [*start, *whole], len(whole)
     if len(whole) <= len(before):  # the choice was drawn into the context's last token
         return [*before, *reference.tokenize(spaces + choice)], max(1, len(reference.tokenize(spaces + choice)))
     return whole, len(whole) - len(before)
@@ -234,14 +238,17 @@ def _encoded(reference: Session, context: str, choice: str) -> tuple[list[int], 
 # ---- scores
 
 
-def scores(session: Session, question: Question) -> list[float]:
-    """The log-probability of each choice behind its context, by the session's logits. Raises NotComparable."""
-    found = [0.0] * len(question.tokens)
-    for ids, places in _reads(question):
-        logits_tv = session.logits(ids)
-        for i in places:
-            found[i] = _log_probability(logits_tv, question.tokens[i], question.own[i])
-    return found
+def scores(session: Session, questions: Sequence[Question]) -> Iterator[list[float]]:
+    """Of each question the log-probability of every choice behind its context. Raises NotComparable."""
+    reads = [_reads(question) for question in questions]
+    every = session.logits_of([ids for rows in reads for ids, _ in rows])
+    for question, rows in zip(questions, reads, strict=True):
+        found = [0.0] * len(question.tokens)
+        for _, places in rows:
+            logits_tv = next(every)
+            for i in places:
+                found[i] = _log_probability(logits_tv, question.tokens[i], question.own[i])
+        yield found
 
 
 def _reads(question: Question) -> list[tuple[list[int], list[int]]]:

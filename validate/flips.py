@@ -84,9 +84,7 @@ def count(name: str, right: np.ndarray, ours: np.ndarray, theirs: np.ndarray) ->
     return Counts(name, len(right), int(was.sum()), int(is_.sum()), lost, won, astray, mcnemar(lost, won))
 
 
-def _count_set(
-    name: str, names: Sequence[str], right: np.ndarray, ours: np.ndarray, theirs: np.ndarray
-) -> Counts:
+def _count_set(name: str, names: Sequence[str], right: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> Counts:
     here = np.array([other == name for other in names])
     return count(name, right[here], ours[here], theirs[here])
 
@@ -128,4 +126,3 @@ def _changes(questions: Sequence[Question], ours: np.ndarray, theirs: np.ndarray
         if one != other
     ]
     return [change for _, change in sorted(changed, key=lambda pair: pair[0])[:EXAMPLES]]
-

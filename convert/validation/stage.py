@@ -25,7 +25,7 @@ from convert.model.reference import open_reference
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
-from convert.validation.checks import check_all, config_of, input_sets, wants_images
+from convert.validation.checks import check_all, choice_files, config_of, input_sets, item_sets, wants_images
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
 from convert.validation.options import MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
@@ -34,6 +34,7 @@ from convert.validation.report import provenance, reference_entry, report, repor
 if TYPE_CHECKING:
     import numpy as np
 
+    from validate.choices import Question
     from validate.measurement import Candidate, Measurement, Questions
     from validate.reference import Reference
     from validate.report import Output as Entry
@@ -126,14 +127,20 @@ def _windows(options: ValidateOptions, reference: Reference, sets: Sequence[Inpu
     return windows
 
 
-def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], windows: Windows) -> Questions:
+def _questions(
+    options: ValidateOptions,
+    reference: Reference,
+    sets: Sequence[InputSet],
+    windows: Windows,
+    items: Sequence[Question],
+) -> Questions:
     from validate import texts
     from validate.measurement import Questions
     from validate.toolcalls import Prompt
 
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
     if not reference.identity().has_vision:
-        return Questions(windows.tokens, windows.sets, tool_prompts=prompts)
+        return Questions(windows.tokens, windows.sets, tool_prompts=prompts, choices=items)
     try:
         images, why_none = _images(options, reference)
         return Questions(
@@ -145,9 +152,24 @@ def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[In
             no_images_reason=why_none,
             images_required=wants_images(options),
             tool_prompts=prompts,
+            choices=items,
         )
     except ValueError as error:
         raise StageError("validate", str(error)) from error
+
+
+def _items(options: ValidateOptions, reference: Reference, windows: Windows, progress: Progress) -> list[Question]:
+    """The multiple-choice items in tokens, none longer than the longest window, for which sessions are opened."""
+    from validate import choices
+
+    longest = max(map(len, windows.tokens))
+    found, cut = choices.tokenized(item_sets(options), reference, longest)
+    if cut:
+        progress.warn(
+            f"{cut} of {len(found)} multiple-choice items are longer than the {longest} tokens of a window and lost "
+            "their beginning; with a larger `window:` they do not"
+        )
+    return found
 
 
 def _images(options: ValidateOptions, reference: Reference) -> tuple[list[tuple[str, np.ndarray]], str]:
@@ -207,8 +229,9 @@ class ValidateStage(Stage[ValidateOptions]):
         return tuple(dict.fromkeys((*self.TOOLS, *found)))
 
     def reads(self, options: ValidateOptions) -> list[Path]:
-        """The files whose content decides the report: text, images, clicks, and the screenshots the clicks name."""
-        named = [p for p in (*options.text, options.clicks, *options.images) if p is not None]
+        """The files whose content decides the report: what the recipe names, and the screenshots the clicks name."""
+        named = [*options.text, *options.images, *choice_files(options)]
+        named += [options.clicks] if options.clicks is not None else []
         if options.clicks is not None and options.clicks.is_file():
             with contextlib.suppress(ValueError, OSError):  # self.check() says what is wrong with it
                 named += [task.image for task in _tasks(options)]
@@ -273,7 +296,8 @@ class ValidateStage(Stage[ValidateOptions]):
         with _reference(options, source, out) as reference:
             sets = input_sets(options)
             windows = _windows(options, reference, sets, progress)
-            questions = _questions(options, reference, sets, windows)
+            items = _items(options, reference, windows, progress)
+            questions = _questions(options, reference, sets, windows, items)
             try:
                 results = measure(reference, candidates, questions, Settings(options.threads), progress)
             except runtimes.RuntimeFailure as error:  # a candidate's are in its row; this is the reference's
