@@ -93,7 +93,7 @@ def mcnemar(one_way: int, other_way: int) -> float:
     """How often as uneven a split of so many flips comes about where either way is as likely: exact, two-sided."""
     number, fewer = one_way + other_way, min(one_way, other_way)
     tail = sum(comb(number, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**number)
+    return min(1.0, tail / (1 << number - 1)) if number else 1.0
 
 
 def _metrics(whole: Counts, normalized: Counts) -> dict[str, float]:

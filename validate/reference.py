@@ -159,19 +159,21 @@ class Reference(ReferenceSession):
         """The log-probability of every choice of each question, kept for CHOICES_TOGETHER questions at a time."""
         found: list[list[float]] = []
         for start in range(0, len(questions), CHOICES_TOGETHER):
-            some = questions[start : start + CHOICES_TOGETHER]
-            name = self._name("choices", [[list(map(list, q.tokens)), list(q.own)] for q in some])
-            sizes = [len(question.tokens) for question in some]
-
-            def compute(some: Sequence[Question] = some) -> list[list[float]]:
-                answers = list[list[float]]()
-                for scores in choices.scores(self._session, some):
-                    answers.append(scores)
-                    advance(1)
-                return answers
-
-            found += self._written(name, compute, lambda rows, sizes=sizes: _are_scores(rows, sizes))
+            found += self._scores_of(questions[start : start + CHOICES_TOGETHER], advance)
         return found
+
+    def _scores_of(self, questions: Sequence[Question], advance: Callable[[int], None]) -> list[list[float]]:
+        name = self._name("choices", [[list(map(list, q.tokens)), list(q.own)] for q in questions])
+        sizes = [len(question.tokens) for question in questions]
+
+        def compute() -> list[list[float]]:
+            found = list[list[float]]()
+            for scores in choices.scores(self._session, questions):
+                found.append(scores)
+                advance(1)
+            return found
+
+        return self._written(name, compute, lambda rows: _are_scores(rows, sizes))
 
     # ---- at the end
 
