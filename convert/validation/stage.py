@@ -29,7 +29,15 @@ from convert.validation.checks import check_all, choice_files, config_of, input_
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
 from convert.validation.options import MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
-from convert.validation.report import provenance, reference_entry, report, report_row, tensor_errors, write
+from convert.validation.report import (
+    provenance,
+    reference_entry,
+    report,
+    report_row,
+    tensor_errors,
+    with_standing,
+    write,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -308,11 +316,13 @@ class ValidateStage(Stage[ValidateOptions]):
             reference.forget_others()
             compared_with = reference_entry(out, source, reference.identity().vocab, reference.cached())
         measured = iter(results)
-        entries = [_row(options, out, t, _missing(t) or next(measured), source) for t in rows]
+        found = [_missing(row) or next(measured) for row in rows]
+        entries = [_row(options, out, row, one, source) for row, one in zip(rows, found, strict=True)]
         for row in entries:
             say = progress.note if row["status"] == "passed" else progress.warn
             say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
         content = report(out, compared_with, windows, entries, provenance(progress, self.tools(options)))
+        content = with_standing(content, found, item_sets(options))
         return source.with_(report=write(out, content))
 
 
