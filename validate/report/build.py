@@ -112,6 +112,7 @@ def output(
         "vision": vision_json(measurement, subject),
         "speed": _plain(measurement.speed),
         "tensors": [cast(TensorEntry, _finite(asdict(tensor))) for tensor in measurement.tensors],
+        "above_floor": None,  # known when all rows are: standing.py
     }
 
 

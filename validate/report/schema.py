@@ -315,7 +315,9 @@ class Output(TypedDict):
     vision: VisionEntry
     speed: SpeedEntry | None
     tensors: list[TensorEntry]
-    above_floor: NotRequired[float]  # kl_mean over its runtime's noise floor, both at least 1e-9; where there is one
+    above_floor: NotRequired[
+        float | None
+    ]  # kl_mean over its runtime's noise floor, both at least 1e-9; where there is one
 
 
 class FloorEntry(TypedDict):
