@@ -10,7 +10,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from validate import contract, statistics, toolcalls, vision
+from validate.choices import Question
 from validate.continuation import Greedy
+from validate.flips import Flips
 from validate.runtimes.base import Runtime
 from validate.slices import Slice
 from validate.speed import Speed
@@ -56,6 +58,7 @@ class Questions:
     no_images_reason: str = ""  # why the reference can be shown no image, where it cannot
     images_required: bool = False  # images were asked for by name: an output that cannot be shown one fails
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
+    choices: Sequence[Question] = ()  # multiple-choice items
 
     @property
     def sets_of_windows(self) -> Sequence[str]:
@@ -96,6 +99,7 @@ class Measurement:
     checks: list[contract.Check] = field(default_factory=list)
     greedy: Greedy | None = None
     tool_calls: toolcalls.ToolCalls | None = None
+    choices: Flips | None = None
     images: list[vision.ImageDrift] = field(default_factory=list)
     clicks: vision.ClickScore | None = None
     vision_reason: str = ""  # why there is no vision part

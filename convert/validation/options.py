@@ -34,6 +34,13 @@ class ValidateOptions(Options):
         description="JSON lines of image, instruction and row: a computer-use model's clicks are compared on them",
     )
     clicks_limit: int | None = Field(None, ge=1, description="use only the first so many of the clicks")
+    choices: list[Literal["ours"] | RecipePath] = Field(
+        [],
+        description="multiple-choice items on which answers are compared with the source's, one or a list: 'ours', a "
+        "small set in English, and JSON lines as lm-eval's data sets have them or its --log_samples writes; none when "
+        "left out",
+    )
+    choices_limit: int | None = Field(None, ge=1, description="use only the first so many items of each file")
     limits: Limits = Field({}, description=LIMITS)
     also_on: list[str] = Field([], description="runtimes that run an output once more where they can: openvino")
     require: Literal["run"] | dict[str, Literal["run"]] = Field(
@@ -58,7 +65,7 @@ class ValidateOptions(Options):
                 )
         return value
 
-    @field_validator("text", "also_on", mode="before")
+    @field_validator("text", "also_on", "choices", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str | Path) else value

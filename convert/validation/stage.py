@@ -25,15 +25,32 @@ from convert.model.reference import open_reference
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
-from convert.validation.checks import check_all, config_of, input_sets, wants_images, window_of
+from convert.validation.checks import (
+    check_all,
+    choice_files,
+    config_of,
+    input_sets,
+    item_sets,
+    wants_images,
+    window_of,
+)
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
 from convert.validation.options import MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
-from convert.validation.report import provenance, reference_entry, report, report_row, tensor_errors, write
+from convert.validation.report import (
+    provenance,
+    reference_entry,
+    report,
+    report_row,
+    tensor_errors,
+    with_standing,
+    write,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from validate.choices import Question
     from validate.measurement import Candidate, Measurement, Questions
     from validate.reference import Reference
     from validate.report import Output as Entry
@@ -152,14 +169,20 @@ def _windows(
     return windows
 
 
-def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], windows: Windows) -> Questions:
+def _questions(
+    options: ValidateOptions,
+    reference: Reference,
+    sets: Sequence[InputSet],
+    windows: Windows,
+    items: Sequence[Question],
+) -> Questions:
     from validate import texts
     from validate.measurement import Questions
     from validate.toolcalls import Prompt
 
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
     if not reference.identity().has_vision:
-        return Questions(windows.tokens, windows.sets, tool_prompts=prompts)
+        return Questions(windows.tokens, windows.sets, tool_prompts=prompts, choices=items)
     try:
         images, why_none = _images(options, reference)
         return Questions(
@@ -171,9 +194,24 @@ def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[In
             no_images_reason=why_none,
             images_required=wants_images(options),
             tool_prompts=prompts,
+            choices=items,
         )
     except ValueError as error:
         raise StageError("validate", str(error)) from error
+
+
+def _items(options: ValidateOptions, reference: Reference, windows: Windows, progress: Progress) -> list[Question]:
+    """The multiple-choice items in tokens, none longer than the longest window, for which sessions are opened."""
+    from validate import choices
+
+    longest = max(map(len, windows.tokens))
+    found, cut = choices.tokenized(item_sets(options), reference, longest)
+    if cut:
+        progress.warn(
+            f"{cut} of {len(found)} multiple-choice items are longer than the {longest} tokens of a window and lost "
+            "their beginning; with a larger `window:` they do not"
+        )
+    return found
 
 
 def _images(options: ValidateOptions, reference: Reference) -> tuple[list[tuple[str, np.ndarray]], str]:
@@ -233,8 +271,9 @@ class ValidateStage(Stage[ValidateOptions]):
         return tuple(dict.fromkeys((*self.TOOLS, *found)))
 
     def reads(self, options: ValidateOptions) -> list[Path]:
-        """The files whose content decides the report: text, images, clicks, and the screenshots the clicks name."""
-        named = [p for p in (*options.text, options.clicks, *options.images) if p is not None]
+        """The files whose content decides the report: what the recipe names, and the screenshots the clicks name."""
+        named = [*options.text, *options.images, *choice_files(options)]
+        named += [options.clicks] if options.clicks is not None else []
         if options.clicks is not None and options.clicks.is_file():
             with contextlib.suppress(ValueError, OSError):  # self.check() says what is wrong with it
                 named += [task.image for task in _tasks(options)]
@@ -300,7 +339,8 @@ class ValidateStage(Stage[ValidateOptions]):
         with _reference(options, source, out) as reference:
             sets = input_sets(options)
             windows = _windows(options, source, reference, sets, progress)
-            questions = _questions(options, reference, sets, windows)
+            items = _items(options, reference, windows, progress)
+            questions = _questions(options, reference, sets, windows, items)
             try:
                 kept = out.parent / STATE_FOLDER / "measured"
                 results = measure(reference, candidates, questions, Settings(options.threads, kept), progress)
@@ -313,11 +353,13 @@ class ValidateStage(Stage[ValidateOptions]):
             progress.note(f"the source read what was written in {reference.passes} passes")
             compared_with = reference_entry(out, source, reference.identity().vocab, reference.cached())
         measured = iter(results)
-        entries = [_row(options, out, t, _missing(t) or next(measured), source) for t in rows]
+        found = [_missing(row) or next(measured) for row in rows]
+        entries = [_row(options, out, row, one, source) for row, one in zip(rows, found, strict=True)]
         for row in entries:
             say = progress.note if row["status"] == "passed" else progress.warn
             say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
         content = report(out, compared_with, windows, entries, provenance(progress, self.tools(options)))
+        content = with_standing(content, found, item_sets(options))
         return source.with_(report=write(out, content))
 
 

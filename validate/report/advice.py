@@ -33,6 +33,10 @@ _CALLS = (
     "its answers name no tool, or are no JSON: see the drift and the template first. A type that calls tools less "
     "often than the source is no use to an agent, however near it is on text."
 )
+_CHOICES = (
+    "it answers other items right than the source does: see the drift first, and the items that changed. With few "
+    "items a drop of one or two is chance; the test beside them says how likely."
+)
 _KL = ("kl_mean", "kl_median", "kl_p95", "kl_p99", "kl_p999", "kl_max")
 
 _ADVICE: dict[str, str] = {
@@ -50,6 +54,7 @@ _ADVICE: dict[str, str] = {
     "stops_equal": _STOPS,
     "image_tokens_equal": _SIZES,
     **dict.fromkeys(("tool_calls_valid", "tool_call_drop"), _CALLS),
+    **dict.fromkeys(("choice_accuracy", "choice_accuracy_norm", "choice_drop", "flips", "mcnemar_p"), _CHOICES),
     **dict.fromkeys(("click_rate", "click_drop", "click_distance"), _CLICKS),
 }
 
