@@ -30,6 +30,7 @@ from convert.validation.limits import addressed, explain_limits, limits_of, unkn
 from convert.validation.options import MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
 from convert.validation.report import provenance, reference_entry, report, report_row, tensor_errors, write
+from convert.validation.second import second_runtimes, versions_elsewhere
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from validate.measurement import Candidate, Measurement, Questions
     from validate.reference import Reference
     from validate.report import Output as Entry
+    from validate.runtimes import Runtime
     from validate.texts import InputSet, Windows
     from validate.vision import ClickTask
 
@@ -75,14 +77,14 @@ def _reference_key(options: ValidateOptions, source: Bundle) -> str:
     return json.dumps(words, sort_keys=True)
 
 
-def _candidate(row: Output, source: Bundle) -> Candidate:
+def _candidate(row: Output, source: Bundle, also_on: Mapping[str, Runtime]) -> Candidate:
     from validate import runtimes
     from validate.measurement import Candidate
 
     weights, projector, size = row.weights, row.projector, _memory_bytes(row, source)
     _, kind = registry.kinds()[weights.format]
     name = row.on or next(iter(kind.runtimes), "")
-    runtime = runtimes.load(name) if name in runtimes.names() else None
+    runtime = also_on.get(row.on) or (runtimes.load(name) if name in runtimes.names() else None)
     path = projector.path if projector else None
     errors = partial(tensor_errors, row, source)
     return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, name)
@@ -206,9 +208,14 @@ class ValidateStage(Stage[ValidateOptions]):
         found = [name for runtime in runtimes.names() for name in runtimes.load(runtime).DISTRIBUTIONS]
         return tuple(dict.fromkeys((*self.TOOLS, *found)))
 
+    def versions(self, options: ValidateOptions) -> Mapping[str, str]:
+        """What runs outputs in other environments, asked there: another version, another measurement."""
+        return versions_elsewhere(options)
+
     def reads(self, options: ValidateOptions) -> list[Path]:
         """The files whose content decides the report: text, images, clicks, and the screenshots the clicks name."""
-        named = [p for p in (*options.text, options.clicks, *options.images) if p is not None]
+        workers = [elsewhere.worker for elsewhere in options.runtimes.values()]
+        named = [p for p in (*options.text, options.clicks, *options.images, *workers) if p is not None]
         if options.clicks is not None and options.clicks.is_file():
             with contextlib.suppress(ValueError, OSError):  # self.check() says what is wrong with it
                 named += [task.image for task in _tasks(options)]
@@ -216,9 +223,8 @@ class ValidateStage(Stage[ValidateOptions]):
 
     def check(self, options: ValidateOptions, inputs: Inputs) -> list[Problem]:
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
-        from validate import runtimes
-
-        rows = outputs(inputs, options.also_on)
+        also_on = second_runtimes(options)
+        rows = outputs(inputs, also_on)
         problems = check_all(options, inputs[SOURCE], rows)
         if not rows:
             return [
@@ -229,15 +235,16 @@ class ValidateStage(Stage[ValidateOptions]):
         for what, names in (("limits", options.limits), ("require", demanded)):
             problems += unknown_names(what, names, rows, options.also_on)
         for name in options.also_on:
-            if all(row.on != name for row in rows):
-                problems.append(Problem("validate", f"also_on: {name}, which runs no output of this recipe"))
-            elif reason := runtimes.load(name).available():  # asked for by name: not after all has been built
+            reason = also_on[name].available()  # asked for by name: not after all has been built
+            if reason and (not also_on[name].ALSO_RUNS or any(row.on == name for row in rows)):
                 problems.append(Problem("validate", f"also_on: {name}, and {reason.replace(': ', '; ', 1)}"))
+            elif all(row.on != name for row in rows):
+                problems.append(Problem("validate", f"also_on: {name}, which runs no output of this recipe"))
         return problems
 
     def forecast(self, options: ValidateOptions, inputs: Inputs) -> Bundle:
         """The source's bundle with a report of about the size reports have."""
-        rows = outputs(inputs, options.also_on)
+        rows = outputs(inputs, second_runtimes(options))
         files = (
             Artifact("json", Path("report.json"), REPORT_BYTES * (1 + len(rows))),
             Artifact("markdown", Path("report.md"), REPORT_BYTES),
@@ -248,19 +255,19 @@ class ValidateStage(Stage[ValidateOptions]):
     def work(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> int:
         """Tokens through weights, of every output and of the source; a click counts as a prompt with its image."""
         clicks = len(_tasks(options)) if options.clicks is not None and options.clicks.is_file() else 0
-        rows = [row.weights_size for row in outputs(inputs, options.also_on)]
+        rows = [row.weights_size for row in outputs(inputs, second_runtimes(options))]
         source = sum(a.size for a in inputs[SOURCE].of(Role.WEIGHTS))
         return (options.tokens + CLICK_TOKENS * clicks) * (source + sum(rows))
 
     def needs(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers beside the largest output on its runtime."""
-        rows = outputs(inputs, options.also_on)
+        rows = outputs(inputs, second_runtimes(options))
         largest = max((_memory_bytes(row, inputs[SOURCE]) for row in rows), default=0)
         return reference_needs(inputs[SOURCE], largest, scratch_bytes=_kept_bytes(options, inputs[SOURCE]))
 
     def explain(self, options: ValidateOptions, inputs: Inputs) -> list[str]:
         """What each output will be held to, for `convert plan -v`."""
-        return explain_limits(options.limits, outputs(inputs, options.also_on))
+        return explain_limits(options.limits, outputs(inputs, second_runtimes(options)))
 
     def run(self, options: ValidateOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The source's bundle with the report in every form; a limit that is passed over is in there, not raised."""
@@ -268,8 +275,9 @@ class ValidateStage(Stage[ValidateOptions]):
         from validate.compare import measure
         from validate.measurement import Settings
 
-        source, rows = inputs[SOURCE], outputs(inputs, options.also_on)
-        candidates = [_candidate(row, source) for row in rows if not row.not_built]
+        also_on = second_runtimes(options)
+        source, rows = inputs[SOURCE], outputs(inputs, also_on)
+        candidates = [_candidate(row, source, also_on) for row in rows if not row.not_built]
         with _reference(options, source, out) as reference:
             sets = input_sets(options)
             windows = _windows(options, reference, sets, progress)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import math
 import os
@@ -130,7 +131,7 @@ class WorkerProcess:
 
     def _exchange(self, line: bytes, shape: tuple[int, ...] | None) -> object:
         questions, replies = self._process.stdin, self._process.stdout
-        assert questions is not None and replies is not None
+        assert questions is not None and isinstance(replies, io.BufferedReader)
         questions.write(line)
         questions.flush()
         head = replies.readline(LINE_BYTES)
@@ -149,7 +150,7 @@ class WorkerProcess:
         data = bytearray(math.prod(shape) * dtype.itemsize)
         view, got = memoryview(data), 0
         while got < len(data):
-            count = replies.readinto1(view[got:]) if hasattr(replies, "readinto1") else 0
+            count = replies.readinto(view[got:])
             if not count:
                 raise EOFError
             got += count
@@ -234,7 +235,7 @@ class ElsewhereSession(Session):
             raise
 
     def can(self, ability: Ability) -> bool:
-        return ability.value in self._methods and ability is Ability.GENERATE or ability.value in self._methods
+        return ability in (Ability.GENERATE, Ability.DECODE) and ability.value in self._methods
 
     def identity(self) -> Identity:
         return self._identity
@@ -335,7 +336,9 @@ def _identity(said: object) -> Identity:
     """The worker's words as an Identity. Raises RuntimeFailure for what is none."""
     known = {f.name: f for f in fields(Identity)}
     if not isinstance(said, dict) or not isinstance(said.get("vocab"), int) or set(said) - set(known):
-        raise RuntimeFailure(f"the worker's identity is {json.dumps(said)[:SHOWN]}; wanted vocab and the words of {PAGE}")
+        raise RuntimeFailure(
+            f"the worker's identity is {json.dumps(said)[:SHOWN]}; wanted vocab and the words of {PAGE}"
+        )
     words = dict(said)
     if "end_of_generation" in words:
         words["end_of_generation"] = frozenset(_numbers(words["end_of_generation"], "identity"))
