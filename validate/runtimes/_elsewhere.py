@@ -36,7 +36,7 @@ SHOWN = 120  # characters of a line that is no answer
 LAST_WORDS = 600
 PAGE = "docs/extend/runtime-elsewhere.md"
 _KINDS = {"failed": RuntimeFailure, "unsupported": Unsupported, "not_on_this_machine": NotOnThisMachine}
-_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_DTYPES: Mapping[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 _HIDDEN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 
@@ -131,7 +131,8 @@ class WorkerProcess:
 
     def _exchange(self, line: bytes, shape: tuple[int, ...] | None) -> object:
         questions, replies = self._process.stdin, self._process.stdout
-        assert questions is not None and isinstance(replies, io.BufferedReader)
+        assert questions is not None
+        assert isinstance(replies, io.BufferedReader)
         questions.write(line)
         questions.flush()
         head = replies.readline(LINE_BYTES)
@@ -173,7 +174,7 @@ class WorkerProcess:
     def _dtype(self, said: object, shape: tuple[int, ...]) -> np.dtype:
         if not isinstance(said, dict) or said.get("dtype") not in _DTYPES or said.get("shape") != list(shape):
             self._garbage(f"array {json.dumps(said)}", f"{' or '.join(_DTYPES)} of shape {list(shape)}")
-        return _DTYPES[said["dtype"]]
+        return _DTYPES[str(said["dtype"])]
 
     def _garbage(self, got: str, wanted: str = "a line of JSON") -> NoReturn:
         """Nothing that comes behind it could be understood: the process is ended."""

@@ -3,8 +3,8 @@
 The standard library and vLLM only: nothing of this package is there. The protocol is docs/extend/runtime-elsewhere.md.
 
 Logits: vLLM reports a dictionary for every position's logprobs, which for a whole vocabulary takes minutes and
-gigabytes a window. What they are computed from is kept instead, as the model's `compute_logits` gives it; each window is
-checked against the logprobs that vLLM itself reports for the window's tokens. vLLM computes positions 0 to n-2 for the
+gigabytes a window. What they are computed from is kept instead, as the model's `compute_logits` gives it; each window
+is checked against the logprobs that vLLM itself reports for its tokens. vLLM computes positions 0 to n-2 for the
 prompt's logprobs and the last one to sample from it.
 """
 
@@ -18,6 +18,13 @@ import re
 import select
 import sys
 import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import torch
+    from vllm import RequestOutput
 
 PROTOCOL = 1
 DTYPES = ("bfloat16", "float16", "float32")
@@ -39,7 +46,7 @@ SETTINGS = {
 class Refused(Exception):
     """An answer that is an error of the protocol."""
 
-    def __init__(self, kind, message):
+    def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
 
@@ -47,7 +54,7 @@ class Refused(Exception):
 class Worker:
     """The methods of the protocol."""
 
-    def hello(self, options=None):
+    def hello(self, options: Mapping[str, object] | None = None) -> dict[str, object]:
         options = options or {}
         unknown = sorted(set(options) - {"dtype"})
         if unknown or options.get("dtype", "bfloat16") not in DTYPES:
@@ -66,13 +73,15 @@ class Worker:
             "note": f"activations in {options.get('dtype', 'bfloat16')}",
         }
 
-    def open(self, model, context, threads=None, options=None):
+    def open(
+        self, model: str, context: int, threads: int | None = None, options: Mapping[str, str] | None = None
+    ) -> None:
         os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
         if threads:
             os.environ["OMP_NUM_THREADS"] = str(threads)
         dtype = (options or {}).get("dtype", "bfloat16")
         try:
-            self.load(os.path.dirname(model), context, dtype)
+            self.load(Path(model).parent, context, dtype)
         except Exception as error:
             missing = NO_KERNEL.search(str(error))
             if missing is None:
@@ -80,16 +89,16 @@ class Worker:
             words = missing["words"] or f"its build has no kernel {missing['kernel']}"
             raise Refused("not_on_this_machine", f"vLLM {version()}: {words.strip()}") from error
 
-    def load(self, folder, context, dtype):
+    def load(self, folder: Path, context: int, dtype: str) -> None:
         import vllm
 
-        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
-            config = json.load(file)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = config.get("text_config", config)
         length = min(context + ROOM, config.get("max_position_embeddings", context + ROOM))
-        self.vllm, self.kept, self.length = vllm, None, length
+        self.vllm, self.length = vllm, length
+        self.kept: list[torch.Tensor] | None = None
         self.llm = vllm.LLM(
-            model=folder,
+            model=str(folder),
             dtype=dtype,
             enforce_eager=True,
             max_model_len=length,
@@ -103,10 +112,10 @@ class Worker:
         self.tokenizer = self.llm.get_tokenizer()
         self.vocabulary = self.llm.llm_engine.model_config.get_vocab_size()
 
-    def keep_logits(self, model):
+    def keep_logits(self, model: torch.nn.Module) -> None:
         compute = model.compute_logits
 
-        def computing(*args, **words):
+        def computing(*args: object, **words: object) -> torch.Tensor:
             logits = compute(*args, **words)
             if self.kept is not None:
                 self.kept.append(logits.detach().float().cpu().clone())
@@ -114,7 +123,7 @@ class Worker:
 
         model.compute_logits = computing
 
-    def identity(self):
+    def identity(self) -> dict[str, object]:
         tokenizer = self.tokenizer
         generation = self.llm.llm_engine.model_config.try_get_generation_config() or {}
         ends = generation.get("eos_token_id", [])
@@ -134,21 +143,21 @@ class Worker:
             "added": {str(t): bool(t.special) for t in tokenizer.added_tokens_decoder.values()},
         }
 
-    def tokenize(self, text, add_special=False, parse_special=True):
+    def tokenize(self, text: str, add_special: bool = False, parse_special: bool = True) -> list[int]:
         words = {"add_special_tokens": add_special, "split_special_tokens": not parse_special}
         return list(self.tokenizer.encode(text, **words))
 
-    def detokenize(self, tokens):
-        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def pieces(self):
+    def pieces(self) -> list[str]:
         pieces = [""] * self.vocabulary
         for piece, i in self.tokenizer.get_vocab().items():
             if i < len(pieces):
                 pieces[i] = piece
         return pieces
 
-    def logits(self, tokens):
+    def logits(self, tokens: Sequence[int]) -> memoryview:
         self.check(tokens, 1)
         self.kept = []
         try:
@@ -159,7 +168,7 @@ class Worker:
         rows = [len(part) for part in kept]
         if rows != ([1, len(tokens) - 1] if len(tokens) > 1 else [1]):
             raise Refused("failed", f"vLLM {version()} computed logits in parts of {rows} for {len(tokens)} tokens")
-        for place, (token, reported) in enumerate(zip(tokens[1:], (said.prompt_logprobs or [None])[1:])):
+        for place, (token, reported) in enumerate(zip(tokens[1:], said.prompt_logprobs[1:], strict=True)):
             row = kept[-1][place]
             own = float(row[token] - row.logsumexp(-1))
             if not abs(own - reported[token].logprob) < AGREES:
@@ -171,29 +180,29 @@ class Worker:
             array[:-1] = kept[1][:, : self.vocabulary]
         return memoryview(array.numpy())
 
-    def generate(self, tokens, count):
+    def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         room = self.check(tokens, 1)
         said = self.run(tokens, max_tokens=min(count, room))
         return list(said.outputs[0].token_ids)
 
-    def run(self, tokens, **words):
+    def run(self, tokens: Sequence[int], **words: object) -> RequestOutput:
         sampling = self.vllm.SamplingParams(temperature=0.0, detokenize=False, **words)
         prompt = {"prompt_token_ids": list(tokens)}
         return self.llm.generate([prompt], sampling, use_tqdm=False)[0]
 
-    def check(self, tokens, wanted):
-        room = self.length - len(tokens)
+    def check(self, tokens: Sequence[int], wanted: int) -> int:
+        room: int = self.length - len(tokens)
         if not tokens or room < wanted or not all(0 <= token < self.vocabulary for token in tokens):
             words = f"{len(tokens)} tokens, wanted 1 to {self.length - wanted}, each an id below {self.vocabulary}"
             raise Refused("failed", words)
         return room
 
 
-def number(token):
+def number(token: int | None) -> int:
     return -1 if token is None else token
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Distribution -> version of what decides the numbers."""
     names = set(importlib.metadata.packages_distributions().get("vllm", []))
     found = {}
@@ -205,11 +214,11 @@ def versions():
     return found
 
 
-def version():
+def version() -> str:
     return next((number for name, number in versions().items() if name.startswith("vllm")), "")
 
 
-def leave_with_the_asker():
+def leave_with_the_asker() -> None:
     """End this process when nobody holds the other end of its standard input, whatever is running."""
     poll = select.poll()
     poll.register(0, 0)  # a hang-up is always reported
@@ -217,24 +226,24 @@ def leave_with_the_asker():
     os._exit(0)
 
 
-def answers(worker, question):
+def answers(worker: Worker, question: Mapping[str, dict[str, object]]) -> tuple[dict[str, object], bytes | memoryview]:
     """The line of an answer, and the array behind it."""
     try:
-        method = question["method"]
+        method = str(question["method"])
         if method.startswith("_") or method not in vars(Worker):
             raise Refused("unsupported", f"there is no method {method}")
-        value = getattr(worker, method)(**question.get("params", {}))
+        value = getattr(worker, method)(**question["params"])
     except Refused as refused:
         return {"error": {"kind": refused.kind, "message": str(refused)}}, b""
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         return {"error": {"kind": "failed", "message": f"{type(error).__name__}: {' '.join(lines)[:600]}"}}, b""
     if isinstance(value, memoryview):
-        return {"array": {"dtype": "float32", "shape": list(value.shape)}}, value.cast("B")
+        return {"array": {"dtype": "float32", "shape": list(value.shape or ())}}, value.cast("B")
     return {"result": value}, b""
 
 
-def main():
+def main() -> NoReturn:
     questions = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints, it goes to the standard error
