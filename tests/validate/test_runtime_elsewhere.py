@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_a_model_that_does_not_open_is_the_workers_own_words(tmp_path: Path) -> 
         (
             "replies.write(b'INFO loading\\n'); replies.flush()",
             RuntimeFailure,
-            "answered 'INFO loading'; wanted a line",
+            "answered 'INFO loading'; wanted",
         ),
         ("replies.write(b'{\"id\": 77}\\n'); replies.flush()", RuntimeFailure, "wanted an object with id"),
         ("replies.write(b'\\xff\\xfe' * 99 + b'\\n'); replies.flush()", RuntimeFailure, "wanted a line of JSON"),
@@ -124,6 +125,36 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     hanging = opened(tmp_path, answering("logits", "import time; time.sleep(1000)"))
     with hanging as session, pytest.raises(RuntimeFailure, match="did nothing for 1 s in logits and was ended"):
         session.logits([1, 2])
+
+
+@pytest.mark.parametrize(("child", "ended"), [("while True: pass", False), ("import time; time.sleep(1000)", True)])
+def test_a_worker_whose_child_computes_is_not_idle_and_its_child_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str, ended: bool
+) -> None:
+    monkeypatch.setattr(_watchdog, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(_watchdog, "IDLE_SECONDS", 1.0)
+    line = (
+        f"import subprocess, time; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=replies.fileno())\n"
+        "open(os.path.join(os.path.dirname(sys.argv[0]), 'child'), 'w').write(str(p.pid)); time.sleep(3)"
+    )
+    with opened(tmp_path, answering("logits", line)) as session:
+        if ended:  # the child holds the pipe of the answers open: it has to go too
+            with pytest.raises(RuntimeFailure, match="did nothing for 1 s"):
+                session.logits([1, 2])
+        else:
+            assert session.logits([1, 2]).shape == (2, 256)
+    pid = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 10
+    while is_alive(pid):
+        assert time.monotonic() < deadline, "what a worker started outlives it"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_worker_that_does_not_say_hello_is_told_when_it_is_asked(

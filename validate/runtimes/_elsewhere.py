@@ -94,7 +94,7 @@ class WorkerProcess:
         except OSError as error:
             self._stderr.close()
             raise RuntimeFailure(f"{environment.python} does not start: {error.strerror}") from error
-        self._watchdog = Watchdog(self._process)
+        self._watchdog = Watchdog(self._process, group=True)
 
     def hello(self) -> Hello:
         """What the worker says of itself, within HELLO_SECONDS."""
