@@ -19,6 +19,7 @@ import select
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -31,7 +32,9 @@ DTYPES = ("bfloat16", "float16", "float32")
 ROOM = 256  # tokens to be written behind a window
 AGREES = 1e-2  # nats between a reported logprob and the logits kept
 NO_KERNEL = re.compile(
-    r"_OpNamespace' '\w+' object has no attribute '(?P<kernel>\w+)'"
+    r"_OpNamespace' '\w+' object has no attribute '(?P<absent>\w+)'"
+    r"|\w+::(?P<hollow>\w+)\(\) expected at most 0 argument"  # declared, and nothing behind it
+    r"|Could not run '\w+::(?P<elsewhere>\w+)' with arguments from the"
     r"|(?P<words>[^\n]*(?:not supported (?:on|for the current)|[Mm]inimum capability|requires? (?:a )?CUDA)[^\n]*)"
 )
 SETTINGS = {
@@ -68,7 +71,7 @@ class Worker:
             "name": "vLLM",
             "versions": versions(),
             "formats": ["gptq", "awq", "fp8"],
-            "methods": ["generate"],
+            "methods": ["generate", "decode_logits"],
             "missing": missing,
             "note": f"activations in {options.get('dtype', 'bfloat16')}",
         }
@@ -80,23 +83,15 @@ class Worker:
         if threads:
             os.environ["OMP_NUM_THREADS"] = str(threads)
         dtype = (options or {}).get("dtype", "bfloat16")
-        try:
-            self.load(Path(model).parent, context, dtype)
-        except Exception as error:
-            missing = NO_KERNEL.search(str(error))
-            if missing is None:
-                raise
-            words = missing["words"] or f"its build has no kernel {missing['kernel']}"
-            raise Refused("not_on_this_machine", f"vLLM {version()}: {words.strip()}") from error
-
-    def load(self, folder: Path, context: int, dtype: str) -> None:
         import vllm
 
+        folder = Path(model).parent
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = config.get("text_config", config)
         length = min(context + ROOM, config.get("max_position_embeddings", context + ROOM))
         self.vllm, self.length = vllm, length
         self.kept: list[torch.Tensor] | None = None
+        self.following: list[int] | None = None  # tokens that are to be "chosen", the next one last
         self.llm = vllm.LLM(
             model=str(folder),
             dtype=dtype,
@@ -119,6 +114,9 @@ class Worker:
             logits = compute(*args, **words)
             if self.kept is not None:
                 self.kept.append(logits.detach().float().cpu().clone())
+            if self.following:
+                logits = logits.new_full(logits.shape, float("-inf"))
+                logits[:, self.following.pop()] = 0
             return logits
 
         model.compute_logits = computing
@@ -180,6 +178,23 @@ class Worker:
             array[:-1] = kept[1][:, : self.vocabulary]
         return memoryview(array.numpy())
 
+    def decode_logits(self, tokens: Sequence[int]) -> memoryview:
+        """Each token is what the model "chose" before: its own choice is taken from it."""
+        self.check(tokens, 1)
+        self.kept, self.following = [], [tokens[0], *reversed(tokens[1:])]  # the last choice is anything
+        try:
+            said = self.run(tokens[:1], max_tokens=len(tokens), ignore_eos=True)
+            kept = self.kept
+        finally:
+            self.kept = self.following = None
+        fed = list(said.outputs[0].token_ids)[: len(tokens) - 1]
+        if fed != list(tokens[1:]) or [len(row) for row in kept] != [1] * len(tokens):
+            raise Refused("failed", f"vLLM {version()} was fed {fed} in {len(kept)} steps instead of {tokens}")
+        array = kept[0].new_empty(len(tokens), self.vocabulary)
+        for place, row in enumerate(kept):
+            array[place] = row[0, : self.vocabulary]
+        return memoryview(array.numpy())
+
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         room = self.check(tokens, 1)
         said = self.run(tokens, max_tokens=min(count, room))
@@ -232,10 +247,14 @@ def answers(worker: Worker, question: Mapping[str, dict[str, object]]) -> tuple[
         method = str(question["method"])
         if method.startswith("_") or method not in vars(Worker):
             raise Refused("unsupported", f"there is no method {method}")
-        value = getattr(worker, method)(**question["params"])
+        value = methodcaller(method, **question["params"])(worker)
     except Refused as refused:
         return {"error": {"kind": refused.kind, "message": str(refused)}}, b""
     except Exception as error:
+        if missing := NO_KERNEL.search(str(error)):
+            name = missing["absent"] or missing["hollow"] or missing["elsewhere"]
+            words = f"its build has no kernel {name}" if name else missing["words"].strip()
+            return {"error": {"kind": "not_on_this_machine", "message": f"vLLM {version()}: {words}"}}, b""
         lines = str(error).strip().splitlines() or [""]
         return {"error": {"kind": "failed", "message": f"{type(error).__name__}: {' '.join(lines)[:600]}"}}, b""
     if isinstance(value, memoryview):
