@@ -29,7 +29,7 @@ from convert.validation.checks import check_all, config_of, input_sets, wants_im
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
 from convert.validation.options import MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
-from convert.validation.report import provenance, reference_entry, report, report_row, tensor_errors, write
+from convert.validation.report import provenance, reference_entry, report, report_row, stated, tensor_errors, write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,8 @@ def _candidate(row: Output, source: Bundle) -> Candidate:
     runtime = runtimes.load(name) if name in runtimes.names() else None
     path = projector.path if projector else None
     errors = partial(tensor_errors, row, source)
-    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, name)
+    checks = partial(stated, row, source)
+    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, checks, name)
 
 
 def _memory_bytes(row: Output, source: Bundle) -> int:
@@ -194,7 +195,7 @@ class ValidateStage(Stage[ValidateOptions]):
     """Runs every output on its real runtime against the source, and writes report.json, report.md and report.html."""
 
     NAME = "validate"
-    VERSION = 6
+    VERSION = 7
     TOOLS = REFERENCE_TOOLS
     NEEDS: ClassVar[Mapping[str, str]] = {"torch": "validate", "transformers": "validate"}
     Options = ValidateOptions
