@@ -97,7 +97,7 @@ class TensorError:
 
 @dataclass(frozen=True)
 class TensorPair:
-    """A tensor of a file beside its source. `pieces(n)` gives every n-th piece of both: float32, rows before columns."""
+    """A tensor of a file beside its source. `pieces(n)` gives every n-th piece of both, float32 (rows, columns)."""
 
     name: str
     type: str

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from convert import architectures
+from convert.architectures._graph_spec import GraphSpec
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.distribution import install_command
 from convert.errors import InputError, PlanError, StageError
 from convert.formats.facts import Hyperparameter, TensorError, TensorPair
 from convert.formats.gguf.ledger import match_tensors
-from convert.architectures._graph_spec import GraphSpec
 from convert.formats.gguf.reader import GGUFHeader, StoredTensor, read_gguf_header
 from convert.formats.gguf.tensors import StreamedTensor, spec_tensors
+from convert.gguf_field import Field
 from convert.source.checkpoint import open_checkpoint
 from convert.source.companions import collect, read_companions
 from convert.source.untrusted import shown
@@ -91,11 +92,14 @@ def hyperparameters(paths: Sequence[Path], folder: Path) -> Iterator[Hyperparame
             spec, tensors = _spec(folder, projector=group is not text)
             said = {f.key: f.value for f in group[0].fields}
             yield Hyperparameter("general.architecture", spec.architecture, said.get("general.architecture"))
-            for field in spec.fields:
+            for field in filter(_is_compared, spec.fields):
                 if field.key in said or any(word in field.key for word in TELLING):
-                    if not any(word in field.key for word in OTHERS_LOOK):
-                        yield Hyperparameter(field.key, field.value, _as_wanted(field.value, said.get(field.key)))
+                    yield Hyperparameter(field.key, field.value, _as_wanted(field.value, said.get(field.key)))
             yield from _tensor_shapes(group, tensors)
+
+
+def _is_compared(field: Field) -> bool:
+    return not any(word in field.key for word in OTHERS_LOOK)
 
 
 def _tensor_shapes(headers: Sequence[GGUFHeader], sources: Mapping[str, StreamedTensor]) -> Iterator[Hyperparameter]:
