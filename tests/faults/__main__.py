@@ -7,11 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults import gguf_metadata, gguf_tensors
-from tests.faults.kinds import SUITE, Damaged, Fault
+from tests.faults import folders, gguf_metadata, gguf_tensors
+from tests.faults.kinds import SUITE, Damaged, Fault, Honest
 from tests.faults.measure import Verdict, honest_nano, make_all, verdicts
 
-MODULES = (gguf_tensors, gguf_metadata)  # imported, so that they declare theirs
+MODULES = (gguf_tensors, gguf_metadata, folders)  # imported, so that they declare theirs
 PLACED = 40
 SHOWN = 60
 
@@ -26,9 +26,17 @@ def main() -> int:
     faults = [fault for fault in SUITE.faults if asked.only in fault.name]
     with tempfile.TemporaryDirectory(prefix="faults-") as home:
         outputs = make_all(faults, honest, Path(home) / "made")
-        sound = {f"honest {k}": Damaged(p, honest["nano"].projector) for k, p in honest["nano"].outputs.items()}
+        sound = honest_rows(honest["nano"])
         said = verdicts(honest["nano"].source, {**outputs, **sound}, Path(home) / "out")
     return _print(faults, said, list(sound))
+
+
+def honest_rows(honest: Honest) -> dict[str, Damaged]:
+    """The honest outputs, to be validated beside the damaged ones."""
+    return {
+        f"honest {name}": Damaged(path, honest.projector if path.suffix == ".gguf" else None)
+        for name, path in honest.outputs.items()
+    }
 
 
 def _print(faults: list[Fault], said: dict[str, Verdict], sound: list[str]) -> int:

@@ -29,17 +29,27 @@ class Verdict:
         return place in self.advice
 
 
-def honest_nano(cache: Path) -> Honest:
-    """The demo model's outputs, built once below `cache`."""
-    words = {
-        "name": "nano",
-        "model": {"path": str(NANO)},
-        "stages": {"gguf": {"use": "gguf", "types": ["F16", "Q8_0", "Q4_K_M"], "mmproj": "F16"}},
-    }
-    folder = run(plan(recipe_of(words, Path("faults")), cache)).folder / "gguf"
+CALIBRATION = {"text": str(NANO / "heldout/train_text.txt"), "samples": 8, "length": 128}
+STAGES = {
+    "gguf": {"use": "gguf", "types": ["F16", "Q8_0", "Q4_K_M"], "mmproj": "F16"},
+    "onnx": {"use": "onnx", "precision": "int4"},
+    "fp8": {"use": "fp8"},
+    "gptq": {"use": "gptq", "bits": 4, "group_size": 128, "calibration": CALIBRATION},
+    "awq": {"use": "awq", "group_size": 128, "calibration": CALIBRATION},
+}
+
+
+def honest_nano(cache: Path, folders: bool = True) -> Honest:
+    """The demo model's outputs, built once below `cache`; GGUF files alone without `folders`."""
+    stages = STAGES if folders else {"gguf": STAGES["gguf"]}
+    words = {"name": "nano" if folders else "nano-gguf", "model": {"path": str(NANO)}, "stages": stages}
+    home = run(plan(recipe_of(words, Path("faults")), cache)).folder
     names = {"f16": "F16", "q8": "Q8_0", "q4": "Q4_K_M"}
-    files = {name: folder / f"fara-nano-{kind}.gguf" for name, kind in names.items()}
-    return Honest(NANO, files, folder / "mmproj-fara-nano-F16.gguf")
+    outputs = {name: home / f"gguf/fara-nano-{kind}.gguf" for name, kind in names.items()}
+    if folders:
+        outputs |= {"int4": home / "onnx", "fp8": home / "fp8/fara-nano-FP8-dynamic"}
+        outputs |= {"gptq": home / "gptq/fara-nano-GPTQ-Int4", "awq": home / "awq/fara-nano-AWQ"}
+    return Honest(NANO, outputs, home / "gguf/mmproj-fara-nano-F16.gguf")
 
 
 def make_all(faults: Sequence[Fault], honest: Mapping[str, Honest], home: Path) -> dict[str, Damaged]:
