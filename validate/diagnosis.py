@@ -15,6 +15,7 @@ import numpy as np
 
 BLOCK = 32  # values that share a scale in most formats
 LIKE = 0.9  # cosine from which on two lists of values are taken for one another
+PARTLY = 0.7  # cosine from which on most of a tensor is as it should be
 SHOWN = 3  # rows that are named
 ROWS_COMPARED = 1 << 11  # of a matrix, when another order is looked for
 GAIN_HIGH, GAIN_LOW = 1.6, -0.2  # of a block that holds more than half of what blocks do in the middle
@@ -270,7 +271,7 @@ def _offset(a: np.ndarray, b: np.ndarray) -> str:
 
 def _in_places(a: np.ndarray, b: np.ndarray) -> str:
     """What is wrong in a part of the tensor alone."""
-    if a.ndim != 2 or a.shape[1] % BLOCK:
+    if a.ndim != 2 or a.shape[1] % BLOCK or _like(a, b) < PARTLY:
         return ""
     mine, own = a.reshape(len(a), -1, BLOCK), b.reshape(len(b), -1, BLOCK)
     power = (own * own).sum(2)

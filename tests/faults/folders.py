@@ -124,14 +124,12 @@ def exchanged_past(model: Any) -> None:
             node.input[place] = names.get(name, name)
 
 
-weights("GPTQ g_idx shuffled", "gptq", f"{LAYER}mlp.down_proj.g_idx", shuffled, "layers.1.mlp.down_proj", fast=True)
+weights("GPTQ g_idx shuffled", "gptq", f"{LAYER}mlp.down_proj.g_idx", shuffled, "layers.1.mlp.down_proj")
 weights("GPTQ zero points off by one", "gptq", f"{LAYER}mlp.up_proj.qzeros", off_by_one, "layers.1.mlp.up_proj")
 weights("GPTQ scales doubled", "gptq", f"{LAYER}self_attn.q_proj.scales", lambda t: t * 2, "layers.1.self_attn.q_proj")
 weights("GPTQ matrix zeroed", "gptq", f"{LAYER}mlp.gate_proj.scales", lambda t: t * 0, "layers.1.mlp.gate_proj")
 weights("GPTQ bias zeroed", "gptq", f"{LAYER}self_attn.k_proj.bias", lambda t: t * 0, "layers.1.self_attn.k_proj.bias")
-weights(
-    "AWQ order wrong", "awq", f"{LAYER}self_attn.o_proj.qweight", other_order, "layers.1.self_attn.o_proj", fast=True
-)
+weights("AWQ order wrong", "awq", f"{LAYER}self_attn.o_proj.qweight", other_order, "layers.1.self_attn.o_proj")
 weights("AWQ scales negated", "awq", f"{LAYER}mlp.down_proj.scales", lambda t: -t, "layers.1.mlp.down_proj")
 weights(
     "AWQ norm without its factors", "awq", f"{LAYER}post_attention_layernorm.weight", lambda t: t * 3, "layers.1.mlp."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,17 +39,21 @@ STAGES = {
 }
 
 
-def honest_nano(cache: Path, folders: bool = True) -> Honest:
-    """The demo model's outputs, built once below `cache`; GGUF files alone without `folders`."""
-    stages = STAGES if folders else {"gguf": STAGES["gguf"]}
-    words = {"name": "nano" if folders else "nano-gguf", "model": {"path": str(NANO)}, "stages": stages}
+def honest_nano(cache: Path, stages: Collection[str] = tuple(STAGES)) -> Honest:
+    """The demo model's outputs of these stages, built once below `cache`."""
+    chosen = {name: words for name, words in STAGES.items() if name in stages}
+    words = {"name": "-".join(["nano", *chosen]), "model": {"path": str(NANO)}, "stages": chosen}
     home = run(plan(recipe_of(words, Path("faults")), cache)).folder
-    names = {"f16": "F16", "q8": "Q8_0", "q4": "Q4_K_M"}
-    outputs = {name: home / f"gguf/fara-nano-{kind}.gguf" for name, kind in names.items()}
-    if folders:
-        outputs |= {"int4": home / "onnx", "fp8": home / "fp8/fara-nano-FP8-dynamic"}
-        outputs |= {"gptq": home / "gptq/fara-nano-GPTQ-Int4", "awq": home / "awq/fara-nano-AWQ"}
-    return Honest(NANO, outputs, home / "gguf/mmproj-fara-nano-F16.gguf")
+    files = {
+        "f16": home / "gguf/fara-nano-F16.gguf",
+        "q8": home / "gguf/fara-nano-Q8_0.gguf",
+        "q4": home / "gguf/fara-nano-Q4_K_M.gguf",
+        "int4": home / "onnx",
+        "fp8": home / "fp8/fara-nano-FP8-dynamic",
+        "gptq": home / "gptq/fara-nano-GPTQ-Int4",
+        "awq": home / "awq/fara-nano-AWQ",
+    }
+    return Honest(NANO, {n: f for n, f in files.items() if f.exists()}, home / "gguf/mmproj-fara-nano-F16.gguf")
 
 
 def make_all(faults: Sequence[Fault], honest: Mapping[str, Honest], home: Path) -> dict[str, Damaged]:
