@@ -42,6 +42,7 @@ from convert.validation.report import (
     reference_entry,
     report,
     report_row,
+    stated,
     tensor_errors,
     with_standing,
     write,
@@ -124,7 +125,8 @@ def _candidate(row: Output, inputs: Inputs, also_on: Mapping[str, Runtime], refe
     path = projector.path if projector else None
     errors = partial(tensor_errors, row, source)
     key = _measurement_key(row, inputs[row.stage], runtime, reference_key)
-    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, name, key)
+    checks = partial(stated, row, source)
+    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, checks, name, key)
 
 
 def _memory_bytes(row: Output, source: Bundle) -> int:
