@@ -24,7 +24,7 @@ import numpy as np
 
 from validate import compressed_logits
 from validate.json_types import Message
-from validate.runtimes.base import Identity, ReferenceSession
+from validate.runtimes.base import Identity, ModelSettings, ReferenceSession
 
 FORM = 1  # raise it when a file of the same question would hold something else
 _BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -85,6 +85,9 @@ class Reference(ReferenceSession):
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         return self._session.detokenize(tokens)
+
+    def settings(self) -> ModelSettings:
+        return self._session.settings()
 
     def render(
         self,
