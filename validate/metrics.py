@@ -65,6 +65,9 @@ DEFINITIONS: Mapping[str, Definition] = {
         _HIGHER, "share of the conversations rendered like the reference by the runtime's own template engine"
     ),
     "special_ids_equal": Definition(_HIGHER, "share of the special-token facts (BOS, EOS, …) that agree"),
+    "settings_equal": Definition(
+        _HIGHER, "share of the settings (sampling, lengths, positions, images) that the runtime takes as the source's"
+    ),
     "stops_equal": Definition(_HIGHER, "share of the ends of text, of those it writes, at which the runtime stops"),
     "image_tokens_equal": Definition(_HIGHER, "share of image sizes that become as many tokens as in the source"),
     "tensors_equal": Definition(
@@ -91,6 +94,7 @@ CONTRACT_LIMITS: Mapping[str, float] = {
     "vocabulary_equal": 1.0,
     "templates_equal": 1.0,
     "special_ids_equal": 1.0,
+    "settings_equal": 1.0,
     "stops_equal": 1.0,
     "image_tokens_equal": 1.0,
     "tensors_equal": 1.0,

@@ -25,6 +25,10 @@ _STOPS = (
     "do not publish it: it talks on where it should stop. Compare its end-of-text and end-of-turn ids with those of "
     "the source's generation_config.json and tokenizer."
 )
+_SETTINGS = (
+    "it would be used in another way than its source: the contract below names each setting, what the source says and "
+    "what the runtime takes. Write it into the file, or give it to the runtime with every call."
+)
 _SIZES = (
     "the projector cuts or scales images in another way than the source: compare its pixel limits, patch size and "
     "merge size with preprocessor_config.json."
@@ -54,6 +58,7 @@ _ADVICE: dict[str, str] = {
     **dict.fromkeys(
         ("image_cosine", "image_cosine_unresized", "image_max_error", "image_kl", "image_top1"), _PROJECTOR
     ),
+    "settings_equal": _SETTINGS,
     "stops_equal": _STOPS,
     "tensors_equal": _TENSORS,
     "hyperparameters_equal": _STATED,
