@@ -68,6 +68,10 @@ class Stage(ABC, Generic[O]):
         """What a user should know before the run, though it stops nothing."""
         return []
 
+    def lacking(self, options: O, made: Bundle) -> list[str]:
+        """What was asked for and is not in `made`, the stage's output on disk, with the reason, a line each."""
+        return []
+
     def calibrates(self, options: O) -> list[Path]:
         """Files the result is fitted to, and should not be tested on."""
         return []

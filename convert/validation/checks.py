@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from validate.choices import ItemSet
     from validate.texts import InputSet
 
+SHORTEST_WINDOW = 16  # a limit below it is no limit of a model
 MORE_MEMORY = "run it on a machine with more, or leave `validate:` out and validate the files there"
 
 
@@ -30,7 +31,6 @@ def check_all(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) 
         *(Problem("validate", f"no file {path}", remedy="paths are relative to the recipe") for path in missing),
         *_check_clicks(options),
         *_check_contents(options),
-        *_check_window(options, source),
         *_check_images(options, source, rows),
         *check_memory(source, "validate", MORE_MEMORY),
     ]
@@ -114,14 +114,16 @@ def config_of(source: Bundle) -> JsonDict | None:
     return config if isinstance(config, dict) else None
 
 
-def _check_window(options: ValidateOptions, source: Bundle) -> list[Problem]:
-    """A window longer than what the model was made for measures how it breaks."""
+def window_of(options: ValidateOptions, source: Bundle) -> int:
+    """Tokens a window: as asked, or as many as the model was made for, beyond which it is measured how it breaks.
+
+    `original_max_position_embeddings` (Phi-3's long contexts) is where other rotary frequencies begin.
+    """
     config = config_of(source) or {}
     text = config.get("text_config", config)
-    longest = text.get("max_position_embeddings") if isinstance(text, dict) else None
-    if not isinstance(longest, int) or options.window <= longest:
-        return []
-    return [Problem("validate", f"window: {options.window}", f"at most the model's {longest} positions")]
+    words = ("max_position_embeddings", "original_max_position_embeddings")
+    found = [text.get(word) for word in words] if isinstance(text, dict) else []
+    return min([options.window, *(n for n in found if isinstance(n, int) and n >= SHORTEST_WINDOW)])
 
 
 def _check_clicks(options: ValidateOptions) -> list[Problem]:

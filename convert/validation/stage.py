@@ -25,7 +25,15 @@ from convert.model.reference import open_reference
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
-from convert.validation.checks import check_all, choice_files, config_of, input_sets, item_sets, wants_images
+from convert.validation.checks import (
+    check_all,
+    choice_files,
+    config_of,
+    input_sets,
+    item_sets,
+    wants_images,
+    window_of,
+)
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
 from convert.validation.options import MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
@@ -46,6 +54,7 @@ if TYPE_CHECKING:
     from validate.measurement import Candidate, Measurement, Questions
     from validate.reference import Reference
     from validate.report import Output as Entry
+    from validate.runtimes import Runtime
     from validate.texts import InputSet, Windows
     from validate.vision import ClickTask
 
@@ -84,17 +93,37 @@ def _reference_key(options: ValidateOptions, source: Bundle) -> str:
     return json.dumps(words, sort_keys=True)
 
 
-def _candidate(row: Output, source: Bundle) -> Candidate:
+def _measurement_key(row: Output, bundle: Bundle, runtime: Runtime | None, reference_key: str) -> str:
+    """All that decides what is measured of an output but the questions; empty where a file's content is not known."""
+    from validate import provenance
+
+    apart = (Role.WEIGHTS, Role.PROJECTOR, Role.CARD, Role.REPORT, Role.IMATRIX)
+    files = [*row.files, *(a for role, a in bundle.artifacts() if role not in apart)]
+    if runtime is None or not all(file.sha256 for file in files):
+        return ""
+    words = {
+        "files": sorted((file.path.name, file.sha256) for file in files),
+        "runtime": [runtime.NAME, provenance.versions(runtime.DISTRIBUTIONS)],
+        "reference": reference_key,
+        "version": ValidateStage.VERSION,
+        "text_only": row.text_only,
+    }
+    return json.dumps(words, sort_keys=True)
+
+
+def _candidate(row: Output, inputs: Inputs, reference_key: str) -> Candidate:
     from validate import runtimes
     from validate.measurement import Candidate
 
+    source = inputs[SOURCE]
     weights, projector, size = row.weights, row.projector, _memory_bytes(row, source)
     _, kind = registry.kinds()[weights.format]
     name = row.on or next(iter(kind.runtimes), "")
     runtime = runtimes.load(name) if name in runtimes.names() else None
     path = projector.path if projector else None
     errors = partial(tensor_errors, row, source)
-    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, name)
+    key = _measurement_key(row, inputs[row.stage], runtime, reference_key)
+    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, name, key)
 
 
 def _memory_bytes(row: Output, source: Bundle) -> int:
@@ -117,11 +146,16 @@ def _kept_bytes(options: ValidateOptions, source: Bundle) -> int:
     return min(ROOM_BYTES, 4 * options.tokens * vocabulary) if isinstance(vocabulary, int) else ROOM_BYTES
 
 
-def _windows(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], progress: Progress) -> Windows:
-    """What is read, cut into windows; notes what is too short or was left out."""
+def _windows(
+    options: ValidateOptions, source: Bundle, reference: Reference, sets: Sequence[InputSet], progress: Progress
+) -> Windows:
+    """What is read, cut into windows that the model has room for; notes what is too short or was left out."""
     from validate import texts
 
-    windows = texts.windows(reference, sets, options.tokens, options.window)
+    window = window_of(options, source)
+    if window < options.window:
+        progress.note(f"windows of {window} tokens, not {options.window}: the model was made for no more")
+    windows = texts.windows(reference, sets, options.tokens, window)
     got = sum(map(len, windows.tokens))
     if got < MIN_TOKENS:
         where = ", ".join(map(str, options.text)) or "our own texts"
@@ -224,7 +258,7 @@ class ValidateStage(Stage[ValidateOptions]):
     """Runs every output on its real runtime against the source, and writes report.json, report.md and report.html."""
 
     NAME = "validate"
-    VERSION = 6
+    VERSION = 7
     TOOLS = REFERENCE_TOOLS
     NEEDS: ClassVar[Mapping[str, str]] = {"torch": "validate", "transformers": "validate"}
     Options = ValidateOptions
@@ -300,20 +334,23 @@ class ValidateStage(Stage[ValidateOptions]):
         from validate.measurement import Settings
 
         source, rows = inputs[SOURCE], outputs(inputs, options.also_on)
-        candidates = [_candidate(row, source) for row in rows if not row.not_built]
+        key = _reference_key(options, source)
+        candidates = [_candidate(row, inputs, key) for row in rows if not row.not_built]
         with _reference(options, source, out) as reference:
             sets = input_sets(options)
-            windows = _windows(options, reference, sets, progress)
+            windows = _windows(options, source, reference, sets, progress)
             items = _items(options, reference, windows, progress)
             questions = _questions(options, reference, sets, windows, items)
             try:
-                results = measure(reference, candidates, questions, Settings(options.threads), progress)
+                kept = out.parent / STATE_FOLDER / "measured"
+                results = measure(reference, candidates, questions, Settings(options.threads, kept), progress)
             except runtimes.RuntimeFailure as error:  # a candidate's are in its row; this is the reference's
                 raise StageError("the reference", str(error), remedy="the source itself has to run first") from error
             except runtimes.Killed as error:  # no measurement to keep: the next run measures again
                 remedy = "the system was most likely short of memory; run it again"
                 raise StageError("validate", str(error), "", remedy) from error
             reference.forget_others()
+            progress.note(f"the source read what was written in {reference.passes} passes")
             compared_with = reference_entry(out, source, reference.identity().vocab, reference.cached())
         measured = iter(results)
         found = [_missing(row) or next(measured) for row in rows]

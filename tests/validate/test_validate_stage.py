@@ -16,9 +16,12 @@ from convert.errors import StageError
 from convert.model.reference import link_files
 from convert.progress import Silent
 from convert.run import Result
+from convert.source.stage import STAGE as source
+from convert.validation.checks import window_of
 from convert.validation.limits import limits_of
 from convert.validation.outputs import outputs
 from convert.validation.stage import STAGE as stage
+from tests import tiny
 from tests.fixtures_validate import rewritten, tiny_text, tiny_vision, weights
 from validate import compare, measurement, runtimes, vision
 
@@ -243,9 +246,16 @@ def test_a_text_and_an_image_that_are_none_are_problems(tiny_text: dict[str, Bun
     assert "not an image" in str(stage.check(stage.Options(images=[path]), tiny_text)[0])
 
 
-def test_a_window_longer_than_the_model_is_a_problem(tiny_text: dict[str, Bundle]) -> None:
-    (problem,) = stage.check(stage.Options(window=30_000), tiny_text)
-    assert "window: 30000" in str(problem)
+@pytest.mark.parametrize(
+    ("words", "window"),
+    [({}, 512), ({"original_max_position_embeddings": 128}, 128), ({"max_position_embeddings": 64}, 64)],
+)
+def test_a_window_is_no_longer_than_what_the_model_was_made_for(
+    words: dict[str, int], window: int, tmp_path: Path
+) -> None:
+    bundle = source.forecast(source.Options(path=tiny.tiny_llama(tmp_path / "tiny", layers=1, **words)), {})
+    assert window_of(stage.Options(window=30_000), bundle) == window
+    assert window_of(stage.Options(window=32), bundle) == 32
 
 
 def test_nothing_to_validate_is_a_problem(tiny_text: dict[str, Bundle]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from validate.errors import RuntimeFailure, Unsupported
 from validate.json_types import Message
 from validate.runtimes import _images
+from validate.runtimes._file_tokenizer import FileTokenizer, file_tokenizer
 from validate.runtimes._images.base import ImageInputs, Images
 from validate.runtimes._optional import optional
 from validate.runtimes.base import IMAGE_MARK, Identity, ReferenceSession
@@ -95,6 +96,16 @@ class CheckpointFolder(ReferenceSession):
                 text, add_special_tokens=add_special, split_special_tokens=not parse_special, verbose=False
             )
         )
+
+    def tokenize_by_file(self, text: str) -> list[int] | None:
+        """By tokenizer.json, else tokenizer.model; transformers 5 takes classes such as LlamaTokenizer apart."""
+        return None if self._file_tokenizer is None else self._file_tokenizer.encode(text)
+
+    @functools.cached_property
+    def _file_tokenizer(self) -> FileTokenizer | None:
+        identity = self.identity()
+        lead = [identity.bos] if identity.adds_bos else []
+        return file_tokenizer(self._folder, self.tokenizer.added_tokens_encoder, lead)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))

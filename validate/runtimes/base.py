@@ -182,6 +182,31 @@ class ReferenceSession(Session):
     ) -> str:
         """The rendered conversation; with `templates`, those instead of the source's own."""
 
+    def tokenize_by_file(self, text: str) -> list[int] | None:
+        """Ids, special tokens read and added, as the library that the tokenizer's file is made for gives them.
+
+        None where there is no such file, or no library for it: `tokenize` is all there is to compare with.
+        """
+        return None
+
+    @property
+    def bytes_held(self) -> int:
+        """Memory that `give_back` frees."""
+        return 0
+
+    def give_back(self) -> None:
+        """Free the weights; who asks for what needs them loads them again."""
+
+    def choices(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The likeliest token behind each prompt and behind each token of the draft that follows it, in one pass."""
+        raise _unsupported("choices")
+
+    def image_choices(
+        self, prompts: Sequence[str], images: Sequence[np.ndarray], drafts: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        """As `choices`, after each prompt with one IMAGE_MARK."""
+        raise _unsupported("image_choices")
+
     @property
     def image_unit(self) -> int:
         """Pixels of the side of what becomes one image token."""
