@@ -34,6 +34,9 @@ class Flips(SessionMeasure):
             self.progress.advance(1)
         result.choices, metrics, draws = flips.flips(questions, wanted, got)
         result.add(metrics, draws)
+        for name in draws:  # of all right or none, Jeffreys' interval ends a hair before them
+            low, high = result.intervals[name]
+            result.intervals[name] = min(low, metrics[name]), max(high, metrics[name])
 
     @cached_property
     def _reference_scores(self) -> list[list[float]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from validate.report.outputs import ends, short_names
 from validate.report.schema import ChoiceChange, ChoiceCounts, DuelEntry, Output, Report
 from validate.report.standing import runtime
-from validate.report.words import NOTHING, listed, percent, plain, scientific, visible
+from validate.report.words import NOTHING, count, listed, percent, plain, scientific, visible
 
 MOST_DUELS = 24  # sentences about pairs of a size
 
@@ -121,8 +121,8 @@ def above_floor(output: Output) -> str:
 
 
 def times(ratio: float) -> str:
-    """`1.0`, `3.1`, `42`, `1.2e5`."""
-    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}" if ratio < 9999.5 else scientific(ratio)
+    """`1.0`, `3.1`, `42`, `123 000`."""
+    return f"{ratio:.1f}" if ratio < 9.95 else count(float(f"{ratio:.3g}"))
 
 
 # ---- multiple-choice items
