@@ -21,9 +21,10 @@ ALIKE = 1.05  # sizes of which the larger is at most so many times the smaller a
 
 @dataclass(frozen=True)
 class Entrant:
-    """An output's name, size in bytes, mean KL and its draws."""
+    """An output's name, what it competes in, size in bytes, mean KL and its draws."""
 
     name: str
+    kind: str  # pairs of a size are of one kind: a format on its runtime
     size: int
     kl: float
     draws: np.ndarray
@@ -38,7 +39,7 @@ class Duel:
     by: float
     low: float
     high: float
-    same_size: bool
+    same_size: bool  # and of one kind
 
     @property
     def tied(self) -> bool:
@@ -56,7 +57,7 @@ class Ranking:
 def rank(entrants: Sequence[Entrant]) -> Ranking | None:
     """The ranking by mean KL of those that have draws; None for fewer than two.
 
-    `duels`: the best of each group against the best of the one behind it, and all pairs of about the same size.
+    `duels`: the best of each group against the best of the one behind it, and pairs of one kind and size.
     """
     known = sorted((e for e in entrants if len(e.draws)), key=lambda e: e.kl)
     if len(known) < 2:
@@ -80,7 +81,7 @@ def duel(better: Entrant, worse: Entrant) -> Duel:
     if len(better.draws) == len(worse.draws):
         ratios = np.maximum(better.draws, LEAST) / np.maximum(worse.draws, LEAST)
         low, high = statistics.interval(1 - ratios)
-    alike = max(better.size, worse.size) <= ALIKE * min(better.size, worse.size)
+    alike = better.kind == worse.kind and max(better.size, worse.size) <= ALIKE * min(better.size, worse.size)
     return Duel(better.name, worse.name, 1 - ours / theirs, low, high, alike)
 
 

@@ -25,7 +25,7 @@ def drifts(*means: float, noise: float = 0.05, seed: int = 1) -> list[Entrant]:
     found = []
     for i, mean in enumerate(means):
         kl = mean * hard / hard.mean() * np.exp(noise * rng.normal(size=2048))
-        found.append(Entrant(f"o{i}", 1000 * (i + 1), float(kl.mean()), blocks.means(kl)))
+        found.append(Entrant(f"o{i}", "gguf", 1000 * (i + 1), float(kl.mean()), blocks.means(kl)))
     return found
 
 
@@ -52,7 +52,9 @@ def test_the_interval_holds_the_true_share_about_as_often_as_it_says() -> None:
 
 def test_groups_are_what_cannot_be_told_from_their_best() -> None:
     a, b, c = drifts(0.010, 0.020, 0.030)
-    twin = Entrant("twin", 5000, a.kl * 1.0001, a.draws * np.random.default_rng(2).normal(1, 0.01, len(a.draws)))
+    twin = Entrant(
+        "twin", "gguf", 5000, a.kl * 1.0001, a.draws * np.random.default_rng(2).normal(1, 0.01, len(a.draws))
+    )
     ranking = rank([c, b, twin, a])
     assert ranking is not None
     assert ranking.groups == [["o0", "twin"], ["o1"], ["o2"]]
@@ -60,9 +62,12 @@ def test_groups_are_what_cannot_be_told_from_their_best() -> None:
 
 
 def test_pairs_of_a_size_are_told_whether_or_not_they_differ() -> None:
-    a, b, c = (Entrant(e.name, size, e.kl, e.draws) for e, size in zip(drifts(1, 2, 3), (100, 104, 200), strict=True))
-    same = Entrant("same", 100, b.kl, b.draws)
-    ranking = rank([a, b, c, same])
+    a, b, c = (
+        Entrant(e.name, "gguf", size, e.kl, e.draws) for e, size in zip(drifts(1, 2, 3), (100, 104, 200), strict=True)
+    )
+    same = Entrant("same", "gguf", 100, b.kl, b.draws)
+    foreign = Entrant("foreign", "onnx", 100, b.kl * 1.5, b.draws * 1.5)
+    ranking = rank([a, b, c, same, foreign])
     assert ranking is not None
     assert {(d.better, d.worse, d.tied) for d in ranking.duels if d.same_size} == {
         ("o0", "o1", False),
@@ -79,8 +84,8 @@ def test_drift_below_what_float32_can_tell_is_no_difference() -> None:
 
 def test_too_few_blocks_or_other_ones_rank_nothing() -> None:
     one, other = drifts(1, 2)
-    assert rank([Entrant("short", 1, 0.1, np.empty(0)), one]) is None
-    cut = Entrant("cut", 1, 2.0, other.draws[:500])
+    assert rank([Entrant("short", "gguf", 1, 0.1, np.empty(0)), one]) is None
+    cut = Entrant("cut", "gguf", 1, 2.0, other.draws[:500])
     assert duel(one, cut).tied
     assert math.isnan(duel(one, cut).low)
 

@@ -341,7 +341,7 @@ class DuelEntry(TypedDict):
     low: float
     high: float
     tied: bool
-    same_size: bool  # within a twentieth
+    same_size: bool  # within a twentieth, of one format on one runtime
 
 
 class RankingEntry(TypedDict):
@@ -349,7 +349,7 @@ class RankingEntry(TypedDict):
 
     metric: str
     groups: list[list[str]]
-    duels: list[DuelEntry]  # the first of each group with that of the next, and pairs of about the same size
+    duels: list[DuelEntry]  # the first of each group with that of the next, and all pairs of a size
 
 
 class ChoiceSetEntry(TypedDict):

@@ -74,7 +74,13 @@ def _above(output: Output, floor: float | None) -> Output:
 
 def _ranking(outputs: Sequence[Output], measurements: Sequence[Measurement]) -> RankingEntry | None:
     entrants = [
-        Entrant(output["label"], output["size_bytes"], kl, measurement.draws.get("kl_mean", np.empty(0)))
+        Entrant(
+            output["label"],
+            f"{output['format']} on {runtime(output)}",
+            output["size_bytes"],
+            kl,
+            measurement.draws.get("kl_mean", np.empty(0)),
+        )
         for output, measurement in zip(outputs, measurements, strict=True)
         if (kl := output["metrics"].get("kl_mean")) is not None and math.isfinite(kl)
     ]

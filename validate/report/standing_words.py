@@ -130,9 +130,10 @@ def times(ratio: float) -> str:
 
 @dataclass(frozen=True)
 class Answers:
-    """A row of answers: shares in per cent, flips as counts; `set` is empty in the row of all items."""
+    """A row of answers: shares in per cent, flips as counts."""
 
     index: int
+    first: bool  # of all items, and not of one set
     set: str
     items: int
     right: str
@@ -153,14 +154,14 @@ def answers(report: Report) -> list[Answers]:
         if found:
             norm = found["normalized"]
             both = f"{_share(norm['right'], norm)} % ({_share(norm['right_reference'], norm)} %)"
-            rows.append(_answers(i, found["all"], _interval(output), both))
-            rows += [_answers(i, counts, "", "") for counts in found["sets"]]
+            rows.append(_answers((i, True), found["all"], _interval(output), both))
+            rows += [_answers((i, False), counts, "", "") for counts in found["sets"]]
     return rows
 
 
-def _answers(index: int, counts: ChoiceCounts, interval: str, normalized: str) -> Answers:
+def _answers(place: tuple[int, bool], counts: ChoiceCounts, interval: str, normalized: str) -> Answers:
     return Answers(
-        index,
+        *place,
         visible(counts["name"]),
         counts["items"],
         _share(counts["right"], counts),
