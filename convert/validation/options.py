@@ -19,7 +19,7 @@ class Elsewhere(Options):
 
     python: RecipePath = Field(description="the Python of an environment that has the runtime")
     worker: RecipePath | None = Field(None, description="the file that answers there; not for vllm, which has one")
-    options: dict[str, bool | int | float | str] = Field({}, description="what the worker is told: {dtype: float32}")
+    options: dict[str, bool | int | float | str] = Field({}, description="what the worker is told: {dtype: float16}")
 
 
 class ValidateOptions(Options):
