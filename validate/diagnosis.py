@@ -145,7 +145,7 @@ def explain(
             return words
     if words := _of_another(a, others or {}):
         return words
-    return _offset(a, b) or _in_places(a, b)
+    return _in_places(a, b) or _offset(a, b)
 
 
 def _like(a: np.ndarray, b: np.ndarray) -> float:

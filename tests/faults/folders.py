@@ -13,7 +13,7 @@ import numpy as np
 from tests.faults.kinds import SUITE, Damaged, Honest
 
 LAYER = "model.language_model.layers.1."
-DECODER, EMBEDDER, TOWER = "decoder_model_merged_q4.onnx", "embed_tokens_q4.onnx", "vision_encoder_q4.onnx"
+DECODER, EMBEDDER, TOWER = "decoder_model_merged.onnx", "embed_tokens.onnx", "vision_encoder.onnx"
 
 
 def copied(h: Honest, out: Path, base: str) -> Path:

@@ -55,6 +55,7 @@ def missing(files: Sequence[Path], folder: Path) -> Iterator[Hyperparameter]:
         there = plain in made.entries or f"{plain.removesuffix('.weight')}.qweight" in made.entries
         if not (tied and plain == "lm_head.weight"):
             yield Hyperparameter(f"tensor {plain}", "there", "there" if there else "missing")
+    yield from made.orders()
 
 
 def _pair(name: str, kind: str, tensor: LazyTensor, stored: Callable[[], np.ndarray]) -> TensorPair:
@@ -121,16 +122,20 @@ class _Made:
     def gptq(self, module: str) -> np.ndarray:
         """(rows, columns) = scale * (q - zero), by the layout in quantize/gptq.py."""
         bits = int(str(self.bits))
-        packed, zeros = self.raw(f"{module}.qweight"), self.raw(f"{module}.qzeros")
+        packed, z = self.raw(f"{module}.qweight"), self._zeros(module)
         shifts = np.arange(0, 32, bits, dtype=np.uint32)
         q = (packed.view(np.uint32)[:, None, :] >> shifts[None, :, None]) & (2**bits - 1)
-        z = (zeros.view(np.uint32)[:, :, None] >> shifts) & (2**bits - 1)
-        less = 0 if self.words.get("checkpoint_format", self.words.get("format")) == "gptq_v2" else 1
-        z = z.reshape(len(zeros), -1).astype(np.int64) + less
         q = q.reshape(-1, packed.shape[1]).astype(np.int64)
         group = self.raw(f"{module}.g_idx").astype(np.int64) % len(z)
         scales = self.float(f"{module}.scales")
         return np.ascontiguousarray(((q - z[group]) * scales[group]).T.astype(np.float32))
+
+    def _zeros(self, module: str) -> np.ndarray:
+        """int64 (groups, rows): GPTQ's zero points, which the first format stores less one."""
+        bits, zeros = int(str(self.bits)), self.raw(f"{module}.qzeros")
+        unpacked = (zeros.view(np.uint32)[:, :, None] >> np.arange(0, 32, bits, dtype=np.uint32)) & (2**bits - 1)
+        less = 0 if self.words.get("checkpoint_format", self.words.get("format")) == "gptq_v2" else 1
+        return np.asarray(unpacked.reshape(len(zeros), -1), np.int64) + less
 
     def awq(self, module: str) -> np.ndarray:
         """(rows, columns), by the layout in quantize/awq.py."""
@@ -145,6 +150,25 @@ class _Made:
         shifts = 4 * np.array(AWQ_ORDER, np.uint32)
         numbers: np.ndarray = ((raw[:, :, None] >> shifts) & 15).reshape(len(raw), -1).astype(np.int64)
         return numbers
+
+    def orders(self) -> Iterator[Hyperparameter]:
+        """Of GPTQ, what config.json promises of groups and zero points, of each quantized matrix."""
+        if self.method != "gptq" or self.bits not in (2, 4, 8):
+            return
+        for name in self.entries:
+            module, _, suffix = name.rpartition(".")
+            if suffix == "g_idx" and not self.words.get("desc_act"):
+                found = self.raw(name)
+                each = -(-len(found) // len(self.raw(f"{module}.scales")))
+                in_order = np.array_equal(found, np.arange(len(found)) // each)
+                yield Hyperparameter(
+                    f"tensor {name}", "groups in order", "groups in order" if in_order else "another order"
+                )
+            if suffix == "qzeros" and self.words.get("sym"):
+                middle, found = 2 ** (int(str(self.bits)) - 1), self._zeros(module)
+                yield Hyperparameter(
+                    f"zero points of {module}", middle, middle if (found == middle).all() else found[0, 0]
+                )
 
     # ---- AWQ's factors
 
