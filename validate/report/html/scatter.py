@@ -89,7 +89,7 @@ def _floors(report: Report, drawn: Collection[str]) -> list[tuple[float, str]]:
     return sorted(found)
 
 
-WIDE = 0.6  # of the font, that a character takes: a stranger's runtime has any name
+WIDE = 1.0  # of the font, that a character takes at most: a stranger's runtime has any name
 
 
 @dataclass(frozen=True)
