@@ -11,6 +11,7 @@ import numpy as np
 
 from validate import contract, statistics, toolcalls, vision
 from validate.continuation import Greedy
+from validate.jinja_js import JinjaJs
 from validate.runtimes.base import Runtime
 from validate.slices import Slice
 from validate.speed import Speed
@@ -56,6 +57,7 @@ class Questions:
     no_images_reason: str = ""  # why the reference can be shown no image, where it cannot
     images_required: bool = False  # images were asked for by name: an output that cannot be shown one fails
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
+    jinja_js: JinjaJs | None = None  # renders the templates of graphs once more
 
     @property
     def sets_of_windows(self) -> Sequence[str]:

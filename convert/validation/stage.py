@@ -153,13 +153,14 @@ def _windows(
 
 
 def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], windows: Windows) -> Questions:
-    from validate import texts
+    from validate import jinja_js, texts
     from validate.measurement import Questions
     from validate.toolcalls import Prompt
 
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
+    engine = None if options.jinja_js is None else jinja_js.find(options.jinja_js)
     if not reference.identity().has_vision:
-        return Questions(windows.tokens, windows.sets, tool_prompts=prompts)
+        return Questions(windows.tokens, windows.sets, tool_prompts=prompts, jinja_js=engine)
     try:
         images, why_none = _images(options, reference)
         return Questions(
@@ -171,6 +172,7 @@ def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[In
             no_images_reason=why_none,
             images_required=wants_images(options),
             tool_prompts=prompts,
+            jinja_js=engine,
         )
     except ValueError as error:
         raise StageError("validate", str(error)) from error
@@ -234,7 +236,11 @@ class ValidateStage(Stage[ValidateOptions]):
 
     def reads(self, options: ValidateOptions) -> list[Path]:
         """The files whose content decides the report: text, images, clicks, and the screenshots the clicks name."""
+        from validate.jinja_js import PACKAGE
+
         named = [p for p in (*options.text, options.clicks, *options.images) if p is not None]
+        if options.jinja_js is not None:
+            named.append(options.jinja_js / PACKAGE)
         if options.clicks is not None and options.clicks.is_file():
             with contextlib.suppress(ValueError, OSError):  # self.check() says what is wrong with it
                 named += [task.image for task in _tasks(options)]
