@@ -124,7 +124,7 @@ def test_ours_are_made_in_this_order() -> None:
     assert [m.__name__ for m in fresh] == ["Speed"]
     assert [m.__name__ for m in windows] == ["Drift"]
     assert [m.__name__ for m in sessions] == [
-        *("Contract", "Settings", "Cache", "Writing"),
+        *("Contract", "Settings", "TemplatesJs", "Cache", "Writing"),
         *("Stops", "Tools", "Images", "Clicks"),
     ]
     assert [m.__name__ for m in files] == ["Tensors"]
