@@ -197,7 +197,8 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
         counter.compare("EOS", ours.eos, theirs.eos)
     if ours.pad >= 0:
         counter.compare("PAD", ours.pad, theirs.pad)
-    ends, stops = ours.end_of_generation, theirs.end_of_generation
+    past = sorted(i for i in ours.end_of_generation if i >= ours.vocab)  # nothing can stop there
+    ends, stops = ours.end_of_generation - set(past), theirs.end_of_generation
     counter.compare("ends of generation that are kept", sorted(ends), sorted(ends & stops))
     own_pieces, their_pieces = reference.pieces(), candidate.pieces()
     by_name = [i for i in stops - ends if i < len(their_pieces) and their_pieces[i] in ENDS_BY_NAME]
@@ -207,7 +208,16 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
         wanted = own_pieces[i] if i < len(own_pieces) else ""
         counter.compare(name, (i, wanted), (i, their_pieces[i] if i < len(their_pieces) else "no such id"), repr)
         counter.compare(f"{name} read in text", [i], candidate.tokenize(wanted), ids_text)
-    return counter.check("special_ids", "special tokens", "special_ids_equal", _more_ends(stops - ends, their_pieces))
+    note = "; ".join(filter(None, (_more_ends(stops - ends, their_pieces), _past(past, ours.vocab))))
+    return counter.check("special_ids", "special tokens", "special_ids_equal", note)
+
+
+def _past(ids: Sequence[int], vocab: int) -> str:
+    """What the source names as an end and has no token for."""
+    if not ids:
+        return ""
+    named = ", ".join(map(str, ids))
+    return f"the source names {named} as an end, past its {vocab} tokens: correct eos_token_id in its configs"
 
 
 def _more_ends(more: Iterable[int], pieces: Sequence[str]) -> str:

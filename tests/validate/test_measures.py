@@ -125,9 +125,9 @@ def test_ours_are_made_in_this_order() -> None:
     assert [m.__name__ for m in windows] == ["Drift"]
     assert [m.__name__ for m in sessions] == [
         *("Contract", "Settings", "TemplatesJs", "Cache", "Writing"),
-        *("Stops", "Tools", "Images", "Clicks"),
+        *("Stops", "Tools", "Flips", "Images", "Clicks"),
     ]
-    assert [m.__name__ for m in files] == ["Tensors"]
+    assert [m.__name__ for m in files] == ["Tensors", "Stated"]
     assert len(set(measures.names())) == len(measures.names())
 
 
