@@ -13,6 +13,7 @@ from validate import contract, statistics, toolcalls, vision
 from validate.choices import Question
 from validate.continuation import Greedy
 from validate.flips import Flips
+from validate.jinja_js import JinjaJs
 from validate.runtimes.base import Runtime
 from validate.slices import Slice
 from validate.speed import Speed
@@ -61,6 +62,7 @@ class Questions:
     images_required: bool = False  # images were asked for by name: an output that cannot be shown one fails
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
     choices: Sequence[Question] = ()  # multiple-choice items
+    jinja_js: JinjaJs | None = None  # renders the templates of graphs once more
 
     @property
     def sets_of_windows(self) -> Sequence[str]:
