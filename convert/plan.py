@@ -137,6 +137,7 @@ class _Planner:
         key = sha256(key_inputs)
         reason, bundle = self._why(name, out, key, key_inputs, self._at_hand(spec, inputs))
         if bundle is not None:
+            self.notes += [f"stage '{name}': {said}" for said in _stage(spec).lacking(spec.options, bundle)]
             return Step(name, spec, out, key, key_inputs, True, "up to date", bundle)
         known = self.earlier.get(name)
         if known and known.key == key and not known.up_to_date:
@@ -178,7 +179,9 @@ class _Planner:
             "version": stage.VERSION,
             "options": plain(spec.options.model_dump(mode="python")),
             "files": {label(path, files): digests[path] for path in files},
-            "tools": {"convert": RELEASE} | {tool: version(tool) for tool in stage.tools(spec.options)},
+            "tools": {"convert": RELEASE}
+            | {tool: version(tool) for tool in stage.tools(spec.options)}
+            | dict(stage.versions(spec.options)),
             "inputs": {name: self._input_key(spec, name) for name in spec.inputs},
         }
 

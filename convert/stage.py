@@ -57,6 +57,10 @@ class Stage(ABC, Generic[O]):
         """The distributions whose versions are part of the key, where they depend on the options."""
         return self.TOOLS
 
+    def versions(self, options: O) -> Mapping[str, str]:
+        """What else decides the result and has a version, where it is no distribution of this environment."""
+        return {}
+
     def fetched(self, options: O) -> bool:
         """Whether all it reads is on this machine; until then nothing that needs it can be planned."""
         return True
@@ -66,6 +70,10 @@ class Stage(ABC, Generic[O]):
 
     def notes(self, options: O) -> list[str]:
         """What a user should know before the run, though it stops nothing."""
+        return []
+
+    def lacking(self, options: O, made: Bundle) -> list[str]:
+        """What was asked for and is not in `made`, the stage's output on disk, with the reason, a line each."""
         return []
 
     def calibrates(self, options: O) -> list[Path]:

@@ -177,16 +177,37 @@ def break_absolute_path(folder: Path) -> None:
     write_index(folder, dict.fromkeys(split(folder), "/etc/passwd.safetensors"))
 
 
+def unpacked(link: Path) -> None:
+    """Give a link the time it had in an archive, as tar does."""
+    os.utime(link, (1_500_000_000, 1_500_000_000), follow_symlinks=False)
+
+
+def downloaded(link: Path) -> None:
+    """What `hf download --local-dir` leaves in the folder."""
+    (link.parent / ".cache" / "huggingface").mkdir(parents=True)
+
+
+def cloned(link: Path) -> None:
+    """What `git clone` leaves in the folder."""
+    (link.parent / ".git").mkdir()
+
+
+BROUGHT: dict[str, Callable[[Path], None]] = {"unpacked": unpacked, "downloaded": downloaded, "cloned": cloned}
+"""How a link came into a folder that nobody here made."""
+
+
 def break_symlink_out(folder: Path) -> None:
     outside = folder.parent / f"{folder.name}-secret.safetensors"
     (folder / WEIGHTS).rename(outside)
     (folder / WEIGHTS).symlink_to(outside)
+    unpacked(folder / WEIGHTS)
 
 
 def break_config_symlink_out(folder: Path) -> None:
     outside = folder.parent / f"{folder.name}-secret.json"
     (folder / "config.json").rename(outside)
     (folder / "config.json").symlink_to(f"../{outside.name}")
+    unpacked(folder / "config.json")
 
 
 # --- config.json

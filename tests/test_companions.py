@@ -13,6 +13,7 @@ from convert.bundle import Role
 from convert.errors import InputError
 from convert.source.companions import CONFIG_BYTES, ROLES, collect, read_companions, read_json
 from tests.fixtures_vocabulary import bundle_of, companions_of
+from tests.hostile import BROUGHT
 
 # --- collect ----------------------------------------------------------------------------------------------------------
 
@@ -44,13 +45,23 @@ def test_an_empty_folder_has_no_companions(tmp_path: Path) -> None:
     assert companions.special_ids == {}
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("brought", sorted(BROUGHT))
+def test_a_strangers_link_out_of_the_folder_is_refused(brought: str, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (tmp_path / "secret").write_text("{}")
     (model / "config.json").symlink_to(tmp_path / "secret")
-    with pytest.raises(InputError, match="a link that leads out of the model's folder"):
+    BROUGHT[brought](model / "config.json")
+    with pytest.raises(InputError, match=r"config\.json: is a link that leads out of its folder, to .*secret"):
         collect(model)
+
+
+def test_a_link_that_the_user_made_is_followed(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (tmp_path / "other.json").write_text("{}")
+    (model / "config.json").symlink_to(tmp_path / "other.json")
+    assert collect(model) == {Role.CONFIG: (model / "config.json",)}
 
 
 def test_links_within_the_hub_cache_are_followed(tmp_path: Path) -> None:
@@ -75,10 +86,14 @@ def test_only_regular_files(tmp_path: Path, make: Any) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b'{\n  "a": 1,\n  oops\n}', "config.json:3: not JSON"),
+        (
+            b'{\n  "a": 1,\n  oops\n}',
+            "config.json:3:3: is not valid JSON (Expecting property name enclosed in double quotes), "
+            "the text there is 'oops'",
+        ),
         (b"[1, 2]", "a JSON list, wanted an object"),
         (b"null", "a JSON NoneType"),
-        (b"", "not JSON"),
+        (b"", "config.json:1:1: is not valid JSON (it ends too early)"),
         (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "not usable JSON (RecursionError)"),
         (b'{"a": ' + b"9" * 6000 + b"}", "not usable JSON (ValueError)"),
@@ -173,14 +188,17 @@ def test_a_template_that_was_passed_over_is_told(tmp_path: Path) -> None:
 
 
 def tokenizer(**vocab: int) -> dict[str, Any]:
-    return {"model": {"type": "BPE", "vocab": vocab, "merges": []}, "added_tokens": [{"id": 9, "content": "<e>"}]}
+    return {
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+        "added_tokens": [{"id": len(vocab), "content": "<e>"}],
+    }
 
 
 @pytest.mark.parametrize("eos", ["<e>", {"content": "<e>", "lstrip": False}])
 def test_the_tokenizers_word_comes_before_the_configs(tmp_path: Path, eos: Any) -> None:
     companions = companions_of(
         tmp_path,
-        tokenizer_json=tokenizer(a=0),
+        tokenizer_json=tokenizer(**{letter: number for number, letter in enumerate("abcdefghi")}),
         tokenizer_config_json={"eos_token": eos, "unk_token": "nowhere", "pad_token": None},
         config_json={"eos_token_id": 3, "bos_token_id": 1, "text_config": {"pad_token_id": [5, 6]}},
         generation_config_json={"eos_token_id": [3, 9, 4], "bos_token_id": 2},
@@ -204,15 +222,16 @@ def test_special_tokens_map_fills_in_for_an_older_config(tmp_path: Path) -> None
 
 
 def test_added_tokens_of_both_files(tmp_path: Path) -> None:
-    decoder = {"9": {"content": "<e>", "special": True}, "8": {"content": "<t>"}}
+    decoder = {"2": {"content": "<t>"}, "1": {"content": "<e>", "special": True}}
     companions = companions_of(
         tmp_path, tokenizer_json=tokenizer(a=0), tokenizer_config_json={"added_tokens_decoder": decoder}
     )
     assert [(number, t["content"], t.get("special")) for number, t in companions.added_tokens.items()] == [
-        (8, "<t>", None),
-        (9, "<e>", True),
+        (1, "<e>", True),
+        (2, "<t>", None),
     ]
-    assert companions.token_ids == {"a": 0, "<t>": 8, "<e>": 9}
+    assert companions.token_ids == {"a": 0, "<e>": 1, "<t>": 2}
+    assert companions.added_token_notes == ()
 
 
 @pytest.mark.parametrize(

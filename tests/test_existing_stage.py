@@ -26,6 +26,7 @@ from convert.run import run
 from convert.validation.outputs import outputs
 from tests import tiny
 from tests.fixtures_validate import folder, tiny_text, tiny_vision, weights
+from tests.hostile import unpacked
 
 __all__ = ["tiny_text", "tiny_vision"]  # fixtures
 
@@ -284,6 +285,7 @@ def test_a_checkpoint_is_believed_by_its_tensors(tmp_path: Path) -> None:
     assert "model.safetensors" in refused(folder)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("/etc/hostname")
+    unpacked(folder / "model.safetensors")
     assert "leads out of its folder" in refused(folder)
 
 

@@ -134,7 +134,7 @@ RECIPE_TEXT = "name: d\nmodel: {path: m}\nstages:\n  gguf: {use: gguf, types: [Q
     ("entry", "message"),
     [
         ("Q8_0: {kl_maen: 1}", "Q8_0: there is no metric 'kl_maen'; did you mean 'kl_mean'?"),
-        ("Q8_0: {click_accuracy: 1}", "there is no metric 'click_accuracy'; did you mean 'click_rate'?"),
+        ("Q8_0: {click_rat: 1}", "there is no metric 'click_rat'; did you mean 'click_rate'?"),
         ("Q8_0: {kl_mean: -1}", "Q8_0: kl_mean is -1, a limit is a number from 0 on"),
         ("Q8_0: {kl_mean: .inf}", "kl_mean is inf, a limit is a number from 0 on"),
         ("Q8_0: {kl_mean: .nan}", "kl_mean is nan, a limit is a number from 0 on"),

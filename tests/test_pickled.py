@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from convert.errors import InputError
 from convert.progress import Silent
-from convert.source import pickled
+from convert.source import pickle_scan, pickled
 from convert.source.checkpoint import PICKLES, STORAGE, weight_files
 from tests.hostile import BROKEN, witness
 from tests.tiny import tiny_llama
@@ -136,7 +136,7 @@ def test_hostile_cases(case: str, folder: Path) -> None:
     BROKEN[case](folder)
     files, _ = weight_files(folder, PICKLES)
     with pytest.raises(InputError, match=r"import 'posix\.system'|compressed entries"):
-        pickled.scan(files[0])
+        pickle_scan.scan(files[0])
     with pytest.raises(InputError):
         convert(folder)
     assert not witness(folder).exists()
@@ -156,7 +156,7 @@ def test_imports_are_found_in_every_protocol(protocol: int, tmp_path: Path) -> N
     state = {"a": [Reduced(os.system, "true"), Reduced(eval, "1"), Reduced(os.system, "again")]}
     path = saved(tmp_path, state, pickle_protocol=protocol)
     with pytest.raises(InputError, match=r"wants to import '(builtins|__builtin__)\.eval', 'posix\.system'"):
-        pickled.scan(path)
+        pickle_scan.scan(path)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_imports_are_named(program: bytes, name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / NAME, "w") as archive:
         archive.writestr("archive/data.pkl", program)
     with pytest.raises(InputError) as caught:
-        pickled.scan(tmp_path / NAME)
+        pickle_scan.scan(tmp_path / NAME)
     assert f"import '{name}'" in str(caught.value)
 
 
@@ -220,7 +220,7 @@ def test_what_is_not_a_plain_tensor_is_refused(state: Any, says: str, tmp_path: 
 def test_not_a_state_dict_at_all(raw: bytes, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(raw)
     with pytest.raises(InputError):
-        pickled.scan(tmp_path / NAME)
+        pickle_scan.scan(tmp_path / NAME)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -228,7 +228,7 @@ def test_torch_script_is_refused(tmp_path: Path) -> None:
     module = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
     torch.jit.save(module, tmp_path / NAME)
     with pytest.raises(InputError, match="TorchScript"):
-        pickled.scan(tmp_path / NAME)
+        pickle_scan.scan(tmp_path / NAME)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -249,4 +249,4 @@ def test_damage_at_random_is_an_input_error(legacy: bool, tmp_path: Path) -> Non
 
 
 def test_every_dtype_that_is_converted_can_be_read() -> None:
-    assert set(pickled.DTYPES.values()) <= STORAGE.keys()
+    assert set(pickle_scan.DTYPES.values()) <= STORAGE.keys()

@@ -18,7 +18,7 @@ from convert.source.checkpoint import open_bundle
 from convert.source.stage import STAGE as source
 from convert.source.stage import SourceOptions as Options
 from convert.source.stage import locate
-from tests.hostile import BROKEN, BY_CONFIG, INDEX, split, witness
+from tests.hostile import BROKEN, BY_CONFIG, INDEX, split, unpacked, witness
 from tests.tiny import tiny_llama, tiny_qwen2_5_vl
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -154,6 +154,7 @@ def test_a_linked_tokenizer_does_not_travel(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "secret.json").write_text("{}")
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.json").symlink_to(tmp_path / "secret.json")
+    unpacked(folder / "tokenizer.json")
     (problem,) = source.check(Options(path=folder), {})
     assert "tokenizer.json" in problem.where
     with pytest.raises(InputError):

@@ -1,19 +1,22 @@
 """The whole comparison: one reference, any number of candidates, the same tokens, images and clicks into all.
 
-What is measured is in measures/, one file each; here is the order in which it is, and what becomes of what goes wrong.
+    the reference reads every window and image once; what it says is kept      (prepare)
+    each candidate is opened, measured and closed before the next is opened    (measure)
+    the reference reads what they wrote, in passes over all of it at once      (settle)
+
+So there is one model in memory at a time, however many there are to compare. What is measured is in measures/, one file
+each; here is the order in which it is, and what becomes of what goes wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from threading import Lock
+from contextlib import contextmanager, nullcontext
 
-from validate import measures, memory
-from validate.compressed_logits import CompressedLogits
+from validate import measures
 from validate.errors import NotOnThisMachine, RuntimeFailure
 from validate.logits import NotComparable
+from validate.measured import Measured
 from validate.measurement import Candidate, Measurement, Progress, Questions, Settings
 from validate.measures.base import (
     Comparison,
@@ -27,9 +30,7 @@ from validate.measures.base import (
 from validate.reference import Reference
 from validate.runtimes import Session, open_session
 
-OPENED_AT_ONCE = 2
-MEMORY_SHARE = 0.5  # of what is free, that candidates opened together may take
-LOGITS_HELD = 3  # windows of logits a candidate's process has at once: computed, handed out, copied
+STAYS_BYTES = 700_000_000  # a reference this small is not worth loading twice
 
 
 def measure(
@@ -41,95 +42,127 @@ def measure(
 ) -> list[Measurement]:
     """What each candidate gives, in order. Never raises for what a candidate does.
 
-    Memory: the reference, one window of its logits and one of a candidate's, and as many candidates at a time as fit
-    into half of what is free, their own windows counted; where that is not all of them, the rest is compared with what
-    was kept of the reference's logits on disk.
+    Memory: the reference's weights or one candidate's, and a window of both sides' logits. What was measured of a
+    candidate is kept where `settings` says, and not measured again.
     """
-    results = [Measurement() for _ in candidates]
-    pairs = list(zip(candidates, results, strict=True))
-    free = memory.free_bytes() or 0 if settings.free_bytes is None else settings.free_bytes  # 0: one at a time
-    free = max(0, free - reference.bytes_to_load)  # the source may be loaded in the middle of it
-    comparison = Comparison(reference, questions, progress)
+    comparison = Comparison(reference, questions, progress, candidates)
     every = [kind(comparison) for kind in measures.ordered()]
-    progress.start("comparing logits", sum(map(len, questions.windows)) * len(candidates), "tok")
-    window_bytes = LOGITS_HELD * 4 * max(map(len, questions.windows), default=0) * reference.identity().vocab
-    for group in _groups(pairs, free * MEMORY_SHARE, window_bytes):
-        _measure_group(comparison, every, group, settings.threads)
-    for candidate, result in pairs:
-        _measure_files(every, candidate, result)
-    return results
-
-
-Pair = tuple[Candidate, Measurement]
-
-
-def _groups(pairs: Sequence[Pair], budget: float, window_bytes: int) -> Iterator[list[Pair]]:
-    group: list[Pair] = []
-    for pair in pairs:
-        if group and sum(c.size + window_bytes for c, _ in [*group, pair]) > budget:
-            yield group
-            group = []
-        group.append(pair)
-    if group:
-        yield group
-
-
-def _measure_group(
-    comparison: Comparison, every: Sequence[Measure], group: Sequence[Pair], threads: int | None
-) -> None:
-    """What needs a session, of candidates that are open at the same time."""
-    longest = max(map(len, comparison.questions.windows), default=1)
     asking = [m for m in every if isinstance(m, SessionMeasure)]
-    with ExitStack() as stack:
-        running = _open_all(stack, group, longest, threads)
-        for fresh in (m for m in asking if m.FRESH):
-            for one in running:
-                _run_measure(fresh, one)
-        _measure_windows(comparison, asking, running)
-        rest = [m for m in asking if not m.FRESH and not isinstance(m, WindowMeasure)]
-        for one in running:
-            for alone in rest:
-                _run_measure(alone, one)
-            one.result.metrics |= {c.metric: c.score for c in one.result.checks if c.metric and c.total}
+    kept = Measured(settings.kept, questions)
+    results = [_unable(c) or kept.load(c) for c in candidates]
+    if any(found is None for found in results):
+        _prepare(comparison, asking)
+    for number, candidate in enumerate(candidates):
+        if results[number] is None:
+            found = results[number] = _measure_one(comparison, asking, candidate, settings.threads)
+            kept.save(candidate, found)
+    known = [found or Measurement() for found in results]
+    _settle(comparison, asking, candidates, known)
+    for candidate, result in zip(candidates, known, strict=True):
+        _measure_files(every, candidate, result)
+        result.metrics |= {c.metric: c.score for c in result.checks if c.metric and c.total}
+    kept.forget_others()
+    return known
 
 
-def _measure_windows(
-    comparison: Comparison, asking: Sequence[SessionMeasure], running: Sequence[RunningCandidate]
-) -> None:
-    """Every window once through the reference and through every candidate that is still in the race."""
-    comparing = [m for m in asking if isinstance(m, WindowMeasure)]
-    questions = comparison.questions
-    for number, (name, tokens) in enumerate(zip(questions.sets_of_windows, questions.windows, strict=True)):
-        alive = [one for one in running if not one.result.is_settled]
-        if not alive:
-            return
-        window, compressed = Window(number, name, tokens), comparison.reference.compressed_logits(tokens)
+# ---- the reference
+
+
+def _prepare(comparison: Comparison, asking: Sequence[SessionMeasure]) -> None:
+    """All that needs the reference's weights and is known beforehand; they are given back where they are large."""
+    questions, progress = comparison.questions, comparison.progress
+    progress.start("the source reads the text", sum(map(len, questions.windows)), "tok")
+    for window in _windows(questions):
+        compressed = comparison.reference.compressed_logits(window.tokens)
         for measuring in asking:
             measuring.on_reference_window(window, compressed)
-        for one in alive:
-            _compare_window(comparing, one, window, compressed)
-            comparison.progress.advance(len(tokens))
+        progress.advance(len(window.tokens))
         del compressed  # before the next window's are made: 311 MB for 512 x 152k
-    for one in running:
-        for measuring in comparing:
-            _run_measure(measuring, one)
+    for measuring in asking:
+        measuring.prepare()
+    comparison.reference.give_back(STAYS_BYTES)
 
 
-def _compare_window(
-    comparing: Sequence[WindowMeasure], running: RunningCandidate, window: Window, reference: CompressedLogits
+def _settle(
+    comparison: Comparison,
+    asking: Sequence[SessionMeasure],
+    candidates: Sequence[Candidate],
+    results: Sequence[Measurement],
 ) -> None:
-    """A candidate's logits of one window, into everything that compares them; they are gone when this returns."""
-    with recording_failures(running.result, "text"):
-        logits_tv = running.session.logits(window.tokens)
-        for measuring in comparing:
-            with recording_failures(running.result, measuring.PART):
-                measuring.compare(running, window, reference, logits_tv)
+    """What candidates wrote, put before the reference; nothing is asked where nobody wrote anything."""
+    rows = list(zip(candidates, results, strict=True))
+    for measuring in asking:
+        wrote = [(c, r) for c, r in rows if measuring.WRITTEN in r.written]
+        if wrote:
+            with recording_failures([r for _, r in wrote], measuring.PART):
+                measuring.settle(wrote)
+
+
+# ---- one candidate
+
+
+def _unable(candidate: Candidate) -> Measurement | None:
+    """The row of what cannot be run at all; None for what can be tried."""
+    runtime = candidate.runtime
+    if runtime is None:
+        wanted = f"; its format wants the runtime '{candidate.wanted}'" if candidate.wanted else ""
+        return Measurement(not_run=f"no runtime here runs {candidate.path.name}{wanted}")
+    reason = runtime.available()
+    return Measurement(runtime=runtime.NAME, not_run=reason) if reason else None
+
+
+def _measure_one(
+    comparison: Comparison, asking: Sequence[SessionMeasure], candidate: Candidate, threads: int | None
+) -> Measurement:
+    """What needs a session, of a candidate that is opened for it and closed when this returns."""
+    result = Measurement()
+    context = max(map(len, comparison.questions.windows), default=1)
+    name = candidate.name or candidate.path.name
+    comparison.progress.start(f"{name}: opening", 0, "tok")
+    session = _open(candidate, result, context, threads)
+    with session or nullcontext():
+        if session is not None:
+            running = RunningCandidate(candidate, session, result)
+            for fresh in (m for m in asking if m.FRESH):
+                _run_measure(fresh, running)
+            _measure_windows(comparison, asking, running)
+            for alone in (m for m in asking if not m.FRESH and not isinstance(m, WindowMeasure)):
+                if alone.TAKES_LONG:
+                    comparison.progress.start(f"{name}: {alone.PART}", 0, "tok")
+                _run_measure(alone, running)
+    return result
+
+
+def _measure_windows(comparison: Comparison, asking: Sequence[SessionMeasure], running: RunningCandidate) -> None:
+    """Every window once, as long as nothing is wrong with the candidate."""
+    comparing = [m for m in asking if isinstance(m, WindowMeasure)]
+    questions, progress, candidate = comparison.questions, comparison.progress, running.candidate
+    progress.start(f"{candidate.name or candidate.path.name}: logits", sum(map(len, questions.windows)), "tok")
+    answers = running.session.logits_of(questions.windows)
+    for window in _windows(questions):
+        if running.result.is_settled:
+            return
+        with recording_failures([running.result], "text"):
+            reference = comparison.reference.compressed_logits(window.tokens)
+            logits_tv = next(answers)
+            for measuring in comparing:
+                with recording_failures([running.result], measuring.PART):
+                    measuring.compare(running, window, reference, logits_tv)
+            del reference, logits_tv
+        progress.advance(len(window.tokens))
+    for measuring in comparing:
+        _run_measure(measuring, running)
+
+
+def _windows(questions: Questions) -> Iterator[Window]:
+    for number, (name, tokens) in enumerate(zip(questions.sets_of_windows, questions.windows, strict=True)):
+        yield Window(number, name, tokens)
 
 
 def _measure_files(every: Sequence[Measure], candidate: Candidate, result: Measurement) -> None:
     for measuring in every:
         if isinstance(measuring, FileMeasure):
-            with recording_failures(result, measuring.PART):
+            with recording_failures([result], measuring.PART):
                 measuring.measure(candidate, result)
 
 
@@ -139,7 +172,7 @@ def _run_measure(measuring: SessionMeasure, running: RunningCandidate) -> None:
         return
     if not running.done.issuperset(measuring.AFTER):
         return
-    with recording_failures(running.result, measuring.PART):
+    with recording_failures([running.result], measuring.PART):
         if not measuring.is_asked(running):
             return
         lacking = next((ability for ability in measuring.NEEDS if not running.session.can(ability)), None)
@@ -150,39 +183,11 @@ def _run_measure(measuring: SessionMeasure, running: RunningCandidate) -> None:
         running.done.add(type(measuring))
 
 
-def _open_all(stack: ExitStack, group: Sequence[Pair], context: int, threads: int | None) -> list[RunningCandidate]:
-    """The candidates that run, in order; `stack` closes them. Loading a library keeps one core busy: two at a time."""
-    with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-
-        def open_one(pair: Pair) -> RunningCandidate | None:
-            session = _open(*pair, context, threads)
-            if session is None:
-                return None
-            with lock:
-                stack.enter_context(session)  # at once: whatever happens to the others, it is closed
-            return RunningCandidate(pair[0], session, pair[1])
-
-        lock = Lock()
-        try:
-            return [one for one in pool.map(open_one, group) if one is not None]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 def _open(candidate: Candidate, result: Measurement, context: int, threads: int | None) -> Session | None:
     runtime = candidate.runtime
-    if runtime is None:
-        wanted = f"; its format wants the runtime '{candidate.wanted}'" if candidate.wanted else ""
-        result.not_run = f"no runtime here runs {candidate.path.name}{wanted}"
-        return None
-    result.runtime = f"{runtime.NAME}"
-    reason = runtime.available()
-    if reason:
-        result.not_run = reason
-        return None
+    assert runtime is not None
     result.runtime = f"{runtime.NAME} ({runtime.version()})"
-    with recording_failures(result, ""):
+    with recording_failures([result], ""):
         session = open_session(runtime, candidate.path, projector=candidate.projector, context=context, threads=threads)
         try:
             result.parameters = session.identity().parameters
@@ -194,11 +199,13 @@ def _open(candidate: Candidate, result: Measurement, context: int, threads: int 
 
 
 @contextmanager
-def recording_failures(result: Measurement, part: str) -> Iterator[None]:
-    """Write what goes wrong in the block into the measurement, and go on after the block."""
+def recording_failures(results: Sequence[Measurement], part: str) -> Iterator[None]:
+    """Write what goes wrong in the block into the measurements, and go on after the block."""
     try:
         yield
     except NotOnThisMachine as error:
-        result.not_run, result.lacking = f"built, not run: {error}", True
+        for result in results:
+            result.not_run, result.lacking = f"built, not run: {error}", True
     except (RuntimeFailure, NotComparable) as error:
-        result.failures.append(f"{part}: {error}" if part else str(error))
+        for result in results:
+            result.failures.append(f"{part}: {error}" if part else str(error))

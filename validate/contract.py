@@ -81,7 +81,7 @@ def _prompts(reference: Session, identity: Identity) -> list[str]:
     return [text for text in rendered if not text.startswith(_REFUSED)]
 
 
-def _tokens(reference: Session, candidate: Session, strings: Sequence[str]) -> list[Check]:
+def _tokens(reference: ReferenceSession, candidate: Session, strings: Sequence[str]) -> list[Check]:
     """Ids with special tokens read and added; then with special tokens in the text taken as text."""
     ours, theirs = reference.identity(), candidate.identity()
     pieces = candidate.pieces()
@@ -94,6 +94,9 @@ def _tokens(reference: Session, candidate: Session, strings: Sequence[str]) -> l
         read.normalization.check("normalization", "strings that are not in normal form", "", _NORMALIZATION),
         read.by_name.check("special_by_name", "strings with a token that is special by its name", "", _BY_NAME),
         read.nul.check("nul", "strings with a NUL", "", _NUL),
+        read.libraries.check(
+            "libraries", "strings the source's own libraries encode differently", "", _with_example(read.libraries)
+        ),
     ]
     return [check for check in checks if check.total]
 
@@ -101,7 +104,19 @@ def _tokens(reference: Session, candidate: Session, strings: Sequence[str]) -> l
 _AS_TEXT = "for information: what a runtime does with text that must not be read as markup"
 _NORMALIZATION = "the source puts text into normal form (NFC) before it cuts it, this runtime does not: send NFC"
 _BY_NAME = "llama.cpp takes tokens named like another model's end of text for special ones, whatever the file says"
+_LIBRARIES = (
+    "transformers builds this tokenizer anew from its class, and other libraries (tokenizers, sentencepiece) read its "
+    "own file, as this runtime does: no failure of the output"
+)
 _NUL = "this runtime takes text as C does, to the first NUL: send none"
+
+
+def _with_example(libraries: Counter) -> str:
+    """What is said of libraries that disagree, with the shortest text on which they do."""
+    shortest = min(libraries.differences, key=lambda d: len(d.what), default=None)
+    if shortest is None:
+        return _LIBRARIES
+    return f"{_LIBRARIES}; {shortest.what} is {shortest.reference} there and {shortest.candidate} here"
 
 
 @dataclass(frozen=True)
@@ -112,12 +127,13 @@ class _TokenCounters:
     normalization: Counter
     by_name: Counter
     nul: Counter
+    libraries: Counter
 
 
 def _compare_tokens(
-    reference: Session, candidate: Session, strings: Sequence[str], special: bool, names: Sequence[str]
+    reference: ReferenceSession, candidate: Session, strings: Sequence[str], special: bool, names: Sequence[str]
 ) -> _TokenCounters:
-    counters = _TokenCounters(Counter(), Counter(), Counter(), Counter())
+    counters = _TokenCounters(Counter(), Counter(), Counter(), Counter(), Counter())
 
     def both(text: str) -> tuple[list[int], list[int]]:
         return (
@@ -134,6 +150,8 @@ def _compare_tokens(
             counters.by_name.differ(quoted(text), ids_text(wanted), ids_text(got))
         elif wanted != got and "\0" in text and both(text.partition("\0")[0]) == (got, got):
             counters.nul.differ(quoted(text), ids_text(wanted), ids_text(got))
+        elif wanted != got and special and reference.tokenize_by_file(text) == got:
+            counters.libraries.differ(quoted(text), ids_text(wanted), ids_text(got))
         else:
             counters.exact.compare(quoted(text), wanted, got, ids_text)
     return counters
@@ -157,6 +175,15 @@ def _vocabulary(reference: Session, candidate: Session) -> Check:
 
 # ---- special tokens
 
+ENDS_BY_NAME = frozenset(
+    (
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "[EOT]", "<end_of_utterance>", "<|eom_id|>"),
+        *("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "_<EOT>", "<｜end▁of▁sentence｜>", "[e~["),
+        *("<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<turn|>", "<|tool_response>"),
+    )
+)
+"""Texts of tokens at which llama.cpp ends a generation, whatever a file names (src/llama-vocab.cpp)."""
+
 
 def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate: Session) -> Check:
     counter = Counter()
@@ -170,19 +197,38 @@ def _special_ids(ours: Identity, theirs: Identity, reference: Session, candidate
         counter.compare("EOS", ours.eos, theirs.eos)
     if ours.pad >= 0:
         counter.compare("PAD", ours.pad, theirs.pad)
-    ends, stops = ours.end_of_generation, theirs.end_of_generation
+    past = sorted(i for i in ours.end_of_generation if i >= ours.vocab)  # nothing can stop there
+    ends, stops = ours.end_of_generation - set(past), theirs.end_of_generation
     counter.compare("ends of generation that are kept", sorted(ends), sorted(ends & stops))
-    if theirs.eot >= 0:
-        counter.compare("end of turn is one of the source's ends", True, theirs.eot in ends)
     own_pieces, their_pieces = reference.pieces(), candidate.pieces()
+    by_name = [i for i in stops - ends if i < len(their_pieces) and their_pieces[i] in ENDS_BY_NAME]
+    if theirs.eot >= 0 and theirs.eot not in by_name:
+        counter.compare("end of turn is one of the source's ends", True, theirs.eot in ends)
     for name, i in ours.image_ids.items():
         wanted = own_pieces[i] if i < len(own_pieces) else ""
         counter.compare(name, (i, wanted), (i, their_pieces[i] if i < len(their_pieces) else "no such id"), repr)
         counter.compare(f"{name} read in text", [i], candidate.tokenize(wanted), ids_text)
-    more = sorted(stops - ends)
-    names = [own_pieces[i] if i < len(own_pieces) else str(i) for i in more]
-    note = f"the runtime also stops at {_shortened(' '.join(names))}, which it knows by their names" if more else ""
+    note = "; ".join(filter(None, (_more_ends(stops - ends, their_pieces), _past(past, ours.vocab))))
     return counter.check("special_ids", "special tokens", "special_ids_equal", note)
+
+
+def _past(ids: Sequence[int], vocab: int) -> str:
+    """What the source names as an end and has no token for."""
+    if not ids:
+        return ""
+    named = ", ".join(map(str, ids))
+    return f"the source names {named} as an end, past its {vocab} tokens: correct eos_token_id in its configs"
+
+
+def _more_ends(more: Iterable[int], pieces: Sequence[str]) -> str:
+    """What a runtime takes for an end of generation beside the source's ends, and what follows from it."""
+    names = [f"{pieces[i] if i < len(pieces) else ''} ({i})" for i in sorted(more)]
+    if not names:
+        return ""
+    return (
+        f"the runtime also ends a generation at {_shortened(', '.join(names))}, which it knows by name and the source "
+        "does not name as an end: text stops there where the source would write on"
+    )
 
 
 # ---- templates

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from validate import contract, slices, statistics, toolcalls, vision, worst
+from validate import contract, statistics, toolcalls, vision
+from validate.choices import Question
 from validate.continuation import Greedy
+from validate.flips import Flips
 from validate.runtimes.base import Runtime
+from validate.slices import Slice
 from validate.speed import Speed
+from validate.worst import Row
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Candidate:
     )
     file_checks: Callable[[], Sequence[contract.Check]] | None = None  # of what the files state, that nobody runs
     wanted: str = ""  # what the runtime would be called, where there is none
+    key: str = ""  # of all its measurement depends on but the questions; empty: nothing of it is kept
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Questions:
     no_images_reason: str = ""  # why the reference can be shown no image, where it cannot
     images_required: bool = False  # images were asked for by name: an output that cannot be shown one fails
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
+    choices: Sequence[Question] = ()  # multiple-choice items
 
     @property
     def sets_of_windows(self) -> Sequence[str]:
@@ -76,7 +82,12 @@ class WindowSums:
 
 @dataclass
 class Measurement:
-    """What was found out about one candidate; filled while the comparison goes on, read when it is over."""
+    """What was found out about one candidate; filled while the comparison goes on, read when it is over.
+
+    Plain data throughout: measured.py keeps it as JSON, and the draws beside it.
+    """
+
+    __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # arrays of draws
 
     runtime: str = ""
     parameters: int = 0
@@ -84,16 +95,19 @@ class Measurement:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     draws: dict[str, np.ndarray] = field(default_factory=dict)  # of a metric, over resampled texts
     quantiles: Sequence[tuple[float, float]] = ()  # share of positions, the KL they have at most
-    slices: Sequence[slices.Slice] = ()
-    worst: Sequence[worst.Row] = ()
+    slices: Sequence[Slice] = ()
+    worst: Sequence[Row] = ()
     windows: Sequence[WindowSums] = ()
     checks: list[contract.Check] = field(default_factory=list)
     greedy: Greedy | None = None
     tool_calls: toolcalls.ToolCalls | None = None
+    choices: Flips | None = None
     images: list[vision.ImageDrift] = field(default_factory=list)
     clicks: vision.ClickScore | None = None
     vision_reason: str = ""  # why there is no vision part
     speed: Speed | None = None
+    written: dict[str, list[list[int]]] = field(default_factory=dict)  # by part, what it wrote after each prompt
+    answers: dict[str, list[str]] = field(default_factory=dict)  # by part, the same as text
     tensors: Sequence[TensorError] = ()
     failures: list[str] = field(default_factory=list)  # never a pass
     not_run: str = ""  # why it was not run; never a pass either
@@ -118,10 +132,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to go about it, not what to ask. `free_bytes` of memory: what the system says when left out."""
+    """How to go about it, not what to ask. `kept` is the folder of what was measured before, None to keep nothing."""
 
     threads: int | None = None
-    free_bytes: int | None = None
+    kept: Path | None = None
 
 
 class Progress(Protocol):

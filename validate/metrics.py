@@ -49,6 +49,15 @@ DEFINITIONS: Mapping[str, Definition] = {
     "greedy_equal": Definition(_HIGHER, "share of greedy continuations that is written before the first difference"),
     "tool_calls_valid": Definition(_HIGHER, "share of answers that are a tool call, in JSON, of a tool there is"),
     "tool_call_drop": Definition(_LOWER, "the source's share of valid tool calls minus the candidate's"),
+    "choice_accuracy": Definition(
+        _HIGHER, "share of multiple-choice items answered right, by the sum of log-probabilities (lm-eval's acc)"
+    ),
+    "choice_accuracy_norm": Definition(_HIGHER, "the same by that sum over a choice's characters (lm-eval's acc_norm)"),
+    "choice_drop": Definition(_LOWER, "the source's share of right answers minus the candidate's"),
+    "flips": Definition(_LOWER, "share of multiple-choice items that one side answers right and the other wrong"),
+    "mcnemar_p": Definition(
+        _HIGHER, "chance of as uneven a split of the flips if either way were as likely: exact McNemar test, two-sided"
+    ),
     "tokens_equal": Definition(_HIGHER, "share of the hard strings that get the reference's token ids"),
     "vocabulary_equal": Definition(_HIGHER, "share of the vocabulary whose text is the reference's"),
     "templates_equal": Definition(_HIGHER, "share of the conversations rendered like the reference, byte for byte"),
@@ -56,6 +65,9 @@ DEFINITIONS: Mapping[str, Definition] = {
         _HIGHER, "share of the conversations rendered like the reference by the runtime's own template engine"
     ),
     "special_ids_equal": Definition(_HIGHER, "share of the special-token facts (BOS, EOS, …) that agree"),
+    "settings_equal": Definition(
+        _HIGHER, "share of the settings (sampling, lengths, positions, images) that the runtime takes as the source's"
+    ),
     "stops_equal": Definition(_HIGHER, "share of the ends of text, of those it writes, at which the runtime stops"),
     "image_tokens_equal": Definition(_HIGHER, "share of image sizes that become as many tokens as in the source"),
     "tensors_equal": Definition(
@@ -82,6 +94,7 @@ CONTRACT_LIMITS: Mapping[str, float] = {
     "vocabulary_equal": 1.0,
     "templates_equal": 1.0,
     "special_ids_equal": 1.0,
+    "settings_equal": 1.0,
     "stops_equal": 1.0,
     "image_tokens_equal": 1.0,
     "tensors_equal": 1.0,
@@ -162,6 +175,8 @@ def number(value: float, limit: float | None = None) -> str:
 
 def resampled(name: str) -> str:
     """What a metric's draws are of."""
+    if name == "flips" or name.startswith("choice_"):
+        return "items"
     return "clicks" if name.startswith("click_") else "texts"
 
 

@@ -2,7 +2,7 @@
 
 FOLDER/<question>.logits.npz    what is kept of a window's logits (compressed_logits.py)
 FOLDER/<question>.array.npy     embeddings of an image, or the logits after it
-FOLDER/<question>.json          tokens that it wrote
+FOLDER/<question>.json          tokens that it chooses, scores of choices
 
 A question's name is the hash of all that its answer depends on, the model and the versions included. A file that is
 broken is asked for again; what a run did not ask for is thrown away at its end.
@@ -13,19 +13,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from validate import compressed_logits
+from validate import choices, compressed_logits
+from validate.choices import Question
 from validate.json_types import Message
-from validate.runtimes.base import Identity, ReferenceSession
+from validate.runtimes.base import Identity, ModelSettings, ReferenceSession
 
+CHOICES_TOGETHER = 64  # questions whose scores are one file
 FORM = 1  # raise it when a file of the same question would hold something else
 _BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 _Answer = TypeVar("_Answer")
@@ -45,13 +48,15 @@ class Cached:
 class Reference(ReferenceSession):
     """A session on the source that remembers what it was asked.
 
-    `folder` is where answers are kept, None to keep none; `key` names the model and the versions that answer; `room` is
-    what one token's logits may take, in bytes.
+    `folder` is where answers are kept, None to keep them in memory; `key` names the model and the versions that answer;
+    `room` is what one token's logits may take, in bytes.
     """
 
     def __init__(self, session: ReferenceSession, folder: Path | None, key: str, room: int) -> None:
         self._session, self._folder, self._key, self._room = session, folder, key, room
         self._windows: dict[str, tuple[int, Cached]] = {}  # question -> positions, and what they took
+        self._held: dict[str, object] = {}  # answers, where there is no folder
+        self.passes = 0  # over texts that others wrote; a pass costs as much as the weights take to be read
         self._used: set[Path] = set()
 
     # ---- what needs no weights is the session's own: tokenizer, templates, sizes of images
@@ -78,8 +83,14 @@ class Reference(ReferenceSession):
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         return self._session.tokenize(text, add_special=add_special, parse_special=parse_special)
 
+    def tokenize_by_file(self, text: str) -> list[int] | None:
+        return self._session.tokenize_by_file(text)
+
     def detokenize(self, tokens: Sequence[int]) -> str:
         return self._session.detokenize(tokens)
+
+    def settings(self) -> ModelSettings:
+        return self._session.settings()
 
     def render(
         self,
@@ -127,21 +138,40 @@ class Reference(ReferenceSession):
         self._windows[name] = compressed.count, sizes
         return compressed
 
-    def generate(self, tokens: Sequence[int], count: int) -> list[int]:
-        name = self._name("generate", list(tokens), count)
-        vocab = self._identity.vocab
-        return self._written(
-            name, lambda: self._session.generate(tokens, count), lambda ids: _are_ids(ids, count, vocab)
+    def choices(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]]) -> list[list[int]]:
+        rows = [(list(prompt), list(draft)) for prompt, draft in zip(prompts, drafts, strict=True)]
+        return self._chosen(self._name("choices", rows), drafts, lambda: self._session.choices(prompts, drafts))
+
+    def image_choices(
+        self, prompts: Sequence[str], images: Sequence[np.ndarray], drafts: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        rows = [
+            (prompt, _digest(image), list(draft)) for prompt, image, draft in zip(prompts, images, drafts, strict=True)
+        ]
+        return self._chosen(
+            self._name("image_choices", rows), drafts, lambda: self._session.image_choices(prompts, images, drafts)
         )
 
-    def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
-        name = self._name("image_generate", list(prompts), [_digest(i) for i in images], count)
+    def _chosen(
+        self, name: str, drafts: Sequence[Sequence[int]], ask: Callable[[], list[list[int]]]
+    ) -> list[list[int]]:
         vocab = self._identity.vocab
 
         def fits(rows: object) -> bool:
-            return isinstance(rows, list) and len(rows) == len(prompts) and all(_are_ids(r, count, vocab) for r in rows)
+            return isinstance(rows, list) and [len(r) for r in rows if _are_ids(r, vocab)] == [
+                len(d) + 1 for d in drafts
+            ]
 
-        return self._written(name, lambda: self._session.image_generate(prompts, images, count), fits)
+        def counted() -> list[list[int]]:
+            self.passes += 1
+            return ask()
+
+        return self._written(name, counted, fits)
+
+    def give_back(self, unless_below: int = 0) -> None:
+        """Free the weights, unless they take less than so many bytes."""
+        if self._session.bytes_held >= unless_below:
+            self._session.give_back()
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
         name = self._name("image_embeddings", _digest(pixels))
@@ -151,6 +181,26 @@ class Reference(ReferenceSession):
         name = self._name("image_logits", prompt, _digest(pixels))
         shape = (self._identity.vocab,)
         return self._array(name, lambda: self._session.image_logits(prompt, pixels), lambda found: found.shape == shape)
+
+    def choice_scores(self, questions: Sequence[Question], advance: Callable[[int], None]) -> list[list[float]]:
+        """The log-probability of every choice of each question, kept for CHOICES_TOGETHER questions at a time."""
+        found: list[list[float]] = []
+        for start in range(0, len(questions), CHOICES_TOGETHER):
+            found += self._scores_of(questions[start : start + CHOICES_TOGETHER], advance)
+        return found
+
+    def _scores_of(self, questions: Sequence[Question], advance: Callable[[int], None]) -> list[list[float]]:
+        name = self._name("choices", [[list(map(list, q.tokens)), list(q.own)] for q in questions])
+        sizes = [len(question.tokens) for question in questions]
+
+        def compute() -> list[list[float]]:
+            found = list[list[float]]()
+            for scores in choices.scores(self._session, questions):
+                found.append(scores)
+                advance(1)
+            return found
+
+        return self._written(name, compute, lambda rows: _are_scores(rows, sizes))
 
     # ---- at the end
 
@@ -197,7 +247,9 @@ class Reference(ReferenceSession):
     ) -> _Answer:
         """What the file has, where it can be an answer to the question; else what is computed, which is kept."""
         if self._folder is None:
-            return compute()
+            if name not in self._held:
+                self._held[name] = compute()
+            return cast(_Answer, self._held[name])
         path = self._folder / name
         self._used.add(path)
         if path.is_file():
@@ -215,8 +267,19 @@ def _digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def _are_ids(found: object, at_most: int, vocab: int) -> bool:
-    return isinstance(found, list) and len(found) <= at_most and all(type(i) is int and 0 <= i < vocab for i in found)
+def _are_ids(found: object, vocab: int) -> bool:
+    return isinstance(found, list) and all(type(i) is int and 0 <= i < vocab for i in found)
+
+
+def _are_scores(found: object, sizes: Sequence[int]) -> bool:
+    """Whether these are finite scores of questions with so many choices each."""
+    if not (isinstance(found, list) and len(found) == len(sizes)):
+        return False
+    rows = zip(found, sizes, strict=True)
+    return all(
+        isinstance(row, list) and len(row) == size and all(type(s) is float and math.isfinite(s) for s in row)
+        for row, size in rows
+    )
 
 
 def _load_json(path: Path) -> Any:

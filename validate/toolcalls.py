@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from validate.json_types import Message
-from validate.runtimes.base import Session
 
 ANSWER_TOKENS = 192  # a call with a sentence before it; what is longer has gone astray
 _TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)  # the end tag may be the token that was cut off
@@ -58,11 +57,6 @@ class ToolCalls:
             return {}
         drop = (self.valid_reference - self.valid) / self.asked
         return {"tool_calls_valid": self.valid / self.asked, "tool_call_drop": drop}
-
-
-def answers(session: Session, prompts: Sequence[Prompt]) -> list[str]:
-    """What a session writes after each prompt, greedily."""
-    return [session.detokenize(session.generate(prompt.tokens, ANSWER_TOKENS)) for prompt in prompts]
 
 
 def score(tools: Sequence[Sequence[Message] | None], reference: Sequence[str], candidate: Sequence[str]) -> ToolCalls:

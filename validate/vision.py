@@ -206,10 +206,9 @@ def _tools(raw: object) -> Sequence[Message] | None:
     return raw
 
 
-def do_clicks(session: Session, prompts: Sequence[str], images: Sequence[np.ndarray]) -> list[Click]:
-    """What a session answers, greedily, to rendered prompts with IMAGE_MARK."""
-    answers = [session.detokenize(ids) for ids in session.image_generate(prompts, images, ANSWER_TOKENS)]
-    return [Click(answer, clicked(answer)) for answer in answers]
+def click(answer: str) -> Click:
+    """An answer with the point in it."""
+    return Click(answer, clicked(answer))
 
 
 def clicked(answer: str) -> Point | None:

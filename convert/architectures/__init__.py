@@ -23,6 +23,7 @@ from convert.architectures._roles import TensorRole as TensorRole
 from convert.architectures._roles import in_words as in_words
 from convert.errors import InputError
 from convert.json_types import JsonObject
+from convert.source.model_types import CLASS_OF, class_of
 from convert.source.untrusted import shown
 
 LONGEST_NAME = 80
@@ -54,14 +55,12 @@ def known() -> dict[str, str]:
 
 def find(config: JsonObject) -> Family:
     """The family that serves a checkpoint's config. Raises InputError, with the nearest by name, when none does."""
-    named = config.get("architectures")
     served = known()
-    first = named[0] if isinstance(named, list) and named else None
+    kind, first = config.get("model_type"), class_of(config)
     if isinstance(first, str) and first in served:
         return load(served[first])
     if first is None:
-        raise InputError("config.json", "architectures names no model class", "one that is supported", LIST)
-    kind = config.get("model_type")
+        raise _no_class(kind)
     which = f"model_type {shown(kind, 60)} ({_plain(first)})" if kind else f"architecture {shown(first)}"
     raise InputError("config.json", f"not supported: {which}", remedy=_remedy(str(first), served))
 
@@ -72,6 +71,24 @@ def roles(config: JsonObject, tensors: Iterable[str]) -> Roles:
     Raises ConvertError where no family serves the config, or no table can be made of it.
     """
     return find(config).roles(config, tensors)
+
+
+def _no_class(kind: object) -> InputError:
+    """What to say of a config that names no class, and whose model_type does not say which it is."""
+    near = difflib.get_close_matches(kind, CLASS_OF, NEAREST, 0.6) if isinstance(kind, str) else []
+    listed = ", ".join(f'["{CLASS_OF[name]}"] (model_type {name})' for name in near)
+    said = f"model_type {shown(kind, 60)} is none that names one" if kind else "there is no model_type either"
+    remedy = (
+        f'add "architectures", the class the model was saved from; nearest: {listed}'
+        if listed
+        else ('add "architectures", the class the model was saved from, as ["LlamaForCausalLM"]')
+    )
+    return InputError(
+        "config.json",
+        f"architectures names no model class, and {said}",
+        "a class that is supported",
+        f"{remedy}; {LIST}",
+    )
 
 
 def _remedy(first: str, served: Mapping[str, str]) -> str:

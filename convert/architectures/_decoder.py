@@ -15,6 +15,7 @@ from convert.architectures._rope import Rope, Rotary, read_rope, rope_fields, ro
 from convert.architectures._rows import HEAD, INVERSE_FREQUENCIES
 from convert.architectures._window import window_notes
 from convert.gguf_field import Field
+from convert.source import quantized
 
 SILU = ("silu", "swish")
 GELU_TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")  # the formula llama.cpp has for GELU
@@ -118,8 +119,7 @@ def _check_plain(config: Config, graph: Graph) -> None:
         config.has("quantization_config")
         and config.sub("quantization_config").values.get("quant_method") not in graph.carries
     ):
-        remedy = "convert the model it was made from"
-        config.complain("quantization_config", config.values["quantization_config"], "16- or 32-bit weights", remedy)
+        config.problems.append(quantized.problem(config.values["quantization_config"], config.where))
 
 
 def _head_dim(config: Config, graph: Graph, hidden: int, heads: int) -> int:

@@ -40,8 +40,27 @@ class Family:
         return self.vision is not None
 
     def own_name(self, name: str) -> str:
-        """A checkpoint tensor's name as the family's tables have it: the first beginning that applies is replaced."""
-        return next((new + name.removeprefix(old) for old, new in self.renames if name.startswith(old)), name)
+        """A checkpoint tensor's name as the family's tables have it: the first beginning that applies is replaced.
+
+        A checkpoint of the base model's class (LlamaModel, not LlamaForCausalLM) has no `model.` in its names.
+        """
+        base, children = self._base
+        for old, new in self.renames:
+            if name.startswith(old):
+                return new + name.removeprefix(old)
+        return base + name if name.partition(".")[0] in children else name
+
+    @cached_property
+    def _base(self) -> tuple[str, frozenset[str]]:
+        """What the names of the base model's tensors begin with in the tables (`model.`), and what follows there."""
+        config = {"architectures": [self.classes[0]], "text_config": {}}
+        with names_only():
+            tensors = self.text(config).tensors
+        found = [t.source for t in tensors if any(o.name == "token_embd.weight" for o in t.outputs)]
+        base = found[0].rpartition(".")[0].rpartition(".")[0] if found else ""
+        base = f"{base}." if base else ""
+        inner = [t.source.removeprefix(base) for t in tensors if base and t.source.startswith(base)]
+        return base, frozenset(name.partition(".")[0] for name in inner)
 
     def is_vision(self, name: str) -> bool:
         """Whether the checkpoint tensor called so is of the tower or the projector, used or not."""

@@ -8,6 +8,7 @@ from convert.architectures import gemma3, llama, qwen2, qwen3
 from convert.architectures._config import Config
 from convert.architectures._graph_spec import GraphSpec
 from convert.json_types import JsonDict, JsonObject
+from convert.source import quantized
 
 TEXTS = {
     "llama": llama.text,
@@ -66,7 +67,6 @@ def nested_text(values: JsonObject, kind: str = "") -> GraphSpec:
     )
     root.flag("tie_word_embeddings")
     if root.has("quantization_config"):
-        remedy = "convert the model it was made from"
-        root.complain("quantization_config", root.values["quantization_config"], "16- or 32-bit weights", remedy)
+        root.problems.append(quantized.problem(root.values["quantization_config"], root.where))
     root.finish()
     return TEXTS[found](text_values(values, found))

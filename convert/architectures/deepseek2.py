@@ -19,6 +19,7 @@ from convert.architectures._graph_spec import GraphSpec, LeftOut, OutputTensor, 
 from convert.architectures._rows import ENDS, EXPERTS, MLP, NORMS, OUTPUT, ROUTER, B, L, named
 from convert.gguf_field import Field
 from convert.json_types import JsonObject
+from convert.source.model_types import class_of
 
 GRAPH = Graph("deepseek2", default_epsilon=1e-6, grouped=False)
 GATING = {"softmax": 1, "sigmoid": 2}  # gguf, ExpertGatingFuncType
@@ -64,7 +65,7 @@ BEST_OF_GROUP = (
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    kind = KINDS[values["architectures"][0]]
+    kind = KINDS[str(class_of(values))]
     config = Config(values).with_defaults(**kind).spelled(head_dim="qk_rope_head_dim", num_experts="n_routed_experts")
     config, scaling = _yarn(config)
     decoder = read_decoder(config, GRAPH)

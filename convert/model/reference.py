@@ -43,7 +43,8 @@ def link_files(source: Bundle, folder: Path, code: bool) -> None:
     """Links in `folder` to the bundle's files, as they lie beside its config; with `code`, to Python files too."""
     home = next(iter(source.of(Role.CONFIG))).path.parent
     wanted = [a.path for role, a in source.artifacts() if role not in (Role.CARD, Role.REPORT, Role.IMATRIX)]
-    for shard_folder in {a.path.parent for a in source.of(Role.WEIGHTS)}:
+    shard_folders = {a.path.parent for a in source.of(Role.WEIGHTS)}
+    for shard_folder in (home, *sorted(shard_folders - {home})):  # the source's own output has a better index
         wanted += shard_folder.glob("*.safetensors.index.json")
     if code:
         wanted += home.glob("*.py")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -14,10 +14,14 @@ import numpy as np
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
-from convert.source.safetensors import Entry, MappedFile, read_header
+from convert.source import pickle_scan, quantized
+from convert.source.model_types import class_of
+from convert.source.names import kept_name, refuse_unmerged
+from convert.source.safetensors import Entry, Header, MappedFile, read_header
 from convert.source.untrusted import check_bare, inside, listed, read_object, shown
 
 CONFIG_NAME = "config.json"
+CLASSES = "architectures"
 MAX_CONFIG_BYTES = 4 << 20
 
 STORAGE: dict[str, np.dtype] = {
@@ -112,7 +116,8 @@ def open_tensors(folder: Path) -> dict[str, LazyTensor]:
         )
     files, index = weight_files(folder)
     tensors = _tensors(files)
-    check_index(folder / SAFETENSORS.index, index, {name: tensor.file for name, tensor in tensors.items()})
+    named = {kept: file for name, file in index.items() if (kept := kept_name(name))}
+    check_index(folder / SAFETENSORS.index, named, {name: tensor.file for name, tensor in tensors.items()})
     return tensors
 
 
@@ -137,7 +142,34 @@ def read_config(folder: Path) -> JsonDict:
         raise InputError(str(folder), got, "the folder of a Hugging Face checkpoint", "check the path")
     if not (folder / CONFIG_NAME).is_symlink() and not (folder / CONFIG_NAME).exists():
         raise InputError(str(folder), "has no config.json", "the folder of a Hugging Face checkpoint")
-    return read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES)
+    return mended(folder, read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES))
+
+
+def mended(folder: Path, config: JsonDict) -> JsonDict:
+    """The config of the checkpoint in `folder` with its class, where its model_type names one, and without what its
+    weights disprove: a quantization that is not there."""
+    if not config.get(CLASSES) and (name := class_of(config)):
+        config = config | {CLASSES: [name]}
+    if quantized.KEY not in config or not quantized.is_stale(config, stored_types(folder)):
+        return config
+    return quantized.without(config)
+
+
+def stored_types(folder: Path) -> dict[str, str]:
+    """Name -> dtype of every tensor of the weights in `folder`, as their headers say it; of pickles the types alone.
+
+    Nothing of files that cannot be read: who opens them says so.
+    """
+    try:
+        if not folder.is_dir():
+            return {}
+        kind = layout(folder)
+        files = weight_files(folder, kind)[0]
+        if kind is PICKLES:
+            return {name: dtype for path in files for name, dtype in pickle_scan.stored_types(path).items()}
+        return {e.name: e.dtype for path in files for e in read_header(path).entries}
+    except InputError:
+        return {}
 
 
 def layout(folder: Path) -> Layout:
@@ -238,7 +270,8 @@ def _tensors(files: Sequence[Path]) -> dict[str, LazyTensor]:
     for path in files:
         header = read_header(path)
         mapped = MappedFile(header)
-        for entry in header.entries:
+        refuse_unmerged(str(path), (entry.name for entry in header.entries))
+        for entry in model_entries(header):
             if entry.name in tensors:
                 raise InputError(
                     str(path),
@@ -248,6 +281,13 @@ def _tensors(files: Sequence[Path]) -> dict[str, LazyTensor]:
                 )
             tensors[entry.name] = _lazy(path, mapped, entry)
     return tensors
+
+
+def model_entries(header: Header) -> Iterator[Entry]:
+    """The tensors of a file that are part of the model, by their plain names (see convert.source.names)."""
+    for entry in header.entries:
+        if kept := kept_name(entry.name):
+            yield entry if kept == entry.name else replace(entry, name=kept)
 
 
 def _lazy(path: Path, mapped: MappedFile, entry: Entry) -> LazyTensor:

@@ -22,7 +22,10 @@ from convert.bundle import Bundle, Role
 from convert.collection import without_collection
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
-from convert.source.untrusted import read_bytes
+from convert.source.added_tokens import Added, Said, settle
+from convert.source.card import read_card
+from convert.source.checkpoint import mended
+from convert.source.untrusted import check_link, decoded, not_json, read_bytes
 
 ROLES: Mapping[str, Role] = MappingProxyType(
     {
@@ -59,7 +62,6 @@ SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 CONFIG_BYTES = 16 << 20
 TOKENIZER_BYTES = 256 << 20  # the largest in use (262k tokens, 2.6 times as many merges) are about 35 MB
-CARD_HEADER_BYTES = 256 << 10
 
 SPECIAL_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """The special tokens a tokenizer config names as `<kind>_token` and a model config as `<kind>_token_id`."""
@@ -68,17 +70,17 @@ SPECIAL_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 def collect(folder: Path, inside: Path | None = None) -> dict[Role, tuple[Path, ...]]:
     """The companions in `folder` by role, each list sorted; what is not in ROLES is not looked at.
 
-    `inside` is how far a symbolic link may lead: `folder` when None; for a snapshot in the hub's cache, whose files are
-    links to ../../blobs, the cache folder of that repository.
+    `inside` is how far any symbolic link may lead: `folder` when None; for a snapshot in the hub's cache, whose files
+    are links to ../../blobs, the cache folder of that repository. One that the user made may lead anywhere.
 
-    Raises InputError for a companion that is a link out of `inside`, a folder, a pipe, or a link to nothing.
+    Raises InputError for a companion that is a stranger's link out of `inside`, a folder, a pipe, a link to nothing.
     """
     home = (inside or folder).resolve()
     found: dict[Role, list[Path]] = {}
     for pattern, role in ROLES.items():
         subfolder, _, name = pattern.rpartition("/")
         for path in _matches(folder / subfolder if subfolder else folder, name):
-            _check_regular(path, home)
+            _check_regular(path, home, folder)
             found.setdefault(role, []).append(path)
     return {role: tuple(sorted(paths)) for role, paths in found.items()}
 
@@ -92,16 +94,14 @@ def _matches(folder: Path, pattern: str) -> Iterable[Path]:
     return [path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern) and not path.is_dir()]
 
 
-def _check_regular(path: Path, home: Path) -> None:
+def _check_regular(path: Path, home: Path, folder: Path) -> None:
     try:
         target = path.resolve(strict=True)
         regular = stat.S_ISREG(target.stat().st_mode)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         raise InputError(str(path), f"a link to a file that is not there ({error})", "a file") from error
     if not target.is_relative_to(home):
-        raise InputError(
-            str(path), f"a link that leads out of the model's folder, to {target}", f"a file inside {home}"
-        )
+        check_link(path, folder, target)
     if not regular:
         raise InputError(str(path), "not a regular file", "a file")
 
@@ -134,15 +134,24 @@ class Companions:
         inner = self.config.get("text_config")
         return {**self.config, **inner} if isinstance(inner, Mapping) else self.config
 
-    @cached_property
+    @property
     def added_tokens(self) -> Mapping[int, JsonObject]:
         """Id -> {content, special, lstrip, rstrip, normalized} of every added token, in order of id.
 
-        tokenizer.json and tokenizer_config.json's added_tokens_decoder each may know tokens the other does not;
-        where both know an id, tokenizer_config.json has the last word, as in transformers. added_tokens.json is read
-        where neither exists.
+        tokenizer.json and tokenizer_config.json's added_tokens_decoder each may know tokens the other does not; the ids
+        are those that the tokenizer gives (see convert.source.added_tokens). added_tokens.json is read where neither
+        has any. Raises InputError for a token whose id the libraries do not agree on.
         """
-        return _added_tokens(self)
+        return self._settled.tokens
+
+    @property
+    def added_token_notes(self) -> tuple[str, ...]:
+        """A line about each added token that has another id than its file says."""
+        return self._settled.notes
+
+    @cached_property
+    def _settled(self) -> Added:
+        return _added(self)
 
     @cached_property
     def token_ids(self) -> Mapping[str, int]:
@@ -199,10 +208,10 @@ def read_companions(bundle: Bundle, *, tokenizer: bool = True) -> Companions:
     Raises InputError, naming file and line, for JSON that is broken, of the wrong type, too large or too deep.
     """
     files = _files(bundle)
-    card, card_notes = _card(files)
+    card, card_notes = read_card(files.get("README.md"))
     templates, template_notes = _chat_templates(files)
     companions = Companions(
-        config=_read(files, "config.json"),
+        config=_config(files),
         tokenizer_config=_tokenizer_config(files),
         chat_templates=templates,
         generation=_read(files, "generation_config.json"),
@@ -230,12 +239,8 @@ def _files(bundle: Bundle) -> dict[str, Path]:
 
 
 def read_text(path: Path, limit: int = CONFIG_BYTES) -> str:
-    """The text of a UTF-8 file of at most `limit` bytes. Raises InputError."""
-    data = read_bytes(path, limit)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), f"byte {error.start} is not UTF-8") from error
+    """The text of a file of at most `limit` bytes. Raises InputError."""
+    return decoded(str(path), read_bytes(path, limit))
 
 
 def read_json(path: Path, limit: int = CONFIG_BYTES) -> JsonDict:
@@ -245,7 +250,7 @@ def read_json(path: Path, limit: int = CONFIG_BYTES) -> JsonDict:
         with without_collection():
             value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}", f"not JSON ({error.msg})") from error
+        raise not_json(str(path), error) from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; brackets without end
         raise InputError(str(path), f"not usable JSON ({type(error).__name__})") from error
     if not isinstance(value, dict):
@@ -277,6 +282,12 @@ def token_text(value: object) -> str | None:
 
 def _read(files: Mapping[str, Path], name: str) -> JsonDict:
     return read_json(files[name]) if name in files else {}
+
+
+def _config(files: Mapping[str, Path]) -> JsonDict:
+    """config.json, without what the weights beside it disprove."""
+    found = _read(files, "config.json")
+    return mended(files["config.json"].parent, found) if found else found
 
 
 def _tokenizer_config(files: Mapping[str, Path]) -> JsonDict:
@@ -326,10 +337,15 @@ def _jinja_files(files: Mapping[str, Path]) -> dict[str, str]:
     templates = {}
     for name, path in files.items():
         if name == "chat_template.jinja":
-            templates["default"] = read_text(path)
+            templates["default"] = _unix_lines(read_text(path))
         elif name.startswith("additional_chat_templates/"):
-            templates[path.stem] = read_text(path)
+            templates[path.stem] = _unix_lines(read_text(path))
     return templates
+
+
+def _unix_lines(text: str) -> str:
+    """The text with the ends of lines that Python gives whoever opens a text file, transformers too."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _named(value: object, path: Path | None) -> dict[str, str]:
@@ -349,38 +365,16 @@ def _named(value: object, path: Path | None) -> dict[str, str]:
     return {str(name): str(text) for name, text in pairs}
 
 
-def _card(files: Mapping[str, Path]) -> tuple[JsonDict, list[str]]:
-    """The YAML between the first two `---` lines of README.md; {} and a note where it cannot be read."""
-    path = files.get("README.md")
-    if path is None:
-        return {}, []
-    from ruamel.yaml import YAML
-
-    with open(path, "rb") as file:
-        head = file.read(CARD_HEADER_BYTES).decode("utf-8-sig", errors="replace").splitlines()
-    if not head or head[0].rstrip() != "---":
-        return {}, []
-    end = next((number for number, line in enumerate(head[1:], 1) if line.rstrip() == "---"), None)
-    if end is None:
-        return {}, [f"{path}: the header that starts with --- has no end; ignored"]
-    try:
-        header = YAML(typ="safe", pure=True).load("\n".join(head[1:end]))
-    except Exception as error:  # whatever a YAML reader says to what a stranger wrote: a card is not worth a failure
-        return {}, [f"{path}: the header is not YAML ({type(error).__name__}); ignored"]
-    if not isinstance(header, dict):
-        return {}, [f"{path}: the header is not a mapping; ignored"]
-    return {name: value for name, value in header.items() if isinstance(name, str)}, []
-
-
-def _added_tokens(companions: Companions) -> dict[int, JsonObject]:
-    tokens: dict[int, JsonObject] = {}
+def _added(companions: Companions) -> Added:
+    in_json: list[Said] = []
+    in_config: list[Said] = []
     for entry in _list((companions.tokenizer_json or {}).get("added_tokens")):
         token = _mapping(entry)
         if not _is_id(token.get("id")) or not isinstance(token.get("content"), str):
             raise InputError(
                 str(companions.files.get("tokenizer.json")), f"added token {str(entry)[:80]}", "an id and a content"
             )
-        tokens[token["id"]] = token
+        in_json.append((token["id"], token))
     for number, entry in _mapping(companions.tokenizer_config.get("added_tokens_decoder")).items():
         token = _mapping(entry)
         if not (number.isascii() and number.isdigit() and len(number) < 10) or not isinstance(
@@ -388,16 +382,26 @@ def _added_tokens(companions: Companions) -> dict[int, JsonObject]:
         ):
             where = str(companions.files.get("tokenizer_config.json"))
             raise InputError(where, f"added_tokens_decoder has {number!r}: {str(entry)[:80]}", "an id and a content")
-        tokens[int(number)] = token
-    if not tokens and "added_tokens.json" in companions.files:
-        path = companions.files["added_tokens.json"]
-        special = {token_text(companions.tokenizer_config.get(f"{kind}_token")) for kind in SPECIAL_KINDS}
-        special |= {token_text(t) for t in _list(companions.tokenizer_config.get("additional_special_tokens"))}
-        for content, number in read_json(path).items():
-            if not _is_id(number):
-                raise InputError(str(path), f"token {content!r} has the id {str(number)[:40]!r}", "a number")
-            tokens[number] = {"content": content, "special": content in special}
-    return dict(sorted(tokens.items()))
+        in_config.append((int(number), token))
+    if companions.tokenizer_json is not None:
+        vocabulary = _mapping(companions.tokenizer_json.get("model")).get("vocab")
+        return settle(vocabulary, in_json, in_config, str(companions.files["tokenizer.json"]))
+    return Added(dict(sorted(in_config or _of_added_tokens_json(companions).items())))
+
+
+def _of_added_tokens_json(companions: Companions) -> dict[int, JsonObject]:
+    """The tokens of added_tokens.json, which counts where no newer file has any."""
+    if "added_tokens.json" not in companions.files:
+        return {}
+    path = companions.files["added_tokens.json"]
+    special = {token_text(companions.tokenizer_config.get(f"{kind}_token")) for kind in SPECIAL_KINDS}
+    special |= {token_text(t) for t in _list(companions.tokenizer_config.get("additional_special_tokens"))}
+    tokens: dict[int, JsonObject] = {}
+    for content, number in read_json(path).items():
+        if not _is_id(number):
+            raise InputError(str(path), f"token {content!r} has the id {str(number)[:40]!r}", "a number")
+        tokens[number] = {"content": content, "special": content in special}
+    return tokens
 
 
 def _mapping(value: object) -> JsonObject:

@@ -20,7 +20,8 @@ from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.options import Options, RecipePath
 from convert.progress import Progress
-from convert.source import checkpoint, companions, hub, pickled
+from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled
+from convert.source.card import read_card
 from convert.source.checkpoint import PICKLES
 from convert.source.untrusted import inside
 from convert.stage import Inputs, Stage
@@ -47,6 +48,9 @@ class SourceOptions(Options):
     )
     name: Name | None = Field(
         None, description="the model's name in file names; the hub's or the folder's when left out"
+    )
+    strict: bool = Field(
+        False, description="refuse what is else left out with a warning: special tokens past the vocabulary"
     )
     trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
 
@@ -97,9 +101,20 @@ def _check_weights(folder: Path) -> None:
         return
     files, _ = checkpoint.weight_files(folder, kind)
     for path in files:
-        pickled.scan(path)
+        pickle_scan.scan(path)
     if importlib.util.find_spec("torch") is None:
         raise InputError(str(folder), "has pickled weights", "torch to read them", install_command("pickle"))
+
+
+def _quantized(folder: Path) -> list[Problem]:
+    """That the weights are packed in a way that is not read here; nothing where a file cannot be read at all."""
+    try:
+        cards = _companions(folder).get(Role.CARD, ())
+        card, _ = read_card(next((path for path in cards if path.name == "README.md"), None))
+        found = mend.refusal(folder, card)
+    except InputError:  # said by who reads that file next
+        return []
+    return [found] if found else []
 
 
 def _problems(look: Callable[[], object]) -> list[Problem]:
@@ -145,7 +160,12 @@ class SourceStage(Stage[SourceOptions]):
         locate(options, download=True, progress=progress)
 
     def notes(self, options: SourceOptions) -> list[str]:
-        """That the model has to be fetched, and that a branch is not a pinned revision."""
+        """That the model has to be fetched, that a branch is no pinned revision, and what is odd in the checkpoint."""
+        folder = _here(options)
+        odd = mend.notes(folder) if folder is not None and folder.is_dir() else []
+        return [*self._hub_notes(options), *odd]
+
+    def _hub_notes(self, options: SourceOptions) -> list[str]:
         if options.hub is None:
             return []
         revision = options.revision or hub.DEFAULT_REVISION
@@ -176,11 +196,13 @@ class SourceStage(Stage[SourceOptions]):
             return []
         if not folder.is_dir():
             return _problems(lambda: checkpoint.read_config(folder))
+        if quantized := _quantized(folder):
+            return quantized
+        strict = mend.lost_ids(folder) if options.strict else []
         looks = (lambda: checkpoint.read_config(folder), lambda: _companions(folder), lambda: _check_weights(folder))
         found = [problem for look in looks for problem in _problems(look)]
-        return list({problem.where: problem for problem in reversed(found)}.values())[
-            ::-1
-        ]  # the first word on each file
+        first = list({problem.where: problem for problem in reversed(found)}.values())[::-1]  # the first on each file
+        return first or strict
 
     def forecast(self, options: SourceOptions, inputs: Inputs) -> Bundle:
         """The checkpoint's files where they are; those that will be converted by their bare names."""
@@ -197,7 +219,10 @@ class SourceStage(Stage[SourceOptions]):
         """The checkpoint's bundle; pickled weights become safetensors in `out`. Files left in place have no hash."""
         folder = locate(options, download=True, progress=progress)
         bundle = self.forecast(options, inputs)
-        if folder is None or checkpoint.layout(folder) is not PICKLES:
+        if folder is None:
+            return bundle
+        bundle = mend.mend(bundle, folder.absolute(), out, progress)
+        if checkpoint.layout(folder) is not PICKLES:
             return bundle
         files, index = checkpoint.weight_files(folder, PICKLES)
         config = checkpoint.read_config(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import stat
@@ -13,8 +14,18 @@ from convert.json_types import JsonDict
 
 MAX_JSON_BYTES = 64 << 20  # the largest tokenizer.json of the field is about 40 MB
 LFS_POINTER = b"version https://git-lfs"
+DOWNLOADED = (".cache/huggingface", ".git")  # what `hf download --local-dir` and `git clone` leave in a folder
+MADE_HERE_NS = 2_000_000_000  # between a link's own time and that of its entry, when nobody restored the former
 LONGEST_PATH = 1024  # characters that a message shows
 HUB_REPO_PREFIX = "models--"
+MARKS = (  # byte-order marks, the longer first, and what a text that begins with one is decoded as
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+SHOWN_BEFORE, SHOWN_OF_LINE = 30, 60  # characters of a broken line, before the place and in all
 
 
 def shown(text: object, limit: int = 80) -> str:
@@ -33,9 +44,9 @@ def listed(names: Iterable[str], limit: int = 4) -> str:
 def inside(folder: Path, name: str, where: Path | None = None) -> Path:
     """The regular file called `name` in `folder`; `where` is the file that names it.
 
-    `name` is a bare file name. A symbolic link is followed only when it ends in the same folder, or, in the hub's
-    cache (`models--org--name/snapshots/<commit>/`), in the same repository's `blobs/` or the `blobs/` that the
-    cache's repositories share (huggingface_hub 2). Raises InputError otherwise.
+    `name` is a bare file name. A symbolic link is followed when it ends in the same folder; in the hub's cache
+    (`models--org--name/snapshots/<commit>/`), in the same repository's `blobs/` or the `blobs/` that the cache's
+    repositories share (huggingface_hub 2); and anywhere else when `check_link` lets it. Raises InputError otherwise.
     """
     where = where or folder
     check_bare(name, where)
@@ -46,15 +57,44 @@ def inside(folder: Path, name: str, where: Path | None = None) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, in Python 3.11 and 3.12
         raise _unreadable(path, where, error) from None
     if not any(real.is_relative_to(root) for root in _roots(folder.resolve())):
-        raise InputError(
-            str(path),
-            f"is a link that leads out of its folder, to {shown(str(real), LONGEST_PATH)}",
-            "a file in the folder",
-            "put a copy of the file in its place if you trust it",
-        )
+        check_link(path, folder, real)
     if not stat.S_ISREG(mode):
         raise InputError(str(path), "is not a regular file", "a file")
     return path
+
+
+def check_link(path: Path, folder: Path, target: Path) -> None:
+    """Raise InputError unless the link `path`, which leads out of `folder` to `target`, was made by this user here.
+
+    Shards are often kept on another disk. What a stranger's archive or repository brings may not point at the user's
+    files: a template that is a link to a secret would be published with the model. Such a link is not this user's, or
+    older than its place here (an unpacker restores its time, `ln` does not), or lies in a folder that a download left
+    its marks in.
+    """
+    came = _origin(path, folder)
+    if not came and os.access(target, os.R_OK):
+        return
+    got = f"is a link that leads out of its folder, to {shown(str(target), LONGEST_PATH)}"
+    if not came:
+        raise InputError(str(path), f"{got}, which cannot be read", "a file that this user may read")
+    remedy = "if you trust it, make the link again yourself (`ln -sfn`), or put a copy of the file in its place"
+    raise InputError(str(path), f"{got}, and {came}", "a file in the folder, or a link of your own", remedy)
+
+
+def _origin(path: Path, folder: Path) -> str:
+    """Why the link is not taken for one that this user made here; empty when it is."""
+    if len(_roots(folder.resolve())) > 1:
+        return "the folder is of the hub's cache"
+    mark = next((mark for mark in DOWNLOADED if (folder / mark).exists()), "")
+    if mark:
+        return f"the folder was downloaded (it has {mark})"
+    for link in (each for each in (path, path.parent) if each.is_symlink() and each != folder):
+        status = link.lstat()
+        if status.st_uid != os.getuid():
+            return "the link is another user's"
+        if abs(status.st_ctime_ns - status.st_mtime_ns) > MADE_HERE_NS:
+            return "the link was unpacked or copied here, not made here"
+    return ""
 
 
 def check_bare(name: str, where: Path) -> None:
@@ -105,17 +145,60 @@ def read_object(path: Path, limit: int = MAX_JSON_BYTES, *, unique: bool = False
 def parse_object(where: str, raw: bytes, *, unique: bool = False) -> JsonDict:
     """The JSON object in `raw`; with `unique`, a key that stands twice is an error, else the last one counts.
 
-    Raises InputError. `NaN` and `Infinity` pass, as in every reader of config.json written in Python.
+    Raises InputError with line, column and the text there. `NaN` and `Infinity` pass, as in every reader of config.json
+    written in Python.
     """
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique if unique else None)
+        text = decoded(where, raw)
+    except InputError as error:
+        got, remedy = f"is not valid JSON ({error.problem.got})", "save it as UTF-8, or download it again"
+        raise InputError(where, got, "", remedy) from None
+    try:
+        value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise InputError(where, "is JSON nested too deeply") from None
-    except ValueError as error:  # not UTF-8, not JSON, a key twice, or a number of thousands of digits
+    except json.JSONDecodeError as error:
+        raise not_json(where, error) from None
+    except ValueError as error:  # a key twice, or a number of thousands of digits
         raise InputError(where, f"is not valid JSON ({shown(str(error), 160)[1:-1]})") from None
     if not isinstance(value, dict):
         raise InputError(where, f"holds a JSON {type(value).__name__}", "a JSON object")
     return value
+
+
+def not_json(where: str, error: json.JSONDecodeError) -> InputError:
+    """What to say of a text that is no JSON: `where` with line and column, what stands there, and what to do."""
+    text, at = error.doc, error.pos
+    line = text[text.rfind("\n", 0, at) + 1 :].partition("\n")[0].strip()
+    before = text[:at].rstrip()
+    if (before.endswith(",") and text[at : at + 1] in ("}", "]")) or error.msg.startswith("Illegal trailing comma"):
+        got, remedy = "a comma with nothing after it", "take the comma away"
+    elif at >= len(text.rstrip()):
+        got, remedy = "it ends too early", "the file was cut short: download it again"
+    else:
+        got, remedy = error.msg, "mend the text there, or download the file again"
+    column = at - text.rfind("\n", 0, at)
+    start = max(0, min(column - 1, len(line)) - SHOWN_BEFORE)
+    said = f"is not valid JSON ({got}), the text there is {shown(line[start : start + SHOWN_OF_LINE])}"
+    return InputError(f"{where}:{error.lineno}:{column}", said, "", remedy)
+
+
+def decoded(where: str, raw: bytes) -> str:
+    """The text in `raw`: UTF-8, or UTF-16 or UTF-32 that says so in its first bytes, which are no part of it.
+
+    Raises InputError for anything else.
+    """
+    encoding = next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        got = f"byte {error.start} is not {'UTF-8' if encoding.startswith('utf-8') else encoding.upper()}"
+        raise InputError(where, got, "text in UTF-8", "save the file as UTF-8, or download it again") from None
+
+
+def is_plain(raw: bytes) -> bool:
+    """Whether every reader takes these bytes for the text that `decoded` gives: many refuse a byte-order mark."""
+    return not any(raw.startswith(mark) for mark, _ in MARKS)
 
 
 def refuse_pointer(path: Path, start: bytes) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
@@ -14,20 +16,21 @@ from convert.model.reference import check_memory
 if TYPE_CHECKING:
     from convert.formats.base import Output
     from convert.validation.options import ValidateOptions
+    from validate.choices import ItemSet
     from validate.texts import InputSet
 
+SHORTEST_WINDOW = 16  # a limit below it is no limit of a model
 MORE_MEMORY = "run it on a machine with more, or leave `validate:` out and validate the files there"
 
 
 def check_all(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) -> list[Problem]:
     """Every problem of the options and the source, for these outputs."""
-    named = (*options.text, options.clicks, *options.images)
+    named = (*options.text, options.clicks, *options.images, *choice_files(options))
     missing = [path for path in named if path is not None and not path.is_file()]
     return [
         *(Problem("validate", f"no file {path}", remedy="paths are relative to the recipe") for path in missing),
         *_check_clicks(options),
         *_check_contents(options),
-        *_check_window(options, source),
         *_check_images(options, source, rows),
         *check_memory(source, "validate", MORE_MEMORY),
     ]
@@ -43,12 +46,28 @@ def input_sets(options: ValidateOptions) -> Sequence[InputSet]:
         raise StageError("validate", str(error)) from error
 
 
+def choice_files(options: ValidateOptions) -> list[Path]:
+    """The files of multiple-choice items that the recipe names."""
+    return [path for path in options.choices if isinstance(path, Path)]
+
+
+def item_sets(options: ValidateOptions) -> list[ItemSet]:
+    """Multiple-choice items, ours among them where they are named. Raises ValueError for what is none."""
+    from validate import choices
+
+    limit = options.choices_limit
+    sets = [choices.read_items(one, limit) if isinstance(one, Path) else choices.ours() for one in options.choices]
+    return [replace(one, items=one.items[:limit]) for one in sets]
+
+
 def _check_contents(options: ValidateOptions) -> list[Problem]:
-    """A text that is none and images that are none, before an hour is spent on the way to them."""
+    """A text, items or images that are none, before an hour is spent on the way to them."""
     problems = []
     try:
         if all(path.is_file() for path in options.text):
             input_sets(options)
+        if all(path.is_file() for path in choice_files(options)):
+            item_sets(options)
         if options.images:
             from validate import vision
 
@@ -95,14 +114,16 @@ def config_of(source: Bundle) -> JsonDict | None:
     return config if isinstance(config, dict) else None
 
 
-def _check_window(options: ValidateOptions, source: Bundle) -> list[Problem]:
-    """A window longer than what the model was made for measures how it breaks."""
+def window_of(options: ValidateOptions, source: Bundle) -> int:
+    """Tokens a window: as asked, or as many as the model was made for, beyond which it is measured how it breaks.
+
+    `original_max_position_embeddings` (Phi-3's long contexts) is where other rotary frequencies begin.
+    """
     config = config_of(source) or {}
     text = config.get("text_config", config)
-    longest = text.get("max_position_embeddings") if isinstance(text, dict) else None
-    if not isinstance(longest, int) or options.window <= longest:
-        return []
-    return [Problem("validate", f"window: {options.window}", f"at most the model's {longest} positions")]
+    words = ("max_position_embeddings", "original_max_position_embeddings")
+    found = [text.get(word) for word in words] if isinstance(text, dict) else []
+    return min([options.window, *(n for n in found if isinstance(n, int) and n >= SHORTEST_WINDOW)])
 
 
 def _check_clicks(options: ValidateOptions) -> list[Problem]:

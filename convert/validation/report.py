@@ -18,6 +18,7 @@ from convert.formats.base import Output
 from convert.progress import Progress
 
 if TYPE_CHECKING:
+    from validate.choices import ItemSet
     from validate.contract import Check
     from validate.measurement import Measurement, TensorError
     from validate.reference import Cached
@@ -87,6 +88,16 @@ def report(
         "outputs": list(outputs),
         "provenance": provenance,
     }
+
+
+def with_standing(content: Report, measurements: Sequence[Measurement], items: Sequence[ItemSet]) -> Report:
+    """The report with what is said of its outputs together, and the items that they were asked."""
+    from validate import report
+
+    found = report.with_standing(content, measurements)
+    if items:
+        found["choices"] = [{"name": one.name, "sha256": one.sha256, "items": len(one.items)} for one in items]
+    return found
 
 
 def formats(entries: Sequence[Entry]) -> dict[str, FormatEntry]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from convert.bundle import Model
-from convert.formats.gguf.general import general_metadata, name_parts, sampling, size_label, title
+from convert.formats.gguf.general import base_model_notes, general_metadata, name_parts, sampling, size_label, title
 from tests.fixtures_vocabulary import by_key, companions_of
 
 B = 10**9
@@ -117,3 +117,27 @@ def test_size_label(count: int, label: str) -> None:
 
 def test_title() -> None:
     assert title("fara-nano-v2-GGUF-7b") == "Fara Nano v2 GGUF 7b"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "https://huggingface.co/Org/Base-7B",
+        "http://www.huggingface.co/Org/Base-7B/",
+        "huggingface.co/Org/Base-7B/tree/main",
+        "https://hf.co/Org/Base-7B?library=transformers",
+        "[Org/Base-7B]",
+    ],
+)
+def test_an_address_of_a_base_model_is_its_id(said: str, tmp_path: Path) -> None:
+    companions = companions_of(tmp_path, README_md=f"---\nbase_model: {said}\n---\n")
+    fields = by_key(general_metadata(companions, Model("m"), 8 * B))
+    assert fields["general.base_model.0.repo_url"] == "https://huggingface.co/Org/Base-7B"
+    assert base_model_notes(companions.card) == []
+
+
+def test_a_base_model_that_is_nowhere_is_told() -> None:
+    lost = ["/home/me/models/base", "https://example.org/x/y", "https://huggingface.co/datasets/a/b", "../x"]
+    notes = base_model_notes({"base_model": [*lost, "Org/Base"]})
+    assert [note.split()[1].strip("'") for note in notes[:3]] == lost[:3]
+    assert all(note.endswith("is no model of the hub (org/name); left out") for note in notes)

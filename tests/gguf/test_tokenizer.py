@@ -104,8 +104,8 @@ def test_few_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_broken_tokenizer_is_refused_by_all_that_read_companions(tmp_path: Path) -> None:
     bundle = source(tmp_path / "m")
     (tmp_path / "m" / "tokenizer.json").write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         read_companions(bundle)
     found = read_companions(bundle, tokenizer=False)
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         read_tokenizer(found, SIZE, None)

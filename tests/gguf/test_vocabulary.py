@@ -67,15 +67,15 @@ def test_byte_level_fields(tmp_path: Path) -> None:
     tokenizer = byte_level(
         ABC,
         [["a", "b"], ["Ġ", "ab"]],
-        added_tokens=[added(5, "<|end|>"), added(6, "<tool>", special=False), added(8, "<|x|>", special=False)],
+        added_tokens=[added(5, "<|end|>"), added(6, "<tool>", special=False), added(7, "<|x|>", special=False)],
     )
     companions = companions_of(tmp_path, tokenizer_json=tokenizer, tokenizer_config_json={"eos_token": "<|end|>"})
     fields = by_key(vocabulary_metadata(companions, 10))
     assert fields == {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": ("a", "b", "Ġ", "ab", "Ġab", "<|end|>", "<tool>", "[PAD7]", "<|x|>", "[PAD9]"),
-        "tokenizer.ggml.token_type": (*[NORMAL] * 5, CONTROL, USER_DEFINED, UNUSED, CONTROL, UNUSED),
+        "tokenizer.ggml.tokens": ("a", "b", "Ġ", "ab", "Ġab", "<|end|>", "<tool>", "<|x|>", "[PAD8]", "[PAD9]"),
+        "tokenizer.ggml.token_type": (*[NORMAL] * 5, CONTROL, USER_DEFINED, CONTROL, UNUSED, UNUSED),
         "tokenizer.ggml.merges": ("a b", "Ġ ab"),
         "tokenizer.ggml.eos_token_id": 5,
         "tokenizer.ggml.eot_token_id": 5,

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from convert.bundle import Bundle
+from convert.formats.gguf import special_tokens
 from tests import tiny
 from tests.fixtures_validate import convert_tiny, folder, rewritten, tiny_text, weights
+from tests.parity import variants
 from validate import contract, runtimes
 from validate.contract import CONVERSATIONS, HARD_STRINGS, Check
 from validate.runtimes import llama_cpp, transformers
@@ -81,6 +83,35 @@ def test_another_end_of_sequence(broken: Broken, reference: Any) -> None:
     assert str(reference.identity().eos) in {d.reference for d in check.differences}
 
 
+def test_ends_that_llama_cpp_knows_by_name_are_those_of_the_converter() -> None:
+    assert contract.ENDS_BY_NAME == special_tokens.ENDS_BY_TEXT
+
+
+def test_an_end_of_turn_that_is_no_end_of_the_source(broken: Broken) -> None:
+    check = broken(tokenizer__ggml__eot_token_id=5)["special_ids"]
+    assert "end of turn is one of the source's ends" in {d.what for d in check.differences}
+
+
+def test_an_end_that_the_runtime_adds_by_its_name_is_a_note_and_one_left_out_a_failure(tmp_path: Path) -> None:
+    """A base model: <|im_end|> is in its vocabulary, and no file names it as an end."""
+
+    def base_model(folder: Path) -> Path:
+        tiny.tiny_qwen2(folder)
+        variants.base(folder)
+        return folder
+
+    bundles = convert_tiny(base_model, tmp_path, ["F32"])
+    good = weights(bundles, "F32").path
+    lost = {"tokenizer.ggml.eos_token_id": 3, "tokenizer.ggml.eot_token_id": 3}
+    wrong = rewritten(good, tmp_path / "wrong.gguf", lost)
+    with runtimes.open_session(transformers.RUNTIME, folder(bundles)) as reference:
+        for path, equal in ((good, True), (wrong, False)):
+            with runtimes.open_session(llama_cpp.RUNTIME, path) as candidate:
+                check = {c.name: c for c in contract.check_contract(reference, candidate)}["special_ids"]
+            assert (check.score == 1.0) is equal
+            assert "<|im_end|> (482)" in check.note
+
+
 def test_a_beginning_of_sequence_nobody_asked_for(broken: Broken) -> None:
     checks = broken(tokenizer__ggml__add_bos_token=True, tokenizer__ggml__bos_token_id=7)
     assert "BOS tokens put before a text" in {d.what for d in checks["special_ids"].differences}
@@ -148,6 +179,9 @@ def test_two_tokens_that_changed_places(broken: Broken, tiny_text: dict[str, Bun
 
 class Stub:
     """A session that only tokenizes."""
+
+    def tokenize_by_file(self, text: str) -> None:
+        """There is no file."""
 
     def __init__(self, tokenize: Callable[[str], list[int]], **identity: Any) -> None:
         self._tokenize, self._identity = tokenize, runtimes.Identity(vocab=9, **identity)

@@ -42,6 +42,7 @@ class ToySession(ReferenceSession):
     def logits(self, tokens): return np.sin(np.outer(np.arange(1, len(tokens) + 1), np.arange(50))).astype(np.float32)
     def decode_logits(self, tokens): return self.logits(tokens)
     def generate(self, tokens, count): return [7] * count
+    def choices(self, prompts, drafts): return [[7] * (len(draft) + 1) for draft in drafts]
     def render(self, messages, tools, generation_prompt, templates=None): return "rendered"
 
 class Toy(Runtime):
@@ -122,7 +123,17 @@ def test_ours_are_made_in_this_order() -> None:
     sessions = [m for m in ours if m not in (*windows, *fresh, *files)]
     assert [m.__name__ for m in fresh] == ["Speed"]
     assert [m.__name__ for m in windows] == ["Drift"]
-    assert [m.__name__ for m in sessions] == ["Contract", "Cache", "Writing", "Stops", "Tools", "Images", "Clicks"]
+    assert [m.__name__ for m in sessions] == [
+        "Contract",
+        "Settings",
+        "Cache",
+        "Writing",
+        "Stops",
+        "Tools",
+        "Flips",
+        "Images",
+        "Clicks",
+    ]
     assert [m.__name__ for m in files] == ["Tensors", "Stated"]
     assert len(set(measures.names())) == len(measures.names())
 
@@ -162,6 +173,9 @@ class Table(SaysNothing):
 class Writer(Table):
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         return [7] * count
+
+    def choices(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]]) -> list[list[int]]:
+        return [[7] * (len(draft) + 1) for draft in drafts]
 
 
 class InPlace(Runtime):

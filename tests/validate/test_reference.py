@@ -33,13 +33,15 @@ class Source(SaysNothing):
         self.asked.append("logits")
         return self._table[list(tokens)]
 
-    def generate(self, tokens: Sequence[int], count: int) -> list[int]:
-        self.asked.append("generate")
-        return [7] * count
+    def choices(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]]) -> list[list[int]]:
+        self.asked.append("choices")
+        return [[7] * (len(draft) + 1) for draft in drafts]
 
-    def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
-        self.asked.append("image_generate")
-        return [[len(p), int(i.sum()) % VOCAB] for p, i in zip(prompts, images, strict=True)]
+    def image_choices(
+        self, prompts: Sequence[str], images: Sequence[np.ndarray], drafts: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        self.asked.append("image_choices")
+        return [[int(i.sum()) % VOCAB] * (len(d) + 1) for i, d in zip(images, drafts, strict=True)]
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
         self.asked.append("image_embeddings")
@@ -57,8 +59,8 @@ def ask(reference: Reference) -> list[object]:
     kept = reference.compressed_logits([1, 2, 3])
     return [
         *(kept.top(place, 3)[0].tolist() for place in range(kept.count)),
-        reference.generate([1, 2], 4),
-        reference.image_generate(["a", "bc"], [PIXELS, PIXELS + 1], 5),
+        reference.choices([[1, 2], [3]], [[4, 4], []]),
+        reference.image_choices(["a", "bc"], [PIXELS, PIXELS + 1], [[5], [5, 6]]),
         reference.image_embeddings(PIXELS).tolist(),
         reference.image_logits("abc", PIXELS).tolist(),
     ]
@@ -67,7 +69,7 @@ def ask(reference: Reference) -> list[object]:
 def test_a_second_run_asks_nothing_and_hears_the_same(tmp_path: Path) -> None:
     first, second = Source(), Source(scale=5.0)
     said = ask(Reference(first, tmp_path, "model", ROOM))
-    assert sorted(first.asked) == ["generate", "image_embeddings", "image_generate", "image_logits", "logits"]
+    assert sorted(first.asked) == ["choices", "image_choices", "image_embeddings", "image_logits", "logits"]
     assert ask(Reference(second, tmp_path, "model", ROOM)) == said
     assert second.asked == []
 
@@ -151,12 +153,12 @@ def test_what_nobody_asked_for_is_thrown_away(tmp_path: Path) -> None:
     assert untouched.asked == []
 
 
-def test_without_a_folder_nothing_is_kept() -> None:
+def test_without_a_folder_answers_are_kept_in_memory() -> None:
     source = Source()
     reference = Reference(source, None, "model", ROOM)
     ask(reference)
     ask(reference)
-    assert len(source.asked) == 10
+    assert len(source.asked) == 5
     reference.forget_others()
 
 

@@ -288,6 +288,59 @@ def test_what_a_runtime_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.
     assert session._process.returncode == 0
 
 
+LOGGING_RUNTIME = """
+import numpy as np
+from validate.errors import RuntimeFailure
+from validate.runtimes.base import Runtime, Session
+class LoggingSession(Session):
+    def __init__(self, log): self.log = log
+    def identity(self): return None
+    detokenize = pieces = identity
+    def tokenize(self, text, **options): return [len(text)]
+    def logits(self, tokens):
+        with self.log.open("a") as file: file.write(f"{tokens[0]} ")
+        if tokens[0] == 3: raise RuntimeFailure("no third window")
+        return np.full((len(tokens), 2), tokens[0], np.float32)
+class Logging(Runtime):
+    NAME = "logging"
+    def version(self): return "1"
+    def open(self, model, **options): return LoggingSession(model)
+RUNTIME = Logging()
+"""
+
+
+@pytest.fixture
+def logging_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IsolatedSession]:
+    (tmp_path / "logging_runtime.py").write_text(LOGGING_RUNTIME)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    runtime = importlib.import_module("logging_runtime").RUNTIME
+    with IsolatedSession(runtime, tmp_path / "log", projector=None, context=1, threads=1) as session:
+        yield session
+
+
+def test_the_next_window_is_computed_while_the_caller_looks_at_one(
+    logging_session: IsolatedSession, tmp_path: Path
+) -> None:
+    found = logging_session.logits_of([[1] * 4, [2] * 5])
+    first = next(found)
+    _until(lambda: (tmp_path / "log").read_text() == "1 2 ")  # nobody asked for the second yet
+    assert logging_session.tokenize("four") == [4]  # another question in between gets its own answer
+    assert first.shape == (4, 2)
+    assert (first == 1).all()
+    second = next(found)
+    assert second.shape == (5, 2)
+    assert (second == 2).all()
+    assert next(found, None) is None
+
+
+def test_a_window_that_fails_is_raised_where_it_is_asked_for(logging_session: IsolatedSession) -> None:
+    found = logging_session.logits_of([[1], [3], [2]])
+    assert next(found) is not None
+    with pytest.raises(RuntimeFailure, match="no third window"):
+        next(found)
+    assert (logging_session.logits([7]) == 7).all()  # and the session goes on
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_busy_process_does_not_outlive_the_one_that_asked(tmp_path: Path, how: signal.Signals) -> None:
     (tmp_path / "sleepy.py").write_text(

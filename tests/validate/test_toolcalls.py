@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from validate.samples import TOOL
-from validate.toolcalls import ANSWER_TOKENS, Prompt, ToolCalls, answers, score, valid_call
+from validate.toolcalls import ToolCalls, score, valid_call
 
 CLICK = '{"name": "computer_use", "arguments": {"action": "left_click", "coordinate": [10, 20]}}'
 BARE = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}
@@ -131,15 +130,3 @@ def test_both_sides_are_counted() -> None:
     assert score([], [], []).metrics == {}
     with pytest.raises(ValueError, match="zip"):
         score([None], [CLICK], [])
-
-
-def test_answers_are_written_and_read() -> None:
-    asked = []
-
-    def generate(tokens: list[int], count: int) -> list[int]:
-        asked.append((tokens, count))
-        return [*tokens, 9]
-
-    session: Any = SimpleNamespace(generate=generate, detokenize=lambda ids: " ".join(map(str, ids)))
-    assert answers(session, [Prompt([1, 2], None), Prompt([3], [TOOL])]) == ["1 2 9", "3 9"]
-    assert asked == [([1, 2], ANSWER_TOKENS), ([3], ANSWER_TOKENS)]

@@ -16,9 +16,12 @@ from convert.errors import StageError
 from convert.model.reference import link_files
 from convert.progress import Silent
 from convert.run import Result
+from convert.source.stage import STAGE as source
+from convert.validation.checks import window_of
 from convert.validation.limits import limits_of
 from convert.validation.outputs import outputs
 from convert.validation.stage import STAGE as stage
+from tests import tiny
 from tests.fixtures_validate import rewritten, tiny_text, tiny_vision, weights
 from validate import compare, measurement, runtimes, vision
 
@@ -243,9 +246,16 @@ def test_a_text_and_an_image_that_are_none_are_problems(tiny_text: dict[str, Bun
     assert "not an image" in str(stage.check(stage.Options(images=[path]), tiny_text)[0])
 
 
-def test_a_window_longer_than_the_model_is_a_problem(tiny_text: dict[str, Bundle]) -> None:
-    (problem,) = stage.check(stage.Options(window=30_000), tiny_text)
-    assert "window: 30000" in str(problem)
+@pytest.mark.parametrize(
+    ("words", "window"),
+    [({}, 512), ({"original_max_position_embeddings": 128}, 128), ({"max_position_embeddings": 64}, 64)],
+)
+def test_a_window_is_no_longer_than_what_the_model_was_made_for(
+    words: dict[str, int], window: int, tmp_path: Path
+) -> None:
+    bundle = source.forecast(source.Options(path=tiny.tiny_llama(tmp_path / "tiny", layers=1, **words)), {})
+    assert window_of(stage.Options(window=30_000), bundle) == window
+    assert window_of(stage.Options(window=32), bundle) == 32
 
 
 def test_nothing_to_validate_is_a_problem(tiny_text: dict[str, Bundle]) -> None:
@@ -371,7 +381,7 @@ def test_every_graph_that_gives_logits_is_a_row_and_its_files_count() -> None:
 
 def test_a_second_runtime_makes_a_second_row_of_what_it_runs() -> None:
     inputs = several({"onnx": ["onnx/fp32", "onnx/int4"], "genai": ["onnx-genai/int4"], "trt": ["tensorrt/fp32"]})
-    rows = outputs(inputs, ["openvino"])
+    rows = outputs(inputs, {"openvino": runtimes.load("openvino")})
     assert [row.label for row in rows] == [
         "onnx/fp32",
         "onnx/fp32@openvino",
@@ -389,7 +399,7 @@ def test_a_second_runtime_makes_a_second_row_of_what_it_runs() -> None:
 
 
 def test_a_second_runtime_is_one_that_there_is_and_has_something_to_run(tiny_text: dict[str, Bundle]) -> None:
-    with pytest.raises(ValueError, match="no second runtime 'openvin', only openvino; did you mean 'openvino'"):
+    with pytest.raises(ValueError, match="no second runtime 'openvin', only openvino, vllm; did you mean 'openvino'"):
         stage.Options(also_on="openvin")
     (problem,) = stage.check(stage.Options(also_on="openvino"), tiny_text)
     assert "runs no output of this recipe" in str(problem)

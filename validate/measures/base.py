@@ -1,7 +1,7 @@
 """What a measure is: when it is made, what it needs, and what it writes into a candidate's Measurement.
 
 SessionMeasure    of an open candidate, one after the other (FRESH: of each, before anything else)
-WindowMeasure     of the logits of every window, all open candidates side by side
+WindowMeasure     of the logits of every window, one after the other
 FileMeasure       of a candidate's files; nothing runs
 """
 
@@ -28,6 +28,7 @@ class Comparison:
     reference: Reference
     questions: Questions
     progress: Progress
+    candidates: Sequence[Candidate] = ()
 
 
 @dataclass(eq=False)
@@ -62,7 +63,7 @@ class Measure(ABC):
 
     def __init__(self, comparison: Comparison) -> None:
         self.reference, self.questions = comparison.reference, comparison.questions
-        self.progress = comparison.progress
+        self.progress, self.candidates = comparison.progress, comparison.candidates
 
 
 class SessionMeasure(Measure):
@@ -76,6 +77,10 @@ class SessionMeasure(Measure):
     """Measures that must have come to their end for this candidate."""
     DESPITE_FAILURES: ClassVar[bool] = False
     """Whether it says something new of a candidate with which something is wrong already."""
+    WRITTEN: ClassVar[str] = ""
+    """The name in `Measurement.written` of what `settle` judges; empty where nothing is written."""
+    TAKES_LONG: ClassVar[bool] = False
+    """Whether it is worth a line of progress."""
 
     def is_asked(self, running: RunningCandidate) -> bool:
         """Whether reference, questions and candidate give anything to measure; it may write down why not."""
@@ -88,9 +93,18 @@ class SessionMeasure(Measure):
     def on_reference_window(self, window: Window, logits: CompressedLogits) -> None:
         """The reference has read a window: for what looks for something in its texts."""
 
+    def prepare(self) -> None:
+        """Before any candidate is opened: ask the reference what its weights have to answer."""
+
     @abstractmethod
     def measure(self, running: RunningCandidate) -> None:
-        """Write into `running.result` what there is to say."""
+        """Write into `running.result` what there is to say.
+
+        The reference's weights may be gone: of it only what `prepare` asked, its tokenizer and its templates are there.
+        """
+
+    def settle(self, wrote: Sequence[tuple[Candidate, Measurement]]) -> None:
+        """All candidates are closed: judge what they wrote, `result.written[WRITTEN]`."""
 
 
 class WindowMeasure(SessionMeasure):

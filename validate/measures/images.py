@@ -18,6 +18,11 @@ class Images(SessionMeasure):
     NEEDS = (Ability.IMAGES,)
     DESPITE_FAILURES = True
 
+    def prepare(self) -> None:
+        """What the reference makes of every image, where a candidate can be shown one."""
+        if self.reference.identity().has_vision and any(c.projector and not c.text_only for c in self.candidates):
+            _ = self._no_images_reason
+
     def is_asked(self, running: RunningCandidate) -> bool:
         candidate, result = running.candidate, running.result
         if not self.reference.identity().has_vision:

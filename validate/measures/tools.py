@@ -5,9 +5,11 @@ Calls that answer a screenshot are counted where the clicks are made.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
 
 from validate import toolcalls
+from validate.measurement import Candidate, Measurement
+from validate.measures._drafted import reference_texts
 from validate.measures.base import RunningCandidate, SessionMeasure
 from validate.runtimes.base import Ability
 
@@ -18,18 +20,31 @@ class Tools(SessionMeasure):
     PART = "tool calls"
     PLACE = 50
     NEEDS = (Ability.GENERATE,)
+    TAKES_LONG = True
+    WRITTEN = "tool calls"
 
     def is_asked(self, running: RunningCandidate) -> bool:
         return bool(self.questions.tool_prompts)
 
     def measure(self, running: RunningCandidate) -> None:
-        prompts = self.questions.tool_prompts
-        tools, wanted = [prompt.tools for prompt in prompts], self._reference_answers
-        running.result.count_calls(toolcalls.score(tools, wanted, toolcalls.answers(running.session, prompts)))
+        session, result = running.session, running.result
+        written = [session.generate(prompt.tokens, toolcalls.ANSWER_TOKENS) for prompt in self.questions.tool_prompts]
+        result.written[self.WRITTEN] = written
+        result.answers[self.WRITTEN] = [session.detokenize(tokens) for tokens in written]
 
-    @cached_property
-    def _reference_answers(self) -> list[str]:
-        return toolcalls.answers(self.reference, self.questions.tool_prompts)
+    def settle(self, wrote: Sequence[tuple[Candidate, Measurement]]) -> None:
+        self.progress.start("the source reads tool calls", 0, "tok")
+        prompts, reference = self.questions.tool_prompts, self.reference
+        texts = reference_texts(
+            lambda rows, drafts: reference.choices([prompts[i].tokens for i in rows], drafts),
+            wrote,
+            self.WRITTEN,
+            toolcalls.ANSWER_TOKENS,
+            reference.identity().end_of_generation,
+        )
+        tools, wanted = [prompt.tools for prompt in prompts], [reference.detokenize(text) for text in texts]
+        for _, result in wrote:
+            result.count_calls(toolcalls.score(tools, wanted, result.answers[self.WRITTEN]))
 
 
 MEASURE = Tools

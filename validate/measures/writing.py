@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from validate import continuation
+from validate.measurement import Candidate, Measurement
+from validate.measures._drafted import reference_texts
 from validate.measures.base import RunningCandidate, SessionMeasure
 from validate.runtimes.base import Ability
 
@@ -17,18 +20,30 @@ class Writing(SessionMeasure):
     PART = "greedy"
     PLACE = 30
     NEEDS = (Ability.GENERATE,)
+    TAKES_LONG = True
+    WRITTEN = "greedy"
 
     def measure(self, running: RunningCandidate) -> None:
-        prompts, wanted = self._reference_texts
-        got = [running.session.generate(prompt, GREEDY_TOKENS) for prompt in prompts]
-        running.result.greedy = continuation.compare_continuations(prompts, wanted, got)
-        running.result.metrics |= running.result.greedy.metrics
+        written = [running.session.generate(prompt, GREEDY_TOKENS) for prompt in self._prompts]
+        running.result.written[self.WRITTEN] = written
+
+    def settle(self, wrote: Sequence[tuple[Candidate, Measurement]]) -> None:
+        self.progress.start("the source reads what was written", 0, "tok")
+        prompts, ends = self._prompts, self.reference.identity().end_of_generation
+        wanted = reference_texts(
+            lambda rows, drafts: self.reference.choices([prompts[i] for i in rows], drafts),
+            wrote,
+            self.WRITTEN,
+            GREEDY_TOKENS,
+            ends,
+        )
+        for _, result in wrote:
+            result.greedy = continuation.compare_continuations(prompts, wanted, result.written[self.WRITTEN])
+            result.metrics |= result.greedy.metrics
 
     @cached_property
-    def _reference_texts(self) -> tuple[list[list[int]], list[list[int]]]:
-        """Prompts from the windows, and how the reference goes on."""
-        prompts = continuation.greedy_prompts(self.questions.windows, self.questions.sets_of_windows)
-        return prompts, [self.reference.generate(prompt, GREEDY_TOKENS) for prompt in prompts]
+    def _prompts(self) -> list[list[int]]:
+        return continuation.greedy_prompts(self.questions.windows, self.questions.sets_of_windows)
 
 
 MEASURE = Writing

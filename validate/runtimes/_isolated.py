@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import TypeVar, cast
@@ -19,13 +20,21 @@ from validate.errors import Killed, NotOnThisMachine, RuntimeFailure, Unsupporte
 from validate.json_types import Message
 from validate.runtimes._pipe import receive, send
 from validate.runtimes._watchdog import Watchdog
-from validate.runtimes.base import Ability, Identity, Runtime, Session
+from validate.runtimes.base import Ability, Identity, ModelSettings, Runtime, Session
 from validate.speed import Speed
 
 LAST_WORDS = 600  # characters of the process's stderr worth quoting
 CLOSE_SECONDS = 10
 _FAILURES = {kind.__name__: kind for kind in (Unsupported, NotOnThisMachine)}
 _Answer = TypeVar("_Answer")
+
+
+@dataclass
+class _Question:
+    """A method that was asked for; its answer once that came."""
+
+    method: str
+    answer: object = None
 
 
 class IsolatedSession(Session):
@@ -37,6 +46,7 @@ class IsolatedSession(Session):
         self._name = runtime.NAME
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._pipe, theirs = Pipe()
+        self._owed: _Question | None = None  # whose answer was not received yet
         self._process = subprocess.Popen(
             [sys.executable, "-m", "validate.runtimes._worker", _reference(runtime), str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
@@ -55,17 +65,41 @@ class IsolatedSession(Session):
 
     def _ask(self, answer: type[_Answer], method: str, *args: object, **options: object) -> _Answer:
         """What the session there answers to a method, of the type `answer`; what it raises is raised here."""
+        question = _Question(method)
+        self._send(question, args, options)
+        return self._receive(answer, question)
+
+    def _send(self, question: _Question, args: Sequence[object], options: Mapping[str, object]) -> None:
+        """Put a question; the other process works on it until `_receive`, and one before it is received first."""
+        if self._owed is not None:
+            self._settle(self._owed)
         try:
-            with self._watchdog:
-                send(self._pipe, (method, args, options))
-                kind, value = cast(tuple[str, _Answer | str], receive(self._pipe))
+            send(self._pipe, (question.method, args, options))
         except (EOFError, OSError) as error:
-            words = self._exit_words(method)
-            outside = self._process.returncode == -signal.SIGKILL and not self._watchdog.reason
-            raise (Killed if outside else RuntimeFailure)(words) from error
+            raise self._death(question.method) from error
+        self._owed = question
+
+    def _receive(self, answer: type[_Answer], question: _Question) -> _Answer:
+        if question.answer is None:
+            self._settle(question)
+        kind, value = cast(tuple[str, _Answer | str], question.answer)
         if kind == "answer":
             return cast(_Answer, value)
         raise _FAILURES.get(kind, RuntimeFailure)(value)
+
+    def _settle(self, question: _Question) -> None:
+        """Wait for the answer that is owed."""
+        self._owed = None
+        try:
+            with self._watchdog:
+                question.answer = receive(self._pipe)
+        except (EOFError, OSError) as error:
+            raise self._death(question.method) from error
+
+    def _death(self, method: str) -> RuntimeFailure | Killed:
+        words = self._exit_words(method)
+        outside = self._process.returncode == -signal.SIGKILL and not self._watchdog.reason
+        return (Killed if outside else RuntimeFailure)(words)
 
     def _exit_words(self, method: str) -> str:
         try:
@@ -103,6 +137,19 @@ class IsolatedSession(Session):
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         return self._ask(np.ndarray, "logits", tokens)
 
+    def logits_of(self, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+        following: _Question | None = None
+        for number, tokens in enumerate(windows):
+            question = following or self._put_logits(tokens)
+            found = self._receive(np.ndarray, question)
+            following = self._put_logits(windows[number + 1]) if number + 1 < len(windows) else None
+            yield found
+
+    def _put_logits(self, tokens: Sequence[int]) -> _Question:
+        question = _Question("logits")
+        self._send(question, (tokens,), {})
+        return question
+
     def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
         return self._ask(np.ndarray, "decode_logits", tokens)
 
@@ -120,6 +167,9 @@ class IsolatedSession(Session):
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         return self._ask(list[list[int]], "image_generate", prompts, images, count)
+
+    def settings(self) -> ModelSettings:
+        return self._ask(ModelSettings, "settings")
 
     def image_tokens(self, width: int, height: int) -> int:
         return self._ask(int, "image_tokens", width, height)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeAlias
 
 import numpy as np
 
@@ -45,6 +45,23 @@ class Identity:
     own_templates: bool = True  # renders chat templates with an engine of its own, not with transformers
     parameters: int = 0  # weights in the file, as the runtime counts them; 0 where it does not
     pixel_limits: tuple[int, int] | None = None  # of a scaled image; None where no file says
+
+
+Setting: TypeAlias = bool | int | float | str | tuple[int | float | str, ...]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a session would use the model: a setting, by transformers' name for it -> its value. Units as transformers'.
+
+    `where` is what holds them, in a word: "GGUF".
+    """
+
+    where: str = ""
+    values: Mapping[str, Setting] = field(default_factory=dict)
+    defaults: Mapping[str, Setting] = field(default_factory=dict)  # the runtime's own, where the file says nothing
+    no_place: Mapping[str, str] = field(default_factory=dict)  # what the format cannot hold -> what to do instead
+    elsewhere: frozenset[str] = frozenset()  # held in another form, or compared by another check
 
 
 class Ability(StrEnum):
@@ -82,6 +99,15 @@ class Session(ABC):
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """float32 (token, vocab), every position, from an empty cache."""
 
+    def logits_of(self, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+        """The `logits` of one window after the other, each to be used before the next is asked for.
+
+        A session that computes elsewhere works on the next window while the caller looks at this one. What a window
+        raises is raised where it is asked for, and ends the iteration.
+        """
+        for tokens in windows:
+            yield self.logits(tokens)
+
     # ---- what a runtime may not offer
 
     def can(self, ability: Ability) -> bool:
@@ -107,6 +133,10 @@ class Session(ABC):
     def render(self, messages: Sequence[Message], tools: Sequence[Message] | None, generation_prompt: bool) -> str:
         """The conversation as the runtime's own template engine writes it."""
         raise _unsupported("render")
+
+    def settings(self) -> ModelSettings:
+        """How the runtime would sample, how far it reads and how it turns positions, by what the files say."""
+        raise _unsupported("settings")
 
     def image_tokens(self, width: int, height: int) -> int:
         """How many image tokens an image of that size becomes; nothing is run for it."""
@@ -172,6 +202,31 @@ class ReferenceSession(Session):
         templates: Mapping[str, str] | None = None,
     ) -> str:
         """The rendered conversation; with `templates`, those instead of the source's own."""
+
+    def tokenize_by_file(self, text: str) -> list[int] | None:
+        """Ids, special tokens read and added, as the library that the tokenizer's file is made for gives them.
+
+        None where there is no such file, or no library for it: `tokenize` is all there is to compare with.
+        """
+        return None
+
+    @property
+    def bytes_held(self) -> int:
+        """Memory that `give_back` frees."""
+        return 0
+
+    def give_back(self) -> None:
+        """Free the weights; who asks for what needs them loads them again."""
+
+    def choices(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The likeliest token behind each prompt and behind each token of the draft that follows it, in one pass."""
+        raise _unsupported("choices")
+
+    def image_choices(
+        self, prompts: Sequence[str], images: Sequence[np.ndarray], drafts: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        """As `choices`, after each prompt with one IMAGE_MARK."""
+        raise _unsupported("image_choices")
 
     @property
     def image_unit(self) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib.metadata
 import importlib.util
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -118,6 +120,16 @@ class TransformersSession(CheckpointFolder):
         fits = free is None or need.full_bytes <= free * memory.FREE_SHARE
         return need.full_bytes if fits else need.half_bytes
 
+    @property
+    def bytes_held(self) -> int:
+        if vars(self).get("_model") is None:
+            return 0
+        return sum(tensor.nbytes for tensor in (*self._model.parameters(), *self._model.buffers()))
+
+    def give_back(self) -> None:
+        vars(self).pop("_model", None)
+        gc.collect()  # a model's hooks point back at it
+
     def run_layers(self, tokens: Sequence[int]) -> None:
         """Put tokens through every layer below the head; what is hooked into `model` sees them go by."""
         with self._running():
@@ -145,6 +157,30 @@ class TransformersSession(CheckpointFolder):
             )
         return [until_end(row, ends) for row in out[:, inputs["input_ids"].shape[1] :].tolist()]
 
+    def choices(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Rows are padded behind their end, where no causal model looks: any architecture may be read so."""
+        rows = [[*prompt, *draft] for prompt, draft in zip(prompts, drafts, strict=True)]
+        longest = max(map(len, rows))
+        ids = self._torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        first = min(map(len, prompts)) - 1
+        picked = self._likeliest({"input_ids": ids}, longest - first)
+        return [
+            picks[len(prompt) - 1 - first :][: len(draft) + 1]
+            for prompt, draft, picks in zip(prompts, drafts, picked, strict=True)
+        ]
+
+    def _likeliest(self, inputs: Mapping[str, Tensor], count: int) -> list[list[int]]:
+        """(row, count) the likeliest token behind each of the last `count` ones of every row."""
+        with self._running():
+            few = {"logits_to_keep": count} if self._keeps_few else {}
+            out = self._model(**inputs, use_cache=False, **few)
+        return out.logits[:, -count:].argmax(-1).tolist()  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def _keeps_few(self) -> bool:
+        """Whether the model computes logits of the positions asked for alone: 600 MB for a thousand of 152k."""
+        return "logits_to_keep" in inspect.signature(type(self._model).forward).parameters
+
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
@@ -168,6 +204,21 @@ class TransformersSession(CheckpointFolder):
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         return self._greedy(self._tensors(self.image_inputs(prompts, images)), count)
+
+    def image_choices(
+        self, prompts: Sequence[str], images: Sequence[np.ndarray], drafts: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        arrays = self.image_inputs(prompts, images)
+        longest = max(map(len, drafts))
+        behind = np.zeros((len(drafts), longest), np.int64)
+        for row, draft in zip(behind, drafts, strict=True):
+            row[: len(draft)] = draft
+        arrays["input_ids"] = np.concatenate([arrays["input_ids"], behind], 1)
+        for name, more in (("attention_mask", np.ones_like(behind)), (self.images.kinds, np.zeros_like(behind))):
+            if name:
+                arrays[name] = np.concatenate([arrays[name], more.astype(arrays[name].dtype)], 1)
+        picked = self._likeliest(self._tensors(arrays), longest + 1)
+        return [picks[: len(draft) + 1] for picks, draft in zip(picked, drafts, strict=True)]
 
     def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         return {name: self._torch.from_numpy(array) for name, array in arrays.items()}

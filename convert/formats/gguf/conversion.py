@@ -17,7 +17,7 @@ from convert.architectures._graph_spec import GraphSpec, LeftOut
 from convert.bundle import Bundle, Model, Role
 from convert.errors import ConvertError, PlanError, Problem, StageError
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
-from convert.formats.gguf.general import general_metadata, size_label
+from convert.formats.gguf.general import base_model_notes, general_metadata, size_label
 from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
 from convert.formats.gguf.ledger import Ledger, match_tensors
 from convert.formats.gguf.split import split_plans
@@ -103,7 +103,12 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
         about.projector(specs[1], tensors[1], str(settings.mmproj or "F16")) if len(specs) > 1 else None,
         ledger.left_out,
         ledger.tied,
-        (*(note for spec in specs for note in spec.notes), *companions.notes, *tokenizer.notes),
+        (
+            *(note for spec in specs for note in spec.notes),
+            *companions.notes,
+            *base_model_notes(companions.card),
+            *tokenizer.notes,
+        ),
         imatrix,
         tokenizer.asked,
     )

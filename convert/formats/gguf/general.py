@@ -16,6 +16,7 @@ from convert.bundle import Model
 from convert.gguf_field import Field, GGUFValueType
 from convert.json_types import JsonObject
 from convert.source.companions import Companions
+from convert.source.untrusted import shown
 
 HUB = "https://huggingface.co"
 
@@ -27,6 +28,9 @@ SAMPLING: tuple[tuple[str, str, GGUFValueType], ...] = (
     ("repetition_penalty", "general.sampling.penalty_repeat", GGUFValueType.FLOAT32),
 )
 """generation_config.json's word -> the key llama.cpp reads its default from (src/llama-arch.cpp, LLM_KV_NAMES)."""
+
+ID = r"([\w.-]+/[\w.-]+)"  # org/name
+ADDRESS = rf"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?!datasets/|spaces/){ID}(?:[/?#].*)?"
 
 CARD_KEYS: tuple[tuple[str, str], ...] = (
     ("license", "general.license"),
@@ -99,7 +103,7 @@ def _source(model: Model) -> dict[str, str]:
 
 def _base_models(card: JsonObject) -> list[Field]:
     """general.base_model.*: the models this one was made from, as the card's `base_model` lists them."""
-    names = [name for name in _texts(card.get("base_model")) if re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
+    names = [id for name in _texts(card.get("base_model")) if (id := _hub_id(name))]
     if not names:
         return []
     fields = [Field.uint32("general.base_model.count", len(names))]
@@ -113,6 +117,18 @@ def _base_models(card: JsonObject) -> list[Field]:
         fields.append(Field.string(f"{key}.organization", title(organization)))
         fields.append(Field.string(f"{key}.repo_url", f"{HUB}/{full}"))
     return fields
+
+
+def _hub_id(name: str) -> str:
+    """The hub's id in `org/name`, or in an address of the model's page; empty for anything else."""
+    match = re.fullmatch(ID, name.strip()) or re.fullmatch(ADDRESS, name.strip())
+    return match[1] if match else ""
+
+
+def base_model_notes(card: JsonObject) -> list[str]:
+    """What the card says under base_model that is no model of the hub, and is not written."""
+    lost = [name for name in _texts(card.get("base_model")) if not _hub_id(name)]
+    return [f"base_model {shown(name)} of the model card is no model of the hub (org/name); left out" for name in lost]
 
 
 def _lists(card: JsonObject) -> list[Field]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from convert.architectures import Family
+from convert.architectures import Family, TensorRole
 from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor
 from convert.errors import Problem
 from convert.source.checkpoint import LazyTensor
@@ -65,7 +65,10 @@ def match_tensors(
         else:
             unknown.append(source.name)
     problems += _misfits(entries)
-    problems += _lacking([name for name in known if name not in found], "lacks", "download the model again")
+    missing = [name for name in known if name not in found]
+    heads = [name for name in missing if known[name][1].role is TensorRole.HEAD]
+    problems += _headless(heads)
+    problems += _lacking([name for name in missing if name not in heads], "lacks", "download the model again")
     problems += _lacking(unknown, "has unknown tensors:", "config.json describes another model, or they are new")
     tied = ((sources[name], found[rule.same_as]) for name, rule in left_out.items() if rule.same_as in found)
     return Ledger(tuple(entries), left_out, tuple(tied), tuple(problems))
@@ -118,6 +121,20 @@ def _mixed(entries: Iterable[Entry]) -> list[str]:
             if output.place is not None and not output.packed:
                 kinds.setdefault(output.name, set()).add(entry.source.dtype)
     return [f"{name} from {' and '.join(sorted(types))}" for name, types in kinds.items() if len(types) > 1]
+
+
+def _headless(heads: Sequence[str]) -> list[Problem]:
+    """That there is no output head, where the embedding is not said to be one."""
+    return [
+        Problem(
+            "checkpoint",
+            f"lacks {name}, the output head, and tie_word_embeddings is false (or its default) in config.json",
+            "a head of its own, or a config that ties it to the embedding",
+            "if the model was trained with the two tied, set tie_word_embeddings to true in config.json; if not, the "
+            "head was lost when it was saved: save the model again, whole, where it was trained or merged",
+        )
+        for name in heads
+    ]
 
 
 def _lacking(names: Sequence[str], what: str, remedy: str) -> list[Problem]:

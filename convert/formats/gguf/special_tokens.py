@@ -133,6 +133,8 @@ def find(
         if number is not None:
             ids.setdefault(kind, number)
     before, after = _added(companions, ids, texts) if model != "bert" else _around_bert(companions, ids, texts)
+    if before and companions.tokenizer_config.get("add_bos_token") is False:
+        notes.append(_BOS_DISPUTED)
     if add_bos and not before and "bos" in ids:
         before = [ids["bos"]]
     if model == "bert" and after:
@@ -143,6 +145,10 @@ def find(
     return SpecialTokens(ids, add_bos=bool(before), add_eos=bool(after), notes=tuple(notes))
 
 
+_BOS_DISPUTED = (
+    "tokenizer_config.json says add_bos_token: false and tokenizer.json puts a BOS before a text: transformers 5 and "
+    "this file do as tokenizer.json says, transformers 4 adds none"
+)
 _USUAL = {
     "bos": ("<s>", "[CLS]"),
     "eos": ("</s>",),

@@ -280,6 +280,12 @@ class GGUFStage(Stage[GGUFOptions]):
             problems += _lacking_modules() or imatrix.check(options.imatrix.asked, inputs)
         return problems
 
+    def lacking(self, options: GGUFOptions, made: Bundle) -> list[str]:
+        """The types that cannot hold a value of the model."""
+        there = {artifact.type for artifact in made.of(Role.WEIGHTS)}
+        lost = [kind for kind in dict.fromkeys(options.types) if MIXES[kind].name not in there]
+        return [f"{kind} is not made: it cannot hold a value of this model, use BF16" for kind in lost]
+
     def forecast(self, options: GGUFOptions, inputs: Inputs) -> Bundle:
         """The bundle that `run` will return, with the exact sizes of its files."""
         conversion = _prepare(options, inputs)
@@ -340,7 +346,8 @@ class GGUFStage(Stage[GGUFOptions]):
         names = ", ".join(plan.name for group in conversion.groups for plan in group.plans)
         progress.start(f"writing {names}", sum(group.source_bytes for group in conversion.groups))
         made = [write_files(out, group, progress) for group in conversion.groups]
-        first = conversion.text.plans[0]
+        there = {artifact.path.name for artifact in made[0]}
+        first = next(plan for plan in conversion.text.plans if plan.name in there)
         prove_tokenizer(out / first.name, first.fields, conversion.tokenizer, options.tokenizer_check, progress)
         return _bundle(inputs, made)
 

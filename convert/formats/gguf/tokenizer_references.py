@@ -33,6 +33,7 @@ class Request:
     stripped: Sequence[str] = ()  # tokens that swallow the spaces beside them
     metaspace: bool = False  # the tokenizer puts no space before a space, and after a special token none or one
     space_prefix: bool = False
+    no_prefix: bool = False  # the config takes away the space before a text that the file asks for
     ties: bool = False  # a unigram: the same tokens in another order are as probable
     words: bool = False  # WordPiece
     folds: bool = False  # llama.cpp leaves one space of many, and none around a text
@@ -67,13 +68,16 @@ class OfJson:
     """tokenizer.json, read by the tokenizers library; `cuts` in place of its pre-tokenizer."""
 
     def __init__(self, request: Request, cuts: Sequence[str] = ()) -> None:
-        from tokenizers import AddedToken, Regex, pre_tokenizers
+        from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
         from tokenizers import Tokenizer as Library
 
         self.library = Library.from_file(request.path)
         self.library.no_truncation()
         self.library.no_padding()
         _add(self.library, request.special, AddedToken)
+        if request.no_prefix:
+            self.library.normalizer = normalizers.Replace(" ", "▁")
+            self.library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
         if cuts:
             splits = [pre_tokenizers.Split(Regex(cut), "isolated") for cut in cuts]
             bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -118,7 +122,9 @@ class OfModel:
     def __init__(self, request: Request) -> None:
         from sentencepiece import SentencePieceProcessor
 
-        self.library = SentencePieceProcessor(model_file=request.path)
+        model = Path(request.path).read_bytes()
+        # NormalizerSpec once more, with add_dummy_prefix false: of a message that comes twice, the later words count
+        self.library = SentencePieceProcessor(model_proto=model + (b"\x1a\x02\x18\x00" if request.no_prefix else b""))
         self.special = request.special
 
     def encode(self, text: str) -> list[int]:

@@ -11,7 +11,7 @@ from convert.formats.gguf import pretokenizers
 from convert.formats.gguf.sentencepiece import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from convert.formats.gguf.special_tokens import ENDS_BY_TEXT
 from convert.formats.gguf.tokenizer_references import Request
-from convert.formats.gguf.vocabularies.merged_pieces import has_metaspace
+from convert.formats.gguf.vocabularies.merged_pieces import has_metaspace, without_prefix
 from convert.formats.gguf.vocabularies.ranks import ranks_file, read_ranks
 from convert.gguf_field import Field
 from convert.json_types import JsonDict
@@ -40,6 +40,7 @@ def request(fields: Sequence[Field], companions: Companions) -> Request | None:
         stripped=[str(t["content"]) for t in companions.added_tokens.values() if t.get("lstrip") or t.get("rstrip")],
         metaspace=_metaspace(companions),
         space_prefix=said.get("add_space_prefix") is True,
+        no_prefix=said["model"] == "llama" and without_prefix(companions),
         ties=said["model"] == "t5",
         words=said["model"] == "bert",
         folds=said["model"] == "t5" and said.get("remove_extra_whitespaces") is True,

@@ -71,7 +71,13 @@ def tokenizer_metadata(
     specials = _specials(companions, vocabulary)
     return TokenizerMetadata(
         (*_fields(vocabulary), *specials.fields(), *_template_fields(companions.chat_templates)),
-        (*vocabulary.notes, *specials.notes, *_strip_notes(companions), *_end_notes(vocabulary)),
+        (
+            *vocabulary.notes,
+            *companions.added_token_notes,
+            *specials.notes,
+            *_strip_notes(companions),
+            *_end_notes(vocabulary),
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.bundle import Artifact
-from convert.errors import InputError
+from convert.errors import InputError, Problem
 from convert.formats.gguf.constants import ALIGNMENT
 from convert.formats.gguf.file_plan import FilePlan
 from convert.formats.gguf.split import SplitFile
@@ -57,23 +57,32 @@ def write_files(out: Path, group: Group, progress: Progress, workers: int | None
 
     A chunk of rows is read and converted to float32 once and encoded for every volume while it is hot, by `workers`
     threads (one a core where None); this thread hashes and writes.
-    Raises InputError for values a file cannot hold; then none of the files is left.
+    A volume whose type cannot hold a value is not made, with a warning, and its files are not among the artifacts.
+    Raises InputError where that leaves none, and for values that are no numbers; then none of the files is left.
     """
     workers = workers or cores()
+    lost = _Lost(len(group.volumes))
     with ExitStack() as stack:
         files = [stack.enter_context(SplitFile(out, plans)) for plans in group.volumes]
         pool = stack.enter_context(ThreadPoolExecutor(workers))
         for chunk, encoded in _in_order(pool, _chunks(group), workers):
+            lost.add(chunk, encoded.large)
             for file, kind in zip(files, chunk.types, strict=True):
-                for piece in encoded[kind.name]:
+                for piece in encoded.pieces[kind.name]:
                     file.write(piece.data)
                 if chunk.last:
                     file.end_tensor(ALIGNMENT)
+            if chunk.last:
+                lost.refuse_all()
             if chunk.tensor.source is not None:
                 progress.advance(chunk.values.nbytes)
                 if chunk.last:
                     chunk.tensor.source.release()
-    return tuple(artifact for file in files for artifact in file.artifacts)
+    for number, problem in lost.problems():
+        progress.warn(f"{', '.join(plan.name for plan in group.volumes[number])} is not made: {problem}")
+        for artifact in files[number].artifacts:
+            artifact.path.unlink()
+    return tuple(artifact for n, file in enumerate(files) if n not in lost.found for artifact in file.artifacts)
 
 
 @dataclass(frozen=True)
@@ -116,13 +125,60 @@ def _chunks(group: Group) -> Iterator[_Chunk]:
             row += len(values)
 
 
-Encoded = dict[str, list[np.ndarray]]
-"""By type, the bytes of a chunk in pieces."""
+@dataclass(frozen=True)
+class _Large:
+    """A value that a type cannot hold, the largest of its chunk."""
+
+    kind: str
+    value: float
+    row: int  # in the tensor
+    column: int
 
 
-def _in_order(pool: ThreadPoolExecutor, chunks: Iterator[_Chunk], ahead: int) -> Iterator[tuple[_Chunk, Encoded]]:
+@dataclass(frozen=True)
+class _Encoded:
+    """By type, the bytes of a chunk in pieces, and the value that it cannot hold."""
+
+    pieces: dict[str, list[np.ndarray]]
+    large: dict[str, _Large]
+
+    def too_large(self, found: _Large) -> None:
+        """Keep it where it is the largest."""
+        known = self.large.get(found.kind)
+        if known is None or abs(found.value) > abs(known.value):
+            self.large[found.kind] = found
+
+
+class _Lost:
+    """The volumes whose type cannot hold a value: the first tensor that has one, and its largest."""
+
+    def __init__(self, volumes: int) -> None:
+        self.volumes = volumes
+        self.found: dict[int, tuple[_Chunk, _Large]] = {}
+
+    def add(self, chunk: _Chunk, large: Mapping[str, _Large]) -> None:
+        for number, kind in enumerate(chunk.types):
+            if (value := large.get(kind.name)) is None:
+                continue
+            tensor, known = self.found.get(number, (chunk, value))
+            if tensor.tensor is chunk.tensor and abs(value.value) >= abs(known.value):
+                self.found[number] = (chunk, value)
+
+    def problems(self) -> Iterator[tuple[int, Problem]]:
+        """Volume and why it is not made."""
+        for number, (chunk, large) in self.found.items():
+            yield number, _too_large(chunk, large)
+
+    def refuse_all(self) -> None:
+        """Raise InputError where no volume is left."""
+        if len(self.found) == self.volumes:
+            found = next(problem for _, problem in self.problems())
+            raise InputError(found.where, found.got, found.wanted, found.remedy)
+
+
+def _in_order(pool: ThreadPoolExecutor, chunks: Iterator[_Chunk], ahead: int) -> Iterator[tuple[_Chunk, _Encoded]]:
     """Every chunk with its encodings, in order; at most `ahead` chunks are in the making meanwhile."""
-    making: deque[tuple[_Chunk, Future[Encoded]]] = deque()
+    making: deque[tuple[_Chunk, Future[_Encoded]]] = deque()
     for chunk in chunks:
         making.append((chunk, pool.submit(_encode, chunk)))
         if len(making) > ahead:
@@ -132,57 +188,60 @@ def _in_order(pool: ThreadPoolExecutor, chunks: Iterator[_Chunk], ahead: int) ->
         yield done, future.result()
 
 
-def _encode(chunk: _Chunk) -> Encoded:
+def _encode(chunk: _Chunk) -> _Encoded:
     """The chunk's bytes in every type that a file has it in."""
     kinds = {kind.name: kind for kind in chunk.types}
     if chunk.tensor.output.packed:
-        return {name: [chunk.values] for name in kinds}
-    encoded: Encoded = {name: [] for name in kinds}
+        return _Encoded({name: [chunk.values] for name in kinds}, {})
+    encoded = _Encoded({name: [] for name in kinds}, {})
     for row, values, weights in chunk.runs():
         top = largest(values)
         if not all(top < OVERFLOW.get(name, np.inf) for name in kinds):
-            limits = [OVERFLOW[name] for name in kinds if name in OVERFLOW]
-            raise _refusal(chunk, row, values, min(limits, default=np.inf))
+            _note_large(chunk, row, values, encoded)
         as_float32 = None
         for name, kind in kinds.items():
             if name == chunk.storage:
-                encoded[name].append(values)  # these bits are already what such a file holds
+                encoded.pieces[name].append(values)  # these bits are already what such a file holds
                 continue
             if as_float32 is None:
                 as_float32 = to_float32(values)
             piece = ENCODERS[name](as_float32, weights)
             if top >= ALWAYS_FITS and name not in OVERFLOW:
-                _check_scales(chunk, row, as_float32, kind, piece)
-            encoded[name].append(piece)
+                _check_scales(row, as_float32, kind, piece, encoded)
+            encoded.pieces[name].append(piece)
     return encoded
 
 
-def _check_scales(chunk: _Chunk, row: int, values: np.ndarray, kind: BlockType, encoded: np.ndarray) -> None:
-    """Raise InputError where a block's scale became infinity: its values are too large for the type."""
-    bad = np.argwhere(overflowing(kind.name, encoded))
-    if len(bad):
-        in_run, block = bad[0].tolist()
+def _check_scales(row: int, values: np.ndarray, kind: BlockType, piece: np.ndarray, encoded: _Encoded) -> None:
+    """Note a block whose scale became infinity: its values are too large for the type."""
+    for in_run, block in np.argwhere(overflowing(kind.name, piece)).tolist():
         span = slice(block * kind.values, (block + 1) * kind.values)
         column = span.start + int(np.abs(values[in_run, span]).argmax())
-        raise _too_large(chunk, row + in_run, column, float(values[in_run, column]), kind.name)
+        encoded.too_large(_Large(kind.name, float(values[in_run, column]), row + in_run, column))
 
 
-def _refusal(chunk: _Chunk, row: int, values: np.ndarray, limit: float) -> InputError:
-    """What to say about the first NaN, infinity, or value that becomes infinity in one of the types."""
-    numbers = (to_float32(values) if chunk.storage == "BF16" else values).astype(np.float64)
-    in_run, column = np.argwhere(~(np.abs(numbers) < limit))[0].tolist()
-    value = float(numbers[in_run, column])
-    if np.isfinite(value):
-        name = next(kind.name for kind in chunk.types if OVERFLOW.get(kind.name) == limit)
-        return _too_large(chunk, row + in_run, column, value, name)
-    got = f"{value} at {_place(chunk, row + in_run, column)}"
-    return InputError(_where(chunk), got, "finite numbers", "the checkpoint is damaged")
+def _note_large(chunk: _Chunk, row: int, values: np.ndarray, encoded: _Encoded) -> None:
+    """Note the largest value, for the types in which it becomes infinity. Raises InputError for what is no number."""
+    numbers = np.abs((to_float32(values) if chunk.storage == "BF16" else values).astype(np.float64))
+    if not np.isfinite(numbers).all():
+        in_run, column = np.argwhere(~np.isfinite(numbers))[0].tolist()
+        value = float(to_float32(values[in_run : in_run + 1])[0, column])
+        got = f"{value} at {_place(chunk, row + in_run, column)}"
+        raise InputError(_where(chunk), got, "finite numbers", "the checkpoint is damaged")
+    in_run, column = map(int, np.unravel_index(int(numbers.argmax()), numbers.shape))
+    value = (
+        float(to_float32(values[in_run : in_run + 1])[0, column]) if chunk.storage == "BF16" else values[in_run, column]
+    )
+    for kind in dict.fromkeys(kind.name for kind in chunk.types):
+        if numbers[in_run, column] >= OVERFLOW.get(kind, np.inf):
+            encoded.too_large(_Large(kind, float(value), row + in_run, column))
 
 
-def _too_large(chunk: _Chunk, row: int, column: int, value: float, kind: str) -> InputError:
-    got = f"{value:g} at {_place(chunk, row, column)} is too large for {kind}"
+def _too_large(chunk: _Chunk, large: _Large) -> Problem:
+    kind = large.kind
+    got = f"its largest value {large.value:g} at {_place(chunk, large.row, large.column)} is too large for {kind}"
     wanted = f"below {OVERFLOW[kind]:g}" if kind in OVERFLOW else "a block whose scale float16 can hold"
-    return InputError(_where(chunk), got, wanted, "use BF16 or F32 for this model")
+    return Problem(_where(chunk), got, wanted, "use BF16 or F32 for this model")
 
 
 def _where(chunk: _Chunk) -> str:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from convert.bundle import Bundle, Role
 from convert.errors import InputError, Problem, StageError
 from convert.formats.onnx.trace import sizes, weights
-from convert.source.checkpoint import open_bundle
+from convert.source.checkpoint import model_entries, open_bundle
 from convert.source.safetensors import read_header
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class Stored:
     path: Path
     start: int
     stop: int
+
+
+HEADS = ("lm_head.weight", "embed_out.weight", "language_model.lm_head.weight")
+"""What transformers' classes call the output head."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def stored(source: Bundle) -> dict[str, Stored]:
     return {
         entry.name: Stored(entry.name, entry.dtype, entry.shape, file.path, entry.start, entry.stop)
         for file in source.of(Role.WEIGHTS)
-        for entry in read_header(file.path).entries
+        for entry in model_entries(read_header(file.path))
     }
 
 
@@ -94,7 +98,8 @@ def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: boo
     missing = [name for name in parameters if name not in found]
     problems = [
         *_merged({} if joins else merged),
-        *([] if merged else _lacking(missing, "lacks", "download the model again")),
+        *([] if merged else _headless(missing)),
+        *([] if merged else _lacking([n for n in missing if n not in HEADS], "lacks", "download the model again")),
         *_lacking(unknown, "has unknown tensors:", "config.json describes another model, or they are new"),
         *_misfits(found, parameters),
     ]
@@ -160,6 +165,21 @@ def _merged(merged: Mapping[str, str]) -> list[Problem]:
     got = f"{_some(list(merged))} would have to be joined into {next(iter(merged.values()))}"
     remedy = "models with a mixture of experts, or otherwise stored in pieces, are not exported to ONNX yet"
     return [Problem("onnx", got, "one tensor a parameter", remedy)]
+
+
+def _headless(missing: Sequence[str]) -> list[Problem]:
+    """That there is no output head, where the embedding is not said to be one."""
+    return [
+        Problem(
+            "checkpoint",
+            f"lacks {name}, the output head, and tie_word_embeddings is false (or its default) in config.json",
+            "a head of its own, or a config that ties it to the embedding",
+            "if the model was trained with the two tied, set tie_word_embeddings to true in config.json; if not, the "
+            "head was lost when it was saved: save the model again, whole, where it was trained or merged",
+        )
+        for name in missing
+        if name in HEADS
+    ]
 
 
 def _lacking(names: Sequence[str], what: str, remedy: str) -> list[Problem]:

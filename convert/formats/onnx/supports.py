@@ -5,9 +5,11 @@ A model of no family of ours is exported as any decoder of text, where transform
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from convert.architectures import DENSE, TEXT_GRAPH, VISION, Family, Roles, in_w
 from convert.errors import ConvertError, InputError, Problem, raise_all
 from convert.formats.base import Support
 from convert.json_types import JsonObject
+from convert.source import quantized
 from convert.source.checkpoint import Checkpoint, read_config
 
 if TYPE_CHECKING:
@@ -96,14 +99,13 @@ def transformers_config(home: Path, tensors: int) -> PretrainedConfig:
 
     raw = read_config(home)
     _check_counts(home / "config.json", raw, tensors)
-    if "quantization_config" in raw:
-        remedy = "take the model it was made from"
-        raise InputError(
-            str(home / "config.json"), "the weights are quantized", "a checkpoint of 16 or 32 bits", remedy
-        )
+    if quantized.KEY in raw:
+        found = quantized.problem(raw[quantized.KEY], str(home / "config.json"))
+        raise InputError(*astuple(found))
     try:
-        with quiet():
-            return AutoConfig.from_pretrained(home, trust_remote_code=False, local_files_only=True)
+        with quiet(), tempfile.TemporaryDirectory() as folder:  # as it was read: transformers knows no byte-order mark
+            (Path(folder) / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # a config comes from strangers, and transformers raises all kinds of errors
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         got = f"transformers cannot read it ({said})"

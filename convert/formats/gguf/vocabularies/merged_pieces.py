@@ -23,6 +23,8 @@ from convert.formats.gguf.vocabularies.byte_level import read_merges
 from convert.json_types import JsonObject
 from convert.source.companions import Companions
 
+LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
+
 
 def merged_pieces(companions: Companions, vocab_size: int, model: SentencePieceModel | None) -> Vocabulary:
     """The vocabulary, from `model` where there is a tokenizer.model. Raises InputError."""
@@ -45,8 +47,10 @@ def merged_pieces(companions: Companions, vocab_size: int, model: SentencePieceM
     if companions.tokenizer_json is not None:
         add_space_prefix, prefix_notes = space_prefix(companions.tokenizer_json, where)
         notes += prefix_notes
-        if add_space_prefix and has_metaspace(companions.tokenizer_json, where):
+        if add_space_prefix and not without_prefix(companions) and has_metaspace(companions.tokenizer_json, where):
             notes.append("llama.cpp puts a space before a text that begins with one too, the tokenizer does not")
+    if without_prefix(companions):
+        add_space_prefix = False
     return Vocabulary(
         "llama",
         "default",
@@ -55,6 +59,15 @@ def merged_pieces(companions: Companions, vocab_size: int, model: SentencePieceM
         remove_extra_whitespaces=remove_extra_whitespaces,
         notes=tuple(notes),
     )
+
+
+def without_prefix(companions: Companions) -> bool:
+    """Whether tokenizer_config.json takes away the space before a text that tokenizer.json or tokenizer.model adds.
+
+    transformers 4 and 5 build these classes anew where `add_prefix_space` is false, with no such space anywhere.
+    """
+    config = companions.tokenizer_config
+    return config.get("tokenizer_class") in LLAMA_CLASSES and config.get("add_prefix_space") is False
 
 
 def with_added(companions: Companions, pieces: Mapping[int, Piece]) -> dict[int, Piece]:
