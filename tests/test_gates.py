@@ -118,7 +118,9 @@ def test_what_only_some_models_have_is_judged_where_it_was_measured_or_asked_for
     found = limits_of({"*": {"preset": "good"}, "Q4_K_M": {"click_drop": 0.1}}, row())
     assert set(found) > SOME_HAVE
     assert set(found) - set(applicable(found, [])) == SOME_HAVE - {"click_drop"}
-    assert set(found) - set(applicable(found, ["tool_call_drop"])) == {"stops_equal", "image_tokens_equal"}
+    assert set(found) - set(applicable(found, ["tool_call_drop"])) == {
+        *("stops_equal", "image_tokens_equal", "tensors_equal", "hyperparameters_equal")
+    }
     assert applicable(found, SOME_HAVE) == found
 
 

@@ -27,6 +27,7 @@ class TensorError:
     type: str  # Q4_K
     values: int  # that were compared
     error: float  # root mean square error over the source's root mean square; infinite where that is 0
+    note: str = ""  # what is wrong with it, where it lost more than its type rounds
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Candidate:
     tensor_errors: Callable[[], Sequence[TensorError]] | None = (
         None  # of a file whose tensors can be compared one by one
     )
+    file_checks: Callable[[], Sequence[contract.Check]] | None = None  # of what the files state, that nobody runs
     wanted: str = ""  # what the runtime would be called, where there is none
     key: str = ""  # of all its measurement depends on but the questions; empty: nothing of it is kept
 

@@ -65,8 +65,17 @@ DEFINITIONS: Mapping[str, Definition] = {
         _HIGHER, "share of the conversations rendered like the reference by the runtime's own template engine"
     ),
     "special_ids_equal": Definition(_HIGHER, "share of the special-token facts (BOS, EOS, …) that agree"),
+    "settings_equal": Definition(
+        _HIGHER, "share of the settings (sampling, lengths, positions, images) that the runtime takes as the source's"
+    ),
     "stops_equal": Definition(_HIGHER, "share of the ends of text, of those it writes, at which the runtime stops"),
     "image_tokens_equal": Definition(_HIGHER, "share of image sizes that become as many tokens as in the source"),
+    "tensors_equal": Definition(
+        _HIGHER, "share of tensors whose values are the source's, up to what their type rounds"
+    ),
+    "hyperparameters_equal": Definition(
+        _HIGHER, "share of the model's numbers that the file states as the source does"
+    ),
     "image_cosine": Definition(_HIGHER, "cosine of the projector's embedding to the source's, worst image token"),
     "image_cosine_unresized": Definition(
         _HIGHER, "cosine of the projector's embedding, worst token of the images that neither side had to resize"
@@ -85,8 +94,11 @@ CONTRACT_LIMITS: Mapping[str, float] = {
     "vocabulary_equal": 1.0,
     "templates_equal": 1.0,
     "special_ids_equal": 1.0,
+    "settings_equal": 1.0,
     "stops_equal": 1.0,
     "image_tokens_equal": 1.0,
+    "tensors_equal": 1.0,
+    "hyperparameters_equal": 1.0,
 }
 
 # What a projector may not miss, by its type. Resizing, which the two sides do differently, moves an embedding by

@@ -26,7 +26,7 @@ import numpy as np
 from validate import choices, compressed_logits
 from validate.choices import Question
 from validate.json_types import Message
-from validate.runtimes.base import Identity, ReferenceSession
+from validate.runtimes.base import Identity, ModelSettings, ReferenceSession
 
 CHOICES_TOGETHER = 64  # questions whose scores are one file
 FORM = 1  # raise it when a file of the same question would hold something else
@@ -88,6 +88,9 @@ class Reference(ReferenceSession):
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         return self._session.detokenize(tokens)
+
+    def settings(self) -> ModelSettings:
+        return self._session.settings()
 
     def render(
         self,

@@ -42,10 +42,12 @@ from convert.validation.report import (
     reference_entry,
     report,
     report_row,
+    stated,
     tensor_errors,
     with_standing,
     write,
 )
+from convert.validation.second import second_runtimes, versions_elsewhere
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +113,7 @@ def _measurement_key(row: Output, bundle: Bundle, runtime: Runtime | None, refer
     return json.dumps(words, sort_keys=True)
 
 
-def _candidate(row: Output, inputs: Inputs, reference_key: str) -> Candidate:
+def _candidate(row: Output, inputs: Inputs, also_on: Mapping[str, Runtime], reference_key: str) -> Candidate:
     from validate import runtimes
     from validate.measurement import Candidate
 
@@ -119,11 +121,12 @@ def _candidate(row: Output, inputs: Inputs, reference_key: str) -> Candidate:
     weights, projector, size = row.weights, row.projector, _memory_bytes(row, source)
     _, kind = registry.kinds()[weights.format]
     name = row.on or next(iter(kind.runtimes), "")
-    runtime = runtimes.load(name) if name in runtimes.names() else None
+    runtime = also_on.get(row.on) or (runtimes.load(name) if name in runtimes.names() else None)
     path = projector.path if projector else None
     errors = partial(tensor_errors, row, source)
     key = _measurement_key(row, inputs[row.stage], runtime, reference_key)
-    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, name, key)
+    checks = partial(stated, row, source)
+    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, checks, name, key)
 
 
 def _memory_bytes(row: Output, source: Bundle) -> int:
@@ -270,10 +273,15 @@ class ValidateStage(Stage[ValidateOptions]):
         found = [name for runtime in runtimes.names() for name in runtimes.load(runtime).DISTRIBUTIONS]
         return tuple(dict.fromkeys((*self.TOOLS, *found)))
 
+    def versions(self, options: ValidateOptions) -> Mapping[str, str]:
+        """What runs outputs in other environments, asked there: another version, another measurement."""
+        return versions_elsewhere(options)
+
     def reads(self, options: ValidateOptions) -> list[Path]:
         """The files whose content decides the report: what the recipe names, and the screenshots the clicks name."""
+        workers = [elsewhere.worker for elsewhere in options.runtimes.values()]
         named = [*options.text, *options.images, *choice_files(options)]
-        named += [options.clicks] if options.clicks is not None else []
+        named += [path for path in (options.clicks, *workers) if path is not None]
         if options.clicks is not None and options.clicks.is_file():
             with contextlib.suppress(ValueError, OSError):  # self.check() says what is wrong with it
                 named += [task.image for task in _tasks(options)]
@@ -281,9 +289,8 @@ class ValidateStage(Stage[ValidateOptions]):
 
     def check(self, options: ValidateOptions, inputs: Inputs) -> list[Problem]:
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
-        from validate import runtimes
-
-        rows = outputs(inputs, options.also_on)
+        also_on = second_runtimes(options)
+        rows = outputs(inputs, also_on)
         problems = check_all(options, inputs[SOURCE], rows)
         if not rows:
             return [
@@ -294,15 +301,16 @@ class ValidateStage(Stage[ValidateOptions]):
         for what, names in (("limits", options.limits), ("require", demanded)):
             problems += unknown_names(what, names, rows, options.also_on)
         for name in options.also_on:
-            if all(row.on != name for row in rows):
-                problems.append(Problem("validate", f"also_on: {name}, which runs no output of this recipe"))
-            elif reason := runtimes.load(name).available():  # asked for by name: not after all has been built
+            reason = also_on[name].available()  # asked for by name: not after all has been built
+            if reason and (not also_on[name].ALSO_RUNS or any(row.on == name for row in rows)):
                 problems.append(Problem("validate", f"also_on: {name}, and {reason.replace(': ', '; ', 1)}"))
+            elif all(row.on != name for row in rows):
+                problems.append(Problem("validate", f"also_on: {name}, which runs no output of this recipe"))
         return problems
 
     def forecast(self, options: ValidateOptions, inputs: Inputs) -> Bundle:
         """The source's bundle with a report of about the size reports have."""
-        rows = outputs(inputs, options.also_on)
+        rows = outputs(inputs, second_runtimes(options))
         files = (
             Artifact("json", Path("report.json"), REPORT_BYTES * (1 + len(rows))),
             Artifact("markdown", Path("report.md"), REPORT_BYTES),
@@ -313,19 +321,19 @@ class ValidateStage(Stage[ValidateOptions]):
     def work(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> int:
         """Tokens through weights, of every output and of the source; a click counts as a prompt with its image."""
         clicks = len(_tasks(options)) if options.clicks is not None and options.clicks.is_file() else 0
-        rows = [row.weights_size for row in outputs(inputs, options.also_on)]
+        rows = [row.weights_size for row in outputs(inputs, second_runtimes(options))]
         source = sum(a.size for a in inputs[SOURCE].of(Role.WEIGHTS))
         return (options.tokens + CLICK_TOKENS * clicks) * (source + sum(rows))
 
     def needs(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers beside the largest output on its runtime."""
-        rows = outputs(inputs, options.also_on)
+        rows = outputs(inputs, second_runtimes(options))
         largest = max((_memory_bytes(row, inputs[SOURCE]) for row in rows), default=0)
         return reference_needs(inputs[SOURCE], largest, scratch_bytes=_kept_bytes(options, inputs[SOURCE]))
 
     def explain(self, options: ValidateOptions, inputs: Inputs) -> list[str]:
         """What each output will be held to, for `convert plan -v`."""
-        return explain_limits(options.limits, outputs(inputs, options.also_on))
+        return explain_limits(options.limits, outputs(inputs, second_runtimes(options)))
 
     def run(self, options: ValidateOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The source's bundle with the report in every form; a limit that is passed over is in there, not raised."""
@@ -333,9 +341,10 @@ class ValidateStage(Stage[ValidateOptions]):
         from validate.compare import measure
         from validate.measurement import Settings
 
-        source, rows = inputs[SOURCE], outputs(inputs, options.also_on)
-        key = _reference_key(options, source)
-        candidates = [_candidate(row, inputs, key) for row in rows if not row.not_built]
+        also_on = second_runtimes(options)
+        source, rows = inputs[SOURCE], outputs(inputs, also_on)
+        key = json.dumps([_reference_key(options, source), versions_elsewhere(options)])
+        candidates = [_candidate(row, inputs, also_on, key) for row in rows if not row.not_built]
         with _reference(options, source, out) as reference:
             sets = input_sets(options)
             windows = _windows(options, source, reference, sets, progress)

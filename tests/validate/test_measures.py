@@ -125,6 +125,7 @@ def test_ours_are_made_in_this_order() -> None:
     assert [m.__name__ for m in windows] == ["Drift"]
     assert [m.__name__ for m in sessions] == [
         "Contract",
+        "Settings",
         "Cache",
         "Writing",
         "Stops",
@@ -133,7 +134,7 @@ def test_ours_are_made_in_this_order() -> None:
         "Images",
         "Clicks",
     ]
-    assert [m.__name__ for m in files] == ["Tensors"]
+    assert [m.__name__ for m in files] == ["Tensors", "Stated"]
     assert len(set(measures.names())) == len(measures.names())
 
 

@@ -272,12 +272,13 @@ class SpeedEntry(TypedDict):
 
 
 class TensorEntry(TypedDict):
-    """A tensor of a GGUF file against the source's."""
+    """A tensor of a file against the source's."""
 
     name: str
     type: str
     values: int
     error: float | None  # root mean square error over the source's root mean square
+    note: NotRequired[str]  # what is wrong with it, where it lost more than its type rounds
 
 
 class Output(TypedDict):
