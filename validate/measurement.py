@@ -11,6 +11,7 @@ import numpy as np
 
 from validate import contract, statistics, toolcalls, vision
 from validate.continuation import Greedy
+from validate.enough import Reading
 from validate.runtimes.base import Runtime
 from validate.slices import Slice
 from validate.speed import Speed
@@ -42,6 +43,7 @@ class Candidate:
     )
     wanted: str = ""  # what the runtime would be called, where there is none
     key: str = ""  # of all its measurement depends on but the questions; empty: nothing of it is kept
+    limits: Mapping[str, float] = field(default_factory=dict)  # by metric; where texts are read in steps, until decided
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Questions:
     no_images_reason: str = ""  # why the reference can be shown no image, where it cannot
     images_required: bool = False  # images were asked for by name: an output that cannot be shown one fails
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
+    steps: Sequence[int] = ()  # rising numbers of windows, after which it is asked whether more has to be read
+
+    @property
+    def ends_of_steps(self) -> Sequence[int]:
+        """The numbers of windows after each step of reading; there is one step where there are no others."""
+        return self.steps or [len(self.windows)]
 
     @property
     def sets_of_windows(self) -> Sequence[str]:
@@ -93,6 +101,7 @@ class Measurement:
     slices: Sequence[Slice] = ()
     worst: Sequence[Row] = ()
     windows: Sequence[WindowSums] = ()
+    reading: Reading | None = None  # of the texts, where they were read in steps
     checks: list[contract.Check] = field(default_factory=list)
     greedy: Greedy | None = None
     tool_calls: toolcalls.ToolCalls | None = None

@@ -27,7 +27,7 @@ from convert.progress import Progress
 from convert.stage import Inputs, Stage
 from convert.validation.checks import check_all, config_of, input_sets, wants_images, window_of
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
-from convert.validation.options import MIN_TOKENS, ValidateOptions
+from convert.validation.options import AUTO, MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
 from convert.validation.report import provenance, reference_entry, report, report_row, tensor_errors, write
 
@@ -57,7 +57,7 @@ def _reference(options: ValidateOptions, source: Bundle, out: Path) -> Iterator[
     from validate.reference import Reference
 
     folder = out.parent / STATE_FOLDER / "reference"
-    room = compressed_logits.room_bytes(options.tokens)
+    room = compressed_logits.room_bytes(options.most_tokens)
     trust = options.trust_remote_code
     with open_reference(source, options.threads, trust_remote_code=trust, within=out) as session:
         yield Reference(session, folder, _reference_key(options, source), room)
@@ -94,7 +94,7 @@ def _measurement_key(row: Output, bundle: Bundle, runtime: Runtime | None, refer
     return json.dumps(words, sort_keys=True)
 
 
-def _candidate(row: Output, inputs: Inputs, reference_key: str) -> Candidate:
+def _candidate(options: ValidateOptions, row: Output, inputs: Inputs, reference_key: str) -> Candidate:
     from validate import runtimes
     from validate.measurement import Candidate
 
@@ -106,7 +106,8 @@ def _candidate(row: Output, inputs: Inputs, reference_key: str) -> Candidate:
     path = projector.path if projector else None
     errors = partial(tensor_errors, row, source)
     key = _measurement_key(row, inputs[row.stage], runtime, reference_key)
-    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, name, key)
+    limits = {metric: limit for metric, (limit, _) in limits_of(options.limits, row).items()}
+    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, name, key, limits)
 
 
 def _memory_bytes(row: Output, source: Bundle) -> int:
@@ -126,7 +127,7 @@ def _kept_bytes(options: ValidateOptions, source: Bundle) -> int:
     config = config_of(source) or {}
     text = config.get("text_config", config)
     vocabulary = text.get("vocab_size") if isinstance(text, dict) else None
-    return min(ROOM_BYTES, 4 * options.tokens * vocabulary) if isinstance(vocabulary, int) else ROOM_BYTES
+    return min(ROOM_BYTES, 4 * options.most_tokens * vocabulary) if isinstance(vocabulary, int) else ROOM_BYTES
 
 
 def _windows(
@@ -138,7 +139,7 @@ def _windows(
     window = window_of(options, source)
     if window < options.window:
         progress.note(f"windows of {window} tokens, not {options.window}: the model was made for no more")
-    windows = texts.windows(reference, sets, options.tokens, window)
+    windows = texts.windows(reference, sets, options.most_tokens, window)
     got = sum(map(len, windows.tokens))
     if got < MIN_TOKENS:
         where = ", ".join(map(str, options.text)) or "our own texts"
@@ -147,19 +148,22 @@ def _windows(
     for note in windows.notes:
         progress.warn(note)
     progress.note(f"{got} tokens in {len(windows.tokens)} windows")
+    if options.tokens == AUTO:
+        return texts.mixed(windows)
     if options.text and got < options.tokens:
         progress.warn(f"the texts have {got} tokens, fewer than the {options.tokens} asked for")
     return windows
 
 
 def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], windows: Windows) -> Questions:
-    from validate import texts
+    from validate import enough, texts
     from validate.measurement import Questions
     from validate.toolcalls import Prompt
 
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
+    steps = enough.steps([len(w) for w in windows.tokens]) if options.tokens == AUTO else ()
     if not reference.identity().has_vision:
-        return Questions(windows.tokens, windows.sets, tool_prompts=prompts)
+        return Questions(windows.tokens, windows.sets, tool_prompts=prompts, steps=steps)
     try:
         images, why_none = _images(options, reference)
         return Questions(
@@ -171,6 +175,7 @@ def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[In
             no_images_reason=why_none,
             images_required=wants_images(options),
             tool_prompts=prompts,
+            steps=steps,
         )
     except ValueError as error:
         raise StageError("validate", str(error)) from error
@@ -276,7 +281,7 @@ class ValidateStage(Stage[ValidateOptions]):
         clicks = len(_tasks(options)) if options.clicks is not None and options.clicks.is_file() else 0
         rows = [row.weights_size for row in outputs(inputs, options.also_on)]
         source = sum(a.size for a in inputs[SOURCE].of(Role.WEIGHTS))
-        return (options.tokens + CLICK_TOKENS * clicks) * (source + sum(rows))
+        return (options.most_tokens + CLICK_TOKENS * clicks) * (source + sum(rows))
 
     def needs(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers beside the largest output on its runtime."""
@@ -296,7 +301,7 @@ class ValidateStage(Stage[ValidateOptions]):
 
         source, rows = inputs[SOURCE], outputs(inputs, options.also_on)
         key = _reference_key(options, source)
-        candidates = [_candidate(row, inputs, key) for row in rows if not row.not_built]
+        candidates = [_candidate(options, row, inputs, key) for row in rows if not row.not_built]
         with _reference(options, source, out) as reference:
             sets = input_sets(options)
             windows = _windows(options, source, reference, sets, progress)
@@ -315,6 +320,8 @@ class ValidateStage(Stage[ValidateOptions]):
         measured = iter(results)
         entries = [_row(options, out, t, _missing(t) or next(measured), source) for t in rows]
         for row in entries:
+            if read := row.get("reading"):
+                progress.note(f"{row['label']}: {read['reason']}")
             say = progress.note if row["status"] == "passed" else progress.warn
             say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
         content = report(out, compared_with, windows, entries, provenance(progress, self.tools(options)))

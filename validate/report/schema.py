@@ -226,6 +226,18 @@ class WindowEntry(TypedDict):
     nll_reference: float
 
 
+class ReadingEntry(TypedDict):
+    """With `tokens: auto`, how much of the texts the output read: their first `windows` windows, and why no more.
+
+    `decided`: the 95 % interval of every limited metric lies on one side of its limit.
+    """
+
+    tokens: int
+    windows: int
+    decided: bool
+    reason: str
+
+
 class SpeedEntry(TypedDict):
     """Measured in the same way for every output, beside other work: an indication."""
 
@@ -273,6 +285,7 @@ class Output(TypedDict):
     slices: list[SliceEntry]
     worst: list[WorstEntry]
     windows: list[WindowEntry]
+    reading: NotRequired[ReadingEntry | None]  # null where all outputs read the same
     contract: dict[str, CheckEntry]
     greedy: GreedyEntry | None
     tool_calls: ToolCallEntry | None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -121,6 +121,23 @@ def windows(reference: Session, sets: Sequence[InputSet], tokens: int, window: i
         made.sets.extend([name] * len(cut))
         made.entries.append(SetEntry(name, one.kind, one.sha256, sum(map(len, cut)), len(cut)))
     return made
+
+
+def mixed(made: Windows) -> Windows:
+    """The same windows in another order: every beginning has about as many tokens of each set, while it has any left.
+
+    So that what is read in growing steps is of all sets from the first step on.
+    """
+    places: dict[str, list[int]] = {name: [] for name in dict.fromkeys(made.sets)}
+    for place, name in enumerate(made.sets):
+        places[name].append(place)
+    read = dict.fromkeys(places, 0)
+    order: list[int] = []
+    while left := [name for name, of_set in places.items() if of_set]:
+        name = min(left, key=read.__getitem__)
+        order.append(places[name].pop(0))
+        read[name] += len(made.tokens[order[-1]])
+    return replace(made, tokens=[made.tokens[i] for i in order], sets=[made.sets[i] for i in order])
 
 
 def _streams(reference: Session, one: InputSet, tokens: int) -> tuple[list[list[int]], list[str]]:
