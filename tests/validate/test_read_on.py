@@ -15,7 +15,7 @@ from validate import compare
 from validate.errors import RuntimeFailure
 from validate.measurement import Candidate, Measurement, Questions, Settings
 from validate.reference import Reference
-from validate.runtimes import Session
+from validate.runtimes import ReferenceSession, Session
 
 WINDOWS = [np.random.default_rng(i).integers(0, 50, 64).tolist() for i in range(16)]
 STEPS = (4, 8, 16)
@@ -60,7 +60,7 @@ def measured(
     limit: float,
     *,
     steps: Sequence[int] = STEPS,
-    reference: Session | None = None,
+    reference: ReferenceSession | None = None,
     kept: Path | None = None,
 ) -> list[Measurement]:
     limits = {"kl_mean": limit, "tokens_equal": 1.0}

@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from convert.candidates import CandidateRequest
 
 
+class Tokens(click.ParamType):
+    """A number of tokens, or `auto`."""
+
+    name = "n|auto"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto":
+            return "auto"
+        if isinstance(value, str) and value.isdigit():
+            return int(value)
+        self.fail(f"{value!r} is not a number of tokens, wanted one, or auto", param, ctx)
+
+
 @click.command("validate", epilog=EPILOG)
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option(
@@ -41,7 +54,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Click tasks (.jsonl): image, instruction and target a line.",
 )
-@click.option("--tokens", type=int, help="Tokens to use of the texts in all.")
+@click.option("--tokens", type=Tokens(), help="Tokens to use of the texts in all; auto: until every limit is decided.")
 @click.option("--preset", metavar="NAME", help="Limits that outputs are held to: near-lossless, good or usable.")
 @click.option(
     "--limit", "limits", multiple=True, metavar="METRIC=N", help="A limit on one metric, as kl_mean=0.01; repeatable."
