@@ -8,7 +8,7 @@ CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --
 # uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-full test browser check lowest test-lowest constraints bench parity variants format docs clean
+.PHONY: demo demo-full test browser check lowest test-lowest constraints bench faults parity variants format docs clean
 
 demo: .venv/installed
 	$(BIN)/convert run $(RECIPE)
@@ -58,6 +58,11 @@ bench: .venv/installed
 	$(BIN)/python -m tests.bench.encoders
 	$(BIN)/python -m tests.bench.fixed_cost
 	$(BIN)/python -m tests.bench.end_to_end $(if $(LLAMA_CPP),--peer $(LLAMA_CPP)) $(BENCH)
+
+# Real damage of many kinds, made on honest outputs of the demo model: whether validation finds each and names its place.
+# About ten minutes on two cores; the honest outputs are kept in .cache/faults.
+faults: .venv/installed
+	$(BIN)/python -m tests.faults
 
 # llama.cpp's own converter beside ours on every tiny checkpoint: LLAMA_CPP is a checkout of it; without one its sources
 # are fetched (77 MB, the sdist of llama-cpp-python) into .cache.

@@ -179,7 +179,9 @@ class _Planner:
             "version": stage.VERSION,
             "options": plain(spec.options.model_dump(mode="python")),
             "files": {label(path, files): digests[path] for path in files},
-            "tools": {"convert": RELEASE} | {tool: version(tool) for tool in stage.tools(spec.options)},
+            "tools": {"convert": RELEASE}
+            | {tool: version(tool) for tool in stage.tools(spec.options)}
+            | dict(stage.versions(spec.options)),
             "inputs": {name: self._input_key(spec, name) for name in spec.inputs},
         }
 

@@ -57,6 +57,10 @@ class Stage(ABC, Generic[O]):
         """The distributions whose versions are part of the key, where they depend on the options."""
         return self.TOOLS
 
+    def versions(self, options: O) -> Mapping[str, str]:
+        """What else decides the result and has a version, where it is no distribution of this environment."""
+        return {}
+
     def fetched(self, options: O) -> bool:
         """Whether all it reads is on this machine; until then nothing that needs it can be planned."""
         return True

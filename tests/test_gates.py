@@ -118,7 +118,9 @@ def test_what_only_some_models_have_is_judged_where_it_was_measured_or_asked_for
     found = limits_of({"*": {"preset": "good"}, "Q4_K_M": {"click_drop": 0.1}}, row())
     assert set(found) > SOME_HAVE
     assert set(found) - set(applicable(found, [])) == SOME_HAVE - {"click_drop"}
-    assert set(found) - set(applicable(found, ["tool_call_drop"])) == {"stops_equal", "image_tokens_equal"}
+    assert set(found) - set(applicable(found, ["tool_call_drop"])) == {
+        *("stops_equal", "image_tokens_equal", "tensors_equal", "hyperparameters_equal")
+    }
     assert applicable(found, SOME_HAVE) == found
 
 
@@ -132,7 +134,7 @@ RECIPE_TEXT = "name: d\nmodel: {path: m}\nstages:\n  gguf: {use: gguf, types: [Q
     ("entry", "message"),
     [
         ("Q8_0: {kl_maen: 1}", "Q8_0: there is no metric 'kl_maen'; did you mean 'kl_mean'?"),
-        ("Q8_0: {click_accuracy: 1}", "there is no metric 'click_accuracy'; did you mean 'click_rate'?"),
+        ("Q8_0: {click_rat: 1}", "there is no metric 'click_rat'; did you mean 'click_rate'?"),
         ("Q8_0: {kl_mean: -1}", "Q8_0: kl_mean is -1, a limit is a number from 0 on"),
         ("Q8_0: {kl_mean: .inf}", "kl_mean is inf, a limit is a number from 0 on"),
         ("Q8_0: {kl_mean: .nan}", "kl_mean is nan, a limit is a number from 0 on"),

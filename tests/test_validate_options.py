@@ -15,7 +15,7 @@ from validate.enough import MOST_TOKENS
 
 def recipe(folder: Path, tokens: str) -> Path:
     path = folder / "recipe.yaml"
-    tiny.llama(folder / "model")
+    tiny.tiny_llama(folder / "model")
     path.write_text(
         "name: r\nmodel: {path: model}\nstages:\n  a: {use: gguf, types: [F16]}\nvalidate:\n  tokens: " + tokens
     )

@@ -68,8 +68,8 @@ def measure(
     known = [found or Measurement() for found in results]
     _settle(comparison, asking, candidates, known)
     for candidate, result in zip(candidates, known, strict=True):
-        result.metrics |= {c.metric: c.score for c in result.checks if c.metric and c.total}
         _measure_files(every, candidate, result)
+        result.metrics |= {c.metric: c.score for c in result.checks if c.metric and c.total}
     kept.forget_others()
     return known
 

@@ -72,9 +72,19 @@ PRESETS: Mapping[str, Preset] = {
     ),
 }
 
-# Held only where they were measured: not every model ends a text we have, takes images, clicks or calls tools. A
-# recipe's own number has to be measured all the same.
-SOME_HAVE = frozenset({"stops_equal", "image_tokens_equal", "click_drop", "tool_call_drop"})
+# Held only where they were measured: not every runtime states settings, not every model ends a text we have, takes
+# images, clicks or calls tools. A recipe's own number has to be measured all the same.
+SOME_HAVE = frozenset(
+    {
+        "settings_equal",
+        "stops_equal",
+        "image_tokens_equal",
+        "click_drop",
+        "tool_call_drop",
+        "tensors_equal",
+        "hyperparameters_equal",
+    }
+)
 
 
 def mistakes(entry: object) -> list[str]:

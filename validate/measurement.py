@@ -10,8 +10,10 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from validate import contract, statistics, toolcalls, vision
+from validate.choices import Question
 from validate.continuation import Greedy
 from validate.enough import Reading
+from validate.flips import Flips
 from validate.runtimes.base import Runtime
 from validate.slices import Slice
 from validate.speed import Speed
@@ -26,6 +28,7 @@ class TensorError:
     type: str  # Q4_K
     values: int  # that were compared
     error: float  # root mean square error over the source's root mean square; infinite where that is 0
+    note: str = ""  # what is wrong with it, where it lost more than its type rounds
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Candidate:
     tensor_errors: Callable[[], Sequence[TensorError]] | None = (
         None  # of a file whose tensors can be compared one by one
     )
+    file_checks: Callable[[], Sequence[contract.Check]] | None = None  # of what the files state, that nobody runs
     wanted: str = ""  # what the runtime would be called, where there is none
     key: str = ""  # of all its measurement depends on but the questions; empty: nothing of it is kept
     limits: Mapping[str, float] = field(default_factory=dict)  # by metric; where texts are read in steps, until decided
@@ -58,6 +62,7 @@ class Questions:
     no_images_reason: str = ""  # why the reference can be shown no image, where it cannot
     images_required: bool = False  # images were asked for by name: an output that cannot be shown one fails
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
+    choices: Sequence[Question] = ()  # multiple-choice items
     steps: Sequence[int] = ()  # rising numbers of windows, after which it is asked whether more has to be read
 
     @property
@@ -105,6 +110,7 @@ class Measurement:
     checks: list[contract.Check] = field(default_factory=list)
     greedy: Greedy | None = None
     tool_calls: toolcalls.ToolCalls | None = None
+    choices: Flips | None = None
     images: list[vision.ImageDrift] = field(default_factory=list)
     clicks: vision.ClickScore | None = None
     vision_reason: str = ""  # why there is no vision part

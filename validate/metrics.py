@@ -49,6 +49,15 @@ DEFINITIONS: Mapping[str, Definition] = {
     "greedy_equal": Definition(_HIGHER, "share of greedy continuations that is written before the first difference"),
     "tool_calls_valid": Definition(_HIGHER, "share of answers that are a tool call, in JSON, of a tool there is"),
     "tool_call_drop": Definition(_LOWER, "the source's share of valid tool calls minus the candidate's"),
+    "choice_accuracy": Definition(
+        _HIGHER, "share of multiple-choice items answered right, by the sum of log-probabilities (lm-eval's acc)"
+    ),
+    "choice_accuracy_norm": Definition(_HIGHER, "the same by that sum over a choice's characters (lm-eval's acc_norm)"),
+    "choice_drop": Definition(_LOWER, "the source's share of right answers minus the candidate's"),
+    "flips": Definition(_LOWER, "share of multiple-choice items that one side answers right and the other wrong"),
+    "mcnemar_p": Definition(
+        _HIGHER, "chance of as uneven a split of the flips if either way were as likely: exact McNemar test, two-sided"
+    ),
     "tokens_equal": Definition(_HIGHER, "share of the hard strings that get the reference's token ids"),
     "vocabulary_equal": Definition(_HIGHER, "share of the vocabulary whose text is the reference's"),
     "templates_equal": Definition(_HIGHER, "share of the conversations rendered like the reference, byte for byte"),
@@ -56,8 +65,17 @@ DEFINITIONS: Mapping[str, Definition] = {
         _HIGHER, "share of the conversations rendered like the reference by the runtime's own template engine"
     ),
     "special_ids_equal": Definition(_HIGHER, "share of the special-token facts (BOS, EOS, …) that agree"),
+    "settings_equal": Definition(
+        _HIGHER, "share of the settings (sampling, lengths, positions, images) that the runtime takes as the source's"
+    ),
     "stops_equal": Definition(_HIGHER, "share of the ends of text, of those it writes, at which the runtime stops"),
     "image_tokens_equal": Definition(_HIGHER, "share of image sizes that become as many tokens as in the source"),
+    "tensors_equal": Definition(
+        _HIGHER, "share of tensors whose values are the source's, up to what their type rounds"
+    ),
+    "hyperparameters_equal": Definition(
+        _HIGHER, "share of the model's numbers that the file states as the source does"
+    ),
     "image_cosine": Definition(_HIGHER, "cosine of the projector's embedding to the source's, worst image token"),
     "image_cosine_unresized": Definition(
         _HIGHER, "cosine of the projector's embedding, worst token of the images that neither side had to resize"
@@ -76,8 +94,11 @@ CONTRACT_LIMITS: Mapping[str, float] = {
     "vocabulary_equal": 1.0,
     "templates_equal": 1.0,
     "special_ids_equal": 1.0,
+    "settings_equal": 1.0,
     "stops_equal": 1.0,
     "image_tokens_equal": 1.0,
+    "tensors_equal": 1.0,
+    "hyperparameters_equal": 1.0,
 }
 
 # What a projector may not miss, by its type. Resizing, which the two sides do differently, moves an embedding by
@@ -154,6 +175,8 @@ def number(value: float, limit: float | None = None) -> str:
 
 def resampled(name: str) -> str:
     """What a metric's draws are of."""
+    if name == "flips" or name.startswith("choice_"):
+        return "items"
     return "clicks" if name.startswith("click_") else "texts"
 
 

@@ -2,7 +2,7 @@
 
 FOLDER/<question>.logits.npz    what is kept of a window's logits (compressed_logits.py)
 FOLDER/<question>.array.npy     embeddings of an image, or the logits after it
-FOLDER/<question>.json          tokens that it chooses
+FOLDER/<question>.json          tokens that it chooses, scores of choices
 
 A question's name is the hash of all that its answer depends on, the model and the versions included. A file that is
 broken is asked for again; what a run did not ask for is thrown away at its end.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from validate import compressed_logits
+from validate import choices, compressed_logits
+from validate.choices import Question
 from validate.json_types import Message
-from validate.runtimes.base import Identity, ReferenceSession
+from validate.runtimes.base import Identity, ModelSettings, ReferenceSession
 
+CHOICES_TOGETHER = 64  # questions whose scores are one file
 FORM = 1  # raise it when a file of the same question would hold something else
 _BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 _Answer = TypeVar("_Answer")
@@ -85,6 +88,9 @@ class Reference(ReferenceSession):
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         return self._session.detokenize(tokens)
+
+    def settings(self) -> ModelSettings:
+        return self._session.settings()
 
     def render(
         self,
@@ -176,6 +182,26 @@ class Reference(ReferenceSession):
         shape = (self._identity.vocab,)
         return self._array(name, lambda: self._session.image_logits(prompt, pixels), lambda found: found.shape == shape)
 
+    def choice_scores(self, questions: Sequence[Question], advance: Callable[[int], None]) -> list[list[float]]:
+        """The log-probability of every choice of each question, kept for CHOICES_TOGETHER questions at a time."""
+        found: list[list[float]] = []
+        for start in range(0, len(questions), CHOICES_TOGETHER):
+            found += self._scores_of(questions[start : start + CHOICES_TOGETHER], advance)
+        return found
+
+    def _scores_of(self, questions: Sequence[Question], advance: Callable[[int], None]) -> list[list[float]]:
+        name = self._name("choices", [[list(map(list, q.tokens)), list(q.own)] for q in questions])
+        sizes = [len(question.tokens) for question in questions]
+
+        def compute() -> list[list[float]]:
+            found = list[list[float]]()
+            for scores in choices.scores(self._session, questions):
+                found.append(scores)
+                advance(1)
+            return found
+
+        return self._written(name, compute, lambda rows: _are_scores(rows, sizes))
+
     # ---- at the end
 
     def cached(self) -> Cached:
@@ -243,6 +269,17 @@ def _digest(pixels: np.ndarray) -> str:
 
 def _are_ids(found: object, vocab: int) -> bool:
     return isinstance(found, list) and all(type(i) is int and 0 <= i < vocab for i in found)
+
+
+def _are_scores(found: object, sizes: Sequence[int]) -> bool:
+    """Whether these are finite scores of questions with so many choices each."""
+    if not (isinstance(found, list) and len(found) == len(sizes)):
+        return False
+    rows = zip(found, sizes, strict=True)
+    return all(
+        isinstance(row, list) and len(row) == size and all(type(s) is float and math.isfinite(s) for s in row)
+        for row, size in rows
+    )
 
 
 def _load_json(path: Path) -> Any:

@@ -17,7 +17,7 @@ from validate.marks import Mark
 
 if TYPE_CHECKING:
     from convert.architectures import Family
-    from convert.formats.facts import Facts, TensorError
+    from convert.formats.facts import Facts, Hyperparameter, TensorError, TensorPair
     from convert.source.checkpoint import Checkpoint
 
 SOURCE = "source"
@@ -162,6 +162,9 @@ class Format:
     rank: int = 100  # where people expect it in a list: lower ones first
     previews: Callable[[Sample], Iterable[Asked]] = lambda sample: ()  # for `convert inspect CHECKPOINT`
     tensor_errors: Callable[[Path, Path, int], Iterable[TensorError]] = lambda path, source, values: ()
+    # what validation compares of an output that lies there, given its main file and the source's folder
+    tensor_pairs: Callable[[Output, Path], Iterable[TensorPair]] = lambda output, source: ()
+    hyperparameters: Callable[[Output, Path], Iterable[Hyperparameter]] = lambda output, source: ()
     guesses: bool = False  # `recognize` tries files that nothing marks as its own: it is asked last
     magic: bytes = b""  # the first bytes of its files, where they say what they are
     # as `supports`, of what a family's models usually have: for `convert families`

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+
+import numpy as np
 
 from convert.json_types import JsonDict
 from convert.source.untrusted import shown
@@ -91,6 +93,29 @@ class TensorError:
     def to_json(self) -> JsonDict:
         words = {"name": self.name, "type": self.type, "values": self.values}
         return words | {"rmse": self.rmse, "relative_rmse": self.relative, "largest": self.largest}
+
+
+@dataclass(frozen=True)
+class TensorPair:
+    """A tensor of a file beside its source. `pieces(n)` gives every n-th piece of both, float32 (rows, columns)."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    pieces: Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A number of the model that a file states: by the source, and by the file (None where it states none)."""
+
+    name: str
+    wanted: object
+    got: object
 
 
 def facts(

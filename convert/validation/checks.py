@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
@@ -14,6 +16,7 @@ from convert.model.reference import check_memory
 if TYPE_CHECKING:
     from convert.formats.base import Output
     from convert.validation.options import ValidateOptions
+    from validate.choices import ItemSet
     from validate.texts import InputSet
 
 SHORTEST_WINDOW = 16  # a limit below it is no limit of a model
@@ -22,7 +25,7 @@ MORE_MEMORY = "run it on a machine with more, or leave `validate:` out and valid
 
 def check_all(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) -> list[Problem]:
     """Every problem of the options and the source, for these outputs."""
-    named = (*options.text, options.clicks, *options.images)
+    named = (*options.text, options.clicks, *options.images, *choice_files(options))
     missing = [path for path in named if path is not None and not path.is_file()]
     return [
         *(Problem("validate", f"no file {path}", remedy="paths are relative to the recipe") for path in missing),
@@ -43,12 +46,28 @@ def input_sets(options: ValidateOptions) -> Sequence[InputSet]:
         raise StageError("validate", str(error)) from error
 
 
+def choice_files(options: ValidateOptions) -> list[Path]:
+    """The files of multiple-choice items that the recipe names."""
+    return [path for path in options.choices if isinstance(path, Path)]
+
+
+def item_sets(options: ValidateOptions) -> list[ItemSet]:
+    """Multiple-choice items, ours among them where they are named. Raises ValueError for what is none."""
+    from validate import choices
+
+    limit = options.choices_limit
+    sets = [choices.read_items(one, limit) if isinstance(one, Path) else choices.ours() for one in options.choices]
+    return [replace(one, items=one.items[:limit]) for one in sets]
+
+
 def _check_contents(options: ValidateOptions) -> list[Problem]:
-    """A text that is none and images that are none, before an hour is spent on the way to them."""
+    """A text, items or images that are none, before an hour is spent on the way to them."""
     problems = []
     try:
         if all(path.is_file() for path in options.text):
             input_sets(options)
+        if all(path.is_file() for path in choice_files(options)):
+            item_sets(options)
         if options.images:
             from validate import vision
 

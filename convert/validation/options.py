@@ -6,13 +6,21 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from convert.options import Options, RecipePath
 from convert.validation.limits import LIMITS, Limits
 
 MIN_TOKENS = 16
 AUTO: Literal["auto"] = "auto"
+
+
+class Elsewhere(Options):
+    """Where a runtime lives that is not in this environment."""
+
+    python: RecipePath = Field(description="the Python of an environment that has the runtime")
+    worker: RecipePath | None = Field(None, description="the file that answers there; not for vllm, which has one")
+    options: dict[str, bool | int | float | str] = Field({}, description="what the worker is told: {dtype: float16}")
 
 
 class ValidateOptions(Options):
@@ -39,8 +47,18 @@ class ValidateOptions(Options):
         description="JSON lines of image, instruction and row: a computer-use model's clicks are compared on them",
     )
     clicks_limit: int | None = Field(None, ge=1, description="use only the first so many of the clicks")
+    choices: list[Literal["ours"] | RecipePath] = Field(
+        [],
+        description="multiple-choice items on which answers are compared with the source's, one or a list: 'ours', a "
+        "small set in English, and JSON lines as lm-eval's data sets have them or its --log_samples writes; none when "
+        "left out",
+    )
+    choices_limit: int | None = Field(None, ge=1, description="use only the first so many items of each file")
     limits: Limits = Field({}, description=LIMITS)
-    also_on: list[str] = Field([], description="runtimes that run an output once more where they can: openvino")
+    runtimes: dict[str, Elsewhere] = Field(
+        {}, description="runtimes that live in another environment: vllm, or a name of yours with its worker file"
+    )
+    also_on: list[str] = Field([], description="runtimes that run an output once more where they can: openvino, vllm")
     require: Literal["run"] | dict[str, Literal["run"]] = Field(
         {},
         description="'run', or names as in `limits` -> 'run': an output that this machine has no device for fails, "
@@ -84,17 +102,34 @@ class ValidateOptions(Options):
                 )
         return value
 
-    @field_validator("text", "also_on", mode="before")
+    @field_validator("runtimes")
+    @classmethod
+    def _can_live_elsewhere(cls, named: dict[str, Elsewhere]) -> dict[str, Elsewhere]:
+        from validate import runtimes
+        from validate.runtimes.vllm import Vllm
+
+        for name, asked in named.items():
+            ours = runtimes.load(name) if name in runtimes.names() else None
+            if isinstance(ours, Vllm) and asked.worker is not None:
+                raise ValueError(f"{name} has a worker of its own; leave out `worker`, or give yours another name")
+            if ours is not None and not isinstance(ours, Vllm):
+                raise ValueError(f"{name} runs in this environment only; a worker of yours needs another name")
+            if ours is None and asked.worker is None:
+                raise ValueError(f"{name} has no `worker`: the file that answers in its environment")
+        return named
+
+    @field_validator("text", "also_on", "choices", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str | Path) else value
 
     @field_validator("also_on")
     @classmethod
-    def _known_runtimes(cls, names: list[str]) -> list[str]:
+    def _known_runtimes(cls, names: list[str], info: ValidationInfo) -> list[str]:
         from validate import runtimes
 
         known = [name for name in runtimes.names() if runtimes.load(name).ALSO_RUNS]
+        known += [name for name in info.data.get("runtimes", {}) if name not in known]
         for name in names:
             if name not in known:
                 hint = "".join(f"; did you mean '{n}'?" for n in difflib.get_close_matches(name, known, 1))

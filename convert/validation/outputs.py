@@ -6,13 +6,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from convert import registry
 from convert.bundle import Bundle
 from convert.formats.base import SOURCE, Output
 
+if TYPE_CHECKING:
+    from validate.runtimes import Runtime
 
-def outputs(inputs: Mapping[str, Bundle], also_on: Sequence[str] = ()) -> list[Output]:
+NONE: Mapping[str, Runtime] = MappingProxyType({})
+
+
+def outputs(inputs: Mapping[str, Bundle], also_on: Mapping[str, Runtime] = NONE) -> list[Output]:
     """Every output there is, in the recipe's order: a stage that hands another's on makes no second row.
 
     Behind each output of a format that a runtime of `also_on` runs too comes a row for that runtime.
@@ -25,11 +32,9 @@ def outputs(inputs: Mapping[str, Bundle], also_on: Sequence[str] = ()) -> list[O
     return _labelled([row for output in found.values() for row in (output, *_again(output, also_on))])
 
 
-def _again(output: Output, also_on: Sequence[str]) -> Iterator[Output]:
-    from validate import runtimes
-
-    for name in also_on:
-        if output.weights.format in runtimes.load(name).ALSO_RUNS:
+def _again(output: Output, also_on: Mapping[str, Runtime]) -> Iterator[Output]:
+    for name, runtime in also_on.items():
+        if output.weights.format in runtime.ALSO_RUNS:
             yield replace(output, on=name)
 
 

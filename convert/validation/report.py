@@ -18,6 +18,8 @@ from convert.formats.base import Output
 from convert.progress import Progress
 
 if TYPE_CHECKING:
+    from validate.choices import ItemSet
+    from validate.contract import Check
     from validate.measurement import Measurement, TensorError
     from validate.reference import Cached
     from validate.report import Output as Entry
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from validate.report.schema import FileEntry, FormatEntry, ProvenanceEntry, ReferenceEntry, TextEntry
     from validate.texts import Windows
 
-TENSOR_VALUES = 4 << 20  # of each tensor, that are compared with the source's
 FORMS = {"report.json": "json", "report.md": "markdown", "report.html": "html"}
 
 
@@ -89,6 +90,16 @@ def report(
     }
 
 
+def with_standing(content: Report, measurements: Sequence[Measurement], items: Sequence[ItemSet]) -> Report:
+    """The report with what is said of its outputs together, and the items that they were asked."""
+    from validate import report
+
+    found = report.with_standing(content, measurements)
+    if items:
+        found["choices"] = [{"name": one.name, "sha256": one.sha256, "items": len(one.items)} for one in items]
+    return found
+
+
 def formats(entries: Sequence[Entry]) -> dict[str, FormatEntry]:
     """How the formats of the outputs are shown."""
     from validate.report import FormatLook, format_entries
@@ -130,16 +141,29 @@ def _counted(measurement: Measurement, row: Output, source: Bundle) -> Measureme
 
 def tensor_errors(row: Output, source: Bundle) -> list[TensorError]:
     """The error of each tensor, of formats that can say; none where the file or the source is not one we convert."""
-    from validate.measurement import TensorError
+    from convert.validation.tensors import compare_tensors
 
-    if row.parts or row.not_built:
+    if row.not_built:
         return []
     format_, _ = registry.kinds()[row.weights.format]
     try:
-        errors = list(format_.tensor_errors(row.weights.path, _folder(source), TENSOR_VALUES))
+        return compare_tensors(list(format_.tensor_pairs(row, _folder(source))))
     except ConvertError:
         return []
-    return [TensorError(e.name, e.type, e.values, e.relative) for e in errors]
+
+
+def stated(row: Output, source: Bundle) -> list[Check]:
+    """What the output's files state of the model against the source's config; nothing where they cannot be read."""
+    from validate.contract import Counter
+
+    format_, _ = registry.kinds()[row.weights.format]
+    counter = Counter()
+    try:
+        for one in format_.hyperparameters(row, _folder(source)):
+            counter.compare(one.name, one.wanted, one.got)
+    except ConvertError:
+        return []
+    return [counter.check("hyperparameters", "what the files state of the model", "hyperparameters_equal")]
 
 
 def _folder(source: Bundle) -> Path:

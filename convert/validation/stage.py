@@ -25,15 +25,34 @@ from convert.model.reference import open_reference
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
-from convert.validation.checks import check_all, config_of, input_sets, wants_images, window_of
+from convert.validation.checks import (
+    check_all,
+    choice_files,
+    config_of,
+    input_sets,
+    item_sets,
+    wants_images,
+    window_of,
+)
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
 from convert.validation.options import AUTO, MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
-from convert.validation.report import provenance, reference_entry, report, report_row, tensor_errors, write
+from convert.validation.report import (
+    provenance,
+    reference_entry,
+    report,
+    report_row,
+    stated,
+    tensor_errors,
+    with_standing,
+    write,
+)
+from convert.validation.second import second_runtimes, versions_elsewhere
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from validate.choices import Question
     from validate.measurement import Candidate, Measurement, Questions
     from validate.reference import Reference
     from validate.report import Output as Entry
@@ -94,7 +113,7 @@ def _measurement_key(row: Output, bundle: Bundle, runtime: Runtime | None, refer
     return json.dumps(words, sort_keys=True)
 
 
-def _candidate(options: ValidateOptions, row: Output, inputs: Inputs, reference_key: str) -> Candidate:
+def _candidate(row: Output, inputs: Inputs, also_on: Mapping[str, Runtime], reference_key: str) -> Candidate:
     from validate import runtimes
     from validate.measurement import Candidate
 
@@ -102,12 +121,17 @@ def _candidate(options: ValidateOptions, row: Output, inputs: Inputs, reference_
     weights, projector, size = row.weights, row.projector, _memory_bytes(row, source)
     _, kind = registry.kinds()[weights.format]
     name = row.on or next(iter(kind.runtimes), "")
-    runtime = runtimes.load(name) if name in runtimes.names() else None
+    runtime = also_on.get(row.on) or (runtimes.load(name) if name in runtimes.names() else None)
     path = projector.path if projector else None
     errors = partial(tensor_errors, row, source)
     key = _measurement_key(row, inputs[row.stage], runtime, reference_key)
-    limits = {metric: limit for metric, (limit, _) in limits_of(options.limits, row).items()}
-    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, name, key, limits)
+    checks = partial(stated, row, source)
+    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, checks, name, key)
+
+
+def _limits(options: ValidateOptions, row: Output) -> dict[str, float]:
+    """Metric -> its limit, of what texts are read for until it is decided."""
+    return {metric: limit for metric, (limit, _) in limits_of(options.limits, row).items()}
 
 
 def _memory_bytes(row: Output, source: Bundle) -> int:
@@ -155,7 +179,13 @@ def _windows(
     return windows
 
 
-def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], windows: Windows) -> Questions:
+def _questions(
+    options: ValidateOptions,
+    reference: Reference,
+    sets: Sequence[InputSet],
+    windows: Windows,
+    items: Sequence[Question],
+) -> Questions:
     from validate import enough, texts
     from validate.measurement import Questions
     from validate.toolcalls import Prompt
@@ -163,7 +193,7 @@ def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[In
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
     steps = enough.steps([len(w) for w in windows.tokens]) if options.tokens == AUTO else ()
     if not reference.identity().has_vision:
-        return Questions(windows.tokens, windows.sets, tool_prompts=prompts, steps=steps)
+        return Questions(windows.tokens, windows.sets, tool_prompts=prompts, choices=items, steps=steps)
     try:
         images, why_none = _images(options, reference)
         return Questions(
@@ -175,10 +205,25 @@ def _questions(options: ValidateOptions, reference: Reference, sets: Sequence[In
             no_images_reason=why_none,
             images_required=wants_images(options),
             tool_prompts=prompts,
+            choices=items,
             steps=steps,
         )
     except ValueError as error:
         raise StageError("validate", str(error)) from error
+
+
+def _items(options: ValidateOptions, reference: Reference, windows: Windows, progress: Progress) -> list[Question]:
+    """The multiple-choice items in tokens, none longer than the longest window, for which sessions are opened."""
+    from validate import choices
+
+    longest = max(map(len, windows.tokens))
+    found, cut = choices.tokenized(item_sets(options), reference, longest)
+    if cut:
+        progress.warn(
+            f"{cut} of {len(found)} multiple-choice items are longer than the {longest} tokens of a window and lost "
+            "their beginning; with a larger `window:` they do not"
+        )
+    return found
 
 
 def _images(options: ValidateOptions, reference: Reference) -> tuple[list[tuple[str, np.ndarray]], str]:
@@ -237,9 +282,15 @@ class ValidateStage(Stage[ValidateOptions]):
         found = [name for runtime in runtimes.names() for name in runtimes.load(runtime).DISTRIBUTIONS]
         return tuple(dict.fromkeys((*self.TOOLS, *found)))
 
+    def versions(self, options: ValidateOptions) -> Mapping[str, str]:
+        """What runs outputs in other environments, asked there: another version, another measurement."""
+        return versions_elsewhere(options)
+
     def reads(self, options: ValidateOptions) -> list[Path]:
-        """The files whose content decides the report: text, images, clicks, and the screenshots the clicks name."""
-        named = [p for p in (*options.text, options.clicks, *options.images) if p is not None]
+        """The files whose content decides the report: what the recipe names, and the screenshots the clicks name."""
+        workers = [elsewhere.worker for elsewhere in options.runtimes.values()]
+        named = [*options.text, *options.images, *choice_files(options)]
+        named += [path for path in (options.clicks, *workers) if path is not None]
         if options.clicks is not None and options.clicks.is_file():
             with contextlib.suppress(ValueError, OSError):  # self.check() says what is wrong with it
                 named += [task.image for task in _tasks(options)]
@@ -247,9 +298,8 @@ class ValidateStage(Stage[ValidateOptions]):
 
     def check(self, options: ValidateOptions, inputs: Inputs) -> list[Problem]:
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
-        from validate import runtimes
-
-        rows = outputs(inputs, options.also_on)
+        also_on = second_runtimes(options)
+        rows = outputs(inputs, also_on)
         problems = check_all(options, inputs[SOURCE], rows)
         if not rows:
             return [
@@ -260,15 +310,16 @@ class ValidateStage(Stage[ValidateOptions]):
         for what, names in (("limits", options.limits), ("require", demanded)):
             problems += unknown_names(what, names, rows, options.also_on)
         for name in options.also_on:
-            if all(row.on != name for row in rows):
-                problems.append(Problem("validate", f"also_on: {name}, which runs no output of this recipe"))
-            elif reason := runtimes.load(name).available():  # asked for by name: not after all has been built
+            reason = also_on[name].available()  # asked for by name: not after all has been built
+            if reason and (not also_on[name].ALSO_RUNS or any(row.on == name for row in rows)):
                 problems.append(Problem("validate", f"also_on: {name}, and {reason.replace(': ', '; ', 1)}"))
+            elif all(row.on != name for row in rows):
+                problems.append(Problem("validate", f"also_on: {name}, which runs no output of this recipe"))
         return problems
 
     def forecast(self, options: ValidateOptions, inputs: Inputs) -> Bundle:
         """The source's bundle with a report of about the size reports have."""
-        rows = outputs(inputs, options.also_on)
+        rows = outputs(inputs, second_runtimes(options))
         files = (
             Artifact("json", Path("report.json"), REPORT_BYTES * (1 + len(rows))),
             Artifact("markdown", Path("report.md"), REPORT_BYTES),
@@ -279,19 +330,19 @@ class ValidateStage(Stage[ValidateOptions]):
     def work(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> int:
         """Tokens through weights, of every output and of the source; a click counts as a prompt with its image."""
         clicks = len(_tasks(options)) if options.clicks is not None and options.clicks.is_file() else 0
-        rows = [row.weights_size for row in outputs(inputs, options.also_on)]
+        rows = [row.weights_size for row in outputs(inputs, second_runtimes(options))]
         source = sum(a.size for a in inputs[SOURCE].of(Role.WEIGHTS))
         return (options.most_tokens + CLICK_TOKENS * clicks) * (source + sum(rows))
 
     def needs(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers beside the largest output on its runtime."""
-        rows = outputs(inputs, options.also_on)
+        rows = outputs(inputs, second_runtimes(options))
         largest = max((_memory_bytes(row, inputs[SOURCE]) for row in rows), default=0)
         return reference_needs(inputs[SOURCE], largest, scratch_bytes=_kept_bytes(options, inputs[SOURCE]))
 
     def explain(self, options: ValidateOptions, inputs: Inputs) -> list[str]:
         """What each output will be held to, for `convert plan -v`."""
-        return explain_limits(options.limits, outputs(inputs, options.also_on))
+        return explain_limits(options.limits, outputs(inputs, second_runtimes(options)))
 
     def run(self, options: ValidateOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The source's bundle with the report in every form; a limit that is passed over is in there, not raised."""
@@ -299,13 +350,19 @@ class ValidateStage(Stage[ValidateOptions]):
         from validate.compare import measure
         from validate.measurement import Settings
 
-        source, rows = inputs[SOURCE], outputs(inputs, options.also_on)
-        key = _reference_key(options, source)
-        candidates = [_candidate(options, row, inputs, key) for row in rows if not row.not_built]
+        also_on = second_runtimes(options)
+        source, rows = inputs[SOURCE], outputs(inputs, also_on)
+        key = json.dumps([_reference_key(options, source), versions_elsewhere(options)])
+        candidates = [
+            replace(_candidate(row, inputs, also_on, key), limits=_limits(options, row))
+            for row in rows
+            if not row.not_built
+        ]
         with _reference(options, source, out) as reference:
             sets = input_sets(options)
             windows = _windows(options, source, reference, sets, progress)
-            questions = _questions(options, reference, sets, windows)
+            items = _items(options, reference, windows, progress)
+            questions = _questions(options, reference, sets, windows, items)
             try:
                 kept = out.parent / STATE_FOLDER / "measured"
                 results = measure(reference, candidates, questions, Settings(options.threads, kept), progress)
@@ -318,13 +375,15 @@ class ValidateStage(Stage[ValidateOptions]):
             progress.note(f"the source read what was written in {reference.passes} passes")
             compared_with = reference_entry(out, source, reference.identity().vocab, reference.cached())
         measured = iter(results)
-        entries = [_row(options, out, t, _missing(t) or next(measured), source) for t in rows]
+        found = [_missing(row) or next(measured) for row in rows]
+        entries = [_row(options, out, row, one, source) for row, one in zip(rows, found, strict=True)]
         for row in entries:
             if read := row.get("reading"):
                 progress.note(f"{row['label']}: {read['reason']}")
             say = progress.note if row["status"] == "passed" else progress.warn
             say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
         content = report(out, compared_with, windows, entries, provenance(progress, self.tools(options)))
+        content = with_standing(content, found, item_sets(options))
         return source.with_(report=write(out, content))
 
 

@@ -19,6 +19,7 @@ from convert import child
 from convert.bundle import Bundle, Role
 from convert.errors import StageError
 from convert.formats.onnx import genai
+from convert.formats.onnx.genai_search import search_settings
 from convert.options import Options
 from convert.progress import Silent
 from convert.source.stage import STAGE as source
@@ -140,6 +141,54 @@ def test_a_config_that_says_otherwise_is_set_right(
     fixed = json.loads(Path(path).read_text())["model"][name]
     assert (set(fixed) if isinstance(fixed, list) else fixed) == (set(right) if isinstance(right, list) else right)
     assert [note.split()[1] for note in notes.notes] == [name]
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("do_sample", False),
+        ("temperature", 0.6),
+        ("top_k", 50),  # the builder takes this and the next two for unsaid
+        ("top_p", 1.0),
+        ("temperature", 1.0),
+        ("repetition_penalty", 1.05),
+        ("no_repeat_ngram_size", 3),
+        ("min_length", 2),
+        ("max_length", 100),
+        ("num_beams", 2),
+        ("length_penalty", 0.5),
+        ("diversity_penalty", 0.2),
+    ],
+)
+def test_every_word_of_sampling_travels_and_the_runtime_takes_it(
+    qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path, word: str, value: Any
+) -> None:
+    import onnxruntime_genai as og
+
+    from convert.source.companions import read_companions
+
+    checkpoint, out = tmp_path / "m", tmp_path / "out"
+    shutil.copytree(qwen[0], checkpoint)
+    shutil.copytree(qwen[1], out)
+    generation = json.loads((checkpoint / "generation_config.json").read_text())
+    greedy = {"do_sample": False} if word == "num_beams" else {}
+    (checkpoint / "generation_config.json").write_text(json.dumps(generation | greedy | {word: value}))
+    genai._correct_config(out / "genai_config.json", read_companions(bundle_of(checkpoint)), Silent())
+    assert json.loads((out / "genai_config.json").read_text())["search"][word] == value
+    model = og.Model(og.Config(str(out)))
+    generator = og.Generator(model, og.GeneratorParams(model))
+    generator.append_tokens(np.array([40, 50, 60], np.int32))
+    generator.generate_next_token()
+
+
+def test_beams_with_sampling_are_no_setting_that_its_runtime_has() -> None:
+    assert search_settings({"num_beams": 2, "do_sample": True}, 512) == {"do_sample": True}
+
+
+def test_words_of_the_wrong_type_stay_the_builders() -> None:
+    nonsense = {"temperature": "hot", "top_k": 2.5, "top_p": float("nan"), "do_sample": 1, "num_beams": True}
+    assert search_settings(nonsense, 512) == {}
+    assert search_settings({"max_length": 4096}, 512) == {"max_length": 512}  # the runtime refuses more
 
 
 def test_another_vocabulary_than_the_sources_is_an_error(

@@ -5,10 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from validate.flips import mcnemar
+from validate.measurement import Measurement
 from validate.report.schema import (
     CheckEntry,
+    ChoiceChange,
+    ChoiceCounts,
+    ChoiceEntry,
     DifferenceEntry,
     FileEntry,
     GreedyEntry,
@@ -244,6 +252,51 @@ def vision(row: Made, projector: FileEntry, chance: random.Random) -> VisionEntr
         "images": images,
         "clicks": clicks,  # type: ignore[typeddict-item]
     }
+
+
+_ITEMS = (
+    ("ours", "The glass fell off the table and", " broke", " broke", " flew"),
+    ("ours", "# Python\nwords = text.", "split", "split", "append"),
+    ("arc_easy.jsonl", "Question: Which of these is a source of light?\nAnswer:", " the sun", " a cloud", " a stone"),
+)
+
+
+def choices(row: Made) -> ChoiceEntry:
+    """Two sets of items; the more an output drifts, the more of them it answers otherwise."""
+    lost = 0 if row.kl < 1e-5 else 1 if row.kl < 1e-2 else 9
+    won, astray = lost // 3, min(lost, 2)
+    ours, theirs = _counts("ours", 82, 61, lost, won, astray), _counts("arc_easy.jsonl", 100, 58, 0, won, 0)
+    whole = _counts("", 182, 119, lost, 2 * won, astray)
+    rows = _ITEMS[: min(3, lost)]
+    changes: list[ChoiceChange] = [
+        {"set": set_, "shown": shown, "right": right, "reference": source, "candidate": candidate}
+        for set_, shown, right, source, candidate in rows
+    ]
+    return {"all": whole, "normalized": {**whole, "right": whole["right"] - 1}, "sets": [ours, theirs]} | {
+        "changes": changes
+    }  # type: ignore[return-value]
+
+
+def _counts(name: str, items: int, right: int, lost: int, won: int, astray: int) -> ChoiceCounts:
+    return {
+        "name": name,
+        "items": items,
+        "right_reference": right,
+        "right": right - lost + won,
+        "right_to_wrong": lost,
+        "wrong_to_right": won,
+        "wrong_to_wrong": astray,
+        "p": mcnemar(lost, won),
+    }
+
+
+def measurements(rows: Sequence[Made]) -> list[Measurement]:
+    """What a ranking needs: draws of each row's KL, all alike but for a hundredth."""
+    shared, own = np.random.default_rng(0).normal(1, 0.1, 1000), np.random.default_rng(1)
+    return [
+        Measurement(draws={} if row.label == NOT_RUN else {"kl_mean": row.kl * shared * own.normal(1, 0.01, 1000)})
+        for row in rows
+    ]
 
 
 def speed(row: Made, chance: random.Random) -> SpeedEntry:

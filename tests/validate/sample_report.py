@@ -15,6 +15,7 @@ from tests.validate import sample_parts as parts
 from tests.validate.sample_parts import BROKEN, NOT_RUN, Made
 from validate.report.marks import FormatLook, Mark, format_entries
 from validate.report.schema import SCHEMA_VERSION, Limit, Output, Report
+from validate.report.standing import with_standing
 
 _LLAMA = "llama.cpp (xllamacpp 2026.10.11549)"
 _ORT = "ONNX Runtime (onnxruntime 1.31.1)"
@@ -69,7 +70,7 @@ FAILED = ("fara-nano-Q2_K.gguf", UNSURE, BROKEN)
 
 def sample_report() -> Report:
     """Twenty-six outputs: three failed, one of them perhaps by chance, one was built and not run."""
-    return {
+    report: Report = {
         "schema_version": SCHEMA_VERSION,
         "recipe": "demo",
         "reference": {
@@ -96,6 +97,10 @@ def sample_report() -> Report:
         "window": 512,
         "formats": format_entries(FORMATS),
         "outputs": [sample_output(row) for row in _ROWS],
+        "choices": [
+            {"name": name, "sha256": parts.digest(name), "items": items}
+            for name, items in (("ours", 82), ("arc_easy.jsonl", 100))
+        ],
         "provenance": {
             "convert": "0.1.0",
             "recipe_sha256": parts.digest("recipe"),
@@ -117,6 +122,7 @@ def sample_report() -> Report:
             },
         },
     }
+    return with_standing(report, parts.measurements(_ROWS))
 
 
 def sample_output(row: Made) -> Output:
@@ -131,6 +137,12 @@ def sample_output(row: Made) -> Output:
     metrics = _metrics(row, chance) if ran else {}
     if greedy:
         metrics["greedy_equal"] = greedy["equal"] / greedy["tokens"]
+    choices = parts.choices(row) if ran else None
+    if choices:
+        whole = choices["all"]
+        metrics["choice_accuracy"] = whole["right"] / whole["items"]
+        metrics["choice_accuracy_reference"] = whole["right_reference"] / whole["items"]
+        metrics["flips"] = (whole["right_to_wrong"] + whole["wrong_to_right"]) / whole["items"]
     limits = _limits(row, metrics) if ran else {}
     contract = parts.contract(row) if ran else {}
     status, reason = _verdict(row)
@@ -157,6 +169,7 @@ def sample_output(row: Made) -> Output:
         "contract": contract,
         "greedy": greedy,
         "tool_calls": {"asked": 12, "valid_reference": 11, "valid": 9 if row.type == "Q2_K" else 11} if ran else None,
+        "choices": choices,
         "vision": parts.vision(row, projector, chance),
         "speed": parts.speed(row, chance) if ran else None,
         "tensors": parts.tensors(row, chance) if row.format == "gguf" else [],

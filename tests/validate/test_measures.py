@@ -123,8 +123,18 @@ def test_ours_are_made_in_this_order() -> None:
     sessions = [m for m in ours if m not in (*windows, *fresh, *files)]
     assert [m.__name__ for m in fresh] == ["Speed"]
     assert [m.__name__ for m in windows] == ["Drift"]
-    assert [m.__name__ for m in sessions] == ["Contract", "Cache", "Writing", "Stops", "Tools", "Images", "Clicks"]
-    assert [m.__name__ for m in files] == ["Tensors"]
+    assert [m.__name__ for m in sessions] == [
+        "Contract",
+        "Settings",
+        "Cache",
+        "Writing",
+        "Stops",
+        "Tools",
+        "Flips",
+        "Images",
+        "Clicks",
+    ]
+    assert [m.__name__ for m in files] == ["Tensors", "Stated"]
     assert len(set(measures.names())) == len(measures.names())
 
 

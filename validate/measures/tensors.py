@@ -15,6 +15,9 @@ class Tensors(FileMeasure):
     def measure(self, candidate: Candidate, result: Measurement) -> None:
         if candidate.tensor_errors is not None:
             result.tensors = candidate.tensor_errors()
+            if result.tensors:
+                right = sum(not tensor.note for tensor in result.tensors)
+                result.metrics["tensors_equal"] = right / len(result.tensors)
 
 
 MEASURE = Tensors

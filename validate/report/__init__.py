@@ -11,6 +11,7 @@ from validate.report.html import to_html
 from validate.report.markdown import to_markdown
 from validate.report.marks import format_entries
 from validate.report.schema import SCHEMA_VERSION, Output, Report
+from validate.report.standing import with_standing
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -25,4 +26,5 @@ __all__ = [
     "to_json",
     "to_markdown",
     "verdict",
+    "with_standing",
 ]

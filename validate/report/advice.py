@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from validate.metrics import Better
 from validate.report.schema import Output
@@ -25,6 +25,10 @@ _STOPS = (
     "do not publish it: it talks on where it should stop. Compare its end-of-text and end-of-turn ids with those of "
     "the source's generation_config.json and tokenizer."
 )
+_SETTINGS = (
+    "it would be used in another way than its source: the contract below names each setting, what the source says and "
+    "what the runtime takes. Write it into the file, or give it to the runtime with every call."
+)
 _SIZES = (
     "the projector cuts or scales images in another way than the source: compare its pixel limits, patch size and "
     "merge size with preprocessor_config.json."
@@ -33,6 +37,13 @@ _CALLS = (
     "its answers name no tool, or are no JSON: see the drift and the template first. A type that calls tools less "
     "often than the source is no use to an agent, however near it is on text."
 )
+_CHOICES = (
+    "it answers other items right than the source does: see the drift first, and the items that changed. With few "
+    "items a drop of one or two is chance; the test beside them says how likely."
+)
+_TENSORS = "do not publish it: its file does not hold the source's values, rounded. Convert it again."
+_STATED = "do not publish it: its files describe another model than the source's config.json. Convert it again."
+PLACES = 4  # that are named of each kind
 _KL = ("kl_mean", "kl_median", "kl_p95", "kl_p99", "kl_p999", "kl_max")
 
 _ADVICE: dict[str, str] = {
@@ -47,9 +58,13 @@ _ADVICE: dict[str, str] = {
     **dict.fromkeys(
         ("image_cosine", "image_cosine_unresized", "image_max_error", "image_kl", "image_top1"), _PROJECTOR
     ),
+    "settings_equal": _SETTINGS,
     "stops_equal": _STOPS,
+    "tensors_equal": _TENSORS,
+    "hyperparameters_equal": _STATED,
     "image_tokens_equal": _SIZES,
     **dict.fromkeys(("tool_calls_valid", "tool_call_drop"), _CALLS),
+    **dict.fromkeys(("choice_accuracy", "choice_accuracy_norm", "choice_drop", "flips", "mcnemar_p"), _CHOICES),
     **dict.fromkeys(("click_rate", "click_drop", "click_distance"), _CLICKS),
 }
 
@@ -73,4 +88,22 @@ def advice(output: Output) -> Iterable[str]:
     broken = [name for name in output["limits"] if kept(output, name) is False]
     if not broken:
         yield "it could not be measured as a whole: convert it again, and do not publish it before it runs."
+    yield from places(output, broken)
     yield from dict.fromkeys(_ADVICE[name] for name in broken)
+
+
+def places(output: Output, broken: Iterable[str]) -> Iterable[str]:
+    """Where the trouble is: tensors by their names, settings and texts with what they are and should be."""
+    notes = [f"{t['name']}: {t['note']}" for t in output["tensors"] if t.get("note")]
+    yield from _few("tensor ", notes)
+    wrong = set(broken)
+    for check in output["contract"].values():
+        if check["metric"] in wrong:
+            said = [f"{d['what']} is {d['candidate']}, by the source {d['reference']}" for d in check["differences"]]
+            yield from _few(f"{check['title']}: ", said)
+
+
+def _few(before: str, said: Sequence[str]) -> Iterable[str]:
+    yield from (f"{before}{words}" for words in said[:PLACES])
+    if len(said) > PLACES:
+        yield f"{before.rstrip(': ')}: {len(said) - PLACES} more, in report.json"

@@ -109,9 +109,11 @@ def output(
         "contract": contract_json(measurement),
         "greedy": _plain(measurement.greedy),
         "tool_calls": _plain(measurement.tool_calls),
+        "choices": _plain(measurement.choices),
         "vision": vision_json(measurement, subject),
         "speed": _plain(measurement.speed),
         "tensors": [cast(TensorEntry, _finite(asdict(tensor))) for tensor in measurement.tensors],
+        "above_floor": None,  # known when all rows are: standing.py
     }
 
 

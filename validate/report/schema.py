@@ -124,6 +124,41 @@ class ToolCallEntry(TypedDict):
     valid: int
 
 
+class ChoiceCounts(TypedDict):
+    """Answers to multiple-choice items on both sides, and how many changed each way.
+
+    `p` is McNemar's exact test, two-sided: how often chance alone splits the flips as unevenly.
+    """
+
+    name: str  # of the set; empty where it is all of them
+    items: int
+    right_reference: int
+    right: int
+    right_to_wrong: int
+    wrong_to_right: int
+    wrong_to_wrong: int  # another wrong answer
+    p: float
+
+
+class ChoiceChange(TypedDict):
+    """An item with another answer than the source's."""
+
+    set: str
+    shown: str  # the end of what was read
+    right: str
+    reference: str
+    candidate: str
+
+
+class ChoiceEntry(TypedDict):
+    """Multiple-choice items, answered by the largest sum of log-probabilities; `normalized` by it over characters."""
+
+    all: ChoiceCounts
+    normalized: ChoiceCounts
+    sets: list[ChoiceCounts]  # empty where there is one
+    changes: list[ChoiceChange]  # some of those that changed
+
+
 class ImageEntry(TypedDict):
     """One image through the projector; `resized` when its size had to change, which the two sides do differently."""
 
@@ -249,12 +284,13 @@ class SpeedEntry(TypedDict):
 
 
 class TensorEntry(TypedDict):
-    """A tensor of a GGUF file against the source's."""
+    """A tensor of a file against the source's."""
 
     name: str
     type: str
     values: int
     error: float | None  # root mean square error over the source's root mean square
+    note: NotRequired[str]  # what is wrong with it, where it lost more than its type rounds
 
 
 class Output(TypedDict):
@@ -289,9 +325,52 @@ class Output(TypedDict):
     contract: dict[str, CheckEntry]
     greedy: GreedyEntry | None
     tool_calls: ToolCallEntry | None
+    choices: NotRequired[ChoiceEntry | None]  # reports made before have none
     vision: VisionEntry
     speed: SpeedEntry | None
     tensors: list[TensorEntry]
+    above_floor: NotRequired[
+        float | None
+    ]  # kl_mean over its runtime's noise floor, both at least 1e-9; where there is one
+
+
+class FloorEntry(TypedDict):
+    """A runtime's own drift: that of an output which holds the source's weights as they are."""
+
+    runtime: str
+    output: str  # its label
+    kl_mean: float
+
+
+class DuelEntry(TypedDict):
+    """Two outputs by label: `better` drifts less than `worse` by this share, with its 95 % interval.
+
+    Both were measured on the same resampled texts, pair by pair. `tied`: the interval holds 0.
+    """
+
+    better: str
+    worse: str
+    by: float
+    low: float
+    high: float
+    tied: bool
+    same_size: bool  # within a twentieth, of one format on one runtime
+
+
+class RankingEntry(TypedDict):
+    """Labels of outputs in groups, the best first; those of a group cannot be told from its first."""
+
+    metric: str
+    groups: list[list[str]]
+    duels: list[DuelEntry]  # the first of each group with that of the next, and all pairs of a size
+
+
+class ChoiceSetEntry(TypedDict):
+    """A file of multiple-choice items, and how many of its items were used."""
+
+    name: str
+    sha256: str
+    items: int
 
 
 class MarkEntry(TypedDict):
@@ -320,4 +399,7 @@ class Report(TypedDict):
     window: int  # tokens of a full window
     formats: NotRequired[dict[str, FormatEntry]]  # of the outputs; reports made before have none
     outputs: list[Output]
+    noise_floor: NotRequired[list[FloorEntry]]
+    ranking: NotRequired[RankingEntry]  # where two outputs or more have intervals
+    choices: NotRequired[list[ChoiceSetEntry]]
     provenance: ProvenanceEntry

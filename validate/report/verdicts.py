@@ -145,10 +145,10 @@ def close_calls(report: Report) -> list[tuple[int, str, Gate]]:
 
 
 def facts(report: Report) -> list[Fact]:
-    """A text that is too short, smallest and furthest from the source of those that passed, contract, clicks."""
+    """A text that is too short, smallest and furthest from the source of those that passed, contract, clicks, flips."""
     named = list(zip(report["outputs"], short_names(report), strict=True))
     passed = [(o, n) for o, n in named if o["status"] == "passed"]
-    return [*_of_text(report["outputs"]), *_of_passed(passed), *_contract(named), *_clicks(named)]
+    return [*_of_text(report["outputs"]), *_of_passed(passed), *_contract(named), *_clicks(named), *_choices(named)]
 
 
 _Named = Sequence[tuple[Output, str]]
@@ -200,3 +200,13 @@ def _clicks(named: _Named) -> Iterable[Fact]:
         least = "all alike" if len({r for r, _, _ in rates}) == 1 < len(rates) else name
         said = least if source is None else f"{least}; the source hits {percent(source)} %"
         yield Fact("Fewest clicks hit", f"{percent(rate)} %", said)
+
+
+def _choices(named: _Named) -> Iterable[Fact]:
+    """Of those that were asked multiple-choice items, the one that flips most."""
+    asked = [(e["all"], n) for o, n in named if (e := o.get("choices"))]
+    if asked:
+        most, name = max(asked, key=lambda pair: pair[0]["right_to_wrong"] + pair[0]["wrong_to_right"])
+        lost, won = most["right_to_wrong"], most["wrong_to_right"]
+        detail = f"{name}: {lost} right to wrong, {won} wrong to right; p {most['p']:.2g}"
+        yield Fact("Most answers flipped", f"{lost + won} of {most['items']}", detail)

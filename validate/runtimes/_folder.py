@@ -17,11 +17,11 @@ import numpy as np
 
 from validate.errors import RuntimeFailure, Unsupported
 from validate.json_types import Message
-from validate.runtimes import _images
+from validate.runtimes import _folder_settings, _images
 from validate.runtimes._file_tokenizer import FileTokenizer, file_tokenizer
 from validate.runtimes._images.base import ImageInputs, Images
 from validate.runtimes._optional import optional
-from validate.runtimes.base import IMAGE_MARK, Identity, ReferenceSession
+from validate.runtimes.base import IMAGE_MARK, Identity, ModelSettings, ReferenceSession
 from validate.silence import silence_torchao
 
 if TYPE_CHECKING:
@@ -116,6 +116,21 @@ class CheckpointFolder(ReferenceSession):
             if i < len(pieces):
                 pieces[i] = piece
         return pieces
+
+    def settings(self) -> ModelSettings:
+        """What generation_config.json, config.json and the image processor say, as transformers reads them."""
+        path = self._folder / "generation_config.json"
+        said = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+        values = {
+            **_folder_settings.sampling(self._generation, said),
+            **_folder_settings.tokens(self._generation, self._text),
+            **_folder_settings.positions(self._text),
+        }
+        if not self.identity().has_vision:
+            return ModelSettings("the folder", values, elsewhere=frozenset(_folder_settings.IMAGES))
+        with contextlib.suppress(RuntimeFailure):  # no processor, which is told where images are asked for
+            values |= _folder_settings.images(self._processor, self._pixel_limits)
+        return ModelSettings("the folder", values)
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         raise Unsupported("a folder without its weights computes nothing")

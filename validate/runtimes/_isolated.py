@@ -20,7 +20,7 @@ from validate.errors import Killed, NotOnThisMachine, RuntimeFailure, Unsupporte
 from validate.json_types import Message
 from validate.runtimes._pipe import receive, send
 from validate.runtimes._watchdog import Watchdog
-from validate.runtimes.base import Ability, Identity, Runtime, Session
+from validate.runtimes.base import Ability, Identity, ModelSettings, Runtime, Session
 from validate.speed import Speed
 
 LAST_WORDS = 600  # characters of the process's stderr worth quoting
@@ -167,6 +167,9 @@ class IsolatedSession(Session):
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         return self._ask(list[list[int]], "image_generate", prompts, images, count)
+
+    def settings(self) -> ModelSettings:
+        return self._ask(ModelSettings, "settings")
 
     def image_tokens(self, width: int, height: int) -> int:
         return self._ask(int, "image_tokens", width, height)

@@ -8,11 +8,12 @@ instead of being handed a wrong number.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as C
 import functools
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 GGML_TYPE_F32 = 0
 GGML_TYPE_F16 = 1
-GGUF_UINT32 = 4  # gguf_type
+GGUF_UINT32, GGUF_FLOAT32, GGUF_ARRAY = 4, 6, 9  # gguf_type
 FLASH_ATTENTION_OFF = 0
 AUTO = -1
 IMAGE_CHUNK = 1  # MTMD_INPUT_CHUNK_TYPE_IMAGE
@@ -156,6 +157,10 @@ _SIGNATURES: tuple[tuple[str, type[_CDataType] | None, list[type[_CDataType]]], 
     ("gguf_find_key", C.c_int64, [_P, _S]),
     ("gguf_get_kv_type", C.c_int, [_P, C.c_int64]),
     ("gguf_get_val_u32", C.c_uint32, [_P, C.c_int64]),
+    ("gguf_get_arr_type", C.c_int, [_P, C.c_int64]),
+    ("gguf_get_arr_n", C.c_size_t, [_P, C.c_int64]),
+    ("gguf_get_arr_data", _P, [_P, C.c_int64]),
+    ("gguf_find_tensor", C.c_int64, [_P, _S]),
     ("mtmd_log_set", None, [_P, _P]),
     ("mtmd_helper_log_set", None, [_P, _P]),
     ("mtmd_context_params_default", ImageParams, []),
@@ -214,20 +219,49 @@ def image_params() -> ImageParams:
     return _verified(library().mtmd_context_params_default(), _IMAGE_DEFAULTS)  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def _header(path: Path) -> Iterator[int | None]:
+    """gguf_context of a file without its tensors; None where it cannot be read."""
+    lib = library()
+    file = lib.gguf_init_from_file(os.fsencode(path), FileParams(True, None))
+    try:
+        yield file
+    finally:
+        if file:
+            lib.gguf_free(file)
+
+
 def pixel_limits(projector: Path) -> tuple[int, int] | None:
     """The least and the most pixels of an image that a projector file names; None where it names none."""
     lib = library()
-    file = lib.gguf_init_from_file(os.fsencode(projector), FileParams(True, None))
-    if not file:
-        return None
-    try:
+    with _header(projector) as file:
+        if not file:
+            return None
         found = [lib.gguf_find_key(file, f"clip.vision.image_{name}_pixels".encode()) for name in ("min", "max")]
         if any(key < 0 or lib.gguf_get_kv_type(file, key) != GGUF_UINT32 for key in found):
             return None  # to read a number of another type ends the process
         least, most = (lib.gguf_get_val_u32(file, key) for key in found)
         return least, most
-    finally:
-        lib.gguf_free(file)
+
+
+def image_numbers(projector: Path, key: str) -> tuple[float, ...]:
+    """A float32 array of a projector file, such as clip.vision.image_mean; empty where it has none of that name."""
+    lib = library()
+    with _header(projector) as file:
+        place = lib.gguf_find_key(file, key.encode()) if file else -1
+        if place < 0 or lib.gguf_get_kv_type(file, place) != GGUF_ARRAY:
+            return ()
+        if lib.gguf_get_arr_type(file, place) != GGUF_FLOAT32:
+            return ()
+        data = C.cast(lib.gguf_get_arr_data(file, place), _F)
+        return tuple(data[: lib.gguf_get_arr_n(file, place)])
+
+
+def has_tensor(path: Path, name: str) -> bool:
+    """Whether a file has a tensor of that name; of a model in shards, whether this shard has it."""
+    lib = library()
+    with _header(path) as file:
+        return bool(file) and lib.gguf_find_tensor(file, name.encode()) >= 0
 
 
 def _verified(params: _Params, defaults: Mapping[str, object]) -> _Params:

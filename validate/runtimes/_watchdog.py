@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -20,7 +22,8 @@ class Watchdog:
     its machine, goes on afterwards.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], group: bool = False) -> None:
+        self._group = group  # of processes: what it started counts, and ends with it
         self.reason = ""  # why the process was ended, once it was
         self._process = process
         self._question = 0  # odd while an answer is owed
@@ -44,20 +47,43 @@ class Watchdog:
             if self._question % 2 == 0 or self._question != question:
                 question, used, idle, total = self._question, -1.0, 0.0, 0.0
                 continue
-            now = processor_seconds(self._process.pid)
+            now = (group_seconds if self._group else processor_seconds)(self._process.pid)
             idle = idle + CHECK_SECONDS if now == used else 0.0
             used, total = -1.0 if now is None else now, total + CHECK_SECONDS
             if idle >= IDLE_SECONDS or total >= ANSWER_SECONDS:
                 stuck = idle >= IDLE_SECONDS
                 self.reason = f"did nothing for {idle:.0f} s" if stuck else f"gave no answer for {total:.0f} s"
-                self._process.kill()
+                self._end()
                 return
+
+    def _end(self) -> None:
+        if not self._group:
+            self._process.kill()
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def processor_seconds(pid: int) -> float | None:
     """Processor time of all threads of a process so far; None where the system does not say."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = _stat(pid)
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime of proc(5)
     except (OSError, IndexError, ValueError):
         return None
+
+
+def group_seconds(leader: int) -> float | None:
+    """The same of all processes of a group that are there; None where the system does not say."""
+    members = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            if int(_stat(int(entry.name))[2]) == leader:
+                members.append(int(entry.name))
+    found = [seconds for member in members if (seconds := processor_seconds(member)) is not None]
+    return sum(found) if found else None
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat behind the command's name: state, parent, group and so on, as in proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

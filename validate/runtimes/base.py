@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeAlias
 
 import numpy as np
 
@@ -45,6 +45,23 @@ class Identity:
     own_templates: bool = True  # renders chat templates with an engine of its own, not with transformers
     parameters: int = 0  # weights in the file, as the runtime counts them; 0 where it does not
     pixel_limits: tuple[int, int] | None = None  # of a scaled image; None where no file says
+
+
+Setting: TypeAlias = bool | int | float | str | tuple[int | float | str, ...]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a session would use the model: a setting, by transformers' name for it -> its value. Units as transformers'.
+
+    `where` is what holds them, in a word: "GGUF".
+    """
+
+    where: str = ""
+    values: Mapping[str, Setting] = field(default_factory=dict)
+    defaults: Mapping[str, Setting] = field(default_factory=dict)  # the runtime's own, where the file says nothing
+    no_place: Mapping[str, str] = field(default_factory=dict)  # what the format cannot hold -> what to do instead
+    elsewhere: frozenset[str] = frozenset()  # held in another form, or compared by another check
 
 
 class Ability(StrEnum):
@@ -116,6 +133,10 @@ class Session(ABC):
     def render(self, messages: Sequence[Message], tools: Sequence[Message] | None, generation_prompt: bool) -> str:
         """The conversation as the runtime's own template engine writes it."""
         raise _unsupported("render")
+
+    def settings(self) -> ModelSettings:
+        """How the runtime would sample, how far it reads and how it turns positions, by what the files say."""
+        raise _unsupported("settings")
 
     def image_tokens(self, width: int, height: int) -> int:
         """How many image tokens an image of that size becomes; nothing is run for it."""

@@ -22,9 +22,10 @@ from validate.distribution import install_command
 from validate.errors import RuntimeFailure, Unsupported
 from validate.json_types import Message
 from validate.runtimes import _llama_api as api
+from validate.runtimes import _llama_settings
 from validate.runtimes._llama_server import LlamaServer
 from validate.runtimes._threads import useful_threads
-from validate.runtimes.base import IMAGE_MARK, Identity, Runtime, Session
+from validate.runtimes.base import IMAGE_MARK, Identity, ModelSettings, Runtime, Session
 
 READ_AT_ONCE = 512  # tokens of a prompt with an image
 Handle: TypeAlias = int  # a pointer of the C API, as ctypes gives one back
@@ -78,6 +79,7 @@ class LlamaSession(Session):
 
     _vocab: Handle
     _n_vocab: int
+    _projector: Path
 
     def __init__(self, model: Path, projector: Path | None, context: int, threads: int | None) -> None:
         self._lib = api.library()
@@ -133,7 +135,7 @@ class LlamaSession(Session):
         self._vision = self._lib.mtmd_init_from_file(os.fsencode(projector), self._model, params)
         if not self._vision:
             raise self._log.failure(f"could not load the projector {projector.name}")
-        self._pixel_limits = api.pixel_limits(projector)
+        self._projector, self._pixel_limits = projector, api.pixel_limits(projector)
 
     def close(self) -> None:
         self._server = None  # its destructor stops it
@@ -165,6 +167,9 @@ class LlamaSession(Session):
             parameters=lib.llama_model_n_params(self._model),
             pixel_limits=self._pixel_limits,
         )
+
+    def settings(self) -> ModelSettings:
+        return _llama_settings.settings(self._metadata, self._path, self._projector if self._vision else None)
 
     def _templates(self) -> dict[str, str]:
         prefix = "tokenizer.chat_template"

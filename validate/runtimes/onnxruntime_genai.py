@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +20,9 @@ from validate.distribution import install_command
 from validate.errors import RuntimeFailure, Unsupported
 from validate.json_types import JsonObject
 from validate.runtimes._folder import CheckpointFolder
+from validate.runtimes._folder_settings import IMAGES, POSITIONS
 from validate.runtimes._threads import useful_threads, weights_of
-from validate.runtimes.base import Identity, Runtime
+from validate.runtimes.base import Identity, ModelSettings, Runtime, Setting
 
 if TYPE_CHECKING:
     from onnxruntime_genai import Generator
@@ -29,6 +30,33 @@ if TYPE_CHECKING:
 CONFIG = "genai_config.json"
 WORDS = 400  # characters of an error worth quoting
 _READ = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)  # what pybind11 makes of its exceptions
+
+
+_READ_WORDS = (
+    *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size"),
+    *("num_beams", "length_penalty", "diversity_penalty", "max_length", "min_length"),
+    *("bos_token_id", "pad_token_id"),
+)
+_DEFAULTS: Mapping[str, Setting] = {  # where `search` says nothing (src/config.h, Config::Search)
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 0.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "length_penalty": 1.0,
+    "diversity_penalty": 0.0,
+    "min_length": 0,
+}
+_NO_PLACE: Mapping[str, str] = {
+    "min_p": "onnxruntime-genai has no such sampler",
+    "typical_p": "onnxruntime-genai has no such sampler",
+    "max_new_tokens": "set max_length to the prompt's tokens and {value} more with each call",
+    "min_new_tokens": "set min_length to the prompt's tokens and {value} more with each call",
+    "stop_strings": "look for them in the application, and stop there",
+    "suppress_tokens": "set their logits in the application",
+}
 
 
 class OnnxGenaiSession(CheckpointFolder):
@@ -61,6 +89,19 @@ class OnnxGenaiSession(CheckpointFolder):
         listed = ends if isinstance(ends, list) else [ends]
         stops = frozenset(i for i in listed if isinstance(i, int) and i >= 0)
         return replace(super().identity(), vocab=int(model["vocab_size"]), end_of_generation=stops, has_vision=False)
+
+    def settings(self) -> ModelSettings:
+        """What genai_config.json says; what its runtime has no word for is the application's."""
+        said = {**self._config_json["model"], **self._config_json.get("search", {})}
+        values = {word: said[word] for word in _READ_WORDS if isinstance(said.get(word), bool | int | float)}
+        values["max_position_embeddings"] = self._longest
+        elsewhere = {*IMAGES, *POSITIONS, "sliding_window"}  # in the graph, or for images, of which it takes none
+        if super().identity().has_vision:
+            elsewhere.add("pad_token_id")  # another on purpose: it is masked wherever it stands
+        no_place = dict(_NO_PLACE)
+        if values.get("do_sample") and values.pop("num_beams", 1) == 1:
+            no_place["num_beams"] = "its runtime refuses beams together with sampling"
+        return ModelSettings(CONFIG, values, _DEFAULTS, no_place, frozenset(elsewhere))
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         if not parse_special:

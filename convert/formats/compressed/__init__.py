@@ -13,7 +13,7 @@ from validate.marks import Mark
 
 if TYPE_CHECKING:
     from convert.architectures import Family
-    from convert.formats.facts import Facts
+    from convert.formats.facts import Facts, Hyperparameter, TensorPair
     from convert.source.checkpoint import Checkpoint
 
 RUNTIMES = ("gptqmodel",)
@@ -63,6 +63,26 @@ def previews(sample: Sample) -> Iterator[Asked]:
     yield from (Asked("gptq", calibration), Asked("awq", calibration), Asked("fp8"))
 
 
+def tensor_pairs(output: Output, folder: Path) -> Iterator[TensorPair]:
+    """The tensors of a folder, decoded, beside those of the checkpoint."""
+    from convert.formats.compressed.against import tensor_pairs
+
+    return tensor_pairs(_weight_files(output), folder)
+
+
+def hyperparameters(output: Output, folder: Path) -> Iterator[Hyperparameter]:
+    """What a folder's config.json states of the model, and which tensors it has."""
+    from convert.formats.compressed.against import missing
+    from convert.formats.stated import stated
+
+    yield from stated(output.weights.path.parent, folder)
+    yield from missing(_weight_files(output), folder)
+
+
+def _weight_files(output: Output) -> list[Path]:
+    return [file.path for file in (output.weights, *output.parts) if file.path.suffix == ".safetensors"]
+
+
 CALIBRATION = "calibration: {text: train.txt, samples: 128, length: 512} # not what it is tested on"
 RECIPE = (
     RecipeEntry("fp8", "fp8", "For newer GPUs: weights and activations in 8-bit floats. Needs no calibration."),
@@ -101,6 +121,8 @@ FORMAT = Format(
     inspect=inspect,
     recognize=recognize,
     previews=previews,
+    tensor_pairs=tensor_pairs,
+    hyperparameters=hyperparameters,
     rank=20,
     recipe=RECIPE,
     wanted="the folder of a GPTQ, AWQ or FP8 checkpoint",

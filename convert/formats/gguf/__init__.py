@@ -13,7 +13,7 @@ from validate.marks import Mark
 
 if TYPE_CHECKING:
     from convert.architectures import Family
-    from convert.formats.facts import Facts, TensorError
+    from convert.formats.facts import Facts, Hyperparameter, TensorError, TensorPair
     from convert.source.checkpoint import Checkpoint
 
 
@@ -72,6 +72,20 @@ def tensor_errors(path: Path, folder: Path, values: int) -> Iterable[TensorError
     return tensor_errors(path, folder, values)
 
 
+def tensor_pairs(output: Output, folder: Path) -> Iterable[TensorPair]:
+    """The tensors of an output's files beside those of the checkpoint."""
+    from convert.formats.gguf.against import tensor_pairs
+
+    return tensor_pairs([file.path for file in output.files], folder)
+
+
+def hyperparameters(output: Output, folder: Path) -> Iterable[Hyperparameter]:
+    """What an output's metadata states of the model."""
+    from convert.formats.gguf.against import hyperparameters
+
+    return hyperparameters([file.path for file in output.files], folder)
+
+
 RECIPE = (
     RecipeEntry(
         "gguf",
@@ -113,6 +127,8 @@ FORMAT = Format(
     wanted="a GGUF file",
     previews=previews,
     tensor_errors=tensor_errors,
+    tensor_pairs=tensor_pairs,
+    hyperparameters=hyperparameters,
     rank=10,
     recipe=RECIPE,
 )

@@ -5,19 +5,23 @@ The file is decoded by gguf-py, llama.cpp's own decoder in numpy, so that what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from math import isclose
 from pathlib import Path
 
 import numpy as np
 
 from convert import architectures
+from convert.architectures._graph_spec import GraphSpec
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.distribution import install_command
 from convert.errors import InputError, PlanError, StageError
-from convert.formats.facts import TensorError
+from convert.formats.facts import Hyperparameter, TensorError, TensorPair
 from convert.formats.gguf.ledger import match_tensors
-from convert.formats.gguf.reader import StoredTensor, read_gguf_header
+from convert.formats.gguf.reader import GGUFHeader, StoredTensor, read_gguf_header
 from convert.formats.gguf.tensors import StreamedTensor, spec_tensors
+from convert.gguf_field import Field
 from convert.source.checkpoint import open_checkpoint
 from convert.source.companions import collect, read_companions
 from convert.source.untrusted import shown
@@ -43,6 +47,79 @@ def tensor_errors(path: Path, folder: Path, most_values: int | None = None) -> I
     data = np.memmap(path, np.uint8, "r")
     for stored in header.tensors:
         yield _error(stored, data, sources[stored.name], most_values)
+
+
+def tensor_pairs(paths: Sequence[Path], folder: Path) -> Iterator[TensorPair]:
+    """The tensors of the files at `paths` that the checkpoint in `folder` makes, in their order.
+
+    One that is missing or has another shape is a difference of what the file states: see `hyperparameters`.
+    """
+    for path in paths:
+        header = read_gguf_header(path)
+        sources = _sources(folder, projector=_architecture(header) == "clip")
+        data = np.memmap(path, np.uint8, "r")
+        for stored in header.tensors:
+            source = sources.get(stored.name)
+            if source is not None and source.shape == stored.shape:
+                yield TensorPair(stored.name, stored.type.name, stored.shape, partial(_pieces, stored, data, source))
+
+
+def _pieces(
+    stored: StoredTensor, data: np.ndarray, source: StreamedTensor, every: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    row_bytes = stored.type.row_bytes(source.row_values)
+    at = stored.start
+    for number, values in enumerate(source.chunks()):
+        size = len(values) * row_bytes
+        if number % every == 0:
+            decoded = _decoded(stored, data[at : at + size].reshape(len(values), row_bytes))
+            wanted = _decoded(stored, values) if source.output.packed else _plain(values, source.storage)
+            yield decoded, wanted.astype(np.float32)
+        at += size
+
+
+# Numbers without which a file computes something else; another writer may leave out the others and mean the usual.
+TELLING = ("sliding_window", "softcapping", "logit_scale", "embedding_scale", "residual_scale", "attention.scale")
+OTHERS_LOOK = ("rope.", "context_length", "image_mean", "image_std", "pixels", "vocab_size")  # with the settings
+
+
+def hyperparameters(paths: Sequence[Path], folder: Path) -> Iterator[Hyperparameter]:
+    """The numbers of the model in the files' metadata, as our converter would write them, and tensors by name."""
+    headers = [read_gguf_header(path) for path in paths]
+    text = [h for h in headers if _architecture(h) != "clip"]
+    for group in (text, [h for h in headers if h not in text]):
+        if group:
+            spec, tensors = _spec(folder, projector=group is not text)
+            said = {f.key: f.value for f in group[0].fields}
+            yield Hyperparameter("general.architecture", spec.architecture, said.get("general.architecture"))
+            for field in filter(_is_compared, spec.fields):
+                if field.key in said or any(word in field.key for word in TELLING):
+                    yield Hyperparameter(field.key, field.value, _as_wanted(field.value, said.get(field.key)))
+            yield from _tensor_shapes(group, tensors)
+
+
+def _is_compared(field: Field) -> bool:
+    return not any(word in field.key for word in OTHERS_LOOK)
+
+
+def _tensor_shapes(headers: Sequence[GGUFHeader], sources: Mapping[str, StreamedTensor]) -> Iterator[Hyperparameter]:
+    found = {t.name: t.shape for h in headers for t in h.tensors}
+    for name, source in sources.items():
+        if name != "rope_freqs.weight":
+            shape = list(found[name]) if name in found else "missing"
+            yield Hyperparameter(f"tensor {name}", list(source.shape), shape)
+    for name in found.keys() - sources.keys() - {"output.weight", "rope_freqs.weight"}:
+        yield Hyperparameter(f"tensor {shown(name)}", "not of this model", list(found[name]))
+
+
+def _as_wanted(wanted: object, got: object) -> object:
+    """A float as the source has it where it is the same in float32."""
+    same = isinstance(wanted, float) and isinstance(got, float) and isclose(wanted, got, rel_tol=1e-5)
+    return wanted if same else got
+
+
+def _architecture(header: GGUFHeader) -> object:
+    return next((f.value for f in header.fields if f.key == "general.architecture"), None)
 
 
 def by_type(errors: Iterable[TensorError]) -> Iterator[TensorError]:
@@ -80,6 +157,11 @@ def _line(error: TensorError) -> str:
 
 def _sources(folder: Path, *, projector: bool) -> Mapping[str, StreamedTensor]:
     """GGUF tensor name -> where its values are in the checkpoint. Raises ConvertError for one we cannot convert."""
+    return _spec(folder, projector=projector)[1]
+
+
+def _spec(folder: Path, *, projector: bool) -> tuple[GraphSpec, Mapping[str, StreamedTensor]]:
+    """What the family says of the file, and the tensors of it by their names."""
     checkpoint = open_checkpoint(folder)
     family = architectures.find(checkpoint.config)
     specs = [family.text(checkpoint.config)]
@@ -92,7 +174,7 @@ def _sources(folder: Path, *, projector: bool) -> Mapping[str, StreamedTensor]:
         raise PlanError(*ledger.problems)
     number = 1 if len(specs) > 1 else 0
     tensors = spec_tensors(specs[number], [e for e in ledger.entries if e.spec == number])
-    return {tensor.name: tensor for tensor in tensors}
+    return specs[number], {tensor.name: tensor for tensor in tensors}
 
 
 def _error(stored: StoredTensor, data: np.ndarray, source: StreamedTensor, most_values: int | None) -> TensorError:

@@ -26,7 +26,7 @@ from validate.marks import Mark
 
 if TYPE_CHECKING:
     from convert.architectures import Family
-    from convert.formats.facts import Facts
+    from convert.formats.facts import Facts, Hyperparameter, TensorPair
     from convert.source.checkpoint import Checkpoint
 
 PART = "onnx-part"  # the kind of the other files of a graph: its data, the embedder
@@ -95,6 +95,20 @@ def previews(sample: Sample) -> Iterator[Asked]:
     yield Asked("onnx", {"flavor": "genai", "precision": "int4"}, "genai", slow=True)
 
 
+def tensor_pairs(output: Output, folder: Path) -> Iterator[TensorPair]:
+    """The weights of an output's graphs, decoded, beside those of the checkpoint."""
+    from convert.formats.onnx.against import tensor_pairs
+
+    return tensor_pairs([file.path for file in output.files], folder)
+
+
+def hyperparameters(output: Output, folder: Path) -> Iterator[Hyperparameter]:
+    """What the config.json beside the graphs states of the model."""
+    from convert.formats.stated import stated
+
+    return stated(output.weights.path.parent, folder)
+
+
 RECIPE = (
     RecipeEntry(
         "onnx",
@@ -120,6 +134,8 @@ FORMAT = Format(
     recognize=recognize,
     guesses=True,
     previews=previews,
+    tensor_pairs=tensor_pairs,
+    hyperparameters=hyperparameters,
     rank=30,
     recipe=RECIPE,
     wanted="an ONNX graph, the folder of ONNX graphs or of onnxruntime-genai",

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -28,6 +28,7 @@ from convert.distribution import install_command
 from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.files import CHUNK_BYTES
 from convert.formats.onnx import export
+from convert.formats.onnx.genai_search import search_settings
 from convert.formats.onnx.origin import origin
 from convert.json_types import JsonDict
 from convert.progress import Progress
@@ -248,12 +249,20 @@ def _correct_config(path: Path, companions: Companions, progress: Progress) -> N
         wanted["eos_token_id"] = (ends, "the source's")
     if "vision_config" in companions.config:
         wanted["pad_token_id"] = _pad(model, companions, progress)
-    changed = {name: value for name, (value, _) in wanted.items() if model.get(name) != value}
-    for name, value in changed.items():
-        progress.note(f"{CONFIG}: {name} {value} instead of {model.get(name)}: {wanted[name][1]}")
-        model[name] = value
+    search = search_settings(companions.generation, wanted["context_length"][0])
+    changed = _set(model, wanted, progress)
+    changed |= _set(config["search"], {name: (value, "the source's") for name, value in search.items()}, progress)
     if changed:
         path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
+
+
+def _set(section: JsonDict, wanted: Mapping[str, tuple[object, str]], progress: Progress) -> bool:
+    """Put what is wanted, and why, into a section; whether anything was otherwise."""
+    differing = {name: why for name, why in wanted.items() if section.get(name) != why[0]}
+    for name, (value, why) in differing.items():
+        progress.note(f"{CONFIG}: {name} {value} instead of {section.get(name)}: {why}")
+        section[name] = value
+    return bool(differing)
 
 
 def _pad(model: JsonDict, companions: Companions, progress: Progress) -> tuple[int | None, str]:

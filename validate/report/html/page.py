@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from validate.metrics import DEFINITIONS
-from validate.report import columns, sections, verdicts, words
+from validate.report import columns, sections, standing_words, verdicts, words
 from validate.report.build import to_json
 from validate.report.html import gauge, images, scatter, spread
 from validate.report.html.axes import FLOOR, colours, colours_dark, ten_to
@@ -85,6 +85,11 @@ def _context(report: Report) -> dict[str, object]:
         "legend": scatter.legend(report),
         "spreads": spread.spreads(report),
         "floor": ten_to(round(math.log10(FLOOR))),
+        "standings": standing_words.standings(report),
+        "noisy": bool(report.get("noise_floor")),
+        "floors": standing_words.floors(report),
+        "answers": standing_words.answers(report),
+        "changes": standing_words.changes(report),
         "slices": sections.slice_table(report),
         "maps": [(i, found) for i, o in enumerate(outputs) if (found := sections.tensor_map(o["tensors"]))],
         "did": (did := any(o["greedy"] or o["tool_calls"] or o["vision"]["clicks"] for o in outputs)),

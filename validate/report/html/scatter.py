@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -76,8 +76,17 @@ def scatters(report: Report) -> list[Markup]:
     shown = points(report)
     if not shown:
         return []
+    floors = _floors(report, {p.label for p in shown})
     sizes = Canvas("sizes-wide", 1080, 560, 13), Canvas("sizes-narrow", 360, 440, 12)
-    return [_scatter(shown, canvas) for canvas in sizes]
+    return [_scatter(shown, canvas, floors) for canvas in sizes]
+
+
+def _floors(report: Report, drawn: Collection[str]) -> list[tuple[float, str]]:
+    """KL and runtime of each noise floor whose output is drawn, the lowest first."""
+    found = [
+        (f["kl_mean"], visible(f["runtime"])) for f in report.get("noise_floor", []) if visible(f["output"]) in drawn
+    ]
+    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -101,19 +110,21 @@ def _frame(shown: Sequence[Point], canvas: Canvas) -> _Frame:
     return _Frame(room, x, kl_axis([v for p in shown for v in (p.kl, p.ends[1])], room.bottom, room.top), font)
 
 
-def _scatter(shown: Sequence[Point], canvas: Canvas) -> Markup:
-    """Each output at its size and its KL, both logarithmic, with the frontier as a stair."""
+def _scatter(shown: Sequence[Point], canvas: Canvas, floors: Sequence[tuple[float, str]]) -> Markup:
+    """Each output at its size and its KL, both logarithmic, with the frontier as a stair and the noise floors."""
     frame, best = _frame(shown, canvas), frontier(shown)
     corners = _corners(best, frame)
     spots = [frame.spot(p) for p in shown]
     room = Box(frame.room.left + 2, frame.room.top - 4, canvas.width - 2, frame.room.bottom - 2)
-    lines: list[Line] = list(pairwise(corners))
+    noise, said = _noise(floors, frame)
+    lines: list[Line] = [*pairwise(corners), *noise]
     labels = place(Scene(room, spots, lines, canvas.font), [p.name for p in shown], [shown.index(p) for p in best])
-    body = [*_grid(frame), *_stair(corners, frame.room)]
+    body = [*_grid(frame), *_stair(corners, frame.room), *(line(*a, *b, "noise") for a, b in noise)]
     named = [(p, spot, label) for p, spot, label in zip(shown, spots, labels, strict=True) if label is not None]
     body += [line(*spot, *end_of(spot, label), "leader") for _, spot, label in named if label.far]
     body += [_drawn(p, spot, frame.y, p in best) for p, spot in zip(shown, spots, strict=True)]
     body += [text(label.x, label.y, p.name, "name best" if p in best else "name") for p, _, label in named]
+    body += said
     nameless = len(shown) - len(named)
     if nameless:
         words = f"{plural(nameless, 'point')} without a name, for want of room"
@@ -161,6 +172,21 @@ def _stair(corners: Sequence[Spot], room: Box) -> Iterable[Markup]:
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
     yield Markup('<path class="beyond" d="{}V{:.1f}H{:.1f}V{:.1f}z"/>').format(path, room.bottom, room.left, room.top)
     yield Markup('<path class="stair" d="{}"/>').format(path)
+
+
+def _noise(floors: Sequence[tuple[float, str]], frame: _Frame) -> tuple[list[Line], list[Markup]]:
+    """A line across for each floor, and the runtimes' names over it: of floors too near for a name each, together."""
+    lines: list[Line] = []
+    named: list[tuple[float, list[str]]] = []
+    for kl, name in floors:
+        y = frame.y.at(kl)
+        lines.append(((frame.room.left, y), (frame.room.right, y)))
+        if named and named[-1][0] - y < frame.font * 1.3:
+            named[-1] = y, [*named[-1][1], name]
+        else:
+            named.append((y, [name]))
+    place = frame.room.left + frame.font * 0.4
+    return lines, [text(place, y - 4, f"noise: {', '.join(names)}", "noisy") for y, names in named]
 
 
 def _drawn(point: Point, spot: Spot, axis: LogAxis, best: bool) -> Markup:

@@ -10,6 +10,7 @@ from validate.report.markdown.text import code, folded, plain, table, text
 from validate.report.markdown.verdict import WORDS
 from validate.report.marks import looks
 from validate.report.schema import Output, Report
+from validate.report.standing_words import above_floor
 from validate.report.words import NOTHING, percent, scientific
 
 _RANGES = ("metrics.kl_mean", "metrics.ppl_ratio")  # shown with their interval
@@ -88,6 +89,7 @@ def _load(output: Output) -> str:
 
 
 _MORE: tuple[tuple[str, Callable[[Output], str]], ...] = (
+    ("Above the noise floor", above_floor),
     ("KL median", _metric("kl_median", scientific)),
     ("KL p99", _metric("kl_p99", scientific)),
     ("KL max", _metric("kl_max", scientific)),

@@ -1,0 +1,228 @@
+"""The tensors of a GPTQ, AWQ or FP8 folder beside those of the checkpoint it was made of.
+
+AWQ multiplies columns by factors that the norm in front, or the rows of the matrix in front, are divided by: both are
+taken back before a matrix is compared, so that what is left is rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from convert import architectures
+from convert.architectures import TensorRole
+from convert.errors import InputError
+from convert.formats.compressed.folder import SCALED_BY_AWQ, canonical, values
+from convert.formats.facts import Hyperparameter, TensorPair
+from convert.json_types import JsonObject
+from convert.source.checkpoint import CONFIG_NAME, STORAGE, Checkpoint, LazyTensor, open_checkpoint
+from convert.source.safetensors import Entry, read_header
+from convert.source.untrusted import read_object
+from quantize.gptq import LAYER
+
+AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in an int32 the rows 0, 1, 2 … of eight lie
+BEHIND = {  # the norm that a matrix stands behind
+    **dict.fromkeys((TensorRole.Q, TensorRole.K, TensorRole.V, TensorRole.QKV), TensorRole.ATTENTION_NORM),
+    **dict.fromkeys((TensorRole.GATE, TensorRole.UP, TensorRole.GATE_UP), TensorRole.MLP_NORM),
+}
+IN_FRONT = {TensorRole.DOWN: TensorRole.UP, TensorRole.O: TensorRole.V}  # whose rows took a matrix' factors
+LEAST = 1e-6
+
+
+def tensor_pairs(files: Sequence[Path], folder: Path) -> Iterator[TensorPair]:
+    """Every tensor of the checkpoint in `folder` that the `files` hold too, in the checkpoint's order."""
+    made = _Made(files, open_checkpoint(folder))
+    for name, tensor in made.checkpoint.tensors.items():
+        plain = canonical(name)
+        module = plain.removesuffix(".weight")
+        if plain in made.entries:
+            if not (made.method == "awq" and made.roles.get(name) in SCALED_BY_AWQ):
+                yield _pair(plain, made.type_of(plain), tensor, partial(made.float, plain))
+        elif f"{module}.qweight" in made.entries and made.bits in (2, 4, 8):
+            yield _pair(plain, f"{made.method.upper()} Int{made.bits}", tensor, partial(made.matrix, name, module))
+
+
+def missing(files: Sequence[Path], folder: Path) -> Iterator[Hyperparameter]:
+    """Whether each tensor of the checkpoint is there, as it is or quantized; a tied head may be left out."""
+    made = _Made(files, open_checkpoint(folder))
+    tied = made.checkpoint.config.get("tie_word_embeddings", False)
+    for name in made.checkpoint.tensors:
+        plain = canonical(name)
+        there = plain in made.entries or f"{plain.removesuffix('.weight')}.qweight" in made.entries
+        if not (tied and plain == "lm_head.weight"):
+            yield Hyperparameter(f"tensor {plain}", "there", "there" if there else "missing")
+    yield from made.orders()
+
+
+def _pair(name: str, kind: str, tensor: LazyTensor, stored: Callable[[], np.ndarray]) -> TensorPair:
+    def pieces(every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        del every  # packed along either axis: a matrix is decoded as a whole
+        mine, own = stored(), values(tensor).astype(np.float32)
+        if mine.shape != own.shape:
+            raise InputError(name, f"has the shape {list(mine.shape)}", str(list(own.shape)))
+        yield mine, own
+
+    return TensorPair(name, kind, tuple(tensor.shape), pieces)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What lies in the folder, by canonical names, and the checkpoint it was made of."""
+
+    files: Sequence[Path]
+    checkpoint: Checkpoint
+
+    @cached_property
+    def words(self) -> JsonObject:
+        found = read_object(self.files[0].parent / CONFIG_NAME).get("quantization_config")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def method(self) -> str:
+        return str(self.words.get("quant_method", ""))
+
+    @property
+    def bits(self) -> object:
+        return self.words.get("bits", self.words.get("w_bit"))
+
+    @cached_property
+    def entries(self) -> Mapping[str, tuple[Path, Entry]]:
+        return {canonical(e.name): (file, e) for file in self.files for e in read_header(file).entries}
+
+    @cached_property
+    def roles(self) -> Mapping[str, TensorRole]:
+        return architectures.roles(self.checkpoint.config, self.checkpoint.tensors).of
+
+    def type_of(self, name: str) -> str:
+        return self.entries[name][1].dtype
+
+    def raw(self, name: str) -> np.ndarray:
+        file, entry = self.entries[name]
+        data = np.memmap(file, np.uint8, "r", entry.start, (entry.stop - entry.start,))
+        kind = STORAGE.get(entry.dtype, np.dtype("u1"))
+        return np.array(data).view(kind).reshape(entry.shape)
+
+    def float(self, name: str) -> np.ndarray:
+        """float32 of a tensor of floats; of FP8 times its scale."""
+        raw, dtype = self.raw(name), self.type_of(name)
+        if dtype == "BF16":
+            return (raw.astype(np.uint32) << 16).view(np.float32)
+        if dtype == "F8_E4M3":
+            return np.asarray(E4M3[raw] * self.float(f"{name}_scale").reshape(-1, *[1] * (raw.ndim - 1)))
+        return np.asarray(raw, np.float32)
+
+    def matrix(self, name: str, module: str) -> np.ndarray:
+        """(rows, columns) of a quantized module, by the checkpoint's name for its weight."""
+        return self.gptq(module) if self.method == "gptq" else self.plain(name, self.awq(module))
+
+    def gptq(self, module: str) -> np.ndarray:
+        """(rows, columns) = scale * (q - zero), by the layout in quantize/gptq.py."""
+        bits = int(str(self.bits))
+        packed, z = self.raw(f"{module}.qweight"), self._zeros(module)
+        shifts = np.arange(0, 32, bits, dtype=np.uint32)
+        q = (packed.view(np.uint32)[:, None, :] >> shifts[None, :, None]) & (2**bits - 1)
+        q = q.reshape(-1, packed.shape[1]).astype(np.int64)
+        group = self.raw(f"{module}.g_idx").astype(np.int64) % len(z)
+        scales = self.float(f"{module}.scales")
+        return np.ascontiguousarray(((q - z[group]) * scales[group]).T.astype(np.float32))
+
+    def _zeros(self, module: str) -> np.ndarray:
+        """int64 (groups, rows): GPTQ's zero points, which the first format stores less one."""
+        bits, zeros = int(str(self.bits)), self.raw(f"{module}.qzeros")
+        unpacked = (zeros.view(np.uint32)[:, :, None] >> np.arange(0, 32, bits, dtype=np.uint32)) & (2**bits - 1)
+        less = 0 if self.words.get("checkpoint_format", self.words.get("format")) == "gptq_v2" else 1
+        return np.asarray(unpacked.reshape(len(zeros), -1), np.int64) + less
+
+    def awq(self, module: str) -> np.ndarray:
+        """(rows, columns), by the layout in quantize/awq.py."""
+        q, z = self._awq_numbers(f"{module}.qweight"), self._awq_numbers(f"{module}.qzeros")
+        scales = self.float(f"{module}.scales")
+        each = len(q) // len(z)
+        z, scales = np.repeat(z, each, 0), np.repeat(scales, each, 0)
+        return np.ascontiguousarray(((q - z) * scales).T.astype(np.float32))
+
+    def _awq_numbers(self, name: str) -> np.ndarray:
+        raw = self.raw(name).view(np.uint32)
+        shifts = 4 * np.array(AWQ_ORDER, np.uint32)
+        numbers: np.ndarray = ((raw[:, :, None] >> shifts) & 15).reshape(len(raw), -1).astype(np.int64)
+        return numbers
+
+    def orders(self) -> Iterator[Hyperparameter]:
+        """Of GPTQ, what config.json promises of groups and zero points, of each quantized matrix."""
+        if self.method != "gptq" or self.bits not in (2, 4, 8):
+            return
+        for name in self.entries:
+            module, _, suffix = name.rpartition(".")
+            if suffix == "g_idx" and not self.words.get("desc_act"):
+                found = self.raw(name)
+                each = -(-len(found) // len(self.raw(f"{module}.scales")))
+                in_order = np.array_equal(found, np.arange(len(found)) // each)
+                yield Hyperparameter(
+                    f"tensor {name}", "groups in order", "groups in order" if in_order else "another order"
+                )
+            if suffix == "qzeros" and self.words.get("sym"):
+                middle, found = 2 ** (int(str(self.bits)) - 1), self._zeros(module)
+                yield Hyperparameter(
+                    f"zero points of {module}", middle, middle if (found == middle).all() else found[0, 0]
+                )
+
+    # ---- AWQ's factors
+
+    def plain(self, name: str, matrix: np.ndarray) -> np.ndarray:
+        """The matrix with AWQ's factors taken back."""
+        role = self.roles.get(name)
+        norm = self._beside(name, BEHIND[role]) if role in BEHIND else None
+        if norm is not None:
+            own, mine = values(self.checkpoint.tensors[norm]).astype(np.float32), self.float(canonical(norm))
+            matrix = matrix * np.divide(mine, own, out=np.ones_like(own), where=np.abs(own) > LEAST)
+        front = self._beside(name, IN_FRONT[role]) if role in IN_FRONT else None
+        if front is not None and self.checkpoint.tensors[front].shape[0] == matrix.shape[1]:
+            matrix = matrix * self._row_gains(front)
+        if role in IN_FRONT.values():
+            matrix = matrix / self._row_gains(name)[:, None]
+        return matrix
+
+    def _row_gains(self, name: str) -> np.ndarray:
+        """The factor of each row against the source's, without its sign; 1 where nothing is left of a row."""
+        module = canonical(name).removesuffix(".weight")
+        norm = self._beside(name, BEHIND[self.roles[name]])
+        mine, own = self.awq(module), values(self.checkpoint.tensors[name]).astype(np.float32)
+        if norm is not None:
+            source = values(self.checkpoint.tensors[norm]).astype(np.float32)
+            mine = mine * np.divide(
+                self.float(canonical(norm)), source, out=np.ones_like(source), where=np.abs(source) > LEAST
+            )
+        gain = np.abs((mine * own).sum(1)) / np.maximum((own * own).sum(1), LEAST)
+        return np.where(gain > 0.05, gain, 1.0).astype(np.float32)
+
+    def _beside(self, name: str, role: TensorRole) -> str | None:
+        """The weight of this role in the same layer."""
+        layer = LAYER.search(name)
+        return next(
+            (
+                other
+                for other, its in self.roles.items()
+                if its is role
+                and other.endswith(".weight")
+                and layer
+                and (found := LAYER.search(other))
+                and found[1] == layer[1]
+            ),
+            None,
+        )
+
+
+def _e4m3() -> np.ndarray:
+    """float32 of every byte of E4M3 without infinities."""
+    byte = np.arange(256)
+    exponent, mantissa = (byte >> 3) & 15, byte & 7
+    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+    size[(byte & 127) == 127] = np.nan
+    return np.where(byte & 128, -size, size).astype(np.float32)
+
+
+E4M3 = _e4m3()

@@ -1,0 +1,58 @@
+"""Every kind of damage against validation, as a table; see `--help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.faults import folders, gguf_metadata, gguf_tensors
+from tests.faults.kinds import SUITE, Damaged, Fault, Honest
+from tests.faults.measure import Verdict, honest_nano, make_all, verdicts
+
+MODULES = (gguf_tensors, gguf_metadata, folders)  # imported, so that they declare theirs
+PLACED = 40
+SHOWN = 60
+
+
+def main() -> int:
+    """Print the table; 1 where a damage is not found, too few are placed, or an honest output fails."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--cache", type=Path, default=Path(".cache/faults"), help="where honest outputs are kept")
+    parser.add_argument("--only", default="", help="faults whose name has this")
+    asked = parser.parse_args()
+    honest = {"nano": honest_nano(asked.cache.absolute())}
+    faults = [fault for fault in SUITE.faults if asked.only in fault.name]
+    with tempfile.TemporaryDirectory(prefix="faults-") as home:
+        outputs = make_all(faults, honest, Path(home) / "made")
+        sound = honest_rows(honest["nano"])
+        said = verdicts(honest["nano"].source, {**outputs, **sound}, Path(home) / "out")
+    return _print(faults, said, list(sound))
+
+
+def honest_rows(honest: Honest) -> dict[str, Damaged]:
+    """The honest outputs, to be validated beside the damaged ones."""
+    return {
+        f"honest {name}": Damaged(path, honest.projector if path.suffix == ".gguf" else None)
+        for name, path in honest.outputs.items()
+    }
+
+
+def _print(faults: list[Fault], said: dict[str, Verdict], sound: list[str]) -> int:
+    found = [f for f in faults if said[f.name].failed]
+    placed = [f for f in found if f.place and said[f.name].names(f.place)]
+    print(f"{'damage':42}  found  {'by what':{SHOWN}}  place named")
+    for fault in faults:
+        verdict = said[fault.name]
+        place = fault.place if fault in placed else f"NOT {fault.place}" + (f" ({fault.by})" if fault.by else "")
+        print(f"{fault.name:42}  {'yes' if verdict.failed else 'NO ':5}  {verdict.reason[:SHOWN]:{SHOWN}}  {place}")
+    alarms = [name for name in sound if said[name].failed]
+    for name in alarms:
+        print(f"{name}: {said[name].reason}")
+    print(f"{len(faults)} kinds, {len(found)} found, {len(placed)} placed, {len(alarms)} alarms of {len(sound)} honest")
+    return int(len(found) < len(faults) or len(placed) < min(PLACED, len(faults)) or bool(alarms))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

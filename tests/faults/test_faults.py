@@ -1,0 +1,39 @@
+"""A sample of the damage that `make faults` does in all: each is found and placed, and honest files raise no alarm."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.__main__ import MODULES, honest_rows
+from tests.faults.kinds import SUITE
+from tests.faults.measure import Verdict, honest_nano, make_all, verdicts
+
+FAST = [fault for fault in SUITE.faults if fault.fast]
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+    home = tmp_path_factory.mktemp("faults")
+    honest = honest_nano(home / "cache", ("gguf", "onnx", "fp8"))
+    outputs = make_all(FAST, {"nano": honest}, home / "made")
+    return verdicts(honest.source, {**outputs, **honest_rows(honest)}, home / "out")
+
+
+@pytest.mark.parametrize("fault", FAST, ids=[fault.name for fault in FAST])
+def test_damage_is_found_and_placed(fault, said: dict[str, Verdict]) -> None:
+    verdict = said[fault.name]
+    assert verdict.failed
+    assert verdict.names(fault.place), verdict.advice
+
+
+def test_honest_outputs_raise_no_alarm(said: dict[str, Verdict]) -> None:
+    honest = {name: verdict for name, verdict in said.items() if name.startswith("honest ")}
+    assert len(honest) == 5
+    assert {name: v.reason for name, v in honest.items() if v.failed} == {}
+
+
+def test_the_suite_has_more_than_fifty_kinds_each_with_a_name_of_its_own() -> None:
+    assert MODULES
+    names = [fault.name for fault in SUITE.faults]
+    assert len(names) == len(set(names)) >= 50
+    assert all(fault.place for fault in SUITE.faults)
