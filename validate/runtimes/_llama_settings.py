@@ -78,7 +78,7 @@ def settings(read: Read, model: Path, projector: Path | None) -> ModelSettings:
     if images is None:
         elsewhere |= set(IMAGES)
     lacking = {} if arch in WINDOWED else {"sliding_window": NO_WINDOW}
-    return ModelSettings("GGUF", values, DEFAULTS, {**NO_PLACE, **lacking}, frozenset(elsewhere))
+    return ModelSettings("GGUF", values, dict(DEFAULTS), {**NO_PLACE, **lacking}, frozenset(elsewhere))
 
 
 def _images(projector: Path) -> dict[str, Setting]:
