@@ -55,13 +55,18 @@ class ReferenceEntry(TypedDict):
 
 
 class TextEntry(TypedDict):
-    """One input set behind drift and perplexity: a text, or conversations rendered with the model's template."""
+    """One input set behind drift and perplexity: a text, or conversations rendered with the model's template.
+
+    With `tokens: auto` it is what there was to read; how much of it an output read is in its `reading`.
+    """
 
     name: str
     kind: Literal["text", "chat"]
-    sha256: str
+    sha256: str  # of the file
     tokens: int
     windows: int
+    source: NotRequired[str]  # the file's path, or which of our own sets
+    tokens_sha256: NotRequired[str]  # of each window's number of tokens and their ids, as little-endian uint32
 
 
 class MachineEntry(TypedDict):
