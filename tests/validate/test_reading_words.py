@@ -11,6 +11,10 @@ from tests.validate.sample_report import sample_report
 from validate.report import to_html, to_markdown
 from validate.report.reading_words import reading
 from validate.report.schema import Report
+from validate.report.words import count
+
+
+STEPS = f"4 outputs after {count(2048)}, 1 output after {count(4096)}"
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def report() -> Report:
 def test_how_far_outputs_read_is_counted_and_the_undecided_are_named(report: Report) -> None:
     label = report["outputs"][5]["label"]
     assert list(reading(report)) == [
-        "Of it each output read as many tokens as decide all its limits: 4 outputs after 2,048, 1 output after 4,096",
+        f"Of it each output read as many tokens as decide all its limits: {STEPS}",
         f"{label}: not decided after 65,536 tokens, the most that is read: <b>",
     ]
     assert list(reading(sample_report())) == []
@@ -34,7 +38,7 @@ def test_how_far_outputs_read_is_counted_and_the_undecided_are_named(report: Rep
 
 def test_both_pages_say_it_and_name_the_token_ids(report: Report) -> None:
     for page in (to_markdown(report), to_html(report)):
-        assert "4 outputs after 2,048, 1 output after 4,096" in page
+        assert STEPS in page
         assert "not decided after 65,536 tokens" in page
         assert "<b>" not in page.partition("not decided")[2][:80]
         for text in report["texts"]:

@@ -1,7 +1,8 @@
 """Two reports -> what changed between them, and what of it is more than noise.
 
 Both were measured on the same text, or are refused: window is compared with window, so that what makes a text hard
-cancels; where there are too few, by confidence intervals. A number that has neither is shown, and judged by its limit alone. Speed is only shown.
+cancels; where there are too few, by confidence intervals. A number that has neither is shown, and judged by its limit
+alone. Speed is only shown.
 """
 
 from __future__ import annotations
