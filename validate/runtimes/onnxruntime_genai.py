@@ -101,7 +101,7 @@ class OnnxGenaiSession(CheckpointFolder):
         no_place = dict(_NO_PLACE)
         if values.get("do_sample") and values.pop("num_beams", 1) == 1:
             no_place["num_beams"] = "its runtime refuses beams together with sampling"
-        return ModelSettings(CONFIG, values, _DEFAULTS, no_place, frozenset(elsewhere))
+        return ModelSettings(CONFIG, values, dict(_DEFAULTS), no_place, frozenset(elsewhere))
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         if not parse_special:
