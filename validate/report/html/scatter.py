@@ -89,6 +89,9 @@ def _floors(report: Report, drawn: Collection[str]) -> list[tuple[float, str]]:
     return sorted(found)
 
 
+WIDE = 1.0  # of the font, that a character takes at most: a stranger's runtime has any name
+
+
 @dataclass(frozen=True)
 class _Frame:
     """The room between the axes, and the axes."""
@@ -186,7 +189,9 @@ def _noise(floors: Sequence[tuple[float, str]], frame: _Frame) -> tuple[list[Lin
         else:
             named.append((y, [name]))
     place = frame.room.left + frame.font * 0.4
-    return lines, [text(place, y - 4, f"noise: {', '.join(names)}", "noisy") for y, names in named]
+    fits = int((frame.room.right - place) / (frame.font * WIDE))
+    words = ((y, f"noise: {', '.join(names)}") for y, names in named)
+    return lines, [text(place, y - 4, w if len(w) <= fits else f"{w[: fits - 1]}…", "noisy") for y, w in words]
 
 
 def _drawn(point: Point, spot: Spot, axis: LogAxis, best: bool) -> Markup:
