@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from convert.json_types import JsonDict
 from convert.recipe import RESERVED, Recipe, recipe_of
@@ -27,7 +28,7 @@ class CandidateRequest:
     projector: Path | None = None
     texts: Sequence[Path] = ()
     clicks: Path | None = None
-    tokens: int | None = None
+    tokens: int | Literal["auto"] | None = None
     preset: str | None = None
     limits: Mapping[str, float] | None = None
     name: str = ""  # of the folder below `out`; the first candidate's when left out

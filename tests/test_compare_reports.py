@@ -19,6 +19,7 @@ from tests.validate.sample_report import sample_report
 from validate.metrics import DEFINITIONS
 from validate.report.changes import Changes, Kind, OutputChange, compare
 from validate.report.changes_words import to_json, to_markdown, to_text
+from validate.report.same_texts import OtherTexts
 
 LABEL = "fara-nano-Q4_K_M.gguf"
 HOSTILE = "x\x1b[31m<script>|`*\n"
@@ -90,8 +91,6 @@ def test_on_the_same_windows_a_small_steady_change_is_seen(sample: Any) -> None:
     assert 0 < change.low < step < change.high < 2 * step
     assert kinds(judged(after, before)) == {"kl_mean": Kind.BETTER}
     assert not judged(after, before).worse
-    after["texts"][0]["sha256"] = "0" * 64  # another text: only the intervals can speak
-    assert kinds(judged(before, after)) == {"kl_mean": Kind.NOISE}
 
 
 def test_on_the_same_windows_a_change_that_is_not_steady_is_noise(sample: Any) -> None:
@@ -166,6 +165,72 @@ def test_few_windows_are_compared_by_their_intervals(sample: Any) -> None:
     assert not change.paired
 
 
+def test_where_one_has_read_further_what_both_have_read_is_compared(sample: Any) -> None:
+    """`tokens: auto`: the harder rest of the text, which one alone has read, is no change."""
+    before, after = changed(sample)[0], changed(sample)[0]
+    row = output(after)
+    row["windows"] += [w | {"kl": 3 * w["kl"]} for w in row["windows"]]
+    row["metrics"]["kl_mean"] *= 2
+    changes = judged(before, after)
+    assert kinds(changes) == {"kl_mean": Kind.NOISE}
+    output(before)["windows"] = [w | {"kl": w["kl"] / 2} for w in output(before)["windows"]]
+    assert kinds(judged(before, after)) == {"kl_mean": Kind.WORSE}
+
+
+# ---- texts
+
+
+def texts(sample: Any, **words: Any) -> Any:
+    """A copy of the report, its second text with other words; those that are None are taken away from every text."""
+    report = copy.deepcopy(sample)
+    report["window"] = words.pop("window", 512)
+    for text in report["texts"]:
+        for word in [word for word, value in words.items() if value is None]:
+            del text[word]
+    report["texts"][1] |= {word: value for word, value in words.items() if value is not None}
+    return report
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "remedy"),
+    [
+        ({}, {"sha256": "0" * 64, "tokens_sha256": "1" * 64}, "measure both with the same `text:`"),
+        ({}, {"tokens": 5120, "windows": 10, "tokens_sha256": "1" * 64}, "measure both with the same `tokens:`"),
+        ({}, {"windows": 10, "window": 256, "tokens_sha256": "1" * 64}, "measure both with the same `window:`"),
+        ({}, {"tokens_sha256": "1" * 64}, "the two sources make other tokens of the same file"),
+        ({"tokens_sha256": None}, {"sha256": "0" * 64}, "measure both with the same `text:`"),
+        ({"tokens_sha256": None}, {"tokens": 5120}, "measure both with the same `tokens:`"),
+        ({"tokens_sha256": None}, {"window": 256}, "measure both with the same `window:`"),
+    ],
+)
+def test_other_texts_are_refused(sample: Any, before: Any, after: Any, remedy: str) -> None:
+    for sides in ((before, after), (after, before)):
+        with pytest.raises(OtherTexts) as caught:
+            compare(*(texts(sample, **side) for side in sides))
+        assert caught.value.remedy.startswith(remedy)
+
+
+def test_which_set_differs_is_said_with_both_hashes_and_both_counts(sample: Any) -> None:
+    name, digest = sample["texts"][1]["name"], sample["texts"][1]["tokens_sha256"]
+    with pytest.raises(OtherTexts) as caught:
+        compare(sample, texts(sample, tokens=5120, tokens_sha256="1" * 64))
+    assert caught.value.difference == (
+        f"{name} with 2560 tokens (sha256 {digest[:12]}) before, {name} with 5120 tokens (sha256 111111111111) after"
+    )
+    fewer = copy.deepcopy(sample)
+    del fewer["texts"][2:]
+    with pytest.raises(OtherTexts, match=rf"before, no such set after; {len(sample['texts']) - 3} more sets differ"):
+        compare(sample, fewer)
+
+
+def test_the_same_ids_are_the_same_text_whatever_the_file_is_called(sample: Any) -> None:
+    assert not compare(sample, texts(sample, name="moved", source="elsewhere.txt", sha256="0" * 64)).worse
+
+
+def test_a_report_without_hashes_of_ids_is_compared_with_one_that_has_them(sample: Any) -> None:
+    assert compare(texts(sample, tokens_sha256=None, source=None), sample).conditions == ()
+
+
 # ---- verdicts
 
 
@@ -213,14 +278,11 @@ def test_conditions_that_changed(sample: Any) -> None:
     report["provenance"]["versions"]["torch"] = "9.9"
     del report["provenance"]["versions"]["numpy"]
     report["provenance"]["machine"]["cores"] = 64
-    report["window"] = 256
     text = to_text(judged(sample, report))
     assert "version torch: 2.13.0+cpu -> 9.9\n" in text
     assert "version numpy: 2.2.6 -> none\n" in text
     assert text.endswith("\nmachine cores: 2 -> 64")
     assert "-> abababababab\n" in text
-    assert text.splitlines()[1].startswith("Careful: the texts are not the same.")
-    assert "windows of 512 ->" in text
 
 
 def test_speed_is_told_and_not_judged(sample: Any) -> None:
@@ -276,6 +338,7 @@ def test_the_sample_is_what_the_published_schema_says(sample: Any, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda r: r.update(schema_version=3), "of schema_version 3, wanted 2; a newer convert made it: install that"),
         (lambda r: r.update(schema_version=1), "is a report of schema_version 1, wanted 2; measure again"),
         (lambda r: r.update(schema_version="2\x1b[31m"), "is a report of schema_version '2"),
         (lambda r: r.pop("schema_version"), "has no schema_version"),
@@ -322,6 +385,46 @@ def test_a_file_of_any_size_is_not_read(tmp_path: Path) -> None:
         read_report(tmp_path)
 
 
+# ---- reports of other versions of this program
+
+OLDEST = Path(__file__).parent / "validate" / "report_of_the_first_version_2.json"  # a row of it, as it was written
+
+
+def test_the_first_report_of_this_schema_is_read_and_compared(tmp_path: Path) -> None:
+    old = json.loads(OLDEST.read_text())
+    assert not compare(read_report(OLDEST), old).worse
+    new: Any = copy.deepcopy(old)
+    for text in new["texts"]:
+        text |= {"source": "our own", "tokens_sha256": "0" * 64}
+    new["outputs"][0] |= {"status": "failed", "reading": None}
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(new))
+    assert convert("compare", str(OLDEST), str(path)).exit_code == 3
+    assert convert("compare", str(path), str(OLDEST)).exit_code == 0
+
+
+def with_unknown_words(value: Any) -> Any:
+    """The same JSON from a program that has more to say, at every depth."""
+    if isinstance(value, dict):
+        known = {name: with_unknown_words(inner) for name, inner in value.items()}
+        free = value.keys() & {"kl_mean", "numpy", "contract"} and not value.keys() & {"windows"}
+        return known if free else known | {"said_by_a_newer_program": {"what": [1, None]}}
+    return [with_unknown_words(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_words_of_a_newer_program_are_passed_over(tmp_path: Path) -> None:
+    old = json.loads(OLDEST.read_text())
+    new = with_unknown_words(old)
+    new["outputs"][0]["contract"] = old["outputs"][0]["contract"]
+    new["formats"] = {}
+    new["outputs"][0]["metrics"]["a_new_metric"] = 1.0
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(new))
+    result = convert("compare", str(OLDEST), str(path), "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [change["name"] for change in json.loads(result.stdout)["outputs"][0]["metrics"]] == []
+
+
 # ---- the command, and the table
 
 
@@ -344,6 +447,11 @@ def test_the_command(sample: Any, tmp_path: Path) -> None:
     assert json.loads(convert("compare", a, b, "--json").stdout)["worse"] is True
     assert convert("compare", a, b, "--markdown").stdout.startswith("**Something got worse")
     assert convert("compare", a, b, "--markdown", "--json").exit_code == 2
+    (tmp_path / "d.json").write_text(json.dumps(texts(sample, tokens=9, tokens_sha256="1" * 64)))
+    other = convert("compare", a, str(tmp_path / "d.json"))
+    assert (other.exit_code, other.stdout, other.stderr.count("\n")) == (2, "", 1)
+    assert f"{a} and {tmp_path / 'd.json'}: " in other.stderr
+    assert other.stderr.endswith("wanted reports of the same text; measure both with the same `tokens:`\n")
     missing = convert("compare", a, str(tmp_path))
     assert (missing.exit_code, "cannot be read" in missing.stderr) == (2, True)
 

@@ -2,6 +2,7 @@
 
     the reference reads every window and image once; what it says is kept      (prepare)
     each candidate is opened, measured and closed before the next is opened    (measure)
+    where texts are read in steps: both read on, for those not yet decided     (read_on)
     the reference reads what they wrote, in passes over all of it at once      (settle)
 
 So there is one model in memory at a time, however many there are to compare. What is measured is in measures/, one file
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from validate import measures
+from validate.compressed_logits import CompressedLogits
 from validate.errors import NotOnThisMachine, RuntimeFailure
 from validate.logits import NotComparable
 from validate.measured import Measured
@@ -52,10 +54,17 @@ def measure(
     results = [_unable(c) or kept.load(c) for c in candidates]
     if any(found is None for found in results):
         _prepare(comparison, asking)
+    waiting: list[RunningCandidate] = []
     for number, candidate in enumerate(candidates):
         if results[number] is None:
-            found = results[number] = _measure_one(comparison, asking, candidate, settings.threads)
-            kept.save(candidate, found)
+            found, running = _measure_one(comparison, asking, candidate, settings.threads)
+            results[number] = found
+            if running is not None and running.wants_more:
+                waiting.append(running)
+            else:
+                kept.save(candidate, found)
+    for running in _read_on(comparison, asking, waiting, settings.threads):
+        kept.save(running.candidate, running.result)
     known = [found or Measurement() for found in results]
     _settle(comparison, asking, candidates, known)
     for candidate, result in zip(candidates, known, strict=True):
@@ -70,17 +79,23 @@ def measure(
 
 def _prepare(comparison: Comparison, asking: Sequence[SessionMeasure]) -> None:
     """All that needs the reference's weights and is known beforehand; they are given back where they are large."""
-    questions, progress = comparison.questions, comparison.progress
-    progress.start("the source reads the text", sum(map(len, questions.windows)), "tok")
-    for window in _windows(questions):
-        compressed = comparison.reference.compressed_logits(window.tokens)
+    first = slice(0, comparison.questions.ends_of_steps[0])
+    for window, compressed in _reference_reads(comparison, first):
         for measuring in asking:
             measuring.on_reference_window(window, compressed)
-        progress.advance(len(window.tokens))
         del compressed  # before the next window's are made: 311 MB for 512 x 152k
     for measuring in asking:
         measuring.prepare()
     comparison.reference.give_back(STAYS_BYTES)
+
+
+def _reference_reads(comparison: Comparison, step: slice) -> Iterator[tuple[Window, CompressedLogits]]:
+    """The windows of a step, each with what the reference says of it, which is kept."""
+    windows = _windows(comparison.questions, step)
+    comparison.progress.start("the source reads the text", sum(len(w.tokens) for w in windows), "tok")
+    for window in windows:
+        yield window, comparison.reference.compressed_logits(window.tokens)
+        comparison.progress.advance(len(window.tokens))
 
 
 def _settle(
@@ -113,33 +128,54 @@ def _unable(candidate: Candidate) -> Measurement | None:
 
 def _measure_one(
     comparison: Comparison, asking: Sequence[SessionMeasure], candidate: Candidate, threads: int | None
-) -> Measurement:
-    """What needs a session, of a candidate that is opened for it and closed when this returns."""
+) -> tuple[Measurement, RunningCandidate | None]:
+    """What needs a session, of a candidate that is opened for it and closed when this returns; of texts, one step."""
     result = Measurement()
-    context = max(map(len, comparison.questions.windows), default=1)
-    name = candidate.name or candidate.path.name
-    comparison.progress.start(f"{name}: opening", 0, "tok")
-    session = _open(candidate, result, context, threads)
-    with session or nullcontext():
-        if session is not None:
-            running = RunningCandidate(candidate, session, result)
-            for fresh in (m for m in asking if m.FRESH):
-                _run_measure(fresh, running)
-            _measure_windows(comparison, asking, running)
-            for alone in (m for m in asking if not m.FRESH and not isinstance(m, WindowMeasure)):
-                if alone.TAKES_LONG:
-                    comparison.progress.start(f"{name}: {alone.PART}", 0, "tok")
-                _run_measure(alone, running)
-    return result
+    with _opened(comparison, candidate, result, threads) as session:
+        if session is None:
+            return result, None
+        running = RunningCandidate(candidate, session, result)
+        for fresh in (m for m in asking if m.FRESH):
+            _run_measure(fresh, running)
+        _measure_windows(comparison, asking, running, slice(0, comparison.questions.ends_of_steps[0]))
+        for alone in (m for m in asking if not m.FRESH and not isinstance(m, WindowMeasure)):
+            if alone.TAKES_LONG:
+                comparison.progress.start(f"{_name(candidate)}: {alone.PART}", 0, "tok")
+            _run_measure(alone, running)
+    return result, running
 
 
-def _measure_windows(comparison: Comparison, asking: Sequence[SessionMeasure], running: RunningCandidate) -> None:
-    """Every window once, as long as nothing is wrong with the candidate."""
+def _read_on(
+    comparison: Comparison, asking: Sequence[SessionMeasure], waiting: Sequence[RunningCandidate], threads: int | None
+) -> Iterator[RunningCandidate]:
+    """Each candidate when it has read enough: step by step, the reference first, then those that are not decided."""
+    ends = comparison.questions.ends_of_steps
+    for step in map(slice, ends, ends[1:]):
+        if not waiting:
+            return
+        for _ in _reference_reads(comparison, step):
+            pass  # it is kept
+        comparison.reference.give_back(STAYS_BYTES)
+        for running in waiting:
+            running.wants_more = False
+            with _opened(comparison, running.candidate, running.result, threads) as session:
+                if session is not None:
+                    running.session = session
+                    _measure_windows(comparison, asking, running, step)
+            if not running.wants_more:
+                yield running
+        waiting = [running for running in waiting if running.wants_more]
+
+
+def _measure_windows(
+    comparison: Comparison, asking: Sequence[SessionMeasure], running: RunningCandidate, step: slice
+) -> None:
+    """The windows of a step, as long as nothing is wrong with the candidate; it may want more when they are read."""
     comparing = [m for m in asking if isinstance(m, WindowMeasure)]
-    questions, progress, candidate = comparison.questions, comparison.progress, running.candidate
-    progress.start(f"{candidate.name or candidate.path.name}: logits", sum(map(len, questions.windows)), "tok")
-    answers = running.session.logits_of(questions.windows)
-    for window in _windows(questions):
+    progress, windows = comparison.progress, _windows(comparison.questions, step)
+    progress.start(f"{_name(running.candidate)}: logits", sum(len(w.tokens) for w in windows), "tok")
+    answers = running.session.logits_of([w.tokens for w in windows])
+    for window in windows:
         if running.result.is_settled:
             return
         with recording_failures([running.result], "text"):
@@ -150,13 +186,33 @@ def _measure_windows(comparison: Comparison, asking: Sequence[SessionMeasure], r
                     measuring.compare(running, window, reference, logits_tv)
             del reference, logits_tv
         progress.advance(len(window.tokens))
-    for measuring in comparing:
-        _run_measure(measuring, running)
+    last = step.stop == comparison.questions.ends_of_steps[-1]
+    running.wants_more = not (last or running.result.is_settled or all(m.has_enough(running) for m in comparing))
+    if not running.wants_more:
+        for measuring in comparing:
+            _run_measure(measuring, running)
 
 
-def _windows(questions: Questions) -> Iterator[Window]:
-    for number, (name, tokens) in enumerate(zip(questions.sets_of_windows, questions.windows, strict=True)):
-        yield Window(number, name, tokens)
+def _windows(questions: Questions, step: slice) -> list[Window]:
+    """The windows of one step of reading."""
+    named = zip(questions.sets_of_windows, questions.windows, strict=True)
+    return [Window(number, name, tokens) for number, (name, tokens) in enumerate(named)][step]
+
+
+def _name(candidate: Candidate) -> str:
+    return candidate.name or candidate.path.name
+
+
+@contextmanager
+def _opened(
+    comparison: Comparison, candidate: Candidate, result: Measurement, threads: int | None
+) -> Iterator[Session | None]:
+    """The candidate's session, open in the block; None where there is none, and why is written down."""
+    comparison.progress.start(f"{_name(candidate)}: opening", 0, "tok")
+    context = max(map(len, comparison.questions.windows), default=1)
+    session = _open(candidate, result, context, threads)
+    with session or nullcontext():
+        yield session
 
 
 def _measure_files(every: Sequence[Measure], candidate: Candidate, result: Measurement) -> None:

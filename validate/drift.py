@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -202,10 +202,12 @@ class Summary:
 
 
 QUANTILES = {"kl_median": 0.5, "kl_p95": 0.95, "kl_p99": 0.99, "kl_p999": 0.999}
+RESAMPLED = frozenset({"kl_mean", *QUANTILES, "top1", "top5", "p_rms", "p_p99", "ppl_ratio", "ppl_change"})
+"""The metrics that have an interval once enough text was read."""
 
 
-def summarize(windows: Sequence[WindowDrift]) -> Summary:
-    """The drift and the perplexities over all windows.
+def summarize(windows: Sequence[WindowDrift], resampled: Collection[str] = RESAMPLED) -> Summary:
+    """The drift and the perplexities over all windows; intervals of the metrics `resampled` names.
 
     Perplexity is exp of the mean negative log-likelihood over every token of every window but its first; the ratio is
     of pairs, token by token, whose differences are a hundred times smaller than either's spread. Raises NotComparable
@@ -236,7 +238,7 @@ def summarize(windows: Sequence[WindowDrift]) -> Summary:
         "ppl_ratio": ratio,
         "ppl_change": abs(ratio - 1),
     }
-    draws = _draws(Blocks.of([len(w.kl) for w in windows]), {**values, "change": change, "more": more})
+    draws = _draws(Blocks.of([len(w.kl) for w in windows]), {**values, "change": change, "more": more}, resampled)
     intervals = {name: interval(drawn) for name, drawn in draws.items()}
     if "ppl_ratio" in intervals:  # of |ratio - 1|, which draws on either side of 1 never bring near 0
         low, high = (bound - 1 for bound in intervals["ppl_ratio"])
@@ -245,16 +247,17 @@ def summarize(windows: Sequence[WindowDrift]) -> Summary:
     return Summary({name: float(value) for name, value in metrics.items()}, intervals, draws, quantiles)
 
 
-def _draws(blocks: Blocks, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _draws(blocks: Blocks, values: Mapping[str, np.ndarray], wanted: Collection[str]) -> dict[str, np.ndarray]:
     """Each metric over resampled texts; those are left out of which there are too few blocks or positions."""
     kl, change = values["kl"], values["change"]
     scored = blocks.labels[blocks.scored]
-    quantiles = blocks.quantiles(kl, list(QUANTILES.values()))
-    p_p99 = blocks.quantiles(np.abs(change), [0.99], scored)[0]
+    shares = {name: share for name, share in QUANTILES.items() if name in wanted}  # sorting takes longest by far
+    quantiles = blocks.quantiles(kl, list(shares.values())) if shares else []
+    p_p99 = blocks.quantiles(np.abs(change), [0.99], scored)[0] if "p_p99" in wanted else np.empty(0)
     ratio = np.exp(blocks.means(values["more"], scored))
     draws = {
         "kl_mean": np.maximum(blocks.means(kl), 0.0),
-        **{name: np.maximum(drawn, 0.0) for name, drawn in zip(QUANTILES, quantiles, strict=True)},
+        **{name: np.maximum(drawn, 0.0) for name, drawn in zip(shares, quantiles, strict=True)},
         "top1": np.clip(blocks.means(values["same_top"]), 0.0, 1.0),
         "top5": np.clip(blocks.means(values["top5"]), 0.0, 1.0),
         "p_rms": np.sqrt(np.maximum(blocks.means(change**2, scored), 0.0)),

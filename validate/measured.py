@@ -33,7 +33,7 @@ class Measured:
     """The measurements of one validation; `folder` is where they are kept, None to keep none."""
 
     def __init__(self, folder: Path | None, questions: Questions) -> None:
-        self._folder, self._questions = folder, _digest(questions)
+        self._folder, self._questions, self._in_steps = folder, _digest(questions), bool(questions.steps)
         self._used: set[Path] = set()
 
     def load(self, candidate: Candidate) -> Measurement | None:
@@ -71,7 +71,8 @@ class Measured:
     def _path(self, candidate: Candidate) -> Path | None:
         if self._folder is None or not candidate.key:
             return None
-        words = json.dumps([FORM, candidate.key, self._questions])
+        until = sorted(candidate.limits.items()) if self._in_steps else []  # they decide how much is read
+        words = json.dumps([FORM, candidate.key, self._questions, *([until] if until else [])])
         path = self._folder / f"{hashlib.sha256(words.encode()).hexdigest()}.json"
         self._used.add(path)
         return path

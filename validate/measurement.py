@@ -12,6 +12,7 @@ import numpy as np
 from validate import contract, statistics, toolcalls, vision
 from validate.choices import Question
 from validate.continuation import Greedy
+from validate.enough import Reading
 from validate.flips import Flips
 from validate.jinja_js import JinjaJs
 from validate.runtimes.base import Runtime
@@ -47,6 +48,7 @@ class Candidate:
     file_checks: Callable[[], Sequence[contract.Check]] | None = None  # of what the files state, that nobody runs
     wanted: str = ""  # what the runtime would be called, where there is none
     key: str = ""  # of all its measurement depends on but the questions; empty: nothing of it is kept
+    limits: Mapping[str, float] = field(default_factory=dict)  # by metric; where texts are read in steps, until decided
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,12 @@ class Questions:
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
     choices: Sequence[Question] = ()  # multiple-choice items
     jinja_js: JinjaJs | None = None  # renders the templates of graphs once more
+    steps: Sequence[int] = ()  # rising numbers of windows, after which it is asked whether more has to be read
+
+    @property
+    def ends_of_steps(self) -> Sequence[int]:
+        """The numbers of windows after each step of reading; there is one step where there are no others."""
+        return self.steps or [len(self.windows)]
 
     @property
     def sets_of_windows(self) -> Sequence[str]:
@@ -100,6 +108,7 @@ class Measurement:
     slices: Sequence[Slice] = ()
     worst: Sequence[Row] = ()
     windows: Sequence[WindowSums] = ()
+    reading: Reading | None = None  # of the texts, where they were read in steps
     checks: list[contract.Check] = field(default_factory=list)
     greedy: Greedy | None = None
     tool_calls: toolcalls.ToolCalls | None = None

@@ -174,6 +174,15 @@ class Paired(NamedTuple):
 _SIZES = {"kl": "positions", "top1": "positions", "nll": "scored"}
 
 
+def over_windows(sums: Sequence[float], sizes: Sequence[int]) -> tuple[float, np.ndarray]:
+    """The mean over the positions of windows, and its draws over windows; none below FEWEST_BLOCKS of them."""
+    totals, counts = np.asarray(sums, float), np.asarray(sizes, float)
+    mean = float(totals.sum() / counts.sum())
+    if len(counts) < FEWEST_BLOCKS:
+        return mean, np.empty(0)
+    return mean, spread(_ratios(_drawn(len(counts)), totals, counts), mean, len(counts))
+
+
 def paired(first: Sequence[Mapping[str, object]], second: Sequence[Mapping[str, object]]) -> dict[str, Paired]:
     """The change of the means of `kl`, `top1` and `nll` between two measurements of the same windows.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from convert.cli.junit import junit_file, write_junit
 from convert.json_types import JsonDict
 
 if TYPE_CHECKING:
@@ -69,8 +70,10 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
         from convert.cli.console import ReaderGone
         from convert.errors import ConvertError, Problem
 
+        junit, name = options.get("junit"), f"convert {click.get_current_context().info_name}"
         try:
-            code = command(**options)
+            with junit_file(junit if isinstance(junit, Path) else None, name):
+                code = command(**options)
         except ConvertError as error:
             say_problems(error.problems, bool(options.get("as_json")), error.exit_code)
             code = error.exit_code
@@ -100,6 +103,7 @@ def carry_out(
     builds: bool = True,
     jobs: int | None = 1,
     executor: str = "local",
+    junit: Path | None = None,
 ) -> int:
     """Plan and run, shown as it goes on; the exit code."""
     from convert.cli.console import event_printer
@@ -107,6 +111,7 @@ def carry_out(
     from convert.plan import plan, plan_again
     from convert.run import run
 
+    _check_junit(recipe, junit)
     with event_printer(as_json=as_json, quiet=quiet, verbose=verbose) as on_event:
         with StepProgress("plan", on_event) as progress:
             if builds:
@@ -120,7 +125,25 @@ def carry_out(
         from convert.cli.console import show_result
 
         show_result(result)
+    _write_junit(result, junit)
     return result.exit_code
+
+
+def _check_junit(recipe: Recipe, junit: Path | None) -> None:
+    from convert.errors import PlanError, Problem
+    from convert.registry import VALIDATE
+
+    if junit is not None and VALIDATE not in recipe.stages:
+        remedy = "add `validate: {}` to the recipe, or leave --junit out"
+        raise PlanError(Problem(str(recipe.path), "--junit, and nothing is validated", "verdicts to write", remedy))
+
+
+def _write_junit(result: Result, junit: Path | None) -> None:
+    if junit is not None and result.report is not None:
+        from convert.validation.read_report import read_report
+        from validate.report.junit_cases import report_suite
+
+        write_junit(junit, report_suite(read_report(result.folder)))
 
 
 def say_json(value: object) -> None:

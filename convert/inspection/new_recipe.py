@@ -29,7 +29,7 @@ PICKLED = "its weights are pickles, which are not read here: what it supports is
 LONGEST = 60  # of what a config calls its class
 VALIDATE = """\
 # text: [notes.txt, chats.jsonl] # what your users write; a short set of our own when left out
-# tokens: 10240                  # more tokens, narrower intervals
+# tokens: 10240                  # more tokens, narrower intervals; auto: until every limit is decided
 limits: # what an output must keep, or `convert run` ends with exit code 3: a type, a stage, a pattern
   "*": usable # presets: near-lossless, good, usable"""
 

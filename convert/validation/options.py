@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from convert.options import Options, RecipePath
 from convert.validation.limits import LIMITS, Limits
 
 MIN_TOKENS = 16
+AUTO: Literal["auto"] = "auto"
 
 
 class Elsewhere(Options):
@@ -30,7 +31,11 @@ class ValidateOptions(Options):
         description="input sets for drift and perplexity, one path or a list: UTF-8 texts, and conversations in "
         ".jsonl (messages, tools), which the model's own template renders; a varied set of our own when left out",
     )
-    tokens: int = Field(2048, ge=MIN_TOKENS, description="how many tokens to use in all, from the start of each text")
+    tokens: Annotated[int, Field(ge=MIN_TOKENS)] | Literal["auto"] = Field(
+        2048,
+        description="how many tokens to use in all, from the start of each text; or auto: each output reads 2,048, "
+        "4,096 and so on until the interval of every metric that has a limit lies on one side of it, 65,536 at most",
+    )
     window: int = Field(512, ge=16, le=32768, description="tokens a window; the cache is empty at the start of each")
     images: list[RecipePath] = Field(
         [],
@@ -66,6 +71,27 @@ class ValidateOptions(Options):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
     trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
+
+    @property
+    def most_tokens(self) -> int:
+        """How many tokens are used at most, which is what memory has to be there for."""
+        from validate.enough import MOST_TOKENS
+
+        return MOST_TOKENS if self.tokens == AUTO else self.tokens
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        """One message where a union's members would each have theirs."""
+        if value == AUTO:
+            return value
+        try:
+            number = TypeAdapter(int).validate_python(value)
+        except ValidationError:
+            raise ValueError(f"tokens is {value!r}, wanted a number or auto") from None
+        if number < MIN_TOKENS:
+            raise ValueError(f"tokens is {number}, wanted at least {MIN_TOKENS}, or auto")
+        return number
 
     @field_validator("require", mode="before")
     @classmethod

@@ -49,7 +49,9 @@ def _check_version(file: Path, value: object) -> None:
         raise _no_report(file, "has no schema_version")
     if version != SCHEMA_VERSION:
         got = f"is a report of schema_version {shown(version, 20)}"
-        raise PlanError(Problem(str(file), got, str(SCHEMA_VERSION), "measure again with convert validate"))
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        remedy = "a newer convert made it: install that" if newer else "measure again with convert validate"
+        raise PlanError(Problem(str(file), got, str(SCHEMA_VERSION), remedy))
 
 
 def _no_report(file: Path, got: str) -> PlanError:

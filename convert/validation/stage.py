@@ -35,7 +35,7 @@ from convert.validation.checks import (
     window_of,
 )
 from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
-from convert.validation.options import MIN_TOKENS, ValidateOptions
+from convert.validation.options import AUTO, MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
 from convert.validation.report import (
     provenance,
@@ -76,7 +76,7 @@ def _reference(options: ValidateOptions, source: Bundle, out: Path) -> Iterator[
     from validate.reference import Reference
 
     folder = out.parent / STATE_FOLDER / "reference"
-    room = compressed_logits.room_bytes(options.tokens)
+    room = compressed_logits.room_bytes(options.most_tokens)
     trust = options.trust_remote_code
     with open_reference(source, options.threads, trust_remote_code=trust, within=out) as session:
         yield Reference(session, folder, _reference_key(options, source), room)
@@ -129,6 +129,11 @@ def _candidate(row: Output, inputs: Inputs, also_on: Mapping[str, Runtime], refe
     return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, checks, name, key)
 
 
+def _limits(options: ValidateOptions, row: Output) -> dict[str, float]:
+    """Metric -> its limit, of what texts are read for until it is decided."""
+    return {metric: limit for metric, (limit, _) in limits_of(options.limits, row).items()}
+
+
 def _memory_bytes(row: Output, source: Bundle) -> int:
     """What an output takes on its runtime: its files' bytes, or all its weights as float32."""
     from validate import memory
@@ -146,7 +151,7 @@ def _kept_bytes(options: ValidateOptions, source: Bundle) -> int:
     config = config_of(source) or {}
     text = config.get("text_config", config)
     vocabulary = text.get("vocab_size") if isinstance(text, dict) else None
-    return min(ROOM_BYTES, 4 * options.tokens * vocabulary) if isinstance(vocabulary, int) else ROOM_BYTES
+    return min(ROOM_BYTES, 4 * options.most_tokens * vocabulary) if isinstance(vocabulary, int) else ROOM_BYTES
 
 
 def _windows(
@@ -158,7 +163,7 @@ def _windows(
     window = window_of(options, source)
     if window < options.window:
         progress.note(f"windows of {window} tokens, not {options.window}: the model was made for no more")
-    windows = texts.windows(reference, sets, options.tokens, window)
+    windows = texts.windows(reference, sets, options.most_tokens, window)
     got = sum(map(len, windows.tokens))
     if got < MIN_TOKENS:
         where = ", ".join(map(str, options.text)) or "our own texts"
@@ -167,6 +172,8 @@ def _windows(
     for note in windows.notes:
         progress.warn(note)
     progress.note(f"{got} tokens in {len(windows.tokens)} windows")
+    if options.tokens == AUTO:
+        return texts.mixed(windows)
     if options.text and got < options.tokens:
         progress.warn(f"the texts have {got} tokens, fewer than the {options.tokens} asked for")
     return windows
@@ -179,14 +186,17 @@ def _questions(
     windows: Windows,
     items: Sequence[Question],
 ) -> Questions:
-    from validate import jinja_js, texts
+    from validate import enough, jinja_js, texts
     from validate.measurement import Questions
     from validate.toolcalls import Prompt
 
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
     engine = None if options.jinja_js is None else jinja_js.find(options.jinja_js)
+    steps = enough.steps([len(w) for w in windows.tokens]) if options.tokens == AUTO else ()
     if not reference.identity().has_vision:
-        return Questions(windows.tokens, windows.sets, tool_prompts=prompts, choices=items, jinja_js=engine)
+        return Questions(
+            windows.tokens, windows.sets, tool_prompts=prompts, choices=items, jinja_js=engine, steps=steps
+        )
     try:
         images, why_none = _images(options, reference)
         return Questions(
@@ -200,6 +210,7 @@ def _questions(
             tool_prompts=prompts,
             choices=items,
             jinja_js=engine,
+            steps=steps,
         )
     except ValueError as error:
         raise StageError("validate", str(error)) from error
@@ -328,7 +339,7 @@ class ValidateStage(Stage[ValidateOptions]):
         clicks = len(_tasks(options)) if options.clicks is not None and options.clicks.is_file() else 0
         rows = [row.weights_size for row in outputs(inputs, second_runtimes(options))]
         source = sum(a.size for a in inputs[SOURCE].of(Role.WEIGHTS))
-        return (options.tokens + CLICK_TOKENS * clicks) * (source + sum(rows))
+        return (options.most_tokens + CLICK_TOKENS * clicks) * (source + sum(rows))
 
     def needs(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers beside the largest output on its runtime."""
@@ -349,7 +360,11 @@ class ValidateStage(Stage[ValidateOptions]):
         also_on = second_runtimes(options)
         source, rows = inputs[SOURCE], outputs(inputs, also_on)
         key = json.dumps([_reference_key(options, source), versions_elsewhere(options)])
-        candidates = [_candidate(row, inputs, also_on, key) for row in rows if not row.not_built]
+        candidates = [
+            replace(_candidate(row, inputs, also_on, key), limits=_limits(options, row))
+            for row in rows
+            if not row.not_built
+        ]
         with _reference(options, source, out) as reference:
             sets = input_sets(options)
             windows = _windows(options, source, reference, sets, progress)
@@ -370,6 +385,8 @@ class ValidateStage(Stage[ValidateOptions]):
         found = [_missing(row) or next(measured) for row in rows]
         entries = [_row(options, out, row, one, source) for row, one in zip(rows, found, strict=True)]
         for row in entries:
+            if read := row.get("reading"):
+                progress.note(f"{row['label']}: {read['reason']}")
             say = progress.note if row["status"] == "passed" else progress.warn
             say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
         content = report(out, compared_with, windows, entries, provenance(progress, self.tools(options)))

@@ -91,7 +91,7 @@ def sample_report() -> Report:
         },
         "texts": [
             {"name": name, "kind": "chat" if name == "tools" else "text", "sha256": parts.digest(name)}
-            | {"tokens": 2560, "windows": 5}
+            | {"tokens": 2560, "windows": 5, "source": f"our own {name}", "tokens_sha256": parts.digest(f"{name} ids")}
             for name, _ in parts.SETS
         ],
         "window": 512,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from tests.validate.sample_report import sample_report
 from validate import statistics
-from validate.measurement import Measurement
+from validate.measurement import Measurement, WindowSums
 from validate.ranking import Duel, Entrant, duel, rank
 from validate.report import standing_words, with_standing
 from validate.report.schema import DuelEntry, Report
@@ -134,6 +135,25 @@ def test_every_output_is_shown_against_its_runtimes_floor() -> None:
     assert none.startswith(
         "There is none for llama.cpp, onnxruntime-genai and transformers, quantized: no output there"
     )
+
+
+def test_outputs_that_read_on_are_ranked_by_what_all_have_read() -> None:
+    """Behind the windows that both read lies a harder text, which only one of them has read."""
+    report = sample_report()
+    one, other = report["outputs"][:2]
+    chance = np.random.default_rng(0)
+    easy = [WindowSums(512, 511, 512 * 0.01 * x, 500, 900.0, 900.0) for x in chance.uniform(0.5, 1.5, 8)]
+    worse = [replace(w, kl=1.2 * w.kl) for w in easy]
+    much = [replace(w, kl=512 * 0.1) for w in easy]
+    draws = {"kl_mean": chance.normal(0.01, 0.001, 1000)}
+    found = with_standing(
+        {**report, "outputs": [one, other]},
+        [Measurement(windows=[*easy, *much], draws=draws), Measurement(windows=worse, draws=draws)],
+    )
+    assert found["ranking"]["groups"] == [[one["label"]], [other["label"]]]
+    (duel_,) = found["ranking"]["duels"]
+    assert duel_["by"] == pytest.approx(1 - 1 / 1.2)
+    assert duel_["low"] == pytest.approx(duel_["high"])  # every window is as much better
 
 
 def test_places_count_outputs_and_names_are_those_of_the_page() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from validate.runtimes import Identity, RuntimeFailure
-from validate.texts import InputSet, default_sets, read_set, tool_prompts, windows
+from validate.texts import InputSet, default_sets, mixed, read_set, tool_prompts, windows
 
 BOS = 1
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
@@ -216,6 +216,18 @@ def test_all_tokens_asked_for_are_used_when_they_do_not_divide() -> None:
     sets = [text_set(name, name * 50) for name in "abc"]
     made = windows(Speller(), sets, tokens=100, window=64)
     assert sum(e.tokens for e in made.entries) == 100
+
+
+def test_mixed_windows_have_as_much_of_each_set_from_the_beginning() -> None:
+    sets = [text_set("long", "a" * 100), text_set("short", "b" * 20), text_set("other", "c" * 100)]
+    made = windows(Speller(), sets, tokens=1000, window=16)
+    again = mixed(made)
+    assert again.sets[:6] == ["long", "short", "other", "long", "short", "other"]
+    assert again.sets[6:] == ["long", "other"] * 5
+    assert sorted(map(tuple, again.tokens)) == sorted(map(tuple, made.tokens))
+    assert again.entries == made.entries
+    of_one = [w for w, name in zip(again.tokens, again.sets, strict=True) if name == "long"]
+    assert of_one == [w for w, name in zip(made.tokens, made.sets, strict=True) if name == "long"]
 
 
 def test_two_sets_of_one_name_are_told_apart() -> None:

@@ -447,3 +447,25 @@ def test_a_demand_names_outputs_that_there_are(tiny_text: dict[str, Bundle]) -> 
     assert "require for 'Q8_1'" in str(problem)
     with pytest.raises(ValueError, match="require"):
         stage.Options(require={"Q8_0": "walk"})
+
+
+def test_auto_reads_until_limits_are_decided_and_the_report_says_how_far(
+    tiny_text: dict[str, Bundle], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{i} Don't click the button {i * i} times, then wait. " for i in range(400)))
+    limits = {"F32": {"kl_mean": 1e-9}, "Q8_0": {"kl_p999": 1.0}}  # which needs ten thousand positions
+    options = stage.Options(text=text, limits=limits, tokens="auto", window=256, threads=1)
+    report, page = report_of(options, tiny_text, tmp_path)
+    exact, rounded = report["outputs"]
+    (entry,) = report["texts"]
+    assert "Of it each output read as many tokens as decide all its limits: 1 output after" in page
+    assert (entry["source"], len(entry["tokens_sha256"])) == (str(text), 64)
+    assert exact["reading"]["decided"]
+    assert exact["metrics"]["positions"] == exact["reading"]["tokens"] == 2048
+    assert (len(exact["windows"]), exact["reading"]["windows"]) == (8, 8)
+    assert rounded["status"] == "passed", rounded["reason"]
+    assert rounded["reading"]["tokens"] == entry["tokens"] > 4096
+    assert rounded["reading"]["reason"] == f"every limit is decided after {entry['tokens']:,} tokens"
+    assert len(report["ranking"]["groups"]) == 2  # on what both have read
+    assert [row["status"] for row in report["outputs"]] == ["passed", "passed"]

@@ -39,6 +39,7 @@ class RunningCandidate:
     session: Session
     result: Measurement
     done: set[type[Measure]] = field(default_factory=set)  # the measures that came to their end
+    wants_more: bool = False  # of the text: what it has read so far does not decide
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,10 @@ class WindowMeasure(SessionMeasure):
         self, running: RunningCandidate, window: Window, reference: CompressedLogits, logits_tv: np.ndarray
     ) -> None:
         """Take in a candidate's logits (token, vocab) of a window."""
+
+    def has_enough(self, running: RunningCandidate) -> bool:
+        """Whether the windows so far say all there is to say; asked after each step of reading but the last."""
+        return True
 
 
 class FileMeasure(Measure):

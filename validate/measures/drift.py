@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from validate import drift, slices
+from validate import drift, enough, slices
 from validate.compressed_logits import CompressedLogits
 from validate.measurement import WindowSums
 from validate.measures.base import Comparison, RunningCandidate, Window, WindowMeasure
@@ -28,8 +28,14 @@ class Drift(WindowMeasure):
     ) -> None:
         self._texts.setdefault(running, _Text()).add(window, reference, logits_tv)
 
+    def has_enough(self, running: RunningCandidate) -> bool:
+        """Whether the interval of every limited metric lies on one side of its limit."""
+        return enough.decide(self._texts[running].drifts, running.candidate.limits).decided
+
     def measure(self, running: RunningCandidate) -> None:
         text, result = self._texts.pop(running, _Text()), running.result
+        if self.questions.steps:
+            result.reading = enough.reading(text.drifts, enough.decide(text.drifts, running.candidate.limits))
         summary = drift.summarize(text.drifts)
         result.metrics |= summary.metrics
         result.intervals |= summary.intervals

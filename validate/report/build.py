@@ -105,6 +105,7 @@ def output(
         "slices": [cast(SliceEntry, _finite(asdict(part))) for part in measurement.slices],
         "worst": [cast(WorstEntry, _finite(asdict(row))) for row in measurement.worst],
         "windows": [cast(WindowEntry, asdict(window)) for window in measurement.windows],
+        "reading": _plain(measurement.reading),
         "contract": contract_json(measurement),
         "greedy": _plain(measurement.greedy),
         "tool_calls": _plain(measurement.tool_calls),

@@ -1,7 +1,8 @@
 """Two reports -> what changed between them, and what of it is more than noise.
 
-Where both measured the same windows they are compared pair by pair, so that what makes a text hard cancels; else by
-their confidence intervals. A number that has neither is shown, and judged by its limit alone. Speed is only shown.
+Both were measured on the same text, or are refused: window is compared with window, so that what makes a text hard
+cancels; where there are too few, by confidence intervals. A number that has neither is shown, and judged by its limit
+alone. Speed is only shown.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import cast
 
 from validate import statistics
 from validate.metrics import CONTRACT_LIMITS, DEFINITIONS, Better, resampled
+from validate.report.same_texts import check_same_texts
 from validate.report.schema import Output, Report
 
 # The sums over windows by which a metric is compared pair by pair, and what a difference of their means is to it.
@@ -81,7 +83,6 @@ class Changes:
     new: tuple[str, ...]
     gone: tuple[str, ...]
     conditions: tuple[tuple[str, str, str], ...]
-    same_texts: bool
 
     @property
     def worse(self) -> bool:
@@ -90,25 +91,23 @@ class Changes:
 
 
 def compare(before: Report, after: Report) -> Changes:
-    """What is different in `after`. Outputs are the same that have the same label."""
+    """What is different in `after`. Outputs are the same that have the same label.
+
+    Raises OtherTexts for reports that were not measured on the same text.
+    """
+    check_same_texts(before, after)
     old = {output["label"]: output for output in before["outputs"]}
     new = {output["label"]: output for output in after["outputs"]}
-    same_texts = _texts(before) == _texts(after)
     same_reference = _hashes(before) == _hashes(after)
     same_items = _items(before) == _items(after)
     return Changes(
         before["recipe"],
         after["recipe"],
-        tuple(_output(old[label], new[label], same_texts, same_reference, same_items) for label in old if label in new),
+        tuple(_output(old[label], new[label], same_reference, same_items) for label in old if label in new),
         tuple(label for label in new if label not in old),
         tuple(label for label in old if label not in new),
         tuple(_conditions(before, after)),
-        same_texts,
     )
-
-
-def _texts(report: Report) -> tuple[object, ...]:
-    return report["window"], *((t["name"], t["sha256"], t["tokens"], t["windows"]) for t in report["texts"])
 
 
 def _items(report: Report) -> list[str]:
@@ -120,8 +119,8 @@ def _hashes(report: Report) -> set[str]:
     return {file["sha256"] for file in report["reference"]["files"]}
 
 
-def _output(before: Output, after: Output, same_texts: bool, same_reference: bool, same_items: bool) -> OutputChange:
-    tests = _paired(before, after, same_reference) if same_texts else {}
+def _output(before: Output, after: Output, same_reference: bool, same_items: bool) -> OutputChange:
+    tests = _paired(before, after, same_reference)
     names = [name for name in DEFINITIONS if name in before["metrics"] or name in after["metrics"]]
     if not same_items:  # answers to other questions are no change
         names = [name for name in names if resampled(name) != "items"]
@@ -160,12 +159,14 @@ def _files(before: Output, after: Output) -> Iterator[str]:
 
 
 def _paired(before: Output, after: Output, same_reference: bool) -> dict[str, statistics.Paired]:
-    """Metric -> the paired test on its sums over windows; none where the windows are not the same, or too few.
+    """Metric -> the paired test on its sums over windows; none where there are too few.
 
-    A ratio to the perplexity of another reference is another number.
+    A ratio to the perplexity of another reference is another number. Where one has read further (`tokens: auto`), what
+    both have read counts.
     """
+    both = min(len(before["windows"]), len(after["windows"]))
     try:
-        found = statistics.paired(before["windows"], after["windows"])
+        found = statistics.paired(before["windows"][:both], after["windows"][:both])
     except ValueError:
         return {}
     comparable = {name: sums for name, sums in PAIRED.items() if same_reference or sums != "nll"}
@@ -183,7 +184,7 @@ def _metric(name: str, before: Output, after: Output, test: statistics.Paired | 
         return None
     if test is not None:
         low, high = _scaled(name, test, old)
-        return MetricChange(name, old, new, _kind(name, new - old, low, high), low, high, True)
+        return MetricChange(name, old, new, _kind(name, test.difference, low, high), low, high, True)
     if name in CONTRACT_LIMITS:
         return MetricChange(name, old, new, _direction(name, new - old))
     room = _room(old, before["intervals"].get(name), new, after["intervals"].get(name))
@@ -249,7 +250,6 @@ def _conditions(before: Report, after: Report) -> Iterator[tuple[str, str, str]]
     sides = before, after
     yield from (
         *_pairs("reference", *(_reference(report) for report in sides)),
-        *_pairs("texts", *({"texts": _texts_in_words(report)} for report in sides)),
         *_pairs("items", *({"items": ", ".join(_items(report)) or "none"} for report in sides)),
         *_pairs("recipe", *({"sha256": report["provenance"]["recipe_sha256"]} for report in sides)),
         *_pairs("version", *({"convert": r["provenance"]["convert"], **r["provenance"]["versions"]} for r in sides)),
@@ -261,11 +261,6 @@ def _reference(report: Report) -> dict[str, str]:
     reference = report["reference"]
     words = {word: str(value) for word, value in reference.items() if word in ("model", "revision", "runtime", "dtype")}
     return words | {f"file {file['path']}": file["sha256"] for file in reference["files"]}
-
-
-def _texts_in_words(report: Report) -> str:
-    texts = (f"{text['name']} ({text['tokens']} tokens, {text['sha256'][:8]})" for text in report["texts"])
-    return f"{', '.join(texts)}; windows of {report['window']}"
 
 
 def _pairs(part: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ Rows = list[tuple[str, ...]]
 
 def to_text(changes: Changes) -> str:
     """Aligned columns under a sentence, the gravest first."""
-    lines = [sentence(changes), *caution(changes)]
+    lines = [sentence(changes)]
     for heads, rows in ((HEADS, judged_rows(changes)), (SPEED_HEADS, speed_rows(changes))):
         if rows:
             title = ["speed, which is shown and not judged:"] if heads is SPEED_HEADS else []
@@ -27,7 +27,7 @@ def to_text(changes: Changes) -> str:
 
 def to_markdown(changes: Changes) -> str:
     """A sentence, a table, and the rest folded away."""
-    blocks = [f"**{_escaped(sentence(changes))}**", *caution(changes)]
+    blocks = [f"**{_escaped(sentence(changes))}**"]
     if rows := judged_rows(changes):
         blocks.append(_table(HEADS, rows))
     if rows := speed_rows(changes):
@@ -54,15 +54,6 @@ def sentence(changes: Changes) -> str:
     many = len(changes.outputs)
     verdict = "Nothing got worse" if not changes.worse else "Something got worse"
     return f"{verdict}: of {many} output{'s' * (many != 1)} in both, {', '.join(said)}"
-
-
-def caution(changes: Changes) -> Iterator[str]:
-    """That texts differ, which alone moves every number."""
-    if not changes.same_texts:
-        yield (
-            "Careful: the texts are not the same. One is harder than another, and means could only be compared by "
-            "their intervals, not window by window."
-        )
 
 
 def judged_rows(changes: Changes) -> Rows:

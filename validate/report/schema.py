@@ -55,13 +55,18 @@ class ReferenceEntry(TypedDict):
 
 
 class TextEntry(TypedDict):
-    """One input set behind drift and perplexity: a text, or conversations rendered with the model's template."""
+    """One input set behind drift and perplexity: a text, or conversations rendered with the model's template.
+
+    With `tokens: auto` it is what there was to read; how much of it an output read is in its `reading`.
+    """
 
     name: str
     kind: Literal["text", "chat"]
-    sha256: str
+    sha256: str  # of the file
     tokens: int
     windows: int
+    source: NotRequired[str]  # the file's path, or which of our own sets
+    tokens_sha256: NotRequired[str]  # of each window's number of tokens and their ids, as little-endian uint32
 
 
 class MachineEntry(TypedDict):
@@ -261,6 +266,18 @@ class WindowEntry(TypedDict):
     nll_reference: float
 
 
+class ReadingEntry(TypedDict):
+    """With `tokens: auto`, how much of the texts the output read: their first `windows` windows, and why no more.
+
+    `decided`: the 95 % interval of every limited metric lies on one side of its limit.
+    """
+
+    tokens: int
+    windows: int
+    decided: bool
+    reason: str
+
+
 class SpeedEntry(TypedDict):
     """Measured in the same way for every output, beside other work: an indication."""
 
@@ -309,6 +326,7 @@ class Output(TypedDict):
     slices: list[SliceEntry]
     worst: list[WorstEntry]
     windows: list[WindowEntry]
+    reading: NotRequired[ReadingEntry | None]  # null where all outputs read the same
     contract: dict[str, CheckEntry]
     greedy: GreedyEntry | None
     tool_calls: ToolCallEntry | None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from validate import statistics
 from validate.measurement import Measurement
 from validate.ranking import LEAST, Duel, Entrant, rank
 from validate.report.advice import kept
@@ -73,22 +74,27 @@ def _above(output: Output, floor: float | None) -> Output:
 
 
 def _ranking(outputs: Sequence[Output], measurements: Sequence[Measurement]) -> RankingEntry | None:
-    entrants = [
-        Entrant(
-            output["label"],
-            f"{output['format']} on {runtime(output)}",
-            output["size_bytes"],
-            kl,
-            measurement.draws.get("kl_mean", np.empty(0)),
-        )
+    known = [
+        (output, kl, measurement)
         for output, measurement in zip(outputs, measurements, strict=True)
         if (kl := output["metrics"].get("kl_mean")) is not None and math.isfinite(kl)
     ]
-    ranking = rank(entrants)
+    read = {len(measurement.windows) for _, _, measurement in known}
+    shared = min(read) if len(read) > 1 else None  # some read on: they are compared on what all have read
+    ranking = rank([_entrant(*one, shared) for one in known])
     if ranking is None:
         return None
     duels = [_duel(found) for found in ranking.duels if math.isfinite(found.low)]
     return {"metric": "kl_mean", "groups": [list(group) for group in ranking.groups], "duels": duels}
+
+
+def _entrant(output: Output, kl: float, measurement: Measurement, shared: int | None) -> Entrant:
+    """An output with the draws of its mean KL; where `shared` is a number, of its first so many windows."""
+    draws = measurement.draws.get("kl_mean", np.empty(0))
+    if shared is not None:
+        windows = measurement.windows[:shared]
+        kl, draws = statistics.over_windows([w.kl for w in windows], [w.positions for w in windows])
+    return Entrant(output["label"], f"{output['format']} on {runtime(output)}", output["size_bytes"], kl, draws)
 
 
 def _duel(found: Duel) -> DuelEntry:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -33,13 +34,14 @@ _DEFAULT = ("prose.txt", "code.txt", "multilingual.txt", "tools.jsonl")
 
 @dataclass(frozen=True)
 class InputSet:
-    """A text, or conversations; `sha256` is of the file."""
+    """A text, or conversations; `sha256` is of the file, `source` says where that is."""
 
     name: str
     kind: Literal["text", "chat"]
     sha256: str
     text: str = ""
     conversations: Sequence[Conversation] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class SetEntry:
     sha256: str
     tokens: int
     windows: int
+    source: str = ""
+    tokens_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class Windows:
 @cache
 def default_sets() -> tuple[InputSet, ...]:
     """Our own sets, for when a recipe names none."""
-    return tuple(read_set(Path(__file__).with_name(name), Path(name).stem) for name in _DEFAULT)
+    ours = ((name, read_set(Path(__file__).with_name(name), Path(name).stem)) for name in _DEFAULT)
+    return tuple(replace(found, source=f"our own {name}") for name, found in ours)
 
 
 def read_set(path: Path, name: str = "") -> InputSet:
@@ -91,10 +96,10 @@ def read_set(path: Path, name: str = "") -> InputSet:
         raise ValueError(f"{path}:{line}: not UTF-8 ({error.reason}); wanted a UTF-8 text") from error
     name, digest = name or path.name, hashlib.sha256(raw).hexdigest()
     if path.suffix.lower() == ".jsonl":
-        return InputSet(name, "chat", digest, conversations=conversations(text, str(path)))
+        return InputSet(name, "chat", digest, conversations=conversations(text, str(path)), source=str(path))
     if not text.strip():
         raise ValueError(f"{path} has no text in it; wanted a text to measure on")
-    return InputSet(name, "text", digest, text)
+    return InputSet(name, "text", digest, text, source=str(path))
 
 
 # ---- windows
@@ -119,8 +124,34 @@ def windows(reference: Session, sets: Sequence[InputSet], tokens: int, window: i
         cut = [w for ids in _first(found, share) for w in _cut(ids, window, lead)]
         made.tokens.extend(cut)
         made.sets.extend([name] * len(cut))
-        made.entries.append(SetEntry(name, one.kind, one.sha256, sum(map(len, cut)), len(cut)))
+        read = sum(map(len, cut))
+        made.entries.append(SetEntry(name, one.kind, one.sha256, read, len(cut), one.source, tokens_sha256(cut)))
     return made
+
+
+def tokens_sha256(windows: Sequence[Sequence[int]]) -> str:
+    """Of exactly what is read: for each window its number of tokens, then their ids, as little-endian uint32."""
+    found = hashlib.sha256()
+    for ids in windows:
+        found.update(struct.pack(f"<{1 + len(ids)}I", len(ids), *ids))
+    return found.hexdigest()
+
+
+def mixed(made: Windows) -> Windows:
+    """The same windows in another order: every beginning has about as many tokens of each set, while it has any left.
+
+    So that what is read in growing steps is of all sets from the first step on.
+    """
+    places: dict[str, list[int]] = {name: [] for name in dict.fromkeys(made.sets)}
+    for place, name in enumerate(made.sets):
+        places[name].append(place)
+    read = dict.fromkeys(places, 0)
+    order: list[int] = []
+    while left := [name for name, of_set in places.items() if of_set]:
+        name = min(left, key=read.__getitem__)
+        order.append(places[name].pop(0))
+        read[name] += len(made.tokens[order[-1]])
+    return replace(made, tokens=[made.tokens[i] for i in order], sets=[made.sets[i] for i in order])
 
 
 def _streams(reference: Session, one: InputSet, tokens: int) -> tuple[list[list[int]], list[str]]:

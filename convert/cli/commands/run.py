@@ -19,6 +19,7 @@ from convert.cli.common import (
     reports_errors,
     verbose_option,
 )
+from convert.cli.junit import junit_option
 
 
 @click.command("run", epilog=EPILOG)
@@ -27,6 +28,7 @@ from convert.cli.common import (
 @force_option
 @jobs_option
 @executor_option
+@junit_option
 @json_option
 @quiet_option
 @verbose_option
@@ -37,6 +39,7 @@ def command(
     force: tuple[str, ...],
     jobs: int | None,
     executor: str,
+    junit: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -50,4 +53,4 @@ def command(
         said = f"there is no executor '{executor}'; {suggest(executor, executors())}"
         raise click.BadParameter(said, param_hint="--executor")
     words = {"as_json": as_json, "quiet": quiet, "verbose": verbose}
-    return carry_out(load_recipe(recipe), out, force=force, jobs=jobs, executor=executor, **words)
+    return carry_out(load_recipe(recipe), out, force=force, jobs=jobs, executor=executor, junit=junit, **words)

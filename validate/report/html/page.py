@@ -17,6 +17,7 @@ from validate.report.build import to_json
 from validate.report.html import gauge, images, scatter, spread
 from validate.report.html.axes import FLOOR, colours, colours_dark, ten_to
 from validate.report.outputs import short_names
+from validate.report.reading_words import reading
 from validate.report.schema import FileEntry, Report
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def _context(report: Report) -> dict[str, object]:
         "meanings": _meanings(report),
         "files": _files(report),
         "tokens": sum(text["tokens"] for text in report["texts"]),
+        "reading": list(reading(report)),
     }
 
 

@@ -191,21 +191,16 @@ def _noise(floors: Sequence[tuple[float, str]], frame: _Frame) -> tuple[list[Lin
             named[-1] = y, [*named[-1][1], name]
         else:
             named.append((y, [name]))
-<<<<<<< HEAD
-    place = frame.room.left + frame.font * 0.4
-    fits = int((frame.room.right - place) / (frame.font * WIDE))
-    words = ((y, f"noise: {', '.join(names)}") for y, names in named)
-    return lines, [text(place, y - 4, w if len(w) <= fits else f"{w[: fits - 1]}…", "noisy") for y, w in words]
-=======
     return lines, [_over(y, f"noise: {', '.join(names)}", frame) for y, names in named]
 
 
 def _over(y: float, words: str, frame: _Frame) -> tuple[Markup, Box]:
-    """Words over a line, at its left end."""
+    """Words over a line, at its left end, cut where the picture ends."""
     x = frame.room.left + frame.font * 0.4
+    fits = int((frame.room.right - x) / (frame.font * WIDE))
+    words = words if len(words) <= fits else f"{words[: fits - 1]}…"
     box = Box(x, y - 4 - frame.font, x + LETTER * frame.font * len(words), y)
     return text(x, y - 4, words, "noisy"), box
->>>>>>> wip-flips
 
 
 def _drawn(point: Point, spot: Spot, axis: LogAxis, best: bool) -> Markup:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from validate.report.markdown.text import code, codes, folded, text
-from validate.report.schema import Report
+from validate.report.reading_words import reading
+from validate.report.schema import Report, TextEntry
 from validate.report.words import count, plural, scientific, size
 
 _SHIPPED = "tokenizer, templates and image processor are those beside the graph, read by transformers"
@@ -24,6 +25,7 @@ def method(report: Report) -> Iterable[str]:
     yield ""
     yield f"- Reference: {_reference(report)}"
     yield f"- Text: {_texts(report)}"
+    yield from (f"- {text(said)}." for said in reading(report))
     yield (
         "- The same token ids go into both; every position is compared, KL(source || output) in float64 nats. "
         "Intervals and the certainty of a verdict come from resampled blocks of text, the same for both sides, because "
@@ -55,11 +57,15 @@ def _reference(report: Report) -> str:
 def _texts(report: Report) -> str:
     texts = [
         f"{text(t['name'])} ({count(t['tokens'])} tokens{', conversations' if t['kind'] == 'chat' else ''}, "
-        f"sha256 {text(t['sha256'][:12])}…)"
+        f"sha256 {text(t['sha256'][:12])}…{_ids(t)})"
         for t in report["texts"]
     ]
     windows = sum(t["windows"] for t in report["texts"])
     return f"{', '.join(texts) or 'none'}; {plural(windows, 'window')} of at most {report['window']} tokens."
+
+
+def _ids(entry: TextEntry) -> str:
+    return f", of its token ids {text(entry['tokens_sha256'][:12])}…" if "tokens_sha256" in entry else ""
 
 
 def _runtimes(report: Report) -> Iterable[str]:
