@@ -119,7 +119,7 @@ def test_what_only_some_models_have_is_judged_where_it_was_measured_or_asked_for
     assert set(found) > SOME_HAVE
     assert set(found) - set(applicable(found, [])) == SOME_HAVE - {"click_drop"}
     assert set(found) - set(applicable(found, ["tool_call_drop"])) == {
-        *("stops_equal", "image_tokens_equal", "tensors_equal", "hyperparameters_equal")
+        *("settings_equal", "stops_equal", "image_tokens_equal", "tensors_equal", "hyperparameters_equal")
     }
     assert applicable(found, SOME_HAVE) == found
 

@@ -37,7 +37,7 @@ def _missed(gate: verdicts.Gate) -> str:
 
 def _to_do(report: Report) -> Iterable[str]:
     for names, said in verdicts.to_do(report):
-        yield f"- What to do ({codes(names)}): {said}"  # our own words
+        yield f"- What to do ({codes(names)}): {text(said)}"  # names of strangers' tensors may be in it
 
 
 def _close_calls(report: Report) -> Iterable[str]:
