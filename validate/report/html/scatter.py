@@ -195,12 +195,12 @@ def _noise(floors: Sequence[tuple[float, str]], frame: _Frame) -> tuple[list[Lin
 
 
 def _over(y: float, words: str, frame: _Frame) -> tuple[Markup, Box]:
-    """Words over a line, at its left end, cut where the picture ends."""
+    """Words over a line, at its left end, cut to the picture, and the room that they take."""
     x = frame.room.left + frame.font * 0.4
     fits = int((frame.room.right - x) / (frame.font * WIDE))
-    words = words if len(words) <= fits else f"{words[: fits - 1]}…"
-    box = Box(x, y - 4 - frame.font, x + LETTER * frame.font * len(words), y)
-    return text(x, y - 4, words, "noisy"), box
+    said = words if len(words) <= fits else f"{words[: fits - 1]}…"
+    box = Box(x, y - 4 - frame.font, x + LETTER * frame.font * len(said), y)
+    return text(x, y - 4, said, "noisy"), box
 
 
 def _drawn(point: Point, spot: Spot, axis: LogAxis, best: bool) -> Markup:
