@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -146,10 +147,11 @@ def tensor_errors(row: Output, source: Bundle) -> list[TensorError]:
     if row.not_built:
         return []
     format_, _ = registry.kinds()[row.weights.format]
-    try:
-        return compare_tensors(list(format_.tensor_pairs(row, _folder(source))))
-    except ConvertError:
-        return []
+    with _reading(row):
+        try:
+            return compare_tensors(list(format_.tensor_pairs(row, _folder(source))))
+        except ConvertError:
+            return []
 
 
 def stated(row: Output, source: Bundle) -> list[Check]:
@@ -158,12 +160,24 @@ def stated(row: Output, source: Bundle) -> list[Check]:
 
     format_, _ = registry.kinds()[row.weights.format]
     counter = Counter()
-    try:
-        for one in format_.hyperparameters(row, _folder(source)):
-            counter.compare(one.name, one.wanted, one.got)
-    except ConvertError:
-        return []
+    with _reading(row):
+        try:
+            for one in format_.hyperparameters(row, _folder(source)):
+                counter.compare(one.name, one.wanted, one.got)
+        except ConvertError:
+            return []
     return [counter.check("hyperparameters", "what the files state of the model", "hyperparameters_equal")]
+
+
+@contextlib.contextmanager
+def _reading(row: Output) -> Iterator[None]:
+    """Whatever a file under test makes its reader raise is the file's failure: it may be cut off or lie."""
+    from validate.runtimes import RuntimeFailure
+
+    try:
+        yield
+    except (ValueError, OSError, LookupError, TypeError, OverflowError) as error:
+        raise RuntimeFailure(f"{row.weights.path.name} cannot be read: {error}") from error
 
 
 def _folder(source: Bundle) -> Path:
