@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from validate.errors import RuntimeFailure, Unsupported
 from validate.json_types import Message
-from validate.runtimes.base import Identity, ReferenceSession, Session
+from validate.runtimes.base import IMAGE_MARK, Identity, ReferenceSession, Session
 from validate.samples import CONVERSATIONS, HARD_STRINGS, Conversation
 
 __all__ = ["CONVERSATIONS", "HARD_STRINGS", "Check", "Difference", "check_contract"]
@@ -77,8 +77,8 @@ def _prompts(reference: Session, identity: Identity) -> list[str]:
     """The conversations as the source renders them: what a model is really sent."""
     if not identity.templates:
         return []
-    rendered = [_rendered(reference.render, t.messages, t.tools, t.generation_prompt) for t in CONVERSATIONS]
-    return [text for text in rendered if not text.startswith(_REFUSED)]
+    prompts = [rendered(reference.render, t.messages, t.tools, t.generation_prompt) for t in CONVERSATIONS]
+    return [text for text in prompts if not text.startswith(REFUSED)]
 
 
 def _tokens(reference: ReferenceSession, candidate: Session, strings: Sequence[str]) -> list[Check]:
@@ -243,8 +243,8 @@ def _templates(reference: ReferenceSession, ours: Identity, theirs: Identity) ->
     for name in sorted(ours.templates.keys() & theirs.templates.keys()):
         counter.compare(f"text of the template '{name}'", ours.templates[name], theirs.templates[name], quoted)
     for talk in CONVERSATIONS:
-        wanted = _rendered(lambda talk=talk: reference.render(talk.messages, talk.tools, talk.generation_prompt))
-        got = _rendered(
+        wanted = rendered(lambda talk=talk: reference.render(talk.messages, talk.tools, talk.generation_prompt))
+        got = rendered(
             lambda talk=talk: reference.render(
                 talk.messages, talk.tools, talk.generation_prompt, dict(theirs.templates)
             )
@@ -266,39 +266,60 @@ def _runtime_templates(reference: ReferenceSession, candidate: Session, ours: Id
     if not theirs.own_templates:
         return counter.check(name, title, "", "does not apply: transformers renders for this runtime")
     bos = reference.pieces()[ours.bos] if ours.adds_bos else ""
-    left_out = "left out: images, for which the runtime has a marker of its own; answers at the end, which it continues"
-    notes = dict.fromkeys([left_out])
+    notes = dict.fromkeys(["left out: answers at the end, which the runtime continues"])
     for talk in CONVERSATIONS:
-        if talk.has_image or talk.messages[-1]["role"] == "assistant":
+        if talk.messages[-1]["role"] == "assistant":
             continue
-        wanted = _rendered(reference.render, talk.messages, talk.tools, talk.generation_prompt)
+        wanted = rendered(reference.render, talk.messages, talk.tools, talk.generation_prompt)
+        if talk.has_image:
+            wanted = _marked(reference, wanted) if theirs.has_vision else ""
+            if not wanted:
+                notes["left out: images, which this output does not take or the source's template does not know"] = None
+                continue
         try:
-            got = _rendered(candidate.render, *_sendable(talk))
+            got = rendered(candidate.render, *_sendable(talk))
         except Unsupported as error:
             return counter.check(name, title, "", f"not checked: {error}")
         if bos and wanted.startswith(bos) and not got.startswith(bos):
             wanted = wanted.removeprefix(bos)
             notes["the runtime leaves out the BOS of the template, its tokenizer adds it"] = None
-        if wanted.startswith(_REFUSED) and not got.startswith(_REFUSED):
-            notes[f"'{talk.name}' is refused by the source's template and rendered by the runtime"] = None
-            continue
-        counter.compare(talk.name, wanted, got, quoted)
+        compare_rendered(counter, notes, talk.name, (wanted, got))
     return counter.check(name, title, metric, "; ".join(notes))
 
 
-_REFUSED = "refused: "
+def _marked(reference: ReferenceSession, prompt: str) -> str:
+    """The prompt with the marks that runtimes put for images; empty where the template wrote none that is known."""
+    try:
+        marked = reference.mark_images(prompt)
+    except RuntimeFailure:
+        return ""
+    return marked if IMAGE_MARK in marked else ""
 
 
-def _rendered(render: Callable[..., str], *asked: object) -> str:
+def compare_rendered(counter: Counter, notes: dict[str, None], name: str, texts: tuple[str, str]) -> None:
+    """What the source's template and another engine made of one conversation; each refuses in words of its own."""
+    refused = [text.startswith(REFUSED) for text in texts]
+    if all(refused):
+        counter.compare(name, True, True)
+    elif refused[0]:
+        notes[f"'{name}' is refused by the source's template and rendered by the runtime"] = None
+    else:
+        counter.compare(name, *texts, quoted)
+
+
+REFUSED = "refused: "
+
+
+def rendered(render: Callable[..., str], *asked: object) -> str:
     """The text, or that the template refused: a template may raise on purpose, and so must its copy."""
     try:
         return render(*asked)
     except Unsupported:
         raise
     except RuntimeFailure as error:
-        return f"{_REFUSED}{error}"
+        return f"{REFUSED}{error}"
     except Exception as error:  # jinja2's own errors, and whatever a template calls into
-        return f"{_REFUSED}{error}"
+        return f"{REFUSED}{error}"
 
 
 def _sendable(talk: Conversation) -> tuple[list[Message], Sequence[Message] | None, bool]:

@@ -14,6 +14,7 @@ from validate.choices import Question
 from validate.continuation import Greedy
 from validate.enough import Reading
 from validate.flips import Flips
+from validate.jinja_js import JinjaJs
 from validate.runtimes.base import Runtime
 from validate.slices import Slice
 from validate.speed import Speed
@@ -63,6 +64,7 @@ class Questions:
     images_required: bool = False  # images were asked for by name: an output that cannot be shown one fails
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
     choices: Sequence[Question] = ()  # multiple-choice items
+    jinja_js: JinjaJs | None = None  # renders the templates of graphs once more
     steps: Sequence[int] = ()  # rising numbers of windows, after which it is asked whether more has to be read
 
     @property

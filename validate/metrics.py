@@ -64,6 +64,9 @@ DEFINITIONS: Mapping[str, Definition] = {
     "templates_runtime_equal": Definition(
         _HIGHER, "share of the conversations rendered like the reference by the runtime's own template engine"
     ),
+    "templates_js_equal": Definition(
+        _HIGHER, "share of the conversations rendered like the reference by transformers.js' template engine"
+    ),
     "special_ids_equal": Definition(_HIGHER, "share of the special-token facts (BOS, EOS, …) that agree"),
     "settings_equal": Definition(
         _HIGHER, "share of the settings (sampling, lengths, positions, images) that the runtime takes as the source's"

@@ -111,6 +111,9 @@ class Reference(ReferenceSession):
     def image_prompt(self, text: str, tools: Sequence[Message] | None = None) -> str:
         return self._session.image_prompt(text, tools)
 
+    def mark_images(self, prompt: str) -> str:
+        return self._session.mark_images(prompt)
+
     def processed_size(self, pixels: np.ndarray) -> tuple[int, int]:
         return self._session.processed_size(pixels)
 

@@ -104,22 +104,20 @@ HARD_STRINGS: tuple[str, ...] = (
     "▁lower one eighth block ▁▁ and Ġ and Ċ and <0x0A>",
 )
 
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "computer_use",
-        "description": "Use the mouse & keyboard: 'click', \"type\" <text>, wait. Grüße, 世界.",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "action": {"type": "string", "enum": ["left_click", "type", "wait"]},
-                "coordinate": {"type": "array", "items": {"type": "integer"}, "minItems": 2},
-                "seconds": {"type": "number", "default": 0.5},
-            },
-            "required": ["action"],
+_FUNCTION = {
+    "name": "computer_use",
+    "description": "Use the mouse & keyboard: 'click', \"type\" <text>, wait. Grüße, 世界.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "action": {"type": "string", "enum": ["left_click", "type", "wait"]},
+            "coordinate": {"type": "array", "items": {"type": "integer"}, "minItems": 2},
+            "seconds": {"type": "number", "default": 0.5},
         },
+        "required": ["action"],
     },
 }
+TOOL = {"type": "function", "function": _FUNCTION}
 _CALL = {"name": "computer_use", "arguments": {"action": "left_click", "coordinate": [10, 20]}}
 
 
@@ -145,6 +143,7 @@ def _say(role: str, content: object, **more: object) -> Message:
 _USER, _ANSWER = _say("user", "What is 2 + 2?"), _say("assistant", "4")
 _LOOK = _say("user", [{"type": "image"}, {"type": "text", "text": "Click the red button."}])
 _CALLED = _say("assistant", "", tool_calls=[{"type": "function", "id": "call00001", "function": _CALL}])
+_TWO_CALLS = _say("assistant", "", tool_calls=[*_CALLED["tool_calls"], *_CALLED["tool_calls"]])
 _RESULT = _say("tool", "clicked <ok> & done", name="computer_use", tool_call_id="call00001")
 
 CONVERSATIONS: tuple[Conversation, ...] = (
@@ -157,7 +156,13 @@ CONVERSATIONS: tuple[Conversation, ...] = (
     Conversation("markup in the text", [_say("user", "{{ 7 * 7 }} {% x %} <|im_end|> </s> <b>&amp;</b>")]),
     Conversation("empty message", [_say("user", "")]),
     Conversation("thinking", [_USER, _say("assistant", "<think>\nadd them\n</think>\n\n4"), _USER]),
+    Conversation("reasoning", [_USER, _say("assistant", "4", reasoning_content="add them"), _USER]),
+    Conversation("reasoning and a tool call", [_USER, {**_CALLED, "reasoning_content": "look"}, _RESULT], [TOOL]),
+    Conversation("two system messages", [_say("system", "Be brief."), _say("system", "Be kind."), _USER]),
+    Conversation("a system message later", [_USER, _ANSWER, _say("system", "Be brief."), _USER]),
     Conversation("tools", [_USER], [TOOL]),
+    Conversation("two tools", [_USER], [TOOL, {**TOOL, "function": {**_FUNCTION, "name": "look"}}]),
+    Conversation("two tool calls", [_USER, _TWO_CALLS, _RESULT, _RESULT], [TOOL]),
     Conversation("system and tools", [_say("system", "Be brief."), _USER], [TOOL]),
     Conversation("tool call", [_USER, _CALLED], [TOOL], generation_prompt=False),
     Conversation("tool response", [_USER, _CALLED, _RESULT], [TOOL]),

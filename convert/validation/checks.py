@@ -32,6 +32,7 @@ def check_all(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) 
         *_check_clicks(options),
         *_check_contents(options),
         *_check_images(options, source, rows),
+        *_check_jinja_js(options, rows),
         *check_memory(source, "validate", MORE_MEMORY),
     ]
 
@@ -145,3 +146,19 @@ def _check_clicks(options: ValidateOptions) -> list[Problem]:
             )
         ]
     return [] if tasks else [Problem(str(options.clicks), "holds no click task")]
+
+
+def _check_jinja_js(options: ValidateOptions, rows: Sequence[Output]) -> list[Problem]:
+    """transformers.js' template engine, asked for and not there, or for no output that it has anything to do with."""
+    from validate import jinja_js
+    from validate.errors import Unsupported
+
+    if options.jinja_js is None:
+        return []
+    if all(row.weights.format != jinja_js.FORMAT for row in rows):
+        return [Problem("validate", "jinja_js, and no stage makes ONNX graphs, which transformers.js runs")]
+    try:
+        jinja_js.find(options.jinja_js)
+    except Unsupported as error:
+        return [Problem("validate", f"jinja_js: {str(error).replace(': ', '; ', 1)}")]
+    return []

@@ -59,6 +59,11 @@ class ValidateOptions(Options):
         {}, description="runtimes that live in another environment: vllm, or a name of yours with its worker file"
     )
     also_on: list[str] = Field([], description="runtimes that run an output once more where they can: openvino, vllm")
+    jinja_js: RecipePath | None = Field(
+        None,
+        description="a folder in which `npm install @huggingface/jinja` was run: the chat templates of ONNX outputs "
+        "are rendered by it too, in node, as transformers.js renders them in a browser",
+    )
     require: Literal["run"] | dict[str, Literal["run"]] = Field(
         {},
         description="'run', or names as in `limits` -> 'run': an output that this machine has no device for fails, "

@@ -186,14 +186,16 @@ def _questions(
     windows: Windows,
     items: Sequence[Question],
 ) -> Questions:
-    from validate import enough, texts
+    from validate import enough, jinja_js, texts
     from validate.measurement import Questions
     from validate.toolcalls import Prompt
 
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
     steps = enough.steps([len(w) for w in windows.tokens]) if options.tokens == AUTO else ()
+    engine = None if options.jinja_js is None else jinja_js.find(options.jinja_js)
     if not reference.identity().has_vision:
-        return Questions(windows.tokens, windows.sets, tool_prompts=prompts, choices=items, steps=steps)
+        asked = Questions(windows.tokens, windows.sets, tool_prompts=prompts, choices=items)
+        return replace(asked, steps=steps, jinja_js=engine)
     try:
         images, why_none = _images(options, reference)
         return Questions(
@@ -207,6 +209,7 @@ def _questions(
             tool_prompts=prompts,
             choices=items,
             steps=steps,
+            jinja_js=engine,
         )
     except ValueError as error:
         raise StageError("validate", str(error)) from error
@@ -270,7 +273,7 @@ class ValidateStage(Stage[ValidateOptions]):
     """Runs every output on its real runtime against the source, and writes report.json, report.md and report.html."""
 
     NAME = "validate"
-    VERSION = 7
+    VERSION = 8
     TOOLS = REFERENCE_TOOLS
     NEEDS: ClassVar[Mapping[str, str]] = {"torch": "validate", "transformers": "validate"}
     Options = ValidateOptions
@@ -288,9 +291,12 @@ class ValidateStage(Stage[ValidateOptions]):
 
     def reads(self, options: ValidateOptions) -> list[Path]:
         """The files whose content decides the report: what the recipe names, and the screenshots the clicks name."""
+        from validate.jinja_js import PACKAGE
+
         workers = [elsewhere.worker for elsewhere in options.runtimes.values()]
         named = [*options.text, *options.images, *choice_files(options)]
-        named += [path for path in (options.clicks, *workers) if path is not None]
+        engine = None if options.jinja_js is None else options.jinja_js / PACKAGE
+        named += [path for path in (options.clicks, engine, *workers) if path is not None]
         if options.clicks is not None and options.clicks.is_file():
             with contextlib.suppress(ValueError, OSError):  # self.check() says what is wrong with it
                 named += [task.image for task in _tasks(options)]

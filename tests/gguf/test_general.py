@@ -73,6 +73,7 @@ def test_no_card_breaks_a_conversion(tmp_path: Path, header: str) -> None:
             {"top_k": 20, "top_p": 0.8, "temp": 1.0, "penalty_repeat": 1.05, "min_p": 0.0},
         ),
         ({"do_sample": False, "temperature": 0.9, "top_p": 0.5}, {"temp": 0.0}),
+        ({"do_sample": False, "top_k": 3, "repetition_penalty": 1.05}, {"temp": 0.0, "penalty_repeat": 1.05}),
         ({"top_k": "20", "top_p": None, "temperature": float("nan"), "min_p": float("inf")}, {}),
         ({"top_k": 2**31, "temperature": -1, "top_p": True, "repetition_penalty": [1]}, {}),
         ({"top_k": 2.5}, {}),

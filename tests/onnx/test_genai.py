@@ -185,6 +185,59 @@ def test_beams_with_sampling_are_no_setting_that_its_runtime_has() -> None:
     assert search_settings({"num_beams": 2, "do_sample": True}, 512) == {"do_sample": True}
 
 
+@pytest.mark.parametrize(
+    ("section", "word", "value"),
+    [
+        ("search", "do_sample", False),
+        ("search", "temperature", 0.1),
+        ("search", "top_k", 7),
+        ("search", "top_p", 0.3),
+        ("search", "repetition_penalty", 1.2),
+        ("search", "no_repeat_ngram_size", 2),
+        ("search", "length_penalty", 0.1),
+        ("search", "max_length", 9),
+        ("search", "min_length", 3),
+        ("model", "pad_token_id", 5),
+        ("model", "bos_token_id", 5),
+        ("model", "context_length", 256),
+    ],
+)
+def test_validation_finds_a_word_that_is_lost_or_another(
+    qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path, section: str, word: str, value: Any
+) -> None:
+    from convert.source.companions import read_companions
+    from validate.runtimes._folder import CheckpointFolder
+    from validate.settings import compare_settings
+
+    says = {"no_repeat_ngram_size": 3, "length_penalty": 0.5, "max_length": 77, "min_length": 2, "min_p": 0.05}
+    checkpoint, out = tmp_path / "m", tmp_path / "out"
+    shutil.copytree(qwen[0], checkpoint)
+    shutil.copytree(qwen[1], out)
+    generation = json.loads((checkpoint / "generation_config.json").read_text())
+    (checkpoint / "generation_config.json").write_text(json.dumps(generation | says))
+    genai._correct_config(out / "genai_config.json", read_companions(bundle_of(checkpoint)), Silent())
+    wanted = CheckpointFolder(checkpoint).settings().values
+
+    def differences() -> set[str]:
+        from validate.runtimes import onnxruntime_genai
+
+        with onnxruntime_genai.RUNTIME.open(out / "model.onnx", threads=1) as session:
+            check = compare_settings(wanted, session.settings())
+        assert "cannot be held by genai_config.json: min_p 0.05" in check.note
+        return {d.what for d in check.differences}
+
+    assert differences() == set()
+    config = json.loads((out / "genai_config.json").read_text())
+    setting = "max_position_embeddings" if word == "context_length" else word
+    config[section][word] = value
+    (out / "genai_config.json").write_text(json.dumps(config))
+    assert differences() == {setting}
+    if section == "search":
+        del config[section][word]
+        (out / "genai_config.json").write_text(json.dumps(config))
+        assert differences() == {setting}
+
+
 def test_words_of_the_wrong_type_stay_the_builders() -> None:
     nonsense = {"temperature": "hot", "top_k": 2.5, "top_p": float("nan"), "do_sample": 1, "num_beams": True}
     assert search_settings(nonsense, 512) == {}

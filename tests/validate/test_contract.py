@@ -131,6 +131,84 @@ def test_a_template_that_is_gone(broken: Broken) -> None:
     assert check.differences[0].what == "names of the templates"
 
 
+STRICT = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('one system message') }}"
+    "{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}"
+    "\n</think>\n\n{% endif %}{{ m.content }}{% for call in m.tool_calls or [] %}<tool_call>\n"
+    "{{ call.function.arguments | tojson }}</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+FORGETFUL = THINKING.replace("{{ m.reasoning_content }}", "")
+
+
+def with_template(template: str, home: Path) -> tuple[Path, Path]:
+    """A checkpoint with the template, and its file."""
+
+    def make(folder: Path) -> Path:
+        tiny.tiny_qwen2(folder)
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+        return folder
+
+    bundles = convert_tiny(make, home, ["F32"])
+    return folder(bundles), weights(bundles, "F32").path
+
+
+def template_checks(source: Path, file: Path, projector: Path | None = None) -> dict[str, Check]:
+    with (
+        runtimes.open_session(transformers.RUNTIME, source) as reference,
+        runtimes.open_session(llama_cpp.RUNTIME, file, projector=projector) as candidate,
+    ):
+        return {check.name: check for check in contract.check_contract(reference, candidate)}
+
+
+def test_what_the_sources_template_refuses_the_runtime_may_refuse_in_its_own_words(tmp_path: Path) -> None:
+    checks = template_checks(*with_template(STRICT, tmp_path))
+    assert {d.what for d in checks["templates_runtime"].differences} <= {"text parts"}  # llama.cpp joins them
+    assert checks["templates"].score == 1.0
+
+
+def test_a_template_that_a_file_has_laxer_than_the_source_is_found(tmp_path: Path) -> None:
+    source, file = with_template(STRICT, tmp_path)
+    lax = STRICT.replace("{{ raise_exception('one system message') }}", "")
+    checks = template_checks(source, rewritten(file, tmp_path / "lax.gguf", {"tokenizer.chat_template": lax}))
+    assert "two system messages" in {d.what for d in checks["templates"].differences}
+    assert "'two system messages' is refused by the source" in checks["templates_runtime"].note
+
+
+def test_reasoning_that_a_template_loses_is_found_by_both_engines(tmp_path: Path) -> None:
+    source, file = with_template(THINKING, tmp_path)
+    honest = template_checks(source, file)
+    assert {d.what for d in honest["templates_runtime"].differences} <= {"text parts"}
+    changed = rewritten(file, tmp_path / "changed.gguf", {"tokenizer.chat_template": FORGETFUL})
+    for name in ("templates", "templates_runtime"):
+        differing = {d.what: d for d in template_checks(source, changed)[name].differences}
+        assert "reasoning" in differing
+        assert "add them" in differing["reasoning"].reference
+        assert "add them" not in differing["reasoning"].candidate
+
+
+def test_images_are_rendered_by_the_runtimes_own_engine(tmp_path: Path) -> None:
+    from convert.bundle import Role
+
+    bundles = convert_tiny(tiny.tiny_qwen2_5_vl, tmp_path, ["F32"])
+    file, projector = weights(bundles, "F32").path, bundles["gguf"].of(Role.PROJECTOR)[0].path
+    seeing = template_checks(folder(bundles), file, projector)["templates_runtime"]
+    assert seeing.score == 1.0, seeing.differences
+    blind = template_checks(folder(bundles), file)["templates_runtime"]
+    assert blind.total < seeing.total
+    assert "left out: images" in blind.note
+    template = json.loads((folder(bundles) / "tokenizer_config.json").read_text())["chat_template"]
+    moved = template.replace("<|vision_start|><|image_pad|><|vision_end|>", "picture")
+    path = rewritten(file, tmp_path / "moved.gguf", {"tokenizer.chat_template": moved})
+    differing = template_checks(folder(bundles), path, projector)["templates"].differences
+    assert "image" in {d.what for d in differing}
+
+
 def test_another_pre_tokenizer(tmp_path: Path) -> None:
     """Qwen's cuts digits apart, GPT-2's does not: it shows where the merges know a pair of digits."""
     bundles = convert_tiny(qwen_with_a_pair_of_digits, tmp_path, ["F32"])

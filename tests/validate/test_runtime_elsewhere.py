@@ -134,7 +134,7 @@ def test_a_worker_whose_child_computes_is_not_idle_and_its_child_ends_with_it(
     monkeypatch.setattr(_watchdog, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr(_watchdog, "IDLE_SECONDS", 1.0)
     line = (
-        f"import subprocess, time; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=replies.fileno())\n"
+        f"import subprocess as s, time; p = s.Popen([sys.executable, '-c', {child!r}], stdout=replies.fileno())\n"
         "open(os.path.join(os.path.dirname(sys.argv[0]), 'child'), 'w').write(str(p.pid)); time.sleep(3)"
     )
     with opened(tmp_path, answering("logits", line)) as session:

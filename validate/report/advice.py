@@ -54,7 +54,7 @@ _ADVICE: dict[str, str] = {
     "decode_max_abs": _CACHE,
     "decode_kl": _CACHE,
     **dict.fromkeys(("tokens_equal", "vocabulary_equal", "special_ids_equal"), _VOCABULARY),
-    **dict.fromkeys(("templates_equal", "templates_runtime_equal"), _TEMPLATE),
+    **dict.fromkeys(("templates_equal", "templates_runtime_equal", "templates_js_equal"), _TEMPLATE),
     **dict.fromkeys(
         ("image_cosine", "image_cosine_unresized", "image_max_error", "image_kl", "image_top1"), _PROJECTOR
     ),

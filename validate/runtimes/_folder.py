@@ -224,8 +224,13 @@ class CheckpointFolder(ReferenceSession):
             except Exception:  # a template raises what it likes when content is not a string
                 continue
             if prompt.count(span) == 1:
-                return prompt.replace(span, f"{before}{IMAGE_MARK}{behind}")
+                return self.mark_images(prompt)
         return f"{before}{IMAGE_MARK}{behind}{text}"
+
+    def mark_images(self, prompt: str) -> str:
+        """A rendered prompt with IMAGE_MARK in the place of each image and of what runtimes write around one."""
+        before, behind = self.images.around
+        return prompt.replace(self.images.span, f"{before}{IMAGE_MARK}{behind}")
 
     def processed_size(self, pixels: np.ndarray) -> tuple[int, int]:
         """(width, height) the source's processor gives the model; the image's own when nothing is resized."""

@@ -43,9 +43,11 @@ def tokens(generation: GenerationConfig | None, config: PreTrainedConfig) -> dic
 
 def positions(config: PreTrainedConfig) -> dict[str, Setting]:
     """Context, window and rotary positions of the text model; of layers that differ, those that see everything."""
-    context, window = optional(config, "max_position_embeddings"), optional(config, "sliding_window")
+    contexts = [optional(config, name) for name in ("max_position_embeddings", "model_max_length")]  # Cohere has both
+    context = max((number for number in contexts if isinstance(number, int)), default=None)
+    window = optional(config, "sliding_window")
     found: dict[str, Setting] = {}
-    if isinstance(context, int):
+    if context is not None:
         found["max_position_embeddings"] = context
     if isinstance(window, int) and 0 < window < (context or window + 1) and _has_window(config):
         found["sliding_window"] = window

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from validate.runtimes import _llama_api as api
-from validate.runtimes._folder_settings import IMAGES
+from validate.runtimes._folder_settings import IMAGES, POSITIONS
 from validate.runtimes.base import ModelSettings, Setting
 
 SAMPLING: Mapping[str, str] = MappingProxyType(
@@ -58,6 +58,9 @@ WINDOWED = frozenset(
 )
 """Architectures whose graph reads a sliding window from the file (LLM_KV_ATTENTION_SLIDING_WINDOW)."""
 
+FOLDED = frozenset({"hunyuan-dense", "hunyuan-moe"})
+"""Architectures whose scaling of positions is worked into the base of the frequencies when a file is made."""
+
 Read = Callable[[str], str]  # a key of the file -> its value as text, "" where there is none
 
 
@@ -73,6 +76,8 @@ def settings(read: Read, model: Path, projector: Path | None) -> ModelSettings:
         elsewhere.add("rope_factor")  # in a tensor
     if values["rope_type"] == "llama3":
         elsewhere.add("original_max_position_embeddings")
+    if arch in FOLDED:
+        elsewhere |= set(POSITIONS)
     if images is None or "min_pixels" not in images:
         elsewhere |= {"min_pixels", "max_pixels"}  # a projector without limits has a note where images are counted
     if images is None:
@@ -107,9 +112,11 @@ def _positions(read: Read, arch: str, has_freqs: bool) -> Iterator[tuple[str, Se
         "rope_factor": f"{arch}.rope.scaling.factor",
         "original_max_position_embeddings": f"{arch}.rope.scaling.original_context_length",
     }
-    for name, key in names.items():
-        if text := read(key):
-            yield name, _number(text)
+    stated = {name: _number(text) for name, key in names.items() if (text := read(key))}
+    window, context = stated.get("sliding_window"), stated.get("max_position_embeddings")
+    if isinstance(window, int) and isinstance(context, int) and window >= context:
+        del stated["sliding_window"]  # none that is ever felt
+    yield from stated.items()
     kind = read(f"{arch}.rope.scaling.type")
     yield "rope_type", ("llama3" if has_freqs else "default") if kind in ("", "none") else kind
 

@@ -237,6 +237,10 @@ class ReferenceSession(Session):
         """A user's turn of one image and `text`, rendered, with IMAGE_MARK where the image goes."""
         raise _unsupported("image_prompt")
 
+    def mark_images(self, prompt: str) -> str:
+        """A rendered prompt with IMAGE_MARK in the place of each image and of what runtimes write around one."""
+        raise _unsupported("mark_images")
+
     def processed_size(self, pixels: np.ndarray) -> tuple[int, int]:
         """(width, height) the source's processor gives the model; the image's own when nothing is resized."""
         raise _unsupported("processed_size")

@@ -355,7 +355,7 @@ class LlamaSession(Session):
         """What llama.cpp's server makes of a conversation: its own template engine, not jinja2."""
         if self._server is None:
             try:
-                self._server = LlamaServer(self._path)
+                self._server = LlamaServer(self._path, self._projector if self._vision else None)
             finally:
                 self._log.install()
         return self._server.render(messages, tools, generation_prompt)

@@ -72,10 +72,12 @@ def general_metadata(
 def sampling(generation: JsonObject) -> list[Field]:
     """The sampler defaults a generation_config.json asks for, under the keys llama.cpp reads.
 
-    `do_sample: false` is greedy decoding, whatever the other words say: temperature 0.
+    `do_sample: false` is greedy decoding: temperature 0, whatever the words say that choose among tokens. A repetition
+    penalty changes which token is the likeliest, and stays.
     """
     if generation.get("do_sample") is False:
-        return [Field.float32("general.sampling.temp", 0.0)]
+        kept = {word: value for word, value in generation.items() if word == "repetition_penalty"}
+        return [Field.float32("general.sampling.temp", 0.0), *sampling(kept)]
     fields = []
     for word, key, kind in SAMPLING:
         value = generation.get(word)
