@@ -282,8 +282,11 @@ class Transformers(Runtime):
         threads: int | None = None,
         trust_remote_code: bool = False,
     ) -> TransformersSession:
-        """A session on a checkpoint folder. Code in the folder is never run unless `trust_remote_code` says so."""
-        return TransformersSession(model, threads, trust_remote_code)
+        """A session on a checkpoint's folder, or that which the weights' file `model` lies in.
+
+        Code in the folder is never run unless `trust_remote_code` says so.
+        """
+        return TransformersSession(model if model.is_dir() else model.parent, threads, trust_remote_code)
 
 
 RUNTIME = Transformers()
