@@ -281,7 +281,7 @@ def test_a_checkpoint_that_is_not_quantized_is_called_by_its_type(tmp_path: Path
     tensors = {"model.embed_tokens.weight": np.zeros((8, 4), dtype), "model.norm.weight": np.zeros(4, np.float32)}
     found = look(checkpoint(tmp_path / "f", None, tensors))
     type_ = {np.float32: "F32", np.float16: "F16"}[dtype]
-    assert rows(found) == [(f"theirs/{type_}", f"safetensors/{type_}", ["model.safetensors"])]
+    assert rows(found) == [(f"theirs/{type_}", f"checkpoint/{type_}", ["model.safetensors"])]
     (tmp_path / "f" / "model.onnx").write_bytes(b"no graph")  # whose weights may be the checkpoint's own file
     assert "model.onnx: is no ONNX graph" in refused(tmp_path / "f")
 
@@ -541,7 +541,7 @@ def test_a_checkpoint_in_floats_is_run(tiny_text: dict[str, Bundle], tmp_path: P
     result = run(plan(recipe_for(asked), tmp_path / "out"))
     assert result.report is not None
     (row,) = result.report["outputs"]
-    assert (row["status"], row["reason"], row["format"]) == ("passed", "", "safetensors")
+    assert (row["status"], row["reason"], row["format"]) == ("passed", "", "checkpoint")
     assert row["metrics"]["kl_mean"] < 1e-12
     assert row["runtime"].startswith("transformers (")
 

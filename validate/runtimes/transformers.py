@@ -261,7 +261,7 @@ class Transformers(Runtime):
 
     NAME = "transformers"
     DISTRIBUTIONS = ("transformers", "torch")
-    FORMATS = ("safetensors",)
+    FORMATS = ("safetensors", "checkpoint")
     ISOLATED = False
 
     def available(self) -> str | None:

@@ -108,8 +108,8 @@ FORMAT = Format(
     kinds=(
         Kind("gptq", "GPTQ", Mark("up", "#0a7a68", "#3ecfb2"), RUNTIMES),
         Kind("awq", "AWQ", Mark("down", "#b0196b", "#ff85bf"), RUNTIMES),
-        Kind("safetensors", "safetensors", Mark("flag", "#8a5a00", "#e0b050"), ("transformers",)),  # only others' files
         Kind("fp8", "FP8", Mark("hexagon", "#6a6d00", "#cdd04a"), RUNTIMES),
+        Kind("checkpoint", "safetensors", Mark("flag", "#8a5a00", "#e0b050"), ("transformers",)),  # by use: existing
     ),
     stages={
         "gptq": "convert.formats.compressed.gptq_stage:STAGE",

@@ -52,7 +52,7 @@ METHODS: Mapping[object, Method] = {
         lambda entry: entry.dtype == "F8_E4M3",
     ),
 }
-PLAIN = "safetensors"  # the kind of what is not quantized
+PLAIN = "checkpoint"  # the kind of what is not quantized; the source's own files are called safetensors
 FLOATS = ("F32", "F16", "BF16")
 RUN = "gptq or awq in 2, 3, 4 or 8 bits, or compressed-tensors in the format float-quantized: those are run here"
 
