@@ -516,3 +516,14 @@ def test_every_metric_of_the_sample_can_change(sample: Any) -> None:
         row["metrics"] = {name: None if value is None else value + 1 for name, value in row["metrics"].items()}
     found = {change.name for row in compare(sample, report).outputs for change in row.metrics}
     assert found == {name for o in sample["outputs"] for name in o["metrics"] if name in DEFINITIONS}
+
+
+def test_answers_to_other_items_are_a_condition_and_no_change(sample: Any) -> None:
+    drop = {"metrics": {"choice_accuracy": 0.2, "flips": 0.5, "mcnemar_p": 1e-9}}
+    worse, _ = changed(sample, **drop)
+    assert {"choice_accuracy", "flips"} <= kinds(compare(sample, worse)).keys()
+    worse["choices"][1]["sha256"] = "f" * 64
+    found = compare(sample, worse)
+    assert not {"choice_accuracy", "flips", "mcnemar_p"} & kinds(found).keys()
+    (condition,) = (c for c in found.conditions if c[0] == "items")
+    assert condition[2].endswith("arc_easy.jsonl (100 items, ffffffff)")

@@ -178,7 +178,7 @@ def number(value: float, limit: float | None = None) -> str:
 
 def resampled(name: str) -> str:
     """What a metric's draws are of."""
-    if name == "flips" or name.startswith("choice_"):
+    if name in ("flips", "mcnemar_p") or name.startswith("choice_"):
         return "items"
     return "clicks" if name.startswith("click_") else "texts"
 

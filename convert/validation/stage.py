@@ -191,11 +191,12 @@ def _questions(
     from validate.toolcalls import Prompt
 
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
-    steps = enough.steps([len(w) for w in windows.tokens]) if options.tokens == AUTO else ()
     engine = None if options.jinja_js is None else jinja_js.find(options.jinja_js)
+    steps = enough.steps([len(w) for w in windows.tokens]) if options.tokens == AUTO else ()
     if not reference.identity().has_vision:
-        asked = Questions(windows.tokens, windows.sets, tool_prompts=prompts, choices=items)
-        return replace(asked, steps=steps, jinja_js=engine)
+        return Questions(
+            windows.tokens, windows.sets, tool_prompts=prompts, choices=items, jinja_js=engine, steps=steps
+        )
     try:
         images, why_none = _images(options, reference)
         return Questions(
@@ -208,8 +209,8 @@ def _questions(
             images_required=wants_images(options),
             tool_prompts=prompts,
             choices=items,
-            steps=steps,
             jinja_js=engine,
+            steps=steps,
         )
     except ValueError as error:
         raise StageError("validate", str(error)) from error

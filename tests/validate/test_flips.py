@@ -106,3 +106,23 @@ def test_another_model_flips_and_no_items_are_no_measure() -> None:
     assert bare.choices is None
     assert "flips" not in bare.metrics
     assert all(ids == WINDOW or len(ids) < len(WINDOW) for ids in source.read)
+
+
+def test_flips_that_were_kept_are_read_back_whole(tmp_path: Path) -> None:
+    other = Letters()
+    other._table = np.roll(other._table, 40, axis=1)
+    asked = [question(Letters(), chr(97 + i), " x", " y", " z") for i in range(20)]
+    candidate = Candidate(Path("made.bin"), None, InPlace(other), 1, key="a")
+    source = Reference(Letters(), None, "", 1 << 20)
+    settings = Settings(1, kept=tmp_path)
+    once, again = (
+        compare.measure(source, [candidate], Questions([WINDOW], choices=asked), settings, Silent())[0]
+        for _ in range(2)
+    )
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    assert once.choices is not None
+    assert again.choices is not None
+    assert again.choices.all == once.choices.all
+    assert list(again.choices.changes) == list(once.choices.changes)
+    assert again.draws["choice_drop"].tolist() == once.draws["choice_drop"].tolist()
+    assert again.intervals["flips"] == pytest.approx(once.intervals["flips"])

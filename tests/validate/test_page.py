@@ -111,10 +111,8 @@ def test_columns_that_nobody_has_are_left_out(report: Report) -> None:
         "size_bytes",
         "bits_per_weight",
         "metrics.kl_mean",
-        "above_floor",
         "metrics.top1",
         "metrics.ppl_ratio",
-        "metrics.choice_accuracy",
     ]
 
 

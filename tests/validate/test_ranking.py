@@ -192,6 +192,8 @@ def test_a_duel_is_a_sentence(by: float, low: float, high: float, said: str) -> 
     assert Duel("a", "b", by, low, high, same_size=True).tied == entry["tied"]
 
 
-@pytest.mark.parametrize(("ratio", "said"), [(1.0, "1.0"), (3.14, "3.1"), (42.3, "42"), (123456.0, "123\u202f000")])
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(1.0, "1.0"), (3.14, "3.1"), (42.3, "42"), (1264.0, "1\u202f260"), (123456.0, "1.2e5")]
+)
 def test_a_multiple_of_the_floor_is_short(ratio: float, said: str) -> None:
     assert standing_words.times(ratio) == said

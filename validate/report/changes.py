@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import cast
 
 from validate import statistics
-from validate.metrics import CONTRACT_LIMITS, DEFINITIONS, Better
+from validate.metrics import CONTRACT_LIMITS, DEFINITIONS, Better, resampled
 from validate.report.same_texts import check_same_texts
 from validate.report.schema import Output, Report
 
@@ -99,23 +99,31 @@ def compare(before: Report, after: Report) -> Changes:
     old = {output["label"]: output for output in before["outputs"]}
     new = {output["label"]: output for output in after["outputs"]}
     same_reference = _hashes(before) == _hashes(after)
+    same_items = _items(before) == _items(after)
     return Changes(
         before["recipe"],
         after["recipe"],
-        tuple(_output(old[label], new[label], same_reference) for label in old if label in new),
+        tuple(_output(old[label], new[label], same_reference, same_items) for label in old if label in new),
         tuple(label for label in new if label not in old),
         tuple(label for label in old if label not in new),
         tuple(_conditions(before, after)),
     )
 
 
+def _items(report: Report) -> list[str]:
+    """The files of multiple-choice items, and how many were used of each."""
+    return [f"{one['name']} ({one['items']} items, {one['sha256'][:8]})" for one in report.get("choices", [])]
+
+
 def _hashes(report: Report) -> set[str]:
     return {file["sha256"] for file in report["reference"]["files"]}
 
 
-def _output(before: Output, after: Output, same_reference: bool) -> OutputChange:
+def _output(before: Output, after: Output, same_reference: bool, same_items: bool) -> OutputChange:
     tests = _paired(before, after, same_reference)
     names = [name for name in DEFINITIONS if name in before["metrics"] or name in after["metrics"]]
+    if not same_items:  # answers to other questions are no change
+        names = [name for name in names if resampled(name) != "items"]
     metrics = (_metric(name, before, after, tests.get(name)) for name in names)
     return OutputChange(
         after["label"],
@@ -242,6 +250,7 @@ def _conditions(before: Report, after: Report) -> Iterator[tuple[str, str, str]]
     sides = before, after
     yield from (
         *_pairs("reference", *(_reference(report) for report in sides)),
+        *_pairs("items", *({"items": ", ".join(_items(report)) or "none"} for report in sides)),
         *_pairs("recipe", *({"sha256": report["provenance"]["recipe_sha256"]} for report in sides)),
         *_pairs("version", *({"convert": r["provenance"]["convert"], **r["provenance"]["versions"]} for r in sides)),
         *_pairs("machine", *({k: str(v) for k, v in r["provenance"]["machine"].items()} for r in sides)),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from validate.report.outputs import ends
 from validate.report.schema import Output, Report
-from validate.report.standing_words import times
 from validate.report.words import NOTHING, Formatter, fixed, percent, rate, scientific, scientific_range, size_unit
 
 
@@ -90,7 +89,6 @@ def _all(outputs: Sequence[Output]) -> tuple[Column, ...]:
     memories = [m for o in outputs if (m := lookup(o, "speed.peak_memory_bytes")) is not None]
     memory, memory_scale = size_unit(memories)
     clicks = _of_source(lookup(o, "metrics.click_rate_reference") for o in outputs)
-    choices = _of_source(lookup(o, "metrics.choice_accuracy_reference") for o in outputs)
     calls = _of_source(
         c["valid_reference"] / c["asked"] for o in outputs if (c := o["tool_calls"]) is not None and c["asked"]
     )
@@ -99,12 +97,8 @@ def _all(outputs: Sequence[Output]) -> tuple[Column, ...]:
         Column("size_bytes", "Size", size, "lower", fixed(2), size_scale, "all files but the projector"),
         Column("bits_per_weight", "Bits per weight", "", "lower", fixed(2), 1.0, "of the whole file"),
         Column("metrics.kl_mean", "KL", "nats, mean", "lower", scientific, 1.0, "drift from the source"),
-        Column("above_floor", "Of the floor", "×", "lower", times, 1.0, "KL over the runtime's own noise"),
         Column("metrics.top1", "Same top token", "%", "higher", _top, part, "of all positions"),
         Column("metrics.ppl_ratio", "Perplexity", "× source", "lower", fixed(4), 1.0, "below 1 is chance"),
-        Column(
-            "metrics.choice_accuracy", "Choices right", f"%{choices}", "higher", _share, part, "multiple-choice items"
-        ),
         Column("metrics.click_rate", "Clicks hit", f"%{clicks}", "higher", _share, part, "held-out screenshots"),
         Column(
             "metrics.tool_calls_valid",

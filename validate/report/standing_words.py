@@ -115,13 +115,16 @@ def floors(report: Report) -> list[str]:
 
 
 def above_floor(output: Output) -> str:
-    """`3.1×`, or a dash."""
+    """`3.1×`; empty where no floor is known."""
     ratio = output.get("above_floor")
-    return NOTHING if ratio is None else f"{times(ratio)}×"
+    return "" if ratio is None else f"{times(ratio)}×"
 
 
 def times(ratio: float) -> str:
-    """`1.0`, `3.1`, `42`, `123 000`."""
+    """`1.0`, `3.1`, `42`, `1 260`, `1.3e5`."""
+    if ratio >= 9999.5:
+        mantissa, exponent = f"{ratio:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
     return f"{ratio:.1f}" if ratio < 9.95 else count(float(f"{ratio:.3g}"))
 
 

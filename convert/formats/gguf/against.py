@@ -80,7 +80,15 @@ def _pieces(
 
 # Numbers without which a file computes something else; another writer may leave out the others and mean the usual.
 TELLING = ("sliding_window", "softcapping", "logit_scale", "embedding_scale", "residual_scale", "attention.scale")
-OTHERS_LOOK = ("rope.", "context_length", "image_mean", "image_std", "pixels", "vocab_size")  # with the settings
+OTHERS_LOOK = (
+    "rope.freq_base",
+    "rope.scaling",
+    "context_length",
+    "image_mean",
+    "image_std",
+    "pixels",
+    "vocab_size",
+)  # with the settings
 
 
 def hyperparameters(paths: Sequence[Path], folder: Path) -> Iterator[Hyperparameter]:

@@ -52,12 +52,13 @@ Line = tuple[Spot, Spot]
 
 @dataclass(frozen=True)
 class Scene:
-    """What names have to keep clear of: the ends of `room`, the points, and `lines` where that can be."""
+    """What names have to keep clear of: the ends of `room`, the points, other words, and `lines` where that can be."""
 
     room: Box
     points: Sequence[Spot]
     lines: Sequence[Line]
     font: float
+    words: Sequence[Box] = ()
 
 
 def place(scene: Scene, names: Sequence[str], first: Sequence[int]) -> list[Label | None]:
@@ -67,7 +68,7 @@ def place(scene: Scene, names: Sequence[str], first: Sequence[int]) -> list[Labe
     labels: list[Label | None] = [None] * len(names)
     bold = set(first)
     for i in [*first, *(i for i in range(len(names)) if i not in bold)]:
-        others = [*boxes[:i], *boxes[i + 1 :]]
+        others = [*boxes[:i], *boxes[i + 1 :], *scene.words]
         spot = scene.points[i]
         width = (BOLD if i in bold else LETTER) * scene.font * len(names[i])
         tried = _candidates(spot, width, scene.font * 1.1)

@@ -87,6 +87,7 @@ def _context(report: Report) -> dict[str, object]:
         "spreads": spread.spreads(report),
         "floor": ten_to(round(math.log10(FLOOR))),
         "standings": standing_words.standings(report),
+        "above": [standing_words.above_floor(o) for o in outputs],
         "noisy": bool(report.get("noise_floor")),
         "floors": standing_words.floors(report),
         "answers": standing_words.answers(report),

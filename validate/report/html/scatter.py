@@ -20,7 +20,7 @@ from validate.report.html.axes import (
     picture,
     text,
 )
-from validate.report.html.labels import POINT, Box, Line, Scene, Spot, end_of, place
+from validate.report.html.labels import LETTER, POINT, Box, Line, Scene, Spot, end_of, place
 from validate.report.outputs import ends, short_names
 from validate.report.schema import Report
 from validate.report.words import plural, scientific, size, size_unit, visible
@@ -121,13 +121,16 @@ def _scatter(shown: Sequence[Point], canvas: Canvas, floors: Sequence[tuple[floa
     room = Box(frame.room.left + 2, frame.room.top - 4, canvas.width - 2, frame.room.bottom - 2)
     noise, said = _noise(floors, frame)
     lines: list[Line] = [*pairwise(corners), *noise]
-    labels = place(Scene(room, spots, lines, canvas.font), [p.name for p in shown], [shown.index(p) for p in best])
+    taken = [box for _, box in said]
+    labels = place(
+        Scene(room, spots, lines, canvas.font, taken), [p.name for p in shown], [shown.index(p) for p in best]
+    )
     body = [*_grid(frame), *_stair(corners, frame.room), *(line(*a, *b, "noise") for a, b in noise)]
     named = [(p, spot, label) for p, spot, label in zip(shown, spots, labels, strict=True) if label is not None]
     body += [line(*spot, *end_of(spot, label), "leader") for _, spot, label in named if label.far]
     body += [_drawn(p, spot, frame.y, p in best) for p, spot in zip(shown, spots, strict=True)]
     body += [text(label.x, label.y, p.name, "name best" if p in best else "name") for p, _, label in named]
-    body += said
+    body += [word for word, _ in said]
     nameless = len(shown) - len(named)
     if nameless:
         words = f"{plural(nameless, 'point')} without a name, for want of room"
@@ -177,8 +180,8 @@ def _stair(corners: Sequence[Spot], room: Box) -> Iterable[Markup]:
     yield Markup('<path class="stair" d="{}"/>').format(path)
 
 
-def _noise(floors: Sequence[tuple[float, str]], frame: _Frame) -> tuple[list[Line], list[Markup]]:
-    """A line across for each floor, and the runtimes' names over it: of floors too near for a name each, together."""
+def _noise(floors: Sequence[tuple[float, str]], frame: _Frame) -> tuple[list[Line], list[tuple[Markup, Box]]]:
+    """A line across for each floor, and the runtimes' names over it with the room they take: of near ones together."""
     lines: list[Line] = []
     named: list[tuple[float, list[str]]] = []
     for kl, name in floors:
@@ -188,10 +191,16 @@ def _noise(floors: Sequence[tuple[float, str]], frame: _Frame) -> tuple[list[Lin
             named[-1] = y, [*named[-1][1], name]
         else:
             named.append((y, [name]))
-    place = frame.room.left + frame.font * 0.4
-    fits = int((frame.room.right - place) / (frame.font * WIDE))
-    words = ((y, f"noise: {', '.join(names)}") for y, names in named)
-    return lines, [text(place, y - 4, w if len(w) <= fits else f"{w[: fits - 1]}…", "noisy") for y, w in words]
+    return lines, [_over(y, f"noise: {', '.join(names)}", frame) for y, names in named]
+
+
+def _over(y: float, words: str, frame: _Frame) -> tuple[Markup, Box]:
+    """Words over a line, at its left end, cut to the picture, and the room that they take."""
+    x = frame.room.left + frame.font * 0.4
+    fits = int((frame.room.right - x) / (frame.font * WIDE))
+    said = words if len(words) <= fits else f"{words[: fits - 1]}…"
+    box = Box(x, y - 4 - frame.font, x + LETTER * frame.font * len(said), y)
+    return text(x, y - 4, said, "noisy"), box
 
 
 def _drawn(point: Point, spot: Spot, axis: LogAxis, best: bool) -> Markup:

@@ -89,7 +89,7 @@ def _load(output: Output) -> str:
 
 
 _MORE: tuple[tuple[str, Callable[[Output], str]], ...] = (
-    ("Above the noise floor", above_floor),
+    ("Of the noise floor", lambda output: above_floor(output) or NOTHING),
     ("KL median", _metric("kl_median", scientific)),
     ("KL p99", _metric("kl_p99", scientific)),
     ("KL max", _metric("kl_max", scientific)),
