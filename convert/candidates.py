@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from convert.errors import Problem, RecipeError
+from convert.formats.gguf.existing import models_in
 from convert.json_types import JsonDict
 from convert.recipe import RESERVED, Recipe, recipe_of
 
@@ -36,8 +38,12 @@ class CandidateRequest:
 
 def recipe_for(asked: CandidateRequest) -> Recipe:
     """The recipe, as if its words stood in a file. Raises RecipeError."""
-    names = stage_names(asked.candidates)
-    stages = {name: _stage(path, asked.projector) for name, path in zip(names, asked.candidates, strict=True)}
+    candidates = each_once(asked.candidates, asked.projector)
+    if asked.projector is not None and not any(beside for _, beside in candidates):
+        got, wanted = "--projector, and no candidate is a GGUF file", "a model that it goes with"
+        raise RecipeError(Problem(str(COMMAND_LINE), got, wanted, "leave it out: folders have their own vision tower"))
+    names = stage_names([path for path, _ in candidates])
+    stages = {name: _stage(path, beside) for name, (path, beside) in zip(names, candidates, strict=True)}
     gates = {**({"preset": asked.preset} if asked.preset else {}), **(asked.limits or {})}
     validate = {
         "text": [str(path) for path in asked.texts],
@@ -54,9 +60,31 @@ def recipe_for(asked: CandidateRequest) -> Recipe:
     return recipe_of(words, COMMAND_LINE)
 
 
+def each_once(paths: Sequence[Path], projector: Path | None) -> list[tuple[Path, Path | None]]:
+    """Every candidate, one named twice once, with the projector that goes with it: `projector` with GGUF files.
+
+    A folder of GGUF files is its models, each with the folder's own projector where there is one and none is named.
+    """
+    found: dict[Path, tuple[Path, Path | None]] = {}
+    for path in paths:
+        models, beside = ([], []) if _has_others(path) else models_in(path)
+        own = projector or (beside[0] if len(beside) == 1 else None)
+        for model, eyes in [(model, own) for model in models] or [(path, projector if _is_gguf(path) else None)]:
+            found.setdefault(model.resolve(), (model, eyes))
+    return list(found.values())
+
+
+def _has_others(path: Path) -> bool:
+    """Whether `path` is no folder, or one that is taken as a whole: of a checkpoint, of graphs, of engines."""
+    return not path.is_dir() or any(path.glob("*.safetensors")) or any(path.glob("*.onnx"))
+
+
+def _is_gguf(path: Path) -> bool:
+    return not path.is_dir() and path.suffix == ".gguf"
+
+
 def _stage(path: Path, projector: Path | None) -> JsonDict:
-    """A folder has its own vision tower; a projector is for files."""
-    beside = {} if projector is None or path.is_dir() else {"projector": str(projector)}
+    beside = {} if projector is None else {"projector": str(projector)}
     return {"use": "existing", "path": str(path), **beside}
 
 

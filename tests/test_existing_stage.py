@@ -188,7 +188,7 @@ def spoiled_split(folder: Path, change: Callable[[list[Path]], object], which: i
     ("make", "message"),
     [
         (lambda d: gguf_file(d / "m.gguf", {}), "holds no tensors"),
-        (lambda d: gguf_file(d / "m.gguf", architecture="clip"), "is a projector; name it as `projector`"),
+        (lambda d: gguf_file(d / "m.gguf", architecture="clip"), "is a projector, which goes with a language model"),
         (lambda d: gguf_file(d / "m.gguf", general__type="adapter"), "is an adapter; merge it into the model first"),
         (lambda d: gguf_file(d / "m.gguf", general__type="imatrix"), "is an importance matrix"),
         (lambda d: spoiled_split(d, lambda files: files[1].unlink()), "which is not there"),
@@ -264,7 +264,6 @@ def test_a_checkpoint_in_shards_that_sees(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("quantization", "message"),
     [
-        (None, "holds a checkpoint that is not quantized"),
         ({"quant_method": "bitsandbytes"}, "is quantized by 'bitsandbytes', wanted gptq or awq in 2, 3, 4 or 8 bits"),
         ({"quant_method": "gptq", "bits": 5}, "is quantized by 'gptq', bits 5, wanted"),
         ({"quant_method": ["gptq"]}, "is quantized by ['gptq'], wanted"),
@@ -275,6 +274,20 @@ def test_a_checkpoint_in_shards_that_sees(tmp_path: Path) -> None:
 )
 def test_checkpoints_that_nothing_runs(tmp_path: Path, quantization: Any, message: str) -> None:
     assert message in refused(checkpoint(tmp_path / "f", quantization))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_checkpoint_that_is_not_quantized_is_called_by_its_type(tmp_path: Path, dtype: Any) -> None:
+    tensors = {"model.embed_tokens.weight": np.zeros((8, 4), dtype), "model.norm.weight": np.zeros(4, np.float32)}
+    found = look(checkpoint(tmp_path / "f", None, tensors))
+    type_ = {np.float32: "F32", np.float16: "F16"}[dtype]
+    assert rows(found) == [(f"theirs/{type_}", f"checkpoint/{type_}", ["model.safetensors"])]
+    (tmp_path / "f" / "model.onnx").write_bytes(b"no graph")  # whose weights may be the checkpoint's own file
+    assert "model.onnx: is no ONNX graph" in refused(tmp_path / "f")
+
+
+def test_a_checkpoint_of_integers_that_does_not_say_why(tmp_path: Path) -> None:
+    assert "holds weights of I32, and config.json has no quantization_config" in refused(checkpoint(tmp_path, None))
 
 
 def test_a_checkpoint_is_believed_by_its_tensors(tmp_path: Path) -> None:
@@ -389,7 +402,9 @@ def test_graphs_that_nothing_runs(tmp_path: Path, make: Callable[[Path], Path], 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.gguf", b"not one", "a.gguf: is not a file of a known format"),
+        ("a.gguf", b"not one", "a.gguf: does not begin as GGUF files do, wanted a GGUF file; make or download it"),
+        ("a.onnx", b"not one", "a.onnx: is no ONNX graph, or was cut short"),
+        ("a.txt", b"not one", "a.txt: is not a file of a known format, wanted a GGUF file or an ONNX graph"),
         ("a.bin", b"PK\x03\x04 whatever", "is a pickle"),
         ("a.gguf", b"", "is empty"),
         ("a.gguf", b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
@@ -402,7 +417,14 @@ def test_files_that_are_something_else(tmp_path: Path, name: str, content: bytes
 
 
 def test_folders_that_are_something_else(tmp_path: Path) -> None:
-    assert "holds no model of a known format, only no file" in refused(tmp_path)
+    assert "is an empty folder, wanted a GGUF file, or the folder of" in refused(tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    assert "link: is a link to nowhere, which does not exist" in refused(tmp_path / "link")
+    (tmp_path / "link").unlink()
+    (tmp_path / "a.txt").touch()
+    assert "holds no model of a known format, only 'a.txt'" in refused(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert "holds a config.json and no weights of a known format beside it" in refused(tmp_path)
     gguf_file(tmp_path / "one.gguf")
     assert "holds GGUF files: 'one.gguf', wanted one of them" in refused(tmp_path)
     (tmp_path / "model.engine").write_bytes(b"")
@@ -470,6 +492,58 @@ def test_candidates_make_a_recipe_of_their_own(tmp_path: Path) -> None:
     assert by_name["validate"].limits == {"*": {"preset": "good", "kl_mean": 0.5}}
     assert (by_name["validate"].tokens, by_name["validate"].text) == (64, [tmp_path / "t.txt"])
     assert recipe_for(CandidateRequest([first], tmp_path, name="n")).name == "n"
+
+
+def named(recipe: Any) -> dict[str, tuple[str, str | None]]:
+    """Stage -> the names of its file and its projector."""
+    options = {name: spec.options for name, spec in recipe.stages.items() if name not in ("source", "validate")}
+    return {name: (o.path.name, o.projector.name if o.projector else None) for name, o in options.items()}
+
+
+def test_a_folder_of_gguf_files_is_its_models_with_their_projector(tmp_path: Path) -> None:
+    home = tmp_path / "files"
+    home.mkdir()
+    for name in ("b-Q8_0", "a-Q8_0"):
+        gguf_file(home / f"{name}.gguf")
+    gguf_file(home / "mmproj-F16.gguf", architecture="clip")
+    gguf_file(home / "imatrix.gguf", general__type="imatrix")
+    split_files(home)
+    (home / "z-cut.gguf").write_bytes(b"GGUF")
+    models = ["a-Q8_0.gguf", "b-Q8_0.gguf", "m-Q8_0-00001-of-00002.gguf", "z-cut.gguf"]
+    found = named(recipe_for(CandidateRequest([home], tmp_path)))
+    assert list(found.values()) == [(name, "mmproj-F16.gguf") for name in models]
+    found = named(recipe_for(CandidateRequest([home], tmp_path, home / "imatrix.gguf")))
+    assert {eyes for _, eyes in found.values()} == {"imatrix.gguf"}
+    gguf_file(home / "mmproj-Q8_0.gguf", architecture="clip")  # which of two is nobody's guess
+    assert {eyes for _, eyes in named(recipe_for(CandidateRequest([home], tmp_path))).values()} == {None}
+
+
+def test_a_candidate_named_twice_is_one(tmp_path: Path) -> None:
+    path = gguf_file(tmp_path / "m.gguf")
+    (tmp_path / "link.gguf").symlink_to(path)
+    twice = [path, tmp_path / "." / "m.gguf", tmp_path / "link.gguf", tmp_path]
+    assert named(recipe_for(CandidateRequest(twice, tmp_path))) == {"m": ("m.gguf", None)}
+
+
+def test_a_projector_goes_with_gguf_files_alone(tmp_path: Path) -> None:
+    path, eyes = gguf_file(tmp_path / "m.gguf"), tmp_path / "eyes.gguf"
+    graph, folder_ = tmp_path / "model.onnx", tmp_path / "folder"
+    folder_.mkdir()
+    found = named(recipe_for(CandidateRequest([path, graph, folder_], tmp_path, eyes)))
+    assert [beside for _, beside in found.values()] == ["eyes.gguf", None, None]
+    with pytest.raises(RecipeError, match="command line: --projector, and no candidate is a GGUF file"):
+        recipe_for(CandidateRequest([graph, folder_], tmp_path, eyes))
+
+
+def test_a_checkpoint_in_floats_is_run(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:
+    """The source itself, as if it were somebody's copy: it drifts by nothing."""
+    asked = CandidateRequest([folder(tiny_text)], folder(tiny_text), tokens=64)
+    result = run(plan(recipe_for(asked), tmp_path / "out"))
+    assert result.report is not None
+    (row,) = result.report["outputs"]
+    assert (row["status"], row["reason"], row["format"]) == ("passed", "", "checkpoint")
+    assert row["metrics"]["kl_mean"] < 1e-12
+    assert row["runtime"].startswith("transformers (")
 
 
 def test_a_file_of_ours_judged_as_if_it_were_not(tiny_text: dict[str, Bundle], tmp_path: Path) -> None:

@@ -47,13 +47,15 @@ def wanted_of(formats: list[Format]) -> str:
 def _check_file(path: Path, wanted: str) -> None:
     if not path.is_file():
         got = "is neither a file nor a folder" if path.exists() else "does not exist"
+        if path.is_symlink() and not path.exists():
+            got = f"is a link to {path.readlink()}, which does not exist"
         raise InputError(str(path), got, wanted, "check the path")
     start = start_of(path)
     refuse_pointer(path, start)
     if start[8:9] == b"{" and start[6:8] == b"\0\0":
         raise InputError(str(path), "is the weights of a checkpoint", wanted, f"name its folder, {path.parent}")
     if start[:2] in (b"PK", b"\x80\x02"):
-        raise InputError(str(path), "is a pickle", wanted, "use it as a recipe's model instead")
+        raise InputError(str(path), "is a pickle or another archive", wanted, "use it as a recipe's model instead")
 
 
 def _unknown(path: Path, wanted: str, formats: list[Format]) -> InputError:
@@ -64,10 +66,12 @@ def _unknown(path: Path, wanted: str, formats: list[Format]) -> InputError:
         if format_.magic and (files := [name for name in names if _begins(path / name, format_.magic)]):
             got = f"holds {format_.title} files: {listed(files)}"
             return InputError(str(path), got, "one of them", "name the file itself")
+    if not names:
+        return InputError(str(path), "is an empty folder", wanted, "check the path")
     if CONFIG in names:
-        got = "holds a checkpoint that is not quantized: config.json has no quantization_config"
-        return InputError(str(path), got, wanted, "use it as a recipe's model instead")
-    return InputError(str(path), f"holds no model of a known format, only {listed(names) or 'no file'}", wanted)
+        got = f"holds a config.json and no weights of a known format beside it, only {listed(names)}"
+        return InputError(str(path), got, wanted, "use it as a recipe's model where its weights are pickles")
+    return InputError(str(path), f"holds no model of a known format, only {listed(names)}", wanted)
 
 
 def names_in(folder: Path) -> list[str]:

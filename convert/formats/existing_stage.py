@@ -26,8 +26,8 @@ class ExistingOptions(Options):
     """Where it lies."""
 
     path: RecipePath = Field(
-        description="a GGUF file (the first of a split one), an ONNX graph, or the folder of a GPTQ, AWQ or FP8 "
-        "checkpoint, of ONNX graphs, or of onnxruntime-genai"
+        description="a GGUF file (the first of a split one), an ONNX graph, or the folder of a checkpoint "
+        "(safetensors, GPTQ, AWQ or FP8), of ONNX graphs, or of onnxruntime-genai"
     )
     projector: RecipePath | None = Field(None, description="the projector (mmproj) that belongs to a GGUF file")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from validate.texts import InputSet
 
 SHORTEST_WINDOW = 16  # a limit below it is no limit of a model
+RELATIVE = "check the path: one in a recipe is relative to the recipe's folder"
 MORE_MEMORY = "run it on a machine with more, or leave `validate:` out and validate the files there"
 
 
@@ -28,7 +29,7 @@ def check_all(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) 
     named = (*options.text, options.clicks, *options.images, *choice_files(options))
     missing = [path for path in named if path is not None and not path.is_file()]
     return [
-        *(Problem("validate", f"no file {path}", remedy="paths are relative to the recipe") for path in missing),
+        *(Problem("validate", f"no file {path}", remedy=RELATIVE) for path in missing),
         *_check_clicks(options),
         *_check_contents(options),
         *_check_images(options, source, rows),

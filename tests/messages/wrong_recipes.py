@@ -43,7 +43,7 @@ WRONG = {
     "TensorRT of a GGUF file": HEAD + "stages:\n  a: {use: gguf, types: [F16]}\n  b: {use: tensorrt, from: a}\n",
     "somebody's file that is not there": HEAD + "stages:\n  a: {use: existing, path: their.gguf}\n",
     "somebody's file that is no model": HEAD + "stages:\n  a: {use: existing, path: notes.txt}\n",
-    "somebody's folder that is a checkpoint": HEAD + "stages:\n  a: {use: existing, path: Model}\n",
+    "somebody's folder that is no model": HEAD + "stages:\n  a: {use: existing, path: .}\n",
     "nothing to validate": HEAD + "stages: {}\nvalidate: {}\n",
     "a limit of a metric that is unknown": HEAD
     + "stages:\n  a: {use: gguf, types: [F16]}\nvalidate:\n  limits: {F16: {kl_men: 0.1}}\n",

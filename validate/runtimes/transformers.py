@@ -261,7 +261,7 @@ class Transformers(Runtime):
 
     NAME = "transformers"
     DISTRIBUTIONS = ("transformers", "torch")
-    FORMATS = ("safetensors",)
+    FORMATS = ("safetensors", "checkpoint")
     ISOLATED = False
 
     def available(self) -> str | None:
@@ -282,8 +282,11 @@ class Transformers(Runtime):
         threads: int | None = None,
         trust_remote_code: bool = False,
     ) -> TransformersSession:
-        """A session on a checkpoint folder. Code in the folder is never run unless `trust_remote_code` says so."""
-        return TransformersSession(model, threads, trust_remote_code)
+        """A session on a checkpoint's folder, or that which the weights' file `model` lies in.
+
+        Code in the folder is never run unless `trust_remote_code` says so.
+        """
+        return TransformersSession(model if model.is_dir() else model.parent, threads, trust_remote_code)
 
 
 RUNTIME = Transformers()

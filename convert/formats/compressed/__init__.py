@@ -109,6 +109,7 @@ FORMAT = Format(
         Kind("gptq", "GPTQ", Mark("up", "#0a7a68", "#3ecfb2"), RUNTIMES),
         Kind("awq", "AWQ", Mark("down", "#b0196b", "#ff85bf"), RUNTIMES),
         Kind("fp8", "FP8", Mark("hexagon", "#6a6d00", "#cdd04a"), RUNTIMES),
+        Kind("checkpoint", "safetensors", Mark("flag", "#8a5a00", "#e0b050"), ("transformers",)),  # by use: existing
     ),
     stages={
         "gptq": "convert.formats.compressed.gptq_stage:STAGE",
@@ -125,5 +126,5 @@ FORMAT = Format(
     hyperparameters=hyperparameters,
     rank=20,
     recipe=RECIPE,
-    wanted="the folder of a GPTQ, AWQ or FP8 checkpoint",
+    wanted="the folder of a checkpoint in safetensors, GPTQ, AWQ or FP8",
 )

@@ -1,7 +1,8 @@
-"""Quantized checkpoints that somebody else made: folders whose config.json has a quantization_config."""
+"""Checkpoints that somebody else made: quantized, as config.json says, or in floats (a merge, a fine-tune, a copy)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,16 @@ from convert.source.untrusted import inside, read_object, shown
 
 
 def recognize(path: Path, projector: Path | None) -> Found | None:
-    """The checkpoint in the folder `path`; None where nothing in it says it is quantized. Raises InputError."""
+    """The checkpoint in the folder `path`; None for one whose weights are none of safetensors. Raises InputError."""
     del projector
-    words = _quantization(path) if path.is_dir() and CONFIG in names_in(path) else None
-    return None if words is None else _checkpoint(path, words)
+    names = names_in(path) if path.is_dir() else []
+    if CONFIG not in names:
+        return None
+    words = _quantization(path)
+    if words is not None:
+        return _checkpoint(path, words)
+    others = any(name.endswith((".onnx", ".engine")) for name in names)  # whose weights may be a checkpoint's files
+    return None if others or not any(name.endswith(".safetensors") for name in names) else _floats(path)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ METHODS: Mapping[object, Method] = {
         lambda entry: entry.dtype == "F8_E4M3",
     ),
 }
+PLAIN = "checkpoint"  # the kind of what is not quantized; the source's own files are called safetensors
+FLOATS = ("F32", "F16", "BF16")
 RUN = "gptq or awq in 2, 3, 4 or 8 bits, or compressed-tensors in the format float-quantized: those are run here"
 
 
@@ -54,6 +63,20 @@ def _quantization(folder: Path) -> JsonObject | None:
     if words is not None and not isinstance(words, dict):
         raise InputError(str(folder / CONFIG), f"quantization_config is {shown(words, 40)}", "a JSON object")
     return words
+
+
+def _floats(folder: Path) -> Found:
+    """A checkpoint that is not quantized, called by the type that most of its bytes have."""
+    files, _ = weight_files(folder)
+    size: Counter[str] = Counter()
+    for entry in (entry for file in files for entry in read_header(file).entries):
+        size[entry.dtype] += entry.stop - entry.start
+    if not size or (type_ := size.most_common(1)[0][0]) not in FLOATS:
+        got = f"holds weights of {', '.join(size) or 'no type'}, and config.json has no quantization_config"
+        raise InputError(str(folder), got, f"weights of {' or '.join(FLOATS)}", "download config.json again")
+    kinds = [f"{PLAIN}/{type_}", *([f"{PLAIN}-part/{type_}"] * (len(files) - 1))]
+    weights = tuple(artifact(kind, file) for kind, file in zip(kinds, files, strict=True))
+    return with_companions(folder, Found(weights, ""), f"a checkpoint in {type_}")
 
 
 def _checkpoint(folder: Path, words: JsonObject) -> Found:

@@ -11,11 +11,11 @@ from convert.formats.base import Found
 from convert.formats.existing import artifact, start_of
 from convert.formats.gguf.constants import MAGIC
 from convert.formats.gguf.reader import GGUFHeader, read_gguf_header
-from convert.formats.gguf.shard_names import shard_names
+from convert.formats.gguf.shard_names import is_later_shard, shard_names
 from convert.source.untrusted import inside, shown
 
 NO_MODEL = {  # general.type of a GGUF file that is none
-    "mmproj": "a projector; name it as `projector`, and the language model as `path`",
+    "mmproj": "a projector, which goes with a language model; name that, and this as its projector",
     "adapter": "an adapter; merge it into the model first",
     "imatrix": "an importance matrix",
 }
@@ -32,6 +32,26 @@ FILE_TYPES = {
 def recognize(path: Path, projector: Path | None) -> Found | None:
     """The model whose first file `path` is, with its projector; None for what is no GGUF. Raises InputError."""
     return _gguf(path, projector) if path.is_file() and start_of(path).startswith(MAGIC) else None
+
+
+def models_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The GGUF files of a folder that are models, split ones by their first, and those that are projectors.
+
+    A file that cannot be read counts as a model: who opens it says what is wrong.
+    """
+    models, projectors = [], []
+    for path in sorted(folder.glob("*.gguf")):
+        if not path.is_file() or is_later_shard(path.name):
+            continue
+        try:
+            fields = _fields(read_gguf_header(path))
+        except InputError:
+            fields = {}
+        if fields.get("general.architecture") == "clip" or fields.get("general.type") == "mmproj":
+            projectors.append(path)
+        elif fields.get("general.type") not in NO_MODEL:
+            models.append(path)
+    return models, projectors
 
 
 def _gguf(path: Path, projector: Path | None) -> Found:
@@ -98,7 +118,7 @@ def _projector(path: Path) -> Artifact:
     header = read_gguf_header(path)
     if _fields(header).get("general.architecture") != "clip":
         got = f"is of the architecture {shown(_fields(header).get('general.architecture'), 40)}"
-        raise InputError(str(path), got, "'clip', as projectors are", "name the language model as `path`")
+        raise InputError(str(path), got, "'clip', as projectors are", "name the mmproj file that belongs to the model")
     if not header.tensors:
         raise InputError(str(path), "holds no tensors", "a projector in GGUF (mmproj)")
     return artifact(f"gguf/{_gguf_type([header])}", path)

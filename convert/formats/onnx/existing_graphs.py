@@ -59,7 +59,13 @@ def _load(path: Path) -> onnx.ModelProto:
         return onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors have no common class
         wanted = "a GGUF file or an ONNX graph"
-        raise InputError(str(path), f"is not a file of a known format ({type(error).__name__})", wanted) from error
+        if path.suffix == ".onnx":
+            got, remedy = "is no ONNX graph, or was cut short", "make or download it again"
+            raise InputError(str(path), got, "an ONNX graph", remedy) from error
+        if path.suffix == ".gguf":
+            got = "does not begin as GGUF files do"
+            raise InputError(str(path), got, "a GGUF file", "make or download it again") from error
+        raise InputError(str(path), "is not a file of a known format", wanted) from error
 
 
 def _data(path: Path, graph: onnx.GraphProto) -> tuple[Path, ...]:
