@@ -115,9 +115,11 @@ PROJECTOR_LIMITS: Mapping[str, Mapping[str, float]] = {
     "INT4": {"image_cosine": 0.75, "image_cosine_unresized": 0.75},
 }
 
-# Where a recipe sets no limit of its own: about four times the drift published for each type on Llama-3-8B and
-# wikitext-2 (F16 5e-5, Q8_0 0.0014, Q6_K 0.0055, Q5_K_M 0.011, Q4_K_M 0.031, Q3_K_M 0.10, Q2_K 0.45), because models
-# differ by as much. They catch a broken file, not a slightly worse one: that is what the recipe's own limits are for.
+# Where a recipe sets no limit of its own: about eight times the drift published for each type on Llama-3-8B and
+# wikitext-2 (F16 5e-5, Q8_0 0.0014, Q6_K 0.0055, Q5_K_M 0.011, Q4_K_M 0.031, Q3_K_M 0.10, Q2_K 0.45), because a small
+# model drifts by four times as much: SmolLM2-135M has 0.0062 / 95.0 % in Q8_0, 0.104 / 83 % in Q4_K_M, 0.32 / 69 % in
+# Q3_K_M, 0.84 in Q2_K and 0.11 in INT8. They catch a broken file, not a slightly worse one: that is what the recipe's
+# own limits are for, and tensors_equal sees what one tensor does.
 # FP32, FP16, INT8, INT4 are graphs, which compute in that type: activations too are rounded to it, in INT8 by one scale
 # for all the tokens read at once, so that reading them one at a time gives other logits.
 # `decode_kl` is for a cache that is not read, of which prefill shows nothing: fara-nano in INT4 then has 1.2, else 0.
@@ -125,19 +127,19 @@ DEFAULT_LIMITS: Mapping[str, Mapping[str, float]] = {
     "F32": {"kl_mean": 0.00002, "top1": 0.995, "decode_max_abs": 0.05},
     "FP32": {"kl_mean": 0.00002, "top1": 0.995, "decode_max_abs": 0.05},
     "FP16": {"kl_mean": 0.0005, "top1": 0.98, "decode_max_abs": 0.5},
-    "INT8": {"kl_mean": 0.05, "top1": 0.88, "decode_kl": 0.1},
-    "INT4": {"kl_mean": 0.2, "top1": 0.82, "decode_kl": 0.2},
-    "F8": {"kl_mean": 0.05, "top1": 0.88},
+    "INT8": {"kl_mean": 0.25, "top1": 0.8, "decode_kl": 0.1},
+    "INT4": {"kl_mean": 0.4, "top1": 0.75, "decode_kl": 0.2},
+    "F8": {"kl_mean": 0.1, "top1": 0.82},
     "F16": {"kl_mean": 0.0002, "top1": 0.985},
     "BF16": {"kl_mean": 0.004, "top1": 0.97, "decode_kl": 0.05},
-    "Q8_0": {"kl_mean": 0.006, "top1": 0.95},
-    "Q6_K": {"kl_mean": 0.022, "top1": 0.92},
-    "Q5": {"kl_mean": 0.05, "top1": 0.90},
-    "Q4": {"kl_mean": 0.13, "top1": 0.85},
-    "IQ4": {"kl_mean": 0.13, "top1": 0.85},
-    "Q3": {"kl_mean": 0.45, "top1": 0.75},
-    "IQ3": {"kl_mean": 0.45, "top1": 0.75},
-    "*": {"kl_mean": 1.8, "top1": 0.5},
+    "Q8_0": {"kl_mean": 0.012, "top1": 0.92},
+    "Q6_K": {"kl_mean": 0.045, "top1": 0.88},
+    "Q5": {"kl_mean": 0.09, "top1": 0.85},
+    "Q4": {"kl_mean": 0.25, "top1": 0.75},
+    "IQ4": {"kl_mean": 0.25, "top1": 0.75},
+    "Q3": {"kl_mean": 0.8, "top1": 0.6},
+    "IQ3": {"kl_mean": 0.8, "top1": 0.6},
+    "*": {"kl_mean": 3.0, "top1": 0.4},
 }
 
 
