@@ -73,6 +73,13 @@ def edit_weights(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]
     save_file(tensors, path, {"format": "pt"})
 
 
+def packed_matrix(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Tensors with one matrix of packed integers among them, as every 4-bit method stores them."""
+    import torch
+
+    return tensors | {"model.layers.0.mlp.up_proj.weight": torch.zeros(4096, 1, dtype=torch.uint8)}
+
+
 def golden_checkpoints(folder: Path) -> dict[str, Path]:
     """The checkpoints of golden_peer.json, with weights that no version of torch can change."""
     made = {

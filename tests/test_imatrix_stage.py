@@ -346,7 +346,7 @@ def test_what_is_wrong_is_said_before_the_run(tmp_path: Path, text: Path) -> Non
     for words, said in (
         (options(tmp_path / "none.txt"), "no file"),
         (options(empty), "is empty"),
-        (options(binary), "not UTF-8"),
+        (options(binary), "wanted text in UTF-8"),
         (options(text, window=1024), "at most the model's 512 positions"),
     ):
         (problem,) = stage.check(words, inputs)

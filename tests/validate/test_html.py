@@ -90,7 +90,7 @@ def test_every_number_of_the_table_is_that_of_report_json(show: Opener, report: 
         "#table td[data-metric]",
         "all => all.map(e => ({...e.dataset, text: e.firstChild.textContent, row: e.parentNode.dataset.output}))",
     )
-    assert len(scales) == len(heads) == 12
+    assert len(scales) == len(heads) == 10
     assert len(cells) == len(report["outputs"]) * len(scales)
     for cell in cells:
         wanted = columns.lookup(report["outputs"][int(cell["row"])], cell["metric"])

@@ -23,7 +23,7 @@ from convert.validation.outputs import outputs
 from convert.validation.stage import STAGE as stage
 from tests import tiny
 from tests.fixtures_validate import rewritten, tiny_text, tiny_vision, weights
-from validate import compare, measurement, runtimes, vision
+from validate import compare, memory, runtimes, vision
 
 __all__ = ["tiny_text", "tiny_vision"]  # fixtures
 
@@ -206,21 +206,31 @@ def test_a_text_of_a_few_words_is_no_text_to_measure_on(tiny_text: dict[str, Bun
             report_of(stage.Options(text=tmp_path / "text.txt"), tiny_text, tmp_path / str(i))
 
 
-def test_windows_of_logits_count_as_memory() -> None:
-    candidate = measurement.Candidate(Path("x"), None, None, size=10)
-    pairs = [(candidate, measurement.Measurement()) for _ in range(4)]
-    assert [len(group) for group in compare._groups(pairs, 40, 0)] == [4]
-    assert [len(group) for group in compare._groups(pairs, 40, 10)] == [2, 2]
-    assert [len(group) for group in compare._groups(pairs, 5, 10)] == [1, 1, 1, 1]
-
-
-def test_candidates_that_do_not_fit_together_go_one_after_the_other(
+def test_one_model_is_in_memory_at_a_time(
     tiny_text: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together, _ = report_of(stage.Options(**FEW), tiny_text, tmp_path / "together")
-    monkeypatch.setattr(compare.memory, "free_bytes", lambda: None)
-    alone, _ = report_of(stage.Options(**FEW), tiny_text, tmp_path / "alone")
-    assert [row["metrics"] for row in alone["outputs"]] == [row["metrics"] for row in together["outputs"]]
+    """Each output is closed before the next is opened, and a large source has given its weights back by then."""
+    seen, opened = list[tuple[int, int]](), list[Any]()
+    real_open, held = compare.open_session, list[Any]()
+    real_prepare = compare._prepare
+
+    def prepare(comparison: Any, asking: Any) -> None:
+        held.append(comparison.reference._session)
+        real_prepare(comparison, asking)
+
+    def open_one(*args: Any, **options: Any) -> Any:
+        session = real_open(*args, **options)
+        alive = sum(one._process.poll() is None for one in opened)
+        seen.append((alive, held[0].bytes_held))
+        opened.append(session)
+        return session
+
+    monkeypatch.setattr(compare, "STAYS_BYTES", 0)
+    monkeypatch.setattr(compare, "_prepare", prepare)
+    monkeypatch.setattr(compare, "open_session", open_one)
+    rows, _ = report_of(stage.Options(**FEW), tiny_text, tmp_path)
+    assert seen == [(0, 0)] * len(rows["outputs"])
+    assert len(seen) > 1
 
 
 # ---- before anything runs
@@ -298,7 +308,7 @@ def test_a_file_handed_on_by_a_second_stage_makes_no_second_row(tiny_text: dict[
 def test_a_source_larger_than_the_machine_is_a_problem(
     tiny_text: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare.memory, "total_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "total_bytes", lambda: 1000)
     (problem,) = stage.check(stage.Options(), tiny_text)
     assert "GB of memory" in str(problem)
     assert "on a machine with more" in str(problem)

@@ -110,6 +110,8 @@ class IsolatedSession(Session):
         if self._watchdog.reason:
             return f"{self._name} {self._watchdog.reason} in {method} and was ended"
         how = f"was stopped by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code == -signal.SIGKILL:  # it could say nothing of that: what it said last is chatter
+            return f"{self._name} {how} in {method}"
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         # ggml prints a backtrace after the sentence that matters
