@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import IO
 from convert.json_types import JsonObject
 
 PROGRESS_SECONDS = 0.1
+BEAT_SECONDS = 1.0  # a task that takes longer between two of its units says that it is still there
 
 
 @dataclass(frozen=True)
@@ -39,26 +41,39 @@ class StepProgress:
         self.path, self.key, self.recipe_sha256 = log, key, recipe_sha256
         self._step, self._on_event = step, on_event
         self._file: IO[str] | None = None
-        self._what, self._unit, self._total, self._done, self._emitted = "", "B", 0, 0, 0.0
+        self._what, self._unit, self._total, self._done = "", "B", 0, 0
+        self._began = self._emitted = 0.0
+        self._lock = threading.RLock()  # the beat is another thread's
+        self._closed = threading.Event()
+        self._beat: threading.Thread | None = None
 
     def __enter__(self) -> StepProgress:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._closed.set()
+        if self._beat is not None:
+            self._beat.join()
         self._finish()
         if self._file:
             self._file.close()
 
     def start(self, what: str, total: int, unit: str = "B") -> None:
-        self._finish()
-        self._what, self._unit, self._total, self._done, self._emitted = what, unit, total, 0, time.monotonic()
-        self._write(f"{what} ({total} {unit})")
-        self._on_event(Event("task", self._step, {"what": what, "total": total, "unit": unit}))
+        with self._lock:
+            self._finish()
+            self._what, self._unit, self._total, self._done = what, unit, total, 0
+            self._began = self._emitted = time.monotonic()
+            self._write(f"{what} ({total} {unit})" if total else what)
+            self._on_event(Event("task", self._step, {"what": what, "total": total, "unit": unit}))
+        if self._beat is None:
+            self._beat = threading.Thread(target=self._keep_beating, name=f"beat {self._step}", daemon=True)
+            self._beat.start()
 
     def advance(self, amount: int) -> None:
-        self._done += amount
-        if time.monotonic() - self._emitted >= PROGRESS_SECONDS:
-            self._emit()
+        with self._lock:
+            self._done += amount
+            if time.monotonic() - self._emitted >= PROGRESS_SECONDS:
+                self._emit()
 
     def note(self, text: str) -> None:
         self._write(text)
@@ -76,6 +91,14 @@ class StepProgress:
         """Keep the traceback in the log; the user gets one line."""
         self._write("".join(traceback.format_exception(error)))
 
+    def _keep_beating(self) -> None:
+        """Say how long a task has been at it, for as long as it says nothing itself."""
+        with contextlib.suppress(BaseException):  # a listener that fails does so where the step emits, too
+            while not self._closed.wait(BEAT_SECONDS / 2):
+                with self._lock:
+                    if self._what and time.monotonic() - self._emitted >= BEAT_SECONDS:
+                        self._emit()
+
     def _finish(self) -> None:
         if self._what:
             self._emit()
@@ -83,7 +106,8 @@ class StepProgress:
 
     def _emit(self) -> None:
         self._emitted = time.monotonic()
-        data = {"what": self._what, "done": self._done, "total": self._total, "unit": self._unit}
+        seconds = round(self._emitted - self._began, 1)
+        data = {"what": self._what, "done": self._done, "total": self._total, "unit": self._unit, "seconds": seconds}
         self._on_event(Event("progress", self._step, data))
 
     def _write(self, text: str) -> None:

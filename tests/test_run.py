@@ -436,6 +436,8 @@ def test_events_tell_the_story(place: Path) -> None:
     run(plan(load_recipe(place / "r.yaml"), place / "out"), events.append)
     assert [e.step for e in events if e.kind == "step_started"] == ["source", "one", "two", "validate"]
     progress = [e.data for e in events if e.kind == "progress" and e.step == "one"]
+    seconds = progress[-1].pop("seconds")
+    assert 0 <= seconds < 60
     assert progress[-1] == {"what": "capitals", "done": 5, "total": 5, "unit": "B"}
     json.dumps([dict(e.data) for e in events])
 

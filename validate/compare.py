@@ -135,12 +135,8 @@ def _measure_one(
         if session is None:
             return result, None
         running = RunningCandidate(candidate, session, result)
-        for fresh in (m for m in asking if m.FRESH):
-            _run_measure(fresh, running)
         _measure_windows(comparison, asking, running, slice(0, comparison.questions.ends_of_steps[0]))
-        for alone in (m for m in asking if not m.FRESH and not isinstance(m, WindowMeasure)):
-            if alone.TAKES_LONG:
-                comparison.progress.start(f"{_name(candidate)}: {alone.PART}", 0, "tok")
+        for alone in (m for m in asking if not isinstance(m, WindowMeasure)):
             _run_measure(alone, running)
     return result, running
 
@@ -173,7 +169,7 @@ def _measure_windows(
     """The windows of a step, as long as nothing is wrong with the candidate; it may want more when they are read."""
     comparing = [m for m in asking if isinstance(m, WindowMeasure)]
     progress, windows = comparison.progress, _windows(comparison.questions, step)
-    progress.start(f"{_name(running.candidate)}: logits", sum(len(w.tokens) for w in windows), "tok")
+    progress.start(f"{running.candidate.label}: logits", sum(len(w.tokens) for w in windows), "tok")
     answers = running.session.logits_of([w.tokens for w in windows])
     for window in windows:
         if running.result.is_settled:
@@ -199,16 +195,12 @@ def _windows(questions: Questions, step: slice) -> list[Window]:
     return [Window(number, name, tokens) for number, (name, tokens) in enumerate(named)][step]
 
 
-def _name(candidate: Candidate) -> str:
-    return candidate.name or candidate.path.name
-
-
 @contextmanager
 def _opened(
     comparison: Comparison, candidate: Candidate, result: Measurement, threads: int | None
 ) -> Iterator[Session | None]:
     """The candidate's session, open in the block; None where there is none, and why is written down."""
-    comparison.progress.start(f"{_name(candidate)}: opening", 0, "tok")
+    comparison.progress.start(f"{candidate.label}: opening", 0, "tok")
     context = max(map(len, comparison.questions.windows), default=1)
     session = _open(candidate, result, context, threads)
     with session or nullcontext():

@@ -15,19 +15,31 @@ Choose = Callable[[Sequence[int], Sequence[Tokens]], Sequence[Tokens]]
 """Of some prompts, by number, and a draft behind each: the choices behind the prompt and behind each draft token."""
 
 
-def texts(choose: Choose, drafts: Sequence[Sequence[Tokens]], count: int, ends: Collection[int]) -> list[list[int]]:
+def texts(
+    choose: Choose,
+    drafts: Sequence[Sequence[Tokens]],
+    count: int,
+    ends: Collection[int],
+    on_known: Callable[[int], None] = lambda tokens: None,
+) -> list[list[int]]:
     """What the reference writes greedily after each prompt, at most `count` tokens, an end as the last one.
 
     `drafts` are what others wrote after each prompt, the likeliest to be right first; none is no error, and costs a
-    pass a token.
+    pass a token. `on_known` hears after each pass how many tokens more are known; those behind an end count as known.
     """
     known: list[list[int]] = [[] for _ in drafts]
+
+    def reached(unfinished: Sequence[int]) -> int:
+        return sum(len(known[i]) for i in unfinished) + count * (len(drafts) - len(unfinished))
+
     unfinished = list(range(len(drafts)))
     while unfinished:
         asked = [_draft(known[i], drafts[i], count) for i in unfinished]
+        before = reached(unfinished)
         for i, draft, choices in zip(unfinished, asked, choose(unfinished, asked), strict=True):
             known[i] = _accepted(draft, choices, count, ends)
         unfinished = [i for i in unfinished if len(known[i]) < count and not (known[i] and known[i][-1] in ends)]
+        on_known(reached(unfinished) - before)
     return known
 
 

@@ -50,6 +50,11 @@ class Candidate:
     key: str = ""  # of all its measurement depends on but the questions; empty: nothing of it is kept
     limits: Mapping[str, float] = field(default_factory=dict)  # by metric; where texts are read in steps, until decided
 
+    @property
+    def label(self) -> str:
+        """What it is called where people read."""
+        return self.name or self.path.name
+
 
 @dataclass(frozen=True)
 class Questions:

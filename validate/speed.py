@@ -2,13 +2,15 @@
 
 Prefill is `logits` of a window, from an empty cache, so it includes the head's work at every position and the copy of
 its result. Decode is `decode_logits`: tokens fed one at a time, so that a model that ends its text early is not a fast
-one. Both are measured where the session lives: nothing of it is the way between two processes.
+one. Both are measured where the session lives: nothing of it is the way between two processes. What was read for other
+measures counts (Paces), so that a model that reads slowly need not read the same text again to say so.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,17 +49,44 @@ class Measurable(Protocol):
     def decode_logits(self, tokens: Sequence[int]) -> np.ndarray: ...
 
 
-def measure_speed(session: Measurable, tokens: Sequence[int], decode: int = DECODE_TOKENS) -> Speed:
-    """The best pass over `tokens`, and over the first `decode` of them fed one at a time.
+class Paces:
+    """What a session took for the passes that were asked of it, by method."""
+
+    def __init__(self) -> None:
+        self._passes: dict[str, list[tuple[int, float]]] = {}  # tokens, seconds
+
+    @contextmanager
+    def counting(self, method: str, args: Sequence[object]) -> Iterator[None]:
+        """Counts the block as a pass over the tokens that `method` was given, where it is one that reads or feeds."""
+        start = time.perf_counter()
+        yield
+        if method in ("logits", "decode_logits") and args and isinstance(args[0], Sequence):
+            self._passes.setdefault(method, []).append((len(args[0]), time.perf_counter() - start))
+
+    def rate(self, method: str) -> float | None:
+        """Tokens a second of the fastest of the long passes; None where they were too short to say."""
+        passes = self._passes.get(method, [])
+        longest = max((count for count, _ in passes), default=0)
+        long = [(count, seconds) for count, seconds in passes if 2 * count > longest]
+        steady = bool(long) and sum(seconds for _, seconds in long) >= STEADY_SECONDS
+        return max(count / seconds for count, seconds in long) if steady else None
+
+
+def measure_speed(
+    session: Measurable, tokens: Sequence[int], decode: int = DECODE_TOKENS, paces: Paces | None = None
+) -> Speed:
+    """The best pass over `tokens`, and over the first `decode` of them fed one at a time; `paces` may know them.
 
     Takes at most about half a minute: where a runtime is slow the passes are made shorter. Load time and threads are
     what the session says of itself. Raises ValueError where there are no tokens.
     """
     if not tokens:
         raise ValueError("there are no tokens to measure speed with")
+    known = paces or Paces()
     return Speed(
-        prefill_tokens_per_second=_rate(session.logits, tokens, WARM_TOKENS, PREFILL_SECONDS),
-        decode_tokens_per_second=_rate(session.decode_logits, tokens[:decode], WARM_DECODE, DECODE_SECONDS),
+        prefill_tokens_per_second=known.rate("logits") or _rate(session.logits, tokens, WARM_TOKENS, PREFILL_SECONDS),
+        decode_tokens_per_second=known.rate("decode_logits")
+        or _rate(session.decode_logits, tokens[:decode], WARM_DECODE, DECODE_SECONDS),
         load_seconds=session.load_seconds,
         threads=session.threads,
     )

@@ -95,30 +95,34 @@ class _Plain:
         if line := step_line(event):
             click.echo(line)
         elif event.kind == "task":
-            self._tasks[event.step] = _Task(now, now)
+            self._tasks[event.step] = _Task(now)
             if event.data["total"]:
                 click.echo(f"{event.step}:   {event.data['what']}")
         elif event.kind == "progress" and (task := self._tasks.get(event.step)):
             if now - task.last >= PLAIN_SECONDS:
                 task.last = now
-                click.echo(f"{event.step}:   {event.data['what']} {_how_far(event.data, now - task.began)}")
+                click.echo(f"{event.step}:   {event.data['what']} {_how_far(event.data)}")
         elif event.kind == "note" and self._verbose:
             click.echo(f"{event.step}:   {event.data['text']}")
 
 
 @dataclass
 class _Task:
-    """When a step's task began, and when it was last shown."""
+    """When a step's task was last shown."""
 
-    began: float
     last: float
 
 
-def _how_far(data: JsonObject, seconds: float) -> str:
-    speed = data["done"] / max(seconds, 1e-9)
+def _how_far(data: JsonObject) -> str:
+    """Of a progress event: how much is done, how fast, for how long; the time alone where there is nothing to count."""
+    done, total, seconds = data["done"], data["total"], data["seconds"]
+    if not total:
+        return f"{seconds:.0f} s"
     if data["unit"] == "B":
-        return f"{size(data['done'])} of {size(data['total'])}, {size(speed)}/s"
-    return f"{data['done']} of {data['total']} {data['unit']}, {speed:.0f} {data['unit']}/s"
+        return f"{size(done)} of {size(total)}, {size(done / max(seconds, 0.1))}/s, {seconds:.0f} s"
+    rate = done / max(seconds, 0.1)
+    speed = f", {rate:.0f} {data['unit']}/s" if rate >= 1 else ""
+    return f"{done} of {total} {data['unit']}{speed}, {seconds:.0f} s"
 
 
 @contextlib.contextmanager
@@ -130,22 +134,19 @@ def _bars(verbose: bool) -> Iterator[OnEvent]:
     console = Console(highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[far]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        bars: dict[str, tuple[TaskID, float]] = {}  # of each step that runs: its bar, and since when
+        bars: dict[str, TaskID] = {}  # of each step that runs
 
         def clear(step: str) -> None:
             if step in bars:
-                progress.remove_task(bars.pop(step)[0])
+                progress.remove_task(bars.pop(step))
 
         def on_event(event: Event) -> None:
             if event.kind == "task":
                 clear(event.step)
                 what = escape(f"{event.step}: {event.data['what']}")
-                bar = progress.add_task(what, total=event.data["total"] or None, far="")
-                bars[event.step] = bar, time.monotonic()
+                bars[event.step] = progress.add_task(what, total=event.data["total"] or None, far="")
             elif event.kind == "progress" and event.step in bars:
-                bar, began = bars[event.step]
-                far = _how_far(event.data, time.monotonic() - began)
-                progress.update(bar, completed=event.data["done"], far=far)
+                progress.update(bars[event.step], completed=event.data["done"], far=_how_far(event.data))
             elif line := step_line(event):
                 clear("plan")  # which is over once a step begins
                 clear(event.step)

@@ -18,7 +18,7 @@ from tests.fixtures_validate import folder, tiny_text, weights
 from tests.validate.stand_ins import SpeaksNothing
 from validate import runtimes, speed
 from validate.runtimes import NotOnThisMachine, Session, Unsupported, llama_cpp, onnxruntime, transformers
-from validate.speed import measure_speed
+from validate.speed import Paces, measure_speed
 
 __all__ = ["text_graphs", "tiny_text"]  # fixtures
 
@@ -99,6 +99,29 @@ def test_a_device_that_is_missing_is_said_and_not_left_out() -> None:
 
     with pytest.raises(NotOnThisMachine, match="no kernel"):
         Elsewhere(0.0).speed(TOKENS)
+
+
+def test_what_was_read_for_others_counts_and_is_not_read_again() -> None:
+    session, paces = Steady(0.002), Paces()
+    for tokens in (TOKENS[:10], TOKENS, TOKENS):
+        with paces.counting("logits", (tokens,)):
+            session.logits(tokens)
+    session.read.clear()
+    got = measure_speed(session, TOKENS, paces=paces)
+    assert_about(got.prefill_tokens_per_second, 500)
+    assert session.read == []
+    assert session.fed, "nothing was fed before"
+    assert_about(got.decode_tokens_per_second, 250)
+
+
+def test_passes_too_short_to_say_are_made_anew() -> None:
+    session, paces = Steady(0.0002), Paces()
+    with paces.counting("logits", (TOKENS,)):
+        session.logits(TOKENS)
+    session.read.clear()
+    assert paces.rate("logits") is None
+    assert measure_speed(session, TOKENS, paces=paces).prefill_tokens_per_second
+    assert session.read
 
 
 def test_loading_is_counted_also_when_it_fails() -> None:

@@ -1,6 +1,6 @@
 """What a measure is: when it is made, what it needs, and what it writes into a candidate's Measurement.
 
-SessionMeasure    of an open candidate, one after the other (FRESH: of each, before anything else)
+SessionMeasure    of an open candidate, one after the other
 WindowMeasure     of the logits of every window, one after the other
 FileMeasure       of a candidate's files; nothing runs
 """
@@ -70,8 +70,6 @@ class Measure(ABC):
 class SessionMeasure(Measure):
     """A measure of what a candidate's session answers."""
 
-    FRESH: ClassVar[bool] = False
-    """Whether it goes before everything else that makes a candidate's process larger."""
     NEEDS: ClassVar[tuple[Ability, ...]] = ()
     """What a session has to be able to do; `without` says what becomes of one that cannot."""
     AFTER: ClassVar[tuple[type[Measure], ...]] = ()
@@ -80,8 +78,6 @@ class SessionMeasure(Measure):
     """Whether it says something new of a candidate with which something is wrong already."""
     WRITTEN: ClassVar[str] = ""
     """The name in `Measurement.written` of what `settle` judges; empty where nothing is written."""
-    TAKES_LONG: ClassVar[bool] = False
-    """Whether it is worth a line of progress."""
 
     def is_asked(self, running: RunningCandidate) -> bool:
         """Whether reference, questions and candidate give anything to measure; it may write down why not."""
@@ -90,6 +86,10 @@ class SessionMeasure(Measure):
     def without(self, running: RunningCandidate, ability: Ability) -> None:
         """What becomes of a candidate whose session has not what this needs: a failure, if nothing else is said."""
         raise Unsupported(f"this runtime has no {ability}")
+
+    def begin(self, running: RunningCandidate, total: int, unit: str) -> None:
+        """Progress starts for what takes a while: `total` pieces of this measure, of this candidate."""
+        self.progress.start(f"{running.candidate.label}: {self.PART}", total, unit)
 
     def on_reference_window(self, window: Window, logits: CompressedLogits) -> None:
         """The reference has read a window: for what looks for something in its texts."""

@@ -14,7 +14,7 @@ class Cache(SessionMeasure):
     """A candidate against itself. One that cannot be fed is not measured: a limit on it says so."""
 
     PART = "decoding"
-    PLACE = 20
+    PLACE = 5
     NEEDS = (Ability.DECODE,)
 
     def without(self, running: RunningCandidate, ability: Ability) -> None:

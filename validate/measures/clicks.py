@@ -36,7 +36,7 @@ class Clicks(SessionMeasure):
         # One a question, as a user would ask, but where that takes minutes for the same answers.
         batch = 1 if candidate.runtime is None else candidate.runtime.IMAGE_BATCH
         written = list[list[int]]()
-        self.progress.start(f"{candidate.name or candidate.path.name}: clicks", len(tasks), "click")
+        self.progress.start(f"{candidate.label}: clicks", len(tasks), "click")
         for here in _batches(len(tasks), batch):
             images = [_pixels(task) for task in tasks[here]]
             written += running.session.image_generate(self._prompts[here], images, vision.ANSWER_TOKENS)
@@ -46,9 +46,7 @@ class Clicks(SessionMeasure):
 
     def settle(self, wrote: Sequence[tuple[Candidate, Measurement]]) -> None:
         tasks = self.questions.clicks
-        self.progress.start("the source reads clicks", 0, "click")
-        ends = self.reference.identity().end_of_generation
-        texts = reference_texts(self._choose, wrote, self.WRITTEN, vision.ANSWER_TOKENS, ends)
+        texts = reference_texts(self, self._choose, wrote, vision.ANSWER_TOKENS)
         wanted = [vision.click(self.reference.detokenize(text)) for text in texts]
         tools = [task.tools for task in tasks]
         for _, result in wrote:

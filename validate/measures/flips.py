@@ -25,9 +25,7 @@ class Flips(SessionMeasure):
     def measure(self, running: RunningCandidate) -> None:
         questions, result = self.questions.choices, running.result
         wanted = self._reference_scores
-        self.progress.start(
-            f"choices of {running.candidate.name or running.candidate.path.name}", len(questions), "item"
-        )
+        self.begin(running, len(questions), "item")
         got = list[list[float]]()
         for found in choices.scores(running.session, questions):
             got.append(found)

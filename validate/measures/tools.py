@@ -20,7 +20,6 @@ class Tools(SessionMeasure):
     PART = "tool calls"
     PLACE = 50
     NEEDS = (Ability.GENERATE,)
-    TAKES_LONG = True
     WRITTEN = "tool calls"
 
     def is_asked(self, running: RunningCandidate) -> bool:
@@ -28,19 +27,21 @@ class Tools(SessionMeasure):
 
     def measure(self, running: RunningCandidate) -> None:
         session, result = running.session, running.result
-        written = [session.generate(prompt.tokens, toolcalls.ANSWER_TOKENS) for prompt in self.questions.tool_prompts]
+        self.begin(running, len(self.questions.tool_prompts), "answer")
+        written = list[list[int]]()
+        for prompt in self.questions.tool_prompts:
+            written.append(session.generate(prompt.tokens, toolcalls.ANSWER_TOKENS))
+            self.progress.advance(1)
         result.written[self.WRITTEN] = written
         result.answers[self.WRITTEN] = [session.detokenize(tokens) for tokens in written]
 
     def settle(self, wrote: Sequence[tuple[Candidate, Measurement]]) -> None:
-        self.progress.start("the source reads tool calls", 0, "tok")
         prompts, reference = self.questions.tool_prompts, self.reference
         texts = reference_texts(
+            self,
             lambda rows, drafts: reference.choices([prompts[i].tokens for i in rows], drafts),
             wrote,
-            self.WRITTEN,
             toolcalls.ANSWER_TOKENS,
-            reference.identity().end_of_generation,
         )
         tools, wanted = [prompt.tools for prompt in prompts], [reference.detokenize(text) for text in texts]
         for _, result in wrote:

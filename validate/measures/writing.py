@@ -20,22 +20,23 @@ class Writing(SessionMeasure):
     PART = "greedy"
     PLACE = 30
     NEEDS = (Ability.GENERATE,)
-    TAKES_LONG = True
     WRITTEN = "greedy"
 
     def measure(self, running: RunningCandidate) -> None:
-        written = [running.session.generate(prompt, GREEDY_TOKENS) for prompt in self._prompts]
+        self.begin(running, len(self._prompts), "text")
+        written = list[list[int]]()
+        for prompt in self._prompts:
+            written.append(running.session.generate(prompt, GREEDY_TOKENS))
+            self.progress.advance(1)
         running.result.written[self.WRITTEN] = written
 
     def settle(self, wrote: Sequence[tuple[Candidate, Measurement]]) -> None:
-        self.progress.start("the source reads what was written", 0, "tok")
-        prompts, ends = self._prompts, self.reference.identity().end_of_generation
+        prompts = self._prompts
         wanted = reference_texts(
-            lambda rows, drafts: self.reference.choices([prompts[i] for i in rows], drafts),
+            self,
+            lambda rows, texts: self.reference.choices([prompts[i] for i in rows], texts),
             wrote,
-            self.WRITTEN,
             GREEDY_TOKENS,
-            ends,
         )
         for _, result in wrote:
             result.greedy = continuation.compare_continuations(prompts, wanted, result.written[self.WRITTEN])

@@ -17,7 +17,7 @@ from validate import plugins
 from validate.errors import RuntimeFailure
 from validate.runtimes._pipe import receive, send
 from validate.runtimes.base import Runtime, Session
-from validate.speed import Speed, peak_memory_bytes
+from validate.speed import Paces, Speed, measure_speed, peak_memory_bytes
 
 Question: TypeAlias = tuple[str, Sequence[object], Mapping[str, object]]  # a method of Session, and what it is given
 
@@ -28,6 +28,7 @@ def main(reference: str, descriptor: int) -> None:
     threading.Thread(target=_exit_with_parent, args=(descriptor,), daemon=True).start()
     runtime = cast(type[Runtime], plugins.load(reference))()
     session: Session | None = None
+    paces = Paces()
     with Connection(descriptor) as pipe:
         while True:
             try:
@@ -39,8 +40,11 @@ def main(reference: str, descriptor: int) -> None:
                 if session is None:  # the first question is always "open"
                     session = methodcaller(method, *args, **options)(runtime)
                     answer = ("answer", None)
+                elif method == "speed":
+                    answer = ("answer", _speed(session, cast(Sequence[int], args[0]), paces))
                 else:
-                    answer = ("answer", _measured(methodcaller(method, *args, **options)(session)))
+                    with paces.counting(method, args):
+                        answer = ("answer", methodcaller(method, *args, **options)(session))
             except RuntimeFailure as error:
                 answer = (type(error).__name__, str(error))
             except Exception as error:  # whatever it is, the other side has to know
@@ -50,9 +54,9 @@ def main(reference: str, descriptor: int) -> None:
         session.close()
 
 
-def _measured(value: object) -> object:
-    """The answer; a speed with the memory of this process, which holds this model alone."""
-    return replace(value, peak_memory_bytes=peak_memory_bytes()) if isinstance(value, Speed) else value
+def _speed(session: Session, tokens: Sequence[int], paces: Paces) -> Speed:
+    """How fast the session is, with the memory of this process, which holds this model alone."""
+    return replace(measure_speed(session, tokens, paces=paces), peak_memory_bytes=peak_memory_bytes())
 
 
 def _exit_with_parent(descriptor: int) -> None:

@@ -157,7 +157,7 @@ class Session(ABC):
     # ---- what follows
 
     def speed(self, tokens: Sequence[int]) -> Speed:
-        """How fast it reads and writes, at most a window; asked first, so that the peak of memory is that of this."""
+        """How fast it reads and writes, at most a window; asked behind these two, before what takes more memory."""
         return measure_speed(self, tokens)
 
     @contextlib.contextmanager
