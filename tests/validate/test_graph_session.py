@@ -47,6 +47,8 @@ def test_text_is_read_and_written_as_by_the_source(
         np.testing.assert_allclose(got, wanted, atol=1e-5)
         np.testing.assert_allclose(session.decode_logits(ids), wanted, atol=1e-5)
         assert session.generate(ids, 12) == reference.generate(ids, 12)
+        for prompts in ([ids[:4], ids[2:6], ids[5:9]], [ids, ids[:3], ids[4:5]]):  # of one length, and of several
+            assert session.generate_all(prompts, 12) == [reference.generate(prompt, 12) for prompt in prompts]
         np.testing.assert_array_equal(session.logits(ids), got)  # an empty cache at every start
         identity = session.identity()
         assert (identity.vocab, identity.eos, identity.has_vision) == (512, reference.identity().eos, False)

@@ -85,6 +85,10 @@ def test_both_sides_answer_the_same_questions_alike(reference: Any, candidate: A
     np.testing.assert_allclose(got, wanted, atol=2e-5)
     np.testing.assert_allclose(candidate.decode_logits(ids), wanted, atol=2e-5)
     assert candidate.generate(ids, 12) == reference.generate(ids, 12)
+    for prompts in ([ids[:4], ids[2:6], ids[5:9]], [ids, ids[:3], ids[4:5]]):  # of one length, and of several
+        alone = [reference.generate(prompt, 12) for prompt in prompts]
+        assert candidate.generate_all(prompts, 12) == reference.generate_all(prompts, 12) == alone
+    np.testing.assert_allclose(candidate.logits(ids), got, atol=1e-6)  # what was written before leaves nothing behind
     messages = [{"role": "user", "content": "hello"}]
     assert candidate.render(messages, None, True) == reference.render(messages, None, True)
 

@@ -24,11 +24,8 @@ class Writing(SessionMeasure):
 
     def measure(self, running: RunningCandidate) -> None:
         self.begin(running, len(self._prompts), "text")
-        written = list[list[int]]()
-        for prompt in self._prompts:
-            written.append(running.session.generate(prompt, GREEDY_TOKENS))
-            self.progress.advance(1)
-        running.result.written[self.WRITTEN] = written
+        running.result.written[self.WRITTEN] = running.session.generate_all(self._prompts, GREEDY_TOKENS)
+        self.progress.advance(len(self._prompts))
 
     def settle(self, wrote: Sequence[tuple[Candidate, Measurement]]) -> None:
         prompts = self._prompts

@@ -130,6 +130,17 @@ class GraphSession(CheckpointFolder):
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         return self._continue(*self._read(_text(self._ids(tokens))), count)[0]
 
+    def generate_all(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+        if self._takes_one_row or len(set(map(len, prompts))) != 1:
+            return super().generate_all(prompts, count)
+        ids = np.concatenate([self._ids(prompt) for prompt in prompts])
+        return self._continue(*self._read(_text(ids)), count)
+
+    @property
+    def _takes_one_row(self) -> bool:
+        """Whether a graph was made for one text at a time."""
+        return any(isinstance(port.shape[0], int) for port in self._main.inputs.values() if port.shape)
+
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:

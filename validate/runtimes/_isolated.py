@@ -158,6 +158,9 @@ class IsolatedSession(Session):
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         return self._ask(list[int], "generate", tokens, count)
 
+    def generate_all(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+        return self._ask(list[list[int]], "generate_all", prompts, count)
+
     def render(self, messages: Sequence[Message], tools: Sequence[Message] | None, generation_prompt: bool) -> str:
         return self._ask(str, "render", messages, tools, generation_prompt)
 

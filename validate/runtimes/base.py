@@ -130,6 +130,10 @@ class Session(ABC):
         """At most `count` tokens that follow, greedily; an end-of-generation token is the last one."""
         raise _unsupported("generate")
 
+    def generate_all(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+        """As `generate`, after each prompt; a session that can writes all of them at once, in less time."""
+        return [self.generate(prompt, count) for prompt in prompts]
+
     def render(self, messages: Sequence[Message], tools: Sequence[Message] | None, generation_prompt: bool) -> str:
         """The conversation as the runtime's own template engine writes it."""
         raise _unsupported("render")

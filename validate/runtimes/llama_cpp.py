@@ -86,7 +86,7 @@ class LlamaSession(Session):
         self._log = _Log()
         self._path, self.threads = model, threads or useful_threads(model)
         self._model = self._context = self._vision = None
-        self._room = 0  # tokens that fit into the context
+        self._room, self._rows = 0, 1  # tokens that fit into the context, of each of so many texts
         self._server: LlamaServer | None = None  # once one was needed
         self._pixel_limits: tuple[int, int] | None = None
         self._lib.llama_backend_init()
@@ -109,12 +109,13 @@ class LlamaSession(Session):
         if projector is not None:
             self._open_projector(projector)
 
-    def _make_room(self, tokens: int) -> None:
-        """A context for at least `tokens` positions, all of which may ask for logits."""
-        if self._room >= tokens:
+    def _make_room(self, tokens: int, rows: int = 1) -> None:
+        """A context for at least `tokens` positions of each of `rows` texts, all of which may ask for logits."""
+        if self._room >= tokens and self._rows == rows:
             return
         params = api.context_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = -(-tokens // 256) * 256  # llama.cpp rounds to 256 itself
+        params.n_batch = params.n_ubatch = -(-tokens // 256) * 256  # llama.cpp rounds to 256 itself
+        params.n_ctx, params.n_seq_max = rows * params.n_batch, rows
         params.n_threads = params.n_threads_batch = self.threads
         params.type_k = params.type_v = api.GGML_TYPE_F32
         params.flash_attn_type = api.FLASH_ATTENTION_OFF
@@ -126,7 +127,7 @@ class LlamaSession(Session):
         cache = [line for line in self._log.lines if "K (" in line and "V (" in line]
         if cache and "K (f32)" not in cache[-1]:
             raise RuntimeFailure(f"llama.cpp was asked for an F32 cache and made another: {cache[-1]}")
-        self._room = params.n_ctx
+        self._room, self._rows = params.n_batch, rows
 
     def _open_projector(self, projector: Path) -> None:
         params = api.image_params()
@@ -238,6 +239,23 @@ class LlamaSession(Session):
         self._decode(tokens, 0)
         return self._continue(len(tokens), count)
 
+    def generate_all(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+        """All in one context: what a token costs is mostly that the weights are read, and they are read once for all."""
+        self._make_room(max(map(len, prompts)) + count, len(prompts))
+        self._clear_cache()
+        written = list[list[int]]()
+        for row, prompt in enumerate(prompts):
+            self._decode(prompt, 0, row=row)
+            written.append([int(self._last_logits().argmax())])
+        for _ in range(1, count):
+            going = [i for i, text in enumerate(written) if not self._lib.llama_vocab_is_eog(self._vocab, text[-1])]
+            if not going:
+                break
+            self._decode_places([(written[i][-1], len(prompts[i]) + len(written[i]) - 1, i, True) for i in going])
+            for place, i in enumerate(going):
+                written[i].append(int(self._last_logits(place).argmax()))
+        return written
+
     def _continue(self, position: int, count: int) -> list[int]:
         """Greedy tokens after what was decoded last."""
         out: list[int] = []
@@ -251,9 +269,9 @@ class LlamaSession(Session):
                 position += 1
         return out
 
-    def _last_logits(self) -> np.ndarray:
-        """A view of llama.cpp's own buffer: the next decode overwrites it."""
-        last = self._lib.llama_get_logits_ith(self._context, -1)
+    def _last_logits(self, place: int = -1) -> np.ndarray:
+        """Of a token of the last decode, a view of llama.cpp's own buffer: the next decode overwrites it."""
+        last = self._lib.llama_get_logits_ith(self._context, place)
         if not last:
             raise self._log.failure("has no logits for the last token")
         return np.ctypeslib.as_array(last, (self._n_vocab,))
@@ -261,21 +279,26 @@ class LlamaSession(Session):
     def _clear_cache(self) -> None:
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
 
-    def _decode(self, tokens: Sequence[int], position: int, every: bool = False) -> None:
-        if not tokens:
+    def _decode(self, tokens: Sequence[int], position: int, every: bool = False, row: int = 0) -> None:
+        """Read tokens of one text; `every` one of them has logits then, or the last."""
+        last = len(tokens) - 1
+        self._decode_places([(token, position + i, row, every or i == last) for i, token in enumerate(tokens)])
+
+    def _decode_places(self, places: Sequence[tuple[int, int, int, bool]]) -> None:
+        """Read tokens: what, where in its text, which text, and whether it has logits then."""
+        if not places:
             raise RuntimeFailure("there are no tokens to decode")
-        wrong = [t for t in tokens if not 0 <= t < self._n_vocab]
+        wrong = [token for token, *_ in places if not 0 <= token < self._n_vocab]
         if wrong:
             raise RuntimeFailure(f"token id {wrong[0]} is outside of a vocabulary of {self._n_vocab}")
-        batch = self._lib.llama_batch_init(len(tokens), 0, 1)
+        batch = self._lib.llama_batch_init(len(places), 0, 1)
         try:
-            batch.n_tokens = len(tokens)
-            for i, token in enumerate(tokens):
-                batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position + i, 1
-                batch.seq_id[i][0] = 0
-                batch.logits[i] = every or i == len(tokens) - 1
+            batch.n_tokens = len(places)
+            for i, (token, position, row, logits) in enumerate(places):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, logits
+                batch.seq_id[i][0] = row
             if self._lib.llama_decode(self._context, batch):
-                raise self._log.failure(f"could not decode {len(tokens)} tokens at position {position}")
+                raise self._log.failure(f"could not decode {len(places)} tokens at position {places[0][1]}")
         finally:
             self._lib.llama_batch_free(batch)
 

@@ -136,8 +136,13 @@ class TransformersSession(CheckpointFolder):
             self._model.base_model(input_ids=self._torch.tensor([list(tokens)]), use_cache=False)
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
-        ids = self._torch.tensor([list(tokens)])
-        return self._greedy({"input_ids": ids, "attention_mask": self._torch.ones_like(ids)}, count)[0]
+        return self.generate_all([tokens], count)[0]
+
+    def generate_all(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+        if len(set(map(len, prompts))) != 1:
+            return super().generate_all(prompts, count)
+        ids = self._torch.tensor([list(prompt) for prompt in prompts])
+        return self._greedy({"input_ids": ids, "attention_mask": self._torch.ones_like(ids)}, count)
 
     def _greedy(self, inputs: Mapping[str, Tensor], count: int) -> list[list[int]]:
         ends = sorted(self.identity().end_of_generation)
