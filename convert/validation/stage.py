@@ -105,7 +105,7 @@ def _measurement_key(row: Output, bundle: Bundle, runtime: Runtime | None, refer
         return ""
     words = {
         "files": sorted((file.path.name, file.sha256) for file in files),
-        "runtime": [runtime.NAME, provenance.versions(runtime.DISTRIBUTIONS)],
+        "runtime": [runtime.NAME, provenance.versions(runtime.DISTRIBUTIONS), runtime.build()],
         "reference": reference_key,
         "version": ValidateStage.VERSION,
         "text_only": row.text_only,
@@ -287,8 +287,11 @@ class ValidateStage(Stage[ValidateOptions]):
         return tuple(dict.fromkeys((*self.TOOLS, *found)))
 
     def versions(self, options: ValidateOptions) -> Mapping[str, str]:
-        """What runs outputs in other environments, asked there: another version, another measurement."""
-        return versions_elsewhere(options)
+        """What runs outputs in other environments, asked there, and builds of the user's own: other measurements."""
+        from validate import runtimes
+
+        builds = {name: runtimes.load(name).build() for name in runtimes.names()}
+        return {**versions_elsewhere(options), **{name: build for name, build in builds.items() if build}}
 
     def reads(self, options: ValidateOptions) -> list[Path]:
         """The files whose content decides the report: what the recipe names, and the screenshots the clicks name."""

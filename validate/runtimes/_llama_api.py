@@ -1,5 +1,8 @@
 """llama.cpp's C API, called through ctypes in the shared library of the xllamacpp wheel. No compiler needed.
 
+The environment variable CONVERT_LLAMA_CPP names another build to call instead: a folder with libllama in it, beside it
+libmtmd where images are to be shown. One made for this machine reads twice as fast as the wheel, which is for any.
+
 Structs that are passed by value are declared as llama.h and mtmd.h of build 11549 lay them out, with room behind for
 fields a later build adds, and are filled by llama.cpp's own `*_default_params()`. Before a field is set, `defaults`
 compares what came back with the defaults those headers document: a build that moved a field is refused by name
@@ -22,6 +25,7 @@ from validate.errors import RuntimeFailure
 if TYPE_CHECKING:
     from ctypes import _CDataType
 
+OWN_BUILD = "CONVERT_LLAMA_CPP"
 GGML_TYPE_F32 = 0
 GGML_TYPE_F16 = 1
 GGUF_UINT32, GGUF_FLOAT32, GGUF_ARRAY = 4, 6, 9  # gguf_type
@@ -184,8 +188,33 @@ _SIGNATURES: tuple[tuple[str, type[_CDataType] | None, list[type[_CDataType]]], 
 )
 
 
+def own_build() -> Path | None:
+    """The library of the build that the user names: libmtmd, which brings libllama along, else libllama itself.
+
+    None where none is named; RuntimeFailure where there is no library at the place named.
+    """
+    named = os.environ.get(OWN_BUILD)
+    if not named:
+        return None
+    folder = Path(named).absolute()
+    for name in ("mtmd", "llama"):
+        for suffix in (".so", ".dylib", ".dll"):
+            path = folder / f"lib{name}{suffix}"
+            if path.is_file():
+                return path
+    raise RuntimeFailure(
+        f"{OWN_BUILD} is {named}: there is no libllama.so in it; name the folder of a llama.cpp build's libraries "
+        "(build/bin, built with -DBUILD_SHARED_LIBS=ON)"
+    )
+
+
 def library_path() -> Path | None:
-    """The shared library with llama.cpp in it, found without importing xllamacpp; None when it is not installed."""
+    """The shared library with llama.cpp in it: the user's own build, else that of xllamacpp, which is not imported.
+
+    None when xllamacpp is not installed.
+    """
+    if own := own_build():
+        return own
     spec = importlib.util.find_spec("xllamacpp")
     folders = (spec.submodule_search_locations or []) if spec else []
     return next((found for folder in folders for found in Path(folder).glob("xllamacpp*.so")), None)
@@ -197,8 +226,13 @@ def library() -> C.CDLL:
     path = library_path()
     if path is None:
         raise RuntimeFailure("xllamacpp is not installed")
-    lib = C.CDLL(str(path))
+    try:
+        lib = C.CDLL(str(path))
+    except OSError as error:
+        raise RuntimeFailure(f"{path} does not load: {error}") from error
     for name, result, arguments in _SIGNATURES:
+        if name.startswith("mtmd") and path.stem == "libllama":
+            continue  # a build without it shows no images
         try:
             function = getattr(lib, name)
         except AttributeError as error:
@@ -207,6 +241,12 @@ def library() -> C.CDLL:
             ) from error
         function.restype, function.argtypes = result, arguments
     return lib
+
+
+def shows_images() -> bool:
+    """Whether the library has mtmd in it."""
+    path = library_path()
+    return path is not None and path.stem != "libllama"
 
 
 def context_params() -> ContextParams:

@@ -278,6 +278,10 @@ class Runtime(ABC):
     def version(self) -> str:
         """What runs, for the report: "xllamacpp 2026.10.11549"."""
 
+    def build(self) -> str:
+        """What decides what it measures beside the versions of its distributions; empty where nothing does."""
+        return ""
+
     @abstractmethod
     def open(
         self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None

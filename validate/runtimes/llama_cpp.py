@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes as C
+import hashlib
 import importlib.metadata
 import os
 from collections import deque
@@ -46,7 +47,8 @@ class _Log:
         """Make llama.cpp write into this; its server puts a log of its own in place."""
         lib = api.library()
         _Log.active = self
-        for set_log in (lib.llama_log_set, lib.mtmd_helper_log_set, lib.mtmd_log_set):
+        images = (lib.mtmd_helper_log_set, lib.mtmd_log_set) if api.shows_images() else ()
+        for set_log in (lib.llama_log_set, *images):
             set_log(_ON_LOG, None)
 
     def add(self, level: int, text: bytes) -> None:
@@ -130,6 +132,8 @@ class LlamaSession(Session):
         self._room, self._rows = params.n_batch, rows
 
     def _open_projector(self, projector: Path) -> None:
+        if not api.shows_images():
+            raise Unsupported(f"{api.library_path()} has no libmtmd beside it, which shows images to llama.cpp")
         params = api.image_params()
         params.n_threads, params.print_timings, params.warmup = self.threads, False, False
         params.flash_attn_type = api.FLASH_ATTENTION_OFF
@@ -141,11 +145,9 @@ class LlamaSession(Session):
     def close(self) -> None:
         self._server = None  # its destructor stops it
         lib = self._lib
-        for free, handle in (
-            (lib.mtmd_free, self._vision),
-            (lib.llama_free, self._context),
-            (lib.llama_model_free, self._model),
-        ):
+        if self._vision:
+            lib.mtmd_free(self._vision)
+        for free, handle in ((lib.llama_free, self._context), (lib.llama_model_free, self._model)):
             if handle:
                 free(handle)
         self._vision = self._context = self._model = None
@@ -240,7 +242,7 @@ class LlamaSession(Session):
         return self._continue(len(tokens), count)
 
     def generate_all(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
-        """All in one context: what a token costs is mostly that the weights are read, and they are read once for all."""
+        """All in one context: what a token costs is mostly to read the weights, and they are read once for all."""
         self._make_room(max(map(len, prompts)) + count, len(prompts))
         self._clear_cache()
         written = list[list[int]]()
@@ -385,7 +387,7 @@ class LlamaSession(Session):
 
 
 class LlamaCpp(Runtime):
-    """llama.cpp, in the xllamacpp wheel."""
+    """llama.cpp, in the xllamacpp wheel, or a build of the user's own."""
 
     NAME = "llama.cpp"
     DISTRIBUTIONS = ("xllamacpp",)
@@ -393,13 +395,24 @@ class LlamaCpp(Runtime):
 
     def available(self) -> str | None:
         """Why llama.cpp cannot run here, or None."""
-        if api.library_path() is None:
-            return f"xllamacpp is not installed: {install_command('validate')}"
-        return None
+        try:
+            missing = api.library_path() is None
+        except RuntimeFailure as error:
+            return str(error)
+        return f"xllamacpp is not installed: {install_command('validate')}" if missing else None
 
     def version(self) -> str:
         """What ran, for the report."""
-        return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+        return self.build() or f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+
+    def build(self) -> str:
+        """The user's own build by its place and what is in it; empty for xllamacpp's."""
+        own = api.own_build()
+        if own is None:
+            return ""
+        parts = (own, *sorted(own.parent.glob("libllama.*")), *sorted(own.parent.glob("libggml*.*")))
+        digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in parts))
+        return f"{own.parent}, sha256 {digest.hexdigest()[:12]}"
 
     def open(
         self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
