@@ -73,13 +73,21 @@ class Measured:
 
 
 def measure_piece(stored: np.ndarray, source: np.ndarray) -> Piece:
-    """The sums of a piece, both float32 of one shape."""
-    a, b = stored.astype(np.float64), source.astype(np.float64)
-    finite = bool(np.isfinite(a).all())
-    a = np.where(np.isfinite(a), a, 0)
-    low, high = _gains(a, b)
-    difference = a - b
-    return Piece(a.size, float(np.vdot(difference, difference)), float(np.vdot(b, b)), finite, low, high)
+    """The sums of a piece, both float32 of one shape. Sums of a block are float32's, of blocks float64's."""
+    finite = bool(np.isfinite(stored).all())
+    stored = stored if finite else np.where(np.isfinite(stored), stored, np.float32(0))
+    difference = stored - source
+    low, high = _gains(stored, source)
+    return Piece(stored.size, _power(difference), _power(source), finite, low, high)
+
+
+def _power(values: np.ndarray) -> float:
+    """The sum of the squares."""
+    flat = values.reshape(-1)
+    whole = len(flat) - len(flat) % BLOCK
+    blocks = flat[:whole].reshape(-1, BLOCK)
+    ends = flat[whole:].astype(np.float64)
+    return float(np.einsum("ij,ij->i", blocks, blocks).sum(dtype=np.float64) + np.vdot(ends, ends))
 
 
 def measured(name: str, kind: str, pieces: Iterable[Piece]) -> Measured:
@@ -96,11 +104,11 @@ def _gains(stored: np.ndarray, source: np.ndarray) -> tuple[float, float]:
     if source.ndim < 2 or source.shape[-1] % BLOCK:
         return 1.0, 1.0
     a, b = stored.reshape(-1, BLOCK), source.reshape(-1, BLOCK)
-    power = (b * b).sum(1)
-    whole = power >= max(0.25 * float(np.median(power)), np.finfo(float).tiny)
+    power = np.einsum("ij,ij->i", b, b)
+    whole = power >= max(0.25 * float(np.median(power)), np.finfo(np.float32).tiny)
     if not whole.any():
         return 1.0, 1.0
-    gain = (a * b).sum(1)[whole] / power[whole]
+    gain = np.einsum("ij,ij->i", a, b)[whole] / power[whole]
     return float(gain.min()), float(gain.max())
 
 

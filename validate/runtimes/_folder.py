@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -289,6 +289,17 @@ def _generation(folder: Path) -> GenerationConfig | None:
     if not (folder / "generation_config.json").is_file():
         return None
     return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+
+
+def by_length(
+    prompts: Sequence[Sequence[int]], write: Callable[[Sequence[Sequence[int]]], list[list[int]]]
+) -> list[list[int]]:
+    """What `write` makes of the prompts, given those of one length together: a batch of them needs no padding."""
+    written: dict[int, list[int]] = {}
+    for length in dict.fromkeys(map(len, prompts)):
+        rows = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
+        written |= zip(rows, write([prompts[i] for i in rows]), strict=True)
+    return [written[i] for i in range(len(prompts))]
 
 
 def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:

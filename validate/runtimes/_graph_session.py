@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from validate.errors import RuntimeFailure, Unsupported
-from validate.runtimes._folder import CheckpointFolder, until_end
+from validate.runtimes._folder import CheckpointFolder, by_length, until_end
 from validate.runtimes._images.base import ImageInputs
 from validate.runtimes.base import Identity
 
@@ -131,10 +131,12 @@ class GraphSession(CheckpointFolder):
         return self._continue(*self._read(_text(self._ids(tokens))), count)[0]
 
     def generate_all(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
-        if self._takes_one_row or len(set(map(len, prompts))) != 1:
+        if self._takes_one_row:
             return super().generate_all(prompts, count)
-        ids = np.concatenate([self._ids(prompt) for prompt in prompts])
-        return self._continue(*self._read(_text(ids)), count)
+        return by_length(prompts, lambda rows: self._continue(*self._read(_text(self._rows(rows))), count))
+
+    def _rows(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        return np.concatenate([self._ids(prompt) for prompt in prompts])
 
     @property
     def _takes_one_row(self) -> bool:

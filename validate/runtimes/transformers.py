@@ -21,7 +21,7 @@ import numpy as np
 from validate import memory
 from validate.distribution import install_command
 from validate.errors import RuntimeFailure
-from validate.runtimes._folder import CheckpointFolder, first_line, quiet, token_id, until_end
+from validate.runtimes._folder import CheckpointFolder, by_length, first_line, quiet, token_id, until_end
 from validate.runtimes._half import compute_in_float32
 from validate.runtimes._optional import optional
 from validate.runtimes._threads import useful_threads
@@ -139,8 +139,9 @@ class TransformersSession(CheckpointFolder):
         return self.generate_all([tokens], count)[0]
 
     def generate_all(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
-        if len(set(map(len, prompts))) != 1:
-            return super().generate_all(prompts, count)
+        return by_length(prompts, lambda rows: self._write(rows, count))
+
+    def _write(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
         ids = self._torch.tensor([list(prompt) for prompt in prompts])
         return self._greedy({"input_ids": ids, "attention_mask": self._torch.ones_like(ids)}, count)
 
