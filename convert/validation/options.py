@@ -26,8 +26,8 @@ class Elsewhere(Options):
 
 
 CACHE_TYPES = (
-    "types of llama.cpp's key-value cache, as -ctk and -ctv take them: q8_0 for both, q8_0/q4_0 for K and V apart; of "
-    + ", ".join(kv_cache.NAMES)
+    f"types of llama.cpp's key-value cache, as -ctk and -ctv take them ({', '.join(kv_cache.NAMES)}): "
+    "q8_0 for both, q8_0/q4_0 for K and V apart"
 )
 
 
@@ -61,7 +61,7 @@ class KvCache(Options):
         return kv_cache.CacheQuestion([kv_cache.CacheTypes.parse(word) for word in self.types], self.longest)
 
 
-CacheWords = str | list[str] | KvCache
+CacheWords = str | list[str] | KvCache | None
 
 
 def _types_alone(value: object) -> object:

@@ -12,7 +12,7 @@ import pytest
 
 from convert.bundle import Bundle
 from tests import tiny
-from tests.fixtures_validate import convert_tiny, tiny_text, weights
+from tests.fixtures_validate import convert_tiny, weights
 from tests.validate.stand_ins import SaysNothing
 from validate import kv_cache, memory, needles, runtimes
 from validate.kv_cache import EXACT, PLAIN, CacheQuestion, CacheSize, CacheTypes
@@ -23,8 +23,6 @@ from validate.reference import Reference
 from validate.runtimes import Ability, Identity, RuntimeFailure, _llama_api, llama_cpp
 from validate.runtimes._llama_cache import GGML_TYPES
 from validate.runtimes.base import ModelSettings
-
-__all__ = ["tiny_text"]  # fixtures
 
 Q8_0, Q4_0 = CacheTypes.parse("q8_0"), CacheTypes.parse("q4_0")
 
@@ -123,8 +121,14 @@ def test_an_answer_is_found_when_all_its_tokens_are_the_likeliest() -> None:
 
 
 @pytest.fixture(scope="module")
-def session(tiny_text: dict[str, Bundle]) -> Iterator[Any]:
-    with runtimes.open_session(llama_cpp.RUNTIME, weights(tiny_text, "F32").path, context=64, threads=1) as opened:
+def wide_heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """A Qwen2 whose heads are whole blocks of 32 values."""
+    return convert_tiny(tiny.tiny_qwen2, tmp_path_factory.mktemp("wide"), ["F32"], heads=2, kv_heads=2)
+
+
+@pytest.fixture(scope="module")
+def session(wide_heads: dict[str, Bundle]) -> Iterator[Any]:
+    with runtimes.open_session(llama_cpp.RUNTIME, weights(wide_heads, "F32").path, context=64, threads=1) as opened:
         yield opened
 
 
@@ -167,9 +171,9 @@ def test_a_text_read_in_parts_gives_what_it_gives_at_once(session: Any, tokens: 
         session.open_cache(Q8_0, 64) or session.read_cached([*tokens, tokens[0]], [0])
 
 
-def test_the_bytes_of_a_cache_are_those_that_its_state_has(tiny_text: dict[str, Bundle], tokens: list[int]) -> None:
+def test_the_bytes_of_a_cache_are_those_that_its_state_has(wide_heads: dict[str, Bundle], tokens: list[int]) -> None:
     """What the log says of an empty cache, and what llama.cpp would save of the tokens in one."""
-    with llama_cpp.RUNTIME.open(weights(tiny_text, "F32").path, context=64, threads=1) as session:
+    with llama_cpp.RUNTIME.open(weights(wide_heads, "F32").path, context=64, threads=1) as session:
         by_type = {}
         for types in (EXACT, PLAIN, Q8_0, Q4_0):
             per_token = session.cache_size(types, 4096).cache_bytes / 4096
@@ -179,7 +183,7 @@ def test_the_bytes_of_a_cache_are_those_that_its_state_has(tiny_text: dict[str, 
                 session.read_cached(part, [])
                 sizes.append(session._other_caches().state_bytes())
             saved = (sizes[1] - sizes[0]) / 56 - 12  # a cell's position, how many sequences it is of, and which
-            assert per_token == pytest.approx(saved, abs=(0.01 << 20) / 4096)  # the log has hundredths of a MiB
+            assert per_token == pytest.approx(saved, abs=0.01 * 2**20 / 4096)  # the log has hundredths of a MiB
             by_type[types] = saved
         assert by_type[EXACT] == 2 * by_type[PLAIN]
         assert by_type[Q8_0] == by_type[EXACT] * 34 / 128
@@ -195,7 +199,7 @@ def test_a_size_takes_no_memory(session: Any) -> None:
 
 
 def test_a_head_that_no_block_divides_is_refused_in_llama_cpps_words(tmp_path: Path) -> None:
-    bundles = convert_tiny(tiny.tiny_llama, tmp_path, ["F32"], hidden_size=48, num_attention_heads=2, head_dim=24)
+    bundles = convert_tiny(tiny.tiny_llama, tmp_path, ["F32"], hidden=48, heads=2)
     path = weights(bundles, "F32").path
     with runtimes.open_session(llama_cpp.RUNTIME, path, context=64, threads=1) as session:
         assert session.cache_size(PLAIN, 64).refused == ""
@@ -214,14 +218,14 @@ def test_a_head_that_no_block_divides_is_refused_in_llama_cpps_words(tmp_path: P
 
 
 def test_a_cache_of_another_type_than_asked_is_a_failure(
-    tiny_text: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+    wide_heads: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from validate.runtimes import _llama_cache
 
     monkeypatch.setattr(_llama_cache, "GGML_TYPES", {**GGML_TYPES, "q8_0": GGML_TYPES["f16"]})
     with (
-        llama_cpp.RUNTIME.open(weights(tiny_text, "F32").path, context=64, threads=1) as session,
-        pytest.raises(RuntimeFailure, match="asked for a cache of type q8_0 and made another: .*f16"),
+        llama_cpp.RUNTIME.open(weights(wide_heads, "F32").path, context=64, threads=1) as session,
+        pytest.raises(RuntimeFailure, match=r"asked for a cache of type q8_0 and made another: .*f16"),
     ):
         session.open_cache(Q8_0, 64)
 
@@ -296,10 +300,10 @@ def test_longer_texts_stop_where_they_take_long_unless_the_recipe_says_how_long(
     session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "NEEDLE_SECONDS", 0.0)
-    monkeypatch.setattr(needles, "lengths", lambda limit, longest: [256, limit])
+    monkeypatch.setattr(needles, "lengths", lambda limit, longest: [500, limit])
     found = measured(session, [Q8_0]).kv_cache
     assert found.stopped.startswith("512 tokens would take about 0 minutes here; `longest: 512` under `kv_cache:`")
-    assert [needle.tokens for needle in found.rows[0].needles] == [256]
+    assert [needle.tokens for needle in found.rows[0].needles] == [500]
     assert measured(session, [Q8_0], longest=512).kv_cache.stopped == ""
 
 

@@ -125,7 +125,7 @@ def test_ours_are_made_in_this_order() -> None:
     assert [m.__name__ for m in windows] == ["Drift"]
     assert [m.__name__ for m in sessions] == [
         *("Contract", "Settings", "TemplatesJs", "Cache", "Writing"),
-        *("Stops", "Tools", "Flips", "Images", "Clicks"),
+        *("Stops", "Tools", "Flips", "KvCache", "Images", "Clicks"),
     ]
     assert [m.__name__ for m in files] == ["Tensors", "Stated"]
     assert len(set(measures.names())) == len(measures.names())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from validate.report import cache_words
-from validate.report.markdown.text import code, table, text
+from validate.report.markdown.standing import ROWS_SHOWN
+from validate.report.markdown.text import code, folded, table, text
 from validate.report.schema import Report
 
 
@@ -19,7 +20,9 @@ def caches(report: Report) -> Iterable[str]:
     yield ""
     facts = [f"Facts in {length}" for length in found.lengths]
     head = ["Output", "K", "V", "1k tokens", found.limit, "KL", "Same top token, %", *facts]
-    yield from table(head, "lllrrrr" + "r" * len(facts), [_row(row, labels[row.index]) for row in found.rows])
+    rows = [_row(row, labels[row.index]) for row in found.rows]
+    whole = list(table(head, "lllrrrr" + "r" * len(facts), rows))
+    yield from whole if len(rows) <= ROWS_SHOWN else folded("Cache types of each output", whole)
     yield text(f"{cache_words.METHOD} {cache_words.FACTS}" if found.lengths else cache_words.METHOD)
     yield ""
     yield from (f"- {code(labels[index])}: {text(said)}" for index, said in found.notes)
