@@ -43,7 +43,7 @@ _CHOICES = (
 )
 _CACHE_TYPES = (
     "the file is as it was: a type of the key-value cache costs more than the limit allows. The table of the cache "
-    "names it; recommend a wider type for K first, which is the more sensitive of the two."
+    "names it; recommend a wider one, for K and V together or for one of them."
 )
 _TENSORS = "do not publish it: its file does not hold the source's values, rounded. Convert it again."
 _STATED = "do not publish it: its files describe another model than the source's config.json. Convert it again."

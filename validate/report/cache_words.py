@@ -12,8 +12,8 @@ from validate.report.words import NOTHING, count, percent, scientific, scientifi
 NOT_POSSIBLE = "not possible"
 METHOD = (
     "KL and the most likely token are compared with the first row: the same file with an F32 cache and without flash "
-    "attention. All others have it on, which quantized V needs; on the CPU it computes in F16 whatever the cache's "
-    "type, so that f16 shows what it does by itself. Memory is what llama.cpp says of a cache for so many tokens."
+    "attention. All others have it on, which quantized V needs; f16, llama.cpp's default, shows what it does by itself. "
+    "Memory is what llama.cpp says of a cache for so many tokens."
 )
 FACTS = (
     "Facts found: of the codes that are hidden in a text of so many tokens, those whose every token is the most likely "
