@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 COUNTED_TOKENS = 4096  # of the longest text: what a quarter of an hour allows is not known beforehand
 
 
+def measured_on(options: ValidateOptions) -> Sequence[str]:
+    """The names of the outputs to measure; none where it is all of them, or nothing is asked."""
+    return options.kv_cache.on if options.kv_cache else ()
+
+
 def compares_caches(options: ValidateOptions, row: Output) -> bool:
     """Whether the recipe asks for the cache types of this output."""
     asked = options.kv_cache

@@ -25,7 +25,7 @@ from convert.model.reference import open_reference
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
-from convert.validation.caches import cache_work, compares_caches
+from convert.validation.caches import cache_work, compares_caches, measured_on
 from convert.validation.checks import (
     check_all,
     choice_files,
@@ -89,11 +89,8 @@ def _reference_key(options: ValidateOptions, source: Bundle) -> str:
     from validate import provenance
 
     files = sorted((role.value, a.path.name, a.sha256) for role, a in source.artifacts() if role is not Role.CARD)
-    words = {
-        "files": files,
-        "versions": provenance.versions(REFERENCE_TOOLS),
-        "trust_remote_code": options.trust_remote_code,
-    }
+    versions = provenance.versions(REFERENCE_TOOLS)
+    words = {"files": files, "versions": versions, "trust_remote_code": options.trust_remote_code}
     return json.dumps(words, sort_keys=True)
 
 
@@ -321,8 +318,7 @@ class ValidateStage(Stage[ValidateOptions]):
                 Problem("validate", "no stage makes an output to validate", f"one of {', '.join(registry.kinds())}"),
             ]
         demanded = options.require if isinstance(options.require, dict) else {}
-        measured_on = options.kv_cache.on if options.kv_cache else ()
-        for what, names in (("limits", options.limits), ("require", demanded), ("kv_cache: on", measured_on)):
+        for what, names in (("limits", options.limits), ("require", demanded), ("kv_cache: on", measured_on(options))):
             problems += unknown_names(what, names, rows, options.also_on)
         for name in options.also_on:
             reason = also_on[name].available()  # asked for by name: not after all has been built
