@@ -302,7 +302,7 @@ def test_longer_texts_stop_where_they_take_long_unless_the_recipe_says_how_long(
     monkeypatch.setattr(measure, "NEEDLE_SECONDS", 0.0)
     monkeypatch.setattr(needles, "lengths", lambda limit, longest: [500, limit])
     found = measured(session, [Q8_0]).kv_cache
-    assert found.stopped.startswith("512 tokens would take about 0 minutes here; `longest: 512` under `kv_cache:`")
+    assert found.stopped.startswith("512 tokens would take about 0 minutes here; with longest: 512 under kv_cache")
     assert [needle.tokens for needle in found.rows[0].needles] == [500]
     assert measured(session, [Q8_0], longest=512).kv_cache.stopped == ""
 

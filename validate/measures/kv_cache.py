@@ -90,7 +90,7 @@ class KvCache(SessionMeasure):
                 minutes = took * _growth(lengths, number) / 60
                 return (
                     f"{lengths[number + 1]:,} tokens would take about {minutes:.0f} minutes here; "
-                    f"`longest: {lengths[-1]}` under `kv_cache:` reads them whatever it takes"
+                    f"with longest: {lengths[-1]} under kv_cache they are read all the same"
                 )
         return ""
 
