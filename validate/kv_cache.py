@@ -44,8 +44,8 @@ EXACT = CacheTypes("f32", "f32", flash_attention=False)
 SIZED_TOKENS = 1024  # of the cache whose bytes are told beside those of the model's limit
 
 PLAIN = CacheTypes("f16", "f16")
-"""Measured whatever is asked: what llama.cpp takes when nothing is said, and what flash attention does by itself, before
-which llama.cpp turns K and V of an F32 cache into F16 too."""
+"""Measured whatever is asked: what llama.cpp takes when nothing is said, and what flash attention does by itself,
+before which llama.cpp turns K and V of an F32 cache into F16 too."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from validate.report.words import NOTHING, count, percent, scientific, scientifi
 NOT_POSSIBLE = "not possible"
 METHOD = (
     "KL and the most likely token are compared with the first row: the same file with an F32 cache and without flash "
-    "attention. All others have it on, which quantized V needs; f16, llama.cpp's default, shows what it does by itself: "
-    "on quantized weights, whose activations are rounded too, any change makes that much. "
+    "attention. All others have it on, which quantized V needs; f16, llama.cpp's default, shows what it does by "
+    "itself: on quantized weights, whose activations are rounded too, any change makes that much. "
     "Memory is what llama.cpp says of a cache for so many tokens."
 )
 FACTS = (
