@@ -15,6 +15,7 @@ from validate.continuation import Greedy
 from validate.enough import Reading
 from validate.flips import Flips
 from validate.jinja_js import JinjaJs
+from validate.kv_cache import CacheDrift, CacheQuestion
 from validate.runtimes.base import Runtime
 from validate.slices import Slice
 from validate.speed import Speed
@@ -49,6 +50,7 @@ class Candidate:
     wanted: str = ""  # what the runtime would be called, where there is none
     key: str = ""  # of all its measurement depends on but the questions; empty: nothing of it is kept
     limits: Mapping[str, float] = field(default_factory=dict)  # by metric; where texts are read in steps, until decided
+    compares_caches: bool = True  # where the questions name types of the cache: whether they are for this output
 
     @property
     def label(self) -> str:
@@ -70,6 +72,7 @@ class Questions:
     tool_prompts: Sequence[toolcalls.Prompt] = ()  # answered with a tool call, if all is well
     choices: Sequence[Question] = ()  # multiple-choice items
     jinja_js: JinjaJs | None = None  # renders the templates of graphs once more
+    kv_cache: CacheQuestion | None = None  # types of the key-value cache, where they are to be compared
     steps: Sequence[int] = ()  # rising numbers of windows, after which it is asked whether more has to be read
 
     @property
@@ -118,6 +121,7 @@ class Measurement:
     greedy: Greedy | None = None
     tool_calls: toolcalls.ToolCalls | None = None
     choices: Flips | None = None
+    kv_cache: CacheDrift | None = None
     images: list[vision.ImageDrift] = field(default_factory=list)
     clicks: vision.ClickScore | None = None
     vision_reason: str = ""  # why there is no vision part

@@ -58,6 +58,15 @@ DEFINITIONS: Mapping[str, Definition] = {
     "mcnemar_p": Definition(
         _HIGHER, "chance of as uneven a split of the flips if either way were as likely: exact McNemar test, two-sided"
     ),
+    "kv_cache_kl": Definition(
+        _LOWER, "KL of a cache type the recipe names from the output's own F32 cache, mean, of the worst type"
+    ),
+    "kv_cache_top1": Definition(
+        _HIGHER, "share of positions whose most likely token is that of the output's own F32 cache, of the worst type"
+    ),
+    "kv_cache_recall_drop": Definition(
+        _LOWER, "share of facts in long texts that the F32 cache finds minus that of a cache type, of the worst type"
+    ),
     "tokens_equal": Definition(_HIGHER, "share of the hard strings that get the reference's token ids"),
     "vocabulary_equal": Definition(_HIGHER, "share of the vocabulary whose text is the reference's"),
     "templates_equal": Definition(_HIGHER, "share of the conversations rendered like the reference, byte for byte"),

@@ -12,6 +12,7 @@ from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
 from convert.json_types import JsonDict
 from convert.model.reference import check_memory
+from convert.validation.caches import check_caches
 
 if TYPE_CHECKING:
     from convert.formats.base import Output
@@ -34,6 +35,7 @@ def check_all(options: ValidateOptions, source: Bundle, rows: Sequence[Output]) 
         *_check_contents(options),
         *_check_images(options, source, rows),
         *_check_jinja_js(options, rows),
+        *check_caches(options, rows),
         *check_memory(source, "validate", MORE_MEMORY),
     ]
 
@@ -117,7 +119,12 @@ def config_of(source: Bundle) -> JsonDict | None:
 
 
 def window_of(options: ValidateOptions, source: Bundle) -> int:
-    """Tokens a window: as asked, or as many as the model was made for, beyond which it is measured how it breaks.
+    """Tokens a window: as asked, or as many as the model was made for, beyond which it is measured how it breaks."""
+    return min(options.window, context_of(source) or options.window)
+
+
+def context_of(source: Bundle) -> int | None:
+    """Tokens that the model was made for; None where its config does not say.
 
     `original_max_position_embeddings` (Phi-3's long contexts) is where other rotary frequencies begin.
     """
@@ -125,7 +132,7 @@ def window_of(options: ValidateOptions, source: Bundle) -> int:
     text = config.get("text_config", config)
     words = ("max_position_embeddings", "original_max_position_embeddings")
     found = [text.get(word) for word in words] if isinstance(text, dict) else []
-    return min([options.window, *(n for n in found if isinstance(n, int) and n >= SHORTEST_WINDOW)])
+    return min((n for n in found if isinstance(n, int) and n >= SHORTEST_WINDOW), default=None)
 
 
 def _check_clicks(options: ValidateOptions) -> list[Problem]:

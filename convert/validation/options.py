@@ -6,10 +6,12 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from convert.options import Options, RecipePath
 from convert.validation.limits import LIMITS, Limits
+from validate import kv_cache
+from validate.kv_cache import CacheQuestion
 
 MIN_TOKENS = 16
 AUTO: Literal["auto"] = "auto"
@@ -21,6 +23,50 @@ class Elsewhere(Options):
     python: RecipePath = Field(description="the Python of an environment that has the runtime")
     worker: RecipePath | None = Field(None, description="the file that answers there; not for vllm, which has one")
     options: dict[str, bool | int | float | str] = Field({}, description="what the worker is told: {dtype: float16}")
+
+
+CACHE_TYPES = (
+    f"types of llama.cpp's key-value cache, as -ctk and -ctv take them ({', '.join(kv_cache.NAMES)}): "
+    "q8_0 for both, q8_0/q4_0 for K and V apart"
+)
+
+
+class KvCache(Options):
+    """Types of the key-value cache, and on which outputs and how long texts they are measured."""
+
+    types: list[str] = Field(min_length=1, description=CACHE_TYPES)
+    on: list[str] = Field([], description="names as in `limits`: the GGUF outputs to measure; all when left out")
+    longest: int | None = Field(
+        None,
+        ge=256,
+        description="tokens of the longest text in which facts are to be found again; when left out as many as the "
+        "model was made for, or as a quarter of an hour allows for each output",
+    )
+
+    @field_validator("types", "on", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("types")
+    @classmethod
+    def _known(cls, types: list[str]) -> list[str]:
+        for word in types:
+            kv_cache.CacheTypes.parse(word)
+        return list(dict.fromkeys(types))
+
+    @property
+    def question(self) -> CacheQuestion:
+        """What is asked of each output."""
+        return kv_cache.CacheQuestion([kv_cache.CacheTypes.parse(word) for word in self.types], self.longest)
+
+
+CacheWords = str | list[str] | KvCache | None
+
+
+def _types_alone(value: object) -> object:
+    """`kv_cache: [f16, q8_0]` is short for `kv_cache: {types: [f16, q8_0]}`."""
+    return {"types": value} if isinstance(value, str | list) else value
 
 
 class ValidateOptions(Options):
@@ -54,6 +100,11 @@ class ValidateOptions(Options):
         "left out",
     )
     choices_limit: int | None = Field(None, ge=1, description="use only the first so many items of each file")
+    kv_cache: Annotated[KvCache | None, BeforeValidator(_types_alone, json_schema_input_type=CacheWords)] = Field(
+        None,
+        description=f"{CACHE_TYPES}; a list, or {{types, on, longest}}: the drift of each from the F32 cache of the "
+        "same file, its memory, and which facts in long texts it loses; none when left out",
+    )
     limits: Limits = Field({}, description=LIMITS)
     runtimes: dict[str, Elsewhere] = Field(
         {}, description="runtimes that live in another environment: vllm, or a name of yours with its worker file"

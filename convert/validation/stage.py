@@ -25,10 +25,12 @@ from convert.model.reference import open_reference
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
+from convert.validation.caches import cache_work, compares_caches, measured_on
 from convert.validation.checks import (
     check_all,
     choice_files,
     config_of,
+    context_of,
     input_sets,
     item_sets,
     wants_images,
@@ -87,11 +89,8 @@ def _reference_key(options: ValidateOptions, source: Bundle) -> str:
     from validate import provenance
 
     files = sorted((role.value, a.path.name, a.sha256) for role, a in source.artifacts() if role is not Role.CARD)
-    words = {
-        "files": files,
-        "versions": provenance.versions(REFERENCE_TOOLS),
-        "trust_remote_code": options.trust_remote_code,
-    }
+    versions = provenance.versions(REFERENCE_TOOLS)
+    words = {"files": files, "versions": versions, "trust_remote_code": options.trust_remote_code}
     return json.dumps(words, sort_keys=True)
 
 
@@ -113,25 +112,30 @@ def _measurement_key(row: Output, bundle: Bundle, runtime: Runtime | None, refer
     return json.dumps(words, sort_keys=True)
 
 
-def _candidate(row: Output, inputs: Inputs, also_on: Mapping[str, Runtime], reference_key: str) -> Candidate:
+def _candidate(
+    options: ValidateOptions, row: Output, inputs: Inputs, also_on: Mapping[str, Runtime], reference_key: str
+) -> Candidate:
     from validate import runtimes
     from validate.measurement import Candidate
 
-    source = inputs[SOURCE]
-    weights, projector, size = row.weights, row.projector, _memory_bytes(row, source)
-    _, kind = registry.kinds()[weights.format]
+    source, caches = inputs[SOURCE], compares_caches(options, row)
+    _, kind = registry.kinds()[row.weights.format]
     name = row.on or next(iter(kind.runtimes), "")
     runtime = also_on.get(row.on) or (runtimes.load(name) if name in runtimes.names() else None)
-    path = projector.path if projector else None
-    errors = partial(tensor_errors, row, source)
-    key = _measurement_key(row, inputs[row.stage], runtime, reference_key)
-    checks = partial(stated, row, source)
-    return Candidate(weights.path, path, runtime, size, row.label, row.text_only, errors, checks, name, key)
-
-
-def _limits(options: ValidateOptions, row: Output) -> dict[str, float]:
-    """Metric -> its limit, of what texts are read for until it is decided."""
-    return {metric: limit for metric, (limit, _) in limits_of(options.limits, row).items()}
+    return Candidate(
+        row.weights.path,
+        row.projector.path if row.projector else None,
+        runtime,
+        _memory_bytes(row, source),
+        row.label,
+        row.text_only,
+        partial(tensor_errors, row, source),
+        partial(stated, row, source),
+        name,
+        _measurement_key(row, inputs[row.stage], runtime, json.dumps([reference_key, caches])),
+        limits={metric: limit for metric, (limit, _) in limits_of(options.limits, row).items()},
+        compares_caches=caches,
+    )
 
 
 def _memory_bytes(row: Output, source: Bundle) -> int:
@@ -191,26 +195,26 @@ def _questions(
     from validate.toolcalls import Prompt
 
     prompts = [Prompt(*prompt) for prompt in texts.tool_prompts(sets, reference)]
-    engine = None if options.jinja_js is None else jinja_js.find(options.jinja_js)
-    steps = enough.steps([len(w) for w in windows.tokens]) if options.tokens == AUTO else ()
+    asked = Questions(
+        windows.tokens,
+        windows.sets,
+        tool_prompts=prompts,
+        choices=items,
+        jinja_js=None if options.jinja_js is None else jinja_js.find(options.jinja_js),
+        kv_cache=None if options.kv_cache is None else options.kv_cache.question,
+        steps=enough.steps([len(w) for w in windows.tokens]) if options.tokens == AUTO else (),
+    )
     if not reference.identity().has_vision:
-        return Questions(
-            windows.tokens, windows.sets, tool_prompts=prompts, choices=items, jinja_js=engine, steps=steps
-        )
+        return asked
     try:
         images, why_none = _images(options, reference)
-        return Questions(
-            windows.tokens,
-            windows.sets,
-            images,
+        return replace(
+            asked,
+            images=images,
             image_text=options.image_text,
             clicks=_tasks(options),
             no_images_reason=why_none,
             images_required=wants_images(options),
-            tool_prompts=prompts,
-            choices=items,
-            jinja_js=engine,
-            steps=steps,
         )
     except ValueError as error:
         raise StageError("validate", str(error)) from error
@@ -317,7 +321,7 @@ class ValidateStage(Stage[ValidateOptions]):
                 Problem("validate", "no stage makes an output to validate", f"one of {', '.join(registry.kinds())}"),
             ]
         demanded = options.require if isinstance(options.require, dict) else {}
-        for what, names in (("limits", options.limits), ("require", demanded)):
+        for what, names in (("limits", options.limits), ("require", demanded), ("kv_cache: on", measured_on(options))):
             problems += unknown_names(what, names, rows, options.also_on)
         for name in options.also_on:
             reason = also_on[name].available()  # asked for by name: not after all has been built
@@ -340,9 +344,10 @@ class ValidateStage(Stage[ValidateOptions]):
     def work(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> int:
         """Tokens through weights, of every output and of the source; a click counts as a prompt with its image."""
         clicks = len(_tasks(options)) if options.clicks is not None and options.clicks.is_file() else 0
-        rows = [row.weights_size for row in outputs(inputs, second_runtimes(options))]
-        source = sum(a.size for a in inputs[SOURCE].of(Role.WEIGHTS))
-        return (options.most_tokens + CLICK_TOKENS * clicks) * (source + sum(rows))
+        rows = outputs(inputs, second_runtimes(options))
+        weights = sum(a.size for a in inputs[SOURCE].of(Role.WEIGHTS)) + sum(row.weights_size for row in rows)
+        caches = cache_work(options, context_of(inputs[SOURCE]), rows)
+        return (options.most_tokens + CLICK_TOKENS * clicks) * weights + caches
 
     def needs(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers beside the largest output on its runtime."""
@@ -363,11 +368,7 @@ class ValidateStage(Stage[ValidateOptions]):
         also_on = second_runtimes(options)
         source, rows = inputs[SOURCE], outputs(inputs, also_on)
         key = json.dumps([_reference_key(options, source), versions_elsewhere(options)])
-        candidates = [
-            replace(_candidate(row, inputs, also_on, key), limits=_limits(options, row))
-            for row in rows
-            if not row.not_built
-        ]
+        candidates = [_candidate(options, row, inputs, also_on, key) for row in rows if not row.not_built]
         with _reference(options, source, out) as reference:
             sets = input_sets(options)
             windows = _windows(options, source, reference, sets, progress)

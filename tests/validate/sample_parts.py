@@ -30,6 +30,7 @@ from validate.report.schema import (
     WindowEntry,
     WorstEntry,
 )
+from validate.report.schema_caches import CacheRowEntry, KvCacheEntry
 
 PARAMETERS = 4_460_800
 POSITIONS = 10_200
@@ -287,6 +288,36 @@ def _counts(name: str, items: int, right: int, lost: int, won: int, astray: int)
         "wrong_to_right": won,
         "wrong_to_wrong": astray,
         "p": mcnemar(lost, won),
+    }
+
+
+def kv_cache() -> KvCacheEntry:
+    """What five pairs of types come to; K of iq4_nl is one that its head size does not allow."""
+    made = [("f32", "f32", 4.0, None), ("f16", "f16", 2.0, 2e-6), ("q8_0", "q8_0", 1.0625, 8e-5)]
+    rows = [_cache(*one) for one in [*made, ("q8_0", "q4_0", 0.8125, 7e-3), ("q4_0", "q4_0", 0.5625, 3e-2)]]
+    refused: CacheRowEntry = {**rows[0], "k": "iq4_nl", "bytes_1k": None, "bytes_limit": None, "needles": []}
+    refused["reason"] = "K cache type iq4_nl with block size 32 does not divide n_embd_head_k=24"
+    return {"limit": 8192, "positions": 2048, "rows": [*rows, refused], "stopped": "8,192 tokens would take long"}
+
+
+def _cache(k: str, v: str, bytes_: float, kl: float | None) -> CacheRowEntry:
+    found = 10 - int(100 * (kl or 0))
+    return {
+        "k": k,
+        "v": v,
+        "flash_attention": kl is not None,
+        "asked": kl is not None,
+        "reason": "",
+        "bytes_1k": int(bytes_ * 11520 * 1024),
+        "bytes_limit": int(bytes_ * 11520 * 8192),
+        "kl": kl,
+        "kl_low": None if kl is None else 0.8 * kl,
+        "kl_high": None if kl is None else 1.3 * kl,
+        "top1": None if kl is None else 1 - kl,
+        "needles": [
+            {"tokens": tokens, "asked": 10, "found": found, "log_probability": -1.5, "kl": kl}
+            for tokens in (1024, 2048)
+        ],
     }
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 from typing import Any
 
+from tests.validate.sample_parts import kv_cache
 from tests.validate.sample_report import sample_report
 from validate.report.schema import Report
 
@@ -20,6 +21,7 @@ def small() -> Report:
     made = sample_report()
     first = {(o["format"], o["status"]): o for o in reversed(made["outputs"])}
     made["outputs"] = [{**o, "worst": o["worst"][:2]} for o in made["outputs"] if o in first.values()]
+    made["outputs"][0]["kv_cache"] = kv_cache()
     return made
 
 

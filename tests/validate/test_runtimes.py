@@ -31,6 +31,7 @@ from validate.runtimes import (
     transformers,
 )
 from validate.runtimes._isolated import IsolatedSession
+from validate.runtimes._llama_log import Log
 
 __all__ = ["tiny_text", "tiny_vision"]  # fixtures
 
@@ -162,8 +163,8 @@ def test_what_llama_cpp_says_behind_a_session_is_heard_by_nobody(tiny_text: dict
     gc.collect()
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
     assert _llama_api.pixel_limits(tmp_path / "broken.gguf") is None  # llama.cpp tells its log why
-    assert llama_cpp._Log.active is not None
-    assert llama_cpp._Log.active.lines
+    assert Log.active is not None
+    assert Log.active.lines
 
 
 # ---- files that do not load

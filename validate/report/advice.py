@@ -41,6 +41,10 @@ _CHOICES = (
     "it answers other items right than the source does: see the drift first, and the items that changed. With few "
     "items a drop of one or two is chance; the test beside them says how likely."
 )
+_CACHE_TYPES = (
+    "the file is as it was: a type of the key-value cache costs more than the limit allows. The table of the cache "
+    "names it; recommend a wider one, for K and V together or for one of them."
+)
 _TENSORS = "do not publish it: its file does not hold the source's values, rounded. Convert it again."
 _STATED = "do not publish it: its files describe another model than the source's config.json. Convert it again."
 PLACES = 4  # that are named of each kind
@@ -65,6 +69,7 @@ _ADVICE: dict[str, str] = {
     "image_tokens_equal": _SIZES,
     **dict.fromkeys(("tool_calls_valid", "tool_call_drop"), _CALLS),
     **dict.fromkeys(("choice_accuracy", "choice_accuracy_norm", "choice_drop", "flips", "mcnemar_p"), _CHOICES),
+    **dict.fromkeys(("kv_cache_kl", "kv_cache_top1", "kv_cache_recall_drop"), _CACHE_TYPES),
     **dict.fromkeys(("click_rate", "click_drop", "click_distance"), _CLICKS),
 }
 

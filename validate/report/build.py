@@ -110,6 +110,7 @@ def output(
         "greedy": _plain(measurement.greedy),
         "tool_calls": _plain(measurement.tool_calls),
         "choices": _plain(measurement.choices),
+        "kv_cache": _plain(measurement.kv_cache),
         "vision": vision_json(measurement, subject),
         "speed": _plain(measurement.speed),
         "tensors": [cast(TensorEntry, _finite(asdict(tensor))) for tensor in measurement.tensors],

@@ -13,6 +13,8 @@ from typing import (
 
 from typing_extensions import TypedDict
 
+from validate.report.schema_caches import KvCacheEntry
+
 SCHEMA_VERSION = 2
 
 Status = Literal["passed", "failed", "not_run"]
@@ -331,6 +333,7 @@ class Output(TypedDict):
     greedy: GreedyEntry | None
     tool_calls: ToolCallEntry | None
     choices: NotRequired[ChoiceEntry | None]  # reports made before have none
+    kv_cache: NotRequired[KvCacheEntry | None]  # where the recipe names types of it
     vision: VisionEntry
     speed: SpeedEntry | None
     tensors: list[TensorEntry]

@@ -18,6 +18,7 @@ import numpy as np
 
 from validate.errors import Killed, NotOnThisMachine, RuntimeFailure, Unsupported
 from validate.json_types import Message
+from validate.kv_cache import CacheSize, CacheTypes
 from validate.runtimes._pipe import receive, send
 from validate.runtimes._watchdog import Watchdog
 from validate.runtimes.base import Ability, Identity, ModelSettings, Runtime, Session
@@ -178,6 +179,15 @@ class IsolatedSession(Session):
 
     def image_tokens(self, width: int, height: int) -> int:
         return self._ask(int, "image_tokens", width, height)
+
+    def cache_size(self, types: CacheTypes, tokens: int) -> CacheSize:
+        return self._ask(CacheSize, "cache_size", types, tokens)
+
+    def open_cache(self, types: CacheTypes, tokens: int) -> None:
+        self._ask(type(None), "open_cache", types, tokens)
+
+    def read_cached(self, tokens: Sequence[int], wanted: Sequence[int]) -> np.ndarray:
+        return self._ask(np.ndarray, "read_cached", tokens, wanted)
 
     def speed(self, tokens: Sequence[int]) -> Speed:
         """As the session measures itself there, with the memory of its process."""

@@ -16,9 +16,9 @@ import ctypes as C
 import functools
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from validate.errors import RuntimeFailure
 
@@ -29,19 +29,26 @@ OWN_BUILD = "CONVERT_LLAMA_CPP"
 GGML_TYPE_F32 = 0
 GGML_TYPE_F16 = 1
 GGUF_UINT32, GGUF_FLOAT32, GGUF_ARRAY = 4, 6, 9  # gguf_type
-FLASH_ATTENTION_OFF = 0
+FLASH_ATTENTION_OFF, FLASH_ATTENTION_ON = 0, 1
+LOAD_MODE_NONE = 0  # not mapped: what llama.cpp wants of a model that it allocates nothing for
 AUTO = -1
 IMAGE_CHUNK = 1  # MTMD_INPUT_CHUNK_TYPE_IMAGE
-LOG_WARNING, LOG_CONTINUED = 3, 5  # ggml_log_level
+LOG_DEBUG, LOG_WARNING, LOG_CONTINUED = 1, 3, 5  # ggml_log_level
 
 _Params = TypeVar("_Params", bound=C.Structure)
 _SPARE = ("spare", C.c_uint8 * 512)
 
 
 class ModelParams(C.Structure):
-    """llama_model_params; nothing in it is ever set."""
+    """llama_model_params."""
 
-    _fields_ = (_SPARE,)
+    _fields_ = (
+        *((name, C.c_void_p) for name in ("devices", "tensor_buft_overrides")),
+        *((name, C.c_int32) for name in ("n_gpu_layers", "split_mode", "load_mode", "lazy_mode", "main_gpu")),
+        *((name, C.c_void_p) for name in ("tensor_split", "progress_callback", "progress_data", "kv_overrides")),
+        *((name, C.c_bool) for name in ("vocab_only", "check_tensors", "use_extra_bufts", "no_host", "no_alloc")),
+        _SPARE,
+    )
 
 
 class ContextParams(C.Structure):
@@ -113,6 +120,11 @@ _CONTEXT_DEFAULTS = {
     "yarn_beta_slow": -1.0, "yarn_orig_ctx": 0, "defrag_thold": -1.0, "cb_eval": None, "type_k": GGML_TYPE_F16,
     "type_v": GGML_TYPE_F16,
 }  # fmt: skip
+_MODEL_DEFAULTS = {
+    "devices": None, "tensor_buft_overrides": None, "n_gpu_layers": -1, "split_mode": 1, "load_mode": AUTO,
+    "main_gpu": 0, "tensor_split": None, "kv_overrides": None, "vocab_only": False, "check_tensors": False,
+    "use_extra_bufts": True, "no_host": False, "no_alloc": False,
+}  # fmt: skip
 _IMAGE_DEFAULTS = {
     "use_gpu": True, "device": None, "print_timings": True, "n_threads": 4, "image_marker": None,
     "flash_attn_type": AUTO, "warmup": True, "image_min_tokens": -1, "image_max_tokens": -1, "cb_eval": None,
@@ -151,6 +163,7 @@ _SIGNATURES: tuple[tuple[str, type[_CDataType] | None, list[type[_CDataType]]], 
     ("llama_free", None, [_P]),
     ("llama_get_memory", _P, [_P]),
     ("llama_memory_clear", None, [_P, _B]),
+    ("llama_state_seq_get_size", C.c_size_t, [_P, _I]),
     ("llama_batch_init", Batch, [_I, _I, _I]),
     ("llama_batch_free", None, [Batch]),
     ("llama_decode", _I, [_P, Batch]),
@@ -252,6 +265,31 @@ def shows_images() -> bool:
 def context_params() -> ContextParams:
     """llama.cpp's default context parameters, their layout verified."""
     return _verified(library().llama_context_default_params(), _CONTEXT_DEFAULTS)  # type: ignore[no-any-return]
+
+
+def unallocated_params() -> ModelParams:
+    """Parameters of a model whose weights are not read: its contexts tell what they would take, and take nothing."""
+    params: ModelParams = _verified(library().llama_model_default_params(), _MODEL_DEFAULTS)
+    params.load_mode, params.no_alloc = LOAD_MODE_NONE, True
+    return params
+
+
+Place: TypeAlias = tuple[int, int, int, bool]
+"""A token to read, where in its text it stands, which text that is, and whether it has logits then."""
+
+
+def decode(context: int | None, places: Sequence[Place]) -> int:
+    """What llama_decode answers, 0 when all is well."""
+    lib = library()
+    batch = lib.llama_batch_init(len(places), 0, 1)
+    try:
+        batch.n_tokens = len(places)
+        for i, (token, position, text, logits) in enumerate(places):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, logits
+            batch.seq_id[i][0] = text
+        return int(lib.llama_decode(context, batch))
+    finally:
+        lib.llama_batch_free(batch)
 
 
 def image_params() -> ImageParams:

@@ -20,6 +20,7 @@ import numpy as np
 
 from validate.errors import Unsupported
 from validate.json_types import Message
+from validate.kv_cache import CacheSize, CacheTypes
 from validate.speed import Speed, measure_speed
 
 IMAGE_MARK = "<__image__>"
@@ -71,6 +72,7 @@ class Ability(StrEnum):
     GENERATE = "generate"
     RENDER = "render"
     IMAGES = "image_logits"
+    CACHE_TYPES = "open_cache"
 
 
 class Session(ABC):
@@ -121,6 +123,8 @@ class Session(ABC):
                 return type(self).render is not Session.render
             case Ability.IMAGES:
                 return self.identity().has_vision
+            case Ability.CACHE_TYPES:
+                return type(self).open_cache is not Session.open_cache
 
     def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
         """As `logits`, with the tokens fed one at a time through the cache."""
@@ -157,6 +161,18 @@ class Session(ABC):
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         """As `generate`, after each prompt with one IMAGE_MARK."""
         raise _unsupported("image_generate")
+
+    def cache_size(self, types: CacheTypes, tokens: int) -> CacheSize:
+        """What a context with a cache of these types for so many tokens would take, as the runtime says."""
+        raise _unsupported("cache_size")
+
+    def open_cache(self, types: CacheTypes, tokens: int) -> None:
+        """An empty cache of these types with room for so many tokens, beside the session's own and until the next."""
+        raise _unsupported("open_cache")
+
+    def read_cached(self, tokens: Sequence[int], wanted: Sequence[int]) -> np.ndarray:
+        """Read on into the cache that was opened last: float32 (wanted, vocab), of those places in `tokens`, rising."""
+        raise _unsupported("read_cached")
 
     # ---- what follows
 

@@ -12,68 +12,26 @@ import ctypes as C
 import hashlib
 import importlib.metadata
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from validate.distribution import install_command
 from validate.errors import RuntimeFailure, Unsupported
 from validate.json_types import Message
+from validate.kv_cache import CacheSize, CacheTypes
 from validate.runtimes import _llama_api as api
 from validate.runtimes import _llama_settings
+from validate.runtimes._llama_cache import Caches
+from validate.runtimes._llama_log import Log
 from validate.runtimes._llama_server import LlamaServer
 from validate.runtimes._threads import useful_threads
 from validate.runtimes.base import IMAGE_MARK, Identity, ModelSettings, Runtime, Session
 
 READ_AT_ONCE = 512  # tokens of a prompt with an image
 Handle: TypeAlias = int  # a pointer of the C API, as ctypes gives one back
-
-
-class _Log:
-    """Collects the lines of llama.cpp's log, to quote it when a call fails."""
-
-    active: ClassVar[_Log | None] = None  # the one that llama.cpp writes into: it has one log for all models
-
-    def __init__(self) -> None:
-        self.lines: deque[str] = deque(maxlen=200)
-        self.warnings: deque[str] = deque(maxlen=5)
-        self.errors: deque[str] = deque(maxlen=5)
-        self.install()
-
-    def install(self) -> None:
-        """Make llama.cpp write into this; its server puts a log of its own in place."""
-        lib = api.library()
-        _Log.active = self
-        images = (lib.mtmd_helper_log_set, lib.mtmd_log_set) if api.shows_images() else ()
-        for set_log in (lib.llama_log_set, *images):
-            set_log(_ON_LOG, None)
-
-    def add(self, level: int, text: bytes) -> None:
-        """Take in what llama.cpp says."""
-        line = text.decode(errors="replace").strip()
-        if line:
-            self.lines.append(line)
-            if api.LOG_WARNING <= level < api.LOG_CONTINUED:
-                (self.warnings if level == api.LOG_WARNING else self.errors).append(line)
-
-    def failure(self, what: str) -> RuntimeFailure:
-        """An error that carries the last errors, where there is none the last warnings; then forgets both."""
-        said = "; ".join(self.errors or self.warnings)
-        self.errors.clear()
-        self.warnings.clear()
-        return RuntimeFailure(f"llama.cpp {what}" + (f": {said}" if said else ""))
-
-
-def _on_log(level: int, text: bytes, _: object) -> None:
-    if _Log.active is not None:
-        _Log.active.add(level, text)
-
-
-_ON_LOG = api.LogCallback(_on_log)
-"""What llama.cpp calls, for good: also when a session is gone, a callback of its own would be freed memory."""
 
 
 class LlamaSession(Session):
@@ -85,11 +43,12 @@ class LlamaSession(Session):
 
     def __init__(self, model: Path, projector: Path | None, context: int, threads: int | None) -> None:
         self._lib = api.library()
-        self._log = _Log()
+        self._log = Log()
         self._path, self.threads = model, threads or useful_threads(model)
         self._model = self._context = self._vision = None
         self._room, self._rows = 0, 1  # tokens that fit into the context, of each of so many texts
         self._server: LlamaServer | None = None  # once one was needed
+        self._caches: Caches | None = None  # once other types of the cache were asked for
         self._pixel_limits: tuple[int, int] | None = None
         self._lib.llama_backend_init()
         try:
@@ -144,6 +103,8 @@ class LlamaSession(Session):
 
     def close(self) -> None:
         self._server = None  # its destructor stops it
+        if self._caches is not None:
+            self._caches.close()
         lib = self._lib
         if self._vision:
             lib.mtmd_free(self._vision)
@@ -281,28 +242,38 @@ class LlamaSession(Session):
     def _clear_cache(self) -> None:
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
 
+    def _check_ids(self, tokens: Sequence[int]) -> None:
+        if not tokens:
+            raise RuntimeFailure("there are no tokens to decode")
+        wrong = [token for token in tokens if not 0 <= token < self._n_vocab]
+        if wrong:
+            raise RuntimeFailure(f"token id {wrong[0]} is outside of a vocabulary of {self._n_vocab}")
+
     def _decode(self, tokens: Sequence[int], position: int, every: bool = False, row: int = 0) -> None:
         """Read tokens of one text; `every` one of them has logits then, or the last."""
         last = len(tokens) - 1
         self._decode_places([(token, position + i, row, every or i == last) for i, token in enumerate(tokens)])
 
-    def _decode_places(self, places: Sequence[tuple[int, int, int, bool]]) -> None:
-        """Read tokens: what, where in its text, which text, and whether it has logits then."""
-        if not places:
-            raise RuntimeFailure("there are no tokens to decode")
-        wrong = [token for token, *_ in places if not 0 <= token < self._n_vocab]
-        if wrong:
-            raise RuntimeFailure(f"token id {wrong[0]} is outside of a vocabulary of {self._n_vocab}")
-        batch = self._lib.llama_batch_init(len(places), 0, 1)
-        try:
-            batch.n_tokens = len(places)
-            for i, (token, position, row, logits) in enumerate(places):
-                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, logits
-                batch.seq_id[i][0] = row
-            if self._lib.llama_decode(self._context, batch):
-                raise self._log.failure(f"could not decode {len(places)} tokens at position {places[0][1]}")
-        finally:
-            self._lib.llama_batch_free(batch)
+    def _decode_places(self, places: Sequence[api.Place]) -> None:
+        self._check_ids([token for token, *_ in places])
+        if api.decode(self._context, places):
+            raise self._log.failure(f"could not decode {len(places)} tokens at position {places[0][1]}")
+
+    # ---- other types of the cache
+
+    def cache_size(self, types: CacheTypes, tokens: int) -> CacheSize:
+        return self._other_caches().size(types, tokens)
+
+    def open_cache(self, types: CacheTypes, tokens: int) -> None:
+        self._other_caches().open(types, tokens)
+
+    def read_cached(self, tokens: Sequence[int], wanted: Sequence[int]) -> np.ndarray:
+        self._check_ids(tokens)
+        return self._other_caches().read(tokens, wanted)
+
+    def _other_caches(self) -> Caches:
+        self._caches = self._caches or Caches(self._path, self._model, self.threads, self._log)
+        return self._caches
 
     # ---- images
 

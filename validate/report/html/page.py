@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from validate.metrics import DEFINITIONS
-from validate.report import columns, sections, standing_words, verdicts, words
+from validate.report import cache_words, columns, sections, standing_words, verdicts, words
 from validate.report.build import to_json
 from validate.report.html import gauge, images, scatter, spread
 from validate.report.html.axes import FLOOR, colours, colours_dark, ten_to
@@ -92,6 +92,9 @@ def _context(report: Report) -> dict[str, object]:
         "floors": standing_words.floors(report),
         "answers": standing_words.answers(report),
         "changes": standing_words.changes(report),
+        "caches": cache_words.caches(report),
+        "cache_method": cache_words.METHOD,
+        "cache_facts": cache_words.FACTS,
         "slices": sections.slice_table(report),
         "maps": [(i, found) for i, o in enumerate(outputs) if (found := sections.tensor_map(o["tensors"]))],
         "did": (did := any(o["greedy"] or o["tool_calls"] or o["vision"]["clicks"] for o in outputs)),
