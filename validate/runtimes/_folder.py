@@ -55,7 +55,7 @@ class CheckpointFolder(ReferenceSession):
         eos = token_id(tokenizer.eos_token_id)
         # What stops transformers' generate: the generation config's list, else the model config's, and the tokenizer's.
         stops = optional(self._generation, "eos_token_id")
-        stops = optional(self._text, "eos_token_id") if stops is None else stops
+        stops = _config_ends(self._folder) if stops is None else stops
         ends = frozenset([*(stops if isinstance(stops, list | tuple) else [stops]), eos]) - {None, -1}
         plain, special = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         bos = token_id(tokenizer.bos_token_id)
@@ -289,6 +289,17 @@ def _generation(folder: Path) -> GenerationConfig | None:
     if not (folder / "generation_config.json").is_file():
         return None
     return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+
+
+def _config_ends(folder: Path) -> object:
+    """The ends of config.json, read as transformers makes a generation config of it: the whole's, else the text model's.
+
+    What the config's class fills in where the file is silent (2, in LlamaConfig) stops nothing.
+    """
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+    inner = next((said[name] for name in ("decoder", "generator", "text_config") if said.get(name)), {})
+    ends = said.get("eos_token_id")
+    return inner.get("eos_token_id") if ends is None else ends
 
 
 def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
