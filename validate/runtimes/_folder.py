@@ -196,6 +196,23 @@ class CheckpointFolder(ReferenceSession):
         with _reading_images(f"the image processor refuses {width} x {height}"):
             return images.tokens(width, height)
 
+    def image_rules(self, width: int, height: int) -> Sequence[str]:
+        images = self.images
+        with _reading_images(f"the image processor refuses {width} x {height}"):
+            return images.rules(width, height)
+
+    def image_tokens_by_rule(self, width: int, height: int) -> int | None:
+        images = self.images
+        with _reading_images(f"the image processor refuses {width} x {height}"):
+            return images.tokens_by_rule(width, height)
+
+    def framed(self, pixels: np.ndarray) -> np.ndarray:
+        from PIL import Image
+
+        images = self.images
+        with _reading_images("the image processor refuses an image"):
+            return np.asarray(images.framed(Image.fromarray(pixels)))
+
     @property
     def image_unit(self) -> int:
         """Pixels of the side of what becomes one image token."""
@@ -292,12 +309,14 @@ def _generation(folder: Path) -> GenerationConfig | None:
 
 
 def _config_ends(folder: Path) -> object:
-    """The ends of config.json, read as transformers makes a generation config of it: the whole's, else the text model's.
+    """The ends of config.json, as transformers makes a generation config of it: the whole's, else the text model's.
 
     What the config's class fills in where the file is silent (2, in LlamaConfig) stops nothing.
     """
     said = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
-    inner = next((said[name] for name in ("decoder", "generator", "text_config") if said.get(name)), {})
+    inner: Mapping[str, object] = next(
+        (said[name] for name in ("decoder", "generator", "text_config") if said.get(name)), {}
+    )
     ends = said.get("eos_token_id")
     return inner.get("eos_token_id") if ends is None else ends
 
