@@ -29,6 +29,10 @@ from tests.parity.families import Case, cases
 
 TOKENS, WINDOW = 96, 32
 
+# Longrope has other frequencies behind so many tokens, by which llama.cpp goes as soon as its context is longer; it has
+# no shorter one than 256. No published model says less; ours does, to reach them within the 96 tokens of test_logits.
+ORIGINAL, LEAST_CONTEXT = "original_max_position_embeddings", 256
+
 
 @contextlib.contextmanager
 def edited(path: Path) -> Iterator[dict[str, Any]]:
@@ -150,6 +154,9 @@ def _rows(folder: Path) -> int:
 def made(case: Case, variant: str, home: Path) -> Path:
     """The folder of a variant's tiny checkpoint."""
     folder = case.make(home / "tiny")
+    with edited(folder / "config.json") as config:
+        if config.get(ORIGINAL, LEAST_CONTEXT) < LEAST_CONTEXT:
+            config[ORIGINAL] = LEAST_CONTEXT
     VARIANTS[variant](folder)
     return folder
 
@@ -210,6 +217,7 @@ def main(families: list[str]) -> int:
     for name, case in cases().items():
         if not families or name.split(",")[0] in families:
             try_family(name, case, count)
+            print(f"{name}: {count.run} run and {count.wrong} alarms so far", file=sys.stderr, flush=True)
     print(
         f"{count.run + count.same} pairs of family and variant, {count.run} of them different and run in "
         f"{time.monotonic() - start:.0f} s, {count.wrong} alarms",
