@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -74,7 +75,7 @@ class Images(base.Images):
         side, (least, most) = self.tile[0], self._tile_counts
         if max(width, height) <= side:
             return 0, 0
-        best, kept, waste = (0, 0), 0, 0
+        best, kept, waste = (0, 0), 0, math.inf
         for columns in range(least, most + 1):
             for rows in range(max(-(-least // columns), least), most // columns + 1):
                 scale = min(
@@ -90,8 +91,11 @@ class Images(base.Images):
         columns, rows = self._grid(picture.width, picture.height)
         if (columns, rows) == self._grid_by_rule(picture.width, picture.height):
             return picture
+        least = self._tile_counts[0]
+        if min(columns, rows) < least:  # llama.cpp wants so many on each side
+            columns = rows = least
         width, height = self.tile
-        return picture.resize((max(1, columns) * width, max(1, rows) * height), self.processor.resample)
+        return picture.resize((columns * width, rows * height), self.processor.resample)
 
     @contextlib.contextmanager
     def reordered(self, model: PreTrainedModel) -> Iterator[None]:
