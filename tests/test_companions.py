@@ -207,6 +207,22 @@ def test_the_tokenizers_word_comes_before_the_configs(tmp_path: Path, eos: Any) 
     assert companions.end_ids == (9, 3, 4)
 
 
+@pytest.mark.parametrize(
+    ("whole", "inner", "ends"), [([3, 9], 4, (9, 3)), (None, [4, 3], (9, 4, 3)), (None, None, (9,))]
+)
+def test_ends_of_a_config_are_the_wholes_before_the_text_models(
+    tmp_path: Path, whole: object, inner: object, ends: tuple[int, ...]
+) -> None:
+    """Without a generation_config.json transformers generates by one that it makes of config.json, in this order."""
+    companions = companions_of(
+        tmp_path,
+        tokenizer_json=tokenizer(a=0, b=9),
+        tokenizer_config_json={"eos_token": "b"},
+        config_json={"eos_token_id": whole, "text_config": {"eos_token_id": inner}},
+    )
+    assert companions.end_ids == ends
+
+
 def test_odd_ids_are_no_ids(tmp_path: Path) -> None:
     config = {"eos_token_id": "2", "bos_token_id": True, "pad_token_id": -1, "unk_token_id": None, "text_config": 4}
     assert companions_of(tmp_path, config_json=config).special_ids == {}

@@ -1,14 +1,20 @@
-"""What a runtime does with a model, beside computing: where it stops writing, and what it makes of an image's size."""
+"""What a runtime does with a model, beside computing: where it stops writing, and what it makes of an image's size.
+
+What it does by a rule of its own, which no file changes, is told and not held against a file: each time it is proven.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from validate import vision
 from validate.contract import Check, Counter, ids_text, quoted
+from validate.drift import NotComparable
 from validate.errors import RuntimeFailure, Unsupported
 from validate.runtimes.base import ReferenceSession, Session
+from validate.vision import ImageAnswer, ImageDrift
 
 STOP_TOKENS = 8  # asked for where one is expected
 TAIL_TOKENS = 12  # of a prompt, that are shown
@@ -52,6 +58,7 @@ _MAX_PIXELS = 20_000_000  # no larger image is made for it
 
 _HALF = "sides half way between two multiples are rounded up by this runtime, and to an even multiple by the source"
 _SILENT = "the output names no pixel limits: the runtime takes its own"
+_RULE_TITLE = "image sizes that the runtime cuts by a rule of its own"
 _CAP = f"this runtime gives an image at most {_RUNTIME_TOKENS} tokens: send larger ones in a size that has no more"
 
 
@@ -60,7 +67,7 @@ def image_checks(reference: ReferenceSession, candidate: Session) -> list[Check]
 
     Known limits of a runtime are counted apart, each proven size by size.
     """
-    counters = _Counters(Counter(), Counter(), Counter())
+    counters = _Counters(Counter(), Counter(), Counter(), Counter())
     ours, theirs = reference.identity().pixel_limits, candidate.identity().pixel_limits
     if ours and theirs:
         counters.exact.compare("pixel limits", ours, theirs)
@@ -71,6 +78,7 @@ def image_checks(reference: ReferenceSession, candidate: Session) -> list[Check]
         counters.exact.check("image_tokens", "image tokens of images by size", "image_tokens_equal", silent),
         counters.half.check("image_half_sides", "image sizes half way between two multiples", "", _HALF),
         counters.cap.check("image_cap", f"images of more than {_RUNTIME_TOKENS} tokens", "", _CAP),
+        counters.rule.check("image_sizes_by_rule", _RULE_TITLE, "", "; ".join(counters.sentences)),
     ]
     return [check for check in checks if check.total]
 
@@ -80,6 +88,8 @@ class _Counters:
     exact: Counter
     half: Counter
     cap: Counter
+    rule: Counter
+    sentences: dict[str, None] = field(default_factory=dict)  # about `rule`
 
 
 def _compare_size(reference: ReferenceSession, candidate: Session, size: tuple[int, int], counters: _Counters) -> None:
@@ -87,6 +97,11 @@ def _compare_size(reference: ReferenceSession, candidate: Session, size: tuple[i
     wanted, got = reference.image_tokens(*size), _asked(candidate, size)
     if wanted == got:
         counters.exact.compare(what, wanted, got)
+        return
+    by_rule = reference.image_tokens_by_rule(*size)
+    if by_rule is not None and by_rule == (got if isinstance(got, int) else 0):
+        counters.rule.compare(what, wanted, got)
+        counters.sentences[reference.image_rules(*size)[-1]] = None
         return
     raised = (_raised(size[0], unit), _raised(size[1], unit))
     upwards = reference.image_tokens(*raised)
@@ -129,3 +144,43 @@ def image_sizes(unit: int, limits: tuple[int, int] | None) -> list[tuple[int, in
         sizes += [(s, s) for s in (side - unit, side - 1, side, side + 1, side + unit, 2 * side)]
         sizes += [(2 * side + 9, side // 2), (side // 2, 2 * side + 9)]
     return [(w, h) for w, h in dict.fromkeys(sizes) if w > 0 and h > 0 and w * h <= _MAX_PIXELS]
+
+
+# ---- images that a runtime sees by rules of its own
+
+
+def compare_images(
+    answers: Sequence[ImageAnswer], candidate: Session, by_rule: bool
+) -> tuple[list[ImageDrift], list[Check]]:
+    """Differences of every image, and what the runtime's own rules make of some, which is no failure of the file.
+
+    `by_rule`: the runtime is the one whose rules the source knows. Such an image is shown to both sides as both see it
+    alike, which proves the file; what is left between the runtime and the source is told beside it.
+    """
+    counter, rules = Counter(), dict[str, None]()
+    drifts: list[ImageDrift] = []
+    for answer in answers:
+        if answer.by_rule is None or not by_rule:
+            drifts.append(vision.compare_image(answer, candidate))
+            continue
+        plain, words = _plainly(answer, candidate)
+        alike = vision.compare_image(answer.by_rule, candidate)
+        if plain is not None and plain.cosine_min >= alike.cosine_min:  # the runtime has lost the rule
+            drifts.append(plain)
+            continue
+        drifts.append(alike)
+        rules |= dict.fromkeys(answer.rules)
+        counter.differ(answer.name, "as the source sees it", words)
+    note = f"{'; '.join(rules)}: measured is the image as both see it alike, whatever this runtime then makes of it"
+    check = counter.check("images_by_rule", "images that the runtime sees by rules of its own", "", note)
+    return drifts, [check] if check.total else []
+
+
+def _plainly(answer: ImageAnswer, candidate: Session) -> tuple[ImageDrift | None, str]:
+    """What the runtime makes of an image that nobody prepared, beside what the source makes of it; and in words."""
+    try:
+        drift = vision.compare_image(answer, candidate)
+    except NotComparable as error:
+        return None, str(error)
+    apart = f"cosine {drift.cosine_min:.4f} of the worst token's embedding, KL {drift.kl:.2g} of the next token"
+    return drift, apart

@@ -108,6 +108,15 @@ class Reference(ReferenceSession):
     def image_tokens(self, width: int, height: int) -> int:
         return self._session.image_tokens(width, height)
 
+    def image_rules(self, width: int, height: int) -> Sequence[str]:
+        return self._session.image_rules(width, height)
+
+    def image_tokens_by_rule(self, width: int, height: int) -> int | None:
+        return self._session.image_tokens_by_rule(width, height)
+
+    def framed(self, pixels: np.ndarray) -> np.ndarray:
+        return self._session.framed(pixels)
+
     def image_prompt(self, text: str, tools: Sequence[Message] | None = None) -> str:
         return self._session.image_prompt(text, tools)
 
@@ -184,6 +193,16 @@ class Reference(ReferenceSession):
         name = self._name("image_logits", prompt, _digest(pixels))
         shape = (self._identity.vocab,)
         return self._array(name, lambda: self._session.image_logits(prompt, pixels), lambda found: found.shape == shape)
+
+    def image_embeddings_by_rule(self, pixels: np.ndarray) -> np.ndarray:
+        name = self._name("image_embeddings_by_rule", _digest(pixels))
+        ask = lambda: self._session.image_embeddings_by_rule(pixels)  # noqa: E731
+        return self._array(name, ask, lambda found: found.ndim == 2)
+
+    def image_logits_by_rule(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
+        name, shape = self._name("image_logits_by_rule", prompt, _digest(pixels)), (self._identity.vocab,)
+        ask = lambda: self._session.image_logits_by_rule(prompt, pixels)  # noqa: E731
+        return self._array(name, ask, lambda found: found.shape == shape)
 
     def choice_scores(self, questions: Sequence[Question], advance: Callable[[int], None]) -> list[list[float]]:
         """The log-probability of every choice of each question, kept for CHOICES_TOGETHER questions at a time."""

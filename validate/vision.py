@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +39,8 @@ class ImageAnswer:
     embeddings: np.ndarray  # (image token, hidden)
     logits: np.ndarray  # (vocab,) of the next token
     processed: tuple[int, int]  # width, height after the source's own resizing
+    rules: Sequence[str] = ()  # what llama.cpp does with this image otherwise, whatever file it is given
+    by_rule: ImageAnswer | None = None  # where there are some: the image as it sees it, answered by the source
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,7 +108,22 @@ def ask(reference: ReferenceSession, name: str, pixels: np.ndarray, text: str = 
     """What the reference makes of an image and a question; computed once for all candidates."""
     prompt = reference.image_prompt(text)
     embeddings, logits = reference.image_embeddings(pixels), reference.image_logits(prompt, pixels)
-    return ImageAnswer(name, pixels, prompt, embeddings, logits, reference.processed_size(pixels))
+    answer = ImageAnswer(name, pixels, prompt, embeddings, logits, reference.processed_size(pixels))
+    rules = reference.image_rules(*answer.size)
+    return replace(answer, rules=rules, by_rule=_by_rule(reference, answer)) if rules else answer
+
+
+def _by_rule(reference: ReferenceSession, answer: ImageAnswer) -> ImageAnswer:
+    """The same picture, in a shape that both sides take as it is, in the order in which llama.cpp computes."""
+    pixels, prompt = reference.framed(answer.pixels), answer.prompt
+    return ImageAnswer(
+        answer.name,
+        pixels,
+        prompt,
+        reference.image_embeddings_by_rule(pixels),
+        reference.image_logits_by_rule(prompt, pixels),
+        reference.processed_size(pixels),
+    )
 
 
 def compare_image(reference: ImageAnswer, candidate: Session) -> ImageDrift:

@@ -195,10 +195,12 @@ class Companions:
     def end_ids(self) -> tuple[int, ...]:
         """Every token id that ends a generation, the tokenizer's EOS first, without repetition.
 
-        generation_config.json may list several (`eos_token_id: [151645, 151643]`); where it says nothing, config.json.
+        generation_config.json may list several (`eos_token_id: [151645, 151643]`); where it says nothing, config.json,
+        and of that the whole before its text_config, as transformers makes a generation config of it.
         """
         first = [self.special_ids["eos"]] if "eos" in self.special_ids else []
-        listed = _ids(self.generation.get("eos_token_id")) or _ids(self.text_config.get("eos_token_id"))
+        said = (config.get("eos_token_id") for config in (self.generation, self.config, self.text_config))
+        listed = next((ids for ids in map(_ids, said) if ids), [])
         return tuple(dict.fromkeys([*first, *listed]))
 
 

@@ -126,13 +126,25 @@ def window_of(options: ValidateOptions, source: Bundle) -> int:
 def context_of(source: Bundle) -> int | None:
     """Tokens that the model was made for; None where its config does not say.
 
-    `original_max_position_embeddings` (Phi-3's long contexts) is where other rotary frequencies begin.
+    `original_max_position_embeddings` (Phi-3's long contexts) is where other rotary frequencies begin, beside the
+    scaling or inside it: transformers picks them by the length of a text, llama.cpp by that of its context. Other
+    scalings (yarn, llama3) are the same at every length, and may be compared at any.
     """
     config = config_of(source) or {}
     text = config.get("text_config", config)
-    words = ("max_position_embeddings", "original_max_position_embeddings")
-    found = [text.get(word) for word in words] if isinstance(text, dict) else []
+    found = [text.get("max_position_embeddings"), _switches_at(text)] if isinstance(text, dict) else []
     return min((n for n in found if isinstance(n, int) and n >= SHORTEST_WINDOW), default=None)
+
+
+def _switches_at(text: JsonDict) -> object:
+    """Tokens from which on a model turns positions by other frequencies; None where it never does."""
+    word = "original_max_position_embeddings"
+    if word in text:  # transformers takes the one beside the scaling first
+        return text[word]
+    scaling = text.get("rope_parameters") or text.get("rope_scaling")
+    if not isinstance(scaling, dict) or scaling.get("rope_type", scaling.get("type")) not in ("longrope", "su"):
+        return None
+    return scaling.get(word)
 
 
 def _check_clicks(options: ValidateOptions) -> list[Problem]:

@@ -278,7 +278,7 @@ class ValidateStage(Stage[ValidateOptions]):
     """Runs every output on its real runtime against the source, and writes report.json, report.md and report.html."""
 
     NAME = "validate"
-    VERSION = 8
+    VERSION = 9
     TOOLS = REFERENCE_TOOLS
     NEEDS: ClassVar[Mapping[str, str]] = {"torch": "validate", "transformers": "validate"}
     Options = ValidateOptions

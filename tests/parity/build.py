@@ -62,6 +62,29 @@ def with_token(tokenizer: str, token: str) -> str:
     return json.dumps(made)
 
 
+def with_last_tokens(words: Words, *texts: str) -> Words:
+    """The words, their last pieces given up for special tokens: a piece is no placeholder of an image, nor an end."""
+
+    def tokenizer() -> str:
+        made = json.loads(words.tokenizer())
+        model, first = made["model"], words.vocab - len(texts)
+        drop_pieces(model, first)
+        last = made["added_tokens"][-1]
+        made["added_tokens"] += [{**last, "id": first + i, "content": text} for i, text in enumerate(texts)]
+        return json.dumps(made)
+
+    return replace(words, tokenizer=tokenizer)
+
+
+def drop_pieces(model: dict[str, Any], first: int) -> None:
+    """Take the pieces from an id on out of a BPE, and the merges that need or make one."""
+    gone = {text for text, number in model["vocab"].items() if number >= first}
+    for text in gone:
+        del model["vocab"][text]
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    model["merges"] = [pair for pair in pairs if not gone & {*pair, "".join(pair)}]
+
+
 SHARP: Mapping[str, float] = {
     "q_proj.weight": 12,
     "k_proj.weight": 12,

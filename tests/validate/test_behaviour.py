@@ -178,6 +178,32 @@ class Counting:
     def __init__(self, count: Callable[[int, int], int], limits: tuple[int, int] | None = None) -> None:
         self.image_tokens, self.image_unit = count, 28
         self.identity = lambda: SimpleNamespace(pixel_limits=limits)
+        self.rule: Callable[[int, int], int | None] = lambda w, h: None
+
+    def image_tokens_by_rule(self, width: int, height: int) -> int | None:
+        return self.rule(width, height)
+
+    def image_rules(self, width: int, height: int) -> list[str]:
+        return ["it turns the order", "it cuts otherwise"]
+
+
+def test_sizes_that_a_runtime_cuts_by_a_rule_of_its_own_are_told() -> None:
+    source: Any = Counting(lambda w, h: w * h)
+    source.rule = lambda w, h: 0 if w == h == 1 else 7 if w > h else None
+
+    def cut(width: int, height: int) -> int:
+        if width == height == 1:
+            raise RuntimeFailure("too small")
+        return 7 if width > height else width * height
+
+    candidate: Any = Counting(cut)
+    exact, ruled = image_checks(source, candidate)
+    assert (exact.name, exact.score) == ("image_tokens", 1.0)
+    assert (ruled.name, ruled.metric, ruled.note) == ("image_sizes_by_rule", "", "it cuts otherwise")
+    assert (ruled.equal, ruled.total > 5) == (0, True)
+    wrong: Any = Counting(lambda w, h: 8 if w > h else 0 if w == h == 1 else w * h)
+    (exact,) = [check for check in image_checks(source, wrong) if check.name == "image_tokens"]
+    assert exact.total - exact.equal == ruled.total - 1, "a rule excuses its own number alone"
 
 
 def test_a_known_limit_is_one_only_with_its_proof() -> None:

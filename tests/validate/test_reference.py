@@ -89,6 +89,9 @@ def test_other_tokens_and_other_pixels_are_other_questions(tmp_path: Path) -> No
     reference.image_embeddings(PIXELS)
     reference.image_embeddings(PIXELS.reshape(2, 8, 3))  # the same bytes in another shape
     assert source.asked == ["logits", "logits", "image_embeddings", "image_embeddings"]
+    reference.image_embeddings_by_rule(PIXELS)  # another question about the same image
+    reference.image_embeddings_by_rule(PIXELS)
+    assert source.asked[4:] == ["image_embeddings"]
 
 
 @pytest.mark.parametrize("cut", [0, 10, -1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,31 @@ import pytest
 
 from convert.bundle import Bundle
 from tests.fixtures_validate import folder, tiny_text, tiny_vision
+from tests.parity.families import cases
 from validate import runtimes
 from validate.runtimes import RuntimeFailure, transformers
 
 __all__ = ["tiny_text", "tiny_vision"]  # fixtures
+
+
+@pytest.mark.parametrize(
+    ("said", "inner"), [({"eos_token_id": [484, 482]}, {"eos_token_id": 2}), ({}, {"eos_token_id": [484]}), ({}, {})]
+)
+def test_ends_without_a_generation_config_are_those_transformers_generates_by(
+    tmp_path: Path, said: dict[str, Any], inner: dict[str, Any]
+) -> None:
+    """Of a config in two parts the whole's count first, and no default of a config's class (LlamaConfig's is 2)."""
+    import transformers as library
+
+    home = cases()["idefics3"].make(tmp_path)
+    config = json.loads((home / "config.json").read_text())
+    del config["eos_token_id"]
+    (home / "config.json").write_text(json.dumps(config | said | {"text_config": config["text_config"] | inner}))
+    model = library.AutoModelForImageTextToText.from_pretrained(home, local_files_only=True)
+    by_config = model.generation_config.eos_token_id
+    with transformers.RUNTIME.open(home, threads=1) as session:
+        ends = session.identity().end_of_generation
+    assert ends == {482, *(by_config if isinstance(by_config, list) else [])}  # 482 is the tokenizer's
 
 
 @pytest.mark.parametrize("break_it", ["missing", "unexpected"])

@@ -256,12 +256,24 @@ def test_a_text_and_an_image_that_are_none_are_problems(tiny_text: dict[str, Bun
     assert "not an image" in str(stage.check(stage.Options(images=[path]), tiny_text)[0])
 
 
+LONGROPE = {"original_max_position_embeddings": 128, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+
+
 @pytest.mark.parametrize(
     ("words", "window"),
-    [({}, 512), ({"original_max_position_embeddings": 128}, 128), ({"max_position_embeddings": 64}, 64)],
+    [
+        ({}, 512),
+        ({"original_max_position_embeddings": 128}, 128),
+        ({"max_position_embeddings": 64}, 64),
+        ({"rope_scaling": {**LONGROPE, "rope_type": "longrope"}}, 128),
+        ({"rope_scaling": {**LONGROPE, "type": "longrope"}}, 128),
+        ({"rope_parameters": {**LONGROPE, "rope_type": "longrope", "rope_theta": 10000.0}}, 128),
+        ({"rope_scaling": YARN}, 512),  # the same at every length
+    ],
 )
 def test_a_window_is_no_longer_than_what_the_model_was_made_for(
-    words: dict[str, int], window: int, tmp_path: Path
+    words: dict[str, Any], window: int, tmp_path: Path
 ) -> None:
     bundle = source.forecast(source.Options(path=tiny.tiny_llama(tmp_path / "tiny", layers=1, **words)), {})
     assert window_of(stage.Options(window=30_000), bundle) == window

@@ -9,6 +9,8 @@ from validate.errors import RuntimeFailure, Unsupported
 from validate.measures.base import RunningCandidate, SessionMeasure
 from validate.runtimes.base import Ability
 
+RULES_OF = "llama.cpp"  # the runtime whose own rules for images the source knows
+
 
 class Images(SessionMeasure):
     """Asked where the source takes images and can be shown them, and a projector was made; else the reason is noted."""
@@ -48,7 +50,11 @@ class Images(SessionMeasure):
     def measure(self, running: RunningCandidate) -> None:
         result = running.result
         result.checks += behaviour.image_checks(self.reference, running.session)
-        result.images = [vision.compare_image(answer, running.session) for answer in self._reference_answers]
+        runtime = running.candidate.runtime
+        result.images, checks = behaviour.compare_images(
+            self._reference_answers, running.session, runtime is not None and runtime.NAME == RULES_OF
+        )
+        result.checks += checks
         result.metrics |= vision.image_metrics(result.images)
 
     @cached_property

@@ -55,7 +55,7 @@ class CheckpointFolder(ReferenceSession):
         eos = token_id(tokenizer.eos_token_id)
         # What stops transformers' generate: the generation config's list, else the model config's, and the tokenizer's.
         stops = optional(self._generation, "eos_token_id")
-        stops = optional(self._text, "eos_token_id") if stops is None else stops
+        stops = _config_ends(self._folder) if stops is None else stops
         ends = frozenset([*(stops if isinstance(stops, list | tuple) else [stops]), eos]) - {None, -1}
         plain, special = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         bos = token_id(tokenizer.bos_token_id)
@@ -196,6 +196,23 @@ class CheckpointFolder(ReferenceSession):
         with _reading_images(f"the image processor refuses {width} x {height}"):
             return images.tokens(width, height)
 
+    def image_rules(self, width: int, height: int) -> Sequence[str]:
+        images = self.images
+        with _reading_images(f"the image processor refuses {width} x {height}"):
+            return images.rules(width, height)
+
+    def image_tokens_by_rule(self, width: int, height: int) -> int | None:
+        images = self.images
+        with _reading_images(f"the image processor refuses {width} x {height}"):
+            return images.tokens_by_rule(width, height)
+
+    def framed(self, pixels: np.ndarray) -> np.ndarray:
+        from PIL import Image
+
+        images = self.images
+        with _reading_images("the image processor refuses an image"):
+            return np.asarray(images.framed(Image.fromarray(pixels)))
+
     @property
     def image_unit(self) -> int:
         """Pixels of the side of what becomes one image token."""
@@ -300,6 +317,19 @@ def by_length(
         rows = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
         written |= zip(rows, write([prompts[i] for i in rows]), strict=True)
     return [written[i] for i in range(len(prompts))]
+
+
+def _config_ends(folder: Path) -> object:
+    """The ends of config.json, as transformers makes a generation config of it: the whole's, else the text model's.
+
+    What the config's class fills in where the file is silent (2, in LlamaConfig) stops nothing.
+    """
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+    inner: Mapping[str, object] = next(
+        (said[name] for name in ("decoder", "generator", "text_config") if said.get(name)), {}
+    )
+    ends = said.get("eos_token_id")
+    return inner.get("eos_token_id") if ends is None else ends
 
 
 def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:

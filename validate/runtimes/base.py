@@ -253,6 +253,30 @@ class ReferenceSession(Session):
         """Pixels of the side of what becomes one image token."""
         raise _unsupported("image_unit")
 
+    # ---- what llama.cpp does with images by rules of its own, which no file changes
+
+    def image_rules(self, width: int, height: int) -> Sequence[str]:
+        """What it does otherwise with an image of that size, a sentence each, what comes of the size last."""
+        return ()
+
+    def image_tokens_by_rule(self, width: int, height: int) -> int | None:
+        """The image tokens of a size that it cuts otherwise, 0 where it refuses it; None where it does the same."""
+        return None
+
+    def framed(self, pixels: np.ndarray) -> np.ndarray:
+        """The image, uint8 (height, width, 3), in a shape that both take as it is."""
+        return pixels
+
+    def image_embeddings_by_rule(self, pixels: np.ndarray) -> np.ndarray:
+        """As `image_embeddings`, an image's tokens in the order in which it computes them."""
+        return self.image_embeddings(pixels)
+
+    def image_logits_by_rule(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
+        """As `image_logits`, an image's tokens in the order in which it computes them."""
+        return self.image_logits(prompt, pixels)
+
+    # ---- prompts with images
+
     def image_prompt(self, text: str, tools: Sequence[Message] | None = None) -> str:
         """A user's turn of one image and `text`, rendered, with IMAGE_MARK where the image goes."""
         raise _unsupported("image_prompt")

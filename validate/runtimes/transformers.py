@@ -208,6 +208,14 @@ class TransformersSession(CheckpointFolder):
             out = self._model(**inputs, use_cache=False)
         return out.logits[0, -1].numpy()  # type: ignore[no-any-return]
 
+    def image_embeddings_by_rule(self, pixels: np.ndarray) -> np.ndarray:
+        with self.images.reordered(self._model):
+            return self.image_embeddings(pixels)
+
+    def image_logits_by_rule(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
+        with self.images.reordered(self._model):
+            return self.image_logits(prompt, pixels)
+
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
         return self._greedy(self._tensors(self.image_inputs(prompts, images)), count)
 

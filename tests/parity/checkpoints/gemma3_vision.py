@@ -3,10 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.parity.build import LLAMA, SHARP, Tensors, build
+from tests.parity.build import LLAMA, SHARP, Tensors, build, with_last_tokens
 from tests.parity.families import Case
 from tests.parity.seeing import SIGLIP_PIXELS, VISION_SHARP, with_processor
 
+WORDS = with_last_tokens(LLAMA, "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>")
 PROCESSOR = {
     **SIGLIP_PIXELS,
     "image_processor_type": "Gemma3ImageProcessor",
@@ -54,14 +55,14 @@ def gemma3_vision(folder: Path) -> Path:
         "architectures": ["Gemma3ForConditionalGeneration"],
         "boi_token_index": 381,
         "eoi_token_index": 382,
-        "eos_token_id": [1, 106],
+        "eos_token_id": [2, 380],
         "image_token_index": 383,
         "mm_tokens_per_image": 16,
         "model_type": "gemma3",
         "text_config": TEXT,
         "vision_config": VISION,
     }
-    build(folder, LLAMA, config, hub=published, scales=SCALES)
+    build(folder, WORDS, config, hub=published, scales=SCALES)
     return with_processor(folder, PROCESSOR)
 
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.parity.build import LLAMA, SHARP, Tensors, build
+from tests.parity.build import LLAMA, SHARP, Tensors, build, with_last_tokens
 from tests.parity.families import Case
 from tests.parity.seeing import SIGLIP_PIXELS, VISION_SHARP, with_processor
 
+WORDS = with_last_tokens(LLAMA, "<image>")
 PROCESSOR = {
     **SIGLIP_PIXELS,
     "crop_size": {"height": 112, "width": 112},
@@ -63,7 +64,7 @@ def llava(folder: Path) -> Path:
         "vision_feature_select_strategy": "default",
     }
     scales = {"linear_1.weight": 4, "class_embedding": 8, **VISION_SHARP, **SHARP}
-    build(folder, LLAMA, config, hub=published, scales=scales)
+    build(folder, WORDS, config, hub=published, scales=scales)
     return with_processor(folder, PROCESSOR)
 
 

@@ -6,10 +6,11 @@ torchvision for videos, and other packages beside.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,7 +18,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Size = tuple[int, int]  # width, height in pixels
 Found = Mapping[str, np.ndarray]  # what an image processor gives, by the names of the model's inputs
@@ -75,6 +76,28 @@ class Images(ABC):
         height, width = found["pixel_values"].shape[-2:]
         return int(width), int(height)
 
+    # ---- what llama.cpp does by rules of its own, whatever file it is given
+
+    def rules(self, width: int, height: int) -> Sequence[str]:
+        """What it does otherwise with an image of that size, a sentence each, what comes of the size last."""
+        return ()
+
+    def tokens_by_rule(self, width: int, height: int) -> int | None:
+        """The embeddings of an image that it cuts otherwise, 0 where it refuses one; None where it does as the source.
+
+        They follow from the source's settings: a file that states others makes another number.
+        """
+        return None
+
+    def framed(self, picture: Image) -> Image:
+        """The image in a shape that both take as it is."""
+        return picture
+
+    @contextlib.contextmanager
+    def reordered(self, model: PreTrainedModel) -> Iterator[None]:
+        """The source's weights in the order in which it computes an image's tokens."""
+        yield
+
     # ---- what follows
 
     @functools.cached_property
@@ -111,3 +134,20 @@ class Images(ABC):
         found = dict(self.processor(pictures, return_tensors="np", **self.options))
         arrays = {name: value for name, value in found.items() if name not in self.unused}
         return ImageInputs(arrays, [self.placeholder(found, i) for i in range(len(images))], self.resized(found))
+
+
+@contextlib.contextmanager
+def moved_positions(model: PreTrainedModel, ending: str, axis: int) -> Iterator[None]:
+    """Every position embedding one place later, as for a class token that comes last and is counted first."""
+    import torch
+
+    found = [values for name, values in model.named_parameters() if name.endswith(ending)]
+    if len(found) != 1:
+        raise ValueError(f"the source has {len(found)} parameters called …{ending}, one is wanted")
+    try:
+        with torch.no_grad():
+            found[0].copy_(found[0].roll(1, axis))
+        yield
+    finally:
+        with torch.no_grad():
+            found[0].copy_(found[0].roll(-1, axis))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from validate.runtimes._images import base
 from validate.runtimes._images.base import Found, Size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MODELS = ("gemma3",)
 
@@ -33,3 +36,14 @@ class Images(base.Images):
 
     def placeholder(self, found: Found, image: int) -> str:
         return f"{self.span}{self.token * self.tile_tokens}{self.text_of(self.config.eoi_token_id)}"
+
+    # llama.cpp, clip.cpp: image_resize_pad is PAD_CEIL where a projector says nothing else
+    def rules(self, width: int, height: int) -> Sequence[str]:
+        border = (
+            "llama.cpp puts an image that is no square into one with a black border, the source stretches it: send "
+            "squares where both have to see alike"
+        )
+        return () if width == height else (border,)
+
+    def framed(self, picture: Image) -> Image:
+        return picture if picture.width == picture.height else picture.resize(self.tile, self.processor.resample)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from validate.runtimes._images import base
@@ -50,6 +50,18 @@ class Images(base.Images):
         rows, columns = _grid(found, 0)
         width, height = super().resized(found)
         return width * max(1, columns), height * max(1, rows)
+
+    # llama.cpp, mtmd-image.cpp: the shorter side of a scaled image is cut to whole pixels, of which there may be none
+    def rules(self, width: int, height: int) -> Sequence[str]:
+        thin = (
+            "llama.cpp refuses an image whose shorter side is scaled to less than a pixel, the source makes it one: "
+            "cut such images, or put a border around them"
+        )
+        return () if self.tokens_by_rule(width, height) is None else (thin,)
+
+    def tokens_by_rule(self, width: int, height: int) -> int | None:
+        edge, shape = int(self.processor.size["longest_edge"]), width / height
+        return None if int(edge / shape if width >= height else edge * shape) else 0
 
 
 def _grid(found: Found, image: int) -> Size:
