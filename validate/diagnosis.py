@@ -246,11 +246,12 @@ def _exchanged(a: np.ndarray, b: np.ndarray, what: str) -> str:
 
 def _of_another(a: np.ndarray, others: Mapping[str, Callable[[], np.ndarray]]) -> str:
     """The values of another tensor of the checkpoint, which has the same shape."""
+    likest, best = "", LIKE
     for name, load in others.items():
         other = load()
-        if other.shape == a.shape and _like(a, other) > LIKE:
-            return f"it holds the values of {name}"
-    return ""
+        if other.shape == a.shape and (cosine := _like(a, other)) > best:
+            likest, best = name, cosine
+    return f"it holds the values of {likest}" if likest else ""
 
 
 def _offset(a: np.ndarray, b: np.ndarray) -> str:

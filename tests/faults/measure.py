@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,23 +56,43 @@ def honest_nano(cache: Path, stages: Collection[str] = tuple(STAGES)) -> Honest:
     return Honest(NANO, {n: f for n, f in files.items() if f.exists()}, home / "gguf/mmproj-fara-nano-F16.gguf")
 
 
-def make_all(faults: Sequence[Fault], honest: Mapping[str, Honest], home: Path) -> dict[str, Damaged]:
-    """Name of a fault -> its damaged output, in a folder of its own."""
-    made = {}
+def honest_tiny(name: str, make: Callable[[Path], Path], cache: Path) -> Honest:
+    """A tiny checkpoint of a family below `cache`, as F16."""
+    checkpoint = cache / "checkpoints" / name
+    if not (checkpoint / "config.json").exists():
+        make(checkpoint)
+    words = {
+        "name": name,
+        "model": {"path": str(checkpoint)},
+        "stages": {"gguf": {"use": "gguf", "types": ["F16"]}},
+    }
+    home = run(plan(recipe_of(words, Path("faults")), cache)).folder
+    return Honest(checkpoint, {"f16": home / f"gguf/{name}-F16.gguf"})
+
+
+def make_all(faults: Sequence[Fault], honest: Mapping[str, Honest], home: Path) -> dict[str, Damaged | Verdict]:
+    """Name of a fault -> its damaged output, in a folder of its own; or how making it was refused."""
+    made: dict[str, Damaged | Verdict] = {}
     for number, fault in enumerate(faults):
         out = home / f"f{number:02}"
         out.mkdir(parents=True, exist_ok=True)
-        made[fault.name] = fault.make(honest[fault.model], out)
+        try:
+            made[fault.name] = fault.make(honest[fault.model], out)
+        except ConvertError as error:
+            made[fault.name] = Verdict(True, str(error), str(error))
     return made
 
 
-def verdicts(source: Path, outputs: Mapping[str, Damaged], out: Path) -> dict[str, Verdict]:
+def verdicts(source: Path, outputs: Mapping[str, Damaged | Verdict], out: Path) -> dict[str, Verdict]:
     """What validation says of each; what it refuses to open is said by the plan."""
     from validate.report.advice import advice
 
     said = {name: words for name, one in outputs.items() if (words := _refusal(one))}
-    names = [name for name in outputs if name not in said]
-    stages = {f"s{i}": _stage(outputs[name]) for i, name in enumerate(names)}
+    left = {name: one for name, one in outputs.items() if isinstance(one, Damaged) and name not in said}
+    names = list(left)
+    if not names:
+        return said
+    stages = {f"s{i}": _stage(one) for i, one in enumerate(left.values())}
     recipe = {
         "name": "damaged",
         "model": {"path": str(source)},
@@ -91,7 +111,9 @@ def _stage(one: Damaged) -> dict[str, str]:
     return words | ({} if one.projector is None else {"projector": str(one.projector)})
 
 
-def _refusal(one: Damaged) -> Verdict | None:
+def _refusal(one: Damaged | Verdict) -> Verdict | None:
+    if isinstance(one, Verdict):
+        return one
     options = existing.Options(path=one.path, projector=one.projector)
     try:
         problems = existing.check(options, {"source": None})  # type: ignore[dict-item]
