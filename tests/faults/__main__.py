@@ -7,11 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults import families, folders, gguf_metadata, gguf_tensors
+from tests.faults import families, folder_words, folders, gguf_metadata, gguf_tensors, grid
 from tests.faults.kinds import SUITE, Damaged, Fault, Honest
 from tests.faults.measure import Verdict, honest_nano, honest_tiny, make_all, verdicts
 
-MODULES = (gguf_tensors, gguf_metadata, folders, families)  # imported, so that they declare theirs
+MODULES = (grid, gguf_tensors, gguf_metadata, folders, folder_words, families)  # imported, so that they declare theirs
 PLACED = 40
 SHOWN = 60
 

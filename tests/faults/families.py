@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 
 from convert.errors import InputError
 from tests import tiny
-from tests.faults.gguf_tensors import Edit, damaged, edit, negate, unpermuted, zero
+from tests.faults.gguf_metadata import without
+from tests.faults.gguf_tensors import copied, damaged, edit, unpermuted, zero
+from tests.faults.grid import DOWN
 from tests.faults.kinds import SUITE, Damaged, Honest
 from tests.fixtures_gguf import LLAMA3_ROPE
 from tests.fixtures_validate import rewritten
@@ -18,18 +21,21 @@ from tests.fixtures_validate import rewritten
 MODELS: dict[str, Callable[[Path], Path]] = {
     "moe": tiny.tiny_qwen3_moe,
     "gemma2": lambda folder: tiny.tiny_gemma2(folder, query_pre_attn_scalar=24),
-    "llama": lambda folder: tiny.tiny_llama(folder, rope_scaling=LLAMA3_ROPE),
+    "llama": lambda folder: tiny_llama_of_two_ends(folder),
+    "yarn": lambda folder: tiny.tiny_qwen2(folder, rope_scaling=YARN),
+    "longrope": lambda folder: tiny.tiny_phi3(folder, longrope=True),
 }
-DOWN = "blk.1.ffn_down_exps.weight"
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+TURN_END = 300  # a token that nothing but the generation config and the file calls an end
 Q4_0, Q4_K = 2, 12  # ggml.h, enum ggml_type: both 4.5 bits a weight
 
 
-def of_expert(number: int, change: Edit) -> Edit:
-    def edit_one(data: np.ndarray) -> np.ndarray:
-        data[number] = change(data[number])
-        return data
-
-    return edit_one
+def tiny_llama_of_two_ends(folder: Path) -> Path:
+    """A Llama 3's positions, and a second end of text that no runtime knows by its name."""
+    tiny.tiny_llama(folder, rope_scaling=LLAMA3_ROPE)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [2, TURN_END]}))
+    return folder
 
 
 def duplicated(data: np.ndarray) -> np.ndarray:
@@ -37,13 +43,8 @@ def duplicated(data: np.ndarray) -> np.ndarray:
     return data
 
 
-def exchanged(data: np.ndarray) -> np.ndarray:
-    data[[0, 1]] = data[[1, 0]]
-    return data
-
-
-def field(name: str, model: str, key: str, value: object) -> None:
-    SUITE.add(name, lambda h, out: damaged(h, out, "f16", {}, **{key: value}), key, model=model)
+def field(name: str, model: str, key: str, value: object, place: str = "") -> None:
+    SUITE.add(name, lambda h, out: damaged(h, out, "f16", {}, **{key: value}), place or key, model=model)
 
 
 def head_of_its_own(h: Honest, out: Path) -> Damaged:
@@ -139,10 +140,7 @@ def imatrix_of_another(h: Honest, out: Path) -> Damaged:
     return Damaged(h.outputs["f16"])
 
 
-edit("zeroed expert", DOWN, of_expert(2, zero), model="moe")
-edit("negated expert", DOWN, of_expert(1, negate), model="moe")
 edit("one expert duplicated", DOWN, duplicated, model="moe")
-edit("two experts exchanged", DOWN, exchanged, model="moe")
 edit("router zeroed", "blk.0.ffn_gate_inp.weight", zero, model="moe")
 edit("k norm zeroed", "blk.0.attn_k_norm.weight", zero, model="moe")
 field("experts used wrong", "moe", "qwen3moe.expert_used_count", 1)
@@ -152,6 +150,15 @@ field("sliding window off", "gemma2", "gemma2.attention.sliding_window", 4096)
 edit("norm without its one", "blk.1.attn_norm.weight", lambda data: data - np.float32(1), model="gemma2")
 edit("q permutation missing", "blk.0.attn_q.weight", unpermuted(4), model="llama")
 edit("rope factors wrong", "rope_freqs.weight", lambda data: data * np.float32(2), model="llama")
+edit("k permutation missing", "blk.1.attn_k.weight", unpermuted(2), model="llama")
+SUITE.add("rope factors lost", without("rope_freqs.weight"), "rope_type", model="llama")
+field("missing end of turn", "llama", "tokenizer.ggml.eot_token_id", None, "ends of generation")
+field("space prefix lost", "llama", "tokenizer.ggml.add_space_prefix", False, "token ids")
+field("BOS lost", "llama", "tokenizer.ggml.add_bos_token", False, "BOS")
+field("rope scaling lost", "yarn", "qwen2.rope.scaling.type", None, "rope_type")
+field("rope scaling factor wrong", "yarn", "qwen2.rope.scaling.factor", 8.0, "rope_factor")
+field("length before scaling wrong", "yarn", "qwen2.rope.scaling.original_context_length", 512, "original_max_position")
+copied("long rope factors are the short ones", "rope_factors_long.weight", "rope_factors_short.weight", model="longrope")
 SUITE.add("tied head doubled", head_of_its_own, "output.weight", model="llama")
 SUITE.add(
     "scores lost",
