@@ -21,10 +21,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path(".cache/faults"), help="where honest outputs are kept")
     parser.add_argument("--only", default="", help="faults whose name has this")
+    parser.add_argument("--keep", type=Path, help="a folder for the damaged outputs and what is said of them")
     asked = parser.parse_args()
     faults = [fault for fault in SUITE.faults if asked.only in fault.name]
     with tempfile.TemporaryDirectory(prefix="faults-") as home:
-        said, sound = _all_verdicts(faults, asked.cache.absolute(), Path(home))
+        said, sound = _all_verdicts(faults, asked.cache.absolute(), (asked.keep or Path(home)).absolute())
     return _print(faults, said, sound)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from convert.errors import ConvertError
 from convert.formats.existing_stage import STAGE as existing
@@ -15,6 +16,7 @@ from tests.faults.kinds import Damaged, Fault, Honest
 
 NANO = Path(__file__).parents[2] / "recipes/models/fara-nano"
 TOKENS, WINDOW = 128, 64
+WRITTEN = 8  # tokens of each answer: none of the default limits is on what outputs write, and it takes most of the time
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def verdicts(source: Path, outputs: Mapping[str, Damaged | Verdict], out: Path) 
         "stages": stages,
         "validate": {"tokens": TOKENS, "window": WINDOW, "threads": 1},
     }
-    report = run(plan(recipe_of(recipe, Path("faults")), out)).report
+    with patch("validate.toolcalls.ANSWER_TOKENS", WRITTEN), patch("validate.measures.writing.GREEDY_TOKENS", WRITTEN):
+        report = run(plan(recipe_of(recipe, Path("faults")), out)).report
     assert report is not None
     for name, row in zip(names, report["outputs"], strict=True):
         said[name] = Verdict(row["status"] == "failed", str(row["reason"]), "\n".join(advice(row)) + row["reason"])
