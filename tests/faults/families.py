@@ -18,13 +18,6 @@ from tests.faults.kinds import SUITE, Damaged, Honest
 from tests.fixtures_gguf import LLAMA3_ROPE
 from tests.fixtures_validate import rewritten
 
-MODELS: dict[str, Callable[[Path], Path]] = {
-    "moe": tiny.tiny_qwen3_moe,
-    "gemma2": lambda folder: tiny.tiny_gemma2(folder, query_pre_attn_scalar=24),
-    "llama": lambda folder: tiny_llama_of_two_ends(folder),
-    "yarn": lambda folder: tiny.tiny_qwen2(folder, rope_scaling=YARN),
-    "longrope": lambda folder: tiny.tiny_phi3(folder, longrope=True),
-}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 TURN_END = 300  # a token that nothing but the generation config and the file calls an end
 Q4_0, Q4_K = 2, 12  # ggml.h, enum ggml_type: both 4.5 bits a weight
@@ -36,6 +29,15 @@ def tiny_llama_of_two_ends(folder: Path) -> Path:
     path = folder / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [2, TURN_END]}))
     return folder
+
+
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "moe": tiny.tiny_qwen3_moe,
+    "gemma2": lambda folder: tiny.tiny_gemma2(folder, query_pre_attn_scalar=24),
+    "llama": tiny_llama_of_two_ends,
+    "yarn": lambda folder: tiny.tiny_qwen2(folder, rope_scaling=YARN),
+    "longrope": lambda folder: tiny.tiny_phi3(folder, longrope=True),
+}
 
 
 def duplicated(data: np.ndarray) -> np.ndarray:
@@ -158,7 +160,9 @@ field("BOS lost", "llama", "tokenizer.ggml.add_bos_token", False, "BOS")
 field("rope scaling lost", "yarn", "qwen2.rope.scaling.type", None, "rope_type")
 field("rope scaling factor wrong", "yarn", "qwen2.rope.scaling.factor", 8.0, "rope_factor")
 field("length before scaling wrong", "yarn", "qwen2.rope.scaling.original_context_length", 512, "original_max_position")
-copied("long rope factors are the short ones", "rope_factors_long.weight", "rope_factors_short.weight", model="longrope")
+copied(
+    "long rope factors are the short ones", "rope_factors_long.weight", "rope_factors_short.weight", model="longrope"
+)
 SUITE.add("tied head doubled", head_of_its_own, "output.weight", model="llama")
 SUITE.add(
     "scores lost",
