@@ -36,7 +36,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "gemma2": lambda folder: tiny.tiny_gemma2(folder, query_pre_attn_scalar=24),
     "llama": tiny_llama_of_two_ends,
     "yarn": lambda folder: tiny.tiny_qwen2(folder, rope_scaling=YARN),
-    "longrope": lambda folder: tiny.tiny_phi3(folder, longrope=True),
+    "longrope": lambda folder: tiny.tiny_phi3(folder, longrope=True, original_max_position_embeddings=256),
 }
 
 
