@@ -44,7 +44,7 @@ ROUNDING: Mapping[str, tuple[float, float]] = {
     "IQ3": (0.3, 0.5),
     "*": (0.6, 0.9),
 }
-EXACT_ENOUGH = ("F32", "FP32", "F16", "FP16", "BF16", "F8", "INT8", "INT4", "Q8", "Q6", "Q5", "Q4", "IQ4")
+EXACT_ENOUGH = ("F32", "FP32", "F16", "FP16", "BF16", "F8", "INT8", "INT4", "Q8", "Q6", "Q5", "Q4", "IQ4", "Q3", "Q2_K")
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,15 @@ def exchange_rows(first: int, second: int) -> Edit:
     return change
 
 
-def double_first_scale(data: np.ndarray) -> np.ndarray:
-    """The first block of Q8_0, 34 bytes, or the first super-block of Q4_K, 144 bytes: its scale is in front."""
-    flat = data.reshape(-1)
-    flat[:2] = (flat[:2].copy().view(np.float16) * np.float16(2)).view(np.uint8)
-    return data
+def double_first_scale(at: int) -> Edit:
+    """Of the first block, whose scale lies so many bytes from its start (ggml-common.h)."""
+
+    def change(data: np.ndarray) -> np.ndarray:
+        scale = data.reshape(-1)[at : at + 2]
+        scale[:] = (scale.copy().view(np.float16) * np.float16(2)).view(np.uint8)
+        return data
+
+    return change
 
 
 def patch_order(data: np.ndarray) -> np.ndarray:
@@ -139,8 +143,10 @@ edit("k permuted as for another family", "blk.2.attn_k.weight", unpermuted(2))
 edit("bias zeroed", "blk.0.attn_q.bias", zero)
 edit("two tokens exchanged in the embedding", "token_embd.weight", exchange_rows(40, 41))
 edit("two tokens exchanged in the head", "output.weight", exchange_rows(40, 41))
-edit("scale of a Q8_0 block doubled", "blk.1.attn_q.weight", double_first_scale, base="q8", fast=True)
-edit("scale of a Q4_K block doubled", "blk.1.attn_q.weight", double_first_scale, base="q4")
+edit("scale of a Q8_0 block doubled", "blk.1.attn_q.weight", double_first_scale(0), base="q8", fast=True)
+edit("scale of a Q4_K block doubled", "blk.1.attn_q.weight", double_first_scale(0), base="q4")
+edit("scale of a Q3_K block doubled", "blk.1.attn_output.weight", double_first_scale(108), base="q2")
+edit("scale of a Q2_K block doubled", "blk.1.attn_q.weight", double_first_scale(80), base="q2")
 copied("up put in place of gate", "blk.1.ffn_gate.weight", "blk.1.ffn_up.weight")
 copied("k put in place of v", "blk.2.attn_v.weight", "blk.2.attn_k.weight")
 copied("matrix of another layer", "blk.0.ffn_down.weight", "blk.3.ffn_down.weight")

@@ -33,7 +33,7 @@ class Verdict:
 
 CALIBRATION = {"text": str(NANO / "heldout/train_text.txt"), "samples": 8, "length": 128}
 STAGES = {
-    "gguf": {"use": "gguf", "types": ["F16", "Q8_0", "Q4_K_M"], "mmproj": "F16"},
+    "gguf": {"use": "gguf", "types": ["F16", "Q8_0", "Q4_K_M", "Q2_K"], "mmproj": "F16"},
     "onnx": {"use": "onnx", "precision": "int4"},
     "fp8": {"use": "fp8"},
     "gptq": {"use": "gptq", "bits": 4, "group_size": 128, "calibration": CALIBRATION},
@@ -50,6 +50,7 @@ def honest_nano(cache: Path, stages: Collection[str] = tuple(STAGES)) -> Honest:
         "f16": home / "gguf/fara-nano-F16.gguf",
         "q8": home / "gguf/fara-nano-Q8_0.gguf",
         "q4": home / "gguf/fara-nano-Q4_K_M.gguf",
+        "q2": home / "gguf/fara-nano-Q2_K.gguf",
         "int4": home / "onnx",
         "fp8": home / "fp8/fara-nano-FP8-dynamic",
         "gptq": home / "gptq/fara-nano-GPTQ-Int4",

@@ -91,3 +91,11 @@ def test_a_type_of_few_bits_may_lose_much() -> None:
     coarse = (SOURCE + 0.4 * DRAW.standard_normal(SOURCE.shape)).astype(np.float32)
     assert suspects([of("a", "Q2_K", coarse)]) == {}
     assert list(suspects([of("a", "Q8_0", coarse)])) == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["Q3_K", "Q2_K"])
+def test_a_block_of_another_scale_is_seen_in_few_bits_too(kind: str) -> None:
+    coarse = (SOURCE + 0.25 * DRAW.standard_normal(SOURCE.shape)).astype(np.float32)
+    assert suspects([of("sound", kind, coarse)]) == {}
+    coarse[5, 32:64] *= 2
+    assert "a block is" in suspects([of("doubled", kind, coarse)])["doubled"]
