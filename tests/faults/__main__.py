@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from tests.faults import families, folder_words, folders, gguf_metadata, gguf_tensors, grid
 from tests.faults.kinds import SUITE, Damaged, Fault, Honest
-from tests.faults.measure import Verdict, honest_nano, honest_tiny, make_all, verdicts
+from tests.faults.measure import STAGES, Verdict, honest_nano, honest_tiny, make_all, verdicts
 
 MODULES = (grid, gguf_tensors, gguf_metadata, folders, folder_words, families)  # imported, so that they declare theirs
 PLACED = 40
@@ -25,16 +26,21 @@ def main() -> int:
     asked = parser.parse_args()
     faults = [fault for fault in SUITE.faults if asked.only in fault.name]
     with tempfile.TemporaryDirectory(prefix="faults-") as home:
-        said, sound = _all_verdicts(faults, asked.cache.absolute(), (asked.keep or Path(home)).absolute())
+        said, sound = all_verdicts(faults, asked.cache.absolute(), (asked.keep or Path(home)).absolute())
     return _print(faults, said, sound)
 
 
-def _all_verdicts(faults: list[Fault], cache: Path, home: Path) -> tuple[dict[str, Verdict], list[str]]:
-    """What is said of every fault and of every honest output, and the names of the latter; a model at a time."""
+def all_verdicts(
+    faults: list[Fault], cache: Path, home: Path, stages: Collection[str] = tuple(STAGES)
+) -> tuple[dict[str, Verdict], list[str]]:
+    """What is said of every fault and of every honest output, and the names of the latter; a model at a time.
+
+    `stages` are those of the demo model that are made.
+    """
     said: dict[str, Verdict] = {}
     sound: list[str] = []
     for model in dict.fromkeys(fault.model for fault in faults):
-        honest = honest_nano(cache) if model == "nano" else honest_tiny(model, families.MODELS[model], cache)
+        honest = honest_nano(cache, stages) if model == "nano" else honest_tiny(model, families.MODELS[model], cache)
         mine = [fault for fault in faults if fault.model == model]
         outputs = make_all(mine, {model: honest}, home / model)
         rows = {f"{name} of {model}": one for name, one in honest_rows(honest).items()}

@@ -45,8 +45,8 @@ def duplicated(data: np.ndarray) -> np.ndarray:
     return data
 
 
-def field(name: str, model: str, key: str, value: object, place: str = "") -> None:
-    SUITE.add(name, lambda h, out: damaged(h, out, "f16", {}, **{key: value}), place or key, model=model)
+def field(name: str, model: str, key: str, value: object, place: str = "", fast: bool = False) -> None:
+    SUITE.add(name, lambda h, out: damaged(h, out, "f16", {}, **{key: value}), place or key, model=model, fast=fast)
 
 
 def head_of_its_own(h: Honest, out: Path) -> Damaged:
@@ -150,11 +150,11 @@ field("attention softcap lost", "gemma2", "gemma2.attn_logit_softcapping", None)
 field("final softcap wrong", "gemma2", "gemma2.final_logit_softcapping", 30.0)
 field("sliding window off", "gemma2", "gemma2.attention.sliding_window", 4096)
 edit("norm without its one", "blk.1.attn_norm.weight", lambda data: data - np.float32(1), model="gemma2")
-edit("q permutation missing", "blk.0.attn_q.weight", unpermuted(4), model="llama")
+edit("q permutation missing", "blk.0.attn_q.weight", unpermuted(4), model="llama", fast=True)
 edit("rope factors wrong", "rope_freqs.weight", lambda data: data * np.float32(2), model="llama")
 edit("k permutation missing", "blk.1.attn_k.weight", unpermuted(2), model="llama")
-SUITE.add("rope factors lost", without("rope_freqs.weight"), "rope_type", model="llama")
-field("missing end of turn", "llama", "tokenizer.ggml.eot_token_id", None, "ends of generation")
+SUITE.add("rope factors lost", without("rope_freqs.weight"), "rope_type", model="llama", fast=True)
+field("missing end of turn", "llama", "tokenizer.ggml.eot_token_id", None, "ends of generation", fast=True)
 field("space prefix lost", "llama", "tokenizer.ggml.add_space_prefix", False, "token ids")
 field("BOS lost", "llama", "tokenizer.ggml.add_bos_token", False, "BOS")
 field("rope scaling lost", "yarn", "qwen2.rope.scaling.type", None, "rope_type")

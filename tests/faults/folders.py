@@ -140,9 +140,7 @@ weights("AWQ scales negated", "awq", f"{LAYER}mlp.down_proj.scales", lambda t: -
 weights(
     "AWQ norm without its factors", "awq", f"{LAYER}post_attention_layernorm.weight", lambda t: t * 3, "layers.1.mlp."
 )
-weights(
-    "FP8 scale inverted", "fp8", f"{LAYER}mlp.up_proj.weight_scale", lambda t: 1 / t, "layers.1.mlp.up_proj", fast=True
-)
+weights("FP8 scale inverted", "fp8", f"{LAYER}mlp.up_proj.weight_scale", lambda t: 1 / t, "layers.1.mlp.up_proj")
 weights("FP8 head zeroed", "fp8", "lm_head.weight", lambda t: t * 0, "lm_head.weight")
 weights(
     "FP8 tower matrix negated",

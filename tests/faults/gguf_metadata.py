@@ -68,7 +68,7 @@ MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.2757
 OTHER_TEMPLATE = "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
 TEMPLATE, TOKENIZER = "tokenizer.chat_template", "tokenizer.ggml."
 
-field("RMS epsilon wrong", f"{PREFIX}attention.layer_norm_rms_epsilon", 1e-2, fast=True)
+field("RMS epsilon wrong", f"{PREFIX}attention.layer_norm_rms_epsilon", 1e-2)
 field("head count wrong", f"{PREFIX}attention.head_count", 8)
 field("key-value heads wrong", f"{PREFIX}attention.head_count_kv", 1)
 field("a layer left out", f"{PREFIX}block_count", 3)
@@ -76,7 +76,7 @@ field("feed-forward length wrong", f"{PREFIX}feed_forward_length", 512)
 field("rope theta wrong", f"{PREFIX}rope.freq_base", 10000.0, place="rope_theta", by=SETTINGS)
 field("rope sections wrong", f"{PREFIX}rope.dimension_sections", [12, 12, 8, 0])
 field("context length wrong", f"{PREFIX}context_length", 64, place="max_position_embeddings", by=SETTINGS)
-field("wrong end of text", f"{TOKENIZER}eos_token_id", 5, place="EOS", fast=True)
+field("wrong end of text", f"{TOKENIZER}eos_token_id", 5, place="EOS")
 field("wrong BOS flag", f"{TOKENIZER}add_bos_token", True, place="BOS")
 field("pre-tokenizer of another family", f"{TOKENIZER}pre", "gpt-2", place="token ids")
 field("template lost", TEMPLATE, None, place="template")

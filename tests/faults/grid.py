@@ -52,7 +52,7 @@ PARTS = {
     "tower": Part("v.blk.1.attn_q.weight", "v.blk.1.attn_k.weight", in_projector=True),
 }
 WAYS: dict[str, Edit] = {"zeroed": zero, "transposed": transpose, "scaled": double, "negated": negate}
-FAST = {"zeroed attention", "transposed MLP", "negated embedding", "scaled head", "zeroed norm", "zeroed projector"}
+FAST = {"transposed expert", "zeroed projector"}
 
 
 def declare(part: str, which: Part, way: str) -> None:
