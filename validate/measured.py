@@ -25,7 +25,7 @@ from validate.measurement import Candidate, Measurement, Questions
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-FORM = 2  # raise it when a measurement of the same question would hold something else
+FORM = 3  # raise it when a measurement of the same question would hold something else
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # pydantic's are ValueErrors
 
 
