@@ -59,8 +59,8 @@ bench: .venv/installed
 	$(BIN)/python -m tests.bench.fixed_cost
 	$(BIN)/python -m tests.bench.end_to_end $(if $(LLAMA_CPP),--peer $(LLAMA_CPP)) $(BENCH)
 
-# Real damage of many kinds, made on honest outputs of the demo model: whether validation finds each and names its place.
-# About ten minutes on two cores; the honest outputs are kept in .cache/faults.
+# Real damage of many kinds, made on honest outputs of six models: whether validation finds each and names its place.
+# About fifteen minutes on two idle cores; the honest outputs are kept in .cache/faults.
 faults: .venv/installed
 	$(BIN)/python -m tests.faults
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from validate import vision
-from validate.contract import Check, Counter, ids_text, quoted
+from validate.contract import Check, Counter, Difference, ids_text, quoted
 from validate.drift import NotComparable
 from validate.errors import RuntimeFailure, Unsupported
 from validate.runtimes.base import ReferenceSession, Session
@@ -59,6 +59,7 @@ _MAX_PIXELS = 20_000_000  # no larger image is made for it
 _HALF = "sides half way between two multiples are rounded up by this runtime, and to an even multiple by the source"
 _SILENT = "the output names no pixel limits: the runtime takes its own"
 _RULE_TITLE = "image sizes that the runtime cuts by a rule of its own"
+_NOT_IN_FILE = "not in the file: the runtime takes its own"
 _CAP = f"this runtime gives an image at most {_RUNTIME_TOKENS} tokens: send larger ones in a size that has no more"
 
 
@@ -74,6 +75,8 @@ def image_checks(reference: ReferenceSession, candidate: Session) -> list[Check]
     for width, height in image_sizes(reference.image_unit, ours):
         _compare_size(reference, candidate, (width, height), counters)
     silent = "" if theirs or not ours else _SILENT
+    if silent and counters.exact.differences:
+        counters.exact.differences.insert(0, Difference("pixel limits", str(ours), _NOT_IN_FILE))
     checks = [
         counters.exact.check("image_tokens", "image tokens of images by size", "image_tokens_equal", silent),
         counters.half.check("image_half_sides", "image sizes half way between two multiples", "", _HALF),

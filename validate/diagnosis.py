@@ -44,7 +44,7 @@ ROUNDING: Mapping[str, tuple[float, float]] = {
     "IQ3": (0.3, 0.5),
     "*": (0.6, 0.9),
 }
-EXACT_ENOUGH = ("F32", "FP32", "F16", "FP16", "BF16", "F8", "INT8", "INT4", "Q8", "Q6", "Q5", "Q4", "IQ4")
+EXACT_ENOUGH = ("F32", "FP32", "F16", "FP16", "BF16", "F8", "INT8", "INT4", "Q8", "Q6", "Q5", "Q4", "IQ4", "Q3", "Q2_K")
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,11 @@ def explain(
 ) -> str:
     """What was done to `source` to get `stored`, "" where no hypothesis fits; `others` are the file's other sources.
 
-    Both float32 of one shape: (rows, columns), (experts, rows, columns), or (values,).
+    Both float32 of one shape: (rows, columns), (experts, rows, columns), (values,), or a convolution's
+    (filters, channels, rows, columns).
     """
     a, b = stored.astype(np.float64), source.astype(np.float64)
-    for hypothesis in (_not_finite, _zeroed, _scaled, _experts, _transposed, _rows, _columns):
+    for hypothesis in (_not_finite, _zeroed, _scaled, _experts, _kernels, _transposed, _rows, _columns):
         if words := hypothesis(a, b):
             return words
     if words := _of_another(a, others or {}):
@@ -190,7 +191,7 @@ def _scaled(a: np.ndarray, b: np.ndarray) -> str:
 
 def _experts(a: np.ndarray, b: np.ndarray) -> str:
     """Of tensors with experts, the ones that are wrong."""
-    if a.ndim < 3:
+    if a.ndim != 3:
         return ""
     said = []
     for number, (mine, own) in enumerate(zip(a, b, strict=True)):
@@ -200,6 +201,20 @@ def _experts(a: np.ndarray, b: np.ndarray) -> str:
         words = f"it is that of expert {twin}" if twin is not None else explain(mine, own)
         said.append(f"expert {number}: {words or 'other values'}")
     return "; ".join(said[:SHOWN]) + (f" and {len(said) - SHOWN} more experts" if len(said) > SHOWN else "")
+
+
+def _kernels(a: np.ndarray, b: np.ndarray) -> str:
+    """Of a convolution over images, or over images and frames, an axis that is not the source's."""
+    if a.ndim not in (4, 5):
+        return ""
+    if a.shape[-1] == a.shape[-2] and _like(a, b.swapaxes(-1, -2)) > LIKE > _like(a, b):
+        return "the rows and columns of its kernels are exchanged"
+    names = ("filters", "channels", *(("frames",) if a.ndim == 5 else ()), "rows", "columns")
+    for axis, name in enumerate(names):
+        mine, own = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (a, b))
+        if words := _reordered(mine, own, name):
+            return words
+    return ""
 
 
 def _transposed(a: np.ndarray, b: np.ndarray) -> str:
@@ -214,7 +229,9 @@ def _rows(a: np.ndarray, b: np.ndarray) -> str:
     if a.ndim == 1:
         same = len(a) > 1 and np.allclose(np.sort(a), np.sort(b), rtol=0.02, atol=1e-6)
         return "its values are in another order" if same and _like(a, b) < 0.999 else ""
-    return _reordered(a, b, "rows") if a.ndim == 2 else ""
+    said = _reordered(a, b, "rows") if a.ndim == 2 else ""
+    looks_so = "; a permutation for rotary positions that is missing looks so"
+    return f"{said}{looks_so}" if "another order" in said else said
 
 
 def _columns(a: np.ndarray, b: np.ndarray) -> str:
@@ -237,8 +254,8 @@ def _reordered(a: np.ndarray, b: np.ndarray, what: str) -> str:
     if moved.mean() < 0.1:
         pairs = [f"{i} is the source's {best[i]}" for i in np.flatnonzero(moved)[:SHOWN]]
         return f"{what} are exchanged: {what[:-1]} {', '.join(pairs)}"
-    halves = f" ({what[:-1]} 1 is the source's {best[1]})"
-    return f"its {what} are in another order{halves}; a permutation for rotary positions that is missing looks so"
+    first = np.flatnonzero(moved)[0]
+    return f"its {what} are in another order ({what[:-1]} {first} is the source's {best[first]})"
 
 
 def _exchanged(a: np.ndarray, b: np.ndarray, what: str) -> str:
@@ -254,11 +271,12 @@ def _exchanged(a: np.ndarray, b: np.ndarray, what: str) -> str:
 
 def _of_another(a: np.ndarray, others: Mapping[str, Callable[[], np.ndarray]]) -> str:
     """The values of another tensor of the checkpoint, which has the same shape."""
+    likest, best = "", LIKE
     for name, load in others.items():
         other = load()
-        if other.shape == a.shape and _like(a, other) > LIKE:
-            return f"it holds the values of {name}"
-    return ""
+        if other.shape == a.shape and (cosine := _like(a, other)) > best:
+            likest, best = name, cosine
+    return f"it holds the values of {likest}" if likest else ""
 
 
 def _offset(a: np.ndarray, b: np.ndarray) -> str:
@@ -269,7 +287,7 @@ def _offset(a: np.ndarray, b: np.ndarray) -> str:
         return ""
     whole = float(difference.mean())
     if abs(whole) > 0.9 * math.sqrt(power):
-        return f"{whole:.3g} is added to every value"
+        return f"{whole:.3g} is added to every value" + (", as zero points that are off do" if a.ndim == 2 else "")
     if a.ndim == 2 and a.shape[1] % BLOCK == 0:
         blocks = difference.reshape(-1, BLOCK).mean(1)
         if float(np.mean(blocks * blocks)) > 0.7 * power:

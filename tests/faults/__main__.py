@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
-from tests.faults import folders, gguf_metadata, gguf_tensors
+from tests.faults import families, folder_words, folders, gguf_metadata, gguf_tensors, grid
 from tests.faults.kinds import SUITE, Damaged, Fault, Honest
-from tests.faults.measure import Verdict, honest_nano, make_all, verdicts
+from tests.faults.measure import STAGES, Verdict, honest_nano, honest_tiny, make_all, verdicts
 
-MODULES = (gguf_tensors, gguf_metadata, folders)  # imported, so that they declare theirs
+MODULES = (grid, gguf_tensors, gguf_metadata, folders, folder_words, families)  # imported, so that they declare theirs
 PLACED = 40
 SHOWN = 60
 
@@ -21,14 +22,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path(".cache/faults"), help="where honest outputs are kept")
     parser.add_argument("--only", default="", help="faults whose name has this")
+    parser.add_argument("--keep", type=Path, help="a folder for the damaged outputs and what is said of them")
     asked = parser.parse_args()
-    honest = {"nano": honest_nano(asked.cache.absolute())}
     faults = [fault for fault in SUITE.faults if asked.only in fault.name]
     with tempfile.TemporaryDirectory(prefix="faults-") as home:
-        outputs = make_all(faults, honest, Path(home) / "made")
-        sound = honest_rows(honest["nano"])
-        said = verdicts(honest["nano"].source, {**outputs, **sound}, Path(home) / "out")
-    return _print(faults, said, list(sound))
+        said, sound = all_verdicts(faults, asked.cache.absolute(), (asked.keep or Path(home)).absolute())
+    return _print(faults, said, sound)
+
+
+def all_verdicts(
+    faults: list[Fault], cache: Path, home: Path, stages: Collection[str] = tuple(STAGES)
+) -> tuple[dict[str, Verdict], list[str]]:
+    """What is said of every fault and of every honest output, and the names of the latter; a model at a time.
+
+    `stages` are those of the demo model that are made.
+    """
+    said: dict[str, Verdict] = {}
+    sound: list[str] = []
+    for model in dict.fromkeys(fault.model for fault in faults):
+        honest = honest_nano(cache, stages) if model == "nano" else honest_tiny(model, families.MODELS[model], cache)
+        mine = [fault for fault in faults if fault.model == model]
+        outputs = make_all(mine, {model: honest}, home / model)
+        rows = {f"{name} of {model}": one for name, one in honest_rows(honest).items()}
+        said |= verdicts(honest.source, {**outputs, **rows}, home / "out" / model)
+        sound += rows
+    return said, sound
 
 
 def honest_rows(honest: Honest) -> dict[str, Damaged]:

@@ -70,6 +70,11 @@ def off_by_one(values: Any) -> Any:
     return values + 0x11111111
 
 
+def nan_in_front(values: Any) -> Any:
+    values[0] = float("nan")
+    return values
+
+
 def graph(name: str, file: str, change: Callable[[Any], None], place: str, fast: bool = False) -> None:
     """A graph of the int4 folder, changed in place as an onnx.ModelProto."""
 
@@ -130,13 +135,12 @@ weights("GPTQ scales doubled", "gptq", f"{LAYER}self_attn.q_proj.scales", lambda
 weights("GPTQ matrix zeroed", "gptq", f"{LAYER}mlp.gate_proj.scales", lambda t: t * 0, "layers.1.mlp.gate_proj")
 weights("GPTQ bias zeroed", "gptq", f"{LAYER}self_attn.k_proj.bias", lambda t: t * 0, "layers.1.self_attn.k_proj.bias")
 weights("AWQ order wrong", "awq", f"{LAYER}self_attn.o_proj.qweight", other_order, "layers.1.self_attn.o_proj")
+weights("AWQ zero points off by one", "awq", f"{LAYER}mlp.up_proj.qzeros", off_by_one, "layers.1.mlp.up_proj")
 weights("AWQ scales negated", "awq", f"{LAYER}mlp.down_proj.scales", lambda t: -t, "layers.1.mlp.down_proj")
 weights(
     "AWQ norm without its factors", "awq", f"{LAYER}post_attention_layernorm.weight", lambda t: t * 3, "layers.1.mlp."
 )
-weights(
-    "FP8 scale inverted", "fp8", f"{LAYER}mlp.up_proj.weight_scale", lambda t: 1 / t, "layers.1.mlp.up_proj", fast=True
-)
+weights("FP8 scale inverted", "fp8", f"{LAYER}mlp.up_proj.weight_scale", lambda t: 1 / t, "layers.1.mlp.up_proj")
 weights("FP8 head zeroed", "fp8", "lm_head.weight", lambda t: t * 0, "lm_head.weight")
 weights(
     "FP8 tower matrix negated",
@@ -146,6 +150,7 @@ weights(
     "visual.blocks.1.attn.proj",
 )
 weights("FP8 norm dropped", "fp8", f"{LAYER}input_layernorm.weight", lambda t: None, "layers.1.input_layernorm")
+weights("FP8 one NaN", "fp8", f"{LAYER}input_layernorm.weight", nan_in_front, "layers.1.input_layernorm")
 config("FP8 epsilon wrong", "fp8", {"rms_norm_eps": 0.1}, "rms_norm_eps")
 graph(
     "int4 zero points off by one",

@@ -84,11 +84,20 @@ def exchange_rows(first: int, second: int) -> Edit:
     return change
 
 
-def double_first_scale(data: np.ndarray) -> np.ndarray:
-    """The first block of Q8_0, 34 bytes, or the first super-block of Q4_K, 144 bytes: its scale is in front."""
-    flat = data.reshape(-1)
-    flat[:2] = (flat[:2].copy().view(np.float16) * np.float16(2)).view(np.uint8)
-    return data
+def double_first_scale(at: int) -> Edit:
+    """Of the first block, whose scale lies so many bytes from its start (ggml-common.h)."""
+
+    def change(data: np.ndarray) -> np.ndarray:
+        scale = data.reshape(-1)[at : at + 2]
+        scale[:] = (scale.copy().view(np.float16) * np.float16(2)).view(np.uint8)
+        return data
+
+    return change
+
+
+def patch_order(data: np.ndarray) -> np.ndarray:
+    """Columns of the projector's first matrix as if four patches were read by columns, not by rows."""
+    return np.ascontiguousarray(data.reshape(len(data), 4, -1)[:, [0, 2, 1, 3]]).reshape(data.shape)
 
 
 def edit(name: str, which: str, change: Edit, *, base: str = "f16", model: str = "nano", fast: bool = False) -> None:
@@ -99,14 +108,14 @@ def edit_projector(name: str, which: str, change: Edit, fast: bool = False) -> N
     SUITE.add(name, lambda h, out: projector(h, out, {which: change}), which, fast=fast)
 
 
-def copied(name: str, which: str, other: str, base: str = "f16") -> None:
+def copied(name: str, which: str, other: str, model: str = "nano") -> None:
     """A tensor holds another's values."""
 
     def make(h: Honest, out: Path) -> Damaged:
-        values = tensor(h.outputs[base], other)
-        return damaged(h, out, base, {which: lambda data: values.reshape(data.shape)})
+        values = tensor(h.outputs["f16"], other)
+        return damaged(h, out, "f16", {which: lambda data: values.reshape(data.shape)})
 
-    SUITE.add(name, make, which)
+    SUITE.add(name, make, which, model=model)
 
 
 def exchanged_layers(h: Honest, out: Path) -> Damaged:
@@ -122,35 +131,31 @@ def exchanged_layers(h: Honest, out: Path) -> Damaged:
     return damaged(h, out, "f16", edits)
 
 
-edit("zeroed attention output", "blk.1.attn_output.weight", zero, fast=True)
-edit("zeroed MLP matrix", "blk.2.ffn_down.weight", zero)
 edit("zeroed MLP matrix of a Q4_K_M file", "blk.2.ffn_gate.weight", zero, base="q4", fast=True)
-edit("negated attention matrix", "blk.1.attn_v.weight", negate, fast=True)
-edit("negated MLP matrix", "blk.3.ffn_up.weight", negate)
-edit("transposed attention matrix", "blk.2.attn_q.weight", transpose, fast=True)
-edit("transposed MLP matrix, its shape kept", "blk.0.ffn_up.weight", transpose)
-edit("scaled attention matrix", "blk.0.attn_k.weight", double)
-edit("scaled embedding", "token_embd.weight", double)
-edit("negated head", "output.weight", negate)
-edit("zeroed norm", "blk.1.attn_norm.weight", zero)
+edit("negated attention output", "blk.1.attn_output.weight", negate)
+edit("transposed square matrix", "blk.2.attn_q.weight", transpose)
 edit("norm plus one twice", "blk.2.ffn_norm.weight", lambda data: data + np.float32(1))
 edit("final norm doubled", "output_norm.weight", double)
 edit("one NaN", "blk.1.ffn_gate.weight", put(float("nan")), fast=True)
 edit("one Inf", "blk.2.ffn_up.weight", put(float("inf")))
-edit("q permuted as for another family", "blk.1.attn_q.weight", unpermuted(4), fast=True)
+edit("q permuted as for another family", "blk.1.attn_q.weight", unpermuted(4))
 edit("k permuted as for another family", "blk.2.attn_k.weight", unpermuted(2))
 edit("bias zeroed", "blk.0.attn_q.bias", zero)
 edit("two tokens exchanged in the embedding", "token_embd.weight", exchange_rows(40, 41))
 edit("two tokens exchanged in the head", "output.weight", exchange_rows(40, 41))
-edit("scale of a Q8_0 block doubled", "blk.1.attn_q.weight", double_first_scale, base="q8", fast=True)
-edit("scale of a Q4_K block doubled", "blk.1.attn_q.weight", double_first_scale, base="q4")
-copied("gate and up exchanged", "blk.1.ffn_gate.weight", "blk.1.ffn_up.weight")
+edit("scale of a Q8_0 block doubled", "blk.1.attn_q.weight", double_first_scale(0), base="q8", fast=True)
+edit("scale of a Q4_K block doubled", "blk.1.attn_q.weight", double_first_scale(0), base="q4")
+edit("scale of a Q3_K block doubled", "blk.1.attn_output.weight", double_first_scale(108), base="q2")
+edit("scale of a Q2_K block doubled", "blk.1.attn_q.weight", double_first_scale(80), base="q2")
+copied("up put in place of gate", "blk.1.ffn_gate.weight", "blk.1.ffn_up.weight")
 copied("k put in place of v", "blk.2.attn_v.weight", "blk.2.attn_k.weight")
 copied("matrix of another layer", "blk.0.ffn_down.weight", "blk.3.ffn_down.weight")
 copied("head tied that is not", "output.weight", "token_embd.weight")
 SUITE.add("two layers exchanged", exchanged_layers, "blk.1.")
-edit_projector("zeroed projector matrix", "mm.0.weight", zero, fast=True)
 edit_projector("negated tower matrix", "v.blk.1.ffn_up.weight", negate)
 edit_projector("tower norm zeroed", "v.blk.2.ln1.weight", zero)
 edit_projector("patch embedding scaled", "v.patch_embd.weight", double)
+edit_projector("rows and columns of patches exchanged", "v.patch_embd.weight", lambda data: data.swapaxes(2, 3).copy())
+edit_projector("colours of patches exchanged", "v.patch_embd.weight", lambda data: data[:, ::-1].copy(), fast=True)
+edit_projector("patches merged in another order", "mm.0.weight", patch_order)
 edit_projector("halves of the patch embedding zeroed", "v.patch_embd.weight.1", zero)

@@ -9,6 +9,7 @@ from validate.diagnosis import Measured, explain, measure_piece, measured, suspe
 
 DRAW = np.random.default_rng(3)
 SOURCE = DRAW.standard_normal((64, 96)).astype(np.float32)
+KERNELS = DRAW.standard_normal((16, 3, 6, 6)).astype(np.float32)
 EXPERTS = DRAW.standard_normal((4, 8, 32)).astype(np.float32)
 
 
@@ -43,10 +44,13 @@ def other_expert() -> np.ndarray:
         (rounded(SOURCE).T.reshape(64, 96), SOURCE, "it is transposed"),
         (rounded(SOURCE).reshape(4, 2, 8, 96).swapaxes(1, 2).reshape(64, 96), SOURCE, "its rows are in another order"),
         (exchanged(), SOURCE, "rows are exchanged: row 3 is the source's 9"),
-        (rounded(SOURCE)[:, ::-1], SOURCE, "its columns are in another order"),
+        (rounded(SOURCE)[:, ::-1], SOURCE, "its columns are in another order (column 0 is the source's 95)"),
+        (rounded(KERNELS)[:, ::-1], KERNELS, "its channels are in another order (channel 0 is the source's 2)"),
+        (rounded(KERNELS).swapaxes(2, 3), KERNELS, "the rows and columns of its kernels are exchanged"),
         (changed((5, slice(32, 64)), 2), SOURCE, "row 5, columns 32 to 63 are 2"),
         (changed((0, 0), np.nan), SOURCE, "1 values are NaN or infinite, the first at [0, 0]"),
-        (SOURCE + 2, SOURCE, "is added to every value"),
+        (SOURCE + 2, SOURCE, "2 is added to every value, as zero points that are off"),
+        (SOURCE[0] + 2, SOURCE[0], "2 is added to every value"),
         (other_expert(), EXPERTS, "expert 2: it is that of expert 1"),
     ],
 )
@@ -57,6 +61,11 @@ def test_what_happened_is_said(stored: np.ndarray, source: np.ndarray, words: st
 def test_the_values_of_another_tensor_are_known() -> None:
     other = DRAW.standard_normal(SOURCE.shape).astype(np.float32)
     assert explain(rounded(other), SOURCE, {"blk.5.attn_q.weight": lambda: other}).endswith("blk.5.attn_q.weight")
+
+
+def test_only_rows_are_permuted_for_rotary_positions() -> None:
+    assert "rotary" not in explain(rounded(SOURCE)[:, ::-1], SOURCE)
+    assert "zero points" not in explain(SOURCE[0] + 2, SOURCE[0])
 
 
 def test_rounding_is_no_hypothesis_and_noise_neither() -> None:
@@ -82,3 +91,11 @@ def test_a_type_of_few_bits_may_lose_much() -> None:
     coarse = (SOURCE + 0.4 * DRAW.standard_normal(SOURCE.shape)).astype(np.float32)
     assert suspects([of("a", "Q2_K", coarse)]) == {}
     assert list(suspects([of("a", "Q8_0", coarse)])) == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["Q3_K", "Q2_K"])
+def test_a_block_of_another_scale_is_seen_in_few_bits_too(kind: str) -> None:
+    coarse = (SOURCE + 0.25 * DRAW.standard_normal(SOURCE.shape)).astype(np.float32)
+    assert suspects([of("sound", kind, coarse)]) == {}
+    coarse[5, 32:64] *= 2
+    assert "a block is" in suspects([of("doubled", kind, coarse)])["doubled"]

@@ -56,6 +56,7 @@ def missing(files: Sequence[Path], folder: Path) -> Iterator[Hyperparameter]:
         if not (tied and plain == "lm_head.weight"):
             yield Hyperparameter(f"tensor {plain}", "there", "there" if there else "missing")
     yield from made.orders()
+    yield from made.group_sizes()
 
 
 def _pair(name: str, kind: str, tensor: LazyTensor, stored: Callable[[], np.ndarray]) -> TensorPair:
@@ -169,6 +170,29 @@ class _Made:
                 yield Hyperparameter(
                     f"zero points of {module}", middle, middle if (found == middle).all() else found[0, 0]
                 )
+
+    def group_sizes(self) -> Iterator[Hyperparameter]:
+        """How many columns share a scale, by config.json and by the tensors: loaders believe the one or the other."""
+        said = self.words.get("group_size", self.words.get("q_group_size"))
+        rules = self.words.get("dynamic") or {}
+        ruled = isinstance(rules, dict) and any(not rule.startswith("-:") for rule in rules)
+        if self.method not in ("gptq", "awq") or self.bits not in (2, 4, 8) or not isinstance(said, int) or ruled:
+            return
+        each = {module: self._columns_of_a_group(module) for module in self._modules()}
+        wrong = [size for size, columns in each.values() if size != (columns if said < 1 else min(said, columns))]
+        if each:
+            yield Hyperparameter("quantization_config.group_size", wrong[0] if wrong else said, said)
+
+    def _modules(self) -> Iterator[str]:
+        """Those that hold packed numbers and their scales."""
+        modules = (name.removesuffix(".qweight") for name in self.entries if name.endswith(".qweight"))
+        return (module for module in modules if f"{module}.scales" in self.entries)
+
+    def _columns_of_a_group(self, module: str) -> tuple[int, int]:
+        """Columns that share a scale, and how many columns there are."""
+        packed = self.entries[f"{module}.qweight"][1].shape[0]
+        columns = packed * 32 // int(str(self.bits)) if self.method == "gptq" else packed
+        return -(-columns // self.entries[f"{module}.scales"][1].shape[0]), columns
 
     # ---- AWQ's factors
 

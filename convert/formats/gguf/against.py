@@ -49,6 +49,9 @@ def tensor_errors(path: Path, folder: Path, most_values: int | None = None) -> I
         yield _error(stored, data, sources[stored.name], most_values)
 
 
+TIED = {"output.weight": "token_embd.weight"}  # a head that the source ties and the file has once more
+
+
 def tensor_pairs(paths: Sequence[Path], folder: Path) -> Iterator[TensorPair]:
     """The tensors of the files at `paths` that the checkpoint in `folder` makes, in their order.
 
@@ -59,7 +62,7 @@ def tensor_pairs(paths: Sequence[Path], folder: Path) -> Iterator[TensorPair]:
         sources = _sources(folder, projector=_architecture(header) == "clip")
         data = np.memmap(path, np.uint8, "r")
         for stored in header.tensors:
-            source = sources.get(stored.name)
+            source = sources.get(TIED.get(stored.name, "") if stored.name not in sources else stored.name)
             if source is not None and source.shape == stored.shape:
                 yield TensorPair(stored.name, stored.type.name, stored.shape, partial(_pieces, stored, data, source))
 
@@ -103,7 +106,16 @@ def hyperparameters(paths: Sequence[Path], folder: Path) -> Iterator[Hyperparame
             for field in filter(_is_compared, spec.fields):
                 if field.key in said or any(word in field.key for word in TELLING):
                     yield Hyperparameter(field.key, field.value, _as_wanted(field.value, said.get(field.key)))
+            yield from _scores(said)
             yield from _tensor_shapes(group, tensors)
+
+
+def _scores(said: Mapping[str, object]) -> Iterator[Hyperparameter]:
+    """Whether tokens that are merged by their scores have any: where all are alike, the first pair always wins."""
+    scores = said.get("tokenizer.ggml.scores")
+    if said.get("tokenizer.ggml.model") in ("llama", "t5") and isinstance(scores, tuple):
+        got = "scores that differ" if len(set(scores)) > 1 else "one score for all tokens"
+        yield Hyperparameter("tokenizer.ggml.scores", "scores that differ", got)
 
 
 def _is_compared(field: Field) -> bool:
