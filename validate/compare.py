@@ -67,8 +67,10 @@ def measure(
         kept.save(running.candidate, running.result)
     known = [found or Measurement() for found in results]
     _settle(comparison, asking, candidates, known)
+    progress.start("the files' own words and tensors", len(candidates), "file")
     for candidate, result in zip(candidates, known, strict=True):
         _measure_files(every, candidate, result)
+        progress.advance(1)
         result.metrics |= {c.metric: c.score for c in result.checks if c.metric and c.total}
     kept.forget_others()
     return known

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 PROMPT_TOKENS = 32
-PROMPTS = 8
+PROMPTS = 4
+ALIKE = 16  # prompts are cut to a multiple of so many tokens: those of one length are written in one batch
 
 _Item = TypeVar("_Item")
 
@@ -31,7 +32,7 @@ class Greedy:
 def greedy_prompts(
     windows: Sequence[Sequence[int]], sets: Sequence[str] | None = None, count: int = PROMPTS
 ) -> list[list[int]]:
-    """The first tokens of at most `count` windows, at most half of each; from every input set as many as there is room.
+    """The first tokens of at most `count` windows, at most half of each; of every input set what there is room for.
 
     `sets` names the input set of each window; all are of one set when it is left out.
     """
@@ -41,10 +42,16 @@ def greedy_prompts(
     chosen = _spread(list(groups.values()), count)
     shares = _shares([len(group) for group in chosen], count)
     return [
-        list(window[: min(PROMPT_TOKENS, max(1, len(window) // 2))])
+        list(window[: _length(len(window))])
         for group, share in zip(chosen, shares, strict=True)
         for window in _spread(group, share)
     ]
+
+
+def _length(tokens: int) -> int:
+    """Of a prompt out of a window of so many tokens."""
+    half = min(PROMPT_TOKENS, max(1, tokens // 2))
+    return half // ALIKE * ALIKE or half
 
 
 def compare_continuations(

@@ -365,6 +365,7 @@ class ValidateStage(Stage[ValidateOptions]):
         from validate.compare import measure
         from validate.measurement import Settings
 
+        progress.start("opening the source", 0)
         also_on = second_runtimes(options)
         source, rows = inputs[SOURCE], outputs(inputs, also_on)
         key = json.dumps([_reference_key(options, source), versions_elsewhere(options)])

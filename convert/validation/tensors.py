@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,8 @@ def compare_tensors(pairs: Sequence[TensorPair]) -> list[TensorError]:
     from validate import diagnosis
     from validate.measurement import TensorError
 
-    found = [_measured(pair) for pair in pairs]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy leaves the others running
+        found = list(pool.map(_measured, pairs))
     suspects = diagnosis.suspects(found)
     by_name = {pair.name: pair for pair in pairs}
     notes = {

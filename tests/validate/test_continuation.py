@@ -44,13 +44,19 @@ def test_a_prompt_is_the_beginning_of_a_window() -> None:
     assert greedy_prompts([[1, 2, 3, 4]]) == [[1, 2]]
 
 
+def test_prompts_of_short_windows_have_lengths_in_common() -> None:
+    lengths = [len(prompt) for prompt in greedy_prompts([[0] * n for n in (40, 46, 70, 30)])]
+    assert lengths == [16, 16, 32, 15]
+
+
 def test_prompts_come_from_all_sets_and_from_all_over_a_set() -> None:
     windows = [[i, i] for i in range(20)]
-    assert greedy_prompts(windows) == [[i] for i in (0, 2, 5, 7, 10, 12, 15, 17)]
+    assert greedy_prompts(windows, count=8) == [[i] for i in (0, 2, 5, 7, 10, 12, 15, 17)]
+    assert greedy_prompts(windows) == [[i] for i in (0, 5, 10, 15)]
+    assert len(greedy_prompts(windows)) == PROMPTS
     sets = ["prose"] * 17 + ["code"] * 2 + ["tools"]
-    got = [prompt[0] for prompt in greedy_prompts(windows, sets)]
+    got = [prompt[0] for prompt in greedy_prompts(windows, sets, 8)]
     assert got == [0, 3, 6, 10, 13, 17, 18, 19]
-    assert len(got) == PROMPTS
     assert greedy_prompts(windows[:3], ["a", "b", "c"]) == [[0], [1], [2]]
-    many = greedy_prompts(windows, [str(i) for i in range(20)])
+    many = greedy_prompts(windows, [str(i) for i in range(20)], 8)
     assert [prompt[0] for prompt in many] == [0, 2, 5, 7, 10, 12, 15, 17]
