@@ -11,10 +11,11 @@ from convert import RecipeError, load_recipe
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.formats.base import Output
 from convert.recipe import json_schema
-from convert.validation.limits import explain_limits, limits_of, unknown_names
+from convert.validation.limits import explain_limits, limits_of, proven, unknown_names
 from convert.validation.outputs import outputs
 from validate import gates
 from validate.gates import DEFAULT, PRESETS, RECIPE, SOME_HAVE, addressing, applicable
+from validate.measurement import Measurement
 from validate.metrics import CONTRACT_LIMITS, DEFINITIONS, Better
 
 # Mean KL and share of equal most likely tokens of Llama-3-8B on wikitext-2, and the strictest preset each type keeps.
@@ -206,3 +207,51 @@ def test_the_schema_offers_presets_and_metrics() -> None:
     name, mapping = limits["additionalProperties"]["anyOf"]
     assert name["enum"] == list(PRESETS)
     assert set(mapping["properties"]) == {"preset", *DEFINITIONS}
+
+
+DRIFTS = {"kl_mean": 0.48, "top1": 0.63, "tensors_equal": 1.0, "special_ids_equal": 0.9}
+
+
+def found_in(type_: str, runtime: str, metrics: dict[str, float]) -> tuple[Output, Measurement]:
+    return row(type_), Measurement(runtime=f"{runtime} (1.0)", metrics=metrics)
+
+
+def test_a_file_is_proven_by_its_tensors_and_an_exact_one_on_the_same_runtime() -> None:
+    exact = found_in("F16", "llama.cpp", {"kl_mean": 1e-6, "tensors_equal": 1.0})
+    other = found_in("F16", "onnxruntime", {"kl_mean": 1e-6, "tensors_equal": 1.0})
+    wrong = found_in("F16", "llama.cpp", {"kl_mean": 0.3, "tensors_equal": 1.0})
+    rounded = found_in("Q4_0", "llama.cpp", DRIFTS)
+    damaged = found_in("Q4_0", "llama.cpp", {**DRIFTS, "tensors_equal": 0.99})
+    unread = found_in("Q4_0", "llama.cpp", {"kl_mean": 0.48})
+
+    def last(*pairs: tuple[Output, Measurement]) -> bool:
+        return proven([o for o, _ in pairs], [m for _, m in pairs])[-1]
+
+    assert last(exact, rounded)
+    assert not last(rounded), "nothing shows that the runtime computes it right"
+    assert not last(other, rounded), "another runtime does"
+    assert not last(wrong, rounded), "it does not"
+    assert not last(exact, damaged)
+    assert not last(exact, unread), "nobody compared its tensors"
+    assert last(found_in("Int4", "gptqmodel", DRIFTS)), "which computes with the source's own code"
+
+
+def test_defaults_on_drift_are_wider_for_a_proven_file_where_it_misses_them_and_no_others() -> None:
+    found = limits_of({"*": {"ppl_ratio": 1.1}}, row("Q4_0"), DRIFTS)
+    got = gates.of_proven(found, {**DRIFTS, "ppl_ratio": 1.5})
+    assert found["kl_mean"] == (0.25, DEFAULT)
+    assert got["kl_mean"] == (1.0, gates.PROVEN)
+    assert got["top1"] == (0.5, gates.PROVEN)
+    assert got["special_ids_equal"] == found["special_ids_equal"], "no measure of drift"
+    assert got["ppl_ratio"] == (1.1, RECIPE)
+    assert gates.of_proven(found, {"kl_mean": 0.2, "top1": 0.8}) == found, "nothing is missed"
+    preset = limits_of({"*": {"preset": "usable"}}, row("Q4_0"), DRIFTS)
+    assert gates.of_proven(preset, DRIFTS)["kl_mean"] == (0.2, "usable"), "what a reader expects stays"
+
+
+def test_no_proof_makes_a_file_worse_than_the_type_with_fewest_bits() -> None:
+    worst = limits_of({}, row("Q2_K"))
+    for type_ in ("F16", "Q8_0", "Q6_K", "Q5_0", "Q4_0", "Q3_K_S", "Q2_K"):
+        got = gates.of_proven(limits_of({}, row(type_)), {"kl_mean": 50.0, "top1": 0.01})
+        assert got["kl_mean"][0] <= worst["kl_mean"][0]
+        assert got["top1"][0] >= worst["top1"][0]

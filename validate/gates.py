@@ -15,6 +15,7 @@ from validate.metrics import DEFINITIONS, Better, default_limits, unknown_metric
 
 PRESET = "preset"  # the word that takes a preset's limits among an output's own
 DEFAULT, RECIPE = "default", "recipe"  # where a limit is from, beside the presets' names
+PROVEN = "default of a file whose tensors are right"
 
 Entry = Mapping[str, float | str]  # metric -> limit, and PRESET -> its name
 Gates = dict[str, tuple[float, str]]  # metric -> limit, where it is from
@@ -164,6 +165,34 @@ def applicable(found: Gates, measured: Collection[str]) -> Gates:
         for name, (limit, source) in found.items()
         if source == RECIPE or name in measured or name not in SOME_HAVE
     }
+
+
+# A default says what a type does to most models; a small model that was trained for long loses several times as much.
+# A file of which all that it states is the source's, each tensor the source's as its type rounds, on a runtime that
+# was seen to compute the model right, is no broken one then. Still nothing is worse than the type with fewest bits.
+_WIDER = {"kl_mean": 4.0, "decode_kl": 4.0}  # times the limit
+_WIDER_TOP1 = 2.0  # times the share of other tokens
+
+
+def of_proven(found: Gates, measured: Mapping[str, float]) -> Gates:
+    """The gates of a file that its tensors and its runtime prove: defaults on drift are wider where it misses them."""
+    least = default_limits("*")
+    missed = {name for name, (limit, source) in found.items() if source == DEFAULT and _misses(name, limit, measured)}
+    return {n: _wider(n, limit, least) if n in missed else (limit, source) for n, (limit, source) in found.items()}
+
+
+def _misses(name: str, limit: float, measured: Mapping[str, float]) -> bool:
+    if name not in measured:
+        return False
+    return measured[name] > limit if DEFINITIONS[name].better is Better.LOWER else measured[name] < limit
+
+
+def _wider(name: str, limit: float, least: Mapping[str, float]) -> tuple[float, str]:
+    if name in _WIDER:
+        return max(limit, min(_WIDER[name] * limit, least["kl_mean"])), PROVEN
+    if name == "top1":
+        return min(limit, max(1 - _WIDER_TOP1 * (1 - limit), least["top1"])), PROVEN
+    return limit, DEFAULT
 
 
 def in_words(found: Gates) -> Iterator[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
 
@@ -13,7 +14,10 @@ from convert.formats.base import EVERYTHING, Output
 from convert.json_types import JsonDict, JsonObject
 from convert.suggest import SHOWN
 from validate import gates
-from validate.metrics import DEFINITIONS
+from validate.metrics import DEFINITIONS, default_limits
+
+if TYPE_CHECKING:
+    from validate.measurement import Measurement
 
 LIMITS = (
     "a type (Q8_0), a stage, stage/type, '*', or a pattern (Q4_*, gguf/*) -> a preset's name ("
@@ -57,6 +61,28 @@ def limits_of(limits: Mapping[str, gates.Entry], row: Output, measured: Collecti
     projector = row.projector.type if row.projector else None
     found = gates.gates(limits, list(row.names), row.weights.type, projector)
     return found if measured is None else gates.applicable(found, measured)
+
+
+EXACT = ("F32", "FP32", "F16", "FP16", "BF16")  # types of files whose drift is the runtime's, not the weights'
+SOURCES_OWN = ("transformers", "gptqmodel")  # runtimes that compute with the source's own code
+
+
+def proven(rows: Sequence[Output], found: Sequence[Measurement]) -> list[bool]:
+    """Of each row, whether its tensors are the source's as its type rounds, on a runtime that computes the model right.
+
+    A runtime does where a file of an exact type stays within its limit on it.
+    """
+    right = {
+        _runtime(m)
+        for row, m in zip(rows, found, strict=True)
+        if row.weights.type.upper() in EXACT
+        and m.metrics.get("kl_mean", math.inf) <= default_limits(row.weights.type)["kl_mean"]
+    }
+    return [m.metrics.get("tensors_equal") == 1 and (_runtime(m) in right or _runtime(m) in SOURCES_OWN) for m in found]
+
+
+def _runtime(measurement: Measurement) -> str:
+    return measurement.runtime.partition(" (")[0]
 
 
 def addressed(names: Collection[str], row: Output) -> bool:

@@ -17,6 +17,9 @@ from convert.errors import ConvertError
 from convert.files import write_text
 from convert.formats.base import Output
 from convert.progress import Progress
+from convert.validation.limits import addressed, limits_of, proven
+from convert.validation.options import ValidateOptions
+from validate import gates
 
 if TYPE_CHECKING:
     from validate.choices import ItemSet
@@ -31,7 +34,29 @@ if TYPE_CHECKING:
 FORMS = {"report.json": "json", "report.md": "markdown", "report.html": "html"}
 
 
-def report_row(
+def report_rows(
+    options: ValidateOptions, out: Path, rows: Sequence[Output], found: Sequence[Measurement], source: Bundle
+) -> list[Entry]:
+    """The outputs' entries in the report, each held to its limits."""
+    entries = []
+    for row, measurement, right in zip(rows, found, proven(rows, found), strict=True):
+        # images that could not be looked at are held to nothing but what the recipe itself asks of them
+        held = replace(row, projector=None) if measurement.vision_reason else row
+        limits = limits_of(options.limits, held, measurement.metrics)
+        limits = gates.of_proven(limits, measurement.metrics) if right else limits
+        entries.append(_report_row(out, row, _demanded(options, row, measurement), limits, source))
+    return entries
+
+
+def _demanded(options: ValidateOptions, row: Output, measurement: Measurement) -> Measurement:
+    """With a failure where the recipe says that it has to run, and it did not."""
+    demanded = options.require == "run" or addressed(tuple(options.require), row)
+    if not (measurement.not_run and demanded):
+        return measurement
+    return replace(measurement, failures=[f"`require: run`, and {measurement.not_run}"])
+
+
+def _report_row(
     out: Path, row: Output, measurement: Measurement, limits: Mapping[str, tuple[float, str]], source: Bundle
 ) -> Entry:
     """The output's entry in the report."""

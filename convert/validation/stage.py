@@ -36,14 +36,14 @@ from convert.validation.checks import (
     wants_images,
     window_of,
 )
-from convert.validation.limits import addressed, explain_limits, limits_of, unknown_names
+from convert.validation.limits import explain_limits, limits_of, unknown_names
 from convert.validation.options import AUTO, MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
 from convert.validation.report import (
     provenance,
     reference_entry,
     report,
-    report_row,
+    report_rows,
     stated,
     tensor_errors,
     with_standing,
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from validate.choices import Question
     from validate.measurement import Candidate, Measurement, Questions
     from validate.reference import Reference
-    from validate.report import Output as Entry
     from validate.runtimes import Runtime
     from validate.texts import InputSet, Windows
     from validate.vision import ClickTask
@@ -265,20 +264,11 @@ def _missing(row: Output) -> Measurement | None:
     return Measurement(not_run=f"not built{why}; `convert run` builds it")
 
 
-def _row(options: ValidateOptions, out: Path, row: Output, measurement: Measurement, source: Bundle) -> Entry:
-    demanded = options.require == "run" or addressed(tuple(options.require), row)
-    if measurement.not_run and demanded:
-        measurement = replace(measurement, failures=[f"`require: run`, and {measurement.not_run}"])
-    # images that could not be looked at are held to nothing but what the recipe itself asks of them
-    held = replace(row, projector=None) if measurement.vision_reason else row
-    return report_row(out, row, measurement, limits_of(options.limits, held, measurement.metrics), source)
-
-
 class ValidateStage(Stage[ValidateOptions]):
     """Runs every output on its real runtime against the source, and writes report.json, report.md and report.html."""
 
     NAME = "validate"
-    VERSION = 9
+    VERSION = 10
     TOOLS = REFERENCE_TOOLS
     NEEDS: ClassVar[Mapping[str, str]] = {"torch": "validate", "transformers": "validate"}
     Options = ValidateOptions
@@ -388,7 +378,7 @@ class ValidateStage(Stage[ValidateOptions]):
             compared_with = reference_entry(out, source, reference.identity().vocab, reference.cached())
         measured = iter(results)
         found = [_missing(row) or next(measured) for row in rows]
-        entries = [_row(options, out, row, one, source) for row, one in zip(rows, found, strict=True)]
+        entries = report_rows(options, out, rows, found, source)
         for row in entries:
             if read := row.get("reading"):
                 progress.note(f"{row['label']}: {read['reason']}")

@@ -206,9 +206,9 @@ class VisionEntry(TypedDict):
 class Limit(TypedDict):
     """A metric has to stay `better` ("<=" or ">=") than `limit`.
 
-    `source` is "recipe", "default", or the name of a preset. `p_worse` is the paired test of "worse than the limit":
-    the share of resampled texts on which the metric misses it; near 1 it surely does, near 0 it surely does not, null
-    where there is nothing to resample.
+    `source` is "recipe", "default" (or PROVEN of validate.gates), or the name of a preset. `p_worse` is the paired test
+    of "worse than the limit": the share of resampled texts on which the metric misses it; near 1 it surely does, near 0
+    it surely does not, null where there is nothing to resample.
     """
 
     better: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from validate.gates import PROVEN
 from validate.metrics import number, resampled
 from validate.report.advice import advice, kept
 from validate.report.outputs import ends, short_names
@@ -173,6 +174,10 @@ def _of_passed(passed: _Named) -> Iterable[Fact]:
     if len(drifted) > 1:
         kl, name = max(drifted)
         yield Fact("Largest drift that passed", scientific(kl), name)
+    sensitive = [n for o, n in passed if any(limit["source"] == PROVEN for limit in o["limits"].values())]
+    if sensitive:
+        detail = "more than such types cost most models; each tensor is the source's, rounded: the model is sensitive"
+        yield Fact("Drift much, and are right", ", ".join(sensitive), detail)
 
 
 def _contract(named: _Named) -> Iterable[Fact]:
