@@ -70,7 +70,7 @@ def test_good_files_pass_and_the_report_has_its_words(tiny_text: dict[str, Bundl
     assert page.startswith("# demo: ")
     assert "## Vision" not in page
     greedy = exact["greedy"]
-    assert (greedy["prompts"], greedy["prompt_tokens"]) == (2, 48)
+    assert (greedy["prompts"], greedy["prompt_tokens"]) == (2, 32)
     assert greedy["equal"] == greedy["tokens"] == sum(greedy["lengths"])
     assert exact["metrics"]["greedy_equal"] == 1.0
     assert "greedy_equal" not in exact["limits"]

@@ -176,8 +176,8 @@ def _of_passed(passed: _Named) -> Iterable[Fact]:
         yield Fact("Largest drift that passed", scientific(kl), name)
     sensitive = [n for o, n in passed if any(limit["source"] == PROVEN for limit in o["limits"].values())]
     if sensitive:
-        detail = "more than such types cost most models; each tensor is the source's, rounded: the model is sensitive"
-        yield Fact("Drift much, and are right", ", ".join(sensitive), detail)
+        detail = "each tensor is the source's, rounded as its type rounds: the model is sensitive, the files are right"
+        yield Fact("More drift than usual", ", ".join(sensitive), detail)
 
 
 def _contract(named: _Named) -> Iterable[Fact]:
