@@ -244,6 +244,8 @@ def test_defaults_on_drift_are_wider_for_a_proven_file_where_it_misses_them_and_
     assert got["top1"] == (0.5, gates.PROVEN)
     assert got["special_ids_equal"] == found["special_ids_equal"], "no measure of drift"
     assert got["ppl_ratio"] == (1.1, RECIPE)
+    cache = gates.of_proven(limits_of({}, row("Int4")), {"decode_kl": 0.42})
+    assert cache["decode_kl"] == (0.2, DEFAULT), "a cache in the wrong order is no sensitive model"
     assert gates.of_proven(found, {"kl_mean": 0.2, "top1": 0.8}) == found, "nothing is missed"
     preset = limits_of({"*": {"preset": "usable"}}, row("Q4_0"), DRIFTS)
     assert gates.of_proven(preset, DRIFTS)["kl_mean"] == (0.2, "usable"), "what a reader expects stays"

@@ -170,7 +170,8 @@ def applicable(found: Gates, measured: Collection[str]) -> Gates:
 # A default says what a type does to most models; a small model that was trained for long loses several times as much.
 # A file of which all that it states is the source's, each tensor the source's as its type rounds, on a runtime that
 # was seen to compute the model right, is no broken one then. Still nothing is worse than the type with fewest bits.
-_WIDER = {"kl_mean": 4.0, "decode_kl": 4.0}  # times the limit
+# What is fed one at a time is compared with the file itself: no model is sensitive there, a wrong cache is.
+_WIDER_KL = 4.0  # times the limit
 _WIDER_TOP1 = 2.0  # times the share of other tokens
 
 
@@ -188,8 +189,8 @@ def _misses(name: str, limit: float, measured: Mapping[str, float]) -> bool:
 
 
 def _wider(name: str, limit: float, least: Mapping[str, float]) -> tuple[float, str]:
-    if name in _WIDER:
-        return max(limit, min(_WIDER[name] * limit, least["kl_mean"])), PROVEN
+    if name == "kl_mean":
+        return max(limit, min(_WIDER_KL * limit, least["kl_mean"])), PROVEN
     if name == "top1":
         return min(limit, max(1 - _WIDER_TOP1 * (1 - limit), least["top1"])), PROVEN
     return limit, DEFAULT

@@ -136,7 +136,7 @@ DEFAULT_LIMITS: Mapping[str, Mapping[str, float]] = {
     "F32": {"kl_mean": 0.00002, "top1": 0.995, "decode_max_abs": 0.05},
     "FP32": {"kl_mean": 0.00002, "top1": 0.995, "decode_max_abs": 0.05},
     "FP16": {"kl_mean": 0.0005, "top1": 0.98, "decode_max_abs": 0.5},
-    "INT8": {"kl_mean": 0.25, "top1": 0.8, "decode_kl": 0.1},
+    "INT8": {"kl_mean": 0.25, "top1": 0.8, "decode_kl": 0.2},
     "INT4": {"kl_mean": 0.4, "top1": 0.75, "decode_kl": 0.2},
     "F8": {"kl_mean": 0.1, "top1": 0.82},
     "F16": {"kl_mean": 0.0002, "top1": 0.985},
