@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +86,7 @@ class _Plain:
 
     def __init__(self, verbose: bool) -> None:
         self._verbose = verbose
-        self._tasks: dict[str, _Task] = {}  # what each step is at
+        self._last: dict[str, float] = {}  # when each step's task was last shown
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
@@ -95,22 +94,15 @@ class _Plain:
         if line := step_line(event):
             click.echo(line)
         elif event.kind == "task":
-            self._tasks[event.step] = _Task(now)
+            self._last[event.step] = now
             if event.data["total"]:
                 click.echo(f"{event.step}:   {event.data['what']}")
-        elif event.kind == "progress" and (task := self._tasks.get(event.step)):
-            if now - task.last >= PLAIN_SECONDS:
-                task.last = now
+        elif event.kind == "progress" and event.step in self._last:
+            if now - self._last[event.step] >= PLAIN_SECONDS:
+                self._last[event.step] = now
                 click.echo(f"{event.step}:   {event.data['what']} {_how_far(event.data)}")
         elif event.kind == "note" and self._verbose:
             click.echo(f"{event.step}:   {event.data['text']}")
-
-
-@dataclass
-class _Task:
-    """When a step's task was last shown."""
-
-    last: float
 
 
 def _how_far(data: JsonObject) -> str:

@@ -58,7 +58,7 @@ class KvCache(SessionMeasure):
     def _read_windows(self, running: RunningCandidate, rows: Sequence[_Row]) -> None:
         possible = _possible(rows)[1:]
         total = sum(map(len, self._windows)) * (1 + len(possible))
-        self.progress.start(f"{_name(running)}: KV cache", total, "tok")
+        self.begin(running, total, "tok")
         for tokens in self._windows:
             wanted = running.session.logits(tokens)
             self.progress.advance(len(tokens))
@@ -95,7 +95,7 @@ class KvCache(SessionMeasure):
 
     def _read_length(self, running: RunningCandidate, rows: Sequence[_Row], text: Haystack, length: int) -> None:
         possible = _possible(rows)
-        what = f"{_name(running)}: KV cache, facts in {length:,} tokens"
+        what = f"{running.candidate.label}: {self.PART}, facts in {length:,} tokens"
         self.progress.start(what, len(text.tokens) * len(possible), "tok")
         exact: np.ndarray | None = None
         for row in possible:
@@ -160,10 +160,6 @@ def _no_memory(session: Session, every: Sequence[CacheTypes], length: int) -> st
 def _growth(lengths: Sequence[int], number: int) -> float:
     """How many times as long the next length takes as this one: attention grows faster than the text."""
     return float(lengths[number + 1] / lengths[number]) * _GROWS / 2
-
-
-def _name(running: RunningCandidate) -> str:
-    return running.candidate.name or running.candidate.path.name
 
 
 # ---- what it comes to
