@@ -1,0 +1,222 @@
+"""A transformers model without its weights, and the weights of one of its modules at a time, from the checkpoint.
+
+The module is built on the meta device, buffers that no checkpoint has (rotary frequencies) get the values their own
+class gives them, and tensors are renamed, joined and cast by transformers' own loader, asked for a few at a time: what
+a module holds while it is loaded is what `from_pretrained` would have given it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from validate.errors import RuntimeFailure
+from validate.runtimes._folder import first_line, quiet
+from validate.silence import silence_torchao
+
+silence_torchao()  # before transformers, which looks whether it is there
+
+# ruff: noqa: E402
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+LARGEST_BUFFER = 1 << 26  # values: 2048 positions of 32768 numbers
+
+
+def build(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of a checkpoint's folder with parameters on the meta device and buffers in memory.
+
+    Raises RuntimeFailure for a config that transformers makes no model of.
+    """
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+            vision = "vision_config" in config.to_dict()
+            auto = AutoModelForImageTextToText if vision else AutoModelForCausalLM
+            with torch.device("meta"):
+                model = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+            _fill_buffers(model)
+            model.tie_weights()
+    except Exception as error:  # transformers raises anything for a config that it cannot read
+        raise RuntimeFailure(f"transformers makes no model of {folder}: {first_line(error)}") from error
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _fill_buffers(model: PreTrainedModel) -> None:
+    """Give buffers on the meta device the values that their classes start them with."""
+    for module in model.modules():
+        buffers = {name: buffer for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta}
+        if not buffers:
+            continue
+        for name, buffer in buffers.items():
+            if buffer.numel() > LARGEST_BUFFER:
+                raise ValueError(f"{name} of {type(module).__name__} is too large: {tuple(buffer.shape)}")
+            unknown = math.nan if buffer.is_floating_point() else 0
+            module._buffers[name] = torch.full_like(buffer, unknown, device="cpu")
+        model._init_weights(module)
+
+
+@dataclass
+class Weights:
+    """The tensors of a checkpoint by the module that they belong to; open files, nothing read before it is asked for.
+
+    `model` is one of `build`. A tensor that no parameter takes, or a parameter that no tensor fills, is a
+    RuntimeFailure here already, before anything runs.
+    """
+
+    model: PreTrainedModel
+    folder: Path
+    dtype: torch.dtype
+    bytes_read: int = 0
+    _slices: dict[str, object] = field(default_factory=dict)
+    _targets: dict[str, str] = field(default_factory=dict)  # tensor of the checkpoint -> the parameter that takes it
+    _tied: dict[str, str] = field(default_factory=dict)  # parameter without a tensor -> the one whose values it has
+
+    def __post_init__(self) -> None:
+        self._mapping = get_model_conversion_mapping(self.model)
+        self._open()
+        self._match()
+
+    def _open(self) -> None:
+        for path in _files(self.folder):
+            file = safe_open(path, framework="pt")
+            self._slices |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+    def _match(self) -> None:
+        state = self.model.state_dict()
+        renamings = [entry for entry in self._mapping if isinstance(entry, WeightRenaming)]
+        converters = [entry for entry in self._mapping if isinstance(entry, WeightConverter)]
+        by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+        prefix = self.model.base_model_prefix
+        filled, unexpected = set[str](), set[str]()
+        for name in self._slices:
+            target, pattern = rename_source_key(name, renamings, converters, prefix, state)
+            if target not in state and name in state:
+                target, pattern = rename_source_key(name, [], [], prefix, state)
+            if target not in state:
+                unexpected.add(target)
+                continue
+            self._targets[name] = target
+            targets = by_pattern[pattern].target_patterns if pattern is not None else [target]
+            filled |= {target.replace(targets[0], one) for one in targets}
+        self._tie(filled)
+        self._refuse(state.keys() - filled - self._tied.keys(), unexpected)
+
+    def _tie(self, filled: set[str]) -> None:
+        """Which of tied parameters the checkpoint has; where it has all of them, each keeps its own values."""
+        for target, source in self.model.all_tied_weights_keys.items():
+            if source in filled and target not in filled:
+                self._tied[target] = source
+            elif target in filled and source not in filled:
+                self._tied[source] = target
+
+    def _refuse(self, missing: set[str], unexpected: set[str]) -> None:
+        ignored = self.model._keys_to_ignore_on_load_unexpected or ()
+        buffers = {name for name, _ in self.model.named_buffers()}
+        strange = {name for name in unexpected if not any(re.search(pattern, name) for pattern in ignored)}
+        strange -= {name for name in strange if name.endswith("rotary_emb.inv_freq")}
+        absent = {name for name in missing if name not in buffers or self._unknown(name)}
+        for kind, names in (("missing", absent), ("unexpected", strange)):
+            if names:
+                few = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
+                raise RuntimeFailure(f"transformers loaded the source with {len(names)} {kind} keys: {few}")
+
+    def _unknown(self, buffer: str) -> bool:
+        found = self.model.get_buffer(buffer)
+        return bool(found.is_floating_point() and found.isnan().any())
+
+    # ---- loading
+
+    def sources(self, module: str) -> list[str]:
+        """The checkpoint's tensors that a module's parameters are made of, those of a tied one included."""
+        start = f"{module}." if module else ""
+        wanted = {self._tied.get(name, name) for name in self._parameters(module)}
+        return [name for name, target in self._targets.items() if target.startswith(start) or target in wanted]
+
+    def _parameters(self, module: str) -> list[str]:
+        found = self.model.get_submodule(module).named_parameters(remove_duplicate=False)
+        return [f"{module}.{name}" if module else name for name, _ in found]
+
+    @contextlib.contextmanager
+    def loaded(self, module: str) -> Iterator[nn.Module]:
+        """The module with its weights in memory, which are gone again at the end."""
+        before = _parameters_of(self.model.get_submodule(module))
+        self.load(module)
+        try:
+            yield self.model.get_submodule(module)
+        finally:
+            for owner, parameters in before:
+                owner._parameters.update(parameters)
+
+    def load(self, module: str) -> None:
+        """Read a module's weights into it, for good."""
+        names = self._parameters(module)
+        holders = {name: _holder(self.model, name) for name in names}
+        meta = {source: _holder(self.model, source) for source in {self._tied[n] for n in names if n in self._tied}}
+        kept = {source: owner._parameters[leaf] for source, (owner, leaf) in meta.items()}
+        self._read(self.sources(module))
+        for name, (owner, leaf) in holders.items():
+            if name in self._tied:
+                other, its = meta[self._tied[name]]
+                owner._parameters[leaf] = other._parameters[its]
+        for source, (owner, leaf) in meta.items():
+            if source not in holders:
+                owner._parameters[leaf] = kept[source]
+        self._refuse_empty(holders)
+
+    def _refuse_empty(self, holders: Mapping[str, tuple[nn.Module, str]]) -> None:
+        for name, (owner, leaf) in holders.items():
+            parameter = owner._parameters[leaf]
+            if parameter is not None:
+                parameter.requires_grad_(False)
+                if parameter.is_meta:
+                    raise RuntimeFailure(f"transformers loaded the source without {name}")
+
+    def _read(self, sources: Iterable[str]) -> None:
+        state = {name: self._slices[name] for name in sources}
+        config = LoadStateDictConfig(dtype=self.dtype, weight_mapping=self._mapping)
+        with quiet():
+            info, _ = convert_and_load_state_dict_in_model(self.model, state, config)
+        wrong = [*info.mismatched_keys, *info.conversion_errors, *info.error_msgs]
+        if wrong:
+            raise RuntimeFailure(f"transformers could not load {wrong[0]}")
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that a checkpoint's index names, else the one there is."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(named))]
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _holder(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    parent, _, leaf = name.rpartition(".")
+    return model.get_submodule(parent), leaf
+
+
+def _parameters_of(module: nn.Module) -> list[tuple[nn.Module, dict[str, Tensor | None]]]:
+    return [(owner, dict(owner._parameters)) for owner in module.modules()]

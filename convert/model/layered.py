@@ -1,0 +1,180 @@
+"""A model one layer at a time over all of its inputs at once: memory of one layer and the hidden states, at any size.
+
+    model = Layered(folder)
+    for index, output in model.run([{"input_ids": ids} for ids in windows]):
+        ...                                  # output.logits, in the order in which the passes end
+
+Every input's pass is taken to the same layer; the layer's weights are read, every pass goes through it, and the
+weights are let go: each is read once, whatever the number of inputs. What is done with a layer while it is there
+(statistics of its inputs, quantizing it) is a `Visitor`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from convert.model.forward import Call, Output, Pass
+from convert.model.hollow import Weights, build
+from convert.model.scratch import Scratch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from transformers import PreTrainedModel
+
+LARGE = 1 << 22  # values of a matrix outside the layers (embedding, head) that is a layer of its own
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A module whose weights are in memory only while it runs."""
+
+    name: str  # of the module: model.layers.3
+    index: int  # in the model's order
+    module: nn.Module
+    forward: Callable[..., Output]  # the module's own
+    in_list: bool  # one of a list of like ones: a decoder layer, a block of a tower
+
+
+class Visitor(Protocol):
+    """Who looks at a layer while its weights are there."""
+
+    def visit(self, layer: Layer, calls: Sequence[Call]) -> Iterator[Output]:
+        """The output of each call, in order."""
+        ...
+
+
+class Through:
+    """Every pass goes through, and nothing else happens."""
+
+    def visit(self, layer: Layer, calls: Sequence[Call]) -> Iterator[Output]:
+        """The output of each call, in order."""
+        for call in calls:
+            yield call.run()
+
+
+class Layered:
+    """A checkpoint's model; see the module. `dtype` is that of the arithmetic.
+
+    Opening it reads headers, and what belongs to no layer. Raises RuntimeFailure for a checkpoint that transformers
+    does not load, or with tensors too few or too many.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        dtype: torch.dtype = torch.float32,
+        *,
+        trust_remote_code: bool = False,
+        scratch: Scratch | None = None,
+    ) -> None:
+        self.model: PreTrainedModel = build(folder, dtype, trust_remote_code=trust_remote_code)
+        self.weights = Weights(self.model, folder, dtype)
+        self._scratch = scratch or Scratch()
+        self.layers = _layers(self.model)
+        for layer in self.layers:
+            layer.module.forward = self._door(layer)
+        self._load_rest()
+
+    def _load_rest(self) -> None:
+        inside = tuple(f"{layer.name}." for layer in self.layers)
+        for name, module in self.model.named_modules():
+            own = [p for p in module._parameters.values() if p is not None]
+            buffers = [b for b in module._buffers.values() if b is not None]
+            if (own or buffers) and not f"{name}.".startswith(inside):
+                self.weights.load(name)
+
+    def _door(self, layer: Layer) -> Callable[..., Output]:
+        def forward(*args: object, **kwargs: object) -> Output:
+            call = Call(layer, args, kwargs)
+            if current := Pass.here():
+                del args, kwargs
+                return current.at(call)
+            with self.weights.loaded(layer.name):
+                return call.run()
+
+        return forward
+
+    def run(
+        self, inputs: Sequence[Mapping[str, Tensor]], visitor: Visitor | None = None
+    ) -> Iterator[tuple[int, Output]]:
+        """(number of the input, what the model gives for it), as the passes end; without a cache.
+
+        `inputs` are the model's arguments. Raises what the model or the visitor raises.
+        """
+        passes = [Pass(self._forward(arguments)) for arguments in inputs]
+        try:
+            yield from self._run(passes, visitor or Through())
+        finally:
+            for one in passes:
+                one.stop()
+            self._scratch.clear()
+
+    def _forward(self, arguments: Mapping[str, Tensor]) -> Callable[[], Output]:
+        def forward() -> Output:
+            with torch.inference_mode():
+                output: Output = self.model(**arguments, use_cache=False)
+                return output
+
+        return forward
+
+    def _run(self, passes: Sequence[Pass], visitor: Visitor) -> Iterator[tuple[int, Output]]:
+        waiting: dict[int, Call] = {}
+
+        def advance(number: int, given: Output = None) -> Iterator[tuple[int, Output]]:
+            waiting.pop(number, None)
+            if call := passes[number].advance(given):
+                waiting[number] = call
+            else:
+                output, passes[number].output = passes[number].output, None
+                yield number, output
+
+        for number in range(len(passes)):
+            yield from advance(number)
+        while waiting:
+            layer = min((call.layer for call in waiting.values()), key=lambda layer: layer.index)
+            numbers = [number for number, call in waiting.items() if call.layer is layer]
+            self._scratch.expect(sum(_bytes(waiting[number].args) for number in numbers))
+            with self.weights.loaded(layer.name), torch.inference_mode():
+                outputs = visitor.visit(layer, [waiting[number] for number in numbers])
+                for number in numbers:
+                    given = self._scratch.keep(next(outputs))
+                    yield from advance(number, given)
+                    del given
+                outputs.close() if hasattr(outputs, "close") else None
+
+
+def _bytes(values: Sequence[object]) -> int:
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+
+
+def _layers(model: PreTrainedModel) -> list[Layer]:
+    """The outermost members of lists, and large matrices outside of them, in the model's order."""
+    found: list[Layer] = []
+
+    def add(name: str, module: nn.Module, in_list: bool) -> None:
+        found.append(Layer(name, len(found), module, module.forward, in_list))
+
+    def look(name: str, module: nn.Module) -> None:
+        for child_name, child in module.named_children():
+            path = f"{name}.{child_name}" if name else child_name
+            if isinstance(child, torch.nn.ModuleList):
+                for number, member in child.named_children():
+                    add(f"{path}.{number}", member, in_list=True)
+            elif _is_large(child):
+                add(path, child, in_list=False)
+            else:
+                look(path, child)
+
+    look("", model)
+    return found
+
+
+def _is_large(module: nn.Module) -> bool:
+    return any(p is not None and p.numel() >= LARGE for p in module._parameters.values()) and not any(module.children())
