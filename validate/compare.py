@@ -95,9 +95,8 @@ def _reference_reads(comparison: Comparison, step: slice) -> Iterator[tuple[Wind
     """The windows of a step, each with what the reference says of it, which is kept."""
     windows = _windows(comparison.questions, step)
     comparison.progress.start("the source reads the text", sum(len(w.tokens) for w in windows), "tok")
-    for window in windows:
-        yield window, comparison.reference.compressed_logits(window.tokens)
-        comparison.progress.advance(len(window.tokens))
+    every = comparison.reference.compressed_logits_of([w.tokens for w in windows], comparison.progress.advance)
+    yield from zip(windows, every, strict=True)
 
 
 def _settle(

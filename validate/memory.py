@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -12,6 +13,8 @@ from pathlib import Path
 FREE_SHARE = 0.8  # of the free memory that weights may take: activations, logits and candidates need the rest
 MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
 _HALF = {"BF16": "bfloat16", "F16": "float16"}
+_LAYER = re.compile(r"^.*?\.\d+\.")  # what the tensors of a layer begin with: model.layers.3.
+_LARGE = 1 << 22  # values of a matrix that is read for itself
 _GROUP = Path("/sys/fs/cgroup")  # a container sees its own limits here
 
 
@@ -22,6 +25,7 @@ class Weights:
     full_bytes: int  # all as float32
     half_bytes: int  # the text's matrices as stored, all else float32; as above where they are not stored in 16 bits
     half_type: str  # torch's name of the 16-bit type; empty where the matrices are not all of one
+    layered_bytes: int  # float32 of what is there at once where one layer is read at a time
 
 
 def weights(files: Iterable[Path]) -> Weights:
@@ -31,7 +35,20 @@ def weights(files: Iterable[Path]) -> Weights:
     half = _HALF.get(next(iter(kinds)), "") if len(kinds) == 1 else ""
     full = sum(4 * prod(shape) for _, _, shape in tensors)
     saved = sum(2 * prod(shape) for name, _, shape in tensors if len(shape) == 2 and not _is_vision(name))
-    return Weights(full, full - saved if half else full, half)
+    return Weights(full, full - saved if half else full, half, _layered(tensors))
+
+
+def _layered(tensors: Iterable[tuple[str, str, list[int]]]) -> int:
+    """The largest layer, or the largest matrix outside of layers, and all that is small."""
+    sizes, rest = dict[str, int](), 0
+    for name, _, shape in tensors:
+        if found := _LAYER.match(name):
+            sizes[found[0]] = sizes.get(found[0], 0) + 4 * prod(shape)
+        elif prod(shape) >= _LARGE:
+            sizes[name] = 4 * prod(shape)
+        else:
+            rest += 4 * prod(shape)
+    return max(sizes.values(), default=0) + rest
 
 
 def parameters(files: Iterable[Path], vision: bool = False) -> int:

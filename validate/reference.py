@@ -11,6 +11,7 @@ broken is asked for again; what a run did not ask for is thrown away at its end.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -134,12 +135,31 @@ class Reference(ReferenceSession):
 
     def compressed_logits(self, tokens: Sequence[int]) -> compressed_logits.CompressedLogits:
         """What is kept of a window's logits."""
-        room = self._room * len(tokens)
-        whole = 4 * len(tokens) * self._identity.vocab <= room  # whatever the room: the same logits
-        name = self._name("logits", list(tokens), "whole" if whole else room)
+        return self._compressed(tokens, lambda: self._session.logits(tokens))
+
+    def compressed_logits_of(
+        self, windows: Sequence[Sequence[int]], advance: Callable[[int], None]
+    ) -> Iterator[compressed_logits.CompressedLogits]:
+        """The same of one window after the other; those that are not kept are read together, in one pass.
+
+        `advance` is told of tokens as they are read, those that need not be included.
+        """
+        reads = {number for number, tokens in enumerate(windows) if not self._has(self._logits_name(tokens))}
+        every = self._session.read([windows[number] for number in sorted(reads)], advance)
+        for number, tokens in enumerate(windows):
+            if number in reads:
+                yield self._compressed(tokens, functools.partial(next, every))
+            else:
+                yield self.compressed_logits(tokens)
+                advance(len(tokens))
+
+    def _compressed(
+        self, tokens: Sequence[int], compute: Callable[[], np.ndarray]
+    ) -> compressed_logits.CompressedLogits:
+        name, room = self._logits_name(tokens), self._room * len(tokens)
         compressed = self._remembered(
-            f"{name}.logits.npz",
-            lambda: compressed_logits.compress(self._session.logits(tokens), tokens, room),
+            name,
+            lambda: compressed_logits.compress(compute(), tokens, room),
             compressed_logits.CompressedLogits.load,
             lambda compressed, path: compressed.save(path),
             lambda compressed: compressed.vocab == self._identity.vocab and compressed.is_of(tokens),
@@ -149,6 +169,15 @@ class Reference(ReferenceSession):
         )
         self._windows[name] = compressed.count, sizes
         return compressed
+
+    def _logits_name(self, tokens: Sequence[int]) -> str:
+        room = self._room * len(tokens)
+        whole = 4 * len(tokens) * self._identity.vocab <= room  # whatever the room: the same logits
+        return f"{self._name('logits', list(tokens), 'whole' if whole else room)}.logits.npz"
+
+    def _has(self, name: str) -> bool:
+        """Whether an answer is there, sound or not."""
+        return name in self._held or (self._folder is not None and (self._folder / name).is_file())
 
     def choices(self, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]]) -> list[list[int]]:
         rows = [(list(prompt), list(draft)) for prompt, draft in zip(prompts, drafts, strict=True)]

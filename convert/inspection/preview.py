@@ -68,7 +68,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Reference:
-    """What running the source on transformers takes, in bytes. `least` keeps matrices in their 16 bits."""
+    """What running the source on transformers takes, in bytes. `least` reads one layer at a time."""
 
     float32: int
     least: int
@@ -139,7 +139,7 @@ def reference(bundle: Bundle) -> Reference | None:
     need = memory.weights(files)
     found = check_memory(bundle, "reference")
     return Reference(
-        need.full_bytes, need.half_bytes, memory.total_bytes(), tuple(_said(p, "reference") for p in found)
+        need.full_bytes, need.layered_bytes, memory.total_bytes(), tuple(_said(p, "reference") for p in found)
     )
 
 

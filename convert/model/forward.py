@@ -25,6 +25,7 @@ class Call:
     layer: Layer
     args: tuple[object, ...]
     kwargs: dict[str, object]
+    number: int = 0  # of the pass
 
     def run(self) -> Output:
         """What the layer gives; its weights have to be there."""
@@ -36,12 +37,12 @@ class _Stopped(BaseException):
 
 
 class Pass:
-    """A forward pass, made of a function that runs it; nothing runs before `advance`."""
+    """A forward pass, made of a function that runs it; nothing runs before `advance`. `number` tells it from others."""
 
     _of_thread = threading.local()
 
-    def __init__(self, function: Callable[[], Output]) -> None:
-        self._function = function
+    def __init__(self, number: int, function: Callable[[], Output]) -> None:
+        self.number, self._function = number, function
         self._resume, self._resting = threading.Semaphore(0), threading.Semaphore(0)
         self._call: Call | None = None
         self._given: Output = None

@@ -43,7 +43,7 @@ class Layer:
 
 
 class Visitor(Protocol):
-    """Who looks at a layer while its weights are there."""
+    """Who looks at a layer while its weights are there. Gradients are off only where it says so."""
 
     def visit(self, layer: Layer, calls: Sequence[Call]) -> Iterator[Output]:
         """The output of each call, in order."""
@@ -56,7 +56,9 @@ class Through:
     def visit(self, layer: Layer, calls: Sequence[Call]) -> Iterator[Output]:
         """The output of each call, in order."""
         for call in calls:
-            yield call.run()
+            with torch.inference_mode():
+                output = call.run()
+            yield output
 
 
 class Layered:
@@ -92,39 +94,60 @@ class Layered:
 
     def _door(self, layer: Layer) -> Callable[..., Output]:
         def forward(*args: object, **kwargs: object) -> Output:
-            call = Call(layer, args, kwargs)
-            if current := Pass.here():
-                del args, kwargs
-                return current.at(call)
-            with self.weights.loaded(layer.name):
-                return call.run()
+            current = Pass.here()
+            if current is None:
+                with self.weights.loaded(layer.name):
+                    return layer.forward(*args, **kwargs)
+            return current.at(Call(layer, args, kwargs, current.number))
 
         return forward
 
+    def keep(self, output: Output) -> Output:
+        """What a layer gave, in files where the hidden states of all inputs do not fit into memory."""
+        return self._scratch.keep(output)
+
+    @property
+    def bytes_held(self) -> int:
+        """What is in memory while nothing runs."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        return sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)
+
     def run(
-        self, inputs: Sequence[Mapping[str, Tensor]], visitor: Visitor | None = None
+        self,
+        inputs: Sequence[Mapping[str, Tensor]],
+        visitor: Visitor | None = None,
+        on_call: Callable[[int], None] = lambda number: None,
+        *,
+        gradients: bool = False,
     ) -> Iterator[tuple[int, Output]]:
         """(number of the input, what the model gives for it), as the passes end; without a cache.
 
-        `inputs` are the model's arguments. Raises what the model or the visitor raises.
+        `inputs` are the model's arguments; `on_call` is told of an input's number whenever it went through a layer.
+        With `gradients` what the model does between its layers is recorded by autograd. Raises what the model or the
+        visitor raises.
         """
-        passes = [Pass(self._forward(arguments)) for arguments in inputs]
+        mode = torch.enable_grad if gradients else torch.inference_mode
+        passes = [Pass(number, self._forward(arguments, mode)) for number, arguments in enumerate(inputs)]
         try:
-            yield from self._run(passes, visitor or Through())
+            yield from self._run(passes, visitor or Through(), on_call)
         finally:
             for one in passes:
                 one.stop()
             self._scratch.clear()
 
-    def _forward(self, arguments: Mapping[str, Tensor]) -> Callable[[], Output]:
+    def _forward(
+        self, arguments: Mapping[str, Tensor], mode: Callable[[], contextlib.AbstractContextManager[object]]
+    ) -> Callable[[], Output]:
         def forward() -> Output:
-            with torch.inference_mode():
+            with mode():
                 output: Output = self.model(**arguments, use_cache=False)
                 return output
 
         return forward
 
-    def _run(self, passes: Sequence[Pass], visitor: Visitor) -> Iterator[tuple[int, Output]]:
+    def _run(
+        self, passes: Sequence[Pass], visitor: Visitor, on_call: Callable[[int], None]
+    ) -> Iterator[tuple[int, Output]]:
         waiting: dict[int, Call] = {}
 
         def advance(number: int, given: Output = None) -> Iterator[tuple[int, Output]]:
@@ -141,13 +164,14 @@ class Layered:
             layer = min((call.layer for call in waiting.values()), key=lambda layer: layer.index)
             numbers = [number for number, call in waiting.items() if call.layer is layer]
             self._scratch.expect(sum(_bytes(waiting[number].args) for number in numbers))
-            with self.weights.loaded(layer.name), torch.inference_mode():
+            with self.weights.loaded(layer.name):
                 outputs = visitor.visit(layer, [waiting[number] for number in numbers])
                 for number in numbers:
                     given = self._scratch.keep(next(outputs))
+                    on_call(number)
                     yield from advance(number, given)
                     del given
-                outputs.close() if hasattr(outputs, "close") else None
+                next(outputs, None)  # what a visitor does behind the last
 
 
 def _bytes(values: Sequence[object]) -> int:

@@ -16,8 +16,8 @@ def cores_for(source: Bundle) -> int:
 
 
 def reference_needs(source: Bundle, more_bytes: int = 0, *, scratch_bytes: int = 0) -> Needs:
-    """Of the source on transformers: its matrices in their 16 bits at least, and `more_bytes` beside them."""
+    """Of the source on transformers: its largest layer at least, and `more_bytes` beside it."""
     files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file()]
-    weights = memory.weights(files).half_bytes
+    weights = memory.weights(files).layered_bytes
     activations = min(GB, weights // 4)
     return Needs(LIBRARIES + weights + activations + more_bytes, cores_for(source), scratch_bytes)

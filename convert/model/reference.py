@@ -5,19 +5,34 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
+from convert.source.checkpoint import read_config
 
 if TYPE_CHECKING:
     from validate.runtimes.transformers import TransformersSession
 
 
+@dataclass(frozen=True)
+class How:
+    """How the source computes: in which type, and whether one layer at a time; None where memory decides."""
+
+    dtype: str = "float32"
+    layered: bool | None = None
+
+
 @contextlib.contextmanager
 def open_reference(
-    source: Bundle, threads: int | None = None, *, trust_remote_code: bool = False, within: Path | None = None
+    source: Bundle,
+    threads: int | None = None,
+    *,
+    trust_remote_code: bool = False,
+    within: Path | None = None,
+    how: How | None = None,
 ) -> Iterator[TransformersSession]:
     """A session on the source, in a folder that holds links to the bundle's files and nothing else.
 
@@ -26,17 +41,30 @@ def open_reference(
     killed, or where the system keeps temporary files.
     """
     from validate import runtimes
-    from validate.runtimes import transformers
 
     with tempfile.TemporaryDirectory(prefix="reference-", dir=within) as name:
         folder = Path(name)
         link_files(source, folder, code=trust_remote_code)
         try:
-            session = transformers.RUNTIME.open(folder, threads=threads, trust_remote_code=trust_remote_code)
+            session = _session(folder, threads, trust_remote_code, how or How())
         except runtimes.RuntimeFailure as error:
             raise StageError("the reference", str(error), remedy="the source itself has to run first") from error
         with session:
             yield session
+
+
+def _session(folder: Path, threads: int | None, trust_remote_code: bool, how: How) -> TransformersSession:
+    """The whole model where it fits as float32, else one layer at a time; blocks that are unpacked only as a whole."""
+    from convert.model.session import LayeredSession
+    from validate import memory
+    from validate.runtimes import transformers
+
+    packed = read_config(folder).get("quantization_config") is not None
+    need, free = memory.weights(folder.glob("*.safetensors")).full_bytes, memory.free_bytes()
+    fits = how.dtype == "float32" and (free is None or need <= free * memory.FREE_SHARE)
+    if packed or (fits if how.layered is None else not how.layered and how.dtype == "float32"):
+        return transformers.RUNTIME.open(folder, threads=threads, trust_remote_code=trust_remote_code)
+    return LayeredSession(folder, threads, trust_remote_code, how.dtype, folder.parent)
 
 
 def link_files(source: Bundle, folder: Path, code: bool) -> None:
@@ -61,13 +89,13 @@ def check_memory(source: Bundle, where: str, remedy: str = "run it on a machine 
     from validate import memory
 
     files = [a.path for a in source.of(Role.WEIGHTS) if a.format == "safetensors"]
-    need, total = memory.weights(files).half_bytes, memory.total_bytes()
+    need, total = memory.weights(files).layered_bytes, memory.total_bytes()
     if total is None or need <= total:
         return []
     return [
         Problem(
             where,
-            f"the source on transformers takes {need / 1e9:.1f} GB of memory",
+            f"the source on transformers takes {need / 1e9:.1f} GB of memory, one layer at a time",
             f"at most the {total / 1e9:.1f} GB there are",
             remedy,
         )

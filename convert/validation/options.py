@@ -31,6 +31,19 @@ CACHE_TYPES = (
 )
 
 
+class ReferenceOptions(Options):
+    """How the source computes."""
+
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="type of the arithmetic; bfloat16 is faster where the CPU has instructions for it"
+    )
+    layered: bool | None = Field(
+        None,
+        description="one layer at a time, in a few GB at any size of the model; when left out where the whole does not "
+        "fit into the free memory",
+    )
+
+
 class KvCache(Options):
     """Types of the key-value cache, and on which outputs and how long texts they are measured."""
 
@@ -121,6 +134,7 @@ class ValidateOptions(Options):
         "and is not just left out of the verdict",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
+    reference: ReferenceOptions = Field(ReferenceOptions(), description="how the source computes")
     trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
 
     @property

@@ -21,7 +21,7 @@ from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
 from convert.formats.base import SOURCE, Output
 from convert.model.memory_needs import reference_needs
-from convert.model.reference import open_reference
+from convert.model.reference import How, open_reference
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
@@ -79,7 +79,8 @@ def _reference(options: ValidateOptions, source: Bundle, out: Path) -> Iterator[
     folder = out.parent / STATE_FOLDER / "reference"
     room = compressed_logits.room_bytes(options.most_tokens)
     trust = options.trust_remote_code
-    with open_reference(source, options.threads, trust_remote_code=trust, within=out) as session:
+    how = How(options.reference.dtype, options.reference.layered)
+    with open_reference(source, options.threads, trust_remote_code=trust, within=out, how=how) as session:
         yield Reference(session, folder, _reference_key(options, source), room)
 
 
@@ -90,6 +91,8 @@ def _reference_key(options: ValidateOptions, source: Bundle) -> str:
     files = sorted((role.value, a.path.name, a.sha256) for role, a in source.artifacts() if role is not Role.CARD)
     versions = provenance.versions(REFERENCE_TOOLS)
     words = {"files": files, "versions": versions, "trust_remote_code": options.trust_remote_code}
+    if options.reference.dtype != "float32":
+        words["dtype"] = options.reference.dtype
     return json.dumps(words, sort_keys=True)
 
 

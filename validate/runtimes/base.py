@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -229,6 +229,12 @@ class ReferenceSession(Session):
         None where there is no such file, or no library for it: `tokenize` is all there is to compare with.
         """
         return None
+
+    def read(self, windows: Sequence[Sequence[int]], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
+        """As `logits_of`; `advance` is told of tokens as they are read, before or when a window's logits are there."""
+        for tokens, logits_tv in zip(windows, self.logits_of(windows), strict=True):
+            advance(len(tokens))
+            yield logits_tv
 
     @property
     def bytes_held(self) -> int:
