@@ -10,11 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantize.calibrate import SquareSums
 from validate.runtimes import _llama_api as api
 from validate.runtimes import llama_cpp
 
 F32, I32 = 0, 26  # ggml.h, enum ggml_type
+
+
+class SquareSums:
+    """Sums of squares of columns, float64 (experts, columns), and how many rows went into each."""
+
+    def __init__(self, columns: int, experts: int = 1) -> None:
+        self.sums, self.counts = np.zeros((experts, columns)), np.zeros(experts, np.int64)
+
+    def add(self, inputs: np.ndarray, expert: int = 0) -> None:
+        self.sums[expert] += np.square(inputs.astype(np.float64)).sum(0)
+        self.counts[expert] += len(inputs)
+
+    def values(self) -> np.ndarray:
+        return self.sums.astype(np.float32)
 
 
 class Tensor(C.Structure):

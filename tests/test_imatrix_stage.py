@@ -22,7 +22,6 @@ from convert.source.stage import STAGE as source
 from tests import tiny
 from tests.fixtures_gguf import convert, edit_config, edit_weights
 from tests.fixtures_imatrix import overheard
-from validate.runtimes import _half, transformers
 
 NANO = Path(__file__).parents[1] / "recipes/models/fara-nano"
 SEPARATE = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"}
@@ -213,22 +212,6 @@ def test_chunks_add_up(tmp_path: Path, text: Path) -> None:
     for name in three.entries:
         assert (five.entries[name].values >= three.entries[name].values).all()
         assert five.entries[name].counts[0] - three.entries[name].counts[0] == 2 * WINDOW
-
-
-def test_weights_kept_in_half_the_memory_change_nothing(
-    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = bundle(tiny.tiny_qwen2(tmp_path / "tiny"))
-    whole = calibrate(folder, Corpus(text, 2, WINDOW, threads=1), Silent())
-    used = []
-    monkeypatch.setattr(transformers, "_half_type", lambda files: "bfloat16")
-    monkeypatch.setattr(
-        transformers, "compute_in_float32", lambda *a: (used.append(True), _half.compute_in_float32(*a))
-    )
-    half = calibrate(folder, Corpus(text, 2, WINDOW, threads=1), Silent())
-    assert used
-    for name, entry in whole.entries.items():
-        np.testing.assert_array_equal(entry.values, half.entries[name].values)
 
 
 def test_special_tokens_spelled_out_are_text_unless_asked_otherwise(tmp_path: Path) -> None:

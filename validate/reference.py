@@ -24,8 +24,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from validate import choices, compressed_logits
+from validate import choices
 from validate.choices import Question
+from validate.compressed_logits import CompressedLogits, compress
 from validate.json_types import Message
 from validate.runtimes.base import Identity, ModelSettings, ReferenceSession
 
@@ -133,19 +134,19 @@ class Reference(ReferenceSession):
         """All of them, computed and not remembered; see `compressed_logits` for what is."""
         return self._session.logits(tokens)
 
-    def compressed_logits(self, tokens: Sequence[int]) -> compressed_logits.CompressedLogits:
+    def compressed_logits(self, tokens: Sequence[int]) -> CompressedLogits:
         """What is kept of a window's logits."""
         return self._compressed(tokens, lambda: self._session.logits(tokens))
 
     def compressed_logits_of(
         self, windows: Sequence[Sequence[int]], advance: Callable[[int], None]
-    ) -> Iterator[compressed_logits.CompressedLogits]:
+    ) -> Iterator[CompressedLogits]:
         """The same of one window after the other; those that are not kept are read together, in one pass.
 
         `advance` is told of tokens as they are read, those that need not be included.
         """
         reads = {number for number, tokens in enumerate(windows) if not self._has(self._logits_name(tokens))}
-        every = self._session.read([windows[number] for number in sorted(reads)], advance)
+        every = self._session.read_windows([windows[number] for number in sorted(reads)], advance)
         for number, tokens in enumerate(windows):
             if number in reads:
                 yield self._compressed(tokens, functools.partial(next, every))
@@ -153,14 +154,12 @@ class Reference(ReferenceSession):
                 yield self.compressed_logits(tokens)
                 advance(len(tokens))
 
-    def _compressed(
-        self, tokens: Sequence[int], compute: Callable[[], np.ndarray]
-    ) -> compressed_logits.CompressedLogits:
+    def _compressed(self, tokens: Sequence[int], compute: Callable[[], np.ndarray]) -> CompressedLogits:
         name, room = self._logits_name(tokens), self._room * len(tokens)
         compressed = self._remembered(
             name,
-            lambda: compressed_logits.compress(compute(), tokens, room),
-            compressed_logits.CompressedLogits.load,
+            lambda: compress(compute(), tokens, room),
+            CompressedLogits.load,
             lambda compressed, path: compressed.save(path),
             lambda compressed: compressed.vocab == self._identity.vocab and compressed.is_of(tokens),
         )

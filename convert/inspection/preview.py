@@ -83,7 +83,7 @@ class Reference:
     def lines(self, *, verbose: bool = False, like: str = "") -> Iterator[str]:
         """The memory as text."""
         del verbose, like
-        least = f", {size(self.least)} with its matrices in 16 bits" if self.least < self.float32 else ""
+        least = f", {size(self.least)} one layer at a time" if self.least < self.float32 else ""
         here = f"; this machine has {size(self.machine)}" if self.machine else ""
         yield f"  {self.label:<12} {size(self.float32)} of memory in float32{least}{here}"
         yield from (f"  {'':<12} cannot run here: {plain(problem)}" for problem in self.problems)

@@ -71,7 +71,7 @@ def backward(
     """
     recorder = _Recorder(model.keep)
     for number, output in model.run(inputs, recorder, on_call, gradients=True):
-        loss(number, output).backward()  # type: ignore[no-untyped-call]
+        loss(number, output).backward()
         del output
         layer, records = recorder.visits[-1]
         if not layer.in_list and records[-1].call.number == number:  # the head: its gradients are as large as logits

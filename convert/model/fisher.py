@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from convert.model.backward import backward
 from convert.model.forward import Call, Output
@@ -38,12 +39,12 @@ def fisher(
     on_call: Callable[[int], None] = lambda number: None,
 ) -> Fisher:
     """The Fisher information's diagonal over `inputs`; y is drawn by `seed` and the number of the input alone."""
-    gathering = _Gathering(Fisher(), {m: name for name, m in model.model.named_modules()})
+    names = {module: name for name, module in model.model.named_modules()}
+    gathering = _Gathering(Fisher(), names, model.model.get_input_embeddings())
     backward(model, inputs, partial(_log_probability, seed), gathering, on_call)
     count = sum(arguments["input_ids"].numel() for arguments in inputs)
     for sums in (gathering.found.rows, gathering.found.by_token):
-        for total in sums.values():
-            total /= count
+        sums |= {name: total / count for name, total in sums.items()}
     return gathering.found
 
 
@@ -62,12 +63,13 @@ class _Gathering:
 
     found: Fisher
     names: Mapping[nn.Module, str]
+    embedding: nn.Module
     _hooks: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def before(self, layer: Layer) -> None:
         """Listen to every linear module of the layer."""
         for module in layer.module.modules():
-            if isinstance(module, torch.nn.Linear):
+            if isinstance(module, torch.nn.Linear | Conv1D):
                 self._hooks.callback(module.register_forward_hook(self._listen).remove)
 
     def after(self, layer: Layer) -> None:
@@ -83,12 +85,12 @@ class _Gathering:
         self.found.rows[name] = self.found.rows.get(name, 0) + squares
 
     def call(self, call: Call, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        """An embedding's gradients, by token; a linear layer of its own has no hook, for it has no forward."""
+        """The embedding's gradients, by token; the head's, whose forward is ours and calls no hook."""
         module = call.layer.module
-        if isinstance(module, torch.nn.Embedding):
+        if module is self.embedding:
             ids = cast("Tensor", call.args[0])
             total = self.found.by_token.setdefault(
-                call.layer.name, torch.zeros(module.num_embeddings, dtype=torch.float64)
+                call.layer.name, torch.zeros(len(cast("Tensor", module.weight)), dtype=torch.float64)
             )
             total.index_add_(0, ids.flatten(), gradients[0].double().flatten(0, -2).square().mean(-1))
         elif isinstance(module, torch.nn.Linear):

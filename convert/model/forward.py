@@ -36,10 +36,16 @@ class _Stopped(BaseException):
     """Raised in a pass that nobody goes on with, so that its thread ends."""
 
 
+class _Current(threading.local):
+    """The pass that a thread runs."""
+
+    current: Pass | None = None
+
+
 class Pass:
     """A forward pass, made of a function that runs it; nothing runs before `advance`. `number` tells it from others."""
 
-    _of_thread = threading.local()
+    _of_thread = _Current()
 
     def __init__(self, number: int, function: Callable[[], Output]) -> None:
         self.number, self._function = number, function
@@ -54,8 +60,7 @@ class Pass:
     @classmethod
     def here(cls) -> Pass | None:
         """The pass that the calling code is a part of."""
-        found: Pass | None = getattr(cls._of_thread, "current", None)
-        return found
+        return cls._of_thread.current
 
     def advance(self, given: Output = None) -> Call | None:
         """Go on to the next layer, whose call is returned, or to the end, where `output` is there.

@@ -34,11 +34,10 @@ from transformers.core_model_loading import (
     convert_and_load_state_dict_in_model,
     rename_source_key,
 )
-from transformers.modeling_utils import LoadStateDictConfig
+from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
 
 LARGEST_BUFFER = 1 << 26  # values: 2048 positions of 32768 numbers
 
@@ -61,21 +60,38 @@ def build(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) 
         raise RuntimeFailure(f"transformers makes no model of {folder}: {first_line(error)}") from error
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def _fill_buffers(model: PreTrainedModel) -> None:
-    """Give buffers on the meta device the values that their classes start them with."""
-    for module in model.modules():
-        buffers = {name: buffer for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta}
+    """Give buffers on the meta device the values that their classes start them with.
+
+    Each model within the model (a tower of another family) knows its own. Raises ValueError for one that none knows.
+    """
+    owners = {name: module for name, module in model.named_modules() if isinstance(module, PreTrainedModel)}
+    for name, module in model.named_modules():
+        buffers = {key: buffer for key, buffer in module._buffers.items() if buffer is not None and buffer.is_meta}
         if not buffers:
             continue
-        for name, buffer in buffers.items():
+        for key, buffer in buffers.items():
             if buffer.numel() > LARGEST_BUFFER:
-                raise ValueError(f"{name} of {type(module).__name__} is too large: {tuple(buffer.shape)}")
-            unknown = math.nan if buffer.is_floating_point() else 0
-            module._buffers[name] = torch.full_like(buffer, unknown, device="cpu")
-        model._init_weights(module)
+                raise ValueError(f"{key} of {type(module).__name__} is too large: {tuple(buffer.shape)}")
+            module._buffers[key] = torch.full_like(buffer, _unknown(buffer), device="cpu")
+        owner = max((n for n in owners if n == "" or f"{name}.".startswith(f"{n}.")), key=len)
+        owners[owner]._init_weights(module)
+
+
+def _unknown(buffer: Tensor) -> float:
+    """A value that no buffer starts with."""
+    if buffer.is_floating_point():
+        return math.nan
+    return 0 if buffer.dtype == torch.bool else torch.iinfo(buffer.dtype).min
+
+
+def _is_unknown(buffer: Tensor) -> bool:
+    if buffer.dtype == torch.bool:
+        return False
+    return bool((buffer.isnan() if buffer.is_floating_point() else buffer == _unknown(buffer)).any())
 
 
 @dataclass
@@ -102,7 +118,8 @@ class Weights:
     def _open(self) -> None:
         for path in _files(self.folder):
             file = safe_open(path, framework="pt")
-            self._slices |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            names: list[str] = file.keys()  # type: ignore[no-untyped-call]
+            self._slices |= {name: file.get_slice(name) for name in names}  # type: ignore[no-untyped-call]
 
     def _match(self) -> None:
         state = self.model.state_dict()
@@ -137,33 +154,32 @@ class Weights:
         buffers = {name for name, _ in self.model.named_buffers()}
         strange = {name for name in unexpected if not any(re.search(pattern, name) for pattern in ignored)}
         strange -= {name for name in strange if name.endswith("rotary_emb.inv_freq")}
-        absent = {name for name in missing if name not in buffers or self._unknown(name)}
+        known = self.model.state_dict().keys()  # beside what no checkpoint has, and a class forgot to start
+        missing = missing | {name for name, b in self.model.named_buffers() if name not in known and _is_unknown(b)}
+        absent = {name for name in missing if name not in buffers or _is_unknown(self.model.get_buffer(name))}
         for kind, names in (("missing", absent), ("unexpected", strange)):
             if names:
                 few = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
                 raise RuntimeFailure(f"transformers loaded the source with {len(names)} {kind} keys: {few}")
 
-    def _unknown(self, buffer: str) -> bool:
-        found = self.model.get_buffer(buffer)
-        return bool(found.is_floating_point() and found.isnan().any())
-
     # ---- loading
 
-    def sources(self, module: str) -> list[str]:
-        """The checkpoint's tensors that a module's parameters are made of, those of a tied one included."""
+    def _sources(self, module: str, names: Iterable[str], whole: bool) -> list[str]:
+        """The checkpoint's tensors that parameters and buffers are made of; what they are tied to included."""
         start = f"{module}." if module else ""
-        wanted = {self._tied.get(name, name) for name in self._parameters(module)}
-        return [name for name, target in self._targets.items() if target.startswith(start) or target in wanted]
+        wanted = {self._tied.get(name, name) for name in names}
+        wanted |= {f"{start}{name}" for name in self.model.get_submodule(module)._buffers}
+        return [n for n, target in self._targets.items() if target in wanted or (whole and target.startswith(start))]
 
-    def _parameters(self, module: str) -> list[str]:
-        found = self.model.get_submodule(module).named_parameters(remove_duplicate=False)
+    def _parameters(self, module: str, whole: bool) -> list[str]:
+        found = self.model.get_submodule(module).named_parameters(recurse=whole, remove_duplicate=False)
         return [f"{module}.{name}" if module else name for name, _ in found]
 
     @contextlib.contextmanager
     def loaded(self, module: str) -> Iterator[nn.Module]:
         """The module with its weights in memory, which are gone again at the end."""
         before = _parameters_of(self.model.get_submodule(module))
-        self.load(module)
+        self._load(module, whole=True)
         try:
             yield self.model.get_submodule(module)
         finally:
@@ -171,12 +187,15 @@ class Weights:
                 owner._parameters.update(parameters)
 
     def load(self, module: str) -> None:
-        """Read a module's weights into it, for good."""
-        names = self._parameters(module)
+        """Read what is a module's own, not its children's, for good."""
+        self._load(module, whole=False)
+
+    def _load(self, module: str, whole: bool) -> None:
+        names = self._parameters(module, whole)
         holders = {name: _holder(self.model, name) for name in names}
         meta = {source: _holder(self.model, source) for source in {self._tied[n] for n in names if n in self._tied}}
         kept = {source: owner._parameters[leaf] for source, (owner, leaf) in meta.items()}
-        self._read(self.sources(module))
+        self._read(self._sources(module, names, whole))
         for name, (owner, leaf) in holders.items():
             if name in self._tied:
                 other, its = meta[self._tied[name]]

@@ -1,6 +1,6 @@
 """A model one layer at a time over all of its inputs at once: memory of one layer and the hidden states, at any size.
 
-    model = Layered(folder)
+    model = Layered.open(folder)
     for index, output in model.run([{"input_ids": ids} for ids in windows]):
         ...                                  # output.logits, in the order in which the passes end
 
@@ -12,10 +12,10 @@ weights are let go: each is read once, whatever the number of inputs. What is do
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 
@@ -25,7 +25,6 @@ from convert.model.scratch import Scratch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
     from transformers import PreTrainedModel
 
 LARGE = 1 << 22  # values of a matrix outside the layers (embedding, head) that is a layer of its own
@@ -61,28 +60,59 @@ class Through:
             yield output
 
 
+class Loader(Protocol):
+    """Who brings a module's weights."""
+
+    def load(self, module: str) -> None:
+        """What is the module's own, not its children's, for good."""
+
+    def loaded(self, module: str) -> contextlib.AbstractContextManager[nn.Module]:
+        """All that is in it, while the block is open."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The weights of a model that is in memory as a whole."""
+
+    model: PreTrainedModel
+
+    def load(self, module: str) -> None:
+        """It is there."""
+
+    @contextlib.contextmanager
+    def loaded(self, module: str) -> Iterator[nn.Module]:
+        """It is there, and stays."""
+        yield self.model.get_submodule(module)
+
+
 class Layered:
-    """A checkpoint's model; see the module. `dtype` is that of the arithmetic.
+    """A model that is stopped at its layers; see above. Its weights are those in memory, or `weights` brings them."""
 
-    Opening it reads headers, and what belongs to no layer. Raises RuntimeFailure for a checkpoint that transformers
-    does not load, or with tensors too few or too many.
-    """
+    def __init__(self, model: PreTrainedModel, weights: Loader | None = None, scratch: Scratch | None = None) -> None:
+        self.model = model
+        self.weights: Loader = weights or Loaded(model)
+        self._scratch = scratch or Scratch()
+        self.layers = _layers(model)
+        for layer in self.layers:
+            layer.module.forward = self._door(layer)
+        self._load_rest()
 
-    def __init__(
-        self,
+    @classmethod
+    def open(
+        cls,
         folder: Path,
         dtype: torch.dtype = torch.float32,
         *,
         trust_remote_code: bool = False,
         scratch: Scratch | None = None,
-    ) -> None:
-        self.model: PreTrainedModel = build(folder, dtype, trust_remote_code=trust_remote_code)
-        self.weights = Weights(self.model, folder, dtype)
-        self._scratch = scratch or Scratch()
-        self.layers = _layers(self.model)
-        for layer in self.layers:
-            layer.module.forward = self._door(layer)
-        self._load_rest()
+    ) -> Self:
+        """The model of a checkpoint's folder; `dtype` is that of the arithmetic.
+
+        Opening it reads headers, and what belongs to no layer. Raises RuntimeFailure for a checkpoint that transformers
+        does not load, or with tensors too few or too many.
+        """
+        model = build(folder, dtype, trust_remote_code=trust_remote_code)
+        return cls(model, Weights(model, folder, dtype), scratch)
 
     def _load_rest(self) -> None:
         inside = tuple(f"{layer.name}." for layer in self.layers)
@@ -119,15 +149,17 @@ class Layered:
         on_call: Callable[[int], None] = lambda number: None,
         *,
         gradients: bool = False,
-    ) -> Iterator[tuple[int, Output]]:
+        head: bool = True,
+    ) -> Generator[tuple[int, Output]]:
         """(number of the input, what the model gives for it), as the passes end; without a cache.
 
         `inputs` are the model's arguments; `on_call` is told of an input's number whenever it went through a layer.
-        With `gradients` what the model does between its layers is recorded by autograd. Raises what the model or the
+        With `gradients` what the model does between its layers is recorded by autograd; without the `head` hidden
+        states are the output. Raises what the model or the
         visitor raises.
         """
         mode = torch.enable_grad if gradients else torch.inference_mode
-        passes = [Pass(number, self._forward(arguments, mode)) for number, arguments in enumerate(inputs)]
+        passes = [Pass(number, self._forward(arguments, mode, head)) for number, arguments in enumerate(inputs)]
         try:
             yield from self._run(passes, visitor or Through(), on_call)
         finally:
@@ -136,21 +168,23 @@ class Layered:
             self._scratch.clear()
 
     def _forward(
-        self, arguments: Mapping[str, Tensor], mode: Callable[[], contextlib.AbstractContextManager[object]]
+        self, arguments: Mapping[str, Tensor], mode: Callable[[], contextlib.AbstractContextManager[object]], head: bool
     ) -> Callable[[], Output]:
+        model = self.model if head else self.model.base_model
+
         def forward() -> Output:
             with mode():
-                output: Output = self.model(**arguments, use_cache=False)
+                output: Output = model(**arguments, use_cache=False)
                 return output
 
         return forward
 
     def _run(
         self, passes: Sequence[Pass], visitor: Visitor, on_call: Callable[[int], None]
-    ) -> Iterator[tuple[int, Output]]:
+    ) -> Generator[tuple[int, Output]]:
         waiting: dict[int, Call] = {}
 
-        def advance(number: int, given: Output = None) -> Iterator[tuple[int, Output]]:
+        def advance(number: int, given: Output = None) -> Generator[tuple[int, Output]]:
             waiting.pop(number, None)
             if call := passes[number].advance(given):
                 waiting[number] = call

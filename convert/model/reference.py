@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
-from convert.source.checkpoint import read_config
 
 if TYPE_CHECKING:
+    from convert.model.session import LayeredSession
     from validate.runtimes.transformers import TransformersSession
 
 
@@ -23,6 +23,16 @@ class How:
 
     dtype: str = "float32"
     layered: bool | None = None
+
+
+@contextlib.contextmanager
+def open_layered(source: Bundle, threads: int | None = None, within: Path | None = None) -> Iterator[LayeredSession]:
+    """As `open_reference`, one layer at a time, for who looks at what goes into the layers."""
+    from convert.model.session import LayeredSession
+
+    with open_reference(source, threads, within=within, how=How(layered=True)) as session:
+        assert isinstance(session, LayeredSession)
+        yield session
 
 
 @contextlib.contextmanager
@@ -54,15 +64,14 @@ def open_reference(
 
 
 def _session(folder: Path, threads: int | None, trust_remote_code: bool, how: How) -> TransformersSession:
-    """The whole model where it fits as float32, else one layer at a time; blocks that are unpacked only as a whole."""
+    """The whole model where it fits as float32, else one layer at a time."""
     from convert.model.session import LayeredSession
     from validate import memory
     from validate.runtimes import transformers
 
-    packed = read_config(folder).get("quantization_config") is not None
     need, free = memory.weights(folder.glob("*.safetensors")).full_bytes, memory.free_bytes()
     fits = how.dtype == "float32" and (free is None or need <= free * memory.FREE_SHARE)
-    if packed or (fits if how.layered is None else not how.layered and how.dtype == "float32"):
+    if fits if how.layered is None else not how.layered and how.dtype == "float32":
         return transformers.RUNTIME.open(folder, threads=threads, trust_remote_code=trust_remote_code)
     return LayeredSession(folder, threads, trust_remote_code, how.dtype, folder.parent)
 

@@ -37,9 +37,7 @@ class Scratch:
             return output
         if isinstance(output, torch.Tensor):
             return self._spilled(output)
-        if type(output) in (tuple, list):
-            return type(output)(map(self.keep, output))  # type: ignore[call-overload]
-        return output
+        return tuple(map(self.keep, output)) if type(output) is tuple else output
 
     def clear(self) -> None:
         """Begin anew."""
@@ -53,5 +51,5 @@ class Scratch:
         try:
             mapped = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
         finally:
-            os.unlink(name)
+            Path(name).unlink()
         return mapped.view(tensor.shape).copy_(tensor)

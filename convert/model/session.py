@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from validate.runtimes._optional import optional
 from validate.runtimes.transformers import TransformersSession
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from convert.model.layered import Layered
+    from convert.model.layered import Layered, Visitor
+
+
+BATCH_TOKENS = 2048  # of a batch: as many rows as matrix products are fast with
 
 
 class LayeredSession(TransformersSession):
@@ -24,7 +28,12 @@ class LayeredSession(TransformersSession):
     """
 
     def __init__(
-        self, folder: Path, threads: int | None, trust_remote_code: bool, dtype: str = "float32", within: Path | None = None
+        self,
+        folder: Path,
+        threads: int | None,
+        trust_remote_code: bool,
+        dtype: str = "float32",
+        within: Path | None = None,
     ) -> None:
         super().__init__(folder, threads, trust_remote_code)
         self._dtype, self._within = dtype, within
@@ -35,17 +44,34 @@ class LayeredSession(TransformersSession):
         from convert.model.layered import Layered
         from convert.model.scratch import Scratch
 
+        if optional(self._config, "quantization_config") is not None:
+            return Layered(super()._model)  # blocks that transformers unpacks only as a whole
         with self.loading():
-            return Layered(
-                self._folder,
-                getattr(self._torch, self._dtype),
-                trust_remote_code=self._trust_remote_code,
-                scratch=Scratch(folder=self._within),
-            )
+            dtype = {"float32": self._torch.float32, "bfloat16": self._torch.bfloat16}[self._dtype]
+            scratch = Scratch(folder=self._within)
+            return Layered.open(self._folder, dtype, trust_remote_code=self._trust_remote_code, scratch=scratch)
 
     @property
     def _model(self) -> PreTrainedModel:
         return self.layered.model
+
+    def visit(
+        self,
+        windows: Sequence[Sequence[int]],
+        visitor: Callable[[Layered], Visitor],
+        advance: Callable[[int], None],
+    ) -> None:
+        """Put windows through every layer below the head, each layer shown to the visitor; several rows at a time.
+
+        `advance` is told of tokens as they go by.
+        """
+        groups = by_length(windows)
+        rows = [{"input_ids": self._torch.tensor(group)} for group in groups]
+        sizes = [arguments["input_ids"].numel() for arguments in rows]
+        with self._running():
+            on_call = _shares(sizes, sum(layer.in_list for layer in self.layered.layers), advance)
+            for _ in self.layered.run(rows, visitor(self.layered), on_call, head=False):
+                pass
 
     @property
     def bytes_to_load(self) -> int:
@@ -62,9 +88,9 @@ class LayeredSession(TransformersSession):
         return next(self.logits_of([tokens]))
 
     def logits_of(self, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
-        return self.read(windows, lambda tokens: None)
+        return self.read_windows(windows, lambda tokens: None)
 
-    def read(self, windows: Sequence[Sequence[int]], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
+    def read_windows(self, windows: Sequence[Sequence[int]], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
         ids = [{"input_ids": self._torch.tensor([list(tokens)])} for tokens in windows]
         with self._running():
             outputs = self.layered.run(ids, on_call=_shares(list(map(len, windows)), len(self.layered.layers), advance))
@@ -72,7 +98,7 @@ class LayeredSession(TransformersSession):
             for wanted in range(len(windows)):
                 while wanted not in ready:
                     number, output = next(outputs)
-                    ready[number] = output.logits[0].float().numpy()
+                    ready[number] = output.logits[0].float().numpy()  # type: ignore[attr-defined]
                     del output
                 yield ready.pop(wanted)
             outputs.close()
@@ -88,3 +114,14 @@ def _shares(sizes: Sequence[int], layers: int, advance: Callable[[int], None]) -
         advance(min(gone[number], layers) * size // layers - min(before, layers) * size // layers)
 
     return on_call
+
+
+def by_length(windows: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+    """Windows of one length together, as many as make a batch, in their order."""
+    groups: dict[int, list[list[list[int]]]] = {}
+    for tokens in windows:
+        same = groups.setdefault(len(tokens), [[]])
+        if same[-1] and (len(same[-1]) + 1) * len(tokens) > BATCH_TOKENS:
+            same.append([])
+        same[-1].append(list(tokens))
+    return [group for same in groups.values() for group in same]

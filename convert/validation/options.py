@@ -134,7 +134,9 @@ class ValidateOptions(Options):
         "and is not just left out of the verdict",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
-    reference: ReferenceOptions = Field(ReferenceOptions(), description="how the source computes")
+    reference: ReferenceOptions | None = Field(
+        None, description="how the source computes: {dtype, layered}; in float32, as a whole where it fits"
+    )
     trust_remote_code: bool = Field(False, description="let the reference run Python code that the model brings")
 
     @property

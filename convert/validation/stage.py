@@ -79,7 +79,7 @@ def _reference(options: ValidateOptions, source: Bundle, out: Path) -> Iterator[
     folder = out.parent / STATE_FOLDER / "reference"
     room = compressed_logits.room_bytes(options.most_tokens)
     trust = options.trust_remote_code
-    how = How(options.reference.dtype, options.reference.layered)
+    how = How(options.reference.dtype, options.reference.layered) if options.reference else None
     with open_reference(source, options.threads, trust_remote_code=trust, within=out, how=how) as session:
         yield Reference(session, folder, _reference_key(options, source), room)
 
@@ -91,7 +91,7 @@ def _reference_key(options: ValidateOptions, source: Bundle) -> str:
     files = sorted((role.value, a.path.name, a.sha256) for role, a in source.artifacts() if role is not Role.CARD)
     versions = provenance.versions(REFERENCE_TOOLS)
     words = {"files": files, "versions": versions, "trust_remote_code": options.trust_remote_code}
-    if options.reference.dtype != "float32":
+    if options.reference and options.reference.dtype != "float32":
         words["dtype"] = options.reference.dtype
     return json.dumps(words, sort_keys=True)
 

@@ -25,12 +25,25 @@ def header(path: Path, **tensors: tuple[str, list[int]]) -> Path:
 def test_weights_are_counted_from_headers(tmp_path: Path) -> None:
     one = header(tmp_path / "1", a=("BF16", [10, 4]), norm=("F32", [10]), visual__b=("BF16", [5, 2]))
     two = header(tmp_path / "2", c=("BF16", [2, 3]))
-    assert memory.weights([one, two]) == memory.Weights(4 * 66, 4 * 66 - 2 * 46, "bfloat16")
+    assert memory.weights([one, two]) == memory.Weights(4 * 66, 4 * 66 - 2 * 46, "bfloat16", 4 * 66)
     mixed = header(tmp_path / "3", c=("F32", [2, 3]))
-    assert memory.weights([one, mixed]) == memory.Weights(4 * 66, 4 * 66, "")
+    assert memory.weights([one, mixed]) == memory.Weights(4 * 66, 4 * 66, "", 4 * 66)
     broken = tmp_path / "4"
     broken.write_bytes(b"\xff" * 20)
-    assert memory.weights([broken, tmp_path / "none"]) == memory.Weights(0, 0, "")
+    assert memory.weights([broken, tmp_path / "none"]) == memory.Weights(0, 0, "", 0)
+
+
+def test_one_layer_at_a_time_takes_the_largest(tmp_path: Path) -> None:
+    large, rest = 1 << 22, ("F32", [10])
+    file = header(
+        tmp_path / "1",
+        embed=("BF16", [large]),
+        model__layers__0__q=("BF16", [large, 2]),
+        model__layers__1__q=("BF16", [large, 3]),
+        model__layers__1__norm=rest,
+        norm=rest,
+    )
+    assert memory.weights([file]).layered_bytes == 4 * (3 * large + 10) + 4 * 10
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,7 +230,7 @@ class ReferenceSession(Session):
         """
         return None
 
-    def read(self, windows: Sequence[Sequence[int]], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
+    def read_windows(self, windows: Sequence[Sequence[int]], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
         """As `logits_of`; `advance` is told of tokens as they are read, before or when a window's logits are there."""
         for tokens, logits_tv in zip(windows, self.logits_of(windows), strict=True):
             advance(len(tokens))

@@ -7,14 +7,12 @@ asked otherwise, and the head and the embedding are left out.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,18 +24,15 @@ from convert.errors import ConvertError, Problem, StageError
 from convert.files import CHUNK_BYTES
 from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry
 from convert.json_types import JsonDict
-from convert.model.reference import check_memory, open_reference
+from convert.model.reference import check_memory, open_layered
 from convert.progress import Progress
 from convert.source.checkpoint import read_config
 from convert.source.companions import read_text
 from convert.source.untrusted import listed
-from quantize.calibrate import SquareSums
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.overrides import TorchFunctionMode
-    from transformers import PreTrainedModel
-
+    from convert.model.inputs import Inputs
+    from convert.model.layered import Layer
     from validate.runtimes.transformers import TransformersSession
 
 MAX_TEXT_BYTES = 1 << 30
@@ -68,6 +63,12 @@ class Matrices:
     def made_of(self, parameter: str) -> tuple[str, ...]:
         """The GGUF matrices that a parameter of the loaded model becomes."""
         return self.by_source.get(self.own_name(parameter), ())
+
+    def takers(self, parameter: str) -> tuple[str, ...]:
+        """The GGUF matrices whose inputs are those of a parameter of the loaded model."""
+        layer, (module, _, name) = LAYER.search(parameter), parameter.rpartition(".")
+        del module
+        return self.experts(layer[1], name) if layer and name in EXPERTS else self.made_of(parameter)
 
     def experts(self, layer: str, parameter: str) -> tuple[str, ...]:
         """The GGUF matrices that hold the experts of a layer, whose inputs are those of `parameter`."""
@@ -151,37 +152,46 @@ def _check_matrices(source: Bundle, corpus: Corpus, where: str) -> list[Problem]
 def calibrate(source: Bundle, corpus: Corpus, progress: Progress) -> Imatrix:
     """The importance matrix of a checkpoint for a text.
 
-    The same files, threads and versions of torch and transformers give the same matrix. Memory: the reference's, the
-    activations of one window, and one float64 a column. Raises StageError for a text of less than one window, a model
-    that does not load, or numbers that overflow; InputError for a text that is none.
+    The same files, threads and versions of torch and transformers give the same matrix. Memory: a layer, the hidden
+    states of all windows (in files, where they are many), and one float64 a column. Raises StageError for a text of
+    less than one window, a model that does not load, or numbers that overflow; InputError for a text that is none.
     """
+    from convert.model.inputs import GatherInputs
     from validate.runtimes import RuntimeFailure
 
     matrices = read_matrices(source)
-    sums = {name: SquareSums(columns, n) for name in matrices.shapes for n, columns in [matrices.entry_shape(name)]}
-    with open_reference(source, corpus.threads) as reference:
+    entries: dict[str, ImatrixEntry] = {}
+    with open_layered(source, corpus.threads) as reference:
         windows = list(_windows(reference, corpus))
         if len(windows) < corpus.chunks:
             got = f"{len(windows)} chunks of {corpus.window} tokens"
             progress.warn(f"{corpus.text} gives {got}, fewer than the {corpus.chunks} asked for")
         progress.start("calibrating", len(windows) * corpus.window, "tok")
         try:
-            with _listening(reference.model, matrices, sums):
-                for tokens in windows:
-                    reference.run_layers(tokens)
-                    progress.advance(len(tokens))
+            reference.visit(
+                windows, lambda model: GatherInputs(model, partial(_take, matrices, entries)), progress.advance
+            )
         except RuntimeFailure as error:
             raise StageError("the reference", str(error)) from error
-    _refuse_silent(sums)
-    entries = {name: ImatrixEntry(s.values(), s.counts.astype(np.float32)) for name, s in sums.items()}
+    if silent := [n for n in matrices.shapes if n not in entries or not entries[n].counts.any()]:
+        remedy = "the architecture's file names modules that transformers does not have"
+        raise StageError("calibration", f"nothing went into {listed(silent)}", "every matrix used", remedy)
     return Imatrix(entries, (corpus.text.name,), len(windows), corpus.window, model_key(source))
 
 
-def _refuse_silent(sums: Mapping[str, SquareSums]) -> None:
-    """Raise StageError where nothing went into a matrix as a whole; single experts may have had nothing to do."""
-    if silent := [name for name, s in sums.items() if not s.counts.any()]:
-        remedy = "the architecture's file names modules that transformers does not have"
-        raise StageError("calibration", f"nothing went into {listed(silent)}", "every matrix used", remedy)
+def _take(matrices: Matrices, entries: dict[str, ImatrixEntry], _: Layer, found: Mapping[str, Inputs]) -> None:
+    """Enter what went into a layer's matrices for the GGUF tensors that these become.
+
+    Squares of float32 are exact in float64 and their sums as good as: how the tokens come in batches leaves no trace in
+    the float32 values. (llama-imatrix adds up in float32.)
+    """
+    for parameter, inputs in found.items():
+        for name in matrices.takers(parameter):
+            if not inputs.finite:
+                remedy = "is the checkpoint sound?"
+                raise StageError(f"calibration: {name}", "inputs that are not finite", "finite numbers", remedy)
+            values = np.minimum(inputs.squares.numpy(), np.finfo(np.float32).max).astype(np.float32)
+            entries[name] = ImatrixEntry(values, inputs.counts.numpy().astype(np.float32))
 
 
 def _windows(reference: TransformersSession, corpus: Corpus) -> Iterator[list[int]]:
@@ -205,98 +215,3 @@ def _tokens(reference: TransformersSession, text: str, count: int, parse_special
         if len(tokens) > count or length >= len(text):
             return tokens[:count]
         length *= 2
-
-
-@contextlib.contextmanager
-def _listening(model: PreTrainedModel, matrices: Matrices, sums: Mapping[str, SquareSums]) -> Iterator[None]:
-    """While it is open, what goes into the model's matrices goes into `sums` too."""
-    import torch
-
-    slices: list[_Slices] = []
-    with contextlib.ExitStack() as stack:
-        for module_name, module in model.named_modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                layer = LAYER.search(f"{module_name}.")
-                if parameter.ndim == 3 and layer:
-                    found = matrices.experts(layer[1], name)
-                    slices += [_Slices(parameter, [(n, sums[n]) for n in found])] if found else []
-                elif name == "weight" and (found := matrices.made_of(f"{module_name}.weight")):
-                    hook = functools.partial(_hear, [(n, sums[n]) for n in found])
-                    stack.callback(module.register_forward_pre_hook(hook).remove)
-        if slices:
-            stack.enter_context(_experts_one_by_one(model))
-            stack.enter_context(_linear_calls(torch, functools.partial(_hear_experts, slices)))
-        yield
-
-
-Listeners = Sequence[tuple[str, SquareSums]]
-
-
-def _hear(listeners: Listeners, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """A hook before a module runs: `inputs` are its arguments, the first (…, columns)."""
-    _add(listeners, inputs[0])
-
-
-def _add(listeners: Listeners, inputs: Tensor, expert: int = 0) -> None:
-    rows = inputs.detach().reshape(-1, inputs.shape[-1]).float().numpy()
-    for name, sums in listeners:
-        try:
-            sums.add(rows, expert)
-        except ValueError as error:
-            remedy = "is the checkpoint sound?"
-            raise StageError(f"calibration: {name}", str(error), "finite numbers", remedy) from error
-
-
-@dataclass(frozen=True)
-class _Slices:
-    """A parameter (experts, rows, columns) and who listens to what it is multiplied with."""
-
-    parameter: nn.Parameter
-    listeners: Listeners
-
-    def expert(self, weight: Tensor) -> int | None:
-        """Which of the parameter's slices `weight` is; None where it is none."""
-        offset = weight.data_ptr() - self.parameter.data_ptr()
-        size = self.parameter[0].numel() * self.parameter.element_size()
-        inside = 0 <= offset < size * len(self.parameter)
-        return offset // size if inside and weight.shape == self.parameter.shape[1:] else None
-
-
-def _hear_experts(slices: Sequence[_Slices], inputs: Tensor, weight: Tensor) -> None:
-    for one in slices:
-        expert = one.expert(weight)
-        if expert is not None:
-            _add(one.listeners, inputs, expert)
-            return
-
-
-@contextlib.contextmanager
-def _experts_one_by_one(model: PreTrainedModel) -> Iterator[None]:
-    """transformers' plain loop over experts, a linear call each, in place of kernels that take all at once."""
-    before = model.config._experts_implementation
-    model.set_experts_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_experts_implementation(before)
-
-
-def _linear_calls(torch: ModuleType, on_call: Callable[[Tensor, Tensor], None]) -> TorchFunctionMode:
-    """A context in which `on_call` gets (inputs, weight) of every torch.nn.functional.linear."""
-    from torch.overrides import TorchFunctionMode
-
-    linear = torch.nn.functional.linear
-
-    class Mode(TorchFunctionMode):  # type: ignore[misc]  # torch has no types here
-        def __torch_function__(
-            self,
-            function: Callable[..., object],
-            types: object,
-            args: Sequence[Tensor] = (),
-            kwargs: Mapping[str, object] | None = None,
-        ) -> object:
-            if function is linear:
-                on_call(args[0], args[1])
-            return function(*args, **(kwargs or {}))
-
-    return Mode()

@@ -1,0 +1,212 @@
+"""What goes into a model's matrices, gathered layer by layer: squares and sizes of columns, Gram matrices, experts.
+
+Names are those of the loaded model's parameters: model.layers.3.self_attn.q_proj.weight. A parameter (experts, rows,
+columns) holds the matrices of experts; each sees the tokens that the router sends it, and has sums of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from convert.model.forward import Call, Output
+from convert.model.layered import Layer, Layered
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+GRAM_COLUMNS = 512  # of a Gram matrix at a time, from the diagonal on: the other half is the same
+PIECE = 4096  # rows of inputs squared in float64 at a time
+
+
+@dataclass
+class Inputs:
+    """Of one matrix, or of each of `experts`: sums over the tokens that went in."""
+
+    columns: int
+    experts: int = 1
+    grams: bool = False
+    counts: Tensor = field(init=False)  # int64 (experts,): tokens
+    squares: Tensor = field(init=False)  # float64 (experts, columns): sums of squares
+    sizes: Tensor = field(init=False)  # float64 (experts, columns): sums of absolute values
+    largest: Tensor = field(init=False)  # float32 (experts, columns): largest absolute values
+    _gram: dict[int, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = (self.experts, self.columns)
+        self.counts = torch.zeros(self.experts, dtype=torch.int64)
+        self.squares, self.sizes = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        self.largest = torch.zeros(shape)
+
+    def add(self, rows: Tensor, expert: int = 0) -> None:
+        """Count `rows` (tokens, columns), float32."""
+        self.counts[expert] += len(rows)
+        for start in range(0, len(rows), PIECE):
+            piece = rows[start : start + PIECE]
+            sizes = piece.abs()
+            torch.maximum(self.largest[expert], sizes.amax(0), out=self.largest[expert])
+            wide = sizes.double()
+            self.sizes[expert] += wide.sum(0)
+            self.squares[expert] += wide.square_().sum(0)
+        if self.grams:
+            self._add_gram(rows, expert)
+
+    def _add_gram(self, rows: Tensor, expert: int) -> None:
+        total = self._gram.get(expert)
+        if total is None:
+            total = self._gram[expert] = torch.zeros(self.columns, self.columns)
+        for start in range(0, self.columns, GRAM_COLUMNS):
+            total[start : start + GRAM_COLUMNS, start:].addmm_(rows[:, start : start + GRAM_COLUMNS].T, rows[:, start:])
+
+    def gram(self, expert: int = 0) -> Tensor:
+        """float32 (columns, columns): X^T X / tokens; zeros for an expert that saw none."""
+        total = self._gram.get(expert)
+        if total is None:
+            return torch.zeros(self.columns, self.columns)
+        upper = total / max(1, int(self.counts[expert]))
+        return upper.triu_() + upper.triu(1).T
+
+    @property
+    def finite(self) -> bool:
+        """Whether all sums are numbers."""
+        return bool(self.squares.isfinite().all())
+
+
+class GatherInputs:
+    """A visitor that hands on, for each layer, what went into its matrices: parameter name -> Inputs.
+
+    `on_layer(layer, inputs)` is called when every pass went through a layer, its weights still there. Matrices that
+    are given the same tensor share one Inputs. `wanted` says of a layer whether to look at it, `grams` of a parameter's
+    name whether its Gram matrix is kept.
+    """
+
+    def __init__(
+        self,
+        model: Layered,
+        on_layer: Callable[[Layer, Mapping[str, Inputs]], None],
+        wanted: Callable[[Layer], bool] = lambda layer: layer.in_list,
+        grams: Callable[[str], bool] = lambda name: False,
+    ) -> None:
+        self._model, self._on_layer, self._wanted, self._grams = model, on_layer, wanted, grams
+
+    def visit(self, layer: Layer, calls: Sequence[Call]) -> Iterator[Output]:
+        """The output of each call, in order."""
+        if not self._wanted(layer):
+            for call in calls:
+                with torch.inference_mode():
+                    output = call.run()
+                yield output
+            return
+        listening = Listening(layer, self._grams)
+        for call in calls:
+            with torch.inference_mode(), listening.open(self._model.model):
+                output = call.run()
+            yield output
+            del output
+        self._on_layer(layer, listening.found)
+
+
+@dataclass
+class Listening:
+    """Hooks on a layer's matrices while it runs."""
+
+    layer: Layer
+    grams: Callable[[str], bool]
+    found: dict[str, Inputs] = field(default_factory=dict)
+    _owner: dict[tuple[int, torch.Size], tuple[Inputs, Tensor]] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def open(self, model: PreTrainedModel) -> Iterator[None]:
+        """Listen to one call. An input is held until its end: freed memory would soon be another's."""
+        experts: list[_Experts] = []
+        with contextlib.ExitStack() as stack:
+            for path, module in self.layer.module.named_modules(prefix=self.layer.name):
+                if _is_matrix(module):
+                    hear = partial(self._hear, f"{path}.weight")
+                    stack.callback(module.register_forward_pre_hook(hear).remove)
+                else:
+                    own = module.named_parameters(recurse=False)
+                    experts += [_Experts(f"{path}.{name}", p) for name, p in own if p.ndim == 3]
+            if experts:
+                stack.enter_context(experts_one_by_one(model))
+                stack.enter_context(_LinearCalls(partial(self._hear_experts, experts)))
+            yield
+        self._owner.clear()
+
+    def _hear(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        key = inputs[0].data_ptr(), inputs[0].shape
+        if key in self._owner:
+            self.found.setdefault(name, self._owner[key][0])
+            return
+        rows = inputs[0].reshape(-1, inputs[0].shape[-1]).float()
+        if name not in self.found:
+            self.found[name] = Inputs(rows.shape[1], grams=self.grams(name))
+        self.found[name].add(rows)
+        self._owner[key] = self.found[name], inputs[0]
+
+    def _hear_experts(self, experts: Sequence[_Experts], inputs: Tensor, weight: Tensor) -> None:
+        for one in experts:
+            number = one.number(weight)
+            if number is not None:
+                if one.name not in self.found:
+                    self.found[one.name] = Inputs(inputs.shape[-1], len(one.parameter), self.grams(one.name))
+                self.found[one.name].add(inputs.reshape(-1, inputs.shape[-1]).float(), number)
+                return
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    """A linear module of any class: routers have classes of their own."""
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.ndim == 2 and not isinstance(module, torch.nn.Embedding)
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """A parameter (experts, rows, columns)."""
+
+    name: str
+    parameter: nn.Parameter
+
+    def number(self, weight: Tensor) -> int | None:
+        """Which expert's matrix `weight` is; None where it is none of these."""
+        offset = weight.data_ptr() - self.parameter.data_ptr()
+        size = self.parameter[0].numel() * self.parameter.element_size()
+        inside = 0 <= offset < size * len(self.parameter)
+        return offset // size if inside and weight.shape == self.parameter.shape[1:] else None
+
+
+@contextlib.contextmanager
+def experts_one_by_one(model: PreTrainedModel) -> Iterator[None]:
+    """transformers' plain loop over experts, a linear call each, in place of kernels that take all at once."""
+    before = model.config._experts_implementation
+    model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
+
+
+class _LinearCalls(TorchFunctionMode):  # type: ignore[misc]  # torch has no types here
+    """A context in which `on_call` gets (inputs, weight) of every torch.nn.functional.linear."""
+
+    def __init__(self, on_call: Callable[[Tensor, Tensor], None]) -> None:
+        super().__init__()
+        self._on_call = on_call
+
+    def __torch_function__(
+        self,
+        function: Callable[..., object],
+        types: object,
+        args: Sequence[Tensor] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if function is torch.nn.functional.linear:
+            self._on_call(args[0], args[1])
+        return function(*args, **(kwargs or {}))
