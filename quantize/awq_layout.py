@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quantize.gptq import Shape, Spec, groups
+from quantize.gptq_layout import Shape, Spec, groups
 
 ROW_AXIS: Mapping[str, int | None] = {"bias": 0, "qweight": 1, "qzeros": 1, "scales": 1}
 
