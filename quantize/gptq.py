@@ -1,0 +1,132 @@
+"""GPTQ: integers whose errors make up for each other, as the Gram matrix of the inputs says they can.
+
+What is made small is |X W' - X W|^2 / tokens = tr((W' - W) H (W' - W)^T), H = X^T X / tokens. The steps, all of them
+independent for each row of W (an output):
+
+1. scales: for each group of columns the range, of many tried, with the least error weighted by the diagonal of H;
+2. GPTQ itself: columns by falling importance, each rounded and its error carried into those to come (Frantar and
+   others 2022; with scales found before, groups may stay neighbours: "static groups", no g_idx in the file);
+3. turns of coordinate descent, group by group: the scale that fits its integers best, all else given, in closed
+   form; then each integer of it goes where the error is least. No turn makes the error larger.
+
+Scales are rounded to float16 as soon as they are known: integers are made for what the file holds.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantize.descent import Work, carry_errors, descend
+from quantize.grids import Grid, Quantized, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long the search for integers goes on. `turns` of coordinate descent; `damp`: see `Inputs`."""
+
+    turns: int = 4
+    damp: float = 0.01
+
+
+NORMAL, HIGH = Effort(), Effort(turns=16)
+
+
+class Inputs:
+    """What GPTQ knows of the inputs of a weight: their Gram matrix and what is computed of it once for all its weights.
+
+    `damp` times the mean of the diagonal is added to it: what was never seen must not be taken for impossible. Where
+    that does not make it positive definite, ten times as much is tried, and so on; then the same in float64. A column
+    that is zero in all inputs ("dead") gets the mean as its importance: its weights are rounded to nearest.
+    """
+
+    def __init__(self, gram: np.ndarray | Tensor, damp: float = NORMAL.damp) -> None:
+        import torch
+
+        self.gram = torch.from_numpy(checked(np.asarray(gram), "the Gram matrix"))
+        if self.gram.shape[0] != self.gram.shape[1]:
+            raise ValueError(f"a Gram matrix is square, not {tuple(self.gram.shape)}")
+        diagonal = self.gram.diagonal()
+        mean = float(diagonal.mean()) or 1.0
+        dead = diagonal <= 0
+        self.order = torch.argsort(diagonal, descending=True, stable=True)
+        self.damped = self.gram.clone()
+        self.damped.diagonal()[dead] = mean
+        self.upper, self.damp = _inverse_factor(self.damped, self.order, damp, mean)
+        self.damped.diagonal().add_(self.damp * mean)
+
+    @property
+    def columns(self) -> int:
+        """How many there are."""
+        return len(self.gram)
+
+    def divided(self, factors: Tensor) -> Inputs:
+        """The same where each input was divided by its factor and each weight's column multiplied: AWQ's scales."""
+        other = copy.copy(self)
+        other.gram = self.gram / factors[:, None] / factors
+        other.damped = self.damped / factors[:, None] / factors
+        other.upper = self.upper * factors[self.order]
+        return other
+
+    def sorted(self) -> Inputs:
+        """The same with the columns in the order in which GPTQ takes them."""
+        import torch
+
+        other = copy.copy(self)
+        other.gram, other.damped = (matrix[self.order][:, self.order] for matrix in (self.gram, self.damped))
+        other.order = torch.arange(len(self.order))
+        return other
+
+
+def _inverse_factor(gram: Tensor, order: Tensor, damp: float, mean: float) -> tuple[Tensor, float]:
+    """The upper Cholesky factor of the damped matrix's inverse, columns in this order, and the damping it took."""
+    import torch
+
+    ordered = gram[order][:, order]
+    for exact in (False, True):
+        tried = damp
+        while tried <= 10:
+            matrix = ordered.double() if exact else ordered.clone()
+            matrix.diagonal().add_(tried * mean)
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            if not failed:
+                inverse = torch.cholesky_inverse(factor)
+                upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+                if not failed and bool(torch.isfinite(upper).all()):
+                    return upper.float(), tried
+            tried = max(tried, 1e-4) * 10
+    raise ValueError("the Gram matrix is not positive definite, however much is added to its diagonal")
+
+
+def quantize(weight: np.ndarray | Tensor, inputs: Inputs, grid: Grid, effort: Effort = NORMAL) -> Quantized:
+    """`weight` (rows, columns) on `grid`, for inputs with that Gram matrix; rows of several weights may be stacked.
+
+    ValueError: a number that is not finite, columns that are not the inputs' or fill no whole groups.
+    """
+    import torch
+
+    values = torch.from_numpy(checked(np.asarray(weight), "the weight"))
+    if values.shape[1] != inputs.columns:
+        raise ValueError(f"a weight of {values.shape[1]} columns for a Gram matrix of {inputs.columns}")
+    with torch.inference_mode():
+        if not grid.ordered:
+            return _solve(values.T.contiguous(), inputs, grid, effort)
+        order = inputs.order
+        made = _solve(values.T[order], inputs.sorted(), grid, effort)
+    back = torch.argsort(order).numpy()
+    groups = (back // grid.width(len(back))).astype(np.int32)
+    return replace(made, integers=np.ascontiguousarray(made.integers[:, back]), g_idx=groups)
+
+
+def _solve(values: Tensor, inputs: Inputs, grid: Grid, effort: Effort) -> Quantized:
+    """`values` is the weight, columns first."""
+    work = Work.of(values, grid, inputs.damped.diagonal())
+    carry_errors(work, inputs)
+    descend(work, inputs.damped, effort.turns)
+    return work.quantized(inputs.gram)
