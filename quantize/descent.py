@@ -103,9 +103,10 @@ def carry_errors(work: Work, inputs: Inputs) -> None:
 
 
 def descend(work: Work, gram: Tensor, turns: int) -> None:
-    """Coordinate descent: in each turn, group by group, the scale and then each level to where the error is least."""
-    if not turns:
-        return
+    """Coordinate descent: in each turn, group by group, the scale and then each level to where the error is least.
+
+    After the last turn come the scales once more; with no turn at all, only they.
+    """
     gradient = gram @ work.errors()
     for turn in range(turns + 1):
         for part in work.parts():
