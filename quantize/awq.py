@@ -1,31 +1,100 @@
-"""What of a model AWQ takes and leaves, and the GEMM layout AutoAWQ gave its checkpoints. Names and shapes only.
+"""AWQ: input columns that matter are made larger before they are rounded, and what feeds them smaller by as much.
 
-A matrix (rows = outputs, columns = inputs) becomes
-
-    qweight  I32 (columns, rows / 8)       eight neighbouring rows in an int32, 4 bits each, from the lowest bits on in
-    qzeros   I32 (groups, rows / 8)        the order 0 2 4 6 1 3 5 7
-    scales   F16 (groups, rows)
-
-and weight = scale * (q - zero). The norm in front of a matrix takes the factors its columns were scaled by.
-Source: AutoAWQ, awq/modules/linear/gemm.py, `WQLinear_GEMM.from_linear`.
+A weight W whose inputs x are the outputs of a norm, or of another matrix, can be replaced by W * c with inputs x / c:
+the norm's weight, or the other matrix's rows, take 1 / c. Larger columns lose less by rounding (Lin and others 2023).
+Of c = size ** a, size being the root mean square of each input and a from 0 on in tenths, the one is taken that hurts
+the outputs least by the Gram matrix: no model runs in the search. The same c serves GPTQ's integers, where it is worth
+as much again, and a GPTQ folder can hold it as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from quantize.gptq import Shape, Spec, groups
+import numpy as np
 
-ROW_AXIS: Mapping[str, int | None] = {"bias": 0, "qweight": 1, "qzeros": 1, "scales": 1}
+from quantize.gptq import NORMAL, Effort, Inputs, first_levels, quantize
+from quantize.grids import Grid, Quantized, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXPONENTS = tuple(k / 10 for k in range(10))
+TRIED_ROWS = 128
+"""So many rows, evenly spread over the weights, stand for all of them in the search."""
 
 
-def packed(shape: Shape, bits: int, group_size: int, bias: bool) -> dict[str, Spec]:
-    """Suffix -> dtype and shape of the tensors a matrix becomes."""
-    rows, columns = shape
-    count = groups(columns, group_size)
-    return {
-        **({"bias": ("F16", (rows,))} if bias else {}),
-        "qweight": ("I32", (columns, rows * bits // 32)),
-        "qzeros": ("I32", (count, rows * bits // 32)),
-        "scales": ("F16", (count, rows)),
-    }
+def find_factors(
+    weights: Sequence[np.ndarray], inputs: Inputs, grid: Grid, effort: Effort = NORMAL, source: np.ndarray | None = None
+) -> np.ndarray:
+    """float32 (columns,): c, by which the columns of all `weights`, which share their inputs, are to be multiplied.
+
+    `source` (columns,) says which output of what is in front a column is fed by, where several columns have the same
+    (value heads that several query heads read): they get one factor. `effort` is that of `quantize` later on.
+    """
+    import torch
+
+    stacked = np.concatenate([checked(weight, "a weight") for weight in weights])
+    rows = np.linspace(0, len(stacked) - 1, min(TRIED_ROWS, len(stacked))).astype(int)
+    sample = torch.from_numpy(stacked[rows])
+    size = inputs.gram.diagonal().clamp(min=0).sqrt()
+    if source is not None:
+        size = _shared(size, torch.from_numpy(np.asarray(source, np.int64)))
+    best, found = float("inf"), torch.ones_like(size)
+    with torch.inference_mode():
+        for exponent in EXPONENTS:
+            factors = _powers(size, exponent)
+            loss = _loss(sample * factors, inputs.divided(factors), grid, effort)
+            if loss < best:
+                best, found = loss, factors
+    return np.asarray(found.numpy())
+
+
+def quantize_scaled(
+    weight: np.ndarray, inputs: Inputs, grid: Grid, factors: np.ndarray, effort: Effort = NORMAL
+) -> Quantized:
+    """weight * factors on `grid`, for inputs divided by `factors`; `inputs` are those before the division."""
+    import torch
+
+    scaled = inputs.divided(torch.from_numpy(factors))
+    return quantize(checked(weight, "the weight") * factors, scaled, grid, effort)
+
+
+def fold(factors: np.ndarray, multiplier: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """(factors, multiplier / factors), both float32, the second made of numbers that `dtype` has.
+
+    `multiplier` (columns,) is what the norm multiplies with; dtype is float32, float16 or bfloat16. The factors are
+    changed by as much as the rounding of the quotient, so that the product still is the multiplier: nothing is lost by
+    a norm of few bits. A multiplier of 0 keeps the factor 1.
+    """
+    import torch
+
+    given = torch.from_numpy(np.asarray(multiplier, np.float32))
+    folded = (given / torch.from_numpy(factors)).to(getattr(torch, dtype)).float()
+    usable = (folded != 0) & torch.isfinite(folded)
+    exact = torch.where(usable, given / torch.where(usable, folded, 1.0), 1.0)
+    return exact.numpy(), torch.where(usable, folded, given).numpy()
+
+
+def _powers(size: Tensor, exponent: float) -> Tensor:
+    """size ** exponent, its extremes as far above 1 as below; inputs that are never seen count as the smallest seen."""
+    seen = size[size > 0]
+    floor = max(float(seen.min()), float(seen.max()) * 1e-4) if len(seen) else 1.0
+    factors = size.clamp(min=floor) ** exponent
+    return factors / (factors.max() * factors.min()).sqrt()
+
+
+def _shared(size: Tensor, source: Tensor) -> Tensor:
+    """The root mean square over the columns of one source, for each column."""
+    import torch
+
+    total, count = torch.zeros(int(source.max()) + 1), torch.zeros(int(source.max()) + 1)
+    total.index_add_(0, source, size.square())
+    count.index_add_(0, source, torch.ones_like(size))
+    return (total / count.clamp(min=1)).sqrt()[source]
+
+
+def _loss(weight: Tensor, inputs: Inputs, grid: Grid, effort: Effort) -> float:
+    """Of the sample's integers, made in the same way but without turns of descent."""
+    return first_levels(weight.T.contiguous(), inputs, grid, effort).loss(inputs.gram)

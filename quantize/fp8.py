@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantize.gptq import HEAD, Spec
+from quantize.gptq_layout import HEAD, Spec
 
 LARGEST = 448.0  # of E4M3 without infinities
 TENSOR = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor"}

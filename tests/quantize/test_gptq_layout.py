@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from quantize import awq, gptq
+from quantize import awq_layout, gptq_layout
 
 SHAPES = {
     "model.layers.0.self_attn.q_proj": (64, 64),
@@ -27,7 +27,7 @@ TOWERS = ("vision_tower", "visual")
 
 
 def test_the_linears_are_taken_in_the_checkpoints_order_and_nothing_else() -> None:
-    decision = gptq.decide(SHAPES, LINEARS)
+    decision = gptq_layout.decide(SHAPES, LINEARS)
     assert decision.quantized == tuple(SHAPES)[:4]
     assert decision.kept == tuple(SHAPES)[4:]
     assert decision.layers == 3
@@ -36,7 +36,7 @@ def test_the_linears_are_taken_in_the_checkpoints_order_and_nothing_else() -> No
 def readers(kept: tuple[str, ...]) -> dict[str, bool]:
     """Reader -> whether it leaves every kept module of the list alone, by the rule each documents."""
     towers = tuple(tower for tower in TOWERS if any(tower in name.split(".") for name in kept))
-    words, patterns = gptq.exclusions(towers), gptq.dynamic(towers)
+    words, patterns = gptq_layout.exclusions(towers), gptq_layout.dynamic(towers)
 
     def transformers(name: str) -> bool:  # quantizers_utils.should_convert_module: from the start, to a boundary
         return any(re.match(rf"(?:{w})(?:(?<=\.)|(?=\.|$))", name) or name.endswith(w) for w in words)
@@ -45,7 +45,7 @@ def readers(kept: tuple[str, ...]) -> dict[str, bool]:
         return any(word in name for word in words)
 
     def vllm_gptq(name: str) -> bool:  # gptq_utils.get_dynamic_override; the head goes by `lm_head: false`
-        return name == gptq.HEAD or any(re.match(p.removeprefix("-:"), name) for p in patterns)
+        return name == gptq_layout.HEAD or any(re.match(p.removeprefix("-:"), name) for p in patterns)
 
     rules = {"transformers": transformers, "vllm_awq": vllm_awq, "vllm_gptq": vllm_gptq}
     return {reader: all(map(rule, kept)) for reader, rule in rules.items()}
@@ -64,16 +64,16 @@ def test_every_reader_finds_what_is_not_converted(kept: tuple[str, ...]) -> None
 
 
 def test_no_reader_leaves_out_a_matrix_that_is_quantized() -> None:
-    decision = gptq.decide(SHAPES, LINEARS)
+    decision = gptq_layout.decide(SHAPES, LINEARS)
     for name in decision.quantized:
         assert not any(readers((name,)).values()) or name in decision.kept
-        assert not any(word in name for word in gptq.exclusions(TOWERS))
-        assert not any(re.match(p.removeprefix("-:"), name) for p in gptq.dynamic(TOWERS))
+        assert not any(word in name for word in gptq_layout.exclusions(TOWERS))
+        assert not any(re.match(p.removeprefix("-:"), name) for p in gptq_layout.dynamic(TOWERS))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_gptq_tensors_have_autogptqs_shapes(bits: int) -> None:
-    assert gptq.packed((64, 128), bits, 32, bias=True) == {
+    assert gptq_layout.packed((64, 128), bits, 32, bias=True) == {
         "bias": ("F16", (64,)),
         "g_idx": ("I32", (128,)),
         "qweight": ("I32", (128 * bits // 32, 64)),
@@ -84,7 +84,7 @@ def test_gptq_tensors_have_autogptqs_shapes(bits: int) -> None:
 
 def test_awq_tensors_have_autoawqs_shapes() -> None:
     """As vLLM allocates them to load AutoAWQ's checkpoints (awq.py, AWQLinearMethod.create_weights): inputs first."""
-    assert awq.packed((768, 256), 4, 128, bias=False) == {
+    assert awq_layout.packed((768, 256), 4, 128, bias=False) == {
         "qweight": ("I32", (256, 96)),
         "qzeros": ("I32", (2, 96)),
         "scales": ("F16", (2, 768)),
@@ -100,5 +100,5 @@ def test_awq_tensors_have_autoawqs_shapes() -> None:
     ],
 )
 def test_what_cannot_be_packed_is_said(shape: tuple[int, int], group_size: int, said: str) -> None:
-    assert said in gptq.unsuitable(shape, group_size)
-    assert bool(said) == bool(gptq.unsuitable(shape, group_size))
+    assert said in gptq_layout.unsuitable(shape, group_size)
+    assert bool(said) == bool(gptq_layout.unsuitable(shape, group_size))

@@ -22,7 +22,7 @@ from convert.json_types import JsonObject
 from convert.source.checkpoint import CONFIG_NAME, STORAGE, Checkpoint, LazyTensor, open_checkpoint
 from convert.source.safetensors import Entry, read_header
 from convert.source.untrusted import read_object
-from quantize.gptq import LAYER
+from quantize.gptq_layout import LAYER
 
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in an int32 the rows 0, 1, 2 … of eight lie
 BEHIND = {  # the norm that a matrix stands behind
@@ -121,7 +121,7 @@ class _Made:
         return self.gptq(module) if self.method == "gptq" else self.plain(name, self.awq(module))
 
     def gptq(self, module: str) -> np.ndarray:
-        """(rows, columns) = scale * (q - zero), by the layout in quantize/gptq.py."""
+        """(rows, columns) = scale * (q - zero), by the layout in quantize/gptq_layout.py."""
         bits = int(str(self.bits))
         packed, z = self.raw(f"{module}.qweight"), self._zeros(module)
         shifts = np.arange(0, 32, bits, dtype=np.uint32)
@@ -139,7 +139,7 @@ class _Made:
         return np.asarray(unpacked.reshape(len(zeros), -1), np.int64) + less
 
     def awq(self, module: str) -> np.ndarray:
-        """(rows, columns), by the layout in quantize/awq.py."""
+        """(rows, columns), by the layout in quantize/awq_layout.py."""
         q, z = self._awq_numbers(f"{module}.qweight"), self._awq_numbers(f"{module}.qzeros")
         scales = self.float(f"{module}.scales")
         each = len(q) // len(z)

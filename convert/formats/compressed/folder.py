@@ -26,8 +26,8 @@ from convert.json_types import JsonObject
 from convert.source.checkpoint import SAFETENSORS, STORAGE, Checkpoint, LazyTensor
 from convert.source.safetensors import BITS, write
 from convert.source.untrusted import listed
-from quantize import gptq
-from quantize.gptq import Decision, Spec
+from quantize import gptq_layout
+from quantize.gptq_layout import Decision, Spec
 
 SHARD_BYTES = 4_500_000_000  # the hub's viewer and most downloads like files below 5 GB
 
@@ -105,7 +105,7 @@ class Layout:
     def head(self) -> str:
         """The module of the head; tied ones are called as most are."""
         found = self.roles.having([TensorRole.HEAD])
-        return canonical(found[0]).rpartition(".")[0] if found else gptq.HEAD
+        return canonical(found[0]).rpartition(".")[0] if found else gptq_layout.HEAD
 
     def spelled(self, name: str, source: str = "") -> str:
         """The name in the folder of what comes from the tensor `source`: that of the module in transformers 5.
@@ -132,7 +132,7 @@ class Layout:
     @cached_property
     def decision(self) -> Decision:
         """What is quantized and what is kept."""
-        return gptq.decide(self.matrices, {name.removesuffix(".weight") for name in self.roles.linears})
+        return gptq_layout.decide(self.matrices, {name.removesuffix(".weight") for name in self.roles.linears})
 
     @cached_property
     def tensors(self) -> tuple[FolderTensor, ...]:
@@ -170,7 +170,7 @@ class Layout:
         """Raise ConvertError for the first matrix that cannot be packed so, and for layers of another kind."""
         self.check_layers()
         for module in self.decision.quantized:
-            if reason := gptq.unsuitable(self.matrices[module], self.scheme.group_size):
+            if reason := gptq_layout.unsuitable(self.matrices[module], self.scheme.group_size):
                 remedy = "another group_size, or leave this model to the gguf stage"
                 raise InputError(f"{module}.weight", reason, "", remedy)
 

@@ -308,7 +308,7 @@ class CompressedStage(Stage[O]):
     def explain(self, options: O, inputs: Inputs) -> Iterator[str]:
         """How much is quantized and what is kept, for `convert plan -v`."""
         from convert.formats.compressed.supports import untested
-        from quantize.gptq import exclusions
+        from quantize.gptq_layout import exclusions
 
         layout = _layout(checkpoint(options.scheme.method, inputs), options.scheme)
         decision = layout.decision

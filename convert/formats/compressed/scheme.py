@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from convert.json_types import JsonDict, JsonObject
-from quantize import awq, fp8, gptq
+from quantize import awq_layout, fp8, gptq_layout
 
-LAYOUTS: Mapping[str, types.ModuleType] = {"gptq": gptq, "awq": awq, "fp8": fp8}
+LAYOUTS: Mapping[str, types.ModuleType] = {"gptq": gptq_layout, "awq": awq_layout, "fp8": fp8}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ FP8 = Scheme("fp8", 8, -1, True)
 
 
 def quantization_config(
-    scheme: Scheme, towers: Sequence[str], calibration: JsonObject, head: str = gptq.HEAD
+    scheme: Scheme, towers: Sequence[str], calibration: JsonObject, head: str = gptq_layout.HEAD
 ) -> JsonDict:
     """config.json's `quantization_config` and the whole of quantize_config.json.
 
@@ -60,13 +60,13 @@ def quantization_config(
         "group_size": scheme.group_size,
         "desc_act": scheme.desc_act,
         "lm_head": False,
-        "modules_to_not_convert": gptq.exclusions(towers, head),
+        "modules_to_not_convert": gptq_layout.exclusions(towers, head),
         "pack_dtype": "int32",
         "meta": meta,
     }
     if scheme.method == "awq":
         return common | {"zero_point": not scheme.symmetric, "version": "gemm", "format": "gemm"}
-    excluded = gptq.dynamic(towers)
+    excluded = gptq_layout.dynamic(towers)
     return common | {
         "sym": scheme.symmetric,
         "damp_percent": scheme.damp,
