@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from convert.bundle import Bundle
-from convert.formats.compressed.gptqmodel_stage import CompressedStage, SchemeOptions, finished, job
+from convert.formats.compressed.folder_stage import CompressedStage, SchemeOptions, finished, job
 from convert.progress import Progress
 from convert.stage import Inputs
 
