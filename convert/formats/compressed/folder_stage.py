@@ -45,8 +45,7 @@ class SchemeOptions(BaseOptions):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
 
-    @property
-    def scheme(self) -> Scheme:
+    def as_scheme(self) -> Scheme:
         """What is asked of the quantizer; each stage makes it of its own options."""
         raise NotImplementedError
 
@@ -67,7 +66,7 @@ class Job(Generic[O]):
 
     @property
     def scheme(self) -> Scheme:
-        return self.options.scheme
+        return self.options.as_scheme()
 
     @property
     def threads(self) -> int:
@@ -79,7 +78,7 @@ class Job(Generic[O]):
 @contextlib.contextmanager
 def job(options: O, inputs: Inputs, out: Path, progress: Progress) -> Iterator[Job[O]]:
     """A run, its folder empty."""
-    source, scheme = checkpoint(options.scheme.method, inputs), options.scheme
+    source, scheme = checkpoint(options.as_scheme().method, inputs), options.as_scheme()
     folder = out / scheme.folder_name(options.name or source.model.name)
     folder.mkdir()
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as name:
@@ -165,10 +164,11 @@ def run_child(job: Job, module: str, arguments: list[str]) -> JsonDict:
 def layout_of(source: Bundle, scheme: Scheme) -> Layout:
     """What will be written of the source by the scheme."""
     from convert.formats.compressed.folder import Layout
-    from convert.formats.compressed.fp8 import Fp8Layout
+    from convert.formats.compressed.straight import CompressedScheme, StraightLayout
     from convert.source.checkpoint import open_bundle
 
-    return (Fp8Layout if scheme.method == "fp8" else Layout)(open_bundle(source), scheme)
+    checkpoint = open_bundle(source)
+    return StraightLayout(checkpoint, scheme) if isinstance(scheme, CompressedScheme) else Layout(checkpoint, scheme)
 
 
 class CompressedStage(Stage[O]):
@@ -179,10 +179,10 @@ class CompressedStage(Stage[O]):
         from convert.formats.compressed.supports import misfits
         from convert.model.reference import check_memory
 
-        where = options.scheme.method
+        where = options.as_scheme().method
         try:
-            source = checkpoint(options.scheme.method, inputs)
-            layout = layout_of(source, options.scheme)
+            source = checkpoint(options.as_scheme().method, inputs)
+            layout = layout_of(source, options.as_scheme())
             raise_all(list(misfits(layout)))
             layout.check()
             self.check_options(options, layout)
@@ -195,7 +195,7 @@ class CompressedStage(Stage[O]):
 
     def forecast(self, options: O, inputs: Inputs) -> Bundle:
         """The bundle that `run` will return, with the weights' sizes but for their headers."""
-        source, scheme = checkpoint(options.scheme.method, inputs), options.scheme
+        source, scheme = checkpoint(options.as_scheme().method, inputs), options.as_scheme()
         layout = layout_of(source, scheme)
         home = Path(scheme.folder_name(options.name or source.model.name))
         weights = [
@@ -211,12 +211,11 @@ class CompressedStage(Stage[O]):
     def explain(self, options: O, inputs: Inputs) -> Iterator[str]:
         """How much is quantized and what is kept, for `convert plan -v`."""
         from convert.formats.compressed.supports import untested
-        from quantize.gptq import exclusions
 
-        layout = layout_of(checkpoint(options.scheme.method, inputs), options.scheme)
+        layout = layout_of(checkpoint(options.as_scheme().method, inputs), options.as_scheme())
         decision = layout.decision
-        yield f"{len(decision.quantized)} matrices of {decision.layers} layers in {options.scheme.bits} bits"
-        yield f"kept as they are: {len(decision.kept)} matrices ({', '.join(exclusions(layout.towers, layout.head))})"
+        yield f"{len(decision.quantized)} matrices of {decision.layers} layers in {layout.scheme.bits} bits"
+        yield f"kept as they are: {len(decision.kept)} matrices ({', '.join(layout.exclusions)})"
         yield from (f"note: {note}" for note in untested(layout))
 
     def needs(self, options: O, inputs: Inputs, made: Bundle) -> Needs:

@@ -24,6 +24,7 @@ from convert.stage import Inputs, only
 
 if TYPE_CHECKING:
     from convert.formats.compressed.folder import Layout
+    from convert.formats.compressed.scheme import Scheme
 
 
 class Calibration(BaseOptions):
@@ -62,6 +63,15 @@ class CalibratedOptions(SchemeOptions):
     """What the two that calibrate ask besides."""
 
     calibration: Calibration = Field(description="what to measure on; not what the outputs are tested on")
+
+    @property
+    def scheme(self) -> Scheme:
+        """What is asked of the quantizer."""
+        raise NotImplementedError
+
+    def as_scheme(self) -> Scheme:
+        """The same, as every stage that makes a folder is asked for it."""
+        return self.scheme
 
 
 C = TypeVar("C", bound=CalibratedOptions)
