@@ -46,24 +46,34 @@ class GptqModelSession(TransformersSession):
         method = _choose_kernel(self._config)
         self.decoded: frozenset[str] = frozenset()
         with self.loading():
-            if method == _compressed.METHOD and _compressed.has_experts(folder):
+            if method == _compressed.METHOD and not self._read_compressed():
                 self._read_decoded()
-            else:
+            elif method != _compressed.METHOD:
                 self._model, self.keys = self._read_weights(config=self._config, dtype=self._torch.float32)
-                _compressed.in_float32(self._model)
         if refuse:
             _refuse_incomplete(self.keys)
         self._model.eval()
 
+    def _read_compressed(self) -> bool:
+        """Load by transformers, where it can: some of its models (Falcon) look for weights that are packed."""
+        if _compressed.has_experts(self._folder):
+            return False
+        try:
+            self._model, self.keys = self._read_weights(config=self._config, dtype=self._torch.float32)
+        except RuntimeFailure:
+            return False
+        _compressed.in_float32(self._model)
+        return True
+
     def _read_decoded(self) -> None:
         """Quantized matrices as floats, their modules' names in `decoded`; see _compressed."""
-        state, inputs = _compressed.decoded(self._folder)
-        self.decoded = frozenset(_compressed.quantized_modules(self._folder))
         try:
             with quiet():
+                state, inputs = _compressed.decoded(self._folder)
                 self._model, self.keys = _compressed.load(self._config, state)
         except Exception as error:  # transformers raises anything for weights that do not fit
             raise RuntimeFailure(f"transformers could not load {self._folder}: {first_line(error)}") from error
+        self.decoded = frozenset(_compressed.quantized_modules(self._folder))
         _compressed.round_inputs(self._model, self._folder, inputs)
 
 

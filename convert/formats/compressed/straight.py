@@ -22,12 +22,14 @@ from convert.formats.compressed.folder import SUPPORTED, FolderTensor, Layout, r
 from convert.formats.compressed.scheme import Scheme
 from convert.json_types import JsonDict
 from quantize import e4m3, gptq, presets
+from quantize.compressed import Packed
 from quantize.gptq import LAYER, Decision
 from quantize.presets import Preset
 
 R = TensorRole
 FLOATS = ("BF16", "F16", "F32")
 FOLDER = {"FP8_DYNAMIC": "-FP8-dynamic", "FP8_TENSOR": "-FP8-dynamic", "FP8_BLOCK": "-FP8-block"}
+GROUP_SIZES = (128, 64, 32)
 QUANTIZED = LINEARS | {R.LATENT}
 TAKEN = SUPPORTED | QUANTIZED | {R.ROUTER, R.SHARED_ROUTER, R.SINKS}
 """Roles of a model that can be written so: matrices of layers in fewer bits, all else as it is."""
@@ -127,7 +129,15 @@ class StraightLayout(Layout):
                 raise InputError(tensor.name, f"is stored as {tensor.dtype}", f"one of {', '.join(FLOATS)}")
             fused = self.together[module][-1] != module
             if reason := self.scheme.preset.encoding.unsuitable(tensor.shape, fused):
-                raise InputError(tensor.name, reason, "", f"another scheme than {self.scheme.preset.name}")
+                raise InputError(tensor.name, reason, "", self._remedy(tensor.shape[1]))
+
+    def _remedy(self, columns: int) -> str:
+        """What to do where columns do not fill their groups."""
+        other = f"another scheme than {self.scheme.preset.name}"
+        if not isinstance(self.scheme.preset.encoding, Packed):
+            return other
+        fits = next((size for size in GROUP_SIZES if columns % size == 0), -1)
+        return f"group_size: {fits}, or {other}"
 
 
 def ignored(decision: Decision, towers: Sequence[str], head: str) -> tuple[str, ...]:
@@ -137,8 +147,8 @@ def ignored(decision: Decision, towers: Sequence[str], head: str) -> tuple[str, 
     `language_model.model.layers`, checkpoints either or neither. The head is named whether or not the
     checkpoint has one of its own: where it is tied to the embedding, readers make a module for it.
     """
-    head = head.rpartition(".")[2] or gptq.HEAD
-    words = {f"re:(?:.*\\.)?{re.escape(head)}$": None}
+    heads = "|".join(dict.fromkeys((gptq.HEAD, re.escape(head.rpartition(".")[2]))))  # GPT-NeoX's is embed_out
+    words = {f"re:(?:.*\\.)?(?:{heads})$" if "|" in heads else f"re:(?:.*\\.)?{heads}$": None}
     words |= {f"re:(?:.*\\.)?{re.escape(tower)}\\..*": None for tower in towers}
     for module in decision.kept:
         if not any(re.match(word[3:], module) for word in words):
