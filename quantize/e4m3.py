@@ -50,7 +50,7 @@ def _largest(values, rows, columns, out):
             top = out[row // rows, block]
             for column in range(block * columns, min((block + 1) * columns, values.shape[1])):
                 size = abs(values[row, column])
-                top = top if size <= top else size  # a NaN is not <=, and stays
+                top = size if size > top or np.isnan(size) else top  # nothing is above a NaN: it stays
             out[row // rows, block] = top
 
 

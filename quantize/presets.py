@@ -127,6 +127,7 @@ def _name(encoding: Encoding, inputs: Args | None) -> str:
     kind = inputs and (inputs.get("type"), inputs.get("num_bits"))
     for preset in (*PRESETS.values(), FP8_TENSOR):
         own = preset.inputs and (preset.inputs.get("type"), preset.inputs.get("num_bits"))
-        if type(preset.encoding) is type(encoding) and preset.encoding.args == encoding.args and own == kind:
+        same = type(preset.encoding) is type(encoding) and preset.bits == encoding.bits
+        if same and preset.encoding.args == encoding.args and own == kind:
             return preset.name
     return f"W{encoding.bits}A{16 if inputs is None else inputs.get('num_bits')}"
