@@ -23,7 +23,7 @@ import pytest
 from convert import load_recipe, plan, run
 from convert.bundle import Role
 from convert.errors import StageError
-from convert.formats.compressed import gptqmodel_stage as _gptqmodel
+from convert.formats.compressed import folder_stage as _folder
 from convert.formats.compressed.folder import canonical
 from convert.formats.compressed.fp8_stage import STAGE as fp8
 from convert.formats.compressed.gptq_stage import STAGE as gptq
@@ -191,8 +191,8 @@ def reload_check(folder: Path, work: Path) -> None:
     """The stage's own check of a finished folder; raises as it does."""
     work.mkdir()
     source, chosen = source_bundle(NANO), options("awq", work)
-    layout = _gptqmodel._layout(source, chosen.scheme)
-    _gptqmodel.check_reload(_gptqmodel.Job(chosen, source, layout, folder, work, Silent()))
+    layout = _folder.layout_of(source, chosen.scheme)
+    _folder.check_reload(_folder.Job(chosen, source, layout, folder, work, Silent()))
 
 
 def test_a_vision_tower_that_readers_would_convert_is_caught(seeing: dict[str, Path], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SHAPES = ("circle", "square", "diamond", "up", "down", "hexagon", "cross", "flag")
+SHAPES = ("circle", "square", "diamond", "up", "down", "hexagon", "cross", "flag", "bow")
 
 
 @dataclass(frozen=True)

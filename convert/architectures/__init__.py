@@ -18,6 +18,8 @@ from convert.architectures._family import TEXT_GRAPH as TEXT_GRAPH
 from convert.architectures._family import Family as Family
 from convert.architectures._family import Roles as Roles
 from convert.architectures._roles import DENSE as DENSE
+from convert.architectures._roles import EXPERTS as EXPERTS
+from convert.architectures._roles import LINEARS as LINEARS
 from convert.architectures._roles import VISION as VISION
 from convert.architectures._roles import TensorRole as TensorRole
 from convert.architectures._roles import in_words as in_words

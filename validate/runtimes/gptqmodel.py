@@ -1,4 +1,4 @@
-"""GPTQ, AWQ and FP8 checkpoints on transformers, with gptqmodel's torch kernels and compressed-tensors', in float32."""
+"""GPTQ and AWQ checkpoints on transformers, with gptqmodel's torch kernels, and compressed-tensors', in float32."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from validate.distribution import install_command
 from validate.errors import RuntimeFailure
-from validate.runtimes._folder import CheckpointFolder
+from validate.runtimes import _compressed
+from validate.runtimes._folder import CheckpointFolder, first_line, quiet
 from validate.runtimes._optional import optional
 from validate.runtimes._telemetry import refuse_telemetry
 from validate.runtimes._threads import useful_threads
@@ -33,6 +34,7 @@ class GptqModelSession(TransformersSession):
     """A quantized checkpoint in this process; see Session for the methods.
 
     `keys` is what transformers says of keys it missed or did not expect; with `refuse` any of them is a failure.
+    `decoded` are the modules whose matrices it was given as floats, where it has no numbers in fewer bits for them.
     """
 
     def __init__(self, folder: Path, threads: int | None, refuse: bool = True) -> None:
@@ -41,23 +43,50 @@ class GptqModelSession(TransformersSession):
             os.environ.setdefault(name, value)
         self._use_threads(threads or useful_threads(*folder.glob("*.safetensors")))
         CheckpointFolder.__init__(self, folder)
-        _choose_kernel(self._config)
+        method = _choose_kernel(self._config)
+        self.decoded: frozenset[str] = frozenset()
         with self.loading():
-            self._model, self.keys = self._read_weights(config=self._config, dtype=self._torch.float32)
+            if method == _compressed.METHOD and not self._read_compressed():
+                self._read_decoded()
+            elif method != _compressed.METHOD:
+                self._model, self.keys = self._read_weights(config=self._config, dtype=self._torch.float32)
         if refuse:
             _refuse_incomplete(self.keys)
         self._model.eval()
 
+    def _read_compressed(self) -> bool:
+        """Load by transformers, where it can: some of its models (Falcon) look for weights that are packed."""
+        if _compressed.has_experts(self._folder):
+            return False
+        try:
+            self._model, self.keys = self._read_weights(config=self._config, dtype=self._torch.float32)
+        except RuntimeFailure:
+            return False
+        _compressed.in_float32(self._model)
+        return True
 
-def _choose_kernel(config: PreTrainedConfig) -> None:
+    def _read_decoded(self) -> None:
+        """Quantized matrices as floats, their modules' names in `decoded`; see _compressed."""
+        try:
+            with quiet():
+                state, inputs = _compressed.decoded(self._folder)
+                self._model, self.keys = _compressed.load(self._config, state)
+        except Exception as error:  # transformers raises anything for weights that do not fit
+            raise RuntimeFailure(f"transformers could not load {self._folder}: {first_line(error)}") from error
+        self.decoded = frozenset(_compressed.quantized_modules(self._folder))
+        _compressed.round_inputs(self._model, self._folder, inputs)
+
+
+def _choose_kernel(config: PreTrainedConfig) -> str:
     """The kernel that multiplies in the inputs' own type: gptqmodel's choice for a CPU would round to 16 bits."""
     found = optional(config, "quantization_config")
     words = found if isinstance(found, dict) else {}
     method = words.get("quant_method")
-    if method not in (*_KERNELS, "compressed-tensors"):
+    if method not in (*_KERNELS, _compressed.METHOD):
         raise RuntimeFailure(f"config.json has no quantization_config that is known here, but {str(method)[:40]!r}")
     if method in _KERNELS:
         words["backend"] = _KERNELS[method]
+    return str(method)
 
 
 class QuantizedTransformers(Runtime):
@@ -65,7 +94,7 @@ class QuantizedTransformers(Runtime):
 
     NAME = "transformers, quantized"
     DISTRIBUTIONS = ("gptqmodel", "compressed-tensors", "optimum")
-    FORMATS = ("gptq", "awq", "fp8")
+    FORMATS = ("gptq", "awq", "fp8", "compressed")
     IMAGE_BATCH = 20
 
     def available(self) -> str | None:

@@ -1,4 +1,4 @@
-"""vLLM: GPTQ, AWQ and FP8 checkpoints on the engine that serves them, by its logprobs, in an environment of its own."""
+"""vLLM: GPTQ, AWQ and compressed-tensors checkpoints on what serves them, by its logprobs, in its own environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Vllm(ElsewhereRuntime):
     """vLLM, in the environment that a recipe names, else in ours where it is installed."""
 
     NAME = "vLLM"
-    ALSO_RUNS = ("gptq", "awq", "fp8")
+    ALSO_RUNS = ("gptq", "awq", "fp8", "compressed")
 
     def __init__(self, environment: Environment | None = None) -> None:
         here = importlib.util.find_spec("vllm") is not None

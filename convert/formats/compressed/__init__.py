@@ -1,4 +1,4 @@
-"""GPTQ, AWQ and FP8: checkpoints in fewer bits for GPU servers, vision tower and processor kept."""
+"""GPTQ, AWQ and compressed-tensors: checkpoints in fewer bits for GPU servers, vision tower and processor kept."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
 
 
 def supports(checkpoint: Checkpoint) -> Support:
-    """Decoders whose layers are made of the linear roles that the loaders know."""
+    """Decoders whose layers are made of matrices that the loaders replace."""
     from convert.formats.compressed.supports import supports
 
     return supports(checkpoint)
@@ -61,6 +61,7 @@ def previews(sample: Sample) -> Iterator[Asked]:
     """Each method with its defaults."""
     calibration = {"calibration": {"text": sample.text, "length": sample.window}}
     yield from (Asked("gptq", calibration), Asked("awq", calibration), Asked("fp8"))
+    yield Asked("compressed", {"scheme": "W4A16"})
 
 
 def tensor_pairs(output: Output, folder: Path) -> Iterator[TensorPair]:
@@ -87,6 +88,13 @@ CALIBRATION = "calibration: {text: train.txt, samples: 128, length: 512} # not w
 RECIPE = (
     RecipeEntry("fp8", "fp8", "For newer GPUs: weights and activations in 8-bit floats. Needs no calibration."),
     RecipeEntry(
+        "w4a16",
+        "compressed",
+        "For vLLM and SGLang: schemes of llm-compressor that need no calibration.",
+        "scheme: W4A16 # FP8_DYNAMIC, FP8_BLOCK, W8A8, W8A16, W4A16, NVFP4, NVFP4A16, MXFP4 or MXFP4A16",
+        wanted="a scheme",
+    ),
+    RecipeEntry(
         "gptq",
         "gptq",
         "For GPU servers: vLLM, transformers, ExLlama.",
@@ -104,17 +112,19 @@ RECIPE = (
 
 FORMAT = Format(
     name="compressed",
-    title="GPTQ, AWQ and FP8",
+    title="GPTQ, AWQ, FP8 and compressed-tensors",
     kinds=(
         Kind("gptq", "GPTQ", Mark("up", "#0a7a68", "#3ecfb2"), RUNTIMES),
         Kind("awq", "AWQ", Mark("down", "#b0196b", "#ff85bf"), RUNTIMES),
         Kind("fp8", "FP8", Mark("hexagon", "#6a6d00", "#cdd04a"), RUNTIMES),
+        Kind("compressed", "compressed-tensors", Mark("bow", "#9b1c1c", "#ff9a9a"), RUNTIMES),
         Kind("checkpoint", "safetensors", Mark("flag", "#8a5a00", "#e0b050"), ("transformers",)),  # by use: existing
     ),
     stages={
         "gptq": "convert.formats.compressed.gptq_stage:STAGE",
         "awq": "convert.formats.compressed.awq_stage:STAGE",
         "fp8": "convert.formats.compressed.fp8_stage:STAGE",
+        "compressed": "convert.formats.compressed.compressed_stage:STAGE",
     },
     outputs=outputs,
     supports=supports,
@@ -126,5 +136,5 @@ FORMAT = Format(
     hyperparameters=hyperparameters,
     rank=20,
     recipe=RECIPE,
-    wanted="the folder of a checkpoint in safetensors, GPTQ, AWQ or FP8",
+    wanted="the folder of a checkpoint in safetensors, GPTQ, AWQ or compressed-tensors",
 )

@@ -1,4 +1,4 @@
-"""The tensors of a GPTQ, AWQ or FP8 folder beside those of the checkpoint it was made of.
+"""The tensors of a GPTQ, AWQ or compressed-tensors folder beside those of the checkpoint it was made of.
 
 AWQ multiplies columns by factors that the norm in front, or the rows of the matrix in front, are divided by: both are
 taken back before a matrix is compared, so that what is left is rounding.
@@ -17,12 +17,14 @@ from convert import architectures
 from convert.architectures import TensorRole
 from convert.errors import InputError
 from convert.formats.compressed.folder import SCALED_BY_AWQ, canonical, values
+from convert.formats.compressed.straight import CompressedScheme
 from convert.formats.facts import Hyperparameter, TensorPair
 from convert.json_types import JsonObject
 from convert.source.checkpoint import CONFIG_NAME, STORAGE, Checkpoint, LazyTensor, open_checkpoint
 from convert.source.safetensors import Entry, read_header
 from convert.source.untrusted import read_object
 from quantize.gptq_layout import LAYER
+from quantize.presets import QUANT_METHOD, Preset, preset_of
 
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in an int32 the rows 0, 1, 2 … of eight lie
 BEHIND = {  # the norm that a matrix stands behind
@@ -39,7 +41,10 @@ def tensor_pairs(files: Sequence[Path], folder: Path) -> Iterator[TensorPair]:
     for name, tensor in made.checkpoint.tensors.items():
         plain = canonical(name)
         module = plain.removesuffix(".weight")
-        if plain in made.entries:
+        if f"{module}.weight_scale" in made.entries:
+            if made.preset is not None:
+                yield _pair(plain, made.type, tensor, partial(made.compressed, module))
+        elif plain in made.entries:
             if not (made.method == "awq" and made.roles.get(name) in SCALED_BY_AWQ):
                 yield _pair(plain, made.type_of(plain), tensor, partial(made.float, plain))
         elif f"{module}.qweight" in made.entries and made.bits in (2, 4, 8):
@@ -52,7 +57,9 @@ def missing(files: Sequence[Path], folder: Path) -> Iterator[Hyperparameter]:
     tied = made.checkpoint.config.get("tie_word_embeddings", False)
     for name in made.checkpoint.tensors:
         plain = canonical(name)
-        there = plain in made.entries or f"{plain.removesuffix('.weight')}.qweight" in made.entries
+        module = plain.removesuffix(".weight")
+        there = any(f"{module}.{suffix}" in made.entries for suffix in ("qweight", "weight_packed"))
+        there = there or plain in made.entries
         if not (tied and plain == "lm_head.weight"):
             yield Hyperparameter(f"tensor {plain}", "there", "there" if there else "missing")
     yield from made.orders()
@@ -91,6 +98,22 @@ class _Made:
         return self.words.get("bits", self.words.get("w_bit"))
 
     @cached_property
+    def preset(self) -> Preset | None:
+        """How compressed-tensors stored the matrices, where it did."""
+        return preset_of(self.words) if self.method == QUANT_METHOD else None
+
+    @property
+    def type(self) -> str:
+        """As in artifact kinds."""
+        return "" if self.preset is None else CompressedScheme.of(self.preset).type
+
+    def compressed(self, module: str) -> np.ndarray:
+        """(rows, columns) of a module that compressed-tensors stored."""
+        assert self.preset is not None  # asked for before
+        found = [name for name in self.entries if name.rpartition(".")[0] == module]
+        return self.preset.encoding.decode({name.rpartition(".")[2]: self.raw(name) for name in found})
+
+    @cached_property
     def entries(self) -> Mapping[str, tuple[Path, Entry]]:
         return {canonical(e.name): (file, e) for file in self.files for e in read_header(file).entries}
 
@@ -108,12 +131,10 @@ class _Made:
         return np.array(data).view(kind).reshape(entry.shape)
 
     def float(self, name: str) -> np.ndarray:
-        """float32 of a tensor of floats; of FP8 times its scale."""
+        """float32 of a tensor of floats."""
         raw, dtype = self.raw(name), self.type_of(name)
         if dtype == "BF16":
             return (raw.astype(np.uint32) << 16).view(np.float32)
-        if dtype == "F8_E4M3":
-            return np.asarray(E4M3[raw] * self.float(f"{name}_scale").reshape(-1, *[1] * (raw.ndim - 1)))
         return np.asarray(raw, np.float32)
 
     def matrix(self, name: str, module: str) -> np.ndarray:
@@ -238,15 +259,3 @@ class _Made:
             ),
             None,
         )
-
-
-def _e4m3() -> np.ndarray:
-    """float32 of every byte of E4M3 without infinities."""
-    byte = np.arange(256)
-    exponent, mantissa = (byte >> 3) & 15, byte & 7
-    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
-    size[(byte & 127) == 127] = np.nan
-    return np.where(byte & 128, -size, size).astype(np.float32)
-
-
-E4M3 = _e4m3()

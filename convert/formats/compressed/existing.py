@@ -33,28 +33,36 @@ def recognize(path: Path, projector: Path | None) -> Found | None:
 class Method:
     """A way to quantize that a runtime of ours runs."""
 
-    format: str
-    type: Callable[[JsonObject], str]  # of quantization_config; empty for what is not run
+    kind: Callable[[JsonObject], str]  # "gptq/Int4", of quantization_config; empty for what is not run
     proof: Callable[[Entry], bool]  # whether a tensor is of this kind: one has to be
 
 
 def _bits(words: JsonObject) -> str:
     bits = words.get("bits", words.get("w_bit"))
-    return f"Int{bits}" if bits in (2, 3, 4, 8) else ""
+    return f"{words.get('quant_method')}/Int{bits}" if bits in (2, 3, 4, 8) else ""
+
+
+def _preset(words: JsonObject) -> str:
+    from convert.formats.compressed.straight import CompressedScheme
+    from quantize.compressed import Fp8
+    from quantize.presets import preset_of
+
+    if (preset := preset_of(words)) is None:  # several schemes: of FP8 there is nothing more to know
+        return "fp8/F8_E4M3" if words.get("format") == Fp8.FORMAT else ""
+    scheme = CompressedScheme.of(preset)
+    return f"{scheme.method}/{scheme.type}"
 
 
 METHODS: Mapping[object, Method] = {
-    "gptq": Method("gptq", _bits, lambda entry: entry.name.endswith(".qweight")),
-    "awq": Method("awq", _bits, lambda entry: entry.name.endswith(".qweight")),
+    "gptq": Method(_bits, lambda entry: entry.name.endswith(".qweight")),
+    "awq": Method(_bits, lambda entry: entry.name.endswith(".qweight")),
     "compressed-tensors": Method(
-        "fp8",
-        lambda words: "F8_E4M3" if words.get("format") == "float-quantized" else "",
-        lambda entry: entry.dtype == "F8_E4M3",
+        _preset, lambda entry: entry.dtype == "F8_E4M3" or entry.name.endswith(".weight_scale")
     ),
 }
 PLAIN = "checkpoint"  # the kind of what is not quantized; the source's own files are called safetensors
 FLOATS = ("F32", "F16", "BF16")
-RUN = "gptq or awq in 2, 3, 4 or 8 bits, or compressed-tensors in the format float-quantized: those are run here"
+RUN = "gptq or awq in 2, 3, 4 or 8 bits, or one scheme of compressed-tensors for all matrices: those are run here"
 
 
 def _quantization(folder: Path) -> JsonObject | None:
@@ -82,14 +90,15 @@ def _floats(folder: Path) -> Found:
 def _checkpoint(folder: Path, words: JsonObject) -> Found:
     said = words.get("quant_method")
     method = METHODS.get(said) if isinstance(said, str) else None
-    type_ = method.type(words) if method else ""
-    if method is None or not type_:
+    kind = method.kind(words) if method else ""
+    if method is None or not kind:
         details = "".join(f", {key} {shown(words[key], 40)}" for key in ("bits", "w_bit", "format") if key in words)
         raise InputError(str(folder), f"is quantized by {shown(said, 40)}{details}", RUN)
     files, _ = weight_files(folder)
     if not any(method.proof(entry) for file in files for entry in read_header(file).entries):
         got = f"has no tensor that is quantized, and config.json says {said}"
         raise InputError(str(folder), got, "weights that are quantized", "download it again")
-    kinds = [f"{method.format}/{type_}", *([f"{method.format}-part/{type_}"] * (len(files) - 1))]
+    format_, _, type_ = kind.partition("/")
+    kinds = [kind, *([f"{format_}-part/{type_}"] * (len(files) - 1))]
     weights = tuple(artifact(kind, file) for kind, file in zip(kinds, files, strict=True))
     return with_companions(folder, Found(weights, ""), f"a checkpoint quantized by {said}, {type_}")

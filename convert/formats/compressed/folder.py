@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from convert import architectures
-from convert.architectures import DENSE, VISION, Roles, TensorRole, in_words
+from convert.architectures import DENSE, EXPERTS, VISION, Roles, TensorRole, in_words
 from convert.bundle import Artifact
 from convert.errors import InputError, Problem, StageError, raise_all
 from convert.files import write_text
@@ -107,6 +107,11 @@ class Layout:
         found = self.roles.having([TensorRole.HEAD])
         return canonical(found[0]).rpartition(".")[0] if found else gptq_layout.HEAD
 
+    @property
+    def exclusions(self) -> Sequence[str]:
+        """How config.json says what is kept."""
+        return gptq_layout.exclusions(self.towers, self.head)
+
     def spelled(self, name: str, source: str = "") -> str:
         """The name in the folder of what comes from the tensor `source`: that of the module in transformers 5.
 
@@ -180,7 +185,11 @@ class Layout:
 
     def misfits(self) -> Iterator[Problem]:
         """What of the layers cannot be quantized here, by the roles of the tensors."""
-        found = list(role_misfits(self.roles, self.scheme.method))
+        return self.role_problems(role_misfits(self.roles, self.scheme.method))
+
+    def role_problems(self, problems: Iterable[Problem]) -> Iterator[Problem]:
+        """The problems, and where there is none, matrices that no table of the family has."""
+        found = list(problems)
         yield from found
         strange = [name for name in self.roles.unknown if len(self.checkpoint.tensors[name].shape) > 1]
         if strange and not found:
@@ -188,12 +197,16 @@ class Layout:
             yield Problem(self.scheme.method, got, f"the tensors of {self.roles.family.title}")
 
 
-def role_misfits(roles: Roles, where: str) -> Iterator[Problem]:
+def role_misfits(roles: Roles, where: str, supported: Collection[TensorRole] = SUPPORTED) -> Iterator[Problem]:
     """What of a model with these roles cannot be quantized here."""
     title, remedy = roles.family.title, "the gguf stage knows this family"
-    if found := roles.beyond(SUPPORTED):
+    packed = [name for name, tensor in roles.tensors.items() if tensor.role in EXPERTS and len(tensor.shape) > 2]
+    if found := roles.beyond(supported):
         got = f"{title} has {in_words(found)}, and only attention and MLP are quantized here"
         yield Problem(where, got, "a dense model", remedy)
+    elif packed:
+        got = f"{packed[0]} holds all experts of a layer in one tensor"
+        yield Problem(where, got, "a tensor for each, which is what the loaders of this format take", remedy)
     elif roles.transposed:
         got = f"{roles.transposed[0]} is stored with inputs before outputs"
         yield Problem(where, got, "weights of torch.nn.Linear, which readers replace", remedy)
@@ -313,7 +326,8 @@ def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
 def write_configs(out: Path, layout: Layout, quantization: JsonObject) -> tuple[Artifact, ...]:
     """config.json, the source's own with `quantization_config`; for older readers of GPTQ and AWQ a file of it too."""
     config = dict(layout.checkpoint.config) | {"quantization_config": dict(quantization)}
-    beside = {} if layout.scheme.method == "fp8" else {"quantize_config.json": quantization}
+    older = quantization.get("quant_method") in ("gptq", "awq")
+    beside = {"quantize_config.json": quantization} if older else {}
     texts = {"config.json": config, **beside}
     return tuple(write_text(out / name, _json(value), "json") for name, value in texts.items())
 

@@ -46,7 +46,7 @@ def faults(folder: Path, quantized: Sequence[str], kept: Sequence[str]) -> Itera
         return
     with session:
         yield from _keys(session.keys)
-        yield from _modules(session.model, quantized, kept)
+        yield from _modules(session, quantized, kept)
         try:
             yield from _numbers(session)
         except RuntimeFailure as error:
@@ -60,14 +60,15 @@ def _keys(loading: JsonObject) -> Iterator[str]:
             yield f"{len(found)} {kind.replace('_', ' ')}: {listed(found)}"
 
 
-def _modules(model: nn.Module, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
+def _modules(session: GptqModelSession, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
+    model, decoded = session.model, set(map(canonical, session.decoded))
     loaded = {canonical(name): module for name, module in model.named_modules()}
     base = f"{model.base_model_prefix}."  # which some checkpoints leave out: h.0.mlp of transformer.h.0.mlp
     loaded = {**{name.removeprefix(base): module for name, module in loaded.items()}, **loaded}
-    plain = [n for n in quantized if not _is_quantized(loaded.get(canonical(n)))]
+    plain = [n for n in quantized if canonical(n) not in decoded and not _is_quantized(loaded.get(canonical(n)))]
     if plain:
         yield f"{len(plain)} quantized modules came back as plain ones: {listed(plain)}"
-    packed = [n for n in kept if _is_quantized(loaded.get(canonical(n)))]
+    packed = [n for n in kept if canonical(n) in decoded or _is_quantized(loaded.get(canonical(n)))]
     if packed:
         yield f"{len(packed)} modules that are not quantized came back as quantized: {listed(packed)}"
 

@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from convert.json_types import JsonDict, JsonObject
-from quantize import awq_layout, fp8, gptq_layout
+from quantize import awq_layout, gptq_layout
 
-LAYOUTS: Mapping[str, types.ModuleType] = {"gptq": gptq_layout, "awq": awq_layout, "fp8": fp8}
+LAYOUTS: Mapping[str, types.ModuleType] = {"gptq": gptq_layout, "awq": awq_layout}
 
 
 @dataclass(frozen=True)
 class Scheme:
     """A method and its settings. `symmetric` is AWQ's `not zero_point`."""
 
-    method: str  # gptq, awq or fp8
+    method: str  # gptq, awq, fp8 or compressed
     bits: int
     group_size: int
     symmetric: bool
@@ -32,14 +32,11 @@ class Scheme:
     @property
     def type(self) -> str:
         """As in artifact kinds and folder names: Int4."""
-        return "F8_E4M3" if self.method == "fp8" else f"Int{self.bits}"
+        return f"Int{self.bits}"
 
     def folder_name(self, model: str) -> str:
-        """As the hub has them: <Model>-GPTQ-Int4, <Model>-AWQ, <Model>-FP8-dynamic."""
-        return model + {"awq": "-AWQ", "fp8": "-FP8-dynamic"}.get(self.method, f"-GPTQ-{self.type}")
-
-
-FP8 = Scheme("fp8", 8, -1, True)
+        """As the hub has them: <Model>-GPTQ-Int4, <Model>-AWQ."""
+        return model + {"awq": "-AWQ"}.get(self.method, f"-GPTQ-{self.type}")
 
 
 def quantization_config(

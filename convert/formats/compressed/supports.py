@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 def supports(checkpoint: Checkpoint) -> Support:
-    """Yes for dense decoders. That is all FP8 asks; GPTQ and AWQ need a library that loads the model, see `misfits`."""
-    from convert.formats.compressed.fp8 import Fp8Layout
-    from convert.formats.compressed.scheme import FP8
+    """Yes for decoders of plain matrices. That is all FP8 asks; GPTQ and AWQ take fewer, see `misfits`."""
+    from convert.formats.compressed.straight import CompressedScheme, StraightLayout
+    from quantize.presets import PRESETS
 
     try:
-        Fp8Layout(checkpoint, FP8).check()
+        StraightLayout(checkpoint, CompressedScheme.of(PRESETS["FP8_DYNAMIC"])).check()
     except ConvertError as error:
         return Support(tuple(map(str, error.problems)))
     return Support()
 
 
 def supports_family(family: Family) -> Support:
-    """Yes where its models usually are dense decoders."""
+    """Yes where its models usually are decoders of plain matrices, experts too."""
     from convert.formats.compressed.folder import role_misfits
-    from convert.formats.compressed.scheme import FP8
+    from convert.formats.compressed.straight import TAKEN
 
-    return Support(tuple(map(str, role_misfits(family.usual_roles(), FP8.method))))
+    return Support(tuple(map(str, role_misfits(family.usual_roles(), "fp8", TAKEN))))
 
 
 def misfits(layout: Layout) -> Iterator[Problem]:

@@ -23,6 +23,7 @@ _SHAPES: Mapping[str, str] = {
     "hexagon": "M-6 0L-3-5.2H3L6 0L3 5.2H-3z",
     "cross": "M-5.5-2h3.5v-3.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5z",
     "flag": "M-5-5.5L5.5 0L-5 5.5z",
+    "bow": "M-5.8-5.2L0-1.2L5.8-5.2V5.2L0 1.2L-5.8 5.2z",
 }
 
 

@@ -70,7 +70,7 @@ class Worker:
             "protocol": PROTOCOL,
             "name": "vLLM",
             "versions": versions(),
-            "formats": ["gptq", "awq", "fp8"],
+            "formats": ["gptq", "awq", "fp8", "compressed"],
             "methods": ["generate", "decode_logits"],
             "missing": missing,
             "note": f"activations in {options.get('dtype', 'bfloat16')}",
