@@ -54,4 +54,4 @@ def _expand(rules: Rules, draw: Draw, name: str, bound: dict[str, str]) -> str:
             bound[slot["bound"]] = drawn
         return drawn
 
-    return SLOT.sub(fill, draw.deal(name, rules[name]))
+    return SLOT.sub(fill, draw.deal(f"@{name}", rules[name]))

@@ -44,13 +44,13 @@ class Part:
 
     name: str
     share: int
-    _written: Callable[[], list[Document]]
-    _drawn: Callable[[Draw], Iterator[Document]]
+    written: Callable[[], list[Document]]
+    drawn: Callable[[Draw], Iterator[Document]]
 
     def documents(self, seed: int = 0) -> Iterator[Document]:
         """What was written, in the seed's order, a drawn document behind each; then drawn ones without end."""
         draw = Draw(f"{self.name} {seed}")
-        written, drawn = self._written(), self._drawn(draw)
+        written, drawn = self.written(), self.drawn(draw)
         for place in draw.order(len(written)):
             yield written[place]
             yield next(drawn)
@@ -130,11 +130,12 @@ def _by_rules(name: str, draw: Draw) -> Iterator[Document]:
 
 
 def _languages(draw: Draw) -> Iterator[Document]:
-    """A document in each language in turn, each language drawn by itself."""
+    """A document in each language in turn, each language drawn by itself; two where there is much to draw from."""
     rules = {name: parse(text) for name, text in _sections(_read("languages.rules")).items()}
     draws = {name: Draw(f"{name} {draw.below(1 << 32)}") for name in rules}
+    turns = [name for name, found in rules.items() for _ in range(1 + len(found["s"]) // 9)]
     while True:
-        for name in (list(rules)[place] for place in draw.order(len(rules))):
+        for name in (turns[place] for place in draw.order(len(turns))):
             yield Document(write(rules[name], draws[name]))
 
 
@@ -143,17 +144,25 @@ def _problems(draw: Draw) -> Iterator[Document]:
         yield Document("\n\n".join(maths.problem(draw) for _ in range(draw.number(1, 3))))
 
 
-def _calls(draw: Draw) -> Iterator[Document]:
+def _conversations(draw: Draw) -> Iterator[Document]:
+    """Calls of tools, and in turn with them questions whose answers are texts of the other parts."""
+    rules = _rules("talks.rules")
+    seed = draw.below(1 << 32)
+    answers = {p.name: _drawn_texts(p, Draw(f"{p.name} answers {seed}")) for p in PARTS if p.name != "conversations"}
     while True:
-        talk = talks.conversation(_rules("talks.rules"), draw)
-        yield Document(messages=talk["messages"], tools=talk["tools"])
+        for talk in (talks.conversation(rules, draw), talks.answered(rules, draw, answers)):
+            yield Document(messages=talk["messages"], tools=talk["tools"])
+
+
+def _drawn_texts(part: Part, draw: Draw) -> Iterator[str]:
+    return (document.text for document in part.drawn(draw))
 
 
 PARTS = (
     Part("English", 36, lambda: _texts("english.txt"), lambda draw: _by_rules("english.rules", draw)),
     Part("languages", 24, _nothing, _languages),
     Part("code", 24, lambda: _texts("code.txt"), lambda draw: _by_rules("code.rules", draw)),
-    Part("conversations", 22, _talks, _calls),
+    Part("conversations", 22, _talks, _conversations),
     Part("mathematics", 11, lambda: _texts("maths.txt"), _problems),
     Part("instructions", 11, lambda: _texts("howto.txt"), lambda draw: _by_rules("howto.rules", draw)),
 )
