@@ -1,4 +1,4 @@
-"""A conversation in a model's own template, and in what comes next to it where the template refuses or ignores parts."""
+"""A conversation in a model's own template, or as near to it as the template allows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rendered(session: ReferenceSession, messages: Sequence[JsonDict], tools: Seq
         for form in _forms(talk):
             try:
                 text = session.render(form[0], form[1] or None, False)
-            except Exception:  # noqa: S112 - a template raises what it likes
+            except Exception:
                 continue
             if all(word in text for word in _words(talk)):
                 return text, True
@@ -51,7 +51,8 @@ def _told(talk: Talk) -> Talk:
     told = [_as_text(message) for message in messages]
     if not tools:
         return told, []
-    about = "You have these functions:\n" + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    schemas = (json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    about = "\n".join(["You have these functions:", *schemas])
     if told and told[0]["role"] == "system":
         return [{"role": "system", "content": f"{told[0]['content']}\n\n{about}"}, *told[1:]], []
     return [{"role": "system", "content": about}, *told], []

@@ -62,8 +62,9 @@ def _system(draw: Draw) -> str:
     return (
         f"\\begin{{cases}} {a}x + {b}y = {a * x + b * y} \\\\ {c}x - {d}y = {c * x - d * y} \\end{{cases}}\n"
         f"Multiply the first line by {d}, the second by {b}, and add: {a * d + b * c}x = "
-        f"{d * (a * x + b * y) + b * (c * x - d * y)}, so x = {x}. Put it back: {b}y = {a * x + b * y} - {a * x} = {b * y}"
-        f" and y = {y}. (The determinant is {det}, not zero: no other solution.)"
+        f"{d * (a * x + b * y) + b * (c * x - d * y)}, so x = {x}. Put it back: "
+        f"{b}y = {a * x + b * y} - {a * x} = {b * y} and y = {y}. "
+        f"(The determinant is {det}, not zero: no other solution.)"
     )
 
 
@@ -99,7 +100,8 @@ def _triangle(draw: Draw) -> str:
 
 
 def _interest(draw: Draw) -> str:
-    who, capital, rate, years = draw.deal("name", NAMES), draw.number(5, 90) * 100, draw.number(8, 65), draw.number(2, 5)
+    who, capital, rate = draw.deal("name", NAMES), draw.number(5, 90) * 100, draw.number(8, 65)
+    years = draw.number(2, 5)
     lines, value = [], float(capital)
     for year in range(1, years + 1):
         value *= 1 + rate / 1000

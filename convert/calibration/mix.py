@@ -67,6 +67,11 @@ def sha256() -> str:
     return found.hexdigest()
 
 
+def files() -> list[Path]:
+    """Where its words are written, to be compared with other texts."""
+    return sorted(path for path in TEXTS.iterdir() if path.suffix in (".txt", ".jsonl", ".rules"))
+
+
 def beginning(part: Part, size: int, seed: int = 0) -> str:
     """The part's first documents, at least `size` bytes of them."""
     kept: list[str] = []
@@ -166,12 +171,6 @@ PARTS = (
     Part("mathematics", 11, lambda: _texts("maths.txt"), _problems),
     Part("instructions", 11, lambda: _texts("howto.txt"), lambda draw: _by_rules("howto.rules", draw)),
 )
-
-
-def excerpt(size: int) -> str:
-    """About so many bytes of all parts, each by its share: what the mix is compared by with other texts."""
-    total = sum(part.share for part in PARTS)
-    return "\n\n".join(beginning(part, size * part.share // total) for part in PARTS)
 
 
 def first(part: Part, count: int, seed: int = 0) -> list[Document]:

@@ -1,8 +1,8 @@
 """What a model is calibrated on, as rows of tokens: the default mix, or a text, conversations and screenshots.
 
-    rows = make_rows(folder, Description(samples=128, length=512))       of the default mix
-    rows = make_rows(folder, Description(text="notes.txt", seed=1))      of a recipe's own files
-    windows = first_windows(session, Path("notes.txt"), 128, 512)        as llama-imatrix cuts a text
+rows = make_rows(folder, Description(samples=128, length=512))       of the default mix
+rows = make_rows(folder, Description(text="notes.txt", seed=1))      of a recipe's own files
+windows = first_windows(session, Path("notes.txt"), 128, 512)        as llama-imatrix cuts a text
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from convert.calibration.draw import Draw
 from convert.calibration.grammar import Rules, write
 from convert.json_types import JsonDict, JsonObject
 
-
 # What a topic's functions are called.
 NAMES = {
     "travel": ("search_connections", "reserve_seat", "get_delay", "findStops", "cancel_trip", "list_fares"),
@@ -20,15 +19,17 @@ NAMES = {
 }
 # Arguments: name -> JSON type.
 FIELDS = {
-    "query": "string", "date": "string", "start": "string", "person": "string", "article": "string", "text": "string",
-    "origin": "string", "limit": "integer", "x": "integer", "y": "integer", "dry_run": "boolean", "notify": "boolean",
-    "branch": "string", "order_id": "integer", "tags": "array", "latitude": "number", "url": "string", "page": "integer",
-    "sort_by": "string", "keys": "array", "amount": "number", "recursive": "boolean", "when": "string", "code": "string",
+    "query": "string", "date": "string", "start": "string", "person": "string", "article": "string",
+    "text": "string", "origin": "string", "limit": "integer", "x": "integer", "y": "integer",
+    "dry_run": "boolean", "notify": "boolean", "branch": "string", "order_id": "integer", "tags": "array",
+    "latitude": "number", "url": "string", "page": "integer", "sort_by": "string", "keys": "array",
+    "amount": "number", "recursive": "boolean", "when": "string", "code": "string",
 }  # fmt: skip
 QUERIES = (
     "SELECT week, sum(quantity) FROM sales WHERE branch = '{place}' GROUP BY week ORDER BY week",
     "SELECT c.name, round(sum(o.total), 2) AS spent FROM orders o JOIN customers c USING (customer_id) LIMIT {3-20}",
-    "SELECT order_id, count(*) FROM imports WHERE day = '{2019-2025}-0{1-9}-{10-28}' GROUP BY 1 HAVING count(*) > {1-3}",
+    "SELECT order_id, count(*) FROM imports WHERE day = '{2019-2025}-0{1-9}-{10-28}' GROUP BY 1 "
+    "HAVING count(*) > {1-3}",
     "SELECT avg(price), stddev(price) FROM articles WHERE name ILIKE '%{item}%' AND stock < {10-90}",
 )
 WORDS = {
@@ -75,7 +76,7 @@ def answered(rules: Rules, draw: Draw, answers: Mapping[str, Iterator[str]]) -> 
 def _tool(rules: Rules, draw: Draw, name: str) -> JsonDict:
     """As OpenAI has it."""
     names = list(dict.fromkeys(draw.deal("field", tuple(FIELDS)) for _ in range(draw.number(1, 4))))
-    properties = {n: {"type": FIELDS[n], "description": write(rules, draw, "parameter")} for n in names}
+    properties: JsonDict = {n: {"type": FIELDS[n], "description": write(rules, draw, "parameter")} for n in names}
     for schema in properties.values():
         if schema["type"] == "array":
             schema["items"] = {"type": "string"}

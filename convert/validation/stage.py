@@ -300,6 +300,13 @@ class ValidateStage(Stage[ValidateOptions]):
                 named += [task.image for task in _tasks(options)]
         return [path for path in dict.fromkeys(named) if path.is_file()]
 
+    def tests(self, options: ValidateOptions) -> list[Path]:
+        """The texts, or our own where none is named, and the multiple-choice items."""
+        from validate import choices, texts
+
+        items = [one if isinstance(one, Path) else choices.OUR_FILE for one in options.choices]
+        return [path for path in [*(options.text or texts.default_files()), *items] if path.is_file()]
+
     def check(self, options: ValidateOptions, inputs: Inputs) -> list[Problem]:
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
         also_on = second_runtimes(options)
@@ -386,6 +393,8 @@ class ValidateStage(Stage[ValidateOptions]):
             say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
         content = report(out, compared_with, windows, entries, provenance(progress, self.tools(options)))
         content = with_standing(content, found, item_sets(options))
+        if remarks := list(dict.fromkeys(said for bundle in inputs.values() for said in bundle.remarks)):
+            content["overlaps"] = remarks
         return source.with_(report=write(out, content))
 
 

@@ -67,8 +67,8 @@ class ImatrixStage(Stage[ImatrixOptions]):
         return {} if options.text else {mix.NAME: mix.sha256()}
 
     def calibrates(self, options: ImatrixOptions) -> list[Path]:
-        """The text."""
-        return [options.text] if options.text else []
+        """The text, or what our mix is made of."""
+        return [options.text] if options.text else mix.files()
 
     def check(self, options: ImatrixOptions, inputs: Inputs) -> list[Problem]:
         """A text that is none, a window the model was not made for, an architecture nobody knows, too little memory."""
