@@ -33,6 +33,10 @@ class Calibration(Options):
         said = {name: value for name, value in self if name in self.model_fields_set}
         return "{" + ", ".join(f"{name}: {value}" for name, value in said.items()) + "}"
 
+    def __repr__(self) -> str:
+        """The same, where a list of options shows its default."""
+        return str(self)
+
     @property
     def files(self) -> dict[str, Path]:
         """Word -> file, of those that are named."""

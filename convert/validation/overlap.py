@@ -83,7 +83,8 @@ def _windows(path: Path, changed: int) -> np.ndarray:
     total: np.ndarray = np.zeros(count, np.uint64)
     for place in range(WINDOW_WORDS):
         total = total * np.uint64(0x9E3779B97F4A7C15) + numbers[place : place + count]  # wraps, as it should
-    return np.unique(total)
+    windows: np.ndarray = np.unique(total)
+    return windows
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -99,7 +100,7 @@ def _strings(path: Path) -> Iterator[str]:
     if path.suffix != ".jsonl":
         yield text
         return
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines: JSON may hold U+2028 as it is
         try:
             yield from _said(json.loads(line))
         except (ValueError, RecursionError):

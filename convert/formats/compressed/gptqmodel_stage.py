@@ -54,7 +54,7 @@ class CalibratedOptions(SchemeOptions):
     """What the two that calibrate ask besides."""
 
     calibration: Calibration = Field(
-        Calibration.model_validate({}),
+        default_factory=lambda: Calibration.model_validate({}),
         description="what to measure on, not what the outputs are tested on; a mix of our own when it names no file",
     )
 
@@ -320,6 +320,13 @@ class CalibratedStage(CompressedStage[C]):
     def versions(self, options: C) -> Mapping[str, str]:
         """What the default mix says, where the model reads that."""
         return options.calibration.versions
+
+    def explain(self, options: C, inputs: Inputs) -> Iterator[str]:
+        """The default mix too, where the model reads that."""
+        yield from super().explain(options, inputs)
+        asked = options.calibration
+        if not asked.files:
+            yield f"calibrates on {mix.NAME}: {asked.samples} rows of {asked.length} tokens"
 
     def calibrates(self, options: C) -> list[Path]:
         """The same files, or those of the mix: the weights are fitted to them."""

@@ -66,6 +66,10 @@ class ImatrixStage(Stage[ImatrixOptions]):
         """What the default mix says, where that is measured on."""
         return {} if options.text else {mix.NAME: mix.sha256()}
 
+    def measured_on(self, options: ImatrixOptions) -> str:
+        """What the matrix will say it was measured on."""
+        return _corpus(options).name
+
     def calibrates(self, options: ImatrixOptions) -> list[Path]:
         """The text, or what our mix is made of."""
         return [options.text] if options.text else mix.files()
