@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,6 @@ from convert.calibration import mix
 from convert.calibration.conversation import rendered
 from convert.calibration.rows import mix_windows
 from tests import tiny
-from tests.fixtures_gguf import edit_config
 from validate.runtimes._folder import CheckpointFolder
 
 TOOL = {"type": "function", "function": {"name": "find_tide", "description": "The next tide", "parameters": {}}}
@@ -38,7 +39,9 @@ IN_TURN = (
 
 def folder(where: Path, template: str | None) -> CheckpointFolder:
     made = tiny.tiny_qwen2(where / "Tiny")
-    edit_config(made, "tokenizer_config.json", chat_template=template)
+    path = made / "tokenizer_config.json"
+    words = json.loads(path.read_text("utf-8")) | {"chat_template": template}
+    path.write_text(json.dumps({name: value for name, value in words.items() if value is not None}), "utf-8")
     (made / "chat_template.jinja").unlink(missing_ok=True)
     return CheckpointFolder(made)
 
@@ -72,7 +75,7 @@ def test_every_conversation_of_the_mix_is_rendered_by_the_models_template(tmp_pa
 
 
 @pytest.mark.parametrize("make", [tiny.tiny_llama, tiny.tiny_qwen2])
-def test_rows_of_the_mix_are_full_and_begin_as_the_model_wants(make, tmp_path: Path) -> None:
+def test_rows_of_the_mix_are_full_and_begin_as_the_model_wants(make: Callable[[Path], Path], tmp_path: Path) -> None:
     session = CheckpointFolder(make(tmp_path / "Tiny"))
     identity = session.identity()
     rows = mix_windows(session, 24, 48)

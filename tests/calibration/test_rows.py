@@ -30,19 +30,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> CheckpointFolder:
 @pytest.mark.parametrize(
     ("asked", "rows", "sha256"),
     [
-        (Description(text=TEXT, samples=5, length=64), 5, "4fc1fe2c07d36effa0d91bc6a013bb4a43917b91296be0caacf5e051e5b721b7"),
-        (Description(text=TEXT, samples=9, length=96, seed=7), 9, "2f7eb887558705963ccd344cf265a46d453abf75743174735d895bee9b6a3e9a"),
-        (Description(chat=CHAT, samples=4, length=128), 4, "24e89742c024a3549c9d7f034fef447a194bc4a0a2f15780e22ed8238a4859c3"),
-        (
-            Description(text=TEXT, chat=CHAT, screens=CLICKS, samples=12, length=64, seed=3),
-            12,
-            "17d02f3b4ed622460dc795b314b046264a111975e6c4d59c2c64525a38e54e98",
-        ),
+        (Description(text=TEXT, samples=5, length=64), 5, "4fc1fe2c07d36effa0d91bc6a013bb4a"),
+        (Description(text=TEXT, samples=9, length=96, seed=7), 9, "2f7eb887558705963ccd344cf265a46d"),
+        (Description(chat=CHAT, samples=4, length=128), 4, "24e89742c024a3549c9d7f034fef447a"),
+        (Description(TEXT, CHAT, CLICKS, samples=12, length=64, seed=3), 12, "17d02f3b4ed622460dc795b314b04626"),
     ],
-)  # fmt: skip
+)
 def test_rows_of_files_are_those_of_before(asked: Description, rows: int, sha256: str, nano: CheckpointFolder) -> None:
     made = make_rows(nano, asked)
-    assert (len(made), digest(made)) == (rows, sha256)
+    assert (len(made), digest(made)[:32]) == (rows, sha256)
 
 
 def test_rows_with_bos_are_those_of_before(llama: CheckpointFolder) -> None:
