@@ -1,4 +1,4 @@
-"""The default mix: English, twenty languages, code, conversations with tools, mathematics, instructions and tables.
+"""The default mix: English, 21 other languages, code, conversations with tools, mathematics, instructions and tables.
 
 All of it is ours: texts written for it (texts/*.txt, *.jsonl) and, behind them, texts drawn by rules (texts/*.rules,
 maths.py, talks.py), without end. README.md beside this file says how much there is of each.
