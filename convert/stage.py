@@ -81,7 +81,7 @@ class Stage(ABC, Generic[O]):
         return []
 
     def tests(self, options: O) -> list[Path]:
-        """Files whose text outputs are measured on, and should not be calibrated on."""
+        """Files that outputs are measured on, and should not be calibrated on."""
         return []
 
     def tensor_types(self, options: O, inputs: Inputs) -> Iterable[TensorType]:

@@ -25,7 +25,7 @@ class Draw:
         return low + self.below(high - low + 1)
 
     def pick(self, items: Sequence[T]) -> T:
-        """Any of them."""
+        """One of them."""
         return items[self.below(len(items))]
 
     def order(self, count: int) -> list[int]:

@@ -301,11 +301,11 @@ class ValidateStage(Stage[ValidateOptions]):
         return [path for path in dict.fromkeys(named) if path.is_file()]
 
     def tests(self, options: ValidateOptions) -> list[Path]:
-        """The texts, or our own where none is named, and the multiple-choice items."""
+        """The files that the recipe names, and our own texts and items where those are used."""
         from validate import choices, texts
 
-        items = [one if isinstance(one, Path) else choices.OUR_FILE for one in options.choices]
-        return [path for path in [*(options.text or texts.default_files()), *items] if path.is_file()]
+        ours = [choices.OUR_FILE] if "ours" in options.choices else []
+        return [*self.reads(options), *(() if options.text else texts.default_files()), *ours]
 
     def check(self, options: ValidateOptions, inputs: Inputs) -> list[Problem]:
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""

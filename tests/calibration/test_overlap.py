@@ -12,8 +12,10 @@ import pytest
 from convert import load_recipe, plan, run
 from convert.calibration import mix
 from convert.validation.overlap import overlaps
+from convert.validation.stage import STAGE as VALIDATE
 from tests import tiny
-from validate import texts
+from tests.fixtures_gptq import NANO
+from validate import choices, texts
 from validate.report import verdicts
 
 WORDS = [f"{a}{b}" for a in ("ta", "mo", "re", "shu", "ki") for b in ("nal", "pe", "rin", "os", "ba", "dur", "li")]
@@ -111,6 +113,15 @@ def test_a_plan_says_that_our_own_texts_are_calibrated_on(tmp_path: Path) -> Non
     ours = texts.default_files()[0]
     found = planned(tmp_path, text=f", text: {ours}")
     assert found == [f"stage 'four' calibrates on {ours.name}, which `validate` tests it on"]
+
+
+def test_screenshots_and_items_that_are_tested_on_count(tested: Path) -> None:
+    clicks = NANO / "heldout/clicks.jsonl"
+    named = VALIDATE.tests(VALIDATE.Options(text=[tested], clicks=clicks, choices=["ours"]))
+    assert {tested, clicks, NANO / "heldout/000.png", choices.OUR_FILE} <= set(named)
+    assert not {*texts.default_files()} & {*named}
+    digests = {path: path.name for path in named}
+    assert "calibrates on 000.png, which `validate` tests it on" in overlaps([NANO / "heldout/000.png"], named, digests)
 
 
 def test_the_report_says_it_too(tested: Path, tmp_path: Path) -> None:
