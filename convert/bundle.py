@@ -66,6 +66,7 @@ class Bundle:
     model: Model
     roles: Mapping[Role, tuple[Artifact, ...]] = field(default_factory=dict)
     not_built: str = ""  # why, for one whose files nobody may open: they are not there, or of another recipe's state
+    remarks: tuple[str, ...] = ()  # what a report on it says beside its numbers; of this run, in no manifest
 
     def with_(self, **roles: Artifact | tuple[Artifact, ...]) -> Bundle:
         """This bundle with some roles replaced: `source.with_(weights=new)`. An empty tuple drops a role."""

@@ -74,6 +74,7 @@ class _Planner:
         self.steps: dict[str, Step] = {}
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.overlaps: list[str] = []
         self.needs_download = False
         self.builds = earlier.builds if earlier else True
         for name in sorted(force - set(recipe.stages)):
@@ -103,6 +104,7 @@ class _Planner:
             self.needs_download,
             self.force,
             self.builds,
+            tuple(self.overlaps),
         )
 
     def add(self, name: str) -> None:
@@ -261,12 +263,13 @@ class _Planner:
     def note_overlaps(self) -> None:
         """Stages that calibrate on what the recipe tests on."""
         used = {name: self.recipe.stages[name] for name in self.steps}
-        tested = [p for spec in used.values() if spec.use == "validate" for p in _stage(spec).reads(spec.options)]
+        tested = [p for spec in used.values() for p in _stage(spec).tests(spec.options)]
         for name, spec in used.items():
             calibrated = [path for path in _stage(spec).calibrates(spec.options) if path.is_file()]
             if calibrated and tested:
                 digests = self.hashes.of([*calibrated, *tested], self.progress)
-                self.notes += [f"stage '{name}' {said}" for said in overlaps(calibrated, tested, digests)]
+                self.overlaps += [f"stage '{name}' {said}" for said in overlaps(calibrated, tested, digests)]
+        self.notes += self.overlaps
 
     def check_disk(self) -> None:
         """Whether the output folder can be made and written to, and holds what will be."""

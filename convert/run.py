@@ -13,7 +13,7 @@ import queue
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -29,6 +29,7 @@ from convert.json_types import JsonDict, JsonObject
 from convert.lock import hold
 from convert.plan import plan
 from convert.publish import partial_folder, publish, publish_report, recover, retract_report
+from convert.registry import VALIDATE
 from convert.steps import Plan, Step
 
 LOCAL = "local"
@@ -207,6 +208,8 @@ class _Run:
         """Hand the step to the executor; False where it has no room."""
         planned = self.planned
         inputs = {name: self.bundles[name] for name in step.spec.inputs}
+        if step.name == VALIDATE:
+            inputs = {name: replace(bundle, remarks=planned.overlaps) for name, bundle in inputs.items()}
         task = Task(step.name, step.spec.use, step.spec.options, inputs, step.key, planned.recipe.sha256, step.needs)
         if not self.executor.has_room(task):
             return False

@@ -80,6 +80,10 @@ class Stage(ABC, Generic[O]):
         """Files the result is fitted to, and should not be tested on."""
         return []
 
+    def tests(self, options: O) -> list[Path]:
+        """Files that outputs are measured on, and should not be calibrated on."""
+        return []
+
     def tensor_types(self, options: O, inputs: Inputs) -> Iterable[TensorType]:
         """The type of every tensor and the rule that picked it, for `plan --explain-types`."""
         return ()

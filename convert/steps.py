@@ -85,6 +85,7 @@ class Plan:
     needs_download: bool = False
     force: frozenset[str] = frozenset()
     builds: bool = True
+    overlaps: tuple[str, ...] = ()  # notes that a report has to repeat: what was calibrated on is tested on
 
     @property
     def write_bytes(self) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from convert import load_recipe, plan
+from convert.calibration.rows import Description, digest, make_rows
 from convert.errors import StageError
 from convert.formats.compressed.gptqmodel_stage import Calibration
-from convert.formats.compressed.rows import Description, digest, make_rows
 from tests import tiny
 from tests.fixtures_gptq import NANO
 from validate.runtimes._folder import CheckpointFolder

@@ -272,7 +272,7 @@ def test_a_text_of_less_than_a_window_is_an_error(tmp_path: Path) -> None:
 
 
 def test_no_more_of_a_long_text_is_tokenized_than_it_takes(tmp_path: Path) -> None:
-    from convert.formats.gguf.calibration import _tokens
+    from convert.calibration.rows import _first_tokens
 
     lengths = []
 
@@ -282,9 +282,9 @@ def test_no_more_of_a_long_text_is_tokenized_than_it_takes(tmp_path: Path) -> No
             lengths.append(len(text))
             return list(range(len(text) // 20))
 
-    assert _tokens(Reference(), "x" * 10_000_000, 100, False) == list(range(100))
+    assert _first_tokens(Reference(), "x" * 10_000_000, 100, False) == list(range(100))
     assert max(lengths) < 10_000
-    assert _tokens(Reference(), "x" * 400, 100, False) == list(range(20))
+    assert _first_tokens(Reference(), "x" * 400, 100, False) == list(range(20))
 
 
 # ---- the stage

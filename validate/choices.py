@@ -23,6 +23,7 @@ from validate.logits import check_finite, exponentials
 from validate.runtimes.base import Session
 
 OURS = "ours"  # what a recipe writes for our own
+OUR_FILE = Path(__file__).with_name("texts") / "choices.jsonl"
 MAX_BYTES = 256 << 20  # of a file
 _TAIL_CHARACTERS = 80  # of a context, that are shown
 
@@ -65,7 +66,7 @@ class Question:
 @cache
 def ours() -> ItemSet:
     """Our own items, in English: facts, common sense, arithmetic, grammar, code."""
-    return read_items(Path(__file__).with_name("texts") / "choices.jsonl", name=OURS)
+    return read_items(OUR_FILE, name=OURS)
 
 
 # ---- files

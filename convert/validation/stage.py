@@ -303,6 +303,13 @@ class ValidateStage(Stage[ValidateOptions]):
                 named += [task.image for task in _tasks(options)]
         return [path for path in dict.fromkeys(named) if path.is_file()]
 
+    def tests(self, options: ValidateOptions) -> list[Path]:
+        """The files that the recipe names, and our own texts and items where those are used."""
+        from validate import choices, texts
+
+        ours = [choices.OUR_FILE] if "ours" in options.choices else []
+        return [*self.reads(options), *(() if options.text else texts.default_files()), *ours]
+
     def check(self, options: ValidateOptions, inputs: Inputs) -> list[Problem]:
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
         also_on = second_runtimes(options)
@@ -389,6 +396,8 @@ class ValidateStage(Stage[ValidateOptions]):
             say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
         content = report(out, compared_with, windows, entries, provenance(progress, self.tools(options)))
         content = with_standing(content, found, item_sets(options))
+        if remarks := list(dict.fromkeys(said for bundle in inputs.values() for said in bundle.remarks)):
+            content["overlaps"] = remarks
         return source.with_(report=write(out, content))
 
 

@@ -11,7 +11,7 @@ WRONG = {
     "an empty file": "",
     "a stage that is unknown": HEAD + "stages:\n  a: {use: ggfu}\n",
     "an option that is unknown": HEAD + "stages:\n  a: {use: gguf, typs: [Q8_0]}\n",
-    "an option is missing": HEAD + "stages:\n  a: {use: imatrix}\n",
+    "an option is missing": HEAD + "stages:\n  a: {use: gguf}\n",
     "an option of the wrong kind": HEAD + "stages:\n  a: {use: imatrix, text: notes.txt, chunks: many}\n",
     "a type that is unknown": HEAD + "stages:\n  a: {use: gguf, types: [Q4_KM]}\n",
     "a type that is nothing like one": HEAD + "stages:\n  a: {use: gguf, types: [tiny]}\n",
@@ -33,7 +33,7 @@ WRONG = {
     "a size that is none": HEAD + "stages:\n  a: {use: gguf, types: [F16], max_shard: 45 gigabytes}\n",
     "a shard smaller than a tensor": HEAD + "stages:\n  a: {use: gguf, types: [F16], max_shard: 1K}\n",
     "a pre-tokenizer that is unknown": HEAD + "stages:\n  a: {use: gguf, types: [F16], pre_tokenizer: qwen9}\n",
-    "GPTQ without calibration": HEAD + "stages:\n  a: {use: gptq}\n",
+    "GPTQ calibrated on nothing at all": HEAD + "stages:\n  a: {use: gptq, calibration: {samples: 0}}\n",
     "GPTQ of an odd group size": HEAD + "stages:\n  a: {use: gptq, group_size: 100, calibration: {text: notes.txt}}\n",
     "GPTQ with groups that do not fit": HEAD
     + "stages:\n  a: {use: gptq, group_size: 128, calibration: {text: notes.txt}}\n",

@@ -410,4 +410,5 @@ class Report(TypedDict):
     noise_floor: NotRequired[list[FloorEntry]]
     ranking: NotRequired[RankingEntry]  # where two outputs or more have intervals
     choices: NotRequired[list[ChoiceSetEntry]]
+    overlaps: NotRequired[list[str]]  # stages that calibrated on what outputs were measured on, a sentence each
     provenance: ProvenanceEntry

@@ -149,10 +149,18 @@ def facts(report: Report) -> list[Fact]:
     """A text that is too short, smallest and furthest from the source of those that passed, contract, clicks, flips."""
     named = list(zip(report["outputs"], short_names(report), strict=True))
     passed = [(o, n) for o, n in named if o["status"] == "passed"]
-    return [*_of_text(report["outputs"]), *_of_passed(passed), *_contract(named), *_clicks(named), *_choices(named)]
+    of_text = [*_overlaps(report), *_of_text(report["outputs"])]
+    return [*of_text, *_of_passed(passed), *_contract(named), *_clicks(named), *_choices(named)]
 
 
 _Named = Sequence[tuple[Output, str]]
+
+
+def _overlaps(report: Report) -> Iterable[Fact]:
+    """That numbers are better than they would be on other texts."""
+    if said := report.get("overlaps"):
+        detail = "; ".join(visible(one) for one in said)
+        yield Fact("Calibration", "on what is tested", f"{detail}: the drift is understated", "bad")
 
 
 def _of_text(outputs: Sequence[Output]) -> Iterable[Fact]:

@@ -73,8 +73,13 @@ class Windows:
 @cache
 def default_sets() -> tuple[InputSet, ...]:
     """Our own sets, for when a recipe names none."""
-    ours = ((name, read_set(Path(__file__).with_name(name), Path(name).stem)) for name in _DEFAULT)
+    ours = ((path.name, read_set(path, path.stem)) for path in default_files())
     return tuple(replace(found, source=f"our own {name}") for name, found in ours)
+
+
+def default_files() -> tuple[Path, ...]:
+    """Where our own sets are."""
+    return tuple(Path(__file__).with_name(name) for name in _DEFAULT)
 
 
 def read_set(path: Path, name: str = "") -> InputSet:

@@ -7,18 +7,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from convert.bundle import Bundle, Role
+from convert.calibration import mix
+from convert.calibration.options import Calibration
 from convert.errors import InputError
 from convert.formats.compressed.folder_stage import CompressedStage, Job, SchemeOptions, finished, job, run_child
 from convert.json_types import JsonDict
 from convert.model.memory_needs import reference_needs
 from convert.needs import GB, Needs
-from convert.options import Options as BaseOptions
-from convert.options import RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, only
 
@@ -27,42 +27,13 @@ if TYPE_CHECKING:
     from convert.formats.compressed.scheme import Scheme
 
 
-class Calibration(BaseOptions):
-    """What the model reads while its activations are measured."""
-
-    text: RecipePath | None = Field(None, description="UTF-8 text like what the model will be used for")
-    chat: RecipePath | None = Field(
-        None, description='JSON lines of {"messages": [...]}, rendered with the model\'s own template'
-    )
-    screens: RecipePath | None = Field(
-        None, description="JSON lines of image, instruction and target, for a model with vision"
-    )
-    samples: int = Field(128, ge=1, le=1 << 16, description="rows in all, evenly from each of the files")
-    length: int = Field(512, ge=16, le=32768, description="tokens a row; a screenshot is never cut")
-    seed: int = Field(0, ge=0, description="which rows are drawn")
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if not (self.text or self.chat or self.screens):
-            raise ValueError("name a text, a chat or a screens file to calibrate on")
-        return self
-
-    def __str__(self) -> str:
-        """As in the recipe: the words it says, and nothing it leaves out."""
-        said = {name: value for name, value in self if name in self.model_fields_set}
-        return "{" + ", ".join(f"{name}: {value}" for name, value in said.items()) + "}"
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """Word -> file, of those that are named."""
-        named = {"text": self.text, "chat": self.chat, "screens": self.screens}
-        return {word: path for word, path in named.items() if path is not None}
-
-
 class CalibratedOptions(SchemeOptions):
     """What the two that calibrate ask besides."""
 
-    calibration: Calibration = Field(description="what to measure on; not what the outputs are tested on")
+    calibration: Calibration = Field(
+        default_factory=lambda: Calibration.model_validate({}),
+        description="what to measure on, not what the outputs are tested on; a mix of our own when it names no file",
+    )
 
     @property
     def scheme(self) -> Scheme:
@@ -79,7 +50,7 @@ C = TypeVar("C", bound=CalibratedOptions)
 
 def _check_files(where: str, calibration: Calibration) -> None:
     """Raise InputError for a file that is missing, or is not what it is named as."""
-    from convert.formats.compressed.rows import MAX_TEXT_BYTES, read_conversations
+    from convert.calibration.rows import MAX_TEXT_BYTES, read_conversations
     from convert.source.companions import read_text
     from validate import vision
 
@@ -119,19 +90,15 @@ def _quantize(job: Job[C]) -> JsonDict:
 
 def _request(job: Job[C]) -> Path:
     """The file that tells the worker what to do."""
-    from convert.formats.compressed.rows import Description
     from convert.model.reference import link_files
 
     linked = job.work / "source"
     linked.mkdir()
     link_files(job.source, linked, code=False)
-    asked = job.options.calibration
-    named = {word: str(path.absolute()) for word, path in asked.files.items()}
-    description = Description(**named, samples=asked.samples, length=asked.length, seed=asked.seed)
     request = {
         "source": str(linked),
         "scheme": asdict(job.scheme),
-        "calibration": asdict(description),
+        "calibration": asdict(job.options.calibration.description),
         "threads": job.threads,
     }
     path = job.work / "request.json"
@@ -172,9 +139,20 @@ class CalibratedStage(CompressedStage[C]):
         written = sum(a.size for a in made.of(Role.WEIGHTS))
         return reference_needs(only(inputs), GB, scratch_bytes=written)  # what the library saves, before it is laid out
 
+    def versions(self, options: C) -> Mapping[str, str]:
+        """What the default mix says, where the model reads that."""
+        return options.calibration.versions
+
+    def explain(self, options: C, inputs: Inputs) -> Iterator[str]:
+        """The default mix too, where the model reads that."""
+        yield from super().explain(options, inputs)
+        asked = options.calibration
+        if not asked.files:
+            yield f"calibrates on {mix.NAME}: {asked.samples} rows of {asked.length} tokens"
+
     def calibrates(self, options: C) -> list[Path]:
-        """The same files: the weights are fitted to them."""
-        return self.reads(options)
+        """The same files, or those of the mix: the weights are fitted to them."""
+        return self.reads(options) if options.calibration.files else mix.files()
 
     def run(self, options: C, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The checkpoint's folder in `out`, loaded again and looked at in a fresh process before it is handed on."""

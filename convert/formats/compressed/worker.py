@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from convert import messages
-from convert.formats.compressed.rows import Description, Row, digest, make_rows
+from convert.calibration.rows import Description, Row, digest, make_rows
 from convert.formats.compressed.scheme import Scheme
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ import numpy as np
 from convert import architectures
 from convert.architectures._graph_spec import OutputTensor
 from convert.bundle import Bundle, Role
+from convert.calibration import mix
+from convert.calibration.rows import MAX_TEXT_BYTES, first_windows, mix_windows
 from convert.errors import ConvertError, Problem, StageError
 from convert.files import CHUNK_BYTES
 from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from convert.model.layered import Layer
     from validate.runtimes.transformers import TransformersSession
 
-MAX_TEXT_BYTES = 1 << 30
-FIRST_CHARACTERS = 8  # a token, tried first; twice as many while the tokens do not suffice
 LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 # llama.cpp's names for the stacked matrices of a layer's experts, by the parameter transformers keeps them in
@@ -111,13 +111,21 @@ def _sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What to measure on: the first `chunks` windows of `window` tokens of the file `text`, by `threads` or all."""
+    """What to measure on: the first `chunks` windows of `window` tokens of the file `text`, by `threads` or all.
 
-    text: Path
+    Without a file, as many windows of the default mix.
+    """
+
+    text: Path | None
     chunks: int = 128
     window: int = 512
     parse_special: bool = False  # special tokens spelled out in the text become those tokens
     threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the matrix says it was measured on."""
+        return self.text.name if self.text else f"{mix.NAME} {mix.sha256()[:8]}"
 
 
 def check_calibration(source: Bundle, corpus: Corpus, where: str = "imatrix") -> list[Problem]:
@@ -130,6 +138,8 @@ def check_calibration(source: Bundle, corpus: Corpus, where: str = "imatrix") ->
 
 
 def _check_text(source: Bundle, corpus: Corpus, where: str) -> list[Problem]:
+    if corpus.text is None:
+        return []
     if not corpus.text.is_file():
         return [Problem(where, f"no file {corpus.text}", remedy="paths are relative to the recipe")]
     return [] if read_text(corpus.text, MAX_TEXT_BYTES).strip() else [Problem(str(corpus.text), "is empty", "a text")]
@@ -162,7 +172,7 @@ def calibrate(source: Bundle, corpus: Corpus, progress: Progress) -> Imatrix:
     matrices = read_matrices(source)
     entries: dict[str, ImatrixEntry] = {}
     with open_layered(source, corpus.threads) as reference:
-        windows = list(_windows(reference, corpus))
+        windows = _windows(reference, corpus)
         if len(windows) < corpus.chunks:
             got = f"{len(windows)} chunks of {corpus.window} tokens"
             progress.warn(f"{corpus.text} gives {got}, fewer than the {corpus.chunks} asked for")
@@ -176,7 +186,7 @@ def calibrate(source: Bundle, corpus: Corpus, progress: Progress) -> Imatrix:
     if silent := [n for n in matrices.shapes if n not in entries or not entries[n].counts.any()]:
         remedy = "the architecture's file names modules that transformers does not have"
         raise StageError("calibration", f"nothing went into {listed(silent)}", "every matrix used", remedy)
-    return Imatrix(entries, (corpus.text.name,), len(windows), corpus.window, model_key(source))
+    return Imatrix(entries, (corpus.name,), len(windows), corpus.window, model_key(source))
 
 
 def _take(matrices: Matrices, entries: dict[str, ImatrixEntry], _: Layer, found: Mapping[str, Inputs]) -> None:
@@ -194,24 +204,8 @@ def _take(matrices: Matrices, entries: dict[str, ImatrixEntry], _: Layer, found:
             entries[name] = ImatrixEntry(values, inputs.counts.numpy().astype(np.float32))
 
 
-def _windows(reference: TransformersSession, corpus: Corpus) -> Iterator[list[int]]:
+def _windows(reference: TransformersSession, corpus: Corpus) -> list[list[int]]:
     """Windows of tokens, all of one length. Raises StageError when there is none."""
-    text, chunks, window = corpus.text, corpus.chunks, corpus.window
-    identity = reference.identity()
-    lead = [identity.bos] if identity.adds_bos else []
-    tokens = lead + _tokens(reference, read_text(text, MAX_TEXT_BYTES), chunks * window, corpus.parse_special)
-    if len(tokens) < window:
-        raise StageError(str(text), f"{len(tokens)} tokens", f"at least one window of {window}", "name a longer text")
-    for start in range(0, min(len(tokens) // window, chunks) * window, window):
-        # as llama-imatrix: BOS takes the place of a window's first token
-        yield [*lead, *tokens[start + len(lead) : start + window]]
-
-
-def _tokens(reference: TransformersSession, text: str, count: int, parse_special: bool) -> list[int]:
-    """The first `count` tokens of the text, or all; no more of it is tokenized than that takes."""
-    length = count * FIRST_CHARACTERS
-    while True:
-        tokens = list(reference.tokenize(text[:length], parse_special=parse_special))
-        if len(tokens) > count or length >= len(text):
-            return tokens[:count]
-        length *= 2
+    if corpus.text is None:
+        return mix_windows(reference, corpus.chunks, corpus.window)
+    return first_windows(reference, corpus.text, corpus.chunks, corpus.window, corpus.parse_special)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from convert.bundle import Artifact, Bundle
+from convert.calibration import mix
 from convert.errors import InputError, Problem
 from convert.model.memory_needs import reference_needs
 from convert.needs import Needs
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 class ImatrixOptions(Options):
     """On what to measure."""
 
-    text: RecipePath = Field(description="UTF-8 text like what the model will be used for; not what it is tested on")
+    text: RecipePath | None = Field(
+        None,
+        description="UTF-8 text like what the model will be used for, not what it is tested on; "
+        "a mix of our own when left out",
+    )
     chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text to use, from its start")
     window: int = Field(512, ge=16, le=32768, description="tokens a window")
     parse_special: bool = Field(
@@ -57,9 +62,17 @@ class ImatrixStage(Stage[ImatrixOptions]):
     NEEDS: ClassVar[Mapping[str, str]] = {"torch": "validate", "transformers": "validate"}
     Options = ImatrixOptions
 
+    def versions(self, options: ImatrixOptions) -> Mapping[str, str]:
+        """What the default mix says, where that is measured on."""
+        return {} if options.text else {mix.NAME: mix.sha256()}
+
+    def measured_on(self, options: ImatrixOptions) -> str:
+        """What the matrix will say it was measured on."""
+        return _corpus(options).name
+
     def calibrates(self, options: ImatrixOptions) -> list[Path]:
-        """The text."""
-        return [options.text]
+        """The text, or what our mix is made of."""
+        return [options.text] if options.text else mix.files()
 
     def check(self, options: ImatrixOptions, inputs: Inputs) -> list[Problem]:
         """A text that is none, a window the model was not made for, an architecture nobody knows, too little memory."""
@@ -78,7 +91,7 @@ class ImatrixStage(Stage[ImatrixOptions]):
 
         source = checkpoint("imatrix", inputs)
         matrices = read_matrices(source)
-        about = Imatrix({}, (options.text.name,), options.chunks, options.window, "0" * 64)
+        about = Imatrix({}, (_corpus(options).name,), options.chunks, options.window, "0" * 64)
         shapes = {name: matrices.entry_shape(name) for name in matrices.shapes}
         plan = imatrix_plan(file_name(source), shapes, about)
         return source.with_(imatrix=Artifact(KIND, Path(plan.name), plan.size))
@@ -92,7 +105,7 @@ class ImatrixStage(Stage[ImatrixOptions]):
         from convert.formats.gguf.calibration import read_matrices
 
         shapes = read_matrices(checkpoint("imatrix", inputs)).shapes
-        yield f"{len(shapes)} matrices on {options.chunks} chunks of {options.window} tokens of {options.text.name}"
+        yield f"{len(shapes)} matrices on {options.chunks} chunks of {options.window} tokens of {_corpus(options).name}"
 
     def run(self, options: ImatrixOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The source's bundle with the matrix beside it."""

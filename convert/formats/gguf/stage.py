@@ -87,7 +87,9 @@ def _size(text: str | None) -> str | None:
 class Calibration(Options):
     """An importance matrix made on the way."""
 
-    calibrate: RecipePath = Field(description="UTF-8 text that the model reads while its activations are measured")
+    calibrate: RecipePath | None = Field(
+        None, description="UTF-8 text that the model reads while its activations are measured; a mix of our own if none"
+    )
     chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text, from its start")
     window: int = Field(512, ge=16, le=32768, description="tokens a window")
     parse_special: bool = Field(
@@ -107,7 +109,7 @@ def _imatrix_kind(value: object) -> object:
     """One message where a union's members would each have theirs."""
     if isinstance(value, Mapping):
         known = Calibration.model_fields
-        if "calibrate" not in value or value.keys() - known:
+        if value.keys() - known:
             raise ValueError(f"{dict(value)} is not a calibration, wanted the keys {', '.join(known)}")
     elif not (value is None or value is False or isinstance(value, str | Path | Calibration)):
         raise ValueError(
@@ -167,7 +169,7 @@ class GGUFOptions(Options):
     pure: bool = Field(False, description="every tensor in the type the file is named after, as llama-quantize --pure")
     imatrix: ImatrixOption = Field(
         None,
-        description="importance weights: a file, or {calibrate: text.txt}; false for none, "
+        description="importance weights: a file, or {calibrate: text.txt}, or {} for a mix of our own; false for none, "
         "when left out those of the stage it takes from",
     )
     max_shard: Annotated[str | None, AfterValidator(_size)] = Field(
@@ -202,7 +204,7 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
         tensors,
         file,
         awaited,
-        options.imatrix.calibrate.name if isinstance(options.imatrix, Calibration) else "",
+        imatrix.measured_on(options.imatrix.asked) if isinstance(options.imatrix, Calibration) else "",
         _weights_key(source) if file else "",
         size_in_bytes(options.max_shard) if options.max_shard else None,
     )
@@ -266,8 +268,12 @@ class GGUFStage(Stage[GGUFOptions]):
         return (*self.TOOLS, *imatrix.TOOLS) if isinstance(options.imatrix, Calibration) else self.TOOLS
 
     def calibrates(self, options: GGUFOptions) -> list[Path]:
-        """The text of an importance matrix made on the way."""
-        return [options.imatrix.calibrate] if isinstance(options.imatrix, Calibration) else []
+        """What an importance matrix made on the way is measured on."""
+        return imatrix.calibrates(options.imatrix.asked) if isinstance(options.imatrix, Calibration) else []
+
+    def versions(self, options: GGUFOptions) -> Mapping[str, str]:
+        """What the default mix says, where an importance matrix made on the way is measured on it."""
+        return imatrix.versions(options.imatrix.asked) if isinstance(options.imatrix, Calibration) else {}
 
     def check(self, options: GGUFOptions, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being converted, by its headers and configs."""

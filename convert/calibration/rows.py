@@ -1,8 +1,14 @@
-"""What a model is calibrated on, as token rows: windows of a text, conversations, screenshots with instructions."""
+"""What a model is calibrated on, as rows of tokens: the default mix, or a text, conversations and screenshots.
+
+rows = make_rows(folder, Description(samples=128, length=512))       of the default mix
+rows = make_rows(folder, Description(text="notes.txt", seed=1))      of a recipe's own files
+windows = first_windows(session, Path("notes.txt"), 128, 512)        as llama-imatrix cuts a text
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping
@@ -12,22 +18,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convert.calibration import mix
+from convert.calibration.conversation import rendered
 from convert.errors import InputError, StageError
 from convert.json_types import JsonObject
 from convert.source.companions import read_text
 
 if TYPE_CHECKING:
     from validate.runtimes._folder import CheckpointFolder
+    from validate.runtimes.base import ReferenceSession, Session
 
 MAX_TEXT_BYTES = 1 << 30
 CHARACTERS_A_TOKEN = 16  # of a text, that are tokenized for every token asked for: more than enough to choose from
+FIRST_CHARACTERS = 8  # a token, of a text whose beginning is read: tried first, twice as many while they do not suffice
 
 Row = Mapping[str, np.ndarray]  # input_ids (1, token) and what else the model takes beside them
 
 
 @dataclass(frozen=True)
 class Description:
-    """Where rows come from: any of the three; `samples` rows in all, evenly from each, of at most `length` tokens."""
+    """Where rows come from: any of the three, else the default mix.
+
+    `samples` rows in all, evenly from each file or by the mix's shares, of at most `length` tokens.
+    """
 
     text: str = ""  # a UTF-8 text
     chat: str = ""  # JSON lines of {"messages": [...], "tools": [...]}
@@ -42,6 +55,8 @@ def make_rows(folder: CheckpointFolder, asked: Description) -> list[Row]:
 
     Equal files and seeds give equal rows. Raises StageError where there is nothing to take.
     """
+    if not (asked.text or asked.chat or asked.screens):
+        return [_row(tokens) for tokens in mix_windows(folder, asked.samples, asked.length, asked.seed)]
     makers = ((_text_rows, asked.text), (_chat_rows, asked.chat), (_screen_rows, asked.screens))
     named = [(make, Path(where)) for make, where in makers if where]
     share = max(1, asked.samples // max(1, len(named)))
@@ -51,6 +66,69 @@ def make_rows(folder: CheckpointFolder, asked: Description) -> list[Row]:
         got = "no row to calibrate on"
         raise StageError("calibration", got, f"at least one of {asked.length} tokens", "name a longer text")
     return rows
+
+
+def mix_windows(session: ReferenceSession, count: int, length: int, seed: int = 0) -> list[list[int]]:
+    """Windows of the default mix, each of exactly `length` tokens of one of its parts, BOS first where the model wants.
+
+    The parts take turns, so that every beginning has about as much of each as the whole.
+    """
+    lead = _lead(session)
+    shares = mix.shares(count)
+    found = [
+        ((i + 0.5) / shares[part.name], [*lead, *tokens])
+        for part in mix.PARTS
+        for i, tokens in enumerate(_cut(_stream(session, part, seed), length - len(lead), shares[part.name]))
+    ]
+    return [tokens for _, tokens in sorted(found, key=lambda one: one[0])]
+
+
+def _cut(stream: Iterator[int], length: int, count: int) -> Iterator[list[int]]:
+    for _ in range(count):
+        yield list(itertools.islice(stream, length))
+
+
+def _stream(session: ReferenceSession, part: mix.Part, seed: int) -> Iterator[int]:
+    """The part's tokens, without end: texts with an empty line between, conversations as the model is sent them."""
+    lead = _lead(session)
+    for document in part.documents(seed):
+        if document.text:
+            yield from session.tokenize(document.text + "\n\n", parse_special=False)
+            continue
+        text, special = rendered(session, document.messages, document.tools)
+        tokens = session.tokenize(text, parse_special=special)
+        yield from tokens[1:] if lead and list(tokens[:1]) == lead else tokens
+
+
+def first_windows(
+    session: Session, path: Path, count: int, length: int, parse_special: bool = False
+) -> list[list[int]]:
+    """The first windows of a text, as llama-imatrix cuts it: they do not overlap, and all have `length` tokens.
+
+    Fewer than `count` where the text ends first. Raises StageError when there is none.
+    """
+    lead = _lead(session)
+    tokens = lead + _first_tokens(session, read_text(path, MAX_TEXT_BYTES), count * length, parse_special)
+    if len(tokens) < length:
+        raise StageError(str(path), f"{len(tokens)} tokens", f"at least one window of {length}", "name a longer text")
+    starts = range(0, min(len(tokens) // length, count) * length, length)
+    # as llama-imatrix: BOS takes the place of a window's first token
+    return [[*lead, *tokens[start + len(lead) : start + length]] for start in starts]
+
+
+def _first_tokens(session: Session, text: str, count: int, parse_special: bool) -> list[int]:
+    """The first `count` tokens of the text, or all; no more of it is tokenized than that takes."""
+    length = count * FIRST_CHARACTERS
+    while True:
+        tokens = list(session.tokenize(text[:length], parse_special=parse_special))
+        if len(tokens) > count or length >= len(text):
+            return tokens[:count]
+        length *= 2
+
+
+def _lead(session: Session) -> list[int]:
+    identity = session.identity()
+    return [identity.bos] if identity.adds_bos else []
 
 
 def digest(rows: list[Row]) -> str:
@@ -66,8 +144,7 @@ def digest(rows: list[Row]) -> str:
 def _text_rows(folder: CheckpointFolder, path: Path, count: int, length: int, draw: random.Random) -> Iterator[Row]:
     """Windows that do not overlap, drawn from the beginning of the text; each begins with BOS where the model wants."""
     text = read_text(path, MAX_TEXT_BYTES)[: count * length * CHARACTERS_A_TOKEN]
-    identity = folder.identity()
-    lead = [identity.bos] if identity.adds_bos else []
+    lead = _lead(folder)
     tokens = folder.tokenize(text)
     step = length - len(lead)
     starts = list(range(0, len(tokens) - step + 1, step))
