@@ -18,7 +18,7 @@ import pytest
 
 from convert import child, messages
 from convert.bundle import Bundle, Role
-from convert.formats.compressed import gptqmodel_stage as _gptqmodel
+from convert.formats.compressed import calibrated_stage as _gptqmodel
 from convert.formats.compressed.awq_stage import STAGE as awq
 from convert.formats.compressed.gptq_stage import STAGE as gptq
 from convert.progress import Progress, Silent

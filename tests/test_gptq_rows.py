@@ -12,7 +12,7 @@ import pytest
 from convert import load_recipe, plan
 from convert.calibration.rows import Description, digest, make_rows
 from convert.errors import StageError
-from convert.formats.compressed.gptqmodel_stage import Calibration
+from convert.formats.compressed.calibrated_stage import Calibration
 from tests import tiny
 from tests.fixtures_gptq import NANO
 from validate.runtimes._folder import CheckpointFolder

@@ -162,6 +162,11 @@ class Weights:
                 few = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
                 raise RuntimeFailure(f"transformers loaded the source with {len(names)} {kind} keys: {few}")
 
+    @property
+    def targets(self) -> Mapping[str, str]:
+        """Tensor of the checkpoint -> the parameter of the model that takes it, alone or with others."""
+        return self._targets
+
     # ---- loading
 
     def _sources(self, module: str, names: Iterable[str], whole: bool) -> list[str]:
@@ -185,6 +190,11 @@ class Weights:
         finally:
             for owner, parameters in before:
                 owner._parameters.update(parameters)
+
+    def change(self, module: str, changed: Mapping[str, Tensor]) -> None:
+        """Read a module that is loaded anew, with other values for some of the checkpoint's tensors."""
+        names = self._parameters(module, whole=True)
+        self._read(self._sources(module, names, whole=True), changed)
 
     def load(self, module: str) -> None:
         """Read what is a module's own, not its children's, for good."""
@@ -213,8 +223,8 @@ class Weights:
                 if parameter.is_meta:
                     raise RuntimeFailure(f"transformers loaded the source without {name}")
 
-    def _read(self, sources: Iterable[str]) -> None:
-        state = {name: self._slices[name] for name in sources}
+    def _read(self, sources: Iterable[str], changed: Mapping[str, Tensor] | None = None) -> None:
+        state = {name: self._slices[name] for name in sources} | dict(changed or {})
         config = LoadStateDictConfig(dtype=self.dtype, weight_mapping=self._mapping)
         with quiet():
             info, _ = convert_and_load_state_dict_in_model(self.model, state, config)

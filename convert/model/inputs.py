@@ -119,8 +119,12 @@ class Listening:
 
     layer: Layer
     grams: Callable[[str], bool]
+    all_experts: bool = False  # each expert sees every token, whatever the router says
     found: dict[str, Inputs] = field(default_factory=dict)
+    norms: dict[str, str] = field(default_factory=dict)  # matrix -> the weight of the norm whose output goes into it
+    _made: dict[int, tuple[str, Tensor]] = field(default_factory=dict)  # by norms, in this call
     _owner: dict[tuple[int, torch.Size], tuple[Inputs, Tensor]] = field(default_factory=dict)
+    _deaf: bool = False  # to experts
 
     @contextlib.contextmanager
     def open(self, model: PreTrainedModel) -> Iterator[None]:
@@ -141,6 +145,8 @@ class Listening:
         self._owner.clear()
 
     def _hear(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if made := self._made.get(inputs[0].data_ptr()):
+            self.norms[name] = made[0]
         key = inputs[0].data_ptr(), inputs[0].shape
         if key in self._owner:
             self.found.setdefault(name, self._owner[key][0])
@@ -152,7 +158,7 @@ class Listening:
         self._owner[key] = self.found[name], inputs[0]
 
     def _hear_experts(self, experts: Sequence[_Experts], inputs: Tensor, weight: Tensor) -> None:
-        for one in experts:
+        for one in () if self._deaf else experts:
             number = one.number(weight)
             if number is not None:
                 if one.name not in self.found:
@@ -165,6 +171,11 @@ def _is_matrix(module: nn.Module) -> bool:
     """A linear module of any class: routers have classes of their own."""
     weight = module._parameters.get("weight")
     return weight is not None and weight.ndim == 2 and not isinstance(module, torch.nn.Embedding)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.ndim == 1
 
 
 @dataclass(frozen=True)

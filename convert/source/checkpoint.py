@@ -121,6 +121,11 @@ def open_tensors(folder: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
+def open_files(files: Sequence[Path]) -> dict[str, LazyTensor]:
+    """The tensors of safetensors files, each name once. Raises InputError as above."""
+    return _tensors(files)
+
+
 def open_bundle(bundle: Bundle) -> Checkpoint:
     """The checkpoint that a source bundle describes; its weights need not lie beside its config.
 

@@ -16,7 +16,7 @@ import numpy as np
 from convert import architectures
 from convert.architectures import TensorRole
 from convert.errors import InputError
-from convert.formats.compressed.folder import SCALED_BY_AWQ, canonical, values
+from convert.formats.compressed.folder import TAKES_FACTORS, canonical, values
 from convert.formats.compressed.straight import CompressedScheme
 from convert.formats.facts import Hyperparameter, TensorPair
 from convert.json_types import JsonObject
@@ -45,7 +45,7 @@ def tensor_pairs(files: Sequence[Path], folder: Path) -> Iterator[TensorPair]:
             if made.preset is not None:
                 yield _pair(plain, made.type, tensor, partial(made.compressed, module))
         elif plain in made.entries:
-            if not (made.method == "awq" and made.roles.get(name) in SCALED_BY_AWQ):
+            if not (made.method == "awq" and made.roles.get(name) in TAKES_FACTORS):
                 yield _pair(plain, made.type_of(plain), tensor, partial(made.float, plain))
         elif f"{module}.qweight" in made.entries and made.bits in (2, 4, 8):
             yield _pair(plain, f"{made.method.upper()} Int{made.bits}", tensor, partial(made.matrix, name, module))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from convert.formats.compressed.gptqmodel_stage import CalibratedOptions, CalibratedStage
+from convert.formats.compressed.calibrated_stage import CalibratedOptions, CalibratedStage
 
 if TYPE_CHECKING:
     from convert.formats.compressed.scheme import Scheme
@@ -22,19 +22,33 @@ class AWQOptions(CalibratedOptions):
     group_size: Literal[32, 64, 128] = Field(128, description="inputs that share a scale")
     zero_point: bool = Field(True, description="zero points, as AutoAWQ has them and vLLM wants them")
 
+    effort: Literal["plain", "normal", "high"] = Field(
+        "normal",
+        description="plain: weights go to the nearest level, as AutoAWQ's do; normal: GPTQ's integers under AWQ's "
+        "factors; high: more turns of descent",
+    )
+
     @property
     def scheme(self) -> Scheme:
         """What is asked of the quantizer."""
         from convert.formats.compressed.scheme import Scheme
 
-        return Scheme("awq", self.bits, self.group_size, not self.zero_point)
+        return Scheme(
+            "awq",
+            self.bits,
+            self.group_size,
+            not self.zero_point,
+            effort=self.effort,
+            sequential=self.sequential,
+            calibrate_all_experts=self.calibrate_all_experts,
+        )
 
 
 class AWQStage(CalibratedStage[AWQOptions]):
     """An AWQ checkpoint in AutoAWQ's GEMM layout, for vLLM and transformers; the vision tower stays as it is."""
 
     NAME = "awq"
-    VERSION = 1
+    VERSION = 2
     Options = AWQOptions
 
 

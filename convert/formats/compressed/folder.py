@@ -31,9 +31,6 @@ from quantize.gptq_layout import Decision, Spec
 
 SHARD_BYTES = 4_500_000_000  # the hub's viewer and most downloads like files below 5 GB
 
-# gptqmodel takes these apart before it quantizes; readers want them as the source has them.
-FUSED: Mapping[str, tuple[str, ...]] = {"gate_up_proj": ("gate_proj", "up_proj")}
-
 
 # Beginnings of the same tensors, as checkpoints have them, and one spelling to compare them by.
 SPELLINGS = (
@@ -54,7 +51,7 @@ def canonical(name: str) -> str:
 
 IN_TEXT = re.compile(r"^model\.(?=layers\.|norm\.|embed_tokens\.)")  # of `canonical` names
 NOT_MATRICES = (TensorRole.EMBEDDING, TensorRole.POSITIONS)  # tables that rows are looked up in
-SCALED_BY_AWQ = (TensorRole.ATTENTION_NORM, TensorRole.MLP_NORM)  # take the factors of the columns behind them
+TAKES_FACTORS = (TensorRole.ATTENTION_NORM, TensorRole.MLP_NORM, TensorRole.NORM)  # of the columns behind them
 SUPPORTED = DENSE | VISION | {TensorRole.POSITIONS}
 """Roles of a model that can be quantized here: of its layers, attention and MLP are, all else stays as it is."""
 
@@ -217,35 +214,18 @@ def role_misfits(roles: Roles, where: str, supported: Collection[TensorRole] = S
 # ---- from what was made
 
 
-class Made:
-    """The tensors gptqmodel saved, by canonical names."""
-
-    def __init__(self, tensors: Mapping[str, LazyTensor]) -> None:
-        self._tensors = {canonical(name): tensor for name, tensor in tensors.items()}
-        self._used: set[str] = set()
-
-    def get(self, name: str) -> LazyTensor | None:
-        self._used.add(canonical(name))
-        return self._tensors.get(canonical(name))
-
-    def of(self, module: str, suffix: str) -> list[LazyTensor]:
-        """The tensor of a module; several where the module was taken apart."""
-        if found := self.get(f"{module}.{suffix}"):
-            return [found]
-        parent, _, last = module.rpartition(".")
-        parts = [self.get(f"{parent}.{part}.{suffix}") for part in FUSED.get(last, ())]
-        return [part for part in parts if part is not None]
-
-    @property
-    def unused(self) -> list[str]:
-        return sorted(self._tensors.keys() - self._used)
-
-
 def write_weights(out: Path, layout: Layout, tensors: Mapping[str, LazyTensor]) -> tuple[Artifact, ...]:
-    """The weights' files in `out`. Raises StageError for a tensor that is missing, changed, or left over."""
-    made = Made(tensors)
-    _check_ledger(layout, made)
-    return write_shards(out, layout, lambda tensor: _bytes(layout, tensor, made))
+    """The weights' files in `out`, of `tensors` by the checkpoint's names; norms among them take the place of its own.
+
+    Raises StageError for a tensor that is missing, of another shape, or left over.
+    """
+    wanted = {f"{t.module}.{t.suffix}" for t in layout.tensors if t.module}
+    norms = {t.source for t in layout.tensors if not t.module and layout.roles.of.get(t.source) in TAKES_FACTORS}
+    if lacking := sorted(wanted - tensors.keys()):
+        raise StageError("quantizing", f"did not make {listed(lacking)}", "every quantized matrix")
+    if more := sorted(tensors.keys() - wanted - norms):
+        raise StageError("quantizing", f"made {listed(more)}", "only what the source has")
+    return write_shards(out, layout, lambda tensor: _bytes(layout, tensor, tensors))
 
 
 def write_shards(out: Path, layout: Layout, data: Callable[[FolderTensor], np.ndarray]) -> tuple[Artifact, ...]:
@@ -262,45 +242,22 @@ def write_shards(out: Path, layout: Layout, data: Callable[[FolderTensor], np.nd
     return tuple(artifacts)
 
 
-def _check_ledger(layout: Layout, made: Made) -> None:
-    lacking = [t.name for t in layout.tensors if t.module and not made.of(t.module, t.suffix)]
-    if lacking:
-        raise StageError("gptqmodel", f"did not make {listed(lacking)}", "every quantized matrix")
-    for tensor in layout.tensors:
-        made.get(tensor.name)
-    copies = {f"{layout.head}.weight"} if layout.checkpoint.config.get("tie_word_embeddings") else set()
-    if more := [name for name in made.unused if name not in copies]:
-        raise StageError("gptqmodel", f"made {listed(more)}", "only what the source has")
-
-
-def _bytes(layout: Layout, tensor: FolderTensor, made: Made) -> np.ndarray:
+def _bytes(layout: Layout, tensor: FolderTensor, made: Mapping[str, LazyTensor]) -> np.ndarray:
     if tensor.module:
-        return _packed_bytes(layout.scheme, tensor, made)
-    source = layout.checkpoint.tensors[tensor.source]
-    found = made.get(tensor.name)
-    if found is not None and layout.scheme.method == "awq" and layout.roles.of.get(tensor.source) in SCALED_BY_AWQ:
-        return as_stored(values(found), tensor.dtype)
-    if found is not None and not np.array_equal(as_stored(values(source), found.dtype), found.load()):
-        raise StageError(f"gptqmodel: {tensor.name}", "its values changed", "those of the source: it is not quantized")
-    return np.ascontiguousarray(source.load())
+        return _packed_bytes(tensor, made[f"{tensor.module}.{tensor.suffix}"])
+    if tensor.source in made:
+        return as_stored(values(made[tensor.source]), tensor.dtype)
+    return np.ascontiguousarray(layout.checkpoint.tensors[tensor.source].load())
 
 
-def _packed_bytes(scheme: Scheme, tensor: FolderTensor, made: Made) -> np.ndarray:
-    axis = scheme.layout.ROW_AXIS[tensor.suffix]
-    parts = [
-        as_stored(values(part), "F16") if tensor.dtype == "F16" else part.load()
-        for part in made.of(tensor.module, tensor.suffix)
-    ]
-    if axis is None and any(not np.array_equal(parts[0], part) for part in parts):
-        got = "its halves were put in different orders"
-        raise StageError(f"gptqmodel: {tensor.name}", got, "one order", "desc_act: false")
-    joined = parts[0] if axis is None else np.concatenate(parts, axis)
-    if joined.shape != tensor.shape or joined.dtype != STORAGE[tensor.dtype]:
-        got = f"has shape {joined.shape} of {joined.dtype}"
-        raise StageError(f"gptqmodel: {tensor.name}", got, f"{tensor.shape} of {tensor.dtype}")
-    if tensor.dtype == "F16" and not np.isfinite(joined).all():
-        raise StageError(f"gptqmodel: {tensor.name}", "holds numbers that are not finite", "finite ones in float16")
-    return np.ascontiguousarray(joined)
+def _packed_bytes(tensor: FolderTensor, made: LazyTensor) -> np.ndarray:
+    found = as_stored(values(made), "F16") if tensor.dtype == "F16" else made.load()
+    if found.shape != tensor.shape or found.dtype != STORAGE[tensor.dtype]:
+        got = f"has shape {found.shape} of {found.dtype}"
+        raise StageError(f"quantizing: {tensor.name}", got, f"{tensor.shape} of {tensor.dtype}")
+    if tensor.dtype == "F16" and not np.isfinite(found).all():
+        raise StageError(f"quantizing: {tensor.name}", "holds numbers that are not finite", "finite ones in float16")
+    return np.ascontiguousarray(found)
 
 
 def values(tensor: LazyTensor) -> np.ndarray:

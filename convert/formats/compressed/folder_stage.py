@@ -18,6 +18,7 @@ from pydantic import Field
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, Problem, StageError, raise_all
+from convert.files import STATE_FOLDER
 from convert.json_types import JsonDict, JsonObject
 from convert.model.memory_needs import LIBRARIES, cores_for
 from convert.needs import Needs
@@ -62,6 +63,7 @@ class Job(Generic[O]):
     layout: Layout
     folder: Path  # what will be handed on
     work: Path
+    kept: Path  # what a run that was killed left for the next one
     progress: Progress
 
     @property
@@ -82,7 +84,9 @@ def job(options: O, inputs: Inputs, out: Path, progress: Progress) -> Iterator[J
     folder = out / scheme.folder_name(options.name or source.model.name)
     folder.mkdir()
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as name:
-        yield Job(options, source, layout_of(source, scheme), folder, Path(name), progress)
+        kept = out.parent / STATE_FOLDER / f"{scheme.method}-layers" / out.name
+        yield Job(options, source, layout_of(source, scheme), folder, Path(name), kept, progress)
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 def finished(job: Job[O], weights: Sequence[Artifact], quantization: JsonObject) -> Bundle:

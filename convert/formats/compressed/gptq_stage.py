@@ -1,7 +1,6 @@
 """A GPTQ checkpoint in AutoGPTQ's layout, for vLLM, transformers and ExLlama; the vision tower stays as it is.
 
-gptqmodel does the arithmetic, layer by layer, on a GPU where there is one. A run that is stopped starts anew: the
-library resumes two architectures only, and none with modules left out.
+The source is run one layer at a time; a run that is stopped goes on at the layer where it was.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from convert.formats.compressed.gptqmodel_stage import CalibratedOptions, CalibratedStage
+from convert.formats.compressed.calibrated_stage import CalibratedOptions, CalibratedStage
 
 if TYPE_CHECKING:
     from convert.formats.compressed.scheme import Scheme
@@ -23,21 +22,36 @@ class GPTQOptions(CalibratedOptions):
     group_size: Literal[-1, 32, 64, 128] = Field(128, description="inputs that share a scale; -1 for all of a row's")
     desc_act: bool = Field(False, description="quantize the inputs that matter most first; slower to run")
     sym: bool = Field(True, description="no zero points; what fast kernels want")
-    damp: float = Field(0.05, gt=0, lt=1, description="share of the mean added to the Hessian's diagonal")
+    damp: float = Field(0.01, gt=0, lt=1, description="share of the mean added to the Hessian's diagonal")
+    scale: bool = Field(False, description="AWQ's factors too, folded into the norms: a little better")
+    effort: Literal["normal", "high"] = Field(
+        "normal", description="high: more turns of descent, for a little less drift"
+    )
 
     @property
     def scheme(self) -> Scheme:
         """What is asked of the quantizer."""
         from convert.formats.compressed.scheme import Scheme
 
-        return Scheme("gptq", self.bits, self.group_size, self.sym, self.desc_act, self.damp)
+        return Scheme(
+            "gptq",
+            self.bits,
+            self.group_size,
+            self.sym,
+            self.desc_act,
+            self.damp,
+            self.scale,
+            self.effort,
+            self.sequential,
+            self.calibrate_all_experts,
+        )
 
 
 class GPTQStage(CalibratedStage[GPTQOptions]):
     """A GPTQ checkpoint in AutoGPTQ's layout, for vLLM, transformers and ExLlama; the vision tower stays as it is."""
 
     NAME = "gptq"
-    VERSION = 1
+    VERSION = 2
     Options = GPTQOptions
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from convert.distribution import RELEASE
 from convert.json_types import JsonDict, JsonObject
 from quantize import awq_layout, gptq_layout
+
+if TYPE_CHECKING:
+    from convert.formats.compressed.quantizer import Method
 
 LAYOUTS: Mapping[str, types.ModuleType] = {"gptq": gptq_layout, "awq": awq_layout}
 
@@ -22,12 +26,29 @@ class Scheme:
     group_size: int
     symmetric: bool
     desc_act: bool = False
-    damp: float = 0.05
+    damp: float = 0.01
+    scale: bool = False  # AWQ's factors; awq always
+    effort: str = "normal"
+    sequential: bool = True
+    calibrate_all_experts: bool = False
 
     @property
     def layout(self) -> types.ModuleType:
         """The module that knows this method's tensors."""
         return LAYOUTS[self.method]
+
+    @property
+    def how(self) -> Method:
+        """What the quantizer is told."""
+        from convert.formats.compressed.quantizer import Method
+        from quantize.gptq import HIGH, NORMAL, PLAIN
+        from quantize.grids import Grid
+
+        lowest = 1 if self.method == "gptq" else 0  # its first format stores zero points less one
+        grid = Grid(self.bits, self.group_size, self.symmetric, self.desc_act, lowest)
+        effort = {"normal": NORMAL, "high": HIGH, "plain": PLAIN}[self.effort]
+        factors = self.scale or self.method == "awq"
+        return Method(grid, effort, factors, self.sequential, self.calibrate_all_experts)
 
     @property
     def type(self) -> str:
@@ -50,7 +71,7 @@ def quantization_config(
     transformers' GPTQ (optimum) knows decoder layers by their place and takes nothing else; `version` AutoAWQ and
     vLLM, `format` and `checkpoint_format` gptqmodel.
     """
-    meta = {"quantizer": [f"gptqmodel:{importlib.metadata.version('gptqmodel')}"], "calibration": dict(calibration)}
+    meta = {"quantizer": [f"convert:{RELEASE}"], "calibration": dict(calibration)}
     common = {
         "quant_method": scheme.method,
         "bits": scheme.bits,
@@ -67,7 +88,7 @@ def quantization_config(
     return common | {
         "sym": scheme.symmetric,
         "damp_percent": scheme.damp,
-        "true_sequential": True,
+        "true_sequential": scheme.sequential,
         "checkpoint_format": "gptq",
         "format": "gptq",
         **({"dynamic": excluded} if excluded else {}),

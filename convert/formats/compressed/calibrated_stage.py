@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
@@ -33,6 +33,13 @@ class CalibratedOptions(SchemeOptions):
     calibration: Calibration = Field(
         default_factory=lambda: Calibration.model_validate({}),
         description="what to measure on, not what the outputs are tested on; a mix of our own when it names no file",
+    )
+
+    sequential: bool = Field(
+        default=True, description="make each layer for what the quantized layers before it give, not the source's"
+    )
+    calibrate_all_experts: bool = Field(
+        default=False, description="measure every expert on every token, also on those that the router sends elsewhere"
     )
 
     @property
@@ -79,13 +86,13 @@ def _check_fit(where: str, calibration: Calibration, layout: Layout) -> None:
         raise InputError(where, f"length: {calibration.length}", f"at most the model's {longest} positions")
 
 
-def _quantize(job: Job[C]) -> JsonDict:
-    """Have the worker make the weights in the job's `work`; what it says of the calibration."""
+def _quantize(job: Job[C]) -> tuple[JsonDict, Path]:
+    """Have the worker make the weights; what it says of the calibration, and where the layers lie."""
     progress, layers, asked = job.progress, job.layout.decision.layers, job.options.calibration
     progress.start(f"quantizing {layers} layers", layers, "layer")
     result = run_child(job, "convert.formats.compressed.worker", [str(_request(job))])
     words = {"samples": asked.samples, "length": asked.length, "seed": asked.seed}
-    return words | {word: result[word] for word in ("rows", "tokens", "sha256")}
+    return words | {word: result[word] for word in ("rows", "tokens", "sha256")}, Path(str(result["layers"]))
 
 
 def _request(job: Job[C]) -> Path:
@@ -100,16 +107,27 @@ def _request(job: Job[C]) -> Path:
         "scheme": asdict(job.scheme),
         "calibration": asdict(job.options.calibration.description),
         "threads": job.threads,
+        "kept": str(job.kept),
+        "key": _key(job),
     }
     path = job.work / "request.json"
     path.write_text(json.dumps(request), encoding="utf-8")
     return path
 
 
-class CalibratedStage(CompressedStage[C]):
-    """What the two that calibrate share: gptqmodel does the arithmetic."""
+def _key(job: Job[C]) -> str:
+    """All that decides what a layer becomes, but the rows."""
+    from validate import provenance
 
-    TOOLS = ("gptqmodel", "torch", "transformers", "tokenizers", "numpy")
+    weights = [(a.path.name, a.sha256, a.size) for a in job.source.of(Role.WEIGHTS)]
+    words = {"weights": weights, "scheme": asdict(job.scheme), "versions": provenance.versions(CalibratedStage.TOOLS)}
+    return json.dumps(words, sort_keys=True)
+
+
+class CalibratedStage(CompressedStage[C]):
+    """What the two that calibrate share; the folder is loaded again by gptqmodel's kernels."""
+
+    TOOLS = ("torch", "transformers", "tokenizers", "numpy")
     NEEDS: ClassVar[Mapping[str, str]] = {
         "gptqmodel": "gptq",
         "optimum": "gptq",
@@ -157,12 +175,11 @@ class CalibratedStage(CompressedStage[C]):
     def run(self, options: C, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The checkpoint's folder in `out`, loaded again and looked at in a fresh process before it is handed on."""
         from convert.formats.compressed.folder import write_weights
+        from convert.formats.compressed.kept_layers import KeptLayers
         from convert.formats.compressed.scheme import quantization_config
-        from convert.formats.compressed.worker import MADE
-        from convert.source.checkpoint import open_tensors
 
         with job(options, inputs, out, progress) as this:
-            measured = _quantize(this)
-            weights = write_weights(this.folder, this.layout, open_tensors(this.work / MADE))
+            measured, layers = _quantize(this)
+            weights = write_weights(this.folder, this.layout, KeptLayers(layers).tensors())
             words = quantization_config(this.layout.scheme, this.layout.towers, measured, this.layout.head)
             return finished(this, weights, words)
