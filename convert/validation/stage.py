@@ -307,8 +307,8 @@ class ValidateStage(Stage[ValidateOptions]):
         """The files that the recipe names, and our own texts and items where those are used."""
         from validate import choices, texts
 
-        ours = [choices.OUR_FILE] if "ours" in options.choices else []
-        return [*self.reads(options), *(() if options.text else texts.default_files()), *ours]
+        items = [choices.OUR_FILE] if "ours" in options.choices else []
+        return [*self.reads(options), *(() if options.text else texts.default_files()), *items]
 
     def check(self, options: ValidateOptions, inputs: Inputs) -> list[Problem]:
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
@@ -396,8 +396,8 @@ class ValidateStage(Stage[ValidateOptions]):
             say(f"{row['label']}: {row['status']} {row['reason']}".rstrip())
         content = report(out, compared_with, windows, entries, provenance(progress, self.tools(options)))
         content = with_standing(content, found, item_sets(options))
-        if remarks := list(dict.fromkeys(said for bundle in inputs.values() for said in bundle.remarks)):
-            content["overlaps"] = remarks
+        if source.remarks:
+            content["overlaps"] = list(source.remarks)
         return source.with_(report=write(out, content))
 
 
