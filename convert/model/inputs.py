@@ -133,16 +133,32 @@ class Listening:
         with contextlib.ExitStack() as stack:
             for path, module in self.layer.module.named_modules(prefix=self.layer.name):
                 if _is_matrix(module):
-                    hear = partial(self._hear, f"{path}.weight")
-                    stack.callback(module.register_forward_pre_hook(hear).remove)
-                else:
-                    own = module.named_parameters(recurse=False)
-                    experts += [_Experts(f"{path}.{name}", p) for name, p in own if p.ndim == 3]
+                    stack.callback(module.register_forward_pre_hook(partial(self._hear, f"{path}.weight")).remove)
+                elif _is_norm(module):
+                    stack.callback(module.register_forward_hook(partial(self._hear_norm, f"{path}.weight")).remove)
+                elif mine := _experts_of(path, module):
+                    experts += mine
+                    if self.all_experts:
+                        show = partial(self._show_all, len(mine[0].parameter))
+                        stack.callback(module.register_forward_pre_hook(show).remove)
             if experts:
                 stack.enter_context(experts_one_by_one(model))
                 stack.enter_context(_LinearCalls(partial(self._hear_experts, experts)))
             yield
         self._owner.clear()
+        self._made.clear()
+
+    def _hear_norm(self, name: str, _: nn.Module, __: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            self._made[output.data_ptr()] = name, output
+
+    def _show_all(self, count: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Run experts once more, each over every token; while they run as the router says, nobody listens."""
+        rows = inputs[0].reshape(-1, inputs[0].shape[-1])
+        every = torch.arange(count).expand(len(rows), count)
+        self._deaf = False
+        module.forward(rows, every, torch.full((len(rows), count), 1 / count))
+        self._deaf = True
 
     def _hear(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if made := self._made.get(inputs[0].data_ptr()):
@@ -191,6 +207,12 @@ class _Experts:
         size = self.parameter[0].numel() * self.parameter.element_size()
         inside = 0 <= offset < size * len(self.parameter)
         return offset // size if inside and weight.shape == self.parameter.shape[1:] else None
+
+
+def _experts_of(path: str, module: nn.Module) -> list[_Experts]:
+    """The parameters of a module that hold experts; none of one that holds none."""
+    own = module.named_parameters(recurse=False)
+    return [_Experts(f"{path}.{name}", parameter) for name, parameter in own if parameter.ndim == 3]
 
 
 @contextlib.contextmanager

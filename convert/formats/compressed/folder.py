@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from convert import architectures
-from convert.architectures import DENSE, EXPERTS, VISION, Roles, TensorRole, in_words
+from convert.architectures import DENSE, EXPERTS, LINEARS, VISION, Roles, TensorRole, in_words
 from convert.bundle import Artifact
 from convert.errors import InputError, Problem, StageError, raise_all
 from convert.files import write_text
@@ -50,10 +50,12 @@ def canonical(name: str) -> str:
 
 
 IN_TEXT = re.compile(r"^model\.(?=layers\.|norm\.|embed_tokens\.)")  # of `canonical` names
+ROUTERS = frozenset({TensorRole.ROUTER, TensorRole.SHARED_ROUTER})
 NOT_MATRICES = (TensorRole.EMBEDDING, TensorRole.POSITIONS)  # tables that rows are looked up in
 TAKES_FACTORS = (TensorRole.ATTENTION_NORM, TensorRole.MLP_NORM, TensorRole.NORM)  # of the columns behind them
-SUPPORTED = DENSE | VISION | {TensorRole.POSITIONS}
-"""Roles of a model that can be quantized here: of its layers, attention and MLP are, all else stays as it is."""
+QUANTIZED = LINEARS | {TensorRole.LATENT}
+SUPPORTED = DENSE | VISION | QUANTIZED | ROUTERS | {TensorRole.POSITIONS, TensorRole.SINKS}
+"""Roles of a model that can be quantized here: the matrices of its layers are, all else stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ class Layout:
 
     @cached_property
     def decision(self) -> Decision:
-        """What is quantized and what is kept."""
-        return gptq_layout.decide(self.matrices, {name.removesuffix(".weight") for name in self.roles.linears})
+        """What is quantized and what is kept: every matrix of a decoder layer but routers."""
+        linears = {name.removesuffix(".weight") for name, role in self.roles.of.items() if role in QUANTIZED}
+        return gptq_layout.decide(self.matrices, linears)
 
     @cached_property
     def tensors(self) -> tuple[FolderTensor, ...]:
@@ -194,11 +197,11 @@ class Layout:
             yield Problem(self.scheme.method, got, f"the tensors of {self.roles.family.title}")
 
 
-def role_misfits(roles: Roles, where: str, supported: Collection[TensorRole] = SUPPORTED) -> Iterator[Problem]:
+def role_misfits(roles: Roles, where: str) -> Iterator[Problem]:
     """What of a model with these roles cannot be quantized here."""
     title, remedy = roles.family.title, "the gguf stage knows this family"
     packed = [name for name, tensor in roles.tensors.items() if tensor.role in EXPERTS and len(tensor.shape) > 2]
-    if found := roles.beyond(supported):
+    if found := roles.beyond(SUPPORTED):
         got = f"{title} has {in_words(found)}, and only attention and MLP are quantized here"
         yield Problem(where, got, "a dense model", remedy)
     elif packed:

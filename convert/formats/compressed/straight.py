@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.architectures import LINEARS, TensorRole
+from convert.architectures import TensorRole
 from convert.bundle import Artifact
-from convert.errors import InputError, Problem
-from convert.formats.compressed.folder import SUPPORTED, FolderTensor, Layout, role_misfits, values, write_shards
+from convert.errors import InputError
+from convert.formats.compressed.folder import FolderTensor, Layout, values, write_shards
 from convert.formats.compressed.scheme import Scheme
 from convert.json_types import JsonDict
 from quantize import e4m3, gptq_layout, presets
@@ -30,9 +30,6 @@ R = TensorRole
 FLOATS = ("BF16", "F16", "F32")
 FOLDER = {"FP8_DYNAMIC": "-FP8-dynamic", "FP8_TENSOR": "-FP8-dynamic", "FP8_BLOCK": "-FP8-block"}
 GROUP_SIZES = (128, 64, 32)
-QUANTIZED = LINEARS | {R.LATENT}
-TAKEN = SUPPORTED | QUANTIZED | {R.ROUTER, R.SHARED_ROUTER, R.SINKS}
-"""Roles of a model that can be written so: matrices of layers in fewer bits, all else as it is."""
 
 # Matrices that servers compute as one, in the order in which they lie below each other.
 TOGETHER: tuple[tuple[TensorRole, ...], ...] = (
@@ -77,12 +74,6 @@ class StraightLayout(Layout):
         return name
 
     @cached_property
-    def decision(self) -> Decision:
-        """What is quantized and what is kept: every matrix of a decoder layer but routers."""
-        linears = {name.removesuffix(".weight") for name, role in self.roles.of.items() if role in QUANTIZED}
-        return gptq_layout.decide(self.matrices, linears)
-
-    @cached_property
     def exclusions(self) -> Sequence[str]:
         """The modules that are not quantized, as config.json says it."""
         return ignored(self.decision, self.towers, self.head)
@@ -115,10 +106,6 @@ class StraightLayout(Layout):
                 continue
             for word, (dtype, shape) in self.scheme.preset.encoding.specs(tensor.shape, tensor.dtype).items():
                 yield FolderTensor(f"{module}.{word}", dtype, shape, module, name)
-
-    def misfits(self) -> Iterator[Problem]:
-        """What of the layers cannot be written so, by the roles of the tensors."""
-        return self.role_problems(role_misfits(self.roles, self.scheme.method, TAKEN))
 
     def check(self) -> None:
         """Raise ConvertError for layers of another kind, for a quantized checkpoint, and for shapes that do not fit."""

@@ -29,9 +29,8 @@ def supports(checkpoint: Checkpoint) -> Support:
 def supports_family(family: Family) -> Support:
     """Yes where its models usually are decoders of plain matrices, experts too."""
     from convert.formats.compressed.folder import role_misfits
-    from convert.formats.compressed.straight import TAKEN
 
-    return Support(tuple(map(str, role_misfits(family.usual_roles(), "fp8", TAKEN))))
+    return Support(tuple(map(str, role_misfits(family.usual_roles(), "fp8"))))
 
 
 def misfits(layout: Layout) -> Iterator[Problem]:
