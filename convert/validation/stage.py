@@ -29,7 +29,6 @@ from convert.validation.caches import cache_work, compares_caches, measured_on
 from convert.validation.checks import (
     check_all,
     choice_files,
-    config_of,
     context_of,
     input_sets,
     item_sets,
@@ -50,6 +49,7 @@ from convert.validation.report import (
     write,
 )
 from convert.validation.second import second_runtimes, versions_elsewhere
+from convert.validation.sizes import kept_bytes, memory_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +128,7 @@ def _candidate(
         row.weights.path,
         row.projector.path if row.projector else None,
         runtime,
-        _memory_bytes(row, source),
+        memory_bytes(row, source),
         row.label,
         row.text_only,
         partial(tensor_errors, row, source),
@@ -138,26 +138,6 @@ def _candidate(
         limits={metric: limit for metric, (limit, _) in limits_of(options.limits, row).items()},
         compares_caches=caches,
     )
-
-
-def _memory_bytes(row: Output, source: Bundle) -> int:
-    """What an output takes on its runtime: its files' bytes, or all its weights as float32."""
-    from validate import memory
-
-    size = row.weights_size + row.projector_size
-    if row.widened:  # the checkpoint's weights that it shares too
-        size = max(size, 4 * memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=True))
-    return size
-
-
-def _kept_bytes(options: ValidateOptions, source: Bundle) -> int:
-    """What is kept of the reference's logits: float32 of every token and id, up to what they are compressed to."""
-    from validate.compressed_logits import ROOM_BYTES
-
-    config = config_of(source) or {}
-    text = config.get("text_config", config)
-    vocabulary = text.get("vocab_size") if isinstance(text, dict) else None
-    return min(ROOM_BYTES, 4 * options.most_tokens * vocabulary) if isinstance(vocabulary, int) else ROOM_BYTES
 
 
 def _windows(
@@ -352,8 +332,8 @@ class ValidateStage(Stage[ValidateOptions]):
     def needs(self, options: ValidateOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers beside the largest output on its runtime."""
         rows = outputs(inputs, second_runtimes(options))
-        largest = max((_memory_bytes(row, inputs[SOURCE]) for row in rows), default=0)
-        return reference_needs(inputs[SOURCE], largest, scratch_bytes=_kept_bytes(options, inputs[SOURCE]))
+        largest = max((memory_bytes(row, inputs[SOURCE]) for row in rows), default=0)
+        return reference_needs(inputs[SOURCE], largest, scratch_bytes=kept_bytes(options.most_tokens, inputs[SOURCE]))
 
     def explain(self, options: ValidateOptions, inputs: Inputs) -> list[str]:
         """What each output will be held to, for `convert plan -v`."""
