@@ -23,14 +23,17 @@ from tests.parity.families import cases
 
 TAKEN = [family.name for family in architectures.families() if supports_family(family).yes]
 CASES = [name for name in cases() if name.partition(",")[0] in TAKEN]
+FIRST = {name.partition(",")[0]: name for name in reversed(CASES)}.values()
 OTHERS = ({"scheme": "W8A8"}, {"scheme": "W4A16", "group_size": -1}, {"scheme": "W8A16", "group_size": -1})
 IN_FLOATS = ({"scheme": "NVFP4"}, {"scheme": "MXFP4"}, {"scheme": "NVFP4A16"})
 NARROW = ("deepseek2", "glm4_moe")  # tiny ones, with rows of 40 or 48 columns
 
 
 def schemes(number: int, name: str) -> list[dict[str, Any]]:
-    """What a case is made in: FP8 and another scheme; plain ones in 4-bit floats too."""
-    floats = [] if "," in name or name in NARROW else [IN_FLOATS[number % 3]]
+    """What a case is made in: variants in one scheme, a family's first in FP8, whole numbers and 4-bit floats."""
+    if name not in FIRST:
+        return [OTHERS[number % 3]]
+    floats = [] if name.partition(",")[0] in NARROW else [IN_FLOATS[number % 3]]
     return [{"scheme": "FP8_DYNAMIC"}, OTHERS[number % 3], *floats]
 
 

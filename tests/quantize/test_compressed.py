@@ -188,7 +188,7 @@ def test_groups_that_fill_no_register_and_rows_that_fill_no_lanes_are_searched_t
     largest = e4m3.largest(values, (1, 37)) / 7
     plain = integers.decode(integers.round_to(values, largest, 4, 37), largest, 37)
     assert scales.shape == (7, 1)
-    assert ((made - values) ** 2).sum() < ((plain - values) ** 2).sum()
+    assert ((values * (made - values)) ** 2).sum() < ((values * (plain - values)) ** 2).sum()
 
 
 def test_a_matrix_of_zeros_and_one_too_small_for_a_scale() -> None:
