@@ -360,5 +360,3 @@ class Mxfp4(Encoding):
         """Groups have to be whole."""
         del fused
         return in_groups(shape, 32)
-
-
