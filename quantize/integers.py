@@ -40,6 +40,8 @@ def _round(values, scales, group, low, high, out):
 def _search(values, group, low, high, scales):
     """Replaces each of `scales`, the largest useful one of its group, by the best of _TRIED from there down.
 
+    An error counts by the square of its value, as in ggml's Q4_0: without, the best scale clips what matters most.
+
     LANES groups at a time: `values` holds that many times `group` values, a multiple of it.
     """
     x = workspace(group)
@@ -53,7 +55,7 @@ def _search(values, group, low, high, scales):
             for i in range(group):
                 value = load(x, i * LANES)
                 level = (minimum(maximum(value * inverse, splat(low)), splat(high)) + _ROUND) - _ROUND
-                error = value - scale * level
+                error = value * (value - scale * level)
                 errors += error * error
             best = where(errors < least, scale, best)
             least = minimum(errors, least)
@@ -83,7 +85,10 @@ def limits(bits: int) -> tuple[int, int]:
 
 
 def symmetric_scales(values: np.ndarray, bits: int, group: int) -> np.ndarray:
-    """float32 (rows, groups), none zero; up to SEARCHED_BITS bits the ones with the smallest squared errors.
+    """float32 (rows, groups), none zero; up to SEARCHED_BITS bits the ones with the smallest errors.
+
+    SmolLM2-135M, a third of its layers in 4 bits: KL 0.151, with the largest value's scale 0.161, with errors that all
+    count alike 0.205.
 
     `values` is float32 (rows, columns); `group` columns share a scale.
     """

@@ -7,6 +7,8 @@ fit its bits or a length does not fill whole words.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 GPTQ_BITS = (2, 3, 4, 8)
@@ -80,8 +82,9 @@ def _stream(values: np.ndarray, bits: int) -> np.ndarray:
         raise ValueError(f"GPTQ's layout knows {', '.join(map(str, GPTQ_BITS))} bits, not {bits}")
     values = np.asarray(values)
     _check_range(values, bits)
-    if values.shape[1] % WORD:
-        raise ValueError(f"{values.shape[1]} values of {bits} bits a line: the layout takes multiples of {WORD}")
+    whole = WORD // math.gcd(WORD, bits)
+    if values.shape[1] % whole:
+        raise ValueError(f"{values.shape[1]} values of {bits} bits a line: the layout takes multiples of {whole}")
     if WORD % bits == 0:
         return _words(values.reshape(len(values), -1, WORD // bits).astype(np.uint32), bits)
     return _bit_stream(np.ascontiguousarray(values, np.uint8), bits)

@@ -16,14 +16,12 @@ from convert.architectures._roles import BY_GGUF_NAME, role_of
 from convert.cli import main
 from convert.errors import ConvertError
 from convert.formats.base import SOURCE, Asked, Format, Sample
-from convert.formats.compressed.gptqmodel_models import gptqmodel_loads
 from convert.formats.onnx import families as cuts
 from convert.source.checkpoint import open_checkpoint
 from tests import tiny
 from tests.architectures.test_families import CASES, VALUES_OF_STRANGERS
 from tests.fixtures_gptq import FAMILIES as QUANTIZED
-from tests.fixtures_gptq import STAGES, options, source_bundle
-from tests.hostile import edit_config
+from tests.fixtures_gptq import STAGES, source_bundle
 from tests.parity.families import families
 
 ATTENTION = ({R.Q, R.K, R.V}, {R.QKV}, {R.LATENT})
@@ -114,25 +112,6 @@ def test_a_tensor_nobody_knows_is_refused_before_anything_is_quantized(tmp_path:
     save_file({**load_file(path), "model.layers.0.mlp.extra.weight": np.zeros((32, 32), np.float32)}, path)
     (said,) = next(f for f in registry.formats() if f.name == "compressed").supports(open_checkpoint(folder)).missing
     assert "unknown tensor 'model.layers.0.mlp.extra.weight'" in said
-
-
-@pytest.mark.parametrize("kind", ["llama", "mistral", "phi3", "qwen2", "qwen2_5_vl", "qwen3"])
-def test_gptqmodel_is_asked_what_it_loads(kind: str) -> None:
-    assert gptqmodel_loads(kind)
-    assert not gptqmodel_loads(f"no_{kind}")
-
-
-def test_a_dense_model_that_the_library_does_not_load_is_for_fp8(tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("some text", encoding="utf-8")
-    folder = tiny.tiny_llama(tmp_path / "Tiny")
-    edit_config(folder, model_type="llama_next")  # of a class that is known
-    inputs = {SOURCE: source_bundle(folder)}
-    (problem,) = STAGES["gptq"].check(options("gptq", tmp_path), inputs)
-    assert str(problem) == (
-        "gptq: model_type 'llama_next': the installed gptqmodel, which quantizes, does not load it; "
-        "fp8 needs no library and takes it"
-    )
-    assert not registry.load("fp8").check(registry.load("fp8").Options(), inputs)
 
 
 # ---- the declarations

@@ -129,6 +129,9 @@ PROJECTOR_LIMITS: Mapping[str, Mapping[str, float]] = {
 # model drifts by four times as much: SmolLM2-135M has 0.0062 / 95.0 % in Q8_0, 0.104 / 83 % in Q4_K_M, 0.32 / 69 % in
 # Q3_K_M, 0.84 in Q2_K and 0.11 in INT8. They catch a broken file, not a slightly worse one: that is what the recipe's
 # own limits are for, and tensors_equal sees what one tensor does.
+# W and A are the bits of weights and activations of compressed-tensors; rounded to nearest, SmolLM2-135M has 0.04 in
+# FP8 and W8A8, 0.004 in W8A16 of rows, 0.3 / 70 % in NVFP4A16, 0.54 / 62 % in NVFP4, 0.63 in MXFP4A16, 1.5 / 39 % in
+# MXFP4, 0.54 / 63 % in W4A16 of 64. Inputs are rounded token by token: read one at a time, they are the same.
 # FP32, FP16, INT8, INT4 are graphs, which compute in that type: activations too are rounded to it, in INT8 by one scale
 # for all the tokens read at once, so that reading them one at a time gives other logits.
 # `decode_kl` is for a cache that is not read, of which prefill shows nothing: fara-nano in INT4 then has 1.2, else 0.
@@ -139,6 +142,13 @@ DEFAULT_LIMITS: Mapping[str, Mapping[str, float]] = {
     "INT8": {"kl_mean": 0.25, "top1": 0.8, "decode_kl": 0.2},
     "INT4": {"kl_mean": 0.4, "top1": 0.75, "decode_kl": 0.2},
     "F8": {"kl_mean": 0.1, "top1": 0.82},
+    "W8A16": {"kl_mean": 0.012, "top1": 0.92},
+    "W8A8": {"kl_mean": 0.1, "top1": 0.82, "decode_kl": 0.05},
+    "W4A16": {"kl_mean": 1.0, "top1": 0.5},
+    "NVFP4A16": {"kl_mean": 0.6, "top1": 0.6},
+    "NVFP4": {"kl_mean": 1.1, "top1": 0.5, "decode_kl": 0.05},
+    "MXFP4A16": {"kl_mean": 1.3, "top1": 0.5},
+    "MXFP4": {"kl_mean": 3.0, "top1": 0.3, "decode_kl": 0.05},
     "F16": {"kl_mean": 0.0002, "top1": 0.985},
     "BF16": {"kl_mean": 0.004, "top1": 0.97, "decode_kl": 0.05},
     "Q8_0": {"kl_mean": 0.012, "top1": 0.92},

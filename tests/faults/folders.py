@@ -13,6 +13,7 @@ import numpy as np
 from tests.faults.kinds import SUITE, Damaged, Honest
 
 LAYER = "model.language_model.layers.1."
+SOURCE_LAYER = "model.layers.1."  # of folders that keep the checkpoint's names
 DECODER, EMBEDDER, TOWER = "decoder_model_merged.onnx", "embed_tokens.onnx", "vision_encoder.onnx"
 
 
@@ -129,6 +130,11 @@ def exchanged_past(model: Any) -> None:
             node.input[place] = names.get(name, name)
 
 
+def halves(packed: Any) -> Any:
+    """The two values of each byte in the other order."""
+    return packed >> 4 | packed << 4
+
+
 weights("GPTQ g_idx shuffled", "gptq", f"{LAYER}mlp.down_proj.g_idx", shuffled, "layers.1.mlp.down_proj")
 weights("GPTQ zero points off by one", "gptq", f"{LAYER}mlp.up_proj.qzeros", off_by_one, "layers.1.mlp.up_proj")
 weights("GPTQ scales doubled", "gptq", f"{LAYER}self_attn.q_proj.scales", lambda t: t * 2, "layers.1.self_attn.q_proj")
@@ -140,17 +146,35 @@ weights("AWQ scales negated", "awq", f"{LAYER}mlp.down_proj.scales", lambda t: -
 weights(
     "AWQ norm without its factors", "awq", f"{LAYER}post_attention_layernorm.weight", lambda t: t * 3, "layers.1.mlp."
 )
-weights("FP8 scale inverted", "fp8", f"{LAYER}mlp.up_proj.weight_scale", lambda t: 1 / t, "layers.1.mlp.up_proj")
+weights("FP8 scale inverted", "fp8", f"{SOURCE_LAYER}mlp.up_proj.weight_scale", lambda t: 1 / t, "layers.1.mlp.up_proj")
 weights("FP8 head zeroed", "fp8", "lm_head.weight", lambda t: t * 0, "lm_head.weight")
 weights(
     "FP8 tower matrix negated",
     "fp8",
-    "model.visual.blocks.1.attn.proj.weight",
+    "visual.blocks.1.attn.proj.weight",
     lambda t: -t,
     "visual.blocks.1.attn.proj",
 )
-weights("FP8 norm dropped", "fp8", f"{LAYER}input_layernorm.weight", lambda t: None, "layers.1.input_layernorm")
-weights("FP8 one NaN", "fp8", f"{LAYER}input_layernorm.weight", nan_in_front, "layers.1.input_layernorm")
+weights("FP8 norm dropped", "fp8", f"{SOURCE_LAYER}input_layernorm.weight", lambda t: None, "layers.1.input_layernorm")
+weights("FP8 one NaN", "fp8", f"{SOURCE_LAYER}input_layernorm.weight", nan_in_front, "layers.1.input_layernorm")
+weights("W4A16 scales doubled", "w4a16", f"{SOURCE_LAYER}mlp.up_proj.weight_scale", lambda t: t * 2, "layers.1.mlp.up")
+weights(
+    "W4A16 words of another matrix",
+    "w4a16",
+    f"{SOURCE_LAYER}mlp.up_proj.weight_packed",
+    lambda t: t.flip(0),
+    "layers.1.mlp",
+)
+weights(
+    "NVFP4 global scale inverted",
+    "nvfp4",
+    f"{SOURCE_LAYER}mlp.down_proj.weight_global_scale",
+    lambda t: 1 / t,
+    "layers.1.mlp.down_proj",
+)
+weights(
+    "NVFP4 halves of bytes exchanged", "nvfp4", f"{SOURCE_LAYER}mlp.gate_proj.weight_packed", halves, "layers.1.mlp"
+)
 config("FP8 epsilon wrong", "fp8", {"rms_norm_eps": 0.1}, "rms_norm_eps")
 graph(
     "int4 zero points off by one",

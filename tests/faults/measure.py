@@ -36,6 +36,8 @@ STAGES = {
     "gguf": {"use": "gguf", "types": ["F16", "Q8_0", "Q4_K_M", "Q2_K"], "mmproj": "F16"},
     "onnx": {"use": "onnx", "precision": "int4"},
     "fp8": {"use": "fp8"},
+    "w4a16": {"use": "compressed", "scheme": "W4A16"},
+    "nvfp4": {"use": "compressed", "scheme": "NVFP4"},
     "gptq": {"use": "gptq", "bits": 4, "group_size": 128, "calibration": CALIBRATION},
     "awq": {"use": "awq", "group_size": 128, "calibration": CALIBRATION},
 }
@@ -53,6 +55,8 @@ def honest_nano(cache: Path, stages: Collection[str] = tuple(STAGES)) -> Honest:
         "q2": home / "gguf/fara-nano-Q2_K.gguf",
         "int4": home / "onnx",
         "fp8": home / "fp8/fara-nano-FP8-dynamic",
+        "w4a16": home / "w4a16/fara-nano-W4A16",
+        "nvfp4": home / "nvfp4/fara-nano-NVFP4",
         "gptq": home / "gptq/fara-nano-GPTQ-Int4",
         "awq": home / "awq/fara-nano-AWQ",
     }

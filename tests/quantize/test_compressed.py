@@ -173,7 +173,7 @@ def test_e2m1_is_the_nearest_for_the_scale_that_was_found(group: int) -> None:
     np.testing.assert_allclose(taken, every.min(-1), atol=1e-6)
 
 
-@pytest.mark.parametrize(("encoding", "plain"), [(Nvfp4(False), 0.0090), (Mxfp4(), 0.0136), (Packed(4, 128), 0.0122)])
+@pytest.mark.parametrize(("encoding", "plain"), [(Nvfp4(False), 0.0090), (Mxfp4(), 0.0136), (Packed(4, 128), 0.0126)])
 def test_searched_scales_lose_less_than_those_of_the_largest_value(encoding: Encoding, plain: float) -> None:
     """`plain` is what the scale that reaches the largest value, as the library finds it, loses of normal numbers."""
     values = np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32)
@@ -188,7 +188,7 @@ def test_groups_that_fill_no_register_and_rows_that_fill_no_lanes_are_searched_t
     largest = e4m3.largest(values, (1, 37)) / 7
     plain = integers.decode(integers.round_to(values, largest, 4, 37), largest, 37)
     assert scales.shape == (7, 1)
-    assert ((made - values) ** 2).sum() < ((plain - values) ** 2).sum()
+    assert ((values * (made - values)) ** 2).sum() < ((values * (plain - values)) ** 2).sum()
 
 
 def test_a_matrix_of_zeros_and_one_too_small_for_a_scale() -> None:

@@ -65,7 +65,7 @@ def test_three_bits_run_across_words() -> None:
     [
         (lambda: packing.gptq_weights(np.full((32, 32), 16), 4), "4 bits hold 0 to 15"),
         (lambda: packing.gptq_weights(np.full((32, 32), -1), 4), "4 bits hold 0 to 15"),
-        (lambda: packing.gptq_weights(np.zeros((32, 40), int), 4), "multiples of 32"),
+        (lambda: packing.gptq_weights(np.zeros((32, 40), int), 3), "multiples of 32"),
         (lambda: packing.gptq_weights(np.zeros((32, 32), int), 5), "not 5"),
         (lambda: packing.gptq_integers(np.zeros((4, 32), np.int32), 5), "not 5"),
         (lambda: packing.gptq_zeros(np.zeros((32, 1), int), 4, 1), "gptq_v2"),

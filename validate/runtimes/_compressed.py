@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +42,19 @@ def in_float32(model: PreTrainedModel) -> None:
 
 
 def quantized_modules(folder: Path) -> list[str]:
-    """The modules that have a scale."""
-    return [name.rpartition(".")[0] for name in _names(folder) if name.endswith(".weight_scale")]
+    """The modules that have a scale, or GPTQ's and AWQ's words."""
+    return [name.rpartition(".")[0] for name in _names(folder) if name.endswith((".weight_scale", ".qweight"))]
+
+
+def tensors(folder: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """Those of a folder's tensors that are named."""
+    from safetensors import safe_open
+
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            found |= {name: opened.get_tensor(name) for name in opened.keys() if name in names}  # noqa: SIM118
+    return found
 
 
 def has_experts(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from validate.distribution import install_command
 from validate.errors import RuntimeFailure
-from validate.runtimes import _compressed
+from validate.runtimes import _compressed, _packed
 from validate.runtimes._folder import CheckpointFolder, first_line, quiet
 from validate.runtimes._optional import optional
 from validate.runtimes._telemetry import refuse_telemetry
@@ -48,6 +48,8 @@ class GptqModelSession(TransformersSession):
         with self.loading():
             if method == _compressed.METHOD and not self._read_compressed():
                 self._read_decoded()
+            elif method != _compressed.METHOD and _compressed.has_experts(self._folder):
+                self._read_unpacked()
             elif method != _compressed.METHOD:
                 self._model, self.keys = self._read_weights(config=self._config, dtype=self._torch.float32)
         if refuse:
@@ -64,6 +66,19 @@ class GptqModelSession(TransformersSession):
             return False
         _compressed.in_float32(self._model)
         return True
+
+    def _read_unpacked(self) -> None:
+        """The same of GPTQ's and AWQ's experts; see _packed."""
+        try:
+            with quiet():
+                words = optional(self._config, "quantization_config")
+                matrices, modules = _packed.decoded(self._folder, words if isinstance(words, dict) else {})
+                state = {name: self._torch.from_numpy(matrix) for name, matrix in matrices.items()}
+                state |= _compressed.tensors(self._folder, _packed.plain_names(self._folder))
+                self._model, self.keys = _compressed.load(self._config, state)
+        except Exception as error:  # transformers raises anything for weights that do not fit
+            raise RuntimeFailure(f"transformers could not load {self._folder}: {first_line(error)}") from error
+        self.decoded = frozenset(modules)
 
     def _read_decoded(self) -> None:
         """Quantized matrices as floats, their modules' names in `decoded`; see _compressed."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from convert.source.checkpoint import Checkpoint
 
 RUNTIMES = ("gptqmodel",)
+NOTE = (
+    "transformers multiplies decoded weights, inputs rounded as the scheme says; the inputs of experts, which it keeps "
+    "in one tensor, are not rounded."
+)
 
 
 def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
@@ -116,8 +120,8 @@ FORMAT = Format(
     kinds=(
         Kind("gptq", "GPTQ", Mark("up", "#0a7a68", "#3ecfb2"), RUNTIMES),
         Kind("awq", "AWQ", Mark("down", "#b0196b", "#ff85bf"), RUNTIMES),
-        Kind("fp8", "FP8", Mark("hexagon", "#6a6d00", "#cdd04a"), RUNTIMES),
-        Kind("compressed", "compressed-tensors", Mark("bow", "#9b1c1c", "#ff9a9a"), RUNTIMES),
+        Kind("fp8", "FP8", Mark("hexagon", "#6a6d00", "#cdd04a"), RUNTIMES, note=NOTE),
+        Kind("compressed", "compressed-tensors", Mark("bow", "#9b1c1c", "#ff9a9a"), RUNTIMES, note=NOTE),
         Kind("checkpoint", "safetensors", Mark("flag", "#8a5a00", "#e0b050"), ("transformers",)),  # by use: existing
     ),
     stages={
