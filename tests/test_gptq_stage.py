@@ -31,6 +31,7 @@ from convert.progress import Silent
 from tests import processes, tiny
 from tests.fixtures_gptq import (
     ENVIRONMENT,
+    GROUP,
     LINEAR,
     NANO,
     STAGES,
@@ -41,6 +42,7 @@ from tests.fixtures_gptq import (
     modules,
     options,
     own_reader,
+    quantized,
     seeing,
     source_bundle,
     tensors,
@@ -230,18 +232,42 @@ def test_a_killed_run_leaves_nothing_under_a_final_name_and_the_next_completes(t
     command = [sys.executable, "-m", "convert", "run", str(recipe), "--out", str(tmp_path / "out")]
     home = tmp_path / "out/r"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    layers = home / ".convert/gptq-layers"
     with processes.started(command, env={**os.environ, **ENVIRONMENT}, **quiet) as process:
         deadline = time.monotonic() + 120
-        while not list(home.glob("four.partial/.work-*/offload*")):  # it is at the layers
+        while not list(layers.glob("*/*/*.0.safetensors")):  # the first layer is made
             assert process.poll() is None, "it was done before it could be killed"
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert not (home / "four").exists()
+    (kept,) = layers.glob("*/*")
+    first = kept / "model.layers.0.safetensors"
+    before = first.stat().st_mtime_ns
     result = run(plan(load_recipe(recipe), tmp_path / "out"))
     assert "four" in result.ran
-    assert (home / "four/Tiny-GPTQ-Int4/model.safetensors").is_file()
+    made = home / "four/Tiny-GPTQ-Int4/model.safetensors"
     assert not list(home.glob("*.partial"))
+    assert not first.exists(), "what was kept goes when the folder is there"
+    anew = tmp_path / "anew"
+    run(plan(load_recipe(recipe), anew))
+    assert made.read_bytes() == (anew / "r/four/Tiny-GPTQ-Int4/model.safetensors").read_bytes()
+    assert before
+
+
+@pytest.mark.parametrize("method", STAGES)
+def test_a_model_of_experts_is_quantized_and_comes_back(method: str, tmp_path: Path) -> None:
+    source_folder = tiny.tiny_qwen3_moe(tmp_path / "Tiny")
+    folder = quantized(method, source_folder, tmp_path)
+    source, made = tensors(source_folder), tensors(folder)
+    experts = [name for name in modules(made) if ".experts." in name]
+    assert len(experts) == sum(".experts." in name for name in source)
+    assert not any(name.endswith("mlp.gate") for name in modules(made)), "a router stays as it is"
+    unpack = unpack_awq if method == "awq" else lambda parts, group: unpack_gptq(parts, 4)
+    name = next(n for n in experts if n.endswith("up_proj"))
+    weight, got = source[f"{name}.weight"], unpack(modules(made)[name], GROUP)
+    gain = (weight * got).sum(1) / (got * got).sum(1)  # AWQ's factors, which down_proj takes
+    assert np.abs(got * gain[:, None] - weight).mean() < 0.15 * np.abs(weight).mean()
 
 
 # ---- FP8
@@ -281,7 +307,6 @@ def test_fp8_is_the_checkpoint_in_eight_bits_and_comes_back_as_the_model(tmp_pat
 @pytest.mark.parametrize(
     ("make", "words", "said"),
     [
-        (tiny.tiny_qwen3_moe, {}, "Qwen3-MoE has experts, and only attention and MLP are quantized here"),
         (tiny.tiny_llama, {"group_size": 128}, "not a multiple of group_size 128"),
         (tiny.tiny_llama, {"calibration": {"text": "absent.txt"}}, "no file absent.txt"),
         (tiny.tiny_llama, {"calibration": {"text": "text.txt", "length": 4096}}, "at most the model's 512"),

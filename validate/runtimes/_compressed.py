@@ -53,7 +53,7 @@ def tensors(folder: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            found |= {name: opened.get_tensor(name) for name in opened.keys() if name in names}  # noqa: SIM118
+            found |= {name: opened.get_tensor(name) for name in opened.keys() if name in set(names)}  # noqa: SIM118
     return found
 
 
