@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantize.gptq import NORMAL, Effort, Inputs, first_levels, quantize
-from quantize.grids import Grid, Quantized, checked
+from quantize.gptq import NORMAL, Effort, Inputs, first_levels
+from quantize.grids import Grid, checked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,27 +38,17 @@ def find_factors(
     stacked = np.concatenate([checked(weight, "a weight") for weight in weights])
     rows = np.linspace(0, len(stacked) - 1, min(TRIED_ROWS, len(stacked))).astype(int)
     sample = torch.from_numpy(stacked[rows])
-    size = inputs.gram.diagonal().clamp(min=0).sqrt()
+    size = inputs.diagonal.sqrt()
     if source is not None:
         size = _shared(size, torch.from_numpy(np.asarray(source, np.int64)))
     best, found = float("inf"), torch.ones_like(size)
     with torch.inference_mode():
         for exponent in EXPONENTS:
             factors = _powers(size, exponent)
-            loss = _loss(sample * factors, inputs.divided(factors), grid, effort)
+            loss = _loss(sample, factors, inputs, grid, effort)
             if loss < best:
                 best, found = loss, factors
     return np.asarray(found.numpy())
-
-
-def quantize_scaled(
-    weight: np.ndarray, inputs: Inputs, grid: Grid, factors: np.ndarray, effort: Effort = NORMAL
-) -> Quantized:
-    """weight * factors on `grid`, for inputs divided by `factors`; `inputs` are those before the division."""
-    import torch
-
-    scaled = inputs.divided(torch.from_numpy(factors))
-    return quantize(checked(weight, "the weight") * factors, scaled, grid, effort)
 
 
 def fold(factors: np.ndarray, multiplier: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
@@ -95,6 +85,7 @@ def _shared(size: Tensor, source: Tensor) -> Tensor:
     return (total / count.clamp(min=1)).sqrt()[source]
 
 
-def _loss(weight: Tensor, inputs: Inputs, grid: Grid, effort: Effort) -> float:
+def _loss(weight: Tensor, factors: Tensor, inputs: Inputs, grid: Grid, effort: Effort) -> float:
     """Of the sample's integers, made in the same way but without turns of descent."""
-    return first_levels(weight.T.contiguous(), inputs, grid, effort).loss(inputs.gram)
+    work = first_levels(weight.T.contiguous(), factors, inputs, grid, effort)
+    return inputs.loss(work.errors())

@@ -30,8 +30,12 @@ def corrected(weight: np.ndarray, inputs: Inputs, missing: np.ndarray, ridge: fl
     values, cross = checked(weight, "the weight"), checked(missing, "what is missing")
     if cross.shape != values.shape[::-1]:
         raise ValueError(f"for a weight of {values.shape} what is missing is {values.shape[::-1]}, not {cross.shape}")
-    mean = float(inputs.gram.diagonal().mean()) or 1.0
-    matrix = inputs.gram.double()
-    matrix.diagonal().add_(ridge * mean)
-    change = torch.linalg.solve(matrix, torch.from_numpy(cross).double())
-    return np.asarray(values + change.T.float().numpy())
+    mean = float(inputs.diagonal.mean()) or 1.0
+    matrix = inputs.damped.clone()
+    matrix.diagonal().sub_(inputs.added).add_(ridge * mean)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    right = torch.from_numpy(cross)
+    change = (
+        torch.linalg.solve(matrix.double(), right.double()).float() if failed else torch.cholesky_solve(right, factor)
+    )
+    return np.asarray(values + change.T.numpy())
