@@ -18,7 +18,7 @@ from quantize.gptq import NORMAL, Effort, Inputs, first_levels
 from quantize.grids import Grid, checked
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
 EXPONENTS = tuple(k / 10 for k in range(10))
 TRIED_ROWS = 128
@@ -51,20 +51,26 @@ def find_factors(
     return np.asarray(found.numpy())
 
 
-def fold(factors: np.ndarray, multiplier: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """(factors, multiplier / factors), both float32, the second made of numbers that `dtype` has.
+def fold(factors: np.ndarray, multiplier: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """(factors, multiplier / factors), both float32, the second made of numbers that `kind` has.
 
-    `multiplier` (columns,) is what the norm multiplies with; dtype is float32, float16 or bfloat16. The factors are
+    `multiplier` (columns,) is what the norm multiplies with; `kind` is float32, float16 or bfloat16. The factors are
     changed by as much as the rounding of the quotient, so that the product still is the multiplier: nothing is lost by
     a norm of few bits. A multiplier of 0 keeps the factor 1.
     """
     import torch
 
     given = torch.from_numpy(np.asarray(multiplier, np.float32))
-    folded = (given / torch.from_numpy(factors)).to(getattr(torch, dtype)).float()
+    folded = (given / torch.from_numpy(factors)).to(_types()[kind]).float()
     usable = (folded != 0) & torch.isfinite(folded)
     exact = torch.where(usable, given / torch.where(usable, folded, 1.0), 1.0)
     return exact.numpy(), torch.where(usable, folded, given).numpy()
+
+
+def _types() -> dict[str, dtype]:
+    import torch
+
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def _powers(size: Tensor, exponent: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -165,8 +166,7 @@ def half(values: Tensor) -> Tensor:
     return torch.where(values < 0, -size, size)
 
 
-def _in_parallel(kernel: object, rows: int, *arguments: object) -> None:
+def _in_parallel(kernel: Callable[..., None], rows: int, *arguments: object) -> None:
     import torch
 
-    assert callable(kernel)
     kernels.side_by_side(lambda first, last: kernel(*arguments, first, last), rows, torch.get_num_threads())
