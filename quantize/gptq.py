@@ -126,7 +126,9 @@ def _inverse_factor(gram: Tensor, order: Tensor, damp: float, mean: float) -> tu
                 if not failed and bool(torch.isfinite(upper).all()):
                     return upper.float(), tried
             tried = max(tried, 1e-4) * 10
-    raise ValueError("the Gram matrix is not positive definite, however much is added to its diagonal")
+    raise ValueError(
+        "the Gram matrix is not positive definite, however much is added to its diagonal: no inputs have such a one"
+    )
 
 
 def quantize(
