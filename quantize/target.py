@@ -5,8 +5,8 @@ what the model that nothing of was quantized has there, Y; for o and down: so mu
 is that model's. E = Y - X_q W^T is missing. The least squares answer is W + ((H + ridge)^-1 X_q^T E / tokens)^T, which
 is then quantized in W's place, with the same H.
 
-The ridge matters: without much of it the answer learns the calibration text's noise, and shrinks what it cannot
-predict. On SmolLM2's first nine layers (24 windows of 512 tokens) 0.01 made KL worse by a fifth, 0.1 better.
+The ridge matters: with little of it the answer learns the calibration text's noise, and shrinks what it cannot predict.
+On SmolLM2's first nine layers (24 windows of 512 tokens) 0.01 made KL worse by 8 %, 0.1 better by 9 %.
 """
 
 from __future__ import annotations
