@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantize.gptq import NORMAL, Effort, Inputs, first_levels, quantize
-from quantize.grids import Grid, Quantized, checked
+from quantize.gptq import NORMAL, Effort, Inputs, first_levels
+from quantize.grids import Grid, checked
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
 EXPONENTS = tuple(k / 10 for k in range(10))
 TRIED_ROWS = 128
@@ -38,43 +38,39 @@ def find_factors(
     stacked = np.concatenate([checked(weight, "a weight") for weight in weights])
     rows = np.linspace(0, len(stacked) - 1, min(TRIED_ROWS, len(stacked))).astype(int)
     sample = torch.from_numpy(stacked[rows])
-    size = inputs.gram.diagonal().clamp(min=0).sqrt()
+    size = inputs.diagonal.sqrt()
     if source is not None:
         size = _shared(size, torch.from_numpy(np.asarray(source, np.int64)))
     best, found = float("inf"), torch.ones_like(size)
     with torch.inference_mode():
         for exponent in EXPONENTS:
             factors = _powers(size, exponent)
-            loss = _loss(sample * factors, inputs.divided(factors), grid, effort)
+            loss = _loss(sample, factors, inputs, grid, effort)
             if loss < best:
                 best, found = loss, factors
     return np.asarray(found.numpy())
 
 
-def quantize_scaled(
-    weight: np.ndarray, inputs: Inputs, grid: Grid, factors: np.ndarray, effort: Effort = NORMAL
-) -> Quantized:
-    """weight * factors on `grid`, for inputs divided by `factors`; `inputs` are those before the division."""
-    import torch
+def fold(factors: np.ndarray, multiplier: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """(factors, multiplier / factors), both float32, the second made of numbers that `kind` has.
 
-    scaled = inputs.divided(torch.from_numpy(factors))
-    return quantize(checked(weight, "the weight") * factors, scaled, grid, effort)
-
-
-def fold(factors: np.ndarray, multiplier: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """(factors, multiplier / factors), both float32, the second made of numbers that `dtype` has.
-
-    `multiplier` (columns,) is what the norm multiplies with; dtype is float32, float16 or bfloat16. The factors are
+    `multiplier` (columns,) is what the norm multiplies with; `kind` is float32, float16 or bfloat16. The factors are
     changed by as much as the rounding of the quotient, so that the product still is the multiplier: nothing is lost by
     a norm of few bits. A multiplier of 0 keeps the factor 1.
     """
     import torch
 
     given = torch.from_numpy(np.asarray(multiplier, np.float32))
-    folded = (given / torch.from_numpy(factors)).to(getattr(torch, dtype)).float()
+    folded = (given / torch.from_numpy(factors)).to(_types()[kind]).float()
     usable = (folded != 0) & torch.isfinite(folded)
     exact = torch.where(usable, given / torch.where(usable, folded, 1.0), 1.0)
     return exact.numpy(), torch.where(usable, folded, given).numpy()
+
+
+def _types() -> dict[str, dtype]:
+    import torch
+
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def _powers(size: Tensor, exponent: float) -> Tensor:
@@ -95,6 +91,7 @@ def _shared(size: Tensor, source: Tensor) -> Tensor:
     return (total / count.clamp(min=1)).sqrt()[source]
 
 
-def _loss(weight: Tensor, inputs: Inputs, grid: Grid, effort: Effort) -> float:
+def _loss(weight: Tensor, factors: Tensor, inputs: Inputs, grid: Grid, effort: Effort) -> float:
     """Of the sample's integers, made in the same way but without turns of descent."""
-    return first_levels(weight.T.contiguous(), inputs, grid, effort).loss(inputs.gram)
+    work = first_levels(weight.T.contiguous(), factors, inputs, grid, effort)
+    return inputs.loss(work.errors())

@@ -89,38 +89,31 @@ def descend(gradient, gram, steps, top, levels, moves, first, last):
 
 
 @kernel
-def search(values, weights, factors, top, symmetric, lowest, scales, zeros, first, last):
+def search(values, weights, parts, top, symmetric, lowest, scales, zeros, first, last):
     """Scale and zero point of one group of columns: of the ranges tried the one with the least weighted error.
 
-    `weights` (columns, rows) or (columns, 1) say what a squared error of a column costs; `factors` are the parts of
-    the full range to try. Symmetric: the zero point is the middle and the scale has the sign that gives the value
-    farthest from 0 the level 0, which is one farther out than `top`. Else the zero point is at least `lowest`.
+    `weights` (columns, 1) say what a squared error of a column costs; `parts` are the parts of the full range to try.
+    Symmetric: the zero point is the middle and the scale has the sign that gives the value farthest from 0 the level
+    0, which is one farther out than `top`. Else the zero point is at least `lowest`.
     `scales` and `zeros` (rows,) are written; scales are numbers that float16 has.
     """
     error, best = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     low, high = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     scale, zero, inverse = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    alike = weights.shape[1] == 1
     for start in range(first, last, TILE):
         n = min(start + TILE, last) - start
         _ends(values, start, n, low, high)
         best[:n] = np.inf
-        for t in range(len(factors)):
-            _try_range(low, high, factors[t], top, symmetric, lowest, n, scale, zero)
+        for t in range(len(parts)):
+            _try_range(low, high, parts[t], top, symmetric, lowest, n, scale, zero)
             inverse[:n] = np.float32(1) / scale[:n]
             error[:n] = 0
             for j in range(len(values)):
                 value = values[j, start : start + n]
-                if alike:
-                    weight = weights[j, 0]
-                    for i in range(n):
-                        off = (_level(value[i] * inverse[i] + zero[i], top) - zero[i]) * scale[i] - value[i]
-                        error[i] += weight * off * off
-                else:
-                    costs = weights[j, start : start + n]
-                    for i in range(n):
-                        off = (_level(value[i] * inverse[i] + zero[i], top) - zero[i]) * scale[i] - value[i]
-                        error[i] += costs[i] * off * off
+                weight = weights[j, 0]
+                for i in range(n):
+                    off = (_level(value[i] * inverse[i] + zero[i], top) - zero[i]) * scale[i] - value[i]
+                    error[i] += weight * off * off
             for i in range(n):
                 if error[i] < best[i]:
                     best[i], scales[start + i], zeros[start + i] = error[i], scale[i], zero[i]

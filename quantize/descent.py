@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,20 @@ if TYPE_CHECKING:
 BLOCK = 64
 """Columns that a kernel works on before the others are told, by a matrix product."""
 
-FACTORS = np.array([1.05 - 0.025 * k for k in range(24)], np.float32)
+PARTS = np.array([1.05 - 0.025 * k for k in range(24)], np.float32)
 """The parts of a group's range that are tried for its scale."""
 
 
 @dataclass
 class Work:
-    """values, levels (columns, rows); scales, zeros (groups, rows): float32. `width`: columns of a group."""
+    """values, levels (columns, rows); scales, zeros (groups, rows): float32. `width`: columns of a group.
+
+    A weight is worth (level - zero) * scale / factor, `factors` (columns, 1) being AWQ's, by which what is in front
+    divides its outputs.
+    """
 
     values: Tensor
+    factors: Tensor
     levels: Tensor
     scales: Tensor
     zeros: Tensor
@@ -34,20 +40,27 @@ class Work:
     top: int
 
     @classmethod
-    def of(cls, values: Tensor, grid: Grid, costs: Tensor, factors: np.ndarray = FACTORS) -> Work:
-        """With scales and zero points of the least error weighted by `costs`, (columns,) or (columns, rows)."""
+    def of(cls, values: Tensor, factors: Tensor, grid: Grid, costs: Tensor, parts: np.ndarray = PARTS) -> Work:
+        """With scales and zero points of the least error weighted by `costs`, both it and `factors` (columns,)."""
         import torch
 
         columns, rows = values.shape
         width = grid.width(columns)
         scales, zeros = torch.empty(columns // width, rows), torch.empty(columns // width, rows)
-        weights = costs.reshape(columns, -1).contiguous()
+        by = factors.reshape(-1, 1)
+        weights = costs.reshape(-1, 1) / by.square()
         for group in range(columns // width):
             part = slice(group * width, (group + 1) * width)
-            arrays = values[part].numpy(), weights[part].numpy(), factors, np.float32(grid.top), grid.symmetric
+            arrays = (
+                (values[part] * by[part]).numpy(),
+                weights[part].numpy(),
+                parts,
+                np.float32(grid.top),
+                grid.symmetric,
+            )
             out = np.float32(grid.lowest_zero), scales[group].numpy(), zeros[group].numpy()
             _in_parallel(kernels.search, rows, *arrays, *out)
-        return cls(values, torch.empty_like(values), scales, zeros, width, grid.top)
+        return cls(values, by, torch.empty_like(values), scales, zeros, width, grid.top)
 
     def parts(self) -> list[slice]:
         """The columns of each group."""
@@ -59,28 +72,24 @@ class Work:
 
     def round(self) -> None:
         """Every level to the nearest."""
-        levels = self.values / self.spread(self.scales) + self.spread(self.zeros)
+        levels = self.values * self.factors / self.spread(self.scales) + self.spread(self.zeros)
         self.levels = levels.round_().clamp_(0, self.top)
 
     def current(self, part: slice) -> Tensor:
         """(width, rows): what the columns of one group are worth now."""
         group = part.start // self.width
-        return (self.levels[part] - self.zeros[group]) * self.scales[group]
+        return (self.levels[part] - self.zeros[group]) * self.scales[group] / self.factors[part]
 
     def errors(self) -> Tensor:
         """(columns, rows): quantized less given."""
-        return (self.levels - self.spread(self.zeros)).mul_(self.spread(self.scales)).sub_(self.values)
+        levels = self.levels - self.spread(self.zeros)
+        return levels.mul_(self.spread(self.scales)).div_(self.factors).sub_(self.values)
 
-    def loss(self, gram: Tensor) -> float:
-        """The mean over rows of the squared error of an output."""
-        errors = self.errors()
-        return float(((gram @ errors) * errors).sum() / errors.shape[1])
-
-    def quantized(self, gram: Tensor) -> Quantized:
+    def quantized(self, loss: float) -> Quantized:
         """Rows first, as files have it."""
         scales = self.scales.T.numpy().astype(np.float16)
         integers, zeros = (part.T.contiguous().numpy().astype(np.uint8) for part in (self.levels, self.zeros))
-        return Quantized(integers, np.ascontiguousarray(scales), zeros, None, self.loss(gram))
+        return Quantized(integers, np.ascontiguousarray(scales), zeros, None, loss)
 
 
 def carry_errors(work: Work, inputs: Inputs) -> None:
@@ -93,7 +102,7 @@ def carry_errors(work: Work, inputs: Inputs) -> None:
     top, rows = np.float32(work.top), values.shape[1]
     for at in range(0, len(values), BLOCK):
         part, rest = slice(at, at + BLOCK), slice(at + BLOCK, None)
-        steps, zeros = work.scales[groups[part]], work.zeros[groups[part]]
+        steps, zeros = work.scales[groups[part]] / work.factors[order[part]], work.zeros[groups[part]]
         errors = torch.empty_like(steps)
         arrays = (values[part], steps, zeros, upper[part, part].contiguous())
         out = levels[part].numpy(), errors.numpy()
@@ -122,7 +131,7 @@ def _refit(work: Work, part: slice, own: Tensor, gradient: Tensor) -> Tensor:
     import torch
 
     group = part.start // work.width
-    levels = work.levels[part] - work.zeros[group]
+    levels = (work.levels[part] - work.zeros[group]) / work.factors[part]
     turned = own @ levels
     slope, curve = (levels * gradient).sum(0), (levels * turned).sum(0)
     scales = work.scales[group]
@@ -142,7 +151,7 @@ def _descend_group(work: Work, part: slice, own: Tensor, gradient: Tensor) -> No
     for at in range(0, work.width, BLOCK):
         block, rest = slice(at, at + BLOCK), slice(at + BLOCK, None)
         moves = torch.empty_like(gradient[block])
-        steps = work.scales[group].expand_as(moves).contiguous()
+        steps = work.scales[group] / work.factors[part][block]
         arrays = gradient[block].numpy(), own[block, block].contiguous().numpy(), steps.numpy()
         _in_parallel(kernels.descend, rows, *arrays, np.float32(work.top), levels[block].numpy(), moves.numpy())
         gradient[rest].addmm_(own[rest, block], moves)
@@ -157,8 +166,7 @@ def half(values: Tensor) -> Tensor:
     return torch.where(values < 0, -size, size)
 
 
-def _in_parallel(kernel: object, rows: int, *arguments: object) -> None:
+def _in_parallel(kernel: Callable[..., None], rows: int, *arguments: object) -> None:
     import torch
 
-    assert callable(kernel)
     kernels.side_by_side(lambda first, last: kernel(*arguments, first, last), rows, torch.get_num_threads())

@@ -49,27 +49,41 @@ class Inputs:
     `damp` times the mean of the diagonal is added to it: what was never seen must not be taken for impossible. Where
     that does not make it positive definite, ten times as much is tried, and so on; then the same in float64. A column
     that is zero in all inputs ("dead") gets the mean as its importance: its weights are rounded to nearest.
+
+    damped (columns, columns): the matrix with what was added to its diagonal, added (columns,). upper: the upper
+    Cholesky factor of the inverse of `damped` with its columns in `order`, by falling importance. Both are as large as
+    the Gram matrix; two more of its size are needed for a moment. `own`: the matrix given may be changed, not copied.
     """
 
-    def __init__(self, gram: np.ndarray | Tensor, damp: float = DAMP) -> None:
+    def __init__(self, gram: np.ndarray | Tensor, damp: float = DAMP, own: bool = False) -> None:
         import torch
 
-        self.gram = torch.from_numpy(checked(np.asarray(gram), "the Gram matrix"))
-        if self.gram.shape[0] != self.gram.shape[1]:
-            raise ValueError(f"a Gram matrix is square, not {tuple(self.gram.shape)}")
-        diagonal = self.gram.diagonal()
+        given = checked(np.asarray(gram), "the Gram matrix")
+        if given.shape[0] != given.shape[1]:
+            raise ValueError(f"a Gram matrix is square, not {given.shape}")
+        self.damped = torch.from_numpy(given if own else given.copy())
+        diagonal = self.damped.diagonal().clone()
         mean = float(diagonal.mean()) or 1.0
-        dead = diagonal <= 0
         self.order = torch.argsort(diagonal, descending=True, stable=True)
-        self.damped = self.gram.clone()
-        self.damped.diagonal()[dead] = mean
+        self.damped.diagonal()[diagonal <= 0] = mean
         self.upper, self.damp = _inverse_factor(self.damped, self.order, damp, mean)
         self.damped.diagonal().add_(self.damp * mean)
+        self.added = self.damped.diagonal() - diagonal
 
     @property
     def columns(self) -> int:
         """How many there are."""
-        return len(self.gram)
+        return len(self.damped)
+
+    @property
+    def diagonal(self) -> Tensor:
+        """(columns,): the mean square of each input."""
+        return (self.damped.diagonal() - self.added).clamp(min=0)
+
+    def loss(self, errors: Tensor) -> float:
+        """The mean over rows of the squared error of an output, for errors (columns, rows) of the weights."""
+        total = ((self.damped @ errors) * errors).sum() - (errors.square().sum(1) * self.added).sum()
+        return float(total / errors.shape[1])
 
     def remaining(self) -> Tensor:
         """(columns,): what a squared error of a column costs when all columns after it have made up for what they can.
@@ -83,20 +97,12 @@ class Inputs:
         costs[self.order] = self.upper.diagonal() ** -2
         return costs
 
-    def divided(self, factors: Tensor) -> Inputs:
-        """The same where each input was divided by its factor and each weight's column multiplied: AWQ's scales."""
-        other = copy.copy(self)
-        other.gram = self.gram / factors[:, None] / factors
-        other.damped = self.damped / factors[:, None] / factors
-        other.upper = self.upper * factors[self.order]
-        return other
-
     def sorted(self) -> Inputs:
         """The same with the columns in the order in which GPTQ takes them."""
         import torch
 
         other = copy.copy(self)
-        other.gram, other.damped = (matrix[self.order][:, self.order] for matrix in (self.gram, self.damped))
+        other.damped, other.added = self.damped[self.order][:, self.order], self.added[self.order]
         other.order = torch.arange(len(self.order))
         return other
 
@@ -105,25 +111,32 @@ def _inverse_factor(gram: Tensor, order: Tensor, damp: float, mean: float) -> tu
     """The upper Cholesky factor of the damped matrix's inverse, columns in this order, and the damping it took."""
     import torch
 
-    ordered = gram[order][:, order]
     for exact in (False, True):
         tried = damp
         while tried <= 10:
-            matrix = ordered.double() if exact else ordered.clone()
+            matrix = gram[order][:, order]
+            matrix = matrix.double() if exact else matrix
             matrix.diagonal().add_(tried * mean)
             factor, failed = torch.linalg.cholesky_ex(matrix)
+            del matrix
             if not failed:
                 inverse = torch.cholesky_inverse(factor)
+                del factor
                 upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
                 if not failed and bool(torch.isfinite(upper).all()):
                     return upper.float(), tried
             tried = max(tried, 1e-4) * 10
-    raise ValueError("the Gram matrix is not positive definite, however much is added to its diagonal")
+    raise ValueError(
+        "the Gram matrix is not positive definite, however much is added to its diagonal: no inputs have such a one"
+    )
 
 
-def quantize(weight: np.ndarray | Tensor, inputs: Inputs, grid: Grid, effort: Effort = NORMAL) -> Quantized:
+def quantize(
+    weight: np.ndarray | Tensor, inputs: Inputs, grid: Grid, effort: Effort = NORMAL, factors: np.ndarray | None = None
+) -> Quantized:
     """`weight` (rows, columns) on `grid`, for inputs with that Gram matrix; rows of several weights may be stacked.
 
+    `factors` (columns,), AWQ's: it is weight * factors that is quantized, for inputs divided by them.
     ValueError: a number that is not finite, columns that are not the inputs' or fill no whole groups.
     """
     import torch
@@ -131,29 +144,30 @@ def quantize(weight: np.ndarray | Tensor, inputs: Inputs, grid: Grid, effort: Ef
     values = torch.from_numpy(checked(np.asarray(weight), "the weight"))
     if values.shape[1] != inputs.columns:
         raise ValueError(f"a weight of {values.shape[1]} columns for a Gram matrix of {inputs.columns}")
+    by = torch.ones(inputs.columns) if factors is None else torch.from_numpy(np.asarray(factors, np.float32))
     with torch.inference_mode():
         if not grid.ordered:
-            return _solve(values.T.contiguous(), inputs, grid, effort)
+            return _solve(values.T.contiguous(), by, inputs, grid, effort)
         order = inputs.order
-        made = _solve(values.T[order], inputs.sorted(), grid, effort)
+        made = _solve(values.T[order], by[order], inputs.sorted(), grid, effort)
     back = torch.argsort(order).numpy()
     groups = (back // grid.width(len(back))).astype(np.int32)
     return replace(made, integers=np.ascontiguousarray(made.integers[:, back]), g_idx=groups)
 
 
-def _solve(values: Tensor, inputs: Inputs, grid: Grid, effort: Effort) -> Quantized:
+def _solve(values: Tensor, factors: Tensor, inputs: Inputs, grid: Grid, effort: Effort) -> Quantized:
     """`values` is the weight, columns first."""
-    work = first_levels(values, inputs, grid, effort)
+    work = first_levels(values, factors, inputs, grid, effort)
     descend(work, inputs.damped, effort.turns)
-    return work.quantized(inputs.gram)
+    return work.quantized(inputs.loss(work.errors()))
 
 
-def first_levels(values: Tensor, inputs: Inputs, grid: Grid, effort: Effort) -> Work:
+def first_levels(values: Tensor, factors: Tensor, inputs: Inputs, grid: Grid, effort: Effort) -> Work:
     """What the turns of descent begin with."""
     if effort.plain:
-        work = Work.of(values, grid, inputs.damped.diagonal())
+        work = Work.of(values, factors, grid, inputs.damped.diagonal())
         work.round()
         return work
-    work = Work.of(values, grid, inputs.remaining())
+    work = Work.of(values, factors, grid, inputs.remaining())
     carry_errors(work, inputs)
     return work

@@ -84,6 +84,8 @@ def checked(weight: np.ndarray, what: str) -> np.ndarray:
     if weight.ndim != 2:
         raise ValueError(f"{what} has the shape {weight.shape}; a matrix has rows and columns")
     values = np.ascontiguousarray(weight, np.float32)
+    if not values.flags.writeable:  # mapped from a file: torch takes no such memory
+        values = values.copy()
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(

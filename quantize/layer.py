@@ -98,10 +98,11 @@ def quantize_group(
 ) -> Group:
     """The weights of a group, (rows, columns) each, on `grid`; with a `front`, by AWQ's factors.
 
-    `effort`: gptq.NORMAL, gptq.HIGH, or gptq.PLAIN for AWQ without GPTQ's integers. `gram` (columns, columns) float32
-    is left as it is. The weights are quantized stacked: rows do not know of each other.
+    `effort`: gptq.NORMAL, gptq.HIGH, or gptq.PLAIN for AWQ without GPTQ's integers. The weights are quantized stacked:
+    rows do not know of each other. `gram` (columns, columns) float32 is used up: what is added to its diagonal stays
+    in it, so that there need be no second one.
     """
-    inputs = Inputs(gram)
+    inputs = Inputs(gram, own=True)
     columns = inputs.columns
     factors, multiplier, source_factors = np.ones(columns, np.float32), None, None
     if front is not None:
@@ -113,11 +114,7 @@ def quantize_group(
         source_factors = np.ones(int(front.rows.max()) + 1, np.float32)
         source_factors[front.rows] = factors
     stacked = np.concatenate([np.asarray(weight, np.float32) for weight in weights.values()])
-    together = (
-        awq.quantize_scaled(stacked, inputs, grid, factors, effort)
-        if front
-        else quantize(stacked, inputs, grid, effort)
-    )
+    together = quantize(stacked, inputs, grid, effort, factors)
     made, at = {}, 0
     for name, weight in weights.items():
         made[name] = together.rows(at, at + len(weight))

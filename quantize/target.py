@@ -5,8 +5,8 @@ what the model that nothing of was quantized has there, Y; for o and down: so mu
 is that model's. E = Y - X_q W^T is missing. The least squares answer is W + ((H + ridge)^-1 X_q^T E / tokens)^T, which
 is then quantized in W's place, with the same H.
 
-The ridge matters: without much of it the answer learns the calibration text's noise, and shrinks what it cannot
-predict. On SmolLM2's first nine layers (24 windows of 512 tokens) 0.01 made KL worse by a fifth, 0.1 better.
+The ridge matters: with little of it the answer learns the calibration text's noise, and shrinks what it cannot predict.
+On SmolLM2's first nine layers (24 windows of 512 tokens) 0.01 made KL worse by 8 %, 0.1 better by 9 %.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ def corrected(weight: np.ndarray, inputs: Inputs, missing: np.ndarray, ridge: fl
     values, cross = checked(weight, "the weight"), checked(missing, "what is missing")
     if cross.shape != values.shape[::-1]:
         raise ValueError(f"for a weight of {values.shape} what is missing is {values.shape[::-1]}, not {cross.shape}")
-    mean = float(inputs.gram.diagonal().mean()) or 1.0
-    matrix = inputs.gram.double()
-    matrix.diagonal().add_(ridge * mean)
-    change = torch.linalg.solve(matrix, torch.from_numpy(cross).double())
-    return np.asarray(values + change.T.float().numpy())
+    mean = float(inputs.diagonal.mean()) or 1.0
+    matrix = inputs.damped.clone()
+    matrix.diagonal().sub_(inputs.added).add_(ridge * mean)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    right = torch.from_numpy(cross)
+    change = (
+        torch.linalg.solve(matrix.double(), right.double()).float() if failed else torch.cholesky_solve(right, factor)
+    )
+    return np.asarray(values + change.T.numpy())

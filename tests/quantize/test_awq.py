@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantize.awq import find_factors, fold, quantize_scaled
+from quantize.awq import find_factors, fold
 from quantize.gptq import NORMAL, PLAIN, Effort, Inputs, quantize
 from quantize.grids import Grid
 
@@ -22,7 +22,7 @@ WEIGHTS = [RNG.normal(size=(rows, COLUMNS)).astype(np.float32) * 0.02 for rows i
 def test_inputs_of_unlike_size_are_worth_factors() -> None:
     inputs, grid = Inputs(GRAM), Grid(4, 32, symmetric=False)
     factors = find_factors(WEIGHTS, inputs, grid, PLAIN)
-    scaled = quantize_scaled(WEIGHTS[0], inputs, grid, factors, PLAIN)
+    scaled = quantize(WEIGHTS[0], inputs, grid, PLAIN, factors)
     assert scaled.loss < 0.8 * quantize(WEIGHTS[0], inputs, grid, PLAIN).loss
     error = X @ (scaled.dequantized() / factors - WEIGHTS[0]).T  # what a reader computes: norm / c, then W * c
     assert scaled.loss == pytest.approx(np.square(error).mean(), rel=1e-3)
@@ -33,7 +33,7 @@ def test_factors_never_cost_anything(effort: Effort) -> None:
     inputs, grid = Inputs(GRAM), Grid(3, 64)
     factors = find_factors(WEIGHTS, inputs, grid, effort)
     both = np.concatenate(WEIGHTS)
-    assert quantize_scaled(both, inputs, grid, factors, effort).loss < 1.03 * quantize(both, inputs, grid, effort).loss
+    assert quantize(both, inputs, grid, effort, factors).loss < 1.03 * quantize(both, inputs, grid, effort).loss
     assert factors.dtype == np.float32
     assert factors.max() * factors.min() == pytest.approx(1, rel=1e-4)
 
@@ -66,7 +66,12 @@ def test_the_norm_takes_what_the_weight_gave_to_the_last_bit(dtype: str) -> None
     norm = RNG.uniform(0.1, 3, COLUMNS).astype(np.float32)
     norm[7] = 0
     factors, folded = fold(SIZES, norm, dtype)
-    kept = torch.from_numpy(folded).to(getattr(torch, dtype)).float().numpy()
+    kept = (
+        torch.from_numpy(folded)
+        .to({"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype])
+        .float()
+        .numpy()
+    )
     assert np.array_equal(kept, folded)
     assert np.allclose(folded * factors, norm, rtol=2e-7, atol=0)
     assert np.allclose(np.delete(factors, 7), np.delete(SIZES, 7), rtol=2**-8)

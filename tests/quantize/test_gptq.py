@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -139,6 +141,29 @@ def test_damping_is_raised_until_the_matrix_can_be_inverted() -> None:
     made = quantize(WEIGHT[:, :64], inputs, Grid(4, 32))
     assert np.isfinite(made.dequantized()).all()
     assert Inputs(GRAM).damp == gptq.DAMP
+
+
+def test_arrays_stay_as_they_were_and_may_be_mapped_from_a_file() -> None:
+    weight, gram = WEIGHT.copy(), GRAM.copy()
+    weight.flags.writeable = gram.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quantize(weight, Inputs(gram), Grid(4, 64))
+    assert np.array_equal(weight, WEIGHT)
+    assert np.array_equal(gram, GRAM)
+
+
+def test_a_matrix_that_is_given_away_is_not_copied() -> None:
+    gram = GRAM.copy()
+    inputs = Inputs(gram, own=True)
+    assert np.shares_memory(inputs.damped.numpy(), gram)
+    assert np.allclose(inputs.diagonal.numpy(), GRAM.diagonal(), rtol=1e-4)
+    assert quantize(WEIGHT, inputs, Grid(4, 64)).loss == quantize(WEIGHT, Inputs(GRAM), Grid(4, 64)).loss
+
+
+def test_no_gram_matrix_has_a_negative_square() -> None:
+    with pytest.raises(ValueError, match="not positive definite"):
+        Inputs(np.diag([1.0, 1.0]).astype(np.float32) - np.float32(40) * (1 - np.eye(2, dtype=np.float32)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
