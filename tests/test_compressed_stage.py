@@ -20,7 +20,7 @@ from convert.formats.compressed.fp8_stage import STAGE as fp8
 from convert.formats.compressed.straight import CompressedScheme, StraightLayout, ignored, write_weights
 from convert.source.checkpoint import open_checkpoint, open_tensors
 from quantize import e4m3
-from quantize.gptq import Decision
+from quantize.gptq_layout import Decision
 from quantize.presets import FP8_TENSOR, PRESETS, Preset, with_group
 from tests import tiny
 from tests.fixtures_gptq import NANO, source_bundle
