@@ -32,15 +32,16 @@ if TYPE_CHECKING:
 class Effort:
     """How long the search for integers goes on: so many turns of coordinate descent.
 
-    `plain`: every weight to the nearest level, in ranges that are clipped where that costs the least; no GPTQ.
+    `damp`: what part of the mean of the Gram matrix' diagonal is added to it. `plain`: every weight to the nearest level, in ranges that are clipped where that costs the least; no GPTQ.
     """
 
     turns: int = 4
     plain: bool = False
+    damp: float = 0.01
 
 
 NORMAL, HIGH, PLAIN = Effort(), Effort(turns=16), Effort(turns=0, plain=True)
-DAMP = 0.01
+DAMP = Effort.damp
 
 
 class Inputs:

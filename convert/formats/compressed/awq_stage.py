@@ -1,6 +1,6 @@
 """An AWQ checkpoint in AutoAWQ's GEMM layout, for vLLM and transformers; the vision tower stays as it is.
 
-gptqmodel does the arithmetic, layer by layer, on a GPU where there is one. A run that is stopped starts anew.
+The source is run one layer at a time; a run that is stopped goes on at the layer where it was.
 """
 
 from __future__ import annotations

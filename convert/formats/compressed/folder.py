@@ -1,7 +1,7 @@
 """The finished folder: every tensor of the source accounted for, names as every reader finds them, companions complete.
 
-What gptqmodel saved is taken apart and put together again, so that what was not to change has the source's own bytes,
-and what changed has the layout's dtypes and shapes. Anything else is an error before a byte is written.
+What was not to change has the source's own bytes, what was made has the layout's dtypes and shapes. Anything else is an
+error before a byte is written.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ def canonical(name: str) -> str:
     return name
 
 
-IN_TEXT = re.compile(r"^model\.(?=layers\.|norm\.|embed_tokens\.)")  # of `canonical` names
 ROUTERS = frozenset({TensorRole.ROUTER, TensorRole.SHARED_ROUTER})
 NOT_MATRICES = (TensorRole.EMBEDDING, TensorRole.POSITIONS)  # tables that rows are looked up in
 TAKES_FACTORS = (TensorRole.ATTENTION_NORM, TensorRole.MLP_NORM, TensorRole.NORM)  # of the columns behind them
@@ -111,19 +110,6 @@ class Layout:
         """How config.json says what is kept."""
         return gptq_layout.exclusions(self.towers, self.head)
 
-    def spelled(self, name: str, source: str = "") -> str:
-        """The name in the folder of what comes from the tensor `source`: that of the module in transformers 5.
-
-        Of a model with vision, gptqmodel finds tensors under no other; transformers since 4.52 and vLLM know both
-        these and the older ones.
-        """
-        plain = canonical(name)
-        if not self.has_vision:
-            return plain
-        if self.roles.of.get(source or name) in VISION:
-            return plain if plain.startswith("model.") else f"model.{plain}"
-        return IN_TEXT.sub("model.language_model.", plain)
-
     @cached_property
     def matrices(self) -> dict[str, tuple[int, ...]]:
         """Module -> shape of its weight, for every matrix of the checkpoint but embeddings."""
@@ -149,10 +135,10 @@ class Layout:
         for name, tensor in self.checkpoint.tensors.items():
             module, _, suffix = name.rpartition(".")
             if module not in taken:
-                yield FolderTensor(self.spelled(name), tensor.dtype, tensor.shape, "", name)
+                yield FolderTensor(name, tensor.dtype, tensor.shape, "", name)
             elif suffix == "weight":
                 for word, (dtype, shape) in self._packed(module).items():
-                    yield FolderTensor(self.spelled(f"{module}.{word}", name), dtype, shape, module, name)
+                    yield FolderTensor(f"{module}.{word}", dtype, shape, module, name)
 
     def _packed(self, module: str) -> dict[str, Spec]:
         bias = f"{module}.bias" in self.checkpoint.tensors

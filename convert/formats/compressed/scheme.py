@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from convert.distribution import RELEASE
@@ -46,7 +46,7 @@ class Scheme:
 
         lowest = 1 if self.method == "gptq" else 0  # its first format stores zero points less one
         grid = Grid(self.bits, self.group_size, self.symmetric, self.desc_act, lowest)
-        effort = {"normal": NORMAL, "high": HIGH, "plain": PLAIN}[self.effort]
+        effort = replace({"normal": NORMAL, "high": HIGH, "plain": PLAIN}[self.effort], damp=self.damp)
         factors = self.scale or self.method == "awq"
         return Method(grid, effort, factors, self.sequential, self.calibrate_all_experts)
 

@@ -68,11 +68,6 @@ class StraightLayout(Layout):
 
     scheme: CompressedScheme
 
-    def spelled(self, name: str, source: str = "") -> str:
-        """The name as the checkpoint has it."""
-        del source
-        return name
-
     @cached_property
     def exclusions(self) -> Sequence[str]:
         """The modules that are not quantized, as config.json says it."""
