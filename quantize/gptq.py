@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 class Effort:
     """How long the search for integers goes on: so many turns of coordinate descent.
 
-    `damp`: what part of the mean of the Gram matrix' diagonal is added to it. `plain`: every weight to the nearest level, in ranges that are clipped where that costs the least; no GPTQ.
+    `plain`: every weight to the nearest level, in ranges that are clipped where that costs the least; no GPTQ. `damp`:
+    what part of its diagonal's mean is added to the Gram matrix' diagonal.
     """
 
     turns: int = 4
