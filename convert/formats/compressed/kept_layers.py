@@ -40,6 +40,7 @@ class KeptLayers:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, tensors in ((layer + EFFECTIVE, effective), (layer, made)):
             part = self._path(name).with_suffix(".part")
+            part.unlink(missing_ok=True)  # of a run that was killed
             specs = {key: (TYPES[value.dtype], value.shape) for key, value in tensors.items()}
             write(part, specs, (np.ascontiguousarray(value).data for value in tensors.values()), {"format": "pt"})
             part.replace(self._path(name))
