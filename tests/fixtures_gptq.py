@@ -44,28 +44,21 @@ for folder in map(pathlib.Path, sys.argv[1:]):
         np.savez(folder.parent / "products.npz", **made)
 """
 
-# gptqmodel's own loader: it finds tensors under the names of transformers 5 alone, and makes up what it does not find.
+# gptqmodel's own loader. Of models with vision it finds tensors under the names of transformers 5 alone.
 OWN_READER = """
 import sys, pathlib, numpy as np, torch
 from gptqmodel import BACKEND, GPTQModel
-from gptqmodel.models.definitions.base_qwen2_vl import BaseQwen2VLGPTQ
-BaseQwen2VLGPTQ.require_load_processor = False
 for folder in map(pathlib.Path, sys.argv[1:]):
     kernel = BACKEND.TORCH_AWQ if folder.name.endswith("AWQ") else BACKEND.TORCH
     model = GPTQModel.load(str(folder), device="cpu", backend=kernel).model
-    ids = torch.arange(16)[None]
-    patches = torch.linspace(-1, 1, 16 * 1176, dtype=model.dtype).reshape(16, 1176)
     with torch.inference_mode():
-        seen = model.get_image_features(patches, torch.tensor([[1, 4, 4]]))
-        seen = getattr(seen, "pooler_output", seen)
-        seen = seen if torch.is_tensor(seen) else torch.cat(list(seen))
-        logits = model(input_ids=ids).logits
-    np.savez(folder.parent / "own.npz", logits=logits.float().numpy(), seen=seen.float().numpy())
+        logits = model(input_ids=torch.arange(16)[None]).logits
+    np.savez(folder.parent / "own.npz", logits=logits.float().numpy())
 """
 
 
 def own_reader(*folders: Path) -> list[dict[str, np.ndarray]]:
-    """For each folder, what gptqmodel's loader makes of the first 16 tokens and of an image."""
+    """For each folder, what gptqmodel's loader makes of the first 16 tokens."""
     command = [sys.executable, "-c", OWN_READER, *map(str, folders)]
     processes.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
     return [dict(np.load(folder.parent / "own.npz")) for folder in folders]
