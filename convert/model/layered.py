@@ -21,6 +21,7 @@ import torch
 
 from convert.model.forward import Call, Output, Pass
 from convert.model.hollow import Weights, build
+from convert.model.resume import Bookmark, Resume, Statistics, names_of
 from convert.model.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Through:
             with torch.inference_mode():
                 output = call.run()
             yield output
+            del output  # logits may be as large as all else
 
 
 class Loader(Protocol):
@@ -150,19 +152,25 @@ class Layered:
         *,
         gradients: bool = False,
         head: bool = True,
+        resume: Resume | None = None,
+        statistics: Statistics | None = None,
     ) -> Generator[tuple[int, Output]]:
         """(number of the input, what the model gives for it), as the passes end; without a cache.
 
         `inputs` are the model's arguments; `on_call` is told of an input's number whenever it went through a layer.
         With `gradients` what the model does between its layers is recorded by autograd; without the `head` hidden
-        states are the output. Raises what the model or the
-        visitor raises.
+        states are the output. With `resume` a run that was killed goes on at the layer it was at, and with it the
+        visitor's `statistics`. Raises what the model or the visitor raises.
         """
         mode = torch.enable_grad if gradients else torch.inference_mode
         passes = [Pass(number, self._forward(arguments, mode, head)) for number, arguments in enumerate(inputs)]
+        layers = self.decoder_layers() if resume else ()
+        bookmark = Bookmark(resume, names_of(inputs) if layers else (), layers, statistics)
         try:
-            yield from self._run(passes, visitor or Through(), on_call)
+            yield from self._run(passes, visitor or Through(), on_call, bookmark)
         finally:
+            if all(one.ended for one in passes):
+                bookmark.close()
             for one in passes:
                 one.stop()
             self._scratch.clear()
@@ -179,8 +187,14 @@ class Layered:
 
         return forward
 
+    def decoder_layers(self) -> list[Layer]:
+        """The layers of the text, in their order; none where the decoder has more than one list."""
+        inside = set(self.model.get_decoder().modules())
+        found = [layer for layer in self.layers if layer.in_list and layer.module in inside]
+        return found if len({layer.name.rpartition(".")[0] for layer in found}) == 1 else []
+
     def _run(
-        self, passes: Sequence[Pass], visitor: Visitor, on_call: Callable[[int], None]
+        self, passes: Sequence[Pass], visitor: Visitor, on_call: Callable[[int], None], bookmark: Bookmark
     ) -> Generator[tuple[int, Output]]:
         waiting: dict[int, Call] = {}
 
@@ -192,20 +206,39 @@ class Layered:
                 output, passes[number].output = passes[number].output, None
                 yield number, output
 
+        bookmark.open()
         for number in range(len(passes)):
             yield from advance(number)
         while waiting:
             layer = min((call.layer for call in waiting.values()), key=lambda layer: layer.index)
-            numbers = [number for number, call in waiting.items() if call.layer is layer]
-            self._scratch.expect(sum(_bytes(waiting[number].args) for number in numbers))
-            with self.weights.loaded(layer.name):
-                outputs = visitor.visit(layer, [waiting[number] for number in numbers])
-                for number in numbers:
-                    given = self._scratch.keep(next(outputs))
-                    on_call(number)
-                    yield from advance(number, given)
-                    del given
-                next(outputs, None)  # what a visitor does behind the last
+            calls = [waiting[number] for number in sorted(waiting) if waiting[number].layer is layer]
+            self._scratch.expect(sum(_bytes(call.args) for call in calls))
+            numbers = [call.number for call in calls]
+            outputs = self._through(layer, calls, visitor, bookmark)
+            del calls
+            for number in numbers:
+                given = next(outputs)
+                on_call(number)
+                yield from advance(number, given)
+                del given
+            next(outputs, None)  # what a visitor does behind the last
+
+    def _through(
+        self, layer: Layer, calls: Sequence[Call], visitor: Visitor, bookmark: Bookmark
+    ) -> Generator[Output]:
+        """What goes on in each pass; what the layer gives is let go before the next call is run."""
+        if bookmark.skips(layer, calls):
+            for call in calls:
+                yield bookmark.output(layer, call.number)
+            return
+        with self.weights.loaded(layer.name), bookmark.writing(layer, calls) as note:
+            outputs = visitor.visit(layer, calls)
+            for call in calls:
+                output = self._scratch.keep(next(outputs))
+                note(call.number, output)
+                yield output
+                del output
+            next(outputs, None)
 
 
 def _bytes(values: Sequence[object]) -> int:

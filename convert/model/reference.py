@@ -13,6 +13,7 @@ from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
 
 if TYPE_CHECKING:
+    from convert.model.resume import Resume
     from convert.model.session import LayeredSession
     from validate.runtimes.transformers import TransformersSession
 
@@ -23,14 +24,17 @@ class How:
 
     dtype: str = "float32"
     layered: bool | None = None
+    resume: Resume | None = None  # where a pass over the layers writes down how far it is
 
 
 @contextlib.contextmanager
-def open_layered(source: Bundle, threads: int | None = None, within: Path | None = None) -> Iterator[LayeredSession]:
+def open_layered(
+    source: Bundle, threads: int | None = None, within: Path | None = None, resume: Resume | None = None
+) -> Iterator[LayeredSession]:
     """As `open_reference`, one layer at a time, for who looks at what goes into the layers."""
     from convert.model.session import LayeredSession
 
-    with open_reference(source, threads, within=within, how=How(layered=True)) as session:
+    with open_reference(source, threads, within=within, how=How(layered=True, resume=resume)) as session:
         assert isinstance(session, LayeredSession)
         yield session
 
@@ -73,7 +77,7 @@ def _session(folder: Path, threads: int | None, trust_remote_code: bool, how: Ho
     fits = how.dtype == "float32" and (free is None or need <= free * memory.FREE_SHARE)
     if fits if how.layered is None else not how.layered and how.dtype == "float32":
         return transformers.RUNTIME.open(folder, threads=threads, trust_remote_code=trust_remote_code)
-    return LayeredSession(folder, threads, trust_remote_code, how.dtype, folder.parent)
+    return LayeredSession(folder, threads, trust_remote_code, how.dtype, folder.parent, how.resume)
 
 
 def link_files(source: Bundle, folder: Path, code: bool) -> None:

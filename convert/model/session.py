@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from convert.model.layered import Layered, Visitor
-
+    from convert.model.resume import Resume, Statistics
 
 BATCH_TOKENS = 2048  # of a batch: as many rows as matrix products are fast with
 
@@ -34,9 +34,10 @@ class LayeredSession(TransformersSession):
         trust_remote_code: bool,
         dtype: str = "float32",
         within: Path | None = None,
+        resume: Resume | None = None,
     ) -> None:
         super().__init__(folder, threads, trust_remote_code)
-        self._dtype, self._within = dtype, within
+        self._dtype, self._within, self._resume = dtype, within, resume
 
     @functools.cached_property
     def layered(self) -> Layered:
@@ -60,17 +61,20 @@ class LayeredSession(TransformersSession):
         windows: Sequence[Sequence[int]],
         visitor: Callable[[Layered], Visitor],
         advance: Callable[[int], None],
+        statistics: Statistics | None = None,
     ) -> None:
         """Put windows through every layer below the head, each layer shown to the visitor; several rows at a time.
 
-        `advance` is told of tokens as they go by.
+        `advance` is told of tokens as they go by. Only with the visitor's `statistics` does a run that was killed go on.
         """
         groups = by_length(windows)
         rows = [{"input_ids": self._torch.tensor(group)} for group in groups]
         sizes = [arguments["input_ids"].numel() for arguments in rows]
         with self._running():
             on_call = _shares(sizes, sum(layer.in_list for layer in self.layered.layers), advance)
-            for _ in self.layered.run(rows, visitor(self.layered), on_call, head=False):
+            resume = None if statistics is None else self._resume
+            looking = visitor(self.layered)
+            for _ in self.layered.run(rows, looking, on_call, head=False, resume=resume, statistics=statistics):
                 pass
 
     @property
@@ -93,7 +97,8 @@ class LayeredSession(TransformersSession):
     def read_windows(self, windows: Sequence[Sequence[int]], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
         ids = [{"input_ids": self._torch.tensor([list(tokens)])} for tokens in windows]
         with self._running():
-            outputs = self.layered.run(ids, on_call=_shares(list(map(len, windows)), len(self.layered.layers), advance))
+            on_call = _shares(list(map(len, windows)), len(self.layered.layers), advance)
+            outputs = self.layered.run(ids, on_call=on_call, resume=self._resume)
             ready: dict[int, np.ndarray] = {}
             for wanted in range(len(windows)):
                 while wanted not in ready:
