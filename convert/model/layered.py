@@ -21,7 +21,7 @@ import torch
 
 from convert.model.forward import Call, Output, Pass
 from convert.model.hollow import Weights, build
-from convert.model.resume import Bookmark, Resume, Statistics, names_of
+from convert.model.resume import Bookmark, Resume, names_of
 from convert.model.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -88,7 +88,13 @@ class Loaded:
 
 
 class Layered:
-    """A model that is stopped at its layers; see above. Its weights are those in memory, or `weights` brings them."""
+    """A model that is stopped at its layers; see above. Its weights are those in memory, or `weights` brings them.
+
+    `resume` is where runs write down how far they are: one that was killed goes on at the layer it was at. It knows
+    the statistics of the visitor that it is for.
+    """
+
+    resume: Resume | None = None
 
     def __init__(self, model: PreTrainedModel, weights: Loader | None = None, scratch: Scratch | None = None) -> None:
         self.model = model
@@ -152,25 +158,25 @@ class Layered:
         *,
         gradients: bool = False,
         head: bool = True,
-        resume: Resume | None = None,
-        statistics: Statistics | None = None,
     ) -> Generator[tuple[int, Output]]:
         """(number of the input, what the model gives for it), as the passes end; without a cache.
 
         `inputs` are the model's arguments; `on_call` is told of an input's number whenever it went through a layer.
         With `gradients` what the model does between its layers is recorded by autograd; without the `head` hidden
-        states are the output. With `resume` a run that was killed goes on at the layer it was at, and with it the
-        visitor's `statistics`. Raises what the model or the visitor raises.
+        states are the output. Raises what the model or the visitor raises.
         """
         mode = torch.enable_grad if gradients else torch.inference_mode
         passes = [Pass(number, self._forward(arguments, mode, head)) for number, arguments in enumerate(inputs)]
-        layers = self.decoder_layers() if resume else ()
-        bookmark = Bookmark(resume, names_of(inputs) if layers else (), layers, statistics)
+        layers = self.decoder_layers() if self.resume else ()
+        bookmark = Bookmark(self.resume, names_of(inputs) if layers else (), layers)
         try:
             yield from self._run(passes, visitor or Through(), on_call, bookmark)
-        finally:
+            bookmark.close()
+        except GeneratorExit:  # by who has the last output, and asks for no more
             if all(one.ended for one in passes):
                 bookmark.close()
+            raise
+        finally:
             for one in passes:
                 one.stop()
             self._scratch.clear()
@@ -223,9 +229,7 @@ class Layered:
                 del given
             next(outputs, None)  # what a visitor does behind the last
 
-    def _through(
-        self, layer: Layer, calls: Sequence[Call], visitor: Visitor, bookmark: Bookmark
-    ) -> Generator[Output]:
+    def _through(self, layer: Layer, calls: Sequence[Call], visitor: Visitor, bookmark: Bookmark) -> Generator[Output]:
         """What goes on in each pass; what the layer gives is let go before the next call is run."""
         if bookmark.skips(layer, calls):
             for call in calls:

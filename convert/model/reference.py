@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
+from convert.files import STATE_FOLDER
 
 if TYPE_CHECKING:
     from convert.model.resume import Resume
@@ -25,6 +26,11 @@ class How:
     dtype: str = "float32"
     layered: bool | None = None
     resume: Resume | None = None  # where a pass over the layers writes down how far it is
+
+
+def passes_folder(out: Path) -> Path:
+    """Where a step that writes to `out` keeps how far its passes are: `out` itself is emptied when it is run again."""
+    return out.parent / STATE_FOLDER / "passes" / out.stem
 
 
 @contextlib.contextmanager
@@ -77,7 +83,9 @@ def _session(folder: Path, threads: int | None, trust_remote_code: bool, how: Ho
     fits = how.dtype == "float32" and (free is None or need <= free * memory.FREE_SHARE)
     if fits if how.layered is None else not how.layered and how.dtype == "float32":
         return transformers.RUNTIME.open(folder, threads=threads, trust_remote_code=trust_remote_code)
-    return LayeredSession(folder, threads, trust_remote_code, how.dtype, folder.parent, how.resume)
+    session = LayeredSession(folder, threads, trust_remote_code, how.dtype, folder.parent)
+    session.resume = how.resume
+    return session
 
 
 def link_files(source: Bundle, folder: Path, code: bool) -> None:

@@ -57,8 +57,9 @@ class Resume:
 
     folder: Path
     key: str
-    seconds: float = SECONDS  # between two files
+    seconds: float = field(default_factory=lambda: SECONDS)  # between two files
     say: Callable[[str], None] = field(default=lambda line: None)  # told of a pass that goes on
+    statistics: Statistics | None = None  # what a visitor gathers meanwhile
 
     @property
     def path(self) -> Path:
@@ -92,7 +93,6 @@ class Bookmark:
     resume: Resume | None = None
     names: Sequence[str] = ()
     layers: Sequence[Layer] = ()
-    statistics: Statistics | None = None
     _left: _Left | None = None
     _refused: bool = False
     _since: float = field(default_factory=time.monotonic)
@@ -108,8 +108,8 @@ class Bookmark:
                     other.unlink()
         with contextlib.suppress(*_BROKEN):
             left = _Left.read(path, self.names, [layer.name for layer in self.layers])
-            if self.statistics is not None:
-                self.statistics.restore(left.statistics_of(self.names))
+            if self.resume.statistics is not None:
+                self.resume.statistics.restore(left.statistics_of(self.names))
             self._left = left
             self.resume.say(f"goes on behind {left.layer}, where the last run was")
 
@@ -141,8 +141,8 @@ class Bookmark:
         try:
             with zipfile.ZipFile(part, "w") as file:
                 yield lambda number, output: self._note(file, number, output)
-                if self.statistics is not None:
-                    _put(file, "statistics", self.statistics.state())
+                if self.resume.statistics is not None:
+                    _put(file, "statistics", self.resume.statistics.state())
                 about = {"layer": layer.name, "names": sorted({self.names[call.number] for call in calls})}
                 file.writestr("about.json", json.dumps(about))
             if not self._refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,10 @@ class LayeredSession(TransformersSession):
     """As TransformersSession, in the memory of a layer; many windows at once are read as fast as the whole model.
 
     `dtype` is that of the arithmetic: torch's name of it. What a single call asks reads every layer for itself.
+    `resume` is where passes over many windows write down how far they are.
     """
+
+    resume: Resume | None = None
 
     def __init__(
         self,
@@ -34,10 +38,9 @@ class LayeredSession(TransformersSession):
         trust_remote_code: bool,
         dtype: str = "float32",
         within: Path | None = None,
-        resume: Resume | None = None,
     ) -> None:
         super().__init__(folder, threads, trust_remote_code)
-        self._dtype, self._within, self._resume = dtype, within, resume
+        self._dtype, self._within = dtype, within
 
     @functools.cached_property
     def layered(self) -> Layered:
@@ -65,16 +68,15 @@ class LayeredSession(TransformersSession):
     ) -> None:
         """Put windows through every layer below the head, each layer shown to the visitor; several rows at a time.
 
-        `advance` is told of tokens as they go by. Only with the visitor's `statistics` does a run that was killed go on.
+        `advance` is told of tokens as they go by. With the visitor's `statistics` a run that was killed goes on.
         """
         groups = by_length(windows)
         rows = [{"input_ids": self._torch.tensor(group)} for group in groups]
         sizes = [arguments["input_ids"].numel() for arguments in rows]
         with self._running():
             on_call = _shares(sizes, sum(layer.in_list for layer in self.layered.layers), advance)
-            resume = None if statistics is None else self._resume
-            looking = visitor(self.layered)
-            for _ in self.layered.run(rows, looking, on_call, head=False, resume=resume, statistics=statistics):
+            self.layered.resume = replace(self.resume, statistics=statistics) if self.resume and statistics else None
+            for _ in self.layered.run(rows, visitor(self.layered), on_call, head=False):
                 pass
 
     @property
@@ -98,7 +100,8 @@ class LayeredSession(TransformersSession):
         ids = [{"input_ids": self._torch.tensor([list(tokens)])} for tokens in windows]
         with self._running():
             on_call = _shares(list(map(len, windows)), len(self.layered.layers), advance)
-            outputs = self.layered.run(ids, on_call=on_call, resume=self._resume)
+            self.layered.resume = self.resume
+            outputs = self.layered.run(ids, on_call=on_call)
             ready: dict[int, np.ndarray] = {}
             for wanted in range(len(windows)):
                 while wanted not in ready:

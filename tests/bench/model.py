@@ -115,8 +115,8 @@ def main() -> None:
         folder = make(options.folder / words.replace(":", "x"), shape(size, int(layers) if layers else None))
         for how in options.how:
             f = measured(folder, how, options.tokens, options.threads)
-            rate = options.tokens / f.seconds
-            print(f"{words:8}{how:20}{f.seconds:9.1f}{f.cpu:9.1f}{rate:8.1f}{f.peak / GB:9.2f}{f.last:9.4f}", flush=True)
+            row = f"{f.seconds:9.1f}{f.cpu:9.1f}{options.tokens / f.seconds:8.1f}{f.peak / GB:9.2f}{f.last:9.4f}"
+            print(f"{words:8}{how:20}{row}", flush=True)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def make(folder: Path, config: Mapping[str, Any], seed: int = 0) -> Path:
     _save_tokenizer(folder, qwen_tokenizer(384), QWEN_TOKENIZER_CONFIG)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     shards = list(_shards(_parameters(folder, config)))
-    draw, weight_map = _Draw(seed), {}
+    draw, weight_map = _Draw(seed), dict[str, str]()
     for number, shard in enumerate(shards):
         file = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
         _write(folder / file, shard, draw)

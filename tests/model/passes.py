@@ -1,4 +1,4 @@
-"""A process that puts windows through a model's layers, prints each layer it reads, and waits for a line before the next.
+"""A process that puts windows through a model's layers, prints each layer it reads, and waits for a line at each.
 
     python -m tests.model.passes CHECKPOINT STATE RESULT [--gather] [--wait]
 
@@ -68,10 +68,9 @@ def main() -> None:
     layered.LARGE = 64 * 200
     model, sums = Layered.open(options.checkpoint), Sums()
     visitor = Telling(GatherInputs(model, sums.take) if options.gather else Through(), options.wait)
-    resume = Resume(options.state, "a model", seconds=0, say=lambda line: print(line, flush=True))
     statistics = sums if options.gather else None
-    run = model.run(windows(model), visitor, head=not options.gather, resume=resume, statistics=statistics)
-    found = {f"{number}": output for number, output in run}
+    model.resume = Resume(options.state, "a model", 0, lambda line: print(line, flush=True), statistics)
+    found = {f"{number}": output for number, output in model.run(windows(model), visitor, head=not options.gather)}
     with open(options.result, "wb") as file:
         if options.gather:
             np.savez(file, **{name: one.numpy() for name, one in sums.squares.items()})

@@ -44,7 +44,8 @@ def killed(checkpoint: Path, folder: Path, *words: str) -> None:
     """A run that ends by SIGKILL when a layer's weights were read."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with processes.started(command(checkpoint, folder, "--wait", *words), **pipes) as process:
-        assert process.stdin and process.stdout
+        assert process.stdin
+        assert process.stdout
         while process.stdout.readline().strip() != KILLED_AT:
             process.stdin.write("\n")
             process.stdin.flush()
@@ -80,17 +81,19 @@ class Stops(Through):
         return super().visit(layer, calls)
 
 
-def stopped(parts: Layered, inputs: Any, resume: Resume, statistics: Sums | None = None) -> Path:
-    at = parts.decoder_layers()[-1].name
+def stopped(parts: Layered, inputs: Any, resume: Resume) -> Path:
+    at, parts.resume = parts.decoder_layers()[-1].name, resume
     with pytest.raises(KeyboardInterrupt):
-        list(parts.run(inputs, Stops(at), resume=resume, statistics=statistics))
+        list(parts.run(inputs, Stops(at)))
     return resume.path
 
 
-def seen(parts: Layered, inputs: Any, resume: Resume, statistics: Sums | None = None) -> list[str]:
+def seen(parts: Layered, inputs: Any, resume: Resume) -> list[str]:
     """The decoder layers that a run reads, whose logits are those of a run from the start."""
+    parts.resume = None
     looking, wanted = Stops(), dict(parts.run(inputs))
-    for number, output in parts.run(inputs, looking, resume=resume, statistics=statistics):
+    parts.resume = resume
+    for number, output in parts.run(inputs, looking):
         assert torch.equal(output.logits, wanted[number].logits)  # type: ignore[attr-defined]
     return [name for name in looking.seen if name in {layer.name for layer in parts.decoder_layers()}]
 
@@ -135,9 +138,9 @@ def test_fewer_passes_go_on_too(tmp_path: Path) -> None:
 
 def test_statistics_of_other_passes_do_not_go_on(tmp_path: Path) -> None:
     parts = Layered.open(tiny.tiny_llama(tmp_path / "tiny", layers=3))
-    inputs, resume, sums = windows(parts), Resume(tmp_path / "state", "key", seconds=0), Sums()
-    stopped(parts, inputs, resume, sums)
-    assert len(seen(parts, inputs[1:], resume, sums)) == 3
+    inputs, resume = windows(parts), Resume(tmp_path / "state", "key", seconds=0, statistics=Sums())
+    stopped(parts, inputs, resume)
+    assert len(seen(parts, inputs[1:], resume)) == 3
 
 
 def broken(path: Path) -> None:

@@ -98,9 +98,10 @@ class ImatrixStage(Stage[ImatrixOptions]):
         """The source's bundle with the matrix beside it."""
         from convert.formats.gguf.calibration import calibrate, read_matrices
         from convert.formats.gguf.imatrix import coverage, write_imatrix
+        from convert.model.reference import passes_folder
 
         source = checkpoint("imatrix", inputs)
-        imatrix = calibrate(source, _corpus(options), progress)
+        imatrix = calibrate(source, _corpus(options), progress, passes_folder(out))
         first, *lacking = coverage(imatrix, read_matrices(source).shapes)
         progress.note(first)
         for line in lacking:
