@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 import torch
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+Forward: TypeAlias = Callable[..., Output]
 LARGE = 1 << 22  # values of a matrix outside the layers (embedding, head) that is a layer of its own
 
 
@@ -38,7 +39,7 @@ class Layer:
     name: str  # of the module: model.layers.3
     index: int  # in the model's order
     module: nn.Module
-    forward: Callable[..., Output]  # the module's own
+    forward: Forward  # the module's own
     in_list: bool  # one of a list of like ones: a decoder layer, a block of a tower
 
 
@@ -71,6 +72,12 @@ class Loader(Protocol):
     def loaded(self, module: str) -> contextlib.AbstractContextManager[nn.Module]:
         """All that is in it, while the block is open."""
 
+    def expect(self, module: str) -> None:
+        """It will be asked for next, as a rule."""
+
+    def idle(self) -> None:
+        """Nothing will be asked for next."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -86,6 +93,12 @@ class Loaded:
         """It is there, and stays."""
         yield self.model.get_submodule(module)
 
+    def expect(self, module: str) -> None:
+        """It is there."""
+
+    def idle(self) -> None:
+        """Nothing is held that would not be held anyway."""
+
 
 class Layered:
     """A model that is stopped at its layers; see above. Its weights are those in memory, or `weights` brings them.
@@ -96,11 +109,20 @@ class Layered:
 
     resume: Resume | None = None
 
-    def __init__(self, model: PreTrainedModel, weights: Loader | None = None, scratch: Scratch | None = None) -> None:
+    through: Visitor = Through()  # where nobody looks at the layers
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        weights: Loader | None = None,
+        scratch: Scratch | None = None,
+        place: Callable[[Forward], Forward] = lambda forward: forward,
+    ) -> None:
+        """`place` makes of a layer's forward one that runs where its weights are."""
         self.model = model
         self.weights: Loader = weights or Loaded(model)
         self._scratch = scratch or Scratch()
-        self.layers = _layers(model)
+        self.layers = _layers(model, place)
         for layer in self.layers:
             layer.module.forward = self._door(layer)
         self._load_rest()
@@ -170,7 +192,7 @@ class Layered:
         layers = self.decoder_layers() if self.resume else ()
         bookmark = Bookmark(self.resume, names_of(inputs) if layers else (), layers)
         try:
-            yield from self._run(passes, visitor or Through(), on_call, bookmark)
+            yield from self._run(passes, visitor or self.through, on_call, bookmark)
             bookmark.close()
         except GeneratorExit:  # by who has the last output, and asks for no more
             if all(one.ended for one in passes):
@@ -180,6 +202,7 @@ class Layered:
             for one in passes:
                 one.stop()
             self._scratch.clear()
+            self.weights.idle()
 
     def _forward(
         self, arguments: Mapping[str, Tensor], mode: Callable[[], contextlib.AbstractContextManager[object]], head: bool
@@ -236,6 +259,8 @@ class Layered:
                 yield bookmark.output(layer, call.number)
             return
         with self.weights.loaded(layer.name), bookmark.writing(layer, calls) as note:
+            if layer.index + 1 < len(self.layers):
+                self.weights.expect(self.layers[layer.index + 1].name)
             outputs = visitor.visit(layer, calls)
             for call in calls:
                 output = self._scratch.keep(next(outputs))
@@ -249,12 +274,12 @@ def _bytes(values: Sequence[object]) -> int:
     return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
-def _layers(model: PreTrainedModel) -> list[Layer]:
+def _layers(model: PreTrainedModel, place: Callable[[Forward], Forward]) -> list[Layer]:
     """The outermost members of lists, and large matrices outside of them, in the model's order."""
     found: list[Layer] = []
 
     def add(name: str, module: nn.Module, in_list: bool) -> None:
-        found.append(Layer(name, len(found), module, module.forward, in_list))
+        found.append(Layer(name, len(found), module, place(module.forward), in_list))
 
     def look(name: str, module: nn.Module) -> None:
         for child_name, child in module.named_children():

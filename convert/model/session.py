@@ -45,6 +45,7 @@ class LayeredSession(TransformersSession):
     @functools.cached_property
     def layered(self) -> Layered:
         """The model, which holds what belongs to no layer."""
+        from convert.model.devices import open_on, there_are
         from convert.model.layered import Layered
         from convert.model.scratch import Scratch
 
@@ -52,8 +53,8 @@ class LayeredSession(TransformersSession):
             return Layered(super()._model)  # blocks that transformers unpacks only as a whole
         with self.loading():
             dtype = {"float32": self._torch.float32, "bfloat16": self._torch.bfloat16}[self._dtype]
-            scratch = Scratch(folder=self._within)
-            return Layered.open(self._folder, dtype, trust_remote_code=self._trust_remote_code, scratch=scratch)
+            scratch, trust = Scratch(folder=self._within), self._trust_remote_code
+            return open_on(there_are(), self._folder, dtype, trust_remote_code=trust, scratch=scratch)
 
     @property
     def _model(self) -> PreTrainedModel:
