@@ -20,7 +20,7 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
 from convert.formats.base import SOURCE, Output
-from convert.model.memory_needs import reference_needs
+from convert.model.memory_needs import Passes, reference_needs
 from convert.model.reference import How, open_reference, passes_folder
 from convert.needs import Needs
 from convert.progress import Progress
@@ -350,7 +350,8 @@ class ValidateStage(Stage[ValidateOptions]):
         """The source on transformers beside the largest output on its runtime."""
         rows = outputs(inputs, second_runtimes(options))
         largest = max((_memory_bytes(row, inputs[SOURCE]) for row in rows), default=0)
-        return reference_needs(inputs[SOURCE], largest, scratch_bytes=_kept_bytes(options, inputs[SOURCE]))
+        source, passes = inputs[SOURCE], Passes(options.most_tokens, window_of(options, inputs[SOURCE]))
+        return reference_needs(source, largest, scratch_bytes=_kept_bytes(options, source), passes=passes)
 
     def explain(self, options: ValidateOptions, inputs: Inputs) -> list[str]:
         """What each output will be held to, for `convert plan -v`."""

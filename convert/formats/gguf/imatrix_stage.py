@@ -14,7 +14,7 @@ from pydantic import Field
 
 from convert.bundle import Artifact, Bundle
 from convert.errors import InputError, Problem
-from convert.model.memory_needs import reference_needs
+from convert.model.memory_needs import Passes, reference_needs
 from convert.needs import Needs
 from convert.options import Options, RecipePath
 from convert.progress import Progress
@@ -85,7 +85,7 @@ class ImatrixStage(Stage[ImatrixOptions]):
 
     def needs(self, options: ImatrixOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers."""
-        return reference_needs(only(inputs))
+        return reference_needs(only(inputs), passes=Passes(options.chunks * options.window))
 
     def explain(self, options: ImatrixOptions, inputs: Inputs) -> Iterator[str]:
         """What will be measured, for `convert plan -v`."""
