@@ -25,8 +25,9 @@ from convert.model.scratch import Scratch
 if TYPE_CHECKING:
     from torch import nn
 
+    _Entered: TypeAlias = tuple[contextlib.ExitStack, nn.Module]  # a context that is open, and what it gave
+
 CPU = torch.device("cpu")
-_Entered: TypeAlias = "tuple[contextlib.ExitStack, nn.Module]"  # a context that is open, and what it gave
 
 
 def there_are() -> list[torch.device]:
