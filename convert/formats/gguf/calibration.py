@@ -163,9 +163,8 @@ def calibrate(source: Bundle, corpus: Corpus, progress: Progress, state: Path | 
     from validate.runtimes import RuntimeFailure
 
     matrices = read_matrices(source)
-    gathered = _Gathered(matrices)
-    key = f"{model_key(source)} {corpus.threads}"
-    resume = Resume(state, key, say=progress.note) if state else None
+    gathered, model = _Gathered(matrices), model_key(source)
+    resume = Resume(state, f"{model} {corpus.threads}", say=progress.note) if state else None
     with open_layered(source, corpus.threads, resume=resume) as reference:
         windows = list(_windows(reference, corpus))
         if len(windows) < corpus.chunks:
@@ -173,14 +172,14 @@ def calibrate(source: Bundle, corpus: Corpus, progress: Progress, state: Path | 
             progress.warn(f"{corpus.text} gives {got}, fewer than the {corpus.chunks} asked for")
         progress.start("calibrating", len(windows) * corpus.window, "tok")
         try:
-            reference.visit(windows, lambda model: GatherInputs(model, gathered.take), progress.advance, gathered)
+            reference.visit(windows, lambda layers: GatherInputs(layers, gathered.take), progress.advance, gathered)
         except RuntimeFailure as error:
             raise StageError("the reference", str(error)) from error
     entries = gathered.entries
     if silent := [n for n in matrices.shapes if n not in entries or not entries[n].counts.any()]:
         remedy = "the architecture's file names modules that transformers does not have"
         raise StageError("calibration", f"nothing went into {listed(silent)}", "every matrix used", remedy)
-    return Imatrix(entries, (corpus.text.name,), len(windows), corpus.window, model_key(source))
+    return Imatrix(entries, (corpus.text.name,), len(windows), corpus.window, model)
 
 
 @dataclass
