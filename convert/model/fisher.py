@@ -81,7 +81,7 @@ class _Gathering:
             output.register_hook(partial(self._add, self.names[module]))
 
     def _add(self, name: str, gradient: Tensor) -> None:
-        squares = gradient.detach().double().flatten(0, -2).square_().sum(0)
+        squares = gradient.detach().double().flatten(0, -2).square_().sum(0).cpu()
         self.found.rows[name] = self.found.rows.get(name, 0) + squares
 
     def call(self, call: Call, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

@@ -54,6 +54,7 @@ class Pass:
         self._given: Output = None
         self._error: BaseException | None = None
         self._stopped = False
+        self.ended = False  # and `output` was there
         self.output: Output = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -100,6 +101,7 @@ class Pass:
         type(self)._of_thread.current = self
         try:
             self.output = self._function()
+            self.ended = True
         except _Stopped:
             pass
         except BaseException as error:  # handed to who waits for the pass

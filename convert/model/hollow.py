@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +107,9 @@ class Weights:
     model: PreTrainedModel
     folder: Path
     dtype: torch.dtype
-    bytes_read: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # of a layer's weights while it is loaded
     _slices: dict[str, object] = field(default_factory=dict)
+    _places: dict[str, tuple[Path, int, int]] = field(default_factory=dict)  # file, first byte and bytes of a tensor
     _targets: dict[str, str] = field(default_factory=dict)  # tensor of the checkpoint -> the parameter that takes it
     _tied: dict[str, str] = field(default_factory=dict)  # parameter without a tensor -> the one whose values it has
 
@@ -120,6 +123,7 @@ class Weights:
             file = safe_open(path, framework="pt")
             names: list[str] = file.keys()  # type: ignore[no-untyped-call]
             self._slices |= {name: file.get_slice(name) for name in names}  # type: ignore[no-untyped-call]
+            self._places |= _places(path)
 
     def _match(self) -> None:
         state = self.model.state_dict()
@@ -194,7 +198,15 @@ class Weights:
     def change(self, module: str, changed: Mapping[str, Tensor]) -> None:
         """Read a module that is loaded anew, with other values for some of the checkpoint's tensors."""
         names = self._parameters(module, whole=True)
-        self._read(self._sources(module, names, whole=True), changed)
+        self._read(self._sources(module, names, whole=True), self.device, changed)
+
+    def expect(self, module: str) -> None:
+        """Have the system read a module's part of the files, while something else computes."""
+        sources = self._sources(module, self._parameters(module, whole=True), whole=True)
+        threading.Thread(target=_read_ahead, args=([self._places[name] for name in sources],), daemon=True).start()
+
+    def idle(self) -> None:
+        """What was read ahead is the system's to forget."""
 
     def load(self, module: str) -> None:
         """Read what is a module's own, not its children's, for good."""
@@ -205,7 +217,7 @@ class Weights:
         holders = {name: _holder(self.model, name) for name in names}
         meta = {source: _holder(self.model, source) for source in {self._tied[n] for n in names if n in self._tied}}
         kept = {source: owner._parameters[leaf] for source, (owner, leaf) in meta.items()}
-        self._read(self._sources(module, names, whole))
+        self._read(self._sources(module, names, whole), self.device if whole else torch.device("cpu"))
         for name, (owner, leaf) in holders.items():
             if name in self._tied:
                 other, its = meta[self._tied[name]]
@@ -223,9 +235,9 @@ class Weights:
                 if parameter.is_meta:
                     raise RuntimeFailure(f"transformers loaded the source without {name}")
 
-    def _read(self, sources: Iterable[str], changed: Mapping[str, Tensor] | None = None) -> None:
+    def _read(self, sources: Iterable[str], device: torch.device, changed: Mapping[str, Tensor] | None = None) -> None:
         state = {name: self._slices[name] for name in sources} | dict(changed or {})
-        config = LoadStateDictConfig(dtype=self.dtype, weight_mapping=self._mapping)
+        config = LoadStateDictConfig(dtype=self.dtype, weight_mapping=self._mapping, device_map={"": device})
         with quiet():
             info, _ = convert_and_load_state_dict_in_model(self.model, state, config)
         wrong = [*info.mismatched_keys, *info.conversion_errors, *info.error_msgs]
@@ -240,6 +252,21 @@ def _files(folder: Path) -> list[Path]:
         named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         return [folder / name for name in sorted(set(named))]
     return sorted(folder.glob("*.safetensors"))
+
+
+def _places(path: Path) -> dict[str, tuple[Path, int, int]]:
+    """Where each tensor lies in a safetensors file."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    offsets = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+    return {name: (path, 8 + length + first, end - first) for name, (first, end) in offsets.items()}
+
+
+def _read_ahead(places: Iterable[tuple[Path, int, int]]) -> None:
+    for path, first, size in places:
+        with contextlib.suppress(OSError, AttributeError), open(path, "rb") as file:  # macOS has no such call
+            os.posix_fadvise(file.fileno(), first, size, os.POSIX_FADV_WILLNEED)
 
 
 def _holder(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -46,7 +46,8 @@ class Inputs:
         self.largest = torch.zeros(shape)
 
     def add(self, rows: Tensor, expert: int = 0) -> None:
-        """Count `rows` (tokens, columns), float32."""
+        """Count `rows` (tokens, columns), float32, on the device where they are."""
+        self.to(rows.device)
         self.counts[expert] += len(rows)
         for start in range(0, len(rows), PIECE):
             piece = rows[start : start + PIECE]
@@ -61,7 +62,7 @@ class Inputs:
     def _add_gram(self, rows: Tensor, expert: int) -> None:
         total = self._gram.get(expert)
         if total is None:
-            total = self._gram[expert] = torch.zeros(self.columns, self.columns)
+            total = self._gram[expert] = torch.zeros(self.columns, self.columns, device=rows.device)
         for start in range(0, self.columns, GRAM_COLUMNS):
             total[start : start + GRAM_COLUMNS, start:].addmm_(rows[:, start : start + GRAM_COLUMNS].T, rows[:, start:])
 
@@ -72,6 +73,13 @@ class Inputs:
             return torch.zeros(self.columns, self.columns)
         upper = total / max(1, int(self.counts[expert]))
         return upper.triu_() + upper.triu(1).T
+
+    def to(self, device: torch.device) -> None:
+        """Take all sums to a device; the counts stay here."""
+        if self.squares.device != device:
+            self.squares, self.sizes = self.squares.to(device), self.sizes.to(device)
+            self.largest = self.largest.to(device)
+            self._gram = {expert: total.to(device) for expert, total in self._gram.items()}
 
     @property
     def finite(self) -> bool:
@@ -110,6 +118,8 @@ class GatherInputs:
                 output = call.run()
             yield output
             del output
+        for inputs in listening.found.values():
+            inputs.to(torch.device("cpu"))
         self._on_layer(layer, listening.found)
 
 

@@ -15,18 +15,20 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 import torch
 
 from convert.model.forward import Call, Output, Pass
 from convert.model.hollow import Weights, build
+from convert.model.resume import Bookmark, Resume, names_of
 from convert.model.scratch import Scratch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+Forward: TypeAlias = Callable[..., Output]
 LARGE = 1 << 22  # values of a matrix outside the layers (embedding, head) that is a layer of its own
 
 
@@ -37,7 +39,7 @@ class Layer:
     name: str  # of the module: model.layers.3
     index: int  # in the model's order
     module: nn.Module
-    forward: Callable[..., Output]  # the module's own
+    forward: Forward  # the module's own
     in_list: bool  # one of a list of like ones: a decoder layer, a block of a tower
 
 
@@ -58,6 +60,7 @@ class Through:
             with torch.inference_mode():
                 output = call.run()
             yield output
+            del output  # logits may be as large as all else
 
 
 class Loader(Protocol):
@@ -68,6 +71,12 @@ class Loader(Protocol):
 
     def loaded(self, module: str) -> contextlib.AbstractContextManager[nn.Module]:
         """All that is in it, while the block is open."""
+
+    def expect(self, module: str) -> None:
+        """It will be asked for next, as a rule."""
+
+    def idle(self) -> None:
+        """Nothing will be asked for next."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +93,36 @@ class Loaded:
         """It is there, and stays."""
         yield self.model.get_submodule(module)
 
+    def expect(self, module: str) -> None:
+        """It is there."""
+
+    def idle(self) -> None:
+        """Nothing is held that would not be held anyway."""
+
 
 class Layered:
-    """A model that is stopped at its layers; see above. Its weights are those in memory, or `weights` brings them."""
+    """A model that is stopped at its layers; see above. Its weights are those in memory, or `weights` brings them.
 
-    def __init__(self, model: PreTrainedModel, weights: Loader | None = None, scratch: Scratch | None = None) -> None:
+    `resume` is where runs write down how far they are: one that was killed goes on at the layer it was at. It knows
+    the statistics of the visitor that it is for.
+    """
+
+    resume: Resume | None = None
+
+    through: Visitor = Through()  # where nobody looks at the layers
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        weights: Loader | None = None,
+        scratch: Scratch | None = None,
+        place: Callable[[Forward], Forward] = lambda forward: forward,
+    ) -> None:
+        """`place` makes of a layer's forward one that runs where its weights are."""
         self.model = model
         self.weights: Loader = weights or Loaded(model)
         self._scratch = scratch or Scratch()
-        self.layers = _layers(model)
+        self.layers = _layers(model, place)
         for layer in self.layers:
             layer.module.forward = self._door(layer)
         self._load_rest()
@@ -155,17 +185,24 @@ class Layered:
 
         `inputs` are the model's arguments; `on_call` is told of an input's number whenever it went through a layer.
         With `gradients` what the model does between its layers is recorded by autograd; without the `head` hidden
-        states are the output. Raises what the model or the
-        visitor raises.
+        states are the output. Raises what the model or the visitor raises.
         """
         mode = torch.enable_grad if gradients else torch.inference_mode
         passes = [Pass(number, self._forward(arguments, mode, head)) for number, arguments in enumerate(inputs)]
+        layers = self.decoder_layers() if self.resume else ()
+        bookmark = Bookmark(self.resume, names_of(inputs) if layers else (), layers)
         try:
-            yield from self._run(passes, visitor or Through(), on_call)
+            yield from self._run(passes, visitor or self.through, on_call, bookmark)
+            bookmark.close()
+        except GeneratorExit:  # by who has the last output, and asks for no more
+            if all(one.ended for one in passes):
+                bookmark.close()
+            raise
         finally:
             for one in passes:
                 one.stop()
             self._scratch.clear()
+            self.weights.idle()
 
     def _forward(
         self, arguments: Mapping[str, Tensor], mode: Callable[[], contextlib.AbstractContextManager[object]], head: bool
@@ -179,8 +216,14 @@ class Layered:
 
         return forward
 
+    def decoder_layers(self) -> list[Layer]:
+        """The layers of the text, in their order; none where the decoder has more than one list."""
+        inside = set(self.model.get_decoder().modules())
+        found = [layer for layer in self.layers if layer.in_list and layer.module in inside]
+        return found if len({layer.name.rpartition(".")[0] for layer in found}) == 1 else []
+
     def _run(
-        self, passes: Sequence[Pass], visitor: Visitor, on_call: Callable[[int], None]
+        self, passes: Sequence[Pass], visitor: Visitor, on_call: Callable[[int], None], bookmark: Bookmark
     ) -> Generator[tuple[int, Output]]:
         waiting: dict[int, Call] = {}
 
@@ -192,32 +235,51 @@ class Layered:
                 output, passes[number].output = passes[number].output, None
                 yield number, output
 
+        bookmark.open()
         for number in range(len(passes)):
             yield from advance(number)
         while waiting:
             layer = min((call.layer for call in waiting.values()), key=lambda layer: layer.index)
-            numbers = [number for number, call in waiting.items() if call.layer is layer]
-            self._scratch.expect(sum(_bytes(waiting[number].args) for number in numbers))
-            with self.weights.loaded(layer.name):
-                outputs = visitor.visit(layer, [waiting[number] for number in numbers])
-                for number in numbers:
-                    given = self._scratch.keep(next(outputs))
-                    on_call(number)
-                    yield from advance(number, given)
-                    del given
-                next(outputs, None)  # what a visitor does behind the last
+            calls = [waiting[number] for number in sorted(waiting) if waiting[number].layer is layer]
+            self._scratch.expect(sum(_bytes(call.args) for call in calls))
+            numbers = [call.number for call in calls]
+            outputs = self._through(layer, calls, visitor, bookmark)
+            del calls
+            for number in numbers:
+                given = next(outputs)
+                on_call(number)
+                yield from advance(number, given)
+                del given
+            next(outputs, None)  # what a visitor does behind the last
+
+    def _through(self, layer: Layer, calls: Sequence[Call], visitor: Visitor, bookmark: Bookmark) -> Generator[Output]:
+        """What goes on in each pass; what the layer gives is let go before the next call is run."""
+        if bookmark.skips(layer, calls):
+            for call in calls:
+                yield bookmark.output(layer, call.number)
+            return
+        with self.weights.loaded(layer.name), bookmark.writing(layer, calls) as note:
+            if layer.index + 1 < len(self.layers):
+                self.weights.expect(self.layers[layer.index + 1].name)
+            outputs = visitor.visit(layer, calls)
+            for call in calls:
+                output = self._scratch.keep(next(outputs))
+                note(call.number, output)
+                yield output
+                del output
+            next(outputs, None)
 
 
 def _bytes(values: Sequence[object]) -> int:
     return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
-def _layers(model: PreTrainedModel) -> list[Layer]:
+def _layers(model: PreTrainedModel, place: Callable[[Forward], Forward]) -> list[Layer]:
     """The outermost members of lists, and large matrices outside of them, in the model's order."""
     found: list[Layer] = []
 
     def add(name: str, module: nn.Module, in_list: bool) -> None:
-        found.append(Layer(name, len(found), module, module.forward, in_list))
+        found.append(Layer(name, len(found), module, place(module.forward), in_list))
 
     def look(name: str, module: nn.Module) -> None:
         for child_name, child in module.named_children():

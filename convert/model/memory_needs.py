@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+
 from convert.bundle import Bundle, Role
 from convert.needs import GB, MB, Needs
 from validate import memory
 
 LIBRARIES = 700 * MB  # torch and transformers, loaded
+_NAMES = (("hidden_size", "n_embd", "d_model"), ("vocab_size",))
 SMALL = 256 * MB  # of weights: below it a step is more start-up than arithmetic, and keeps one core busy
 
 
@@ -15,9 +19,38 @@ def cores_for(source: Bundle) -> int:
     return 1 if sum(a.size for a in source.of(Role.WEIGHTS)) < SMALL else 0
 
 
-def reference_needs(source: Bundle, more_bytes: int = 0, *, scratch_bytes: int = 0) -> Needs:
-    """Of the source on transformers: its largest layer at least, and `more_bytes` beside it."""
+@dataclass(frozen=True)
+class Passes:
+    """What goes through the model: tokens in all, and of a window whose logits are wanted; none where they are not."""
+
+    tokens: int
+    window: int = 0
+
+
+def reference_needs(
+    source: Bundle, more_bytes: int = 0, *, scratch_bytes: int = 0, passes: Passes = Passes(0)
+) -> Needs:
+    """Of the source on transformers, one layer at a time, and `more_bytes` beside it.
+
+    Memory: the largest layer or matrix, what goes on inside a layer, what all passes hand to the next one (beyond a
+    budget it lies in files), and logits of one window and of the one before. Disk: how far the passes are, twice while
+    it is written anew.
+    """
     files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file()]
     weights = memory.weights(files).layered_bytes
-    activations = min(GB, weights // 4)
-    return Needs(LIBRARIES + weights + activations + more_bytes, cores_for(source), scratch_bytes)
+    hidden, vocabulary = _sizes(source)
+    handed, logits = 4 * hidden * passes.tokens, 4 * vocabulary * passes.window
+    spilled = 2 * handed if handed > GB else 0
+    needed = LIBRARIES + weights + min(GB, weights // 4) + 2 * min(GB, handed) + 2 * logits + more_bytes
+    return Needs(needed, cores_for(source), scratch_bytes + 2 * handed + spilled)
+
+
+def _sizes(source: Bundle) -> tuple[int, int]:
+    """Of a hidden state and of the vocabulary; 0 where the config does not say."""
+    try:
+        config = json.loads(next(iter(source.of(Role.CONFIG))).path.read_bytes())
+        text = config.get("text_config") or config
+        found = [next((text[name] for name in names if isinstance(text.get(name), int)), 0) for names in _NAMES]
+    except (StopIteration, OSError, ValueError, AttributeError, TypeError):
+        return 0, 0  # the source's own stage says what is wrong with it
+    return found[0], found[1]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
+from convert.files import STATE_FOLDER
 
 if TYPE_CHECKING:
+    from convert.model.resume import Resume
     from convert.model.session import LayeredSession
     from validate.runtimes.transformers import TransformersSession
 
@@ -23,14 +25,22 @@ class How:
 
     dtype: str = "float32"
     layered: bool | None = None
+    resume: Resume | None = None  # where a pass over the layers writes down how far it is
+
+
+def passes_folder(out: Path) -> Path:
+    """Where a step that writes to `out` keeps how far its passes are: `out` itself is emptied when it is run again."""
+    return out.parent / STATE_FOLDER / "passes" / out.stem
 
 
 @contextlib.contextmanager
-def open_layered(source: Bundle, threads: int | None = None, within: Path | None = None) -> Iterator[LayeredSession]:
+def open_layered(
+    source: Bundle, threads: int | None = None, within: Path | None = None, resume: Resume | None = None
+) -> Iterator[LayeredSession]:
     """As `open_reference`, one layer at a time, for who looks at what goes into the layers."""
     from convert.model.session import LayeredSession
 
-    with open_reference(source, threads, within=within, how=How(layered=True)) as session:
+    with open_reference(source, threads, within=within, how=How(layered=True, resume=resume)) as session:
         assert isinstance(session, LayeredSession)
         yield session
 
@@ -73,7 +83,9 @@ def _session(folder: Path, threads: int | None, trust_remote_code: bool, how: Ho
     fits = how.dtype == "float32" and (free is None or need <= free * memory.FREE_SHARE)
     if fits if how.layered is None else not how.layered and how.dtype == "float32":
         return transformers.RUNTIME.open(folder, threads=threads, trust_remote_code=trust_remote_code)
-    return LayeredSession(folder, threads, trust_remote_code, how.dtype, folder.parent)
+    session = LayeredSession(folder, threads, trust_remote_code, how.dtype, folder.parent)
+    session.resume = how.resume
+    return session
 
 
 def link_files(source: Bundle, folder: Path, code: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from convert.model.layered import Layered, Visitor
-
+    from convert.model.resume import Resume, Statistics
 
 BATCH_TOKENS = 2048  # of a batch: as many rows as matrix products are fast with
 
@@ -25,7 +26,10 @@ class LayeredSession(TransformersSession):
     """As TransformersSession, in the memory of a layer; many windows at once are read as fast as the whole model.
 
     `dtype` is that of the arithmetic: torch's name of it. What a single call asks reads every layer for itself.
+    `resume` is where passes over many windows write down how far they are.
     """
+
+    resume: Resume | None = None
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class LayeredSession(TransformersSession):
     @functools.cached_property
     def layered(self) -> Layered:
         """The model, which holds what belongs to no layer."""
+        from convert.model.devices import open_on, there_are
         from convert.model.layered import Layered
         from convert.model.scratch import Scratch
 
@@ -48,8 +53,8 @@ class LayeredSession(TransformersSession):
             return Layered(super()._model)  # blocks that transformers unpacks only as a whole
         with self.loading():
             dtype = {"float32": self._torch.float32, "bfloat16": self._torch.bfloat16}[self._dtype]
-            scratch = Scratch(folder=self._within)
-            return Layered.open(self._folder, dtype, trust_remote_code=self._trust_remote_code, scratch=scratch)
+            scratch, trust = Scratch(folder=self._within), self._trust_remote_code
+            return open_on(there_are(), self._folder, dtype, trust_remote_code=trust, scratch=scratch)
 
     @property
     def _model(self) -> PreTrainedModel:
@@ -60,16 +65,18 @@ class LayeredSession(TransformersSession):
         windows: Sequence[Sequence[int]],
         visitor: Callable[[Layered], Visitor],
         advance: Callable[[int], None],
+        statistics: Statistics | None = None,
     ) -> None:
         """Put windows through every layer below the head, each layer shown to the visitor; several rows at a time.
 
-        `advance` is told of tokens as they go by.
+        `advance` is told of tokens as they go by. With the visitor's `statistics` a run that was killed goes on.
         """
         groups = by_length(windows)
         rows = [{"input_ids": self._torch.tensor(group)} for group in groups]
         sizes = [arguments["input_ids"].numel() for arguments in rows]
         with self._running():
             on_call = _shares(sizes, sum(layer.in_list for layer in self.layered.layers), advance)
+            self.layered.resume = replace(self.resume, statistics=statistics) if self.resume and statistics else None
             for _ in self.layered.run(rows, visitor(self.layered), on_call, head=False):
                 pass
 
@@ -93,7 +100,9 @@ class LayeredSession(TransformersSession):
     def read_windows(self, windows: Sequence[Sequence[int]], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
         ids = [{"input_ids": self._torch.tensor([list(tokens)])} for tokens in windows]
         with self._running():
-            outputs = self.layered.run(ids, on_call=_shares(list(map(len, windows)), len(self.layered.layers), advance))
+            on_call = _shares(list(map(len, windows)), len(self.layered.layers), advance)
+            self.layered.resume = self.resume
+            outputs = self.layered.run(ids, on_call=on_call)
             ready: dict[int, np.ndarray] = {}
             for wanted in range(len(windows)):
                 while wanted not in ready:

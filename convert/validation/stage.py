@@ -20,8 +20,8 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
 from convert.formats.base import SOURCE, Output
-from convert.model.memory_needs import reference_needs
-from convert.model.reference import How, open_reference
+from convert.model.memory_needs import Passes, reference_needs
+from convert.model.reference import How, open_reference, passes_folder
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage
@@ -71,17 +71,21 @@ NOT_BUILT = "not built yet"  # as a plan says it
 
 
 @contextlib.contextmanager
-def _reference(options: ValidateOptions, source: Bundle, out: Path) -> Iterator[Reference]:
+def _reference(options: ValidateOptions, source: Bundle, out: Path, progress: Progress) -> Iterator[Reference]:
     """The source on transformers; what it says is kept beside the outputs, for the next report."""
+    from convert.model.resume import Resume
     from validate import compressed_logits
     from validate.reference import Reference
 
     folder = out.parent / STATE_FOLDER / "reference"
     room = compressed_logits.room_bytes(options.most_tokens)
     trust = options.trust_remote_code
-    how = How(options.reference.dtype, options.reference.layered) if options.reference else None
+    key = _reference_key(options, source)
+    resume = Resume(passes_folder(out), json.dumps([key, options.threads]), say=progress.note)
+    asked = options.reference
+    how = How(asked.dtype, asked.layered, resume) if asked else How(resume=resume)
     with open_reference(source, options.threads, trust_remote_code=trust, within=out, how=how) as session:
-        yield Reference(session, folder, _reference_key(options, source), room)
+        yield Reference(session, folder, key, room)
 
 
 def _reference_key(options: ValidateOptions, source: Bundle) -> str:
@@ -333,7 +337,8 @@ class ValidateStage(Stage[ValidateOptions]):
         """The source on transformers beside the largest output on its runtime."""
         rows = outputs(inputs, second_runtimes(options))
         largest = max((memory_bytes(row, inputs[SOURCE]) for row in rows), default=0)
-        return reference_needs(inputs[SOURCE], largest, scratch_bytes=kept_bytes(options.most_tokens, inputs[SOURCE]))
+        source, passes = inputs[SOURCE], Passes(options.most_tokens, window_of(options, inputs[SOURCE]))
+        return reference_needs(source, largest, scratch_bytes=kept_bytes(options.most_tokens, source), passes=passes)
 
     def explain(self, options: ValidateOptions, inputs: Inputs) -> list[str]:
         """What each output will be held to, for `convert plan -v`."""
@@ -350,7 +355,7 @@ class ValidateStage(Stage[ValidateOptions]):
         source, rows = inputs[SOURCE], outputs(inputs, also_on)
         key = json.dumps([_reference_key(options, source), versions_elsewhere(options)])
         candidates = [_candidate(options, row, inputs, also_on, key) for row in rows if not row.not_built]
-        with _reference(options, source, out) as reference:
+        with _reference(options, source, out, progress) as reference:
             sets = input_sets(options)
             windows = _windows(options, source, reference, sets, progress)
             items = _items(options, reference, windows, progress)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,8 @@ from convert.source.companions import read_text
 from convert.source.untrusted import listed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from convert.model.inputs import Inputs
     from convert.model.layered import Layer
     from validate.runtimes.transformers import TransformersSession
@@ -159,49 +160,70 @@ def _check_matrices(source: Bundle, corpus: Corpus, where: str) -> list[Problem]
     return [] if read_matrices(source).shapes else [Problem(where, "the model has no matrices to measure")]
 
 
-def calibrate(source: Bundle, corpus: Corpus, progress: Progress) -> Imatrix:
+def calibrate(source: Bundle, corpus: Corpus, progress: Progress, state: Path | None = None) -> Imatrix:
     """The importance matrix of a checkpoint for a text.
 
     The same files, threads and versions of torch and transformers give the same matrix. Memory: a layer, the hidden
-    states of all windows (in files, where they are many), and one float64 a column. Raises StageError for a text of
-    less than one window, a model that does not load, or numbers that overflow; InputError for a text that is none.
+    states of all windows (in files, where they are many), and one float64 a column. A run that was killed goes on from
+    what it left in the folder `state`. Raises StageError for a text of less than one window, a model that does not
+    load, or numbers that overflow; InputError for a text that is none.
     """
     from convert.model.inputs import GatherInputs
+    from convert.model.resume import Resume
     from validate.runtimes import RuntimeFailure
 
     matrices = read_matrices(source)
-    entries: dict[str, ImatrixEntry] = {}
-    with open_layered(source, corpus.threads) as reference:
+    gathered, model = _Gathered(matrices), model_key(source)
+    resume = Resume(state, f"{model} {corpus.threads}", say=progress.note) if state else None
+    with open_layered(source, corpus.threads, resume=resume) as reference:
         windows = _windows(reference, corpus)
         if len(windows) < corpus.chunks:
             got = f"{len(windows)} chunks of {corpus.window} tokens"
             progress.warn(f"{corpus.text} gives {got}, fewer than the {corpus.chunks} asked for")
         progress.start("calibrating", len(windows) * corpus.window, "tok")
         try:
-            reference.visit(
-                windows, lambda model: GatherInputs(model, partial(_take, matrices, entries)), progress.advance
-            )
+            reference.visit(windows, lambda layers: GatherInputs(layers, gathered.take), progress.advance, gathered)
         except RuntimeFailure as error:
             raise StageError("the reference", str(error)) from error
+    entries = gathered.entries
     if silent := [n for n in matrices.shapes if n not in entries or not entries[n].counts.any()]:
         remedy = "the architecture's file names modules that transformers does not have"
         raise StageError("calibration", f"nothing went into {listed(silent)}", "every matrix used", remedy)
-    return Imatrix(entries, (corpus.name,), len(windows), corpus.window, model_key(source))
+    return Imatrix(entries, (corpus.name,), len(windows), corpus.window, model)
 
 
-def _take(matrices: Matrices, entries: dict[str, ImatrixEntry], _: Layer, found: Mapping[str, Inputs]) -> None:
-    """Enter what went into a layer's matrices for the GGUF tensors that these become.
+@dataclass
+class _Gathered:
+    """Entries of the layers that the windows went through, which a run that was killed goes on from."""
 
-    Squares of float32 are exact in float64 and their sums as good as: how the tokens come in batches leaves no trace in
-    the float32 values. (llama-imatrix adds up in float32.)
-    """
-    for parameter, inputs in found.items():
-        for name in matrices.takers(parameter):
-            if not inputs.finite:
-                remedy = "is the checkpoint sound?"
-                raise StageError(f"calibration: {name}", "inputs that are not finite", "finite numbers", remedy)
-            values = np.minimum(inputs.squares.numpy(), np.finfo(np.float32).max).astype(np.float32)
-            entries[name] = ImatrixEntry(values, inputs.counts.numpy().astype(np.float32))
+    matrices: Matrices
+    entries: dict[str, ImatrixEntry] = field(default_factory=dict)
+
+    def take(self, _: Layer, found: Mapping[str, Inputs]) -> None:
+        """Enter what went into a layer's matrices for the GGUF tensors that these become.
+
+        Squares of float32 are exact in float64 and their sums as good as: how the tokens come in batches leaves no
+        trace in the float32 values. (llama-imatrix adds up in float32.)
+        """
+        for parameter, inputs in found.items():
+            for name in self.matrices.takers(parameter):
+                if not inputs.finite:
+                    remedy = "is the checkpoint sound?"
+                    raise StageError(f"calibration: {name}", "inputs that are not finite", "finite numbers", remedy)
+                values = np.minimum(inputs.squares.numpy(), np.finfo(np.float32).max).astype(np.float32)
+                self.entries[name] = ImatrixEntry(values, inputs.counts.numpy().astype(np.float32))
+
+    def state(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Name -> squares and counts."""
+        from torch import from_numpy
+
+        return {n: (from_numpy(entry.values), from_numpy(entry.counts)) for n, entry in self.entries.items()}
+
+    def restore(self, state: object) -> None:
+        """Go on from it."""
+        if not isinstance(state, dict):
+            raise TypeError("no entries")
+        self.entries = {name: ImatrixEntry(values.numpy(), counts.numpy()) for name, (values, counts) in state.items()}
 
 
 def _windows(reference: TransformersSession, corpus: Corpus) -> list[list[int]]:

@@ -15,7 +15,7 @@ from pydantic import Field
 from convert.bundle import Artifact, Bundle
 from convert.calibration import mix
 from convert.errors import InputError, Problem
-from convert.model.memory_needs import reference_needs
+from convert.model.memory_needs import Passes, reference_needs
 from convert.needs import Needs
 from convert.options import Options, RecipePath
 from convert.progress import Progress
@@ -98,7 +98,7 @@ class ImatrixStage(Stage[ImatrixOptions]):
 
     def needs(self, options: ImatrixOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source on transformers."""
-        return reference_needs(only(inputs))
+        return reference_needs(only(inputs), passes=Passes(options.chunks * options.window))
 
     def explain(self, options: ImatrixOptions, inputs: Inputs) -> Iterator[str]:
         """What will be measured, for `convert plan -v`."""
@@ -111,9 +111,10 @@ class ImatrixStage(Stage[ImatrixOptions]):
         """The source's bundle with the matrix beside it."""
         from convert.formats.gguf.calibration import calibrate, read_matrices
         from convert.formats.gguf.imatrix import coverage, write_imatrix
+        from convert.model.reference import passes_folder
 
         source = checkpoint("imatrix", inputs)
-        imatrix = calibrate(source, _corpus(options), progress)
+        imatrix = calibrate(source, _corpus(options), progress, passes_folder(out))
         first, *lacking = coverage(imatrix, read_matrices(source).shapes)
         progress.note(first)
         for line in lacking:
