@@ -136,9 +136,8 @@ def test_the_tower_is_the_sources_and_the_companions_are_complete(method: str, s
 def test_gptqmodels_own_loader_finds_every_tensor(families: Families) -> None:
     from validate.runtimes import gptqmodel
 
-    folders = [
-        families(name)[1] for name in ("llama", "mistral", "phi3-awq")
-    ]  # without zero points: it takes those of its own make alone
+    # of folders without zero points: it takes those with some where it made them itself
+    folders = [families(name)[1] for name in ("llama", "mistral", "qwen2")]
     for folder, found in zip(folders, own_reader(*folders), strict=True):
         with gptqmodel.GptqModelSession(folder, 1) as session:
             wanted = session.logits(range(16))
