@@ -17,14 +17,17 @@ from convert.calibration.options import Calibration
 from convert.errors import InputError
 from convert.formats.compressed.folder_stage import CompressedStage, Job, SchemeOptions, finished, job, run_child
 from convert.json_types import JsonDict
-from convert.model.memory_needs import reference_needs
-from convert.needs import GB, Needs
+from convert.model.memory_needs import Passes, reference_needs
+from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, only
 
 if TYPE_CHECKING:
     from convert.formats.compressed.folder import Layout
     from convert.formats.compressed.scheme import Scheme
+
+
+GRAMS = 4  # a Gram matrix, the same damped, its inverse's factor, and one while they are made
 
 
 class CalibratedOptions(SchemeOptions):
@@ -153,9 +156,15 @@ class CalibratedStage(CompressedStage[C]):
         return [path for path in dict.fromkeys(files) if path.is_file()]
 
     def needs(self, options: C, inputs: Inputs, made: Bundle) -> Needs:
-        """The source on transformers, and what the quantizer adds: the activations of a layer and its Hessians."""
+        """The source one layer at a time and Gram matrices of the widest matrix; on disk what is kept of the layers."""
+        from convert.formats.compressed.folder_stage import layout_of
+
+        source, asked = only(inputs), options.calibration
+        shapes = layout_of(source, options.scheme).matrices.values()
+        widest = max((columns for _, columns in shapes), default=0)
         written = sum(a.size for a in made.of(Role.WEIGHTS))
-        return reference_needs(only(inputs), GB, scratch_bytes=written)  # what the library saves, before it is laid out
+        passes = Passes(asked.samples * asked.length)
+        return reference_needs(source, GRAMS * 4 * widest**2, scratch_bytes=written, passes=passes)
 
     def versions(self, options: C) -> Mapping[str, str]:
         """What the default mix says, where the model reads that."""

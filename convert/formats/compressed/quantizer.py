@@ -18,7 +18,7 @@ import torch
 from convert.errors import StageError
 from convert.formats.compressed.folder import Layout, as_stored, values
 from convert.formats.compressed.groups import LayerMatrices, MatrixGroup, source_rows
-from convert.formats.compressed.kept_layers import KeptLayers, packed_tensors
+from convert.formats.compressed.kept_layers import KeptLayers, Scaled, packed_tensors
 from convert.model.forward import Call, Output
 from convert.model.hollow import Weights
 from convert.model.inputs import Listening
@@ -81,7 +81,7 @@ class Quantizer:
     def visit(self, layer: Layer, calls: Sequence[Call]) -> Iterator[Output]:
         """The output of each call, in order: of the quantized layer, where later ones are to see that."""
         modules = self._modules(layer)
-        done = self.kept.load(layer.name) if modules else None
+        done = self.kept.load(layer.name, self.layout.scheme) if modules else None
         if modules and done is None:
             listening = Listening(layer, set(modules.values()).__contains__, self.method.all_experts)
             for call in calls:
@@ -111,7 +111,7 @@ class Quantizer:
         if unseen := looked.unseen():
             remedy = "calibrate_all_experts: true, or more rows" if "expert" in unseen[0] else "report this model"
             raise StageError(layer.name, f"nothing went into {unseen[0]}", "every matrix used", remedy)
-        made, effective = dict[str, np.ndarray](), dict[str, np.ndarray]()
+        made, matrices = dict[str, np.ndarray](), dict[str, Scaled]()
         quantized: dict[str, Quantized] = {}
         for group in looked.groups(self.method.factors):
             self._note_few(group)
@@ -124,13 +124,13 @@ class Quantizer:
             if found.source_factors is not None:
                 quantized[group.source] = quantized[group.source].divided(found.source_factors)
                 self._divide_bias(made, group.source, found.source_factors)
-            effective |= {f"{m}.weight": found.made[m].dequantized() / factors for m in group.modules}
+            matrices |= {module: Scaled(found.made[module], factors) for module in group.modules}
         for module, one in quantized.items():
             made |= packed_tensors(module, one, self.layout.scheme)
             if f"{module}.bias" in self.layout.checkpoint.tensors:
                 made.setdefault(f"{module}.bias", self._values(f"{module}.bias"))
-        self.kept.save(layer.name, made, effective)
-        return effective
+        self.kept.save(layer.name, made, matrices)
+        return {f"{module}.weight": one.effective() for module, one in matrices.items()}
 
     def _group(self, group: MatrixGroup, front: Front | None) -> Group:
         weights = {module: self._values(f"{module}.weight") for module in group.modules}
