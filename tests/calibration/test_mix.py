@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from fractions import Fraction
@@ -20,6 +19,7 @@ from convert.calibration import maths, mix
 from convert.calibration.draw import Draw
 from convert.calibration.grammar import parse, write
 from convert.validation import overlap
+from tests import processes
 from validate import choices, texts
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def test_the_mix_is_what_it_was() -> None:
 
 def test_another_process_draws_the_same() -> None:
     code = "from convert.calibration import mix; print(mix.beginning(mix.PARTS[3], 20000, seed=5))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT, encoding="utf-8")
+    said = processes.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT, encoding="utf-8")
     assert said.stdout.rstrip("\n") == mix.beginning(mix.PARTS[3], 20000, seed=5)
     assert said.stdout.rstrip("\n") != mix.beginning(mix.PARTS[3], 20000, seed=6)
 
@@ -138,7 +138,7 @@ def test_what_was_written_as_python_json_and_c_is_that(tmp_path: Path) -> None:
     if compiler := shutil.which("cc"):
         path = tmp_path / "ring.c"
         path.write_text(next(text for title, text in sections.items() if title.startswith("c:")), encoding="utf-8")
-        subprocess.run([compiler, "-fsyntax-only", "-Wall", "-Werror", str(path)], check=True)
+        processes.run([compiler, "-fsyntax-only", "-Wall", "-Werror", str(path)], check=True)
 
 
 def test_a_rule_draws_each_alternative_before_any_again() -> None:

@@ -224,7 +224,6 @@ def test_an_override_about_no_tensor_is_refused(grouped: Path) -> None:
         ({"overrides": {"attn": "Q9"}}, "is not a type that is written here"),
         ({"imatrix": True}, "is not an imatrix"),
         ({"imatrix": {"calibrate": "a.txt", "chunk": 3}}, "wanted the keys calibrate, chunks, window"),
-        ({"imatrix": {"chunks": 3}}, "wanted the keys calibrate, chunks, window"),
         ({"types": ["Q4_K"]}, "did you mean Q4_K_M?"),
         ({"imatrix": {"calibrate": "a.txt", "window": 3}}, "window"),
         ({"max_shard": "45"}, "is no size"),

@@ -19,12 +19,12 @@ from convert.errors import StageError
 from convert.formats.compressed.folder import Layout, as_stored, values
 from convert.formats.compressed.groups import LayerMatrices, MatrixGroup, source_rows
 from convert.formats.compressed.kept_layers import KeptLayers, Scaled, packed_tensors
+from convert.formats.compressed.method import Method
 from convert.model.forward import Call, Output
 from convert.model.hollow import Weights
 from convert.model.inputs import Listening
 from convert.model.layered import Layer, Layered
-from quantize.gptq import Effort
-from quantize.grids import Grid, Quantized
+from quantize.grids import Quantized
 from quantize.layer import Group, Norm, Source, quantize_group
 
 if TYPE_CHECKING:
@@ -33,17 +33,6 @@ if TYPE_CHECKING:
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 ALLOWED = 1e-4  # of the largest output: by how much factors of two may change a layer that they cancel out in
 FEW_TOKENS = 128  # fewer say little of an expert's inputs
-
-
-@dataclass(frozen=True)
-class Method:
-    """How matrices become integers. `factors`: columns are scaled, what stands in front by as much the other way."""
-
-    grid: Grid
-    effort: Effort
-    factors: bool
-    sequential: bool = True  # a layer is made for what the quantized ones before it give
-    all_experts: bool = False
 
 
 @dataclass

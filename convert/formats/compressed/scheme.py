@@ -12,7 +12,7 @@ from convert.json_types import JsonDict, JsonObject
 from quantize import awq_layout, gptq_layout
 
 if TYPE_CHECKING:
-    from convert.formats.compressed.quantizer import Method
+    from convert.formats.compressed.method import Method
 
 LAYOUTS: Mapping[str, types.ModuleType] = {"gptq": gptq_layout, "awq": awq_layout}
 
@@ -40,7 +40,7 @@ class Scheme:
     @property
     def how(self) -> Method:
         """What the quantizer is told."""
-        from convert.formats.compressed.quantizer import Method
+        from convert.formats.compressed.method import Method
         from quantize.gptq import HIGH, NORMAL, PLAIN
         from quantize.grids import Grid
 

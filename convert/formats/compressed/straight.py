@@ -21,7 +21,7 @@ from convert.errors import InputError
 from convert.formats.compressed.folder import FolderTensor, Layout, values, write_shards
 from convert.formats.compressed.scheme import Scheme
 from convert.json_types import JsonDict
-from quantize import e4m3, gptq_layout, presets
+from quantize import gptq_layout, presets
 from quantize.compressed import Packed
 from quantize.gptq_layout import LAYER, Decision
 from quantize.presets import Preset
@@ -185,6 +185,8 @@ class _Writer:
 
 
 def _largest(name: str, matrix: np.ndarray) -> float:
+    from quantize import e4m3
+
     found = float(e4m3.largest(np.ascontiguousarray(matrix), matrix.shape)[0, 0])
     if not np.isfinite(found):
         raise InputError(name, "holds numbers that are not finite", "finite numbers", "is the checkpoint sound?")
