@@ -5,6 +5,7 @@ Nothing here runs gptqmodel: folders are decoded by the layouts alone and run as
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ import torch
 from safetensors.torch import save_file
 
 from convert.errors import ConvertError
+from convert.formats.compressed.against import tensor_pairs
 from convert.formats.compressed.folder import Layout, write_weights
 from convert.formats.compressed.kept_layers import KeptLayers
 from convert.formats.compressed.quantizer import Quantizer
-from convert.formats.compressed.scheme import Scheme
+from convert.formats.compressed.scheme import Scheme, quantization_config
 from convert.model.layered import Layered
 from convert.source.checkpoint import open_checkpoint
 from tests.model.test_layered import PLAIN
+from validate import diagnosis
 from validate.runtimes import _compressed, _packed
 
 SCHEMES = {"gptq": Scheme("gptq", 4, 32, symmetric=True), "awq": Scheme("awq", 4, 32, symmetric=False)}
@@ -49,6 +52,16 @@ def rows(model: Any) -> list[dict[str, torch.Tensor]]:
 def logits(model: Layered, inputs: list[dict[str, torch.Tensor]], visitor: Any = None) -> list[torch.Tensor]:
     found = {number: output.logits for number, output in model.run(inputs, visitor)}  # type: ignore[attr-defined]
     return [found[number] for number in range(len(inputs))]
+
+
+def lost_more_than_rounding(made: Path, folder: Path, layout: Layout) -> dict[str, str]:
+    """What validation says of the tensors of a folder that is right: nothing."""
+    config = json.loads((folder / "config.json").read_text())
+    words = quantization_config(layout.scheme, layout.towers, {}, layout.head)
+    (made / "config.json").write_text(json.dumps({**config, "quantization_config": words}))
+    pairs = tensor_pairs(sorted(made.glob("*.safetensors")), folder)
+    pieces = ((pair, [diagnosis.measure_piece(a, b) for a, b in pair.pieces(1)]) for pair in pairs)
+    return diagnosis.suspects([diagnosis.measured(pair.name, pair.type, found) for pair, found in pieces])
 
 
 def decoded(folder: Path, made: Path, scheme: Scheme, home: Path) -> Layered:
@@ -82,6 +95,7 @@ def test_the_folder_is_what_the_quantizer_saw(name: str, method: str, tmp_path: 
     made = tmp_path / "made"
     made.mkdir()
     write_weights(made, layout, kept.tensors())
+    assert lost_more_than_rounding(made, folder, layout) == {}
     for got, wanted in zip(logits(decoded(folder, made, scheme, tmp_path / "whole"), inputs), seen, strict=True):
         scale = float(wanted.std())
         assert float((got - wanted).abs().mean()) < 0.02 * scale, "scales and norms are rounded to 16 bits, no more"

@@ -17,6 +17,7 @@ from convert import architectures
 from convert.architectures import TensorRole
 from convert.errors import InputError
 from convert.formats.compressed.folder import TAKES_FACTORS, canonical, values
+from convert.formats.compressed.groups import source_rows
 from convert.formats.compressed.straight import CompressedScheme
 from convert.formats.facts import Hyperparameter, TensorPair
 from convert.json_types import JsonObject
@@ -45,10 +46,23 @@ def tensor_pairs(files: Sequence[Path], folder: Path) -> Iterator[TensorPair]:
             if made.preset is not None:
                 yield _pair(plain, made.type, tensor, partial(made.compressed, module))
         elif plain in made.entries:
-            if not (made.method == "awq" and made.roles.get(name) in TAKES_FACTORS):
+            if made.took_factors(name):
+                yield _pair(plain, f"{made.method.upper()} Int{made.bits}", tensor, partial(made.bias, name))
+            elif not (made.scaled and made.roles.get(name) in TAKES_FACTORS):
                 yield _pair(plain, made.type_of(plain), tensor, partial(made.float, plain))
         elif f"{module}.qweight" in made.entries and made.bits in (2, 4, 8):
             yield _pair(plain, f"{made.method.upper()} Int{made.bits}", tensor, partial(made.matrix, name, module))
+
+
+def _without_gains(matrix: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The matrix with the factors of its columns taken back that no table tells: norms that several blocks share."""
+    if matrix.shape != own.shape:
+        return matrix
+    power = np.maximum((own * own).sum(0), LEAST)
+    gains = (matrix * own).sum(0) / power
+    plain = matrix / np.where(np.abs(gains) > LEAST, gains, 1)
+    before, after = (float(np.square(one - own).sum()) for one in (matrix, plain))
+    return np.asarray(plain, np.float32) if after < before / 4 else matrix
 
 
 def missing(files: Sequence[Path], folder: Path) -> Iterator[Hyperparameter]:
@@ -139,7 +153,27 @@ class _Made:
 
     def matrix(self, name: str, module: str) -> np.ndarray:
         """(rows, columns) of a quantized module, by the checkpoint's name for its weight."""
-        return self.gptq(module) if self.method == "gptq" else self.plain(name, self.awq(module))
+        matrix = self.stored(module)
+        return self.plain(name, matrix) if self.scaled else matrix
+
+    def stored(self, module: str) -> np.ndarray:
+        """(rows, columns) as it is in the folder."""
+        return self.gptq(module) if self.method == "gptq" else self.awq(module)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether columns were multiplied by AWQ's factors."""
+        meta = self.words.get("meta")
+        return self.method == "awq" or (isinstance(meta, dict) and meta.get("factors") is True)
+
+    def took_factors(self, name: str) -> bool:
+        """Whether a bias belongs to a matrix whose rows took factors."""
+        return self.scaled and name.endswith(".bias") and self.roles.get(name) in IN_FRONT.values()
+
+    def bias(self, name: str) -> np.ndarray:
+        """(rows,) with the factors of the rows taken back."""
+        weight = name.removesuffix("bias") + "weight"
+        return np.asarray(self.float(canonical(name)) / self._row_gains(weight), np.float32)
 
     def gptq(self, module: str) -> np.ndarray:
         """(rows, columns) = scale * (q - zero), by the layout in quantize/gptq_layout.py."""
@@ -225,17 +259,25 @@ class _Made:
             own, mine = values(self.checkpoint.tensors[norm]).astype(np.float32), self.float(canonical(norm))
             matrix = matrix * np.divide(mine, own, out=np.ones_like(own), where=np.abs(own) > LEAST)
         front = self._beside(name, IN_FRONT[role]) if role in IN_FRONT else None
-        if front is not None and self.checkpoint.tensors[front].shape[0] == matrix.shape[1]:
-            matrix = matrix * self._row_gains(front)
+        if front is not None:
+            source = source_rows(self.checkpoint.tensors[front].shape[0], matrix.shape[1], self._heads)
+            matrix = matrix * self._row_gains(front)[source.rows] if source is not None else matrix
         if role in IN_FRONT.values():
             matrix = matrix / self._row_gains(name)[:, None]
-        return matrix
+        return _without_gains(matrix, values(self.checkpoint.tensors[name]).astype(np.float32))
+
+    @cached_property
+    def _heads(self) -> int:
+        config = self.checkpoint.config
+        text = config.get("text_config")
+        found = (text if isinstance(text, dict) else config).get("num_attention_heads")
+        return found if isinstance(found, int) else 0
 
     def _row_gains(self, name: str) -> np.ndarray:
         """The factor of each row against the source's, without its sign; 1 where nothing is left of a row."""
         module = canonical(name).removesuffix(".weight")
         norm = self._beside(name, BEHIND[self.roles[name]])
-        mine, own = self.awq(module), values(self.checkpoint.tensors[name]).astype(np.float32)
+        mine, own = self.stored(module), values(self.checkpoint.tensors[name]).astype(np.float32)
         if norm is not None:
             source = values(self.checkpoint.tensors[norm]).astype(np.float32)
             mine = mine * np.divide(

@@ -71,7 +71,9 @@ def quantization_config(
     transformers' GPTQ (optimum) knows decoder layers by their place and takes nothing else; `version` AutoAWQ and
     vLLM, `format` and `checkpoint_format` gptqmodel.
     """
-    meta = {"quantizer": [f"convert:{RELEASE}"], "calibration": dict(calibration)}
+    meta: JsonDict = {"quantizer": [f"convert:{RELEASE}"], "calibration": dict(calibration)}
+    if scheme.method == "gptq" and scheme.scale:
+        meta["factors"] = True  # norms have other weights than the source's
     common = {
         "quant_method": scheme.method,
         "bits": scheme.bits,
