@@ -24,10 +24,11 @@ from convert.json_types import JsonObject
 from convert.source.checkpoint import CONFIG_NAME, STORAGE, Checkpoint, LazyTensor, open_checkpoint
 from convert.source.safetensors import Entry, read_header
 from convert.source.untrusted import read_object
+from quantize import packing
 from quantize.gptq_layout import LAYER
+from quantize.grids import Quantized
 from quantize.presets import QUANT_METHOD, Preset, preset_of
 
-AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in an int32 the rows 0, 1, 2 … of eight lie
 BEHIND = {  # the norm that a matrix stands behind
     **dict.fromkeys((TensorRole.Q, TensorRole.K, TensorRole.V, TensorRole.QKV), TensorRole.ATTENTION_NORM),
     **dict.fromkeys((TensorRole.GATE, TensorRole.UP, TensorRole.GATE_UP), TensorRole.MLP_NORM),
@@ -50,7 +51,7 @@ def tensor_pairs(files: Sequence[Path], folder: Path) -> Iterator[TensorPair]:
                 yield _pair(plain, f"{made.method.upper()} Int{made.bits}", tensor, partial(made.bias, name))
             elif not (made.scaled and made.roles.get(name) in TAKES_FACTORS):
                 yield _pair(plain, made.type_of(plain), tensor, partial(made.float, plain))
-        elif f"{module}.qweight" in made.entries and made.bits in (2, 4, 8):
+        elif f"{module}.qweight" in made.entries and made.bits in packing.GPTQ_BITS:
             yield _pair(plain, f"{made.method.upper()} Int{made.bits}", tensor, partial(made.matrix, name, module))
 
 
@@ -177,39 +178,23 @@ class _Made:
 
     def gptq(self, module: str) -> np.ndarray:
         """(rows, columns) = scale * (q - zero), by the layout in quantize/gptq_layout.py."""
-        bits = int(str(self.bits))
-        packed, z = self.raw(f"{module}.qweight"), self._zeros(module)
-        shifts = np.arange(0, 32, bits, dtype=np.uint32)
-        q = (packed.view(np.uint32)[:, None, :] >> shifts[None, :, None]) & (2**bits - 1)
-        q = q.reshape(-1, packed.shape[1]).astype(np.int64)
-        group = self.raw(f"{module}.g_idx").astype(np.int64) % len(z)
-        scales = self.float(f"{module}.scales")
-        return np.ascontiguousarray(((q - z[group]) * scales[group]).T.astype(np.float32))
+        integers, zeros = packing.gptq_integers(self.raw(f"{module}.qweight"), int(str(self.bits))), self._zeros(module)
+        groups = self.raw(f"{module}.g_idx").astype(np.int64) % zeros.shape[1]
+        return Quantized(integers, self.float(f"{module}.scales").T, zeros, groups).dequantized()
 
     def _zeros(self, module: str) -> np.ndarray:
-        """int64 (groups, rows): GPTQ's zero points, which the first format stores less one."""
-        bits, zeros = int(str(self.bits)), self.raw(f"{module}.qzeros")
-        unpacked = (zeros.view(np.uint32)[:, :, None] >> np.arange(0, 32, bits, dtype=np.uint32)) & (2**bits - 1)
-        less = 0 if self.words.get("checkpoint_format", self.words.get("format")) == "gptq_v2" else 1
-        return np.asarray(unpacked.reshape(len(zeros), -1), np.int64) + less
+        """(rows, groups): GPTQ's zero points, which the first format stores less one."""
+        second = self.words.get("checkpoint_format", self.words.get("format")) == "gptq_v2"
+        return packing.gptq_zero_points(self.raw(f"{module}.qzeros"), int(str(self.bits)), 2 if second else 1)
 
     def awq(self, module: str) -> np.ndarray:
         """(rows, columns), by the layout in quantize/awq_layout.py."""
-        q, z = self._awq_numbers(f"{module}.qweight"), self._awq_numbers(f"{module}.qzeros")
-        scales = self.float(f"{module}.scales")
-        each = len(q) // len(z)
-        z, scales = np.repeat(z, each, 0), np.repeat(scales, each, 0)
-        return np.ascontiguousarray(((q - z) * scales).T.astype(np.float32))
-
-    def _awq_numbers(self, name: str) -> np.ndarray:
-        raw = self.raw(name).view(np.uint32)
-        shifts = 4 * np.array(AWQ_ORDER, np.uint32)
-        numbers: np.ndarray = ((raw[:, :, None] >> shifts) & 15).reshape(len(raw), -1).astype(np.int64)
-        return numbers
+        integers, zeros = (packing.awq_integers(self.raw(f"{module}.{word}")) for word in ("qweight", "qzeros"))
+        return Quantized(integers, self.float(f"{module}.scales").T, zeros).dequantized()
 
     def orders(self) -> Iterator[Hyperparameter]:
         """Of GPTQ, what config.json promises of groups and zero points, of each quantized matrix."""
-        if self.method != "gptq" or self.bits not in (2, 4, 8):
+        if self.method != "gptq" or self.bits not in packing.GPTQ_BITS:
             return
         for name in self.entries:
             module, _, suffix = name.rpartition(".")
@@ -231,7 +216,12 @@ class _Made:
         said = self.words.get("group_size", self.words.get("q_group_size"))
         rules = self.words.get("dynamic") or {}
         ruled = isinstance(rules, dict) and any(not rule.startswith("-:") for rule in rules)
-        if self.method not in ("gptq", "awq") or self.bits not in (2, 4, 8) or not isinstance(said, int) or ruled:
+        if (
+            self.method not in ("gptq", "awq")
+            or self.bits not in packing.GPTQ_BITS
+            or not isinstance(said, int)
+            or ruled
+        ):
             return
         each = {module: self._columns_of_a_group(module) for module in self._modules()}
         wrong = [size for size, columns in each.values() if size != (columns if said < 1 else min(said, columns))]
