@@ -57,11 +57,18 @@ for folder in map(pathlib.Path, sys.argv[1:]):
 """
 
 
-def own_reader(*folders: Path) -> list[dict[str, np.ndarray]]:
-    """For each folder, what gptqmodel's loader makes of the first 16 tokens."""
-    command = [sys.executable, "-c", OWN_READER, *map(str, folders)]
-    processes.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
-    return [dict(np.load(folder.parent / "own.npz")) for folder in folders]
+def own_reader(home: Path, *folders: Path) -> list[dict[str, np.ndarray]]:
+    """For each folder, what gptqmodel's loader makes of the first 16 tokens; it is given copies, in `home`."""
+    copies = [Path(shutil.copytree(folder, home / f"{i}" / folder.name)) for i, folder in enumerate(folders)]
+    _run_library(OWN_READER, copies)
+    return [dict(np.load(folder.parent / "own.npz")) for folder in copies]
+
+
+def _run_library(program: str, folders: Sequence[Path]) -> None:
+    command = [sys.executable, "-c", program, *map(str, folders)]
+    environment = {**os.environ, **ENVIRONMENT}
+    done = processes.run(command, check=False, capture_output=True, text=True, env=environment, cwd=folders[0].parent)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def source_bundle(folder: Path) -> Bundle:
@@ -103,8 +110,7 @@ def modules(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]
 
 def library_products(*folders: Path) -> list[dict[str, np.ndarray]]:
     """For each folder, module -> the library's torch kernel on the inputs that `inputs` gives."""
-    command = [sys.executable, "-c", PRODUCTS, *map(str, folders)]
-    processes.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT}, cwd=folders[0].parent)
+    _run_library(PRODUCTS, folders)
     return [dict(np.load(folder.parent / "products.npz")) for folder in folders]
 
 

@@ -133,12 +133,12 @@ def test_the_tower_is_the_sources_and_the_companions_are_complete(method: str, s
     assert folder.name == {"gptq": "fara-nano-GPTQ-Int4", "awq": "fara-nano-AWQ"}[method]
 
 
-def test_gptqmodels_own_loader_finds_every_tensor(families: Families) -> None:
+def test_gptqmodels_own_loader_finds_every_tensor(families: Families, tmp_path: Path) -> None:
     from validate.runtimes import gptqmodel
 
     # of folders without zero points: it takes those with some where it made them itself
     folders = [families(name)[1] for name in ("llama", "mistral", "qwen2")]
-    for folder, found in zip(folders, own_reader(*folders), strict=True):
+    for folder, found in zip(folders, own_reader(tmp_path, *folders), strict=True):
         with gptqmodel.GptqModelSession(folder, 1) as session:
             wanted = session.logits(range(16))
         assert np.abs(found["logits"][0] - wanted).mean() < 0.05 * np.abs(wanted).mean()
