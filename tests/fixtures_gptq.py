@@ -177,7 +177,7 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             quantized(method, NANO, home, calibration=calibration, group_size=128)
 
     home = once(tmp_path_factory, "seeing", make)
-    return {method: next((home / method).iterdir()) for method in STAGES}
+    return {method: next(path for path in (home / method).iterdir() if path.is_dir()) for method in STAGES}
 
 
 # The quantized modules of these families, said once more: the stages go by roles.
@@ -228,7 +228,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 
     def get(name: str) -> tuple[Path, Path, dict[str, Any]]:
         _, method, words = FAMILIES[name]
-        return home / name / "Tiny", next((home / name / method).iterdir()), words
+        return home / name / "Tiny", next(path for path in (home / name / method).iterdir() if path.is_dir()), words
 
     return get
 
