@@ -130,11 +130,6 @@ class TransformersSession(CheckpointFolder):
         vars(self).pop("_model", None)
         gc.collect()  # a model's hooks point back at it
 
-    def run_layers(self, tokens: Sequence[int]) -> None:
-        """Put tokens through every layer below the head; what is hooked into `model` sees them go by."""
-        with self._running():
-            self._model.base_model(input_ids=self._torch.tensor([list(tokens)]), use_cache=False)
-
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
         return self.generate_all([tokens], count)[0]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pydantic import Field
 
 from convert.bundle import Artifact, Bundle, Role
-from convert.errors import ConvertError, Problem, StageError, raise_all
+from convert.errors import ConvertError, Problem, StageError
 from convert.files import STATE_FOLDER
 from convert.json_types import JsonDict, JsonObject
 from convert.model.memory_needs import LIBRARIES, cores_for
@@ -180,14 +180,12 @@ class CompressedStage(Stage[O]):
 
     def check(self, options: O, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being quantized so, by headers and the calibration files alone."""
-        from convert.formats.compressed.supports import misfits
         from convert.model.reference import check_memory
 
         where = options.as_scheme().method
         try:
             source = checkpoint(options.as_scheme().method, inputs)
             layout = layout_of(source, options.as_scheme())
-            raise_all(list(misfits(layout)))
             layout.check()
             self.check_options(options, layout)
         except ConvertError as error:
@@ -214,13 +212,10 @@ class CompressedStage(Stage[O]):
 
     def explain(self, options: O, inputs: Inputs) -> Iterator[str]:
         """How much is quantized and what is kept, for `convert plan -v`."""
-        from convert.formats.compressed.supports import untested
-
         layout = layout_of(checkpoint(options.as_scheme().method, inputs), options.as_scheme())
         decision = layout.decision
         yield f"{len(decision.quantized)} matrices of {decision.layers} layers in {layout.scheme.bits} bits"
         yield f"kept as they are: {len(decision.kept)} matrices ({', '.join(layout.exclusions)})"
-        yield from (f"note: {note}" for note in untested(layout))
 
     def needs(self, options: O, inputs: Inputs, made: Bundle) -> Needs:
         """The finished folder loaded again, which is the most that a stage takes that runs nothing."""

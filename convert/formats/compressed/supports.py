@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 from convert.architectures import Family
-from convert.errors import ConvertError, Problem
+from convert.errors import ConvertError
 from convert.formats.base import Support
 from convert.source.checkpoint import Checkpoint
 
-if TYPE_CHECKING:
-    from convert.formats.compressed.folder import Layout
-
 
 def supports(checkpoint: Checkpoint) -> Support:
-    """Yes for decoders of plain matrices. That is all FP8 asks; GPTQ and AWQ take fewer, see `misfits`."""
+    """Yes for decoders of plain matrices."""
     from convert.formats.compressed.straight import CompressedScheme, StraightLayout
     from quantize.presets import PRESETS
 
@@ -31,13 +25,3 @@ def supports_family(family: Family) -> Support:
     from convert.formats.compressed.folder import role_misfits
 
     return Support(tuple(map(str, role_misfits(family.usual_roles(), "fp8"))))
-
-
-def misfits(layout: Layout) -> Iterator[Problem]:
-    """What keeps the model from being quantized by the layout's method, whatever the shapes."""
-    yield from layout.misfits()
-
-
-def untested(layout: Layout) -> Iterator[str]:
-    """Notes on what no test looks at."""
-    return iter(())
