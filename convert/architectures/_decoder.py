@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from convert.architectures._config import MAX_CONTEXT, MAX_LAYERS, Config
-from convert.architectures._graph_spec import Generated, GraphSpec, LeftOut, SourceTensor, TensorRule, Transform, expand
+from convert.architectures._graph_spec import (
+    Generated,
+    GraphSpec,
+    LeftOut,
+    SourceTensor,
+    StatedValues,
+    TensorRule,
+    Transform,
+    expand,
+)
 from convert.architectures._rope import Rope, Rotary, read_rope, rope_fields, rope_tensors
 from convert.architectures._rows import HEAD, INVERSE_FREQUENCIES
 from convert.architectures._window import window_notes
@@ -175,6 +184,7 @@ class Extra:
     generated: Iterable[Generated] = ()
     left_out: Iterable[LeftOut] = ()
     notes: Iterable[str] = ()
+    stated: Iterable[StatedValues] = ()
 
 
 def decoder_spec(
@@ -192,7 +202,8 @@ def decoder_spec(
     table = list(rows)
     embedding = next(row[0] for row in table if row[1] == "token_embd.weight")
     head = extra.head
-    left_out = [INVERSE_FREQUENCIES, *extra.left_out]
+    stated = tuple(extra.stated)
+    left_out = [INVERSE_FREQUENCIES, *extra.left_out, *(rule for values in stated for rule in _stated(values))]
     if decoder.tied:
         left_out.append(LeftOut(head[0], "tied: llama.cpp reads token_embd.weight", embedding))
     else:
@@ -208,4 +219,9 @@ def decoder_spec(
         generated,
         tuple(left_out),
         (*decoder.notes, *notes, *extra.notes),
+        stated,
     )
+
+
+def _stated(values: StatedValues) -> Iterable[LeftOut]:
+    return (LeftOut(source, f"a number of {values.key} in the metadata", prefix=source) for source in values.sources)
