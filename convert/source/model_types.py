@@ -43,6 +43,7 @@ CLASS_OF: Mapping[str, str] = {
     "iquestcoder": "LlamaForCausalLM",
     "llama": "LlamaForCausalLM",
     "llava": "LlavaForConditionalGeneration",
+    "minicpm3": "MiniCPM3ForCausalLM",
     "ministral3": "Ministral3ForCausalLM",
     "mistral": "MistralForCausalLM",
     "mixtral": "MixtralForCausalLM",

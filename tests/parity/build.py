@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,26 @@ def _factor(name: str, scales: Mapping[str, float]) -> float:
 def _is_norm(name: str) -> bool:
     *_, module, kind = name.split(".")
     return kind == "weight" and ("norm" in module or module.startswith("ln_"))
+
+
+def as_llama(folder: Path, words: Words = LLAMA, **config: Any) -> Path:
+    """A Llama that a checkpoint of another writer is the equal of."""
+    given = {
+        **SIZES,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+    }
+    return build(folder, words, given | config)
+
+
+def renamed(*renames: tuple[str, str]) -> Layout:
+    """The layout of a writer who has other pieces of names."""
+
+    def layout(tensors: Tensors) -> Tensors:
+        return {reduce(lambda name, pair: name.replace(*pair), renames, name): t for name, t in tensors.items()}
+
+    return layout
