@@ -10,12 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from convert.architectures._config import MAX_CONTEXT, MAX_LAYERS, Config
-from convert.architectures._graph_spec import Generated, GraphSpec, LeftOut, SourceTensor, TensorRule, Transform, expand
+from convert.architectures._graph_spec import (
+    Generated,
+    GraphSpec,
+    LeftOut,
+    SourceTensor,
+    StatedValues,
+    TensorRule,
+    Transform,
+    expand,
+)
 from convert.architectures._rope import Rope, Rotary, read_rope, rope_fields, rope_tensors
 from convert.architectures._rows import HEAD, INVERSE_FREQUENCIES
 from convert.architectures._window import window_notes
 from convert.gguf_field import Field
 from convert.source import quantized
+from convert.source.model_types import class_of
 
 SILU = ("silu", "swish")
 GELU_TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")  # the formula llama.cpp has for GELU
@@ -113,6 +123,13 @@ def read_decoder(config: Config, graph: Graph) -> Decoder:
     )
 
 
+def headless(config: Config, base_class: str) -> Config:
+    """The config, where it is one of `base_class`, as one of a tied head: llama.cpp takes the embedding for it."""
+    if class_of(config.values) != base_class:
+        return config
+    return Config({**config.values, "tie_word_embeddings": True}, config.where, config.problems, config.spellings)
+
+
 def _check_plain(config: Config, graph: Graph) -> None:
     """Add a problem where the weights are quantized, unless into blocks that the family carries as they are."""
     if (
@@ -175,6 +192,7 @@ class Extra:
     generated: Iterable[Generated] = ()
     left_out: Iterable[LeftOut] = ()
     notes: Iterable[str] = ()
+    stated: Iterable[StatedValues] = ()
 
 
 def decoder_spec(
@@ -192,7 +210,8 @@ def decoder_spec(
     table = list(rows)
     embedding = next(row[0] for row in table if row[1] == "token_embd.weight")
     head = extra.head
-    left_out = [INVERSE_FREQUENCIES, *extra.left_out]
+    stated = tuple(extra.stated)
+    left_out = [INVERSE_FREQUENCIES, *extra.left_out, *(rule for values in stated for rule in _stated(values))]
     if decoder.tied:
         left_out.append(LeftOut(head[0], "tied: llama.cpp reads token_embd.weight", embedding))
     else:
@@ -208,4 +227,9 @@ def decoder_spec(
         generated,
         tuple(left_out),
         (*decoder.notes, *notes, *extra.notes),
+        stated,
     )
+
+
+def _stated(values: StatedValues) -> Iterable[LeftOut]:
+    return (LeftOut(source, f"a number of {values.key} in the metadata", prefix=source) for source in values.sources)

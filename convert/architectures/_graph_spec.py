@@ -78,6 +78,19 @@ class Generated:
 
 
 @dataclass(frozen=True)
+class StatedValues:
+    """A metadata field whose numbers are checkpoint tensors of one value each; they are in no GGUF tensor."""
+
+    key: str
+    sources: tuple[str, ...]
+    single: bool = False  # the one number; else an array of them
+
+    def field(self, values: Sequence[float]) -> Field:
+        """The field of these numbers."""
+        return Field.float32(self.key, values[0]) if self.single else Field.float32s(self.key, values)
+
+
+@dataclass(frozen=True)
 class LeftOut:
     """Checkpoint tensors that are in no GGUF file on purpose, by how their names end and start."""
 
@@ -101,6 +114,7 @@ class GraphSpec:
     generated: tuple[Generated, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    stated: tuple[StatedValues, ...] = ()
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from convert.json_types import JsonObject
 
 CLASS_OF: Mapping[str, str] = {
+    "apertus": "ApertusForCausalLM",
     "arcee": "ArceeForCausalLM",
     "bloom": "BloomForCausalLM",
     "cohere": "CohereForCausalLM",
@@ -42,6 +43,8 @@ CLASS_OF: Mapping[str, str] = {
     "iquestcoder": "LlamaForCausalLM",
     "llama": "LlamaForCausalLM",
     "llava": "LlavaForConditionalGeneration",
+    "minicpm3": "MiniCPM3ForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
     "mistral": "MistralForCausalLM",
     "mixtral": "MixtralForCausalLM",
     "mpt": "MptForCausalLM",

@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from tests import tiny
 Tensors = dict[str, Any]
 Hub = Callable[[str, Any], Tensors]
 """From a parameter of transformers (name, torch tensor) to the tensors it is on the hub."""
+
+Layout = Callable[[Tensors], Tensors]
+"""From all tensors of a checkpoint to those of another writer of the same model."""
+KEPT = ("torch_dtype", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,20 @@ def draw(folder: Path, hub: Hub, scales: Mapping[str, float], seed: int = 0) -> 
     return {name: values.contiguous() for name, values in tensors.items()}
 
 
+def published(folder: Path, config: Mapping[str, Any], layout: Layout = lambda tensors: tensors) -> Path:
+    """The checkpoint in `folder` as its publishers have it: their config.json, tensors by the names and shapes there.
+
+    What the tokenizer adds to a config stays in it.
+    """
+    from tests.fixtures_gguf import edit_weights
+
+    old = json.loads((folder / "config.json").read_text())
+    kept = {key: old[key] for key in KEPT if key in old}
+    (folder / "config.json").write_text(json.dumps({**kept, **config}, indent=2))
+    edit_weights(folder, lambda tensors: {name: values.contiguous() for name, values in layout(tensors).items()})
+    return folder
+
+
 def _factor(name: str, scales: Mapping[str, float]) -> float:
     return next((factor for ending, factor in scales.items() if name.endswith(ending)), 1)
 
@@ -196,3 +215,26 @@ def _factor(name: str, scales: Mapping[str, float]) -> float:
 def _is_norm(name: str) -> bool:
     *_, module, kind = name.split(".")
     return kind == "weight" and ("norm" in module or module.startswith("ln_"))
+
+
+def as_llama(folder: Path, words: Words = LLAMA, **config: Any) -> Path:
+    """A Llama that a checkpoint of another writer is the equal of."""
+    given = {
+        **SIZES,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+    }
+    return build(folder, words, given | config)
+
+
+def renamed(*renames: tuple[str, str]) -> Layout:
+    """The layout of a writer who has other pieces of names."""
+
+    def layout(tensors: Tensors) -> Tensors:
+        return {reduce(lambda name, pair: name.replace(*pair), renames, name): t for name, t in tensors.items()}
+
+    return layout

@@ -27,6 +27,8 @@ FETCHED = REPOSITORY / ".cache" / "llama.cpp"  # where `make parity` puts it
 HOW_TO_GET = "llama.cpp's converter is not here: `make parity` fetches it, or LLAMA_CPP=/path/to/llama.cpp names it"
 
 # The converter knows a tokenizer by a hash and refuses new ones; ours is compared elsewhere, by what it encodes.
+# Where it reads qwen.tiktoken by the code beside it, it reads our tokenizer.json. Of a config that it has no class for
+# transformers asks the context before that is set.
 # Words it asks for that transformers 5 has renamed before it sees them are given back to it (RENAMED).
 # Requests and answers are lines of JSON on stdin and on a pipe that nothing else prints to.
 SERVER = """
@@ -35,6 +37,7 @@ answers = os.fdopen(int(sys.argv[2]), "w")
 sys.path.insert(0, sys.argv[1])
 import convert_hf_to_gguf
 from conversion.base import ModelBase, TextModel
+from transformers import PreTrainedConfig
 RENAMED = ("rotary_pct",)
 ask = TextModel.get_vocab_base_pre
 def lenient(self, tokenizer):
@@ -43,6 +46,8 @@ def lenient(self, tokenizer):
     except NotImplementedError:
         return "qwen2"
 TextModel.get_vocab_base_pre = lenient
+TextModel._set_vocab_qwen = TextModel._set_vocab_gpt2
+PreTrainedConfig.max_position_embeddings = None
 load = TextModel.load_hparams
 def whole(folder, *more, **words):
     own = json.loads((folder / "config.json").read_text())

@@ -21,7 +21,14 @@ from convert.formats.gguf.general import base_model_notes, general_metadata, siz
 from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
 from convert.formats.gguf.ledger import Ledger, match_tensors
 from convert.formats.gguf.split import split_plans
-from convert.formats.gguf.tensors import CHUNK_VALUES, StreamedTensor, expert_parameters, forecast_tensors, spec_tensors
+from convert.formats.gguf.tensors import (
+    CHUNK_VALUES,
+    StreamedTensor,
+    expert_parameters,
+    forecast_tensors,
+    spec_tensors,
+    with_numbers,
+)
 from convert.formats.gguf.tokenizer import GGUFTokenizer, read_tokenizer
 from convert.formats.gguf.tokenizer_references import Request
 from convert.formats.gguf.writer import Group
@@ -94,6 +101,7 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
     problems += _strays(settings.asked, tensors[0])
     if problems:
         raise PlanError(*problems)
+    specs = [with_numbers(spec, ledger.numbers) for spec in specs]
     about = _About(bundle.model, companions, settings)
     text = about.text(specs[0], tensors[0], imatrix, tokenizer.fields)
     if problems := _lacking_weights(settings, text, imatrix):

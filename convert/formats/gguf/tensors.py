@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -97,6 +97,16 @@ class StreamedTensor:
             if change is not None:  # a mapped tensor may be unaligned
                 chunk = change(to_float32(np.require(chunk, requirements=("C", "A"))))
             yield chunk
+
+
+def with_numbers(spec: GraphSpec, numbers: Mapping[str, LazyTensor]) -> GraphSpec:
+    """The spec with the fields whose numbers are in the checkpoint; those that are not there yet count as 0."""
+
+    def number(name: str) -> float:
+        return float(to_float32(numbers[name].load().reshape(1).copy())[0]) if name in numbers else 0.0
+
+    made = tuple(values.field([number(name) for name in values.sources]) for values in spec.stated)
+    return replace(spec, fields=(*spec.fields, *made))
 
 
 def spec_tensors(spec: GraphSpec, entries: Iterable[Entry]) -> tuple[StreamedTensor, ...]:
