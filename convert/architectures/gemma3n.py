@@ -21,6 +21,7 @@ from convert.architectures._decoder import (
 )
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor, TensorRule, Transform
+from convert.architectures._nested import inner_config
 from convert.architectures._rope import Rotary, sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM, B, L
 from convert.architectures._window import FULL, SLIDING, sliding_layers
@@ -100,7 +101,7 @@ TOWERS = tuple(
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    said = text_config(values).with_defaults(**DEFAULTS)
+    said = inner_config(values).with_defaults(**DEFAULTS)
     config = one_width(said)
     decoder = _with_sizes(read_decoder(config, GRAPH))
     for key, wanted in FIXED.items():
@@ -120,17 +121,6 @@ def text(values: JsonObject) -> GraphSpec:
     spec = decoder_spec(decoder, ROWS, fields, transforms, Extra(left_out=TOWERS))
     tensors = tuple(_shared(spec.tensors, decoder.layers - shared))
     return replace(spec, fields=tuple(widths(spec.fields, said)), tensors=tensors)
-
-
-def text_config(values: JsonObject) -> Config:
-    """The config of the text model: under text_config in models with towers."""
-    root = Config(values)
-    inner = root.sub("text_config")
-    if not inner.values:
-        return root
-    tied = {"tie_word_embeddings": True} if root.flag("tie_word_embeddings") else {}
-    also = {key: root.values[key] for key in ("quantization_config",) if root.has(key)}
-    return Config({**inner.values, **also, **tied}, inner.where, inner.problems)
 
 
 def one_width(config: Config) -> Config:

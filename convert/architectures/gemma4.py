@@ -13,11 +13,12 @@ from convert.architectures._decoder import GELU_TANH, Decoder, Extra, Graph, dec
 from convert.architectures._experts import expert_fields, read_experts, with_experts
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import Generated, GraphSpec, LeftOut, SourceTensor, TensorRule, expand
+from convert.architectures._nested import inner_config
 from convert.architectures._rope import sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM, B, L
 from convert.architectures._window import sliding_layers
 from convert.architectures.gemma2 import NORMS
-from convert.architectures.gemma3n import NESTED, OF_KV, PER_LAYER, PER_LAYER_ENDS, TOWERS, padded, text_config
+from convert.architectures.gemma3n import NESTED, OF_KV, PER_LAYER, PER_LAYER_ENDS, TOWERS, padded
 from convert.gguf_field import Field
 from convert.json_types import JsonObject
 
@@ -76,7 +77,7 @@ class Layer:
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    config = text_config(values)
+    config = inner_config(values)
     unified = str(config.values.get("model_type")).startswith("gemma4_unified")
     config = config.with_defaults(**{**DEFAULTS, **(UNIFIED_DEFAULTS if unified else {})})
     decoder = read_decoder(config, GRAPH)
