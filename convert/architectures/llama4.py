@@ -6,7 +6,6 @@ llama.cpp's graph (models/llama4.cpp) has the chunks, and what it does far behin
 
 from __future__ import annotations
 
-from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._experts import expert_fields, read_experts, with_experts
 from convert.architectures._family import Family
