@@ -47,6 +47,7 @@ class OutputTensor:
     packed: Packed | None = None
     type: str = ""  # that it has in every file; empty: what the file's rules say
     transposed: bool = False  # stored (in, out) in the checkpoint, as no torch.nn.Linear is
+    zero_rows: int = 0  # of `shape`, behind those that the checkpoint has
 
     @property
     def places(self) -> int:
@@ -62,6 +63,7 @@ class SourceTensor:
     shape: tuple[int, ...]
     outputs: tuple[OutputTensor, ...]
     stated_role: TensorRole | None = None  # where the GGUF names do not tell
+    absent: str = ""  # what is made where the checkpoint has none: "nothing" or "zeros"; empty: it must have one
 
     @property
     def role(self) -> TensorRole:
@@ -130,17 +132,28 @@ class Transform:
     packed: Packed | None = None
     operand: int | None = None  # of the packed tensor
     type: str = ""  # of the tensor in every file; empty: what the file's rules say
+    zero_rows: int = 0  # that the GGUF tensor has behind the checkpoint's
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The GGUF tensor's shape, from the checkpoint tensor's."""
         if self.packed:
             return (*shape[:2], shape[2] * self.packed.block)
+        if self.zero_rows:
+            return (shape[0] + self.zero_rows, *shape[1:])
         return (*shape[:-2], shape[-1], shape[-2]) if self.transpose else shape
 
     def output(self, name: str, shape: tuple[int, ...], view: View | None) -> OutputTensor:
         """The GGUF tensor called `name` of a checkpoint tensor, or of a slice of one, of this shape."""
         return OutputTensor(
-            name, self.shape(shape), view, self.operand, self.change, self.packed, self.type, self.transpose
+            name,
+            self.shape(shape),
+            view,
+            self.operand,
+            self.change,
+            self.packed,
+            self.type,
+            self.transpose,
+            self.zero_rows,
         )
 
 

@@ -44,6 +44,9 @@ class TensorRole(Enum):
     SHARED_DOWN = "shared expert's down"
     STATE_SPACE = "state space"
     CONVOLUTION = "convolution"
+    PER_LAYER = "per-layer input"  # an embedding for each layer, and what takes it in
+    ALTERNATING = "alternating updates"  # AltUp: copies of the stream; and the low-rank residual beside (Laurel)
+    SCALE = "scale"  # of a layer's output, of a router's input, of an expert
     TOWER = "vision tower"
     PROJECTOR = "projector"
 
@@ -67,6 +70,9 @@ TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has be
     ("a shared expert", SHARED_EXPERT),
     ("a state space", frozenset({R.STATE_SPACE})),
     ("convolutions", frozenset({R.CONVOLUTION})),
+    ("per-layer inputs", frozenset({R.PER_LAYER})),
+    ("alternating updates", frozenset({R.ALTERNATING})),
+    ("scales of layers", frozenset({R.SCALE})),
     ("a vision tower", VISION),
 )
 
@@ -103,6 +109,11 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "ffn_gate_shexp": R.SHARED_GATE,
     "ffn_up_shexp": R.SHARED_UP,
     "ffn_down_shexp": R.SHARED_DOWN,
+    "inp_gate": R.PER_LAYER,
+    "proj": R.PER_LAYER,
+    "layer_output_scale": R.SCALE,
+    "ffn_gate_inp.scale": R.SCALE,
+    "ffn_down_exps.scale": R.SCALE,
 }
 BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("v.deepstack.", R.PROJECTOR),  # of earlier layers of the tower, into the text's width
@@ -111,6 +122,9 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("ssm_", R.STATE_SPACE),
     ("time_mix_", R.STATE_SPACE),
     ("shortconv.", R.CONVOLUTION),
+    ("per_layer_", R.PER_LAYER),
+    ("altup_", R.ALTERNATING),
+    ("laurel_", R.ALTERNATING),
 )
 FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a checkpoint becomes -> its own role
     frozenset({R.Q, R.K, R.V}): R.QKV,

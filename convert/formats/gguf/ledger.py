@@ -67,7 +67,7 @@ def match_tensors(
         else:
             unknown.append(source.name)
     problems += _misfits(entries)
-    missing = [name for name in known if name not in found]
+    missing = [name for name, (_, tensor) in known.items() if name not in found and not tensor.absent]
     heads = [name for name in missing if known[name][1].role is TensorRole.HEAD]
     problems += _headless(heads)
     problems += _lacking([name for name in missing if name not in heads], "lacks", "download the model again")

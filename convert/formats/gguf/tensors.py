@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.architectures._graph_spec import GraphSpec, OutputTensor, Packed, View
 from convert.formats.gguf.ledger import Entry
-from convert.source.checkpoint import LazyTensor
+from convert.source.checkpoint import STORAGE, LazyTensor
 from quantize.blocks import TYPES
 from quantize.floats import to_float32
 
@@ -79,6 +79,8 @@ class StreamedTensor:
             yield from self._cut(values if self.output.view is None else self.output.view(values))
             if self.parts:
                 part.release()
+        if self.output.zero_rows:
+            yield from self._cut(_zeros((self.output.zero_rows, self.row_values), self.storage))
 
     def _blocks(self, packed: Packed) -> Iterator[np.ndarray]:
         loaded = [part.load() for part in self.parts]
@@ -114,7 +116,21 @@ def spec_tensors(spec: GraphSpec, entries: Iterable[Entry]) -> tuple[StreamedTen
 
     What several checkpoint tensors make together comes where the last of them is.
     """
-    return (*_generated(spec), *_from_checkpoint(entries))
+    entries = list(entries)
+    return (*_generated(spec), *_in_place_of_absent(spec, entries), *_from_checkpoint(entries))
+
+
+def _in_place_of_absent(spec: GraphSpec, entries: Iterable[Entry]) -> Iterator[StreamedTensor]:
+    """Zeros for tensors that llama.cpp asks for, does not use, and the checkpoint is without."""
+    found = {entry.tensor.source for entry in entries}
+    for tensor in spec.tensors:
+        if tensor.absent == "zeros" and tensor.source not in found:
+            yield from (StreamedTensor(o, values=_zeros(o.shape, "F32")) for o in tensor.outputs)
+
+
+def _zeros(shape: tuple[int, ...], storage: str) -> np.ndarray:
+    """Zeros that take no memory."""
+    return np.broadcast_to(np.zeros((), STORAGE[storage]), shape)
 
 
 def _from_checkpoint(entries: Iterable[Entry]) -> Iterator[StreamedTensor]:
