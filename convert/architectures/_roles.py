@@ -27,6 +27,7 @@ class TensorRole(Enum):
     QKV = "qkv"
     O = "o"  # noqa: E741 - the field's name for it
     SINKS = "attention sinks"
+    ATTENTION_GATE = "attention gate"  # what comes out of attention is multiplied by
     LATENT = "latent attention"  # MLA: projections into and out of the latent space
     GATE = "gate"
     UP = "up"
@@ -84,6 +85,7 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "attn_qkv": R.QKV,
     "attn_output": R.O,
     "attn_sinks": R.SINKS,
+    "attn_gate": R.ATTENTION_GATE,
     "attn_q_a": R.LATENT,
     "attn_q_b": R.LATENT,
     "attn_kv_a_mqa": R.LATENT,
