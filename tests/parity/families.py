@@ -24,6 +24,7 @@ class Case:
     `tolerance` is the largest difference of F32 logits to transformers (with ggml's GELU in it), as a part of their
     standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
     `allowed` are metadata keys, or "order of tensors", that differ from the upstream converter's -> the reason.
+    Where transformers has no class for the checkpoint, `equal` makes the same model in the layout of one that it has.
     """
 
     make: Callable[[Path], Path]
@@ -31,10 +32,17 @@ class Case:
     why: str = ""
     allowed: Mapping[str, str] = field(default_factory=dict)
     no_parity: str = ""  # why upstream's converter cannot make it
+    equal: Callable[[Path], Path] | None = None  # what transformers loads instead
+    no_logits: str = ""  # why nothing computes the source, or llama.cpp not the file: its bytes are the proof
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
     as_llama_cpp_sees: Callable[[Any], None] = lambda model: None  # puts an order of its own graph into transformers
+
+
+def loadable() -> dict[str, Case]:
+    """Those whose checkpoint transformers itself loads."""
+    return {name: case for name, case in cases().items() if not case.equal and not case.no_logits}
 
 
 def cases() -> dict[str, Case]:
