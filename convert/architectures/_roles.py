@@ -28,6 +28,7 @@ class TensorRole(Enum):
     O = "o"  # noqa: E741 - the field's name for it
     SINKS = "attention sinks"
     ATTENTION_GATE = "attention gate"  # what comes out of attention is multiplied by
+    INDEXER = "indexer"  # what chooses the tokens that are attended to
     LATENT = "latent attention"  # MLA: projections into and out of the latent space
     GATE = "gate"
     UP = "up"
@@ -110,6 +111,7 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("v.deepstack.", R.PROJECTOR),  # of earlier layers of the tower, into the text's width
     ("v.", R.TOWER),
     ("mm.", R.PROJECTOR),
+    ("indexer.", R.INDEXER),
     ("ssm_", R.STATE_SPACE),
     ("time_mix_", R.STATE_SPACE),
     ("shortconv.", R.CONVOLUTION),

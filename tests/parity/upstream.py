@@ -35,7 +35,10 @@ answers = os.fdopen(int(sys.argv[2]), "w")
 sys.path.insert(0, sys.argv[1])
 import convert_hf_to_gguf
 from conversion.base import ModelBase, TextModel
-RENAMED = ("rotary_pct",)
+RENAMED = (
+    "rotary_pct", "num_attention_groups", "moe_num_experts", "moe_top_k", "moe_layers_enum",
+    "attention_other_setting", "partial_rotary_factors",
+)
 ask = TextModel.get_vocab_base_pre
 def lenient(self, tokenizer):
     try:
@@ -43,6 +46,10 @@ def lenient(self, tokenizer):
     except NotImplementedError:
         return "qwen2"
 TextModel.get_vocab_base_pre = lenient
+# one reads a tokenizer that is code in the checkpoint, one asks for a word that transformers 5 no longer says
+from conversion.deepseek import DeepseekV32Model
+from conversion.hunyuan import HunYuanMoEModel
+DeepseekV32Model.set_vocab = HunYuanMoEModel.set_vocab = TextModel._set_vocab_gpt2
 load = TextModel.load_hparams
 def whole(folder, *more, **words):
     own = json.loads((folder / "config.json").read_text())
