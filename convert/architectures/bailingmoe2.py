@@ -79,7 +79,8 @@ def text(values: JsonObject) -> GraphSpec:
 def _without_mean(bias: np.ndarray) -> np.ndarray:
     """Sarvam's own code takes the mean off the bias before it chooses."""
     mean = bias.mean(dtype=np.float32)
-    return np.subtract(bias, mean)
+    centred: np.ndarray = bias - mean
+    return centred
 
 
 FAMILY = Family(
