@@ -27,6 +27,8 @@ class TensorRole(Enum):
     QKV = "qkv"
     O = "o"  # noqa: E741 - the field's name for it
     SINKS = "attention sinks"
+    ATTENTION_GATE = "attention gate"  # what comes out of attention is multiplied by
+    INDEXER = "indexer"  # what chooses the tokens that are attended to
     LATENT = "latent attention"  # MLA: projections into and out of the latent space
     GATE = "gate"
     UP = "up"
@@ -90,6 +92,7 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "attn_qkv": R.QKV,
     "attn_output": R.O,
     "attn_sinks": R.SINKS,
+    "attn_gate": R.ATTENTION_GATE,
     "attn_q_a": R.LATENT,
     "attn_q_b": R.LATENT,
     "attn_kv_a_mqa": R.LATENT,
@@ -105,6 +108,9 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "ffn_up_exps": R.EXPERT_UP,
     "ffn_down_exps": R.EXPERT_DOWN,
     "ffn_gate_up_exps": R.EXPERT_GATE_UP,
+    "ffn_gate_chexps": R.EXPERT_GATE,
+    "ffn_up_chexps": R.EXPERT_UP,
+    "ffn_down_chexps": R.EXPERT_DOWN,
     "ffn_gate_inp_shexp": R.SHARED_ROUTER,
     "ffn_gate_shexp": R.SHARED_GATE,
     "ffn_up_shexp": R.SHARED_UP,
@@ -119,6 +125,7 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("v.deepstack.", R.PROJECTOR),  # of earlier layers of the tower, into the text's width
     ("v.", R.TOWER),
     ("mm.", R.PROJECTOR),
+    ("indexer.", R.INDEXER),
     ("ssm_", R.STATE_SPACE),
     ("time_mix_", R.STATE_SPACE),
     ("shortconv.", R.CONVOLUTION),

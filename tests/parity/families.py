@@ -23,7 +23,8 @@ class Case:
 
     `tolerance` is the largest difference of F32 logits to transformers (with ggml's GELU in it), as a part of their
     standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
-    `allowed` are metadata keys, or "order of tensors", that differ from the upstream converter's -> the reason.
+    `allowed` are metadata keys, or "order of tensors", that differ from the upstream converter's -> the reason; and
+    tensors of another type.
     Where transformers has no class for the checkpoint, `equal` makes the same model in the layout of one that it has.
     """
 

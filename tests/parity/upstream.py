@@ -38,7 +38,10 @@ sys.path.insert(0, sys.argv[1])
 import convert_hf_to_gguf
 from conversion.base import ModelBase, TextModel
 from transformers import PreTrainedConfig
-RENAMED = ("rotary_pct",)
+RENAMED = (
+    "rotary_pct", "num_attention_groups", "moe_num_experts", "moe_top_k", "moe_layers_enum",
+    "attention_other_setting", "partial_rotary_factors",
+)
 ask = TextModel.get_vocab_base_pre
 def lenient(self, tokenizer):
     try:
@@ -48,6 +51,10 @@ def lenient(self, tokenizer):
 TextModel.get_vocab_base_pre = lenient
 TextModel._set_vocab_qwen = TextModel._set_vocab_gpt2
 PreTrainedConfig.max_position_embeddings = None
+# one reads a tokenizer that is code in the checkpoint, one asks for a word that transformers 5 no longer says
+from conversion.deepseek import DeepseekV32Model
+from conversion.hunyuan import HunYuanMoEModel
+DeepseekV32Model.set_vocab = HunYuanMoEModel.set_vocab = TextModel._set_vocab_gpt2
 load = TextModel.load_hparams
 def whole(folder, *more, **words):
     own = json.loads((folder / "config.json").read_text())
