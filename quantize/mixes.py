@@ -100,6 +100,8 @@ KEPT: tuple[tuple[str, str], ...] = (  # names of tensors that stay float32, and
     (r"ffn_gate_inp(_shexp)?\.weight", "what chooses the experts stays float32"),
     (r"^(v\.)?position_embd\.weight", "position embeddings stay float32"),
     (r"\.patch_embd", "patch embeddings stay float32"),
+    (r"ssm_conv1d|shortconv\.conv\.weight", "short convolutions stay float32"),
+    (r"time_mix_((decay_)?w[12]|lerp_fused|first)\.weight", "small matrices of time mixing stay float32"),
 )
 _KEPT = tuple((re.compile(pattern), why) for pattern, why in KEPT)
 _PATCHES = re.compile(r"\.patch_embd\.weight")  # the second of two frames is called .patch_embd.weight.1

@@ -47,6 +47,7 @@ class OutputTensor:
     packed: Packed | None = None
     type: str = ""  # that it has in every file; empty: what the file's rules say
     transposed: bool = False  # stored (in, out) in the checkpoint, as no torch.nn.Linear is
+    row_factors: np.ndarray | None = None  # float32, what each row is multiplied by, after the change
 
     @property
     def places(self) -> int:
@@ -116,17 +117,29 @@ class Transform:
     packed: Packed | None = None
     operand: int | None = None  # of the packed tensor
     type: str = ""  # of the tensor in every file; empty: what the file's rules say
+    row_factors: np.ndarray | None = None  # float32, what each row is multiplied by, after the change
+    resized: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None  # the view's shape, where its axes are others
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The GGUF tensor's shape, from the checkpoint tensor's."""
         if self.packed:
             return (*shape[:2], shape[2] * self.packed.block)
+        if self.resized:
+            return self.resized(shape)
         return (*shape[:-2], shape[-1], shape[-2]) if self.transpose else shape
 
     def output(self, name: str, shape: tuple[int, ...], view: View | None) -> OutputTensor:
         """The GGUF tensor called `name` of a checkpoint tensor, or of a slice of one, of this shape."""
         return OutputTensor(
-            name, self.shape(shape), view, self.operand, self.change, self.packed, self.type, self.transpose
+            name,
+            self.shape(shape),
+            view,
+            self.operand,
+            self.change,
+            self.packed,
+            self.type,
+            self.transpose,
+            self.row_factors,
         )
 
 

@@ -112,6 +112,27 @@ def same(name: str, values: Any) -> Tensors:
     return {name: values}
 
 
+def experts_apart(
+    name: str, values: Any, parts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+) -> Tensors:
+    """All experts' `….experts.gate_up_proj` or `….experts.down_proj` as one tensor each; any other tensor as it is.
+
+    `parts` are the hub's words for gate, up and down.
+    """
+    base, _, kind = name.rpartition(".experts.")
+    if not base:
+        return {name: values}
+    gate, up, down = parts
+    if kind == "down_proj":
+        return {f"{base}.experts.{i}.{down}.weight": one.clone() for i, one in enumerate(values)}
+    halves = [one.chunk(2) for one in values]
+    return {
+        f"{base}.experts.{i}.{word}.weight": half.clone()
+        for i, pair in enumerate(halves)
+        for word, half in zip((gate, up), pair, strict=True)
+    }
+
+
 def build(
     folder: Path,
     words: Words,

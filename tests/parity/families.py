@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ class Case:
 
     `tolerance` is the largest difference of F32 logits to transformers (with ggml's GELU in it), as a part of their
     standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
-    `allowed` are metadata keys, or "order of tensors", that differ from the upstream converter's -> the reason.
+    `allowed` are metadata keys, "tensor NAME" or "order of tensors", that differ from the upstream converter's -> the
+    reason.
     """
 
     make: Callable[[Path], Path]
     tolerance: float = 2e-3
     why: str = ""
     allowed: Mapping[str, str] = field(default_factory=dict)
+    upstream_options: Sequence[str] = ()  # more words on the command line of upstream's converter
     no_parity: str = ""  # why upstream's converter cannot make it
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
