@@ -30,11 +30,12 @@ def lfm2(folder: Path, **words: Any) -> Path:
         "rope_theta": 1000000.0,
         "tie_embedding": True,
     }
-    return build(folder, QWEN, config | words, scales=SCALES)
+    return build(folder, QWEN, config | words, scales=SCALES, drawn_as="Lfm2ForCausalLM")
 
 
 def as_it_is(folder: Path) -> Path:
-    return lfm2(folder, block_auto_adjust_ff_dim=False, tie_embedding=False)
+    """Under the class that older checkpoints name."""
+    return lfm2(folder, architectures=["LFM2ForCausalLM"], block_auto_adjust_ff_dim=False, tie_embedding=False)
 
 
 CASES = {"": Case(lfm2), "untied, of one width": Case(as_it_is)}

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.parity.build import QWEN, build
+from tests.parity.build import QWEN, Hub, Tensors, build, same
 from tests.parity.families import Case
 
 SCALES = {
@@ -31,14 +31,23 @@ SIZES = {
 }
 
 
-def mamba(folder: Path, name: str = "Mamba", kind: str = "mamba", **words: Any) -> Path:
+def of_mamba_ssm(name: str, values: Any) -> Tensors:
+    """As the library mamba_ssm calls it."""
+    return {name.replace("embeddings.", "embedding."): values}
+
+
+def mamba(folder: Path, name: str = "Mamba", kind: str = "mamba", hub: Hub = same, **words: Any) -> Path:
     named = {"architectures": [f"{name}ForCausalLM"], "model_type": kind}
     config = {**SIZES, **named, "intermediate_size": 128, "time_step_rank": 4, "tie_word_embeddings": True}
-    return build(folder, QWEN, config | words, scales=SCALES)
+    return build(folder, QWEN, config | words, scales=SCALES, drawn_as=f"{name}ForCausalLM", hub=hub)
 
 
 def falcon(folder: Path) -> Path:
     return mamba(folder, "FalconMamba", "falcon_mamba", tie_word_embeddings=False, mixer_rms_eps=1e-5)
 
 
-CASES = {"": Case(mamba), "Falcon-Mamba": Case(falcon)}
+def head_model(folder: Path) -> Path:
+    return mamba(folder, architectures=["MambaLMHeadModel"], hub=of_mamba_ssm)
+
+
+CASES = {"": Case(mamba), "of mamba_ssm": Case(head_model), "Falcon-Mamba": Case(falcon)}
