@@ -60,7 +60,10 @@ FIXED = {
 ATTN, MOE = f"{L}.self_attn", "block_sparse_moe"
 DELTA: tuple[TensorRule, ...] = (
     *((source, name, ("channels", "hidden")) for source, name, *_ in QKV),
-    *((f"{ATTN}.{x}_conv1d.weight", f"{B}.ssm_conv1d_{x}.weight", ("channels", "one", "kernel"), "kernel") for x in "qkv"),
+    *(
+        (f"{ATTN}.{x}_conv1d.weight", f"{B}.ssm_conv1d_{x}.weight", ("channels", "one", "kernel"), "kernel")
+        for x in "qkv"
+    ),
     (f"{ATTN}.f_a_proj.weight", f"{B}.ssm_f_a.weight", ("channel_head", "hidden")),
     (f"{ATTN}.f_b_proj.weight", f"{B}.ssm_f_b.weight", ("channels", "channel_head")),
     (f"{ATTN}.g_a_proj.weight", f"{B}.ssm_g_a.weight", ("channel_head", "hidden")),

@@ -21,6 +21,10 @@ Tensors = dict[str, Any]
 Hub = Callable[[str, Any], Tensors]
 """From a parameter of transformers (name, torch tensor) to the tensors it is on the hub."""
 
+Layout = Callable[[Tensors], Tensors]
+"""From all tensors of a checkpoint to those of another writer of the same model."""
+KEPT = ("torch_dtype", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+
 
 @dataclass(frozen=True)
 class Words:
@@ -210,6 +214,20 @@ def draw(folder: Path, hub: Hub, scales: Mapping[str, float], seed: int = 0, dra
         values = values + 1 if _is_norm(name) else values
         tensors |= hub(name, (values * _factor(name, scales)).to(dtype))
     return {name: values.contiguous() for name, values in tensors.items()}
+
+
+def published(folder: Path, config: Mapping[str, Any], layout: Layout = lambda tensors: tensors) -> Path:
+    """The checkpoint in `folder` as its publishers have it: their config.json, tensors by the names and shapes there.
+
+    What the tokenizer adds to a config stays in it.
+    """
+    from tests.fixtures_gguf import edit_weights
+
+    old = json.loads((folder / "config.json").read_text())
+    kept = {key: old[key] for key in KEPT if key in old}
+    (folder / "config.json").write_text(json.dumps({**kept, **config}, indent=2))
+    edit_weights(folder, lambda tensors: {name: values.contiguous() for name, values in layout(tensors).items()})
+    return folder
 
 
 def _factor(name: str, scales: Mapping[str, float]) -> float:

@@ -25,6 +25,7 @@ class Case:
     standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
     `allowed` are metadata keys, "tensor NAME" or "order of tensors", that differ from the upstream converter's -> the
     reason.
+    Where transformers has no class for the checkpoint, `equal` makes the same model in the layout of one that it has.
     """
 
     make: Callable[[Path], Path]
@@ -33,10 +34,17 @@ class Case:
     allowed: Mapping[str, str] = field(default_factory=dict)
     upstream_options: Sequence[str] = ()  # more words on the command line of upstream's converter
     no_parity: str = ""  # why upstream's converter cannot make it
+    equal: Callable[[Path], Path] | None = None  # what transformers loads instead
+    no_logits: str = ""  # why nothing computes the source, or llama.cpp not the file: its bytes are the proof
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
     as_llama_cpp_sees: Callable[[Any], None] = lambda model: None  # puts an order of its own graph into transformers
+
+
+def loadable() -> dict[str, Case]:
+    """Those whose checkpoint transformers itself loads."""
+    return {name: case for name, case in cases().items() if not case.equal and not case.no_logits}
 
 
 def cases() -> dict[str, Case]:

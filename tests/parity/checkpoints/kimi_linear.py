@@ -26,7 +26,9 @@ def published(name: str, values: Any) -> Tensors:
 
     name = name.replace(".forget_gate", "")
     if name.endswith("conv1d.weight"):
-        return {name.replace("conv1d", f"{x}_conv1d"): part.clone() for x, part in zip("qkv", values.chunk(3), strict=True)}
+        return {
+            name.replace("conv1d", f"{x}_conv1d"): part.clone() for x, part in zip("qkv", values.chunk(3), strict=True)
+        }
     if any(word in name for word in (".experts.", "mlp.gate.", "shared_experts")):
         name = name.replace(".mlp.", ".block_sparse_moe.")
     if name.endswith("moe.gate.weight"):
@@ -66,7 +68,6 @@ def kimi_linear(folder: Path, **words: Any) -> Path:
         "qk_nope_head_dim": 24,
         "qk_rope_head_dim": 16,
         "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
         "routed_scaling_factor": 2.446,
         "tie_word_embeddings": False,
         "topk_group": 1,

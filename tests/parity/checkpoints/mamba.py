@@ -50,4 +50,4 @@ def head_model(folder: Path) -> Path:
     return mamba(folder, architectures=["MambaLMHeadModel"], hub=of_mamba_ssm)
 
 
-CASES = {"": Case(mamba), "of mamba_ssm": Case(head_model), "Falcon-Mamba": Case(falcon)}
+CASES = {"": Case(mamba), "of mamba_ssm": Case(head_model, equal=mamba), "Falcon-Mamba": Case(falcon)}
