@@ -102,6 +102,8 @@ KEPT: tuple[tuple[str, str], ...] = (  # names of tensors that stay float32, and
     (r"indexer\.proj\.weight", "what weighs the heads that choose tokens stays float32"),
     (r"^(v\.)?position_embd\.weight", "position embeddings stay float32"),
     (r"\.patch_embd", "patch embeddings stay float32"),
+    (r"ssm_conv1d|shortconv\.conv\.weight", "short convolutions stay float32"),
+    (r"time_mix_((decay_)?w[12]|lerp_fused|first)\.weight", "small matrices of time mixing stay float32"),
 )
 _KEPT = tuple((re.compile(pattern), why) for pattern, why in KEPT)
 _SMALL = re.compile(r"altup|laurel|per_layer_model_proj")  # left alone by llama-quantize, not by the converter's Q8_0

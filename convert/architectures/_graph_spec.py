@@ -48,6 +48,7 @@ class OutputTensor:
     type: str = ""  # that it has in every file; empty: what the file's rules say
     transposed: bool = False  # stored (in, out) in the checkpoint, as no torch.nn.Linear is
     zero_rows: int = 0  # of `shape`, behind those that the checkpoint has
+    row_factors: np.ndarray | None = None  # float32, what each row is multiplied by, after the change
 
     @property
     def places(self) -> int:
@@ -133,6 +134,8 @@ class Transform:
     operand: int | None = None  # of the packed tensor
     type: str = ""  # of the tensor in every file; empty: what the file's rules say
     zero_rows: int = 0  # that the GGUF tensor has behind the checkpoint's
+    row_factors: np.ndarray | None = None  # float32, what each row is multiplied by, after the change
+    resized: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None  # the view's shape, where its axes are others
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The GGUF tensor's shape, from the checkpoint tensor's."""
@@ -140,6 +143,8 @@ class Transform:
             return (*shape[:2], shape[2] * self.packed.block)
         if self.zero_rows:
             return (shape[0] + self.zero_rows, *shape[1:])
+        if self.resized:
+            return self.resized(shape)
         return (*shape[:-2], shape[-1], shape[-2]) if self.transpose else shape
 
     def output(self, name: str, shape: tuple[int, ...], view: View | None) -> OutputTensor:
@@ -154,6 +159,7 @@ class Transform:
             self.type,
             self.transpose,
             self.zero_rows,
+            self.row_factors,
         )
 
 

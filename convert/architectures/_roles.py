@@ -128,6 +128,7 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("indexer.", R.INDEXER),
     ("ssm_", R.STATE_SPACE),
     ("time_mix_", R.STATE_SPACE),
+    ("channel_mix_", R.STATE_SPACE),
     ("shortconv.", R.CONVOLUTION),
     ("per_layer_", R.PER_LAYER),
     ("altup_", R.ALTERNATING),
@@ -135,6 +136,7 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
 )
 FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a checkpoint becomes -> its own role
     frozenset({R.Q, R.K, R.V}): R.QKV,
+    frozenset({R.QKV, R.ATTENTION_GATE}): R.QKV,
     frozenset({R.GATE, R.UP}): R.GATE_UP,
     frozenset({R.EXPERT_GATE, R.EXPERT_UP}): R.EXPERT_GATE_UP,
     frozenset({R.SHARED_GATE, R.SHARED_UP}): R.SHARED_GATE_UP,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ class Case:
 
     `tolerance` is the largest difference of F32 logits to transformers (with ggml's GELU in it), as a part of their
     standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
-    `allowed` are metadata keys, or "order of tensors", that differ from the upstream converter's -> the reason; and
-    tensors of another type.
+    `allowed` are metadata keys, "tensor NAME" or "order of tensors", that differ from the upstream converter's -> the
+    reason.
     Where transformers has no class for the checkpoint, `equal` makes the same model in the layout of one that it has.
     """
 
@@ -32,6 +32,7 @@ class Case:
     tolerance: float = 2e-3
     why: str = ""
     allowed: Mapping[str, str] = field(default_factory=dict)
+    upstream_options: Sequence[str] = ()  # more words on the command line of upstream's converter
     no_parity: str = ""  # why upstream's converter cannot make it
     equal: Callable[[Path], Path] | None = None  # what transformers loads instead
     no_logits: str = ""  # why nothing computes the source, or llama.cpp not the file: its bytes are the proof

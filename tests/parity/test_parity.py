@@ -33,6 +33,8 @@ ALLOWED: tuple[tuple[str, str, str], ...] = (  # metadata key, whose it is, why 
     (r"tokenizer\.ggml\.(scores|token_type)", BOTH, "those of the tokenizer.model that tokenizer.json was made from"),
     (r"general\.sampling\.temp", OURS, "do_sample: false is greedy decoding"),
 )
+# of these tensors values may be one float32 apart: A = -exp(A_log), which we round once and torch as processors do
+LAST_BIT = re.compile(r"blk\.\d+\.ssm_a")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_files_equal_upstreams(name: str, upstream: Upstream, tmp_path: Path) ->
         for role, mmproj in ((Role.WEIGHTS, False), (Role.PROJECTOR, True)):
             for artifact in bundle.of(role):
                 theirs = tmp_path / f"{kind}-{role.value}.gguf"
-                upstream.convert(folder, kind, theirs, mmproj=mmproj)
+                upstream.convert(folder, kind, theirs, mmproj=mmproj, options=case.upstream_options)
                 differences += compare(artifact.path, theirs)
         unexpected = [d for d in differences if not _allowed(case, d)]
         assert not unexpected, "\n".join(map(str, unexpected))
@@ -64,6 +66,8 @@ def test_files_equal_upstreams(name: str, upstream: Upstream, tmp_path: Path) ->
 
 def _allowed(case: Case, difference: Difference) -> bool:
     if difference.tensor:
-        return difference.what.startswith("type ") and difference.name in case.allowed
+        a_bit = difference.steps == 1 and LAST_BIT.fullmatch(difference.name) is not None
+        another_type = difference.what.startswith("type ") and difference.name in case.allowed
+        return a_bit or another_type or f"tensor {difference.name}" in case.allowed
     rules = (*ALLOWED, *((re.escape(key), BOTH, why) for key, why in case.allowed.items()))
     return any(re.fullmatch(key, difference.name) and difference.what.startswith(whose) for key, whose, _ in rules)

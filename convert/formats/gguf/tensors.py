@@ -44,7 +44,8 @@ class StreamedTensor:
         """What `chunks` gives, in safetensors' words (bfloat16 as its 16 bits), or the type of its blocks."""
         if self.output.packed:
             return self.output.packed.type
-        return "F32" if self.source is None or self.output.change else self.source.dtype
+        changed = self.output.change is not None or self.output.row_factors is not None
+        return "F32" if self.source is None or changed else self.source.dtype
 
     @property
     def source_bytes(self) -> int:
@@ -93,11 +94,13 @@ class StreamedTensor:
             values = values.reshape(-1, self.row_values)
         # a view that jumps about in memory is copied only chunk by chunk, along its first axis
         step = max(1, CHUNK_VALUES * len(values) // max(1, values.size))
-        change = self.output.change
+        change, factors = self.output.change, self.output.row_factors
         for start in range(0, len(values), step):
             chunk = values[start : start + step].reshape(-1, self.row_values)
             if change is not None:  # a mapped tensor may be unaligned
                 chunk = change(to_float32(np.require(chunk, requirements=("C", "A"))))
+            if factors is not None:
+                chunk = to_float32(np.require(chunk, requirements=("C", "A"))) * factors[start : start + step, None]
             yield chunk
 
 
