@@ -99,6 +99,7 @@ KEPT: tuple[tuple[str, str], ...] = (  # names of tensors that stay float32, and
     (r"_norm\.weight$", "norms stay float32"),
     (r"ffn_gate_inp(_shexp)?\.weight", "what chooses the experts stays float32"),
     (r"^(v\.)?position_embd\.weight", "position embeddings stay float32"),
+    (r"^token_types\.weight", "the embeddings of the parts of a pair stay float32"),
     (r"\.patch_embd", "patch embeddings stay float32"),
 )
 _KEPT = tuple((re.compile(pattern), why) for pattern, why in KEPT)

@@ -47,6 +47,7 @@ class OutputTensor:
     packed: Packed | None = None
     type: str = ""  # that it has in every file; empty: what the file's rules say
     transposed: bool = False  # stored (in, out) in the checkpoint, as no torch.nn.Linear is
+    skipped: int = 0  # rows at the checkpoint tensor's beginning that are not in the file
 
     @property
     def places(self) -> int:
@@ -116,9 +117,12 @@ class Transform:
     packed: Packed | None = None
     operand: int | None = None  # of the packed tensor
     type: str = ""  # of the tensor in every file; empty: what the file's rules say
+    skip: int = 0  # rows at the beginning that llama.cpp has no use for; `view` has to leave them out
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The GGUF tensor's shape, from the checkpoint tensor's."""
+        if self.skip:
+            return (max(0, shape[0] - self.skip), *shape[1:])
         if self.packed:
             return (*shape[:2], shape[2] * self.packed.block)
         return (*shape[:-2], shape[-1], shape[-2]) if self.transpose else shape
@@ -126,7 +130,7 @@ class Transform:
     def output(self, name: str, shape: tuple[int, ...], view: View | None) -> OutputTensor:
         """The GGUF tensor called `name` of a checkpoint tensor, or of a slice of one, of this shape."""
         return OutputTensor(
-            name, self.shape(shape), view, self.operand, self.change, self.packed, self.type, self.transpose
+            name, self.shape(shape), view, self.operand, self.change, self.packed, self.type, self.transpose, self.skip
         )
 
 
@@ -139,6 +143,12 @@ TRANSPOSED = Transform(lambda values: values.swapaxes(-1, -2), transpose=True)
 
 PLUS_ONE = Transform(change=_plus_one)
 """For norms that multiply by 1 + weight; llama.cpp multiplies by what is in the file."""
+
+
+def skipping(rows: int) -> Transform:
+    """The tensor without its first `rows`."""
+    return Transform(lambda values: values[rows:], skip=rows) if rows else Transform()
+
 
 Names = str | tuple[str, ...]
 Dimensions = tuple[str, ...]

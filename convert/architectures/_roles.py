@@ -46,6 +46,7 @@ class TensorRole(Enum):
     CONVOLUTION = "convolution"
     TOWER = "vision tower"
     PROJECTOR = "projector"
+    CLASSIFIER = "classifier"  # from an encoder's output to its scores
 
 
 R = TensorRole
@@ -68,6 +69,7 @@ TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has be
     ("a state space", frozenset({R.STATE_SPACE})),
     ("convolutions", frozenset({R.CONVOLUTION})),
     ("a vision tower", VISION),
+    ("a classifier", frozenset({R.CLASSIFIER})),
 )
 
 # gguf-py, constants.py, TENSOR_NAMES, without "blk.N." and the suffix
@@ -103,11 +105,13 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "ffn_gate_shexp": R.SHARED_GATE,
     "ffn_up_shexp": R.SHARED_UP,
     "ffn_down_shexp": R.SHARED_DOWN,
+    "cls": R.CLASSIFIER,
 }
 BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("v.deepstack.", R.PROJECTOR),  # of earlier layers of the tower, into the text's width
     ("v.", R.TOWER),
     ("mm.", R.PROJECTOR),
+    ("cls.", R.CLASSIFIER),
     ("ssm_", R.STATE_SPACE),
     ("time_mix_", R.STATE_SPACE),
     ("shortconv.", R.CONVOLUTION),

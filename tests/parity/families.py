@@ -23,7 +23,8 @@ class Case:
 
     `tolerance` is the largest difference of F32 logits to transformers (with ggml's GELU in it), as a part of their
     standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
-    `allowed` are metadata keys, or "order of tensors", that differ from the upstream converter's -> the reason.
+    `allowed` are metadata keys, "order of tensors", or "tensor cls.weight" that differ from the upstream converter's
+    -> the reason.
     """
 
     make: Callable[[Path], Path]
@@ -31,6 +32,8 @@ class Case:
     why: str = ""
     allowed: Mapping[str, str] = field(default_factory=dict)
     no_parity: str = ""  # why upstream's converter cannot make it
+    writes: bool = True  # text: else what is compared are vectors of tokens, and an embedding or scores
+    no_scores: str = ""  # why llama.cpp's scores are not transformers'
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
@@ -38,7 +41,12 @@ class Case:
 
 
 def cases() -> dict[str, Case]:
-    """Every case by "family" or "family, variant"."""
+    """Every case of a model that writes text, by "family" or "family, variant"."""
+    return {name: case for name, case in every_case().items() if case.writes}
+
+
+def every_case() -> dict[str, Case]:
+    """Every case, encoders too."""
     return {f"{name}, {variant}" if variant else name: case for name, variant, case in _all()}
 
 
