@@ -13,6 +13,17 @@ from validate.runtimes._llama_log import Log
 
 NO_POOLING, RANK = 0, 4  # llama_pooling_type
 AS_THE_FILE_SAYS = -1
+NORMAL = 1 << 2  # LLAMA_TOKEN_ATTR_NORMAL
+
+
+def as_bert_spells(vocab: int, pieces: Sequence[str]) -> list[str]:
+    """WordPiece's pieces by their own spelling: llama.cpp marks where a word begins, BERT where one goes on."""
+    kind = api.library().llama_vocab_get_attr
+    return [_of_bert(piece) if kind(vocab, i) & NORMAL else piece for i, piece in enumerate(pieces)]
+
+
+def _of_bert(piece: str) -> str:
+    return piece[1:] if piece.startswith("▁") else f"##{piece}"
 
 
 class Embedder:

@@ -46,6 +46,7 @@ class Identity:
     own_templates: bool = True  # renders chat templates with an engine of its own, not with transformers
     parameters: int = 0  # weights in the file, as the runtime counts them; 0 where it does not
     pixel_limits: tuple[int, int] | None = None  # of a scaled image; None where no file says
+    gives: str = "text"  # what the model is asked for: text; or embeddings or scores, of an encoder (embeddings.py)
 
 
 Setting: TypeAlias = bool | int | float | str | tuple[int | float | str, ...]

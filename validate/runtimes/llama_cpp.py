@@ -25,7 +25,7 @@ from validate.kv_cache import CacheSize, CacheTypes
 from validate.runtimes import _llama_api as api
 from validate.runtimes import _llama_settings
 from validate.runtimes._llama_cache import Caches
-from validate.runtimes._llama_embeddings import Embedder
+from validate.runtimes._llama_embeddings import Embedder, as_bert_spells
 from validate.runtimes._llama_log import Log
 from validate.runtimes._llama_server import LlamaServer
 from validate.runtimes._threads import useful_threads
@@ -179,7 +179,8 @@ class LlamaSession(Session):
 
     def pieces(self) -> list[str]:
         text = self._lib.llama_vocab_get_text
-        return [(text(self._vocab, i) or b"").decode(errors="replace") for i in range(self._n_vocab)]
+        found = [(text(self._vocab, i) or b"").decode(errors="replace") for i in range(self._n_vocab)]
+        return as_bert_spells(self._vocab, found) if self._metadata("tokenizer.ggml.model") == "bert" else found
 
     # ---- text
 

@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from validate import memory
 from validate.distribution import install_command
+from validate.embeddings import EMBEDDINGS, SCORES, TEXT
 from validate.errors import RuntimeFailure
 from validate.runtimes import _sentences
 from validate.runtimes._folder import CheckpointFolder, by_length, first_line, quiet, token_id, until_end
@@ -27,7 +29,7 @@ from validate.runtimes._half import compute_in_float32
 from validate.runtimes._optional import optional
 from validate.runtimes._sentences import read_sentences
 from validate.runtimes._threads import useful_threads
-from validate.runtimes.base import Runtime
+from validate.runtimes.base import Identity, Runtime
 from validate.sentences import Sentences
 
 if TYPE_CHECKING:
@@ -109,6 +111,10 @@ class TransformersSession(CheckpointFolder):
         return read_sentences(self._folder)
 
     # ---- embeddings
+
+    def identity(self) -> Identity:
+        gives = EMBEDDINGS if self._gives_vectors else TEXT
+        return replace(super().identity(), gives=SCORES if self._class_name.endswith(_sentences.CLASSIFIER) else gives)
 
     def embed(self, tokens: Sequence[int]) -> np.ndarray:
         if self._class_name.endswith(_sentences.CLASSIFIER):
