@@ -101,6 +101,7 @@ KEPT: tuple[tuple[str, str], ...] = (  # names of tensors that stay float32, and
     (r"altup_(correct|predict)_coef\.weight", "coefficients of alternating updates stay float32"),
     (r"indexer\.proj\.weight", "what weighs the heads that choose tokens stays float32"),
     (r"^(v\.)?position_embd\.weight", "position embeddings stay float32"),
+    (r"^token_types\.weight", "the embeddings of the parts of a pair stay float32"),
     (r"\.patch_embd", "patch embeddings stay float32"),
     (r"ssm_conv1d|shortconv\.conv\.weight", "short convolutions stay float32"),
     (r"time_mix_((decay_)?w[12]|lerp_fused|first)\.weight", "small matrices of time mixing stay float32"),

@@ -49,6 +49,7 @@ class OutputTensor:
     transposed: bool = False  # stored (in, out) in the checkpoint, as no torch.nn.Linear is
     zero_rows: int = 0  # of `shape`, behind those that the checkpoint has
     row_factors: np.ndarray | None = None  # float32, what each row is multiplied by, after the change
+    skipped: int = 0  # rows at the checkpoint tensor's beginning that are not in the file
 
     @property
     def places(self) -> int:
@@ -136,9 +137,12 @@ class Transform:
     zero_rows: int = 0  # that the GGUF tensor has behind the checkpoint's
     row_factors: np.ndarray | None = None  # float32, what each row is multiplied by, after the change
     resized: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None  # the view's shape, where its axes are others
+    skip: int = 0  # rows at the beginning that llama.cpp has no use for; `view` has to leave them out
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The GGUF tensor's shape, from the checkpoint tensor's."""
+        if self.skip:
+            return (max(0, shape[0] - self.skip), *shape[1:])
         if self.packed:
             return (*shape[:2], shape[2] * self.packed.block)
         if self.zero_rows:
@@ -160,6 +164,7 @@ class Transform:
             self.transpose,
             self.zero_rows,
             self.row_factors,
+            self.skip,
         )
 
 
@@ -172,6 +177,12 @@ TRANSPOSED = Transform(lambda values: values.swapaxes(-1, -2), transpose=True)
 
 PLUS_ONE = Transform(change=_plus_one)
 """For norms that multiply by 1 + weight; llama.cpp multiplies by what is in the file."""
+
+
+def skipping(rows: int) -> Transform:
+    """The tensor without its first `rows`."""
+    return Transform(lambda values: values[rows:], skip=rows) if rows else Transform()
+
 
 Names = str | tuple[str, ...]
 Dimensions = tuple[str, ...]

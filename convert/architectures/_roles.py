@@ -51,6 +51,7 @@ class TensorRole(Enum):
     SCALE = "scale"  # of a layer's output, of a router's input, of an expert
     TOWER = "vision tower"
     PROJECTOR = "projector"
+    CLASSIFIER = "classifier"  # from an encoder's output to its scores
 
 
 R = TensorRole
@@ -76,6 +77,7 @@ TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has be
     ("alternating updates", frozenset({R.ALTERNATING})),
     ("scales of layers", frozenset({R.SCALE})),
     ("a vision tower", VISION),
+    ("a classifier", frozenset({R.CLASSIFIER})),
 )
 
 # gguf-py, constants.py, TENSOR_NAMES, without "blk.N." and the suffix
@@ -120,12 +122,14 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "layer_output_scale": R.SCALE,
     "ffn_gate_inp.scale": R.SCALE,
     "ffn_down_exps.scale": R.SCALE,
+    "cls": R.CLASSIFIER,
 }
 BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("v.deepstack.", R.PROJECTOR),  # of earlier layers of the tower, into the text's width
     ("v.", R.TOWER),
     ("mm.", R.PROJECTOR),
     ("indexer.", R.INDEXER),
+    ("cls.", R.CLASSIFIER),
     ("ssm_", R.STATE_SPACE),
     ("time_mix_", R.STATE_SPACE),
     ("channel_mix_", R.STATE_SPACE),

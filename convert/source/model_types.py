@@ -117,3 +117,9 @@ def class_of(config: JsonObject) -> object:
         return named[0]
     kind = config.get("model_type")
     return CLASS_OF.get(kind) if isinstance(kind, str) else None
+
+
+def gives_scores(config: JsonObject) -> bool:
+    """Whether the config's class is a classifier of texts."""
+    name = class_of(config)
+    return isinstance(name, str) and name.endswith("ForSequenceClassification")

@@ -237,7 +237,7 @@ def _factor(name: str, scales: Mapping[str, float]) -> float:
 
 def _is_norm(name: str) -> bool:
     *_, module, kind = name.split(".")
-    return kind == "weight" and ("norm" in module or module.startswith("ln_"))
+    return kind == "weight" and ("norm" in module.lower() or module.startswith("ln_"))
 
 
 def as_llama(folder: Path, words: Words = LLAMA, **config: Any) -> Path:

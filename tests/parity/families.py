@@ -36,6 +36,8 @@ class Case:
     no_parity: str = ""  # why upstream's converter cannot make it
     equal: Callable[[Path], Path] | None = None  # what transformers loads instead
     no_logits: str = ""  # why nothing computes the source, or llama.cpp not the file: its bytes are the proof
+    writes: bool = True  # text: else what is compared are vectors of tokens, and an embedding or scores
+    no_scores: str = ""  # why llama.cpp's scores are not transformers'
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
@@ -48,7 +50,12 @@ def loadable() -> dict[str, Case]:
 
 
 def cases() -> dict[str, Case]:
-    """Every case by "family" or "family, variant"."""
+    """Every case of a model that writes text, by "family" or "family, variant"."""
+    return {name: case for name, case in every_case().items() if case.writes}
+
+
+def every_case() -> dict[str, Case]:
+    """Every case, encoders too."""
     return {f"{name}, {variant}" if variant else name: case for name, variant, case in _all()}
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from convert.bundle import Role
 from tests.fixtures_gguf import convert
-from tests.parity.families import Case, cases
+from tests.parity.families import Case, every_case
 from tests.parity.upstream import HOW_TO_GET, Difference, Upstream, compare, find_llama_cpp
 
-ALL = cases()
+ALL = every_case()
 KINDS = ("F32", "Q8_0")
 
 OURS, THEIRS, BOTH = "only ours", "only theirs", ""
@@ -29,8 +29,11 @@ ALLOWED: tuple[tuple[str, str, str], ...] = (  # metadata key, whose it is, why 
     (r"clip\.vision\.attention\.layer_norm_epsilon", BOTH, "the tower's own; upstream copies the text model's"),
     (r"tokenizer\.ggml\.(eot|eom|fim_[a-z]+)_token_id", OURS, "otherwise llama.cpp searches by text among candidates"),
     (r"tokenizer\.ggml\.(add_space_prefix|remove_extra_whitespaces)", BOTH, "what the tokenizer says, not a default"),
+    (r"tokenizer\.ggml\.cls_token_id", OURS, "the token before a text; upstream's writer has no word for it"),
+    (r"tokenizer\.ggml\.normalizer\.strip_accents", OURS, "stated; the tokenizer leaves it to its small letters"),
     (r"tokenizer\.ggml\.add_sep_token", THEIRS, "llama.cpp's default for these kinds"),
     (r"tokenizer\.ggml\.(scores|token_type)", BOTH, "those of the tokenizer.model that tokenizer.json was made from"),
+    (r".*\.pooling_type", OURS, "what a classifier gives are scores; upstream leaves it to `--pooling rank`"),
     (r"general\.sampling\.temp", OURS, "do_sample: false is greedy decoding"),
 )
 # of these tensors values may be one float32 apart: A = -exp(A_log), which we round once and torch as processors do
