@@ -98,11 +98,12 @@ KEPT: tuple[tuple[str, str], ...] = (  # names of tensors that stay float32, and
     (r"(?<!\.weight)$", "what is not named .weight stays float32"),
     (r"_norm\.weight$", "norms stay float32"),
     (r"ffn_gate_inp(_shexp)?\.weight", "what chooses the experts stays float32"),
-    (r"^(v\.)?position_embd\.weight", "position embeddings stay float32"),
+    (r"^([va]\.)?position_embd\.weight", "position embeddings stay float32"),
     (r"\.patch_embd", "patch embeddings stay float32"),
+    (r"\.patch_merger\.weight", "what merges patches stays float32"),
 )
 _KEPT = tuple((re.compile(pattern), why) for pattern, why in KEPT)
-_PATCHES = re.compile(r"\.patch_embd\.weight")  # the second of two frames is called .patch_embd.weight.1
+_PATCHES = re.compile(r"\.patch_(embd|merger)\.weight")  # the second of two frames is called .patch_embd.weight.1
 
 # -- the conditions ----------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ class Family:
     vision: Callable[[JsonObject, JsonObject], GraphSpec] | None = None  # (config, preprocessor) -> the mmproj file
     vision_prefix: tuple[str, ...] = ()  # how the names of its vision tensors start
     renames: tuple[tuple[str, str], ...] = ()  # other writers' beginnings of tensor names -> those of its tables
+    token_ids: tuple[tuple[str, str], ...] = ()  # words of a config that its mmproj needs -> tokens they are ids of
     graphs: str = TEXT_GRAPH  # how it is cut into graphs (ONNX, TensorRT): this, a word of its own, or empty: not known
     tested: tuple[str, ...] = ()  # stages that a test runs on it, of those that take most families: for their notes
 
@@ -74,7 +75,7 @@ class Family:
         specs = [_spec(self.text, config)]
         if self.vision is not None:
             specs.append(_spec(self.vision, config, {}))
-        known = {tensor.source: tensor for spec in specs for tensor in spec.tensors}
+        known = {tensor.source: tensor for spec in specs for tensor in spec.tensors if not tensor.borrowed}
         rules = [rule for spec in specs for rule in spec.left_out]
         own = {name: self.own_name(name) for name in names}
         tensors = {name: known[table] for name, table in own.items() if table in known}
@@ -89,7 +90,8 @@ class Family:
         config = {"architectures": [self.classes[0]], "text_config": layers, **layers}
         with names_only():
             specs = [self.text(config), *([self.vision(config, {})] if self.vision else [])]
-        return Roles(self, {tensor.source: tensor for spec in specs for tensor in spec.tensors}, {}, ())
+        tensors = {tensor.source: tensor for spec in specs for tensor in spec.tensors if not tensor.borrowed}
+        return Roles(self, tensors, {}, ())
 
 
 def _spec(make: Callable[..., GraphSpec], *configs: JsonObject) -> GraphSpec:

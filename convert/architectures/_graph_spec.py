@@ -62,6 +62,7 @@ class SourceTensor:
     shape: tuple[int, ...]
     outputs: tuple[OutputTensor, ...]
     stated_role: TensorRole | None = None  # where the GGUF names do not tell
+    borrowed: bool = False  # another file has all of it, this one takes a part: an image's last token, say
 
     @property
     def role(self) -> TensorRole:

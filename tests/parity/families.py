@@ -23,7 +23,8 @@ class Case:
 
     `tolerance` is the largest difference of F32 logits to transformers (with ggml's GELU in it), as a part of their
     standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
-    `allowed` are metadata keys, or "order of tensors", that differ from the upstream converter's -> the reason.
+    `allowed` are metadata keys, or "order of tensors", that differ from the upstream converter's -> the reason; and
+    tensors that only our files have.
     """
 
     make: Callable[[Path], Path]
@@ -34,6 +35,7 @@ class Case:
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
+    rows: tuple[int, int] | None = None  # tokens in a row of the image, and the id of what ends each row but the last
     as_llama_cpp_sees: Callable[[Any], None] = lambda model: None  # puts an order of its own graph into transformers
 
 

@@ -58,11 +58,12 @@ def test_images_equal_transformers(name: str, tmp_path: Path) -> None:
         logits = session.image_logits(PROMPT, pixels)
     inputs = torch_inputs(folder, pixels)
     with reference.RUNTIME.open(folder, threads=1) as session:
-        plain = torch_images(session, inputs)
+        plain = torch_images(session, inputs, case.rows)
         case.as_llama_cpp_sees(session.model)
         look_up_gelu(session.model)
         inputs = round_pixels(inputs)
-        exact, exact_logits = torch_images(session, inputs), torch_logits(session, ids, inputs)
+        exact = torch_images(session, inputs, case.rows)
+        exact_logits = torch_logits(session, ids, inputs, case.rows)
     assert got.shape == exact.shape
     apart = _difference(got, plain)
     assert apart < case.plain_image_tolerance if case.plain_image_tolerance else apart > 0.1  # the reason still holds
