@@ -35,6 +35,7 @@ class Case:
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
+    exact_gelu: bool = False  # llama.cpp computes the tower's as transformers does, and has no table for it
     rows: tuple[int, int] | None = None  # tokens in a row of the image, and the id of what ends each row but the last
     as_llama_cpp_sees: Callable[[Any], None] = lambda model: None  # puts an order of its own graph into transformers
 
