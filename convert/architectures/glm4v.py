@@ -101,7 +101,8 @@ def halves(heads: int, head: int, turning: int) -> View:
     def view(weight: np.ndarray) -> np.ndarray:
         apart = weight.reshape(heads, head, *weight.shape[1:])
         parts = (apart[:, 0:turning:2], apart[:, 1:turning:2], apart[:, turning:])
-        return np.concatenate(parts, axis=1).reshape(weight.shape)
+        found: np.ndarray = np.concatenate(parts, axis=1).reshape(weight.shape)
+        return found
 
     return view
 
