@@ -31,6 +31,7 @@ class Family:
     vision: Callable[[JsonObject, JsonObject], GraphSpec] | None = None  # (config, preprocessor) -> the mmproj file
     vision_prefix: tuple[str, ...] = ()  # how the names of its vision tensors start
     renames: tuple[tuple[str, str], ...] = ()  # other writers' beginnings of tensor names -> those of its tables
+    takes: tuple[str, ...] = ("images",)  # what its mmproj file is for: images, sounds
     token_ids: tuple[tuple[str, str], ...] = ()  # words of a config that its mmproj needs -> tokens they are ids of
     graphs: str = TEXT_GRAPH  # how it is cut into graphs (ONNX, TensorRT): this, a word of its own, or empty: not known
     tested: tuple[str, ...] = ()  # stages that a test runs on it, of those that take most families: for their notes
@@ -38,7 +39,12 @@ class Family:
     @property
     def has_vision(self) -> bool:
         """Whether its models take images."""
-        return self.vision is not None
+        return self.vision is not None and "images" in self.takes
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether its models take sounds."""
+        return self.vision is not None and "sounds" in self.takes
 
     def own_name(self, name: str) -> str:
         """A checkpoint tensor's name as the family's tables have it: the first beginning that applies is replaced.

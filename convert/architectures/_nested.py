@@ -37,6 +37,16 @@ DEFAULTS: Mapping[str, JsonObject] = {  # transformers' own, which older checkpo
         "max_position_embeddings": 4096 * 32,
         "sliding_window": 4096,
     },
+    "qwen2": {
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": 151936,
+    },
 }
 
 

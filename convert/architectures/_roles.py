@@ -45,6 +45,7 @@ class TensorRole(Enum):
     STATE_SPACE = "state space"
     CONVOLUTION = "convolution"
     TOWER = "vision tower"
+    AUDIO = "audio encoder"
     PROJECTOR = "projector"
 
 
@@ -56,7 +57,7 @@ EXPERTS = frozenset({R.EXPERT_GATE, R.EXPERT_UP, R.EXPERT_GATE_UP, R.EXPERT_DOWN
 SHARED_EXPERT = frozenset({R.SHARED_ROUTER, R.SHARED_GATE, R.SHARED_UP, R.SHARED_GATE_UP, R.SHARED_DOWN})
 LINEARS = ATTENTION | MLP | EXPERTS | (SHARED_EXPERT - {R.SHARED_ROUTER})
 """The matrices of decoder layers that can be quantized."""
-VISION = frozenset({R.TOWER, R.PROJECTOR})
+VISION = frozenset({R.TOWER, R.AUDIO, R.PROJECTOR})  # all of the mmproj file
 DENSE = ATTENTION | MLP | {R.NORM, R.ATTENTION_NORM, R.MLP_NORM, R.EMBEDDING, R.HEAD}
 """All that a plain decoder has: layers of attention and an MLP, norms, an embedding, a head."""
 TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has besides, in words
@@ -67,7 +68,9 @@ TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has be
     ("a shared expert", SHARED_EXPERT),
     ("a state space", frozenset({R.STATE_SPACE})),
     ("convolutions", frozenset({R.CONVOLUTION})),
-    ("a vision tower", VISION),
+    ("a vision tower", frozenset({R.TOWER})),
+    ("an audio encoder", frozenset({R.AUDIO})),
+    ("a projector", frozenset({R.PROJECTOR})),
 )
 
 # gguf-py, constants.py, TENSOR_NAMES, without "blk.N." and the suffix
@@ -107,6 +110,7 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
 BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("v.deepstack.", R.PROJECTOR),  # of earlier layers of the tower, into the text's width
     ("v.", R.TOWER),
+    ("a.", R.AUDIO),
     ("mm.", R.PROJECTOR),
     ("ssm_", R.STATE_SPACE),
     ("time_mix_", R.STATE_SPACE),

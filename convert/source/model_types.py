@@ -11,6 +11,7 @@ from convert.json_types import JsonObject
 
 CLASS_OF: Mapping[str, str] = {
     "arcee": "ArceeForCausalLM",
+    "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
     "bloom": "BloomForCausalLM",
     "cohere": "CohereForCausalLM",
     "cohere2": "Cohere2ForCausalLM",
@@ -27,6 +28,9 @@ CLASS_OF: Mapping[str, str] = {
     "glm4": "Glm4ForCausalLM",
     "glm4_moe": "Glm4MoeForCausalLM",
     "glm4_moe_lite": "Glm4MoeLiteForCausalLM",
+    "glm4v": "Glm4vForConditionalGeneration",
+    "glm4v_moe": "Glm4vMoeForConditionalGeneration",
+    "glm_ocr": "GlmOcrForConditionalGeneration",
     "gpt-sw3": "GPT2LMHeadModel",
     "gpt2": "GPT2LMHeadModel",
     "gpt_bigcode": "GPTBigCodeForCausalLM",
@@ -40,9 +44,11 @@ CLASS_OF: Mapping[str, str] = {
     "internlm3": "LlamaForCausalLM",
     "internvl": "InternVLForConditionalGeneration",
     "iquestcoder": "LlamaForCausalLM",
+    "lighton_ocr": "LightOnOcrForConditionalGeneration",
     "llama": "LlamaForCausalLM",
     "llava": "LlavaForConditionalGeneration",
     "mistral": "MistralForCausalLM",
+    "mistral3": "Mistral3ForConditionalGeneration",
     "mixtral": "MixtralForCausalLM",
     "mpt": "MptForCausalLM",
     "nemotron": "NemotronForCausalLM",
@@ -54,6 +60,7 @@ CLASS_OF: Mapping[str, str] = {
     "phi3": "Phi3ForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen2_audio": "Qwen2AudioForConditionalGeneration",
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen3": "Qwen3ForCausalLM",
@@ -66,6 +73,7 @@ CLASS_OF: Mapping[str, str] = {
     "smolvlm": "SmolVLMForConditionalGeneration",
     "stablelm": "StableLmForCausalLM",
     "starcoder2": "Starcoder2ForCausalLM",
+    "voxtral": "VoxtralForConditionalGeneration",
 }
 """model_type -> the class that writes text, of those that a family serves."""
 

@@ -33,6 +33,8 @@ class Case:
     allowed: Mapping[str, str] = field(default_factory=dict)
     no_parity: str = ""  # why upstream's converter cannot make it
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
+    sound: float = 0.0  # seconds of a sound whose embeddings are compared too
+    heard: Callable[[Any, Mapping[str, Any]], Any] = lambda model, inputs: model.get_audio_features(**inputs)
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
     exact_gelu: bool = False  # llama.cpp computes the tower's as transformers does, and has no table for it
@@ -51,6 +53,10 @@ def families() -> dict[str, list[Case]]:
     for name, _, case in _all():
         found.setdefault(name, []).append(case)
     return found
+
+
+IMAGES_NOT_KNOWN = frozenset({"glm4v", "glm4v_moe", "lighton_ocr", "mistral3_vision"})
+"""Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 
 def _all() -> Iterator[tuple[str, str, Case]]:

@@ -5,12 +5,14 @@ make parity        fetches the converter and runs this; without the converter it
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from convert.architectures import find
 from convert.bundle import Role
 from tests.fixtures_gguf import convert
 from tests.parity.families import Case, cases
@@ -50,8 +52,9 @@ def test_files_equal_upstreams(name: str, upstream: Upstream, tmp_path: Path) ->
     if case.no_parity:
         pytest.skip(case.no_parity)
     folder = case.make(tmp_path / "tiny")
+    has_projector = find(json.loads((folder / "config.json").read_text())).vision is not None
     for kind in KINDS:
-        bundle = convert(folder, tmp_path / kind, kind, mmproj=kind if case.image else None)
+        bundle = convert(folder, tmp_path / kind, kind, mmproj=kind if has_projector else None)
         differences = []
         for role, mmproj in ((Role.WEIGHTS, False), (Role.PROJECTOR, True)):
             for artifact in bundle.of(role):
