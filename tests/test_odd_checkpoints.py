@@ -270,6 +270,8 @@ def test_the_classes_of_model_types_are_those_of_transformers() -> None:
         said = (
             auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind),
             auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind),
+            auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.get(kind),
+            auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(kind),
         )
         assert name in known
         assert name in said, kind

@@ -66,6 +66,7 @@ class SourceTensor:
     outputs: tuple[OutputTensor, ...]
     stated_role: TensorRole | None = None  # where the GGUF names do not tell
     absent: str = ""  # what is made where the checkpoint has none: "nothing" or "zeros"; empty: it must have one
+    borrowed: bool = False  # another file has all of it, this one takes a part: an image's last token, say
 
     @property
     def role(self) -> TensorRole:

@@ -50,6 +50,7 @@ class TensorRole(Enum):
     ALTERNATING = "alternating updates"  # AltUp: copies of the stream; and the low-rank residual beside (Laurel)
     SCALE = "scale"  # of a layer's output, of a router's input, of an expert
     TOWER = "vision tower"
+    AUDIO = "audio encoder"
     PROJECTOR = "projector"
     CLASSIFIER = "classifier"  # from an encoder's output to its scores
 
@@ -62,7 +63,7 @@ EXPERTS = frozenset({R.EXPERT_GATE, R.EXPERT_UP, R.EXPERT_GATE_UP, R.EXPERT_DOWN
 SHARED_EXPERT = frozenset({R.SHARED_ROUTER, R.SHARED_GATE, R.SHARED_UP, R.SHARED_GATE_UP, R.SHARED_DOWN})
 LINEARS = ATTENTION | MLP | EXPERTS | (SHARED_EXPERT - {R.SHARED_ROUTER})
 """The matrices of decoder layers that can be quantized."""
-VISION = frozenset({R.TOWER, R.PROJECTOR})
+VISION = frozenset({R.TOWER, R.AUDIO, R.PROJECTOR})  # all of the mmproj file
 DENSE = ATTENTION | MLP | {R.NORM, R.ATTENTION_NORM, R.MLP_NORM, R.EMBEDDING, R.HEAD}
 """All that a plain decoder has: layers of attention and an MLP, norms, an embedding, a head."""
 TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has besides, in words
@@ -76,7 +77,9 @@ TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has be
     ("per-layer inputs", frozenset({R.PER_LAYER})),
     ("alternating updates", frozenset({R.ALTERNATING})),
     ("scales of layers", frozenset({R.SCALE})),
-    ("a vision tower", VISION),
+    ("a vision tower", frozenset({R.TOWER})),
+    ("an audio encoder", frozenset({R.AUDIO})),
+    ("a projector", frozenset({R.PROJECTOR})),
     ("a classifier", frozenset({R.CLASSIFIER})),
 )
 
@@ -127,6 +130,7 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
 BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("v.deepstack.", R.PROJECTOR),  # of earlier layers of the tower, into the text's width
     ("v.", R.TOWER),
+    ("a.", R.AUDIO),
     ("mm.", R.PROJECTOR),
     ("indexer.", R.INDEXER),
     ("cls.", R.CLASSIFIER),

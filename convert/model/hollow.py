@@ -28,7 +28,14 @@ silence_torchao()  # before transformers, which looks whether it is there
 
 # ruff: noqa: E402
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -37,9 +44,11 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 LARGEST_BUFFER = 1 << 26  # values: 2048 positions of 32768 numbers
 
@@ -52,8 +61,7 @@ def build(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) 
     try:
         with quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-            vision = "vision_config" in config.to_dict()
-            auto = AutoModelForImageTextToText if vision else AutoModelForCausalLM
+            auto = auto_class(config)
             with torch.device("meta"):
                 model = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
             _fill_buffers(model)
@@ -63,6 +71,18 @@ def build(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) 
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
+
+
+def auto_class(config: PreTrainedConfig) -> type[_BaseAutoModelClass]:
+    """transformers' own choice of a class; it files some models that hear as if they had a decoder apart."""
+    parts = config.to_dict()
+    found: type[_BaseAutoModelClass] = AutoModelForCausalLM
+    if "vision_config" in parts:
+        found = AutoModelForImageTextToText
+    elif "audio_config" in parts:
+        known = config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+        found = AutoModelForMultimodalLM if known else AutoModelForSeq2SeqLM
+    return found
 
 
 def _fill_buffers(model: PreTrainedModel) -> None:

@@ -24,7 +24,7 @@ class Case:
     `tolerance` is the largest difference of F32 logits to transformers (with ggml's GELU in it), as a part of their
     standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
     `allowed` are metadata keys, "tensor NAME" or "order of tensors", that differ from the upstream converter's -> the
-    reason.
+    reason; and tensors that only our files have.
     Where transformers has no class for the checkpoint, `equal` makes the same model in the layout of one that it has.
     """
 
@@ -39,8 +39,12 @@ class Case:
     writes: bool = True  # text: else what is compared are vectors of tokens, and an embedding or scores
     no_scores: str = ""  # why llama.cpp's scores are not transformers'
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
+    sound: float = 0.0  # seconds of a sound whose embeddings are compared too
+    heard: Callable[[Any, Mapping[str, Any]], Any] = lambda model, inputs: model.get_audio_features(**inputs)
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
+    exact_gelu: bool = False  # llama.cpp computes the tower's as transformers does, and has no table for it
+    rows: tuple[int, int] | None = None  # tokens in a row of the image, and the id of what ends each row but the last
     as_llama_cpp_sees: Callable[[Any], None] = lambda model: None  # puts an order of its own graph into transformers
 
 
@@ -65,6 +69,10 @@ def families() -> dict[str, list[Case]]:
     for name, _, case in _all():
         found.setdefault(name, []).append(case)
     return found
+
+
+IMAGES_NOT_KNOWN = frozenset({"glm4v", "glm4v_moe", "lighton_ocr", "mistral3_vision"})
+"""Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 
 def _all() -> Iterator[tuple[str, str, Case]]:

@@ -93,6 +93,8 @@ class TransformersSession(CheckpointFolder):
             auto = (optional(transformers, self._class_name) if own else None) or transformers.AutoModel
         elif optional(self._config, "vision_config") is not None:
             auto = transformers.AutoModelForImageTextToText
+        elif optional(self._config, "audio_config") is not None:
+            auto = _of_sounds(self._config.model_type)
         return auto
 
     @property
@@ -294,6 +296,17 @@ class TransformersSession(CheckpointFolder):
     def close(self) -> None:
         vars(self)["_model"] = None  # and what was never loaded, is not from here on
         self._torch.set_num_threads(self._threads_before)
+
+
+def _of_sounds(kind: str) -> type[_BaseAutoModelClass]:
+    """transformers' own choice of a class for a model that hears; it files some as if they had a decoder apart."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as KNOWN
+
+    found: type[_BaseAutoModelClass] = transformers.AutoModelForSeq2SeqLM
+    if kind in KNOWN:
+        found = transformers.AutoModelForMultimodalLM
+    return found
 
 
 def _half_type(files: Sequence[Path]) -> str:

@@ -77,12 +77,23 @@ def _is_quantized(module: nn.Module | None) -> bool:
     return hasattr(module, "qweight") or hasattr(module, "weight_scale")
 
 
+def _knows_images(session: GptqModelSession) -> bool:
+    """Whether a way is known in which the family's images get into a prompt; else text alone is looked at."""
+    from validate.runtimes import Unsupported
+
+    try:
+        session.image_prompt("What is this?")
+    except Unsupported:
+        return False
+    return True
+
+
 def _numbers(session: GptqModelSession) -> Iterator[str]:
     import numpy as np
 
     if not np.isfinite(session.logits(session.tokenize("The quick brown fox, 1 2 3."))).all():
         yield "logits that are not finite"
-    if session.identity().has_vision:
+    if session.identity().has_vision and _knows_images(session):
         drawn = np.tile(np.linspace(0, 255, IMAGE_SIDE).astype(np.uint8)[:, None, None], (1, IMAGE_SIDE, 3))
         if not np.isfinite(session.image_embeddings(drawn)).all():
             yield "image embeddings that are not finite"

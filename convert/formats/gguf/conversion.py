@@ -20,6 +20,7 @@ from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.general import base_model_notes, general_metadata, size_label
 from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
 from convert.formats.gguf.ledger import Ledger, match_tensors
+from convert.formats.gguf.projector import projector_spec
 from convert.formats.gguf.sentences import dense_tensors, extended, without_lost_head
 from convert.formats.gguf.split import split_plans
 from convert.formats.gguf.tensors import (
@@ -134,7 +135,7 @@ def _specs(
     """What goes into the text file and, where one is made, into the projector's."""
     makers = [partial(family.text, companions.config)]
     if family.vision and settings.mmproj is not False:
-        makers.append(partial(family.vision, companions.config, companions.preprocessor))
+        makers.append(partial(projector_spec, family, companions))
     elif settings.mmproj:
         problems.append(Problem("mmproj", "the model has no vision tower", "no mmproj option"))
     specs = []
