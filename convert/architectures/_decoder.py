@@ -129,6 +129,8 @@ def headless(config: Config, base_class: str) -> Config:
     if class_of(config.values) != base_class:
         return config
     return Config({**config.values, "tie_word_embeddings": True}, config.where, config.problems, config.spellings)
+
+
 NO_POSITIONS = 1 << 20  # tokens of context, in the file of a model that knows of no positions
 
 
