@@ -145,6 +145,7 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
 FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a checkpoint becomes -> its own role
     frozenset({R.Q, R.K, R.V}): R.QKV,
     frozenset({R.QKV, R.ATTENTION_GATE}): R.QKV,
+    frozenset({R.EMBEDDING, R.HEAD}): R.EMBEDDING,  # tied, each with a factor of its own
     frozenset({R.GATE, R.UP}): R.GATE_UP,
     frozenset({R.EXPERT_GATE, R.EXPERT_UP}): R.EXPERT_GATE_UP,
     frozenset({R.SHARED_GATE, R.SHARED_UP}): R.SHARED_GATE_UP,
