@@ -204,6 +204,7 @@ def decoder_spec(
 ) -> GraphSpec:
     """The GraphSpec of a decoder whose tensors are `rows`, and the head where it is not tied.
 
+    A field that every decoder has may be among the family's `fields`, where it is another.
     Raises PlanError with every problem the config has.
     """
     extra = extra or Extra()
@@ -216,13 +217,13 @@ def decoder_spec(
         left_out.append(LeftOut(head[0], "tied: llama.cpp reads token_embd.weight", embedding))
     else:
         table.append(head)
-    all_fields = (*decoder_fields(decoder), *fields)
+    all_fields = {field.key: field for field in (*decoder_fields(decoder), *fields)}
     generated = (*(rope_tensors(decoder.rope) if decoder.rope else ()), *extra.generated)
     notes = () if decoder.graph.windowed else window_notes(decoder.config, decoder.layers, decoder.context)
     decoder.config.finish()
     return GraphSpec(
         decoder.graph.name,
-        all_fields,
+        tuple(all_fields.values()),
         (*expand(table, decoder.sizes, transforms, decoder.layers), *extra.tensors),
         generated,
         tuple(left_out),

@@ -27,6 +27,7 @@ class TensorRole(Enum):
     QKV = "qkv"
     O = "o"  # noqa: E741 - the field's name for it
     SINKS = "attention sinks"
+    ATTENTION_GATE = "attention gate"  # what comes out of attention is multiplied by
     LATENT = "latent attention"  # MLA: projections into and out of the latent space
     GATE = "gate"
     UP = "up"
@@ -44,6 +45,7 @@ class TensorRole(Enum):
     SHARED_DOWN = "shared expert's down"
     STATE_SPACE = "state space"
     CONVOLUTION = "convolution"
+    STATE = "initial state"  # of a model that goes through its layers more than once
     TOWER = "vision tower"
     PROJECTOR = "projector"
 
@@ -63,6 +65,7 @@ TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has be
     ("a table of positions", frozenset({R.POSITIONS})),
     ("latent attention", frozenset({R.LATENT})),
     ("attention sinks", frozenset({R.SINKS})),
+    ("an initial state", frozenset({R.STATE})),
     ("experts", EXPERTS | {R.ROUTER}),
     ("a shared expert", SHARED_EXPERT),
     ("a state space", frozenset({R.STATE_SPACE})),
@@ -84,6 +87,7 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "attn_qkv": R.QKV,
     "attn_output": R.O,
     "attn_sinks": R.SINKS,
+    "attn_gate": R.ATTENTION_GATE,
     "attn_q_a": R.LATENT,
     "attn_q_b": R.LATENT,
     "attn_kv_a_mqa": R.LATENT,
@@ -111,9 +115,11 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("ssm_", R.STATE_SPACE),
     ("time_mix_", R.STATE_SPACE),
     ("shortconv.", R.CONVOLUTION),
+    ("hrm.", R.STATE),
 )
 FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a checkpoint becomes -> its own role
     frozenset({R.Q, R.K, R.V}): R.QKV,
+    frozenset({R.ATTENTION_GATE, R.Q, R.K, R.V}): R.QKV,
     frozenset({R.GATE, R.UP}): R.GATE_UP,
     frozenset({R.EXPERT_GATE, R.EXPERT_UP}): R.EXPERT_GATE_UP,
     frozenset({R.SHARED_GATE, R.SHARED_UP}): R.SHARED_GATE_UP,

@@ -36,6 +36,7 @@ CLASS_OF: Mapping[str, str] = {
     "granite": "GraniteForCausalLM",
     "granitemoe": "GraniteMoeForCausalLM",
     "granitemoeshared": "GraniteMoeSharedForCausalLM",
+    "hrm_text": "HrmTextForCausalLM",
     "hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM",
     "idefics3": "Idefics3ForConditionalGeneration",
     "internlm3": "LlamaForCausalLM",
@@ -43,6 +44,7 @@ CLASS_OF: Mapping[str, str] = {
     "iquestcoder": "LlamaForCausalLM",
     "llama": "LlamaForCausalLM",
     "llava": "LlavaForConditionalGeneration",
+    "mellum": "MellumForCausalLM",
     "minicpm3": "MiniCPM3ForCausalLM",
     "ministral3": "Ministral3ForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -69,6 +71,7 @@ CLASS_OF: Mapping[str, str] = {
     "smolvlm": "SmolVLMForConditionalGeneration",
     "stablelm": "StableLmForCausalLM",
     "starcoder2": "Starcoder2ForCausalLM",
+    "youtu": "YoutuForCausalLM",
 }
 """model_type -> the class that writes text, of those that a family serves."""
 

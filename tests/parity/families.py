@@ -33,6 +33,7 @@ class Case:
     allowed: Mapping[str, str] = field(default_factory=dict)
     no_parity: str = ""  # why upstream's converter cannot make it
     equal: Callable[[Path], Path] | None = None  # what transformers loads instead
+    as_source: Callable[[Any], None] = lambda model: None  # what only its publishers' code computes, put into `equal`
     no_logits: str = ""  # why nothing computes the source, or llama.cpp not the file: its bytes are the proof
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
