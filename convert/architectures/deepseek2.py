@@ -96,7 +96,7 @@ def latent_text(values: JsonObject, kind: JsonObject, graph: Graph, own: Own = l
     whole = (
         *expand(MLP, decoder.sizes, layers=range(dense)),
         *expand(moe, decoder.sizes, layers=range(dense, decoder.layers)),
-        *_keys_and_values(decoder),
+        *keys_and_values(decoder.sizes, decoder.heads, range(decoder.layers)),
         *tensors,
     )
     all_fields = [
@@ -158,9 +158,8 @@ def _attention_fields(decoder: Decoder) -> list[Field]:
     return [Field.uint32(f"{decoder.graph.name}.{key}", value) for key, value in numbers.items()]
 
 
-def _keys_and_values(decoder: Decoder) -> Iterator[SourceTensor]:
-    """kv_b_proj of every layer: (heads, plain part of a key + value, latent), as rows."""
-    size, heads = decoder.sizes, decoder.heads
+def keys_and_values(size: Mapping[str, int], heads: int, layers: Iterable[int]) -> Iterator[SourceTensor]:
+    """kv_b_proj of these layers: (heads, plain part of a key + value, latent), as rows."""
     plain, value, latent = size["plain"], size["value"], size["latent"]
 
     def heads_apart(weight: np.ndarray) -> np.ndarray:
@@ -172,7 +171,7 @@ def _keys_and_values(decoder: Decoder) -> Iterator[SourceTensor]:
     def values(weight: np.ndarray) -> np.ndarray:
         return heads_apart(weight)[:, plain:]
 
-    for i in range(decoder.layers):
+    for i in layers:
         outputs = (
             OutputTensor(f"blk.{i}.attn_k_b.weight", (heads, latent, plain), key),
             OutputTensor(f"blk.{i}.attn_v_b.weight", (heads, value, latent), values),
