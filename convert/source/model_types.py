@@ -52,6 +52,7 @@ CLASS_OF: Mapping[str, str] = {
     "llava": "LlavaForConditionalGeneration",
     "mamba": "MambaForCausalLM",
     "mamba2": "Mamba2ForCausalLM",
+    "minimax": "MiniMaxForCausalLM",
     "mistral": "MistralForCausalLM",
     "mixtral": "MixtralForCausalLM",
     "mpt": "MptForCausalLM",

@@ -35,7 +35,7 @@ answers = os.fdopen(int(sys.argv[2]), "w")
 sys.path.insert(0, sys.argv[1])
 import convert_hf_to_gguf
 from conversion.base import ModelBase, TextModel
-RENAMED = ("rotary_pct",)
+RENAMED = ("rotary_pct", "norm_topk_prob", "n_group")
 ask = TextModel.get_vocab_base_pre
 def lenient(self, tokenizer):
     try:
