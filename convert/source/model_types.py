@@ -83,6 +83,7 @@ CLASS_OF: Mapping[str, str] = {
     "mellum": "MellumForCausalLM",
     "mimo_v2_flash": "MiMoV2FlashForCausalLM",
     "minicpm3": "MiniCPM3ForCausalLM",
+    "minimax": "MiniMaxForCausalLM",
     "minimax_m2": "MiniMaxM2ForCausalLM",
     "ministral3": "Ministral3ForCausalLM",
     "mistral": "MistralForCausalLM",

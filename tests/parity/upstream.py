@@ -40,7 +40,7 @@ from conversion.base import ModelBase, TextModel
 from transformers import PreTrainedConfig
 RENAMED = (
     "rotary_pct", "num_attention_groups", "moe_num_experts", "moe_top_k", "moe_layers_enum",
-    "attention_other_setting", "partial_rotary_factors",
+    "attention_other_setting", "partial_rotary_factors", "norm_topk_prob", "n_group",
 )
 ask = TextModel.get_vocab_base_pre
 def lenient(self, tokenizer):
