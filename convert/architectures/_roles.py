@@ -46,7 +46,7 @@ class TensorRole(Enum):
     CONVOLUTION = "convolution"
     TOWER = "vision tower"
     PROJECTOR = "projector"
-    CLASSIFIER = "classifier"  # from an encoder's output to its scores
+    CLASSIFIER = "classifier"  # from an encoder's output to its scores, or to another width
 
 
 R = TensorRole

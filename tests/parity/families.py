@@ -34,6 +34,7 @@ class Case:
     why: str = ""
     allowed: Mapping[str, str] = field(default_factory=dict)
     no_parity: str = ""  # why upstream's converter cannot make it
+    upstream: tuple[str, ...] = ()  # what else upstream's converter has to be told
     writes: bool = True  # text: else what is compared are vectors of tokens, and an embedding or scores
     no_scores: str = ""  # why llama.cpp's scores are not transformers'
     equal: Callable[[Path], Path] | None = (

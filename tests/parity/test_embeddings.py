@@ -21,6 +21,7 @@ from tests.parity.rounding import look_up_gelu
 from tests.parity.test_logits import _difference
 from validate.runtimes import llama_cpp
 from validate.runtimes import transformers as reference
+from validate.runtimes._sentences import read_sentences, through
 
 ALL = {name: case for name, case in every_case().items() if not case.writes}
 CLOSE, ROUNDED = 2e-2, 2e-3  # of the standard deviation, as for logits
@@ -39,6 +40,7 @@ def test_vectors_and_embeddings_equal_transformers(name: str, tmp_path: Path) ->
         exact = source.token_vectors(tokens), source.embed(tokens)
     with llama_cpp.RUNTIME.open(artifact.path, threads=1) as session:
         got = session.embedder.token_vectors(tokens), session.embed(tokens)
+    plain, exact = ((_behind(folder, vectors), pooled) for vectors, pooled in (plain, exact))
     assert _differ(exact[0])  # it says something
     assert _difference(got[0], plain[0]) < CLOSE
     assert _difference(got[0], exact[0]) < case.tolerance <= CLOSE
@@ -55,6 +57,17 @@ def test_what_a_family_says_it_gives_is_what_its_cases_give(tmp_path: Path) -> N
         config = read_config(case.make(tmp_path / str(number)))
         gives = architectures.find(config).given_by(config)
         assert case.writes == (gives == architectures.TEXT), name
+
+
+def _behind(folder: Path, vectors: np.ndarray) -> np.ndarray:
+    """The vectors of tokens behind sentence-transformers' matrices, which llama.cpp multiplies them with too."""
+    import torch
+
+    sentences = read_sentences(folder)
+    made = torch.from_numpy(vectors)
+    for dense in sentences.dense if sentences else ():
+        made = through(made, dense, folder)
+    return made.numpy()
 
 
 def _pooled(path: Path, vectors: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def test_files_equal_upstreams(name: str, upstream: Upstream, tmp_path: Path) ->
         for role, mmproj in ((Role.WEIGHTS, False), (Role.PROJECTOR, True)):
             for artifact in bundle.of(role):
                 theirs = tmp_path / f"{kind}-{role.value}.gguf"
-                upstream.convert(folder, kind, theirs, mmproj=mmproj)
+                upstream.convert(folder, kind, theirs, mmproj=mmproj, more=case.upstream)
                 differences += compare(artifact.path, theirs)
         unexpected = [d for d in differences if not _allowed(case, d)]
         assert not unexpected, "\n".join(map(str, unexpected))

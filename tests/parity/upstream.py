@@ -15,7 +15,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,21 @@ class Upstream:
             self._process.kill()
         self._answers.close()
 
-    def convert(self, checkpoint: Path, kind: str, out: Path, *, mmproj: bool = False) -> None:
+    def convert(
+        self, checkpoint: Path, kind: str, out: Path, *, mmproj: bool = False, more: Sequence[str] = ()
+    ) -> None:
         """Write `out`, a file of type `kind`. Raises UpstreamError."""
         assert self._process.stdin is not None
         log = out.with_suffix(".log")
-        arguments = [str(checkpoint), "--outtype", kind.lower(), "--outfile", str(out), *["--mmproj"][: int(mmproj)]]
+        arguments = [
+            str(checkpoint),
+            "--outtype",
+            kind.lower(),
+            "--outfile",
+            str(out),
+            *["--mmproj"][: int(mmproj)],
+            *more,
+        ]
         print(json.dumps({"arguments": arguments, "log": str(log)}), file=self._process.stdin, flush=True)
         ready, _, _ = select.select([self._answers], [], [], LIMIT)
         answer = self._answers.readline() if ready else ""
