@@ -55,7 +55,7 @@ def families() -> dict[str, list[Case]]:
     return found
 
 
-IMAGES_NOT_KNOWN = frozenset({"glm4v", "glm4v_moe", "lighton_ocr", "mistral3_vision"})
+IMAGES_NOT_KNOWN = frozenset({"janus", "paddleocr", "glm4v", "glm4v_moe", "lighton_ocr", "mistral3_vision"})
 """Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 
