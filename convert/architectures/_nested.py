@@ -67,6 +67,17 @@ def text_values(values: JsonObject, kind: str = "") -> JsonDict:
     return {**defaults, **given, "tie_word_embeddings": True}
 
 
+def inner_config(values: JsonObject) -> Config:
+    """The config of a text model that is also there without towers: what is under text_config, or all there is."""
+    root = Config(values)
+    inner = root.sub("text_config")
+    if not inner.values:
+        return root
+    tied = {"tie_word_embeddings": True} if root.flag("tie_word_embeddings") else {}
+    also = {key: root.values[key] for key in ("quantization_config",) if root.has(key)}
+    return Config({**inner.values, **also, **tied}, inner.where, inner.problems)
+
+
 def nested_text(values: JsonObject, kind: str = "", texts: Mapping[str, Text] = TEXTS) -> GraphSpec:
     """The GraphSpec of the text model under text_config; `kind` is its model_type where the config is silent.
 

@@ -101,6 +101,9 @@ def _fill_buffers(model: PreTrainedModel) -> None:
             module._buffers[key] = torch.full_like(buffer, _unknown(buffer), device="cpu")
         owner = max((n for n in owners if n == "" or f"{name}.".startswith(f"{n}.")), key=len)
         owners[owner]._init_weights(module)
+    for model_within in owners.values():  # some start their layers' buffers all at once (Falcon-H1's multipliers)
+        if any(_is_unknown(buffer) for buffer in model_within.buffers()):
+            model_within._init_weights(model_within)
 
 
 def _unknown(buffer: Tensor) -> float:

@@ -15,7 +15,7 @@ from convert.bundle import Bundle, Role
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
 from convert.source import pickle_scan, quantized
-from convert.source.model_types import class_of
+from convert.source.model_types import class_of, gives_scores
 from convert.source.names import kept_name, refuse_unmerged
 from convert.source.safetensors import Entry, Header, MappedFile, read_header
 from convert.source.untrusted import check_bare, inside, listed, read_object, shown
@@ -105,18 +105,20 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     The weights are the files of `model.safetensors.index.json`, or `model.safetensors`, or a complete set of
     `model-00001-of-0000N.safetensors`. Raises InputError for anything broken, hostile or ambiguous.
     """
-    return Checkpoint(folder, read_config(folder), open_tensors(folder))
+    config = read_config(folder)
+    return Checkpoint(folder, config, open_tensors(folder, gives_scores(config)))
 
 
-def open_tensors(folder: Path) -> dict[str, LazyTensor]:
-    """The tensors of the safetensors checkpoint in `folder`, its config unread. Raises InputError as above."""
+def open_tensors(folder: Path, scores: bool = False) -> dict[str, LazyTensor]:
+    """The tensors of the safetensors checkpoint in `folder`, its config unread; of one that gives `scores`, its
+    classifier too. Raises InputError as above."""
     if layout(folder) is PICKLES:
         raise InputError(
             str(folder), "has pickled weights only", "safetensors", "name it as a recipe's model: it is converted there"
         )
     files, index = weight_files(folder)
-    tensors = _tensors(files)
-    named = {kept: file for name, file in index.items() if (kept := kept_name(name))}
+    tensors = _tensors(files, scores)
+    named = {kept: file for name, file in index.items() if (kept := kept_name(name, scores))}
     check_index(folder / SAFETENSORS.index, named, {name: tensor.file for name, tensor in tensors.items()})
     return tensors
 
@@ -137,7 +139,8 @@ def open_bundle(bundle: Bundle) -> Checkpoint:
     weights = [file.path for file in bundle.of(Role.WEIGHTS)]
     if not weights:
         raise InputError(bundle.model.name, "has no weights", "safetensors files")
-    return Checkpoint(config.parent, read_config(config.parent), _tensors(weights))
+    values = read_config(config.parent)
+    return Checkpoint(config.parent, values, _tensors(weights, gives_scores(values)))
 
 
 def read_config(folder: Path) -> JsonDict:
@@ -270,13 +273,13 @@ def _check_complete(folder: Path, shards: Sequence[str], present: Sequence[str],
     raise InputError(str(folder), "has no weights", wanted, "download the model again")
 
 
-def _tensors(files: Sequence[Path]) -> dict[str, LazyTensor]:
+def _tensors(files: Sequence[Path], scores: bool = False) -> dict[str, LazyTensor]:
     tensors: dict[str, LazyTensor] = {}
     for path in files:
         header = read_header(path)
         mapped = MappedFile(header)
         refuse_unmerged(str(path), (entry.name for entry in header.entries))
-        for entry in model_entries(header):
+        for entry in model_entries(header, scores):
             if entry.name in tensors:
                 raise InputError(
                     str(path),
@@ -288,10 +291,10 @@ def _tensors(files: Sequence[Path]) -> dict[str, LazyTensor]:
     return tensors
 
 
-def model_entries(header: Header) -> Iterator[Entry]:
+def model_entries(header: Header, scores: bool = False) -> Iterator[Entry]:
     """The tensors of a file that are part of the model, by their plain names (see convert.source.names)."""
     for entry in header.entries:
-        if kept := kept_name(entry.name):
+        if kept := kept_name(entry.name, scores):
             yield entry if kept == entry.name else replace(entry, name=kept)
 
 

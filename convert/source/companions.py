@@ -50,6 +50,10 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "processor_config.json": Role.PREPROCESSOR,
         "video_preprocessor_config.json": Role.PREPROCESSOR,
         "generation_config.json": Role.GENERATION,
+        "modules.json": Role.SENTENCES,
+        "[0-9]_Pooling/config.json": Role.SENTENCES,
+        "[0-9]_Dense/config.json": Role.SENTENCES,
+        "[0-9]_Dense/model.safetensors": Role.SENTENCES,
         "README.md": Role.CARD,
         "LICENSE*": Role.CARD,
         "NOTICE*": Role.CARD,
@@ -79,10 +83,19 @@ def collect(folder: Path, inside: Path | None = None) -> dict[Role, tuple[Path, 
     found: dict[Role, list[Path]] = {}
     for pattern, role in ROLES.items():
         subfolder, _, name = pattern.rpartition("/")
-        for path in _matches(folder / subfolder if subfolder else folder, name):
+        for path in (path for place in _folders(folder, subfolder) for path in _matches(place, name)):
             _check_regular(path, home, folder)
             found.setdefault(role, []).append(path)
     return {role: tuple(sorted(paths)) for role, paths in found.items()}
+
+
+def _folders(folder: Path, pattern: str) -> Iterable[Path]:
+    """Where files of a pattern of ROLES lie: the folder itself, or those in it that are called so."""
+    if not pattern:
+        return [folder]
+    if "[" not in pattern:
+        return [folder / pattern]
+    return [path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern) and path.is_dir()]
 
 
 def _matches(folder: Path, pattern: str) -> Iterable[Path]:
@@ -236,7 +249,8 @@ def _files(bundle: Bundle) -> dict[str, Path]:
             continue
         folder = artifact.path.parent.name
         name = artifact.path.name
-        files[f"{folder}/{name}" if folder == "additional_chat_templates" else name] = artifact.path
+        inner = folder == "additional_chat_templates" or (role is Role.SENTENCES and name != "modules.json")
+        files[f"{folder}/{name}" if inner else name] = artifact.path
     return files
 
 

@@ -23,6 +23,7 @@ from convert.source import checkpoint, quantized
 from convert.source.card import base_models
 from convert.source.checkpoint import CLASSES, CONFIG_NAME, MAX_CONFIG_BYTES, SAFETENSORS, model_entries
 from convert.source.companions import TOKENIZER_BYTES
+from convert.source.model_types import gives_scores
 from convert.source.names import kept_name, name_notes
 from convert.source.safetensors import Entry, Header, MappedFile, read_header, write
 from convert.source.untrusted import decoded, inside, is_plain, listed, read_bytes, read_object
@@ -43,7 +44,7 @@ def notes(folder: Path) -> list[str]:
     mended = checkpoint.mended(folder, config)
     named = [] if mended.get(CLASSES) == config.get(CLASSES) else [_class_note(mended)]
     lost = [f"{p.where}: {p.got}; left out, as no text can have such a token: {p.remedy}" for p in lost_ids(folder)]
-    return [*stale, *named, *lost, *name_notes(types)]
+    return [*stale, *named, *lost, *name_notes(types, gives_scores(config))]
 
 
 def lost_ids(folder: Path) -> list[Problem]:
@@ -88,7 +89,8 @@ def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     """The bundle of the checkpoint in `folder` with all that is odd in it put right in `out`."""
     weights = bundle.of(Role.WEIGHTS)
     headers = [read_header(a.path) for a in weights if a.path.is_relative_to(folder)]
-    odd = [header for header in headers if any(kept_name(e.name) != e.name for e in header.entries)]
+    scores = gives_scores(checkpoint.read_config(folder))
+    odd = [header for header in headers if any(kept_name(e.name, scores) != e.name for e in header.entries)]
     texts = [(role, a) for role, a in bundle.artifacts() if role not in (Role.WEIGHTS, Role.CARD)]
     other_config = read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES) != checkpoint.read_config(folder)
     for note in notes(folder):
@@ -101,9 +103,9 @@ def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     for role, artifact in texts:
         made[role] = (*made.get(role, ()), _text(artifact, folder, out))
     if odd:
-        made[Role.WEIGHTS] = tuple(_renamed(weights, odd, out, progress))
+        made[Role.WEIGHTS] = tuple(_renamed(weights, odd, out, progress, scores))
     if odd or odd_index:
-        _write_index(made.get(Role.WEIGHTS, weights), out)
+        _write_index(made.get(Role.WEIGHTS, weights), out, scores)
     if files := [a.path.name for _, a in texts if _is_odd(a.path)]:
         progress.note(f"read as UTF-8 without a byte-order mark from here on: {listed(files)}")
     return replace(bundle, roles={**bundle.roles, **made})
@@ -129,10 +131,12 @@ def _text(artifact: Artifact, folder: Path, out: Path) -> Artifact:
     return file.artifact(artifact.kind)
 
 
-def _renamed(weights: Iterable[Artifact], odd: Iterable[Header], out: Path, progress: Progress) -> Iterator[Artifact]:
+def _renamed(
+    weights: Iterable[Artifact], odd: Iterable[Header], out: Path, progress: Progress, scores: bool
+) -> Iterator[Artifact]:
     """The files of the weights, those with odd names written anew."""
     headers = {header.path: header for header in odd}
-    entries = {path: list(model_entries(header)) for path, header in headers.items()}
+    entries = {path: list(model_entries(header, scores)) for path, header in headers.items()}
     total = sum(e.stop - e.start for found in entries.values() for e in found)
     progress.start("writing the weights under their own names", total)
     for artifact in weights:
@@ -154,12 +158,12 @@ def _data(header: Header, kept: Iterable[Entry], progress: Progress) -> Iterator
         progress.advance(size)
 
 
-def _write_index(weights: Iterable[Artifact], out: Path) -> None:
+def _write_index(weights: Iterable[Artifact], out: Path, scores: bool) -> None:
     """The index of weights in several files, some of which have other names in them now."""
     files = [artifact.path for artifact in weights]
     if len(files) == 1:
         return
-    weight_map = {entry.name: path.name for path in files for entry in model_entries(read_header(path))}
+    weight_map = {entry.name: path.name for path in files for entry in model_entries(read_header(path), scores)}
     size = sum(path.stat().st_size for path in files)
     write_text(
         out / SAFETENSORS.index, json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}, indent=2)

@@ -52,13 +52,17 @@ class CheckpointFolder(ReferenceSession):
 
     def identity(self) -> Identity:
         tokenizer = self.tokenizer
+        plain, special = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         eos = token_id(tokenizer.eos_token_id)
+        if eos < 0 and len(special) > len(plain) and special[-1:] == [tokenizer.sep_token_id]:
+            eos = special[-1]  # and behind it
         # What stops transformers' generate: the generation config's list, else the model config's, and the tokenizer's.
         stops = optional(self._generation, "eos_token_id")
         stops = _config_ends(self._folder) if stops is None else stops
         ends = frozenset([*(stops if isinstance(stops, list | tuple) else [stops]), eos]) - {None, -1}
-        plain, special = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         bos = token_id(tokenizer.bos_token_id)
+        if bos < 0 and special[:1] == [tokenizer.cls_token_id]:
+            bos = special[0]  # as BERT calls what it puts before a text
         return Identity(
             vocab=self._text.vocab_size,
             bos=bos,

@@ -21,7 +21,7 @@ from convert.formats.facts import Hyperparameter, TensorError, TensorPair
 from convert.formats.gguf.ledger import match_tensors
 from convert.formats.gguf.projector import projector_spec
 from convert.formats.gguf.reader import GGUFHeader, StoredTensor, read_gguf_header
-from convert.formats.gguf.tensors import StreamedTensor, spec_tensors
+from convert.formats.gguf.tensors import StreamedTensor, spec_tensors, with_numbers
 from convert.gguf_field import Field
 from convert.source.checkpoint import open_checkpoint
 from convert.source.companions import collect, read_companions
@@ -195,7 +195,7 @@ def _spec(folder: Path, *, projector: bool) -> tuple[GraphSpec, Mapping[str, Str
         raise PlanError(*ledger.problems)
     number = 1 if len(specs) > 1 else 0
     tensors = spec_tensors(specs[number], [e for e in ledger.entries if e.spec == number])
-    return specs[number], {tensor.name: tensor for tensor in tensors}
+    return with_numbers(specs[number], ledger.numbers), {tensor.name: tensor for tensor in tensors}
 
 
 def _error(stored: StoredTensor, data: np.ndarray, source: StreamedTensor, most_values: int | None) -> TensorError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert import architectures
-from convert.architectures import DENSE, TEXT_GRAPH, VISION, Family, Roles, in_words
+from convert.architectures import DENSE, TEXT, TEXT_GRAPH, VISION, Family, Roles, in_words
 from convert.errors import ConvertError, InputError, Problem, raise_all
 from convert.formats.base import Support
 from convert.json_types import JsonObject
@@ -82,7 +82,10 @@ def _family(raw: JsonObject) -> Family | None:
 
 def _misfits(family: Family, roles: Roles) -> Iterator[Problem]:
     """What of the model has no graph, by what its tensors are for."""
-    if not family.graphs:
+    if roles.gives != TEXT:
+        got = f"{family.title} gives {roles.gives}: no graph is known for that"
+        yield Problem(STAGE, got, "a decoder of text with rotary positions", "the gguf stage knows this family")
+    elif not family.graphs:
         what = "vision tower" if family.has_vision else "attention"
         got = f"{family.title}: no graph is known for its {what}"
         yield Problem(STAGE, got, "a decoder of text with rotary positions", "the gguf stage knows this family")
