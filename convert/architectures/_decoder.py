@@ -129,6 +129,8 @@ def headless(config: Config, base_class: str) -> Config:
     if class_of(config.values) != base_class:
         return config
     return Config({**config.values, "tie_word_embeddings": True}, config.where, config.problems, config.spellings)
+
+
 NO_POSITIONS = 1 << 20  # tokens of context, in the file of a model that knows of no positions
 
 
@@ -227,7 +229,7 @@ def decoder_spec(
 ) -> GraphSpec:
     """The GraphSpec of a decoder whose tensors are `rows`, and the head where it is not tied.
 
-    A field that every decoder has may be among the family's `fields`, where it is another for each layer.
+    A field that every decoder has may be among the family's `fields`, where it is another.
     Raises PlanError with every problem the config has.
     """
     extra = extra or Extra()

@@ -49,6 +49,7 @@ class TensorRole(Enum):
     PER_LAYER = "per-layer input"  # an embedding for each layer, and what takes it in
     ALTERNATING = "alternating updates"  # AltUp: copies of the stream; and the low-rank residual beside (Laurel)
     SCALE = "scale"  # of a layer's output, of a router's input, of an expert
+    STATE = "initial state"  # of a model that goes through its layers more than once
     TOWER = "vision tower"
     AUDIO = "audio encoder"
     PROJECTOR = "projector"
@@ -70,6 +71,7 @@ TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has be
     ("a table of positions", frozenset({R.POSITIONS})),
     ("latent attention", frozenset({R.LATENT})),
     ("attention sinks", frozenset({R.SINKS})),
+    ("an initial state", frozenset({R.STATE})),
     ("experts", EXPERTS | {R.ROUTER}),
     ("a shared expert", SHARED_EXPERT),
     ("a state space", frozenset({R.STATE_SPACE})),
@@ -138,13 +140,16 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("time_mix_", R.STATE_SPACE),
     ("channel_mix_", R.STATE_SPACE),
     ("shortconv.", R.CONVOLUTION),
+    ("hrm.", R.STATE),
     ("per_layer_", R.PER_LAYER),
     ("altup_", R.ALTERNATING),
     ("laurel_", R.ALTERNATING),
 )
 FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a checkpoint becomes -> its own role
     frozenset({R.Q, R.K, R.V}): R.QKV,
+    frozenset({R.ATTENTION_GATE, R.Q, R.K, R.V}): R.QKV,
     frozenset({R.QKV, R.ATTENTION_GATE}): R.QKV,
+    frozenset({R.EMBEDDING, R.HEAD}): R.EMBEDDING,  # tied, each with a factor of its own
     frozenset({R.GATE, R.UP}): R.GATE_UP,
     frozenset({R.EXPERT_GATE, R.EXPERT_UP}): R.EXPERT_GATE_UP,
     frozenset({R.SHARED_GATE, R.SHARED_UP}): R.SHARED_GATE_UP,

@@ -18,8 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from convert.source import quantized
+from convert.source.checkpoint import LazyTensor, open_tensors, packing
 from validate.errors import RuntimeFailure
 from validate.runtimes._folder import first_line, quiet
 from validate.silence import silence_torchao
@@ -61,6 +64,8 @@ def build(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) 
     try:
         with quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+            if packing(folder) is not None:  # undone while tensors are read
+                vars(config).pop(quantized.KEY, None)
             auto = auto_class(config)
             with torch.device("meta"):
                 model = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -83,6 +88,13 @@ def auto_class(config: PreTrainedConfig) -> type[_BaseAutoModelClass]:
         known = config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
         found = AutoModelForMultimodalLM if known else AutoModelForSeq2SeqLM
     return found
+
+
+def whole(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of a checkpoint's folder with all of its weights in memory, made whole where they are quantized."""
+    model = build(folder, dtype, trust_remote_code=trust_remote_code)
+    Weights(model, folder, dtype).load_all()
+    return model
 
 
 def _fill_buffers(model: PreTrainedModel) -> None:
@@ -142,6 +154,9 @@ class Weights:
         self._match()
 
     def _open(self) -> None:
+        if packing(self.folder) is not None:
+            self._slices |= {name: Computed(tensor) for name, tensor in open_tensors(self.folder).items()}
+            return
         for path in _files(self.folder):
             file = safe_open(path, framework="pt")
             names: list[str] = file.keys()  # type: ignore[no-untyped-call]
@@ -226,10 +241,16 @@ class Weights:
     def expect(self, module: str) -> None:
         """Have the system read a module's part of the files, while something else computes."""
         sources = self._sources(module, self._parameters(module, whole=True), whole=True)
-        threading.Thread(target=_read_ahead, args=([self._places[name] for name in sources],), daemon=True).start()
+        threading.Thread(
+            target=_read_ahead, args=([self._places[n] for n in sources if n in self._places],), daemon=True
+        ).start()
 
     def idle(self) -> None:
         """What was read ahead is the system's to forget."""
+
+    def load_all(self) -> None:
+        """Read every tensor, for good."""
+        self._load("", whole=True)
 
     def load(self, module: str) -> None:
         """Read what is a module's own, not its children's, for good."""
@@ -266,6 +287,21 @@ class Weights:
         wrong = [*info.mismatched_keys, *info.conversion_errors, *info.error_msgs]
         if wrong:
             raise RuntimeFailure(f"transformers could not load {wrong[0]}")
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A tensor of a checkpoint as transformers' loader takes one that is not read yet."""
+
+    tensor: LazyTensor
+
+    def __getitem__(self, where: object) -> Tensor:
+        """Its values, or those of a part of it."""
+        values = np.array(self.tensor.load())
+        self.tensor.release()
+        found = torch.from_numpy(values)
+        found = found.view(torch.bfloat16) if self.tensor.dtype == "BF16" else found
+        return found[where]
 
 
 def _files(folder: Path) -> list[Path]:

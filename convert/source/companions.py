@@ -24,7 +24,7 @@ from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
 from convert.source.added_tokens import Added, Said, settle
 from convert.source.card import read_card
-from convert.source.checkpoint import mended
+from convert.source.checkpoint import as_read, mended
 from convert.source.untrusted import check_link, decoded, not_json, read_bytes
 
 ROLES: Mapping[str, Role] = MappingProxyType(
@@ -301,9 +301,9 @@ def _read(files: Mapping[str, Path], name: str) -> JsonDict:
 
 
 def _config(files: Mapping[str, Path]) -> JsonDict:
-    """config.json, without what the weights beside it disprove."""
+    """config.json, without what the weights beside it disprove, as tensors are read from there."""
     found = _read(files, "config.json")
-    return mended(files["config.json"].parent, found) if found else found
+    return as_read(mended(files["config.json"].parent, found)) if found else found
 
 
 def _tokenizer_config(files: Mapping[str, Path]) -> JsonDict:

@@ -58,6 +58,7 @@ CLASS_OF: Mapping[str, str] = {
     "granitemoe_swa": "GraniteMoeSWAForCausalLM",
     "granitemoehybrid": "GraniteMoeHybridForCausalLM",
     "granitemoeshared": "GraniteMoeSharedForCausalLM",
+    "hrm_text": "HrmTextForCausalLM",
     "hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM",
     "hunyuan_v1_moe": "HunYuanMoEV1ForCausalLM",
     "hy_v3": "HYV3ForCausalLM",
@@ -77,6 +78,7 @@ CLASS_OF: Mapping[str, str] = {
     "mamba": "MambaForCausalLM",
     "mamba2": "Mamba2ForCausalLM",
     "mimo_v2_flash": "MiMoV2FlashForCausalLM",
+    "mellum": "MellumForCausalLM",
     "minicpm3": "MiniCPM3ForCausalLM",
     "minimax_m2": "MiniMaxM2ForCausalLM",
     "ministral3": "Ministral3ForCausalLM",
@@ -116,6 +118,7 @@ CLASS_OF: Mapping[str, str] = {
     "starcoder2": "Starcoder2ForCausalLM",
     "step3p7": "Step3p7ForConditionalGeneration",
     "voxtral": "VoxtralForConditionalGeneration",
+    "youtu": "YoutuForCausalLM",
 }
 """model_type -> the class that writes text, of those that a family serves."""
 

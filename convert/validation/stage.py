@@ -20,6 +20,7 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
 from convert.formats.base import SOURCE, Output
+from convert.model import engine
 from convert.model.memory_needs import Passes, reference_needs
 from convert.model.reference import How, open_reference, passes_folder
 from convert.needs import Needs
@@ -50,7 +51,7 @@ from convert.validation.report import (
     write,
 )
 from convert.validation.second import second_runtimes, versions_elsewhere
-from convert.validation.sizes import kept_bytes, memory_bytes
+from convert.validation.sizes import QUANTIZED, kept_bytes, memory_bytes
 from validate.embeddings import TEXT
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def _candidate(
     _, kind = registry.kinds()[row.weights.format]
     name = row.on or next(iter(kind.runtimes), "")
     runtime = also_on.get(row.on) or (runtimes.load(name) if name in runtimes.names() else None)
+    if not row.on and row.weights.format in QUANTIZED and engine.is_needed(row.weights.path.parent):
+        runtime = engine.RUNTIME
     return Candidate(
         row.weights.path,
         row.projector.path if row.projector else None,

@@ -35,6 +35,7 @@ class Case:
     upstream_options: Sequence[str] = ()  # more words on the command line of upstream's converter, for the text
     no_parity: str = ""  # why upstream's converter cannot make it
     equal: Callable[[Path], Path] | None = None  # what transformers loads instead
+    as_source: Callable[[Any], None] = lambda model: None  # what only its publishers' code computes, put into `equal`
     no_logits: str = ""  # why nothing computes the source, or llama.cpp not the file: its bytes are the proof
     writes: bool = True  # text: else what is compared are vectors of tokens, and an embedding or scores
     no_scores: str = ""  # why llama.cpp's scores are not transformers'

@@ -30,6 +30,7 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).integers(3, 300, 96).tolist()
     source = case.equal(tmp_path / "equal") if case.equal else folder
     with reference.RUNTIME.open(source, threads=1) as session:
+        case.as_source(session.model)
         wanted = session.logits(tokens)
         exact = session.logits(tokens) if look_up_gelu(session.model) else wanted
     assert np.ptp(wanted.argmax(1)) > 50  # it says something
