@@ -34,7 +34,7 @@ class Case:
     tolerance: float = 2e-3
     why: str = ""
     allowed: Mapping[str, str] = field(default_factory=dict)
-    upstream_options: Sequence[str] = ()  # more words on the command line of upstream's converter
+    upstream_options: Sequence[str] = ()  # more words on the command line of upstream's converter, for the text
     no_parity: str = ""  # why upstream's converter cannot make it
     equal: Callable[[Path], Path] | None = None  # what transformers loads instead
     as_source: Callable[[Any], None] = lambda model: None  # what only its publishers' code computes, put into `equal`
@@ -75,7 +75,7 @@ def families() -> dict[str, list[Case]]:
     return found
 
 
-IMAGES_NOT_KNOWN = frozenset({"glm4v", "glm4v_moe", "lighton_ocr", "mistral3_vision"})
+IMAGES_NOT_KNOWN = frozenset({"janus", "lighton_ocr", "paddleocr"})
 """Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 
