@@ -82,7 +82,7 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
     specs = _specs(problems, family, companions, settings)
     if problems:
         raise PlanError(*dict.fromkeys(problems))
-    if built(bundle):
+    if bundle.pending or built(bundle):
         skip_vision = settings.mmproj is False
         ledger = match_tensors(open_bundle(bundle).tensors, specs, family, skip_vision=skip_vision)
         problems += ledger.problems
