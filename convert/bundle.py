@@ -25,6 +25,7 @@ class Role(StrEnum):
     PREPROCESSOR = "preprocessor"
     GENERATION = "generation_config"
     CARD = "card"
+    ADAPTER = "adapter"  # what llama.cpp adds to a model while it runs
     IMATRIX = "imatrix"  # how much each column of a matrix matters, by the tensors of its GGUF file
     REPORT = "report"
 
