@@ -24,6 +24,7 @@ class Role(StrEnum):
     CHAT_TEMPLATE = "chat_template"
     PREPROCESSOR = "preprocessor"
     GENERATION = "generation_config"
+    SENTENCES = "sentences"  # how an encoder's vectors of tokens become one of a text: sentence-transformers' files
     CARD = "card"
     IMATRIX = "imatrix"  # how much each column of a matrix matters, by the tensors of its GGUF file
     REPORT = "report"

@@ -213,14 +213,15 @@ def _llama3_tensor(rope: Rope) -> tuple[Generated, ...]:
     values, one, size = rope.values, np.float32(1), rope.dimensions
     factor, low, high = (np.float32(values.number(k)) for k in ("factor", "low_freq_factor", "high_freq_factor"))
     original = np.float32(values.size("original_max_position_embeddings", rope.context, MAX_CONTEXT))
-    if high <= low:
-        values.complain("high_freq_factor", float(high), f"more than low_freq_factor, {low:g}")
+    if high < low:
+        values.complain("high_freq_factor", float(high), f"at least low_freq_factor, {low:g}")
         return ()
     # the power in float64: numpy's float32 one differs between processors in the last bit
     powers = np.float64(rope.theta) ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
     wavelengths = np.float32(2 * math.pi) * (one / (one / powers.astype(np.float32)))
-    smooth = (original * (one / wavelengths) - low) / (high - low)
-    between = one / ((one - smooth) / factor + smooth)
+    with np.errstate(divide="ignore", invalid="ignore"):  # Llama 4 has the two equal, and nothing between
+        smooth = (original * (one / wavelengths) - low) / (high - low)
+        between = one / ((one - smooth) / factor + smooth)
     divisors = np.where(wavelengths > original / low, factor, between)
     divisors = np.where(wavelengths < original / high, one, divisors)
     return (Generated("rope_freqs.weight", divisors.astype(np.float32)),)

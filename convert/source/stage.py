@@ -23,6 +23,7 @@ from convert.progress import Progress
 from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled
 from convert.source.card import read_card
 from convert.source.checkpoint import PICKLES
+from convert.source.model_types import gives_scores
 from convert.source.untrusted import inside
 from convert.stage import Inputs, Stage
 
@@ -97,7 +98,7 @@ def _companions(folder: Path) -> dict[Role, tuple[Path, ...]]:
 def _check_weights(folder: Path) -> None:
     kind = checkpoint.layout(folder)
     if kind is not PICKLES:
-        checkpoint.open_tensors(folder)
+        checkpoint.open_tensors(folder, gives_scores(checkpoint.read_config(folder)))
         return
     files, _ = checkpoint.weight_files(folder, kind)
     for path in files:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures_images import IDS, SOURCES, llava
+from tests.parity.families import IMAGES_NOT_KNOWN, families
 from validate.runtimes import IMAGE_MARK, RuntimeFailure, Unsupported, _images, transformers
 
 SIZES = [(140, 84), (56, 56), (30, 200), (400, 90)]  # width, height
@@ -116,6 +117,14 @@ def test_a_size_that_nobody_resizes(family: tuple[str, Path]) -> None:
             assert session.processed_size(noise(*taken)) == taken
 
 
+def test_every_family_that_sees_is_known_or_listed(tmp_path: Path) -> None:
+    for name, variants in families().items():
+        folder = variants[0].make(tmp_path / name)
+        config = json.loads((folder / "config.json").read_text())
+        if "vision_config" in config:
+            assert (_images.for_model(config["model_type"]) is None) == (name in IMAGES_NOT_KNOWN), name
+
+
 def test_a_family_that_is_not_known_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_images, "for_model", lambda _: None)
     with transformers.RUNTIME.open(llava(tmp_path / "tiny"), threads=1) as session:
@@ -128,7 +137,7 @@ def test_a_family_that_is_not_known_is_said(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"vision_config": {"model_type": "pixtral", "hidden_size": 32}}, "not for pixtral"),
+        ({"vision_config": {"model_type": "pixtral", "hidden_size": 32}}, "put into pixtral is not known here"),
         ({"image_token_index": 511}, "does not suit the model: ValueError: token 511 of the config is none"),
     ],
 )

@@ -19,6 +19,7 @@ from convert.distribution import install_command
 from convert.errors import InputError, PlanError, StageError
 from convert.formats.facts import Hyperparameter, TensorError, TensorPair
 from convert.formats.gguf.ledger import match_tensors
+from convert.formats.gguf.projector import projector_spec
 from convert.formats.gguf.reader import GGUFHeader, StoredTensor, read_gguf_header
 from convert.formats.gguf.tensors import StreamedTensor, spec_tensors, with_numbers
 from convert.gguf_field import Field
@@ -188,7 +189,7 @@ def _spec(folder: Path, *, projector: bool) -> tuple[GraphSpec, Mapping[str, Str
     if projector and family.vision:
         roles = {role: tuple(Artifact("json", p, 0) for p in paths) for role, paths in collect(folder).items()}
         companions = read_companions(Bundle(Model(folder.name), {Role.WEIGHTS: (), **roles}))
-        specs.append(family.vision(checkpoint.config, companions.preprocessor))
+        specs.append(projector_spec(family, companions))
     ledger = match_tensors(checkpoint.tensors, specs, family, skip_vision=len(specs) == 1)
     if ledger.problems:
         raise PlanError(*ledger.problems)

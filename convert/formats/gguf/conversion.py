@@ -20,6 +20,8 @@ from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.general import base_model_notes, general_metadata, size_label
 from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
 from convert.formats.gguf.ledger import Ledger, match_tensors
+from convert.formats.gguf.projector import projector_spec
+from convert.formats.gguf.sentences import dense_tensors, extended, without_lost_head
 from convert.formats.gguf.split import split_plans
 from convert.formats.gguf.tensors import (
     CHUNK_VALUES,
@@ -35,6 +37,7 @@ from convert.formats.gguf.writer import Group
 from convert.gguf_field import Field
 from convert.source.checkpoint import LazyTensor, open_bundle
 from convert.source.companions import Companions, read_companions
+from convert.source.sentences import read_sentences
 from quantize.blocks import TYPES
 from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Choice, Hyper, Mix, Tensor, choose, needs_imatrix
 
@@ -86,12 +89,16 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
     companions = read_companions(bundle, tokenizer=False)
     family = architectures.find(companions.config)
     problems: list[Problem] = []
+    sentences = read_sentences(companions.files)
     specs = _specs(problems, family, companions, settings)
     if problems:
         raise PlanError(*dict.fromkeys(problems))
+    specs[0] = extended(specs[0], sentences)
     if built(bundle):
         skip_vision = settings.mmproj is False
-        ledger = match_tensors(open_bundle(bundle).tensors, specs, family, skip_vision=skip_vision)
+        found = {**open_bundle(bundle).tensors, **dense_tensors(sentences, companions.files)}
+        specs[0] = without_lost_head(specs[0], found) if sentences else specs[0]
+        ledger = match_tensors(found, specs, family, skip_vision=skip_vision)
         problems += ledger.problems
         tensors = [spec_tensors(spec, [e for e in ledger.entries if e.spec == i]) for i, spec in enumerate(specs)]
     else:
@@ -128,7 +135,7 @@ def _specs(
     """What goes into the text file and, where one is made, into the projector's."""
     makers = [partial(family.text, companions.config)]
     if family.vision and settings.mmproj is not False:
-        makers.append(partial(family.vision, companions.config, companions.preprocessor))
+        makers.append(partial(projector_spec, family, companions))
     elif settings.mmproj:
         problems.append(Problem("mmproj", "the model has no vision tower", "no mmproj option"))
     specs = []

@@ -50,7 +50,8 @@ def match_tensors(
 
     What is wrong is in `problems`: tensors that are missing, unknown, there twice, of another shape, or no floats.
     """
-    known = {t.source: (number, t) for number, spec in enumerate(specs) for t in spec.tensors}
+    known = {t.source: (number, t) for number, spec in enumerate(specs) for t in spec.tensors if not t.borrowed}
+    borrowed = {t.source: (number, t) for number, spec in enumerate(specs) for t in spec.tensors if t.borrowed}
     rules = [rule for spec in specs for rule in spec.left_out]
     found, problems = _known_as(sources, family)
     entries: list[Entry] = []
@@ -66,8 +67,11 @@ def match_tensors(
             left_out[source.name] = rule
         else:
             unknown.append(source.name)
+        if name in borrowed:
+            number, tensor = borrowed[name]
+            entries.append(Entry(source, tensor, number))
     problems += _misfits(entries)
-    missing = [name for name in known if name not in found]
+    missing = [name for name, (_, tensor) in known.items() if name not in found and not tensor.absent]
     heads = [name for name in missing if known[name][1].role is TensorRole.HEAD]
     problems += _headless(heads)
     problems += _lacking([name for name in missing if name not in heads], "lacks", "download the model again")
