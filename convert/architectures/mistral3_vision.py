@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from convert.architectures import _pixtral as pixtral
-from convert.architectures import llama
+from convert.architectures import llama, mistral3
 from convert.architectures._config import Config
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
@@ -15,12 +15,13 @@ from convert.json_types import JsonObject
 
 TEXT = "mistral"
 GRAPH = replace(llama.GRAPH, name="mistral3")
+TEXTS = {TEXT: lambda values: llama.text(values, GRAPH), mistral3.SCALED: mistral3.text}
 DEFAULTS = {"hidden_size": 5120, "vocab_size": 131072}  # transformers' own, of a Mistral 3's text
 
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    return nested_text(values, TEXT, {"mistral": lambda inner: llama.text(inner, GRAPH)})
+    return nested_text(values, TEXT, TEXTS)
 
 
 def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:

@@ -14,6 +14,7 @@ from tests.parity.checkpoints.llava import (
     TEXT,
     of_pixtral,
 )
+from tests.parity.checkpoints.mistral3 import YARN
 from tests.parity.families import Case
 from tests.parity.seeing import VISION_SHARP, with_processor
 
@@ -40,4 +41,13 @@ def mistral3_vision(folder: Path, **words: Any) -> Path:
     return with_processor(folder, PROCESSOR)
 
 
-CASES = {"": Case(mistral3_vision, image=(112, 140), rows=(5, BREAK), allowed=NO_BREAK)}
+def ministral3(folder: Path) -> Path:
+    """As Ministral 3, whose text has queries that grow with their position."""
+    text = {**TEXT, "architectures": None, "head_dim": 24, "model_type": "ministral3", "rope_parameters": YARN}
+    return mistral3_vision(folder, text_config={**text, "sliding_window": None})
+
+
+CASES = {
+    "": Case(mistral3_vision, image=(112, 140), rows=(5, BREAK), allowed=NO_BREAK),
+    "Ministral 3": Case(ministral3, image=(112, 140), rows=(5, BREAK), allowed=NO_BREAK),
+}
