@@ -37,7 +37,9 @@ def text(values: JsonObject) -> GraphSpec:
         Field.uint32("deepseek2.expert_feed_forward_length", decoder.ffn),  # which llama.cpp asks for all the same
         Field.uint32("deepseek2.expert_shared_count", 0),
     ]
-    return decoder_spec(decoder, (*rows, *MLP), fields, extra=Extra(tensors=deepseek2._keys_and_values(decoder)))
+    return decoder_spec(
+        decoder, (*rows, *MLP), fields, extra=Extra(tensors=deepseek2.keys_and_values(decoder, range(decoder.layers)))
+    )
 
 
 FAMILY = Family(
