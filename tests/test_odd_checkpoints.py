@@ -266,16 +266,15 @@ def test_a_model_type_is_enough_where_it_names_one_class(tmp_path: Path) -> None
 def test_the_classes_of_model_types_are_those_of_transformers() -> None:
     auto = pytest.importorskip("transformers.models.auto.modeling_auto")
     known = architectures.known()
+    texts = (
+        auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+        auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
     for kind, name in CLASS_OF.items():
-        said = (
-            auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind),
-            auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind),
-            auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.get(kind),
-            auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(kind),
-        )
         assert name in known
-        assert name in said, kind
-    texts = (auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+        assert name in [table.get(kind) for table in texts], kind
     theirs = {name for table in texts for name in table.values()}
     assert {known[name] for name in CLASS_OF.values()} == {family for name, family in known.items() if name in theirs}
 

@@ -229,7 +229,7 @@ def decoder_spec(
 ) -> GraphSpec:
     """The GraphSpec of a decoder whose tensors are `rows`, and the head where it is not tied.
 
-    A field that every decoder has may be among the family's `fields`, where it is another for each layer.
+    A field that every decoder has may be among the family's `fields`, where it is another.
     Raises PlanError with every problem the config has.
     """
     extra = extra or Extra()

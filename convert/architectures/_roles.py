@@ -46,14 +46,14 @@ class TensorRole(Enum):
     SHARED_DOWN = "shared expert's down"
     STATE_SPACE = "state space"
     CONVOLUTION = "convolution"
-    STATE = "initial state"  # of a model that goes through its layers more than once
     PER_LAYER = "per-layer input"  # an embedding for each layer, and what takes it in
     ALTERNATING = "alternating updates"  # AltUp: copies of the stream; and the low-rank residual beside (Laurel)
     SCALE = "scale"  # of a layer's output, of a router's input, of an expert
+    STATE = "initial state"  # of a model that goes through its layers more than once
     TOWER = "vision tower"
     AUDIO = "audio encoder"
     PROJECTOR = "projector"
-    CLASSIFIER = "classifier"  # from an encoder's output to its scores
+    CLASSIFIER = "classifier"  # from an encoder's output to its scores, or to another width
 
 
 R = TensorRole
@@ -140,10 +140,10 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("time_mix_", R.STATE_SPACE),
     ("channel_mix_", R.STATE_SPACE),
     ("shortconv.", R.CONVOLUTION),
+    ("hrm.", R.STATE),
     ("per_layer_", R.PER_LAYER),
     ("altup_", R.ALTERNATING),
     ("laurel_", R.ALTERNATING),
-    ("hrm.", R.STATE),
 )
 FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a checkpoint becomes -> its own role
     frozenset({R.Q, R.K, R.V}): R.QKV,

@@ -115,8 +115,9 @@ def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:
     config.require("out_hidden_size", tower.text_width, "the text model's hidden_size")
     qwen.check_tower(config, tower)
     images = image_config(preprocessor, config.problems)
+    both, notes = pixel_limits(images, 2 * (tower.patch * 2) ** 2)
     # transformers counts both of the two frames that a still image is
-    limits, notes = pixel_limits(images, 2 * (tower.patch * 2) ** 2)
+    limits = [Field.uint32(f.key, f.value // 2) for f in both if isinstance(f.value, int)]
     root.finish()
     rows = (*ATTENTION, *qwen.NORMS, *MLP, *ENDS, *(QK_NORM if ocr else POSITIONS))
     if config.flag("attention_bias", ocr):

@@ -16,15 +16,15 @@ from convert.json_types import JsonObject
 GRAPH = Graph("llama", rotary=Rotary(("linear", "yarn", "llama3")))
 
 
-def text(values: JsonObject, graph: Graph = GRAPH) -> GraphSpec:
+def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = headless(Config(values), "LlamaModel")
-    decoder = read_decoder(config, graph)
+    decoder = read_decoder(config, GRAPH)
     rows = layer_rows(config)
     fields = [
         *head_size_fields(decoder),
-        Field.uint32(f"{graph.name}.vocab_size", decoder.vocab),
-        Field.uint32(f"{graph.name}.rope.dimension_count", decoder.head_dim),
+        Field.uint32("llama.vocab_size", decoder.vocab),
+        Field.uint32("llama.rope.dimension_count", decoder.head_dim),
     ]
     return decoder_spec(decoder, rows, fields, side_by_side(decoder))
 

@@ -1,11 +1,11 @@
-"""Mistral 3 with vision (Mistral Small 3.1): Pixtral's tower, squares of patches merged before they are projected."""
+"""Mistral 3 with vision (Mistral Small 3.1, Ministral 3): Pixtral's tower, squares of patches merged, projected."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from convert.architectures import _pixtral as pixtral
-from convert.architectures import llama, mistral3
+from convert.architectures import mistral3
 from convert.architectures._config import Config
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec
@@ -14,8 +14,7 @@ from convert.architectures._nested import nested_text, text_values
 from convert.json_types import JsonObject
 
 TEXT = "mistral"
-GRAPH = replace(llama.GRAPH, name="mistral3")
-TEXTS = {TEXT: lambda values: llama.text(values, GRAPH), mistral3.SCALED: mistral3.text}
+TEXTS = {TEXT: mistral3.text, mistral3.SCALED: mistral3.text}
 DEFAULTS = {"hidden_size": 5120, "vocab_size": 131072}  # transformers' own, of a Mistral 3's text
 
 
@@ -45,7 +44,7 @@ def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:
 
 FAMILY = Family(
     name="mistral3_vision",
-    title="Mistral 3 with vision (Mistral Small 3.1 …)",
+    title="Mistral 3 with vision (Mistral Small 3.1, Ministral 3 …)",
     classes=("Mistral3ForConditionalGeneration",),
     text=text,
     vision=vision,

@@ -80,7 +80,7 @@ def _sections(decoder: Decoder) -> list[Field]:
 FAMILY = Family(
     name="qwen3_5",
     title="Qwen3.5",
-    classes=("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
+    classes=("Qwen3_5ForCausalLM",),
     text=text,
     renames=qwen.RENAMES,
     graphs="",

@@ -46,7 +46,7 @@ def text(values: JsonObject) -> GraphSpec:
 FAMILY = Family(
     name="qwen3_5_moe",
     title="Qwen3.5-MoE",
-    classes=("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
+    classes=("Qwen3_5MoeForCausalLM",),
     text=text,
     renames=qwen.RENAMES,
     graphs="",

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.parity import checkpoints
 
 
@@ -32,13 +34,14 @@ class Case:
     tolerance: float = 2e-3
     why: str = ""
     allowed: Mapping[str, str] = field(default_factory=dict)
-    upstream_options: Sequence[str] = ()  # more words on the command line of upstream's converter
+    upstream_options: Sequence[str] = ()  # more words on the command line of upstream's converter, for the text
     no_parity: str = ""  # why upstream's converter cannot make it
     equal: Callable[[Path], Path] | None = None  # what transformers loads instead
     as_source: Callable[[Any], None] = lambda model: None  # what only its publishers' code computes, put into `equal`
     no_logits: str = ""  # why nothing computes the source, or llama.cpp not the file: its bytes are the proof
     writes: bool = True  # text: else what is compared are vectors of tokens, and an embedding or scores
     no_scores: str = ""  # why llama.cpp's scores are not transformers'
+    scored: Callable[[Path, np.ndarray], np.ndarray] | None = None  # (folder, vectors of tokens) -> its scores, then
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     sound: float = 0.0  # seconds of a sound whose embeddings are compared too
     heard: Callable[[Any, Mapping[str, Any]], Any] = lambda model, inputs: model.get_audio_features(**inputs)
@@ -72,7 +75,7 @@ def families() -> dict[str, list[Case]]:
     return found
 
 
-IMAGES_NOT_KNOWN = frozenset({"glm4v", "glm4v_moe", "lighton_ocr", "mistral3_vision"})
+IMAGES_NOT_KNOWN = frozenset({"janus", "lighton_ocr", "paddleocr"})
 """Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 

@@ -73,8 +73,10 @@ def torch_images(session: TransformersSession, inputs: dict[str, Any], rows: Row
     """
     import torch
 
+    model: Any = session.model
+    owner = model if hasattr(model, "get_image_features") else model.model
     with torch.inference_mode():
-        out = session.model.get_image_features(**inputs)
+        out = owner.get_image_features(**inputs)
     layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or ())]
     flat = [torch.cat([part.reshape(-1, part.shape[-1]) for part in layer]) for layer in layers]
     found: np.ndarray = torch.cat(flat, -1).numpy()

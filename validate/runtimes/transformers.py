@@ -246,12 +246,13 @@ class TransformersSession(CheckpointFolder):
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        arrays = self._tensors(self.process_images([pixels]).arrays)
+        found = self.process_images([pixels]).arrays
         with self._running():
-            out = self._model.get_image_features(**arrays)
+            out = self._model.get_image_features(**self._tensors(found))
             rows = self._rows(out if (pooled := optional(out, "pooler_output")) is None else pooled)
             deep = [self._rows(level) for level in optional(out, "deepstack_features") or ()]
-            return self._torch.cat([rows, *deep], -1).numpy()  # type: ignore[no-any-return]
+            table = self._model.get_input_embeddings().weight.float().numpy()
+            return self.images.completed(self._torch.cat([rows, *deep], -1).numpy(), found, table)
 
     def _rows(self, features: Tensor | Sequence[Tensor]) -> Tensor:
         """Embeddings (image token, hidden) of a tensor of any axes before the last, or of a list of such."""

@@ -94,9 +94,9 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
     if problems:
         raise PlanError(*dict.fromkeys(problems))
     specs[0] = extended(specs[0], sentences)
-    if built(bundle):
+    if bundle.pending or built(bundle):
         skip_vision = settings.mmproj is False
-        found = {**open_bundle(bundle).tensors, **dense_tensors(sentences, companions.files)}
+        found = {**dense_tensors(sentences, companions.files), **open_bundle(bundle).tensors}
         specs[0] = without_lost_head(specs[0], found) if sentences else specs[0]
         ledger = match_tensors(found, specs, family, skip_vision=skip_vision)
         problems += ledger.problems

@@ -35,7 +35,7 @@ PROCESSOR = {
     "image_std": [0.5, 0.6, 0.4],
     "image_processor_type": "Glm4vImageProcessor",
     "processor_class": "Glm4vProcessor",
-    "size": {"shortest_edge": 8192, "longest_edge": 262144},
+    "size": {"shortest_edge": 12544, "longest_edge": 6422528},  # of both frames: 8 to 4096 tokens, as llama.cpp
 }
 TEXT = {
     "hidden_act": "silu",

@@ -18,12 +18,12 @@ from tests.parity.checkpoints.mistral3 import YARN
 from tests.parity.families import Case
 from tests.parity.seeing import VISION_SHARP, with_processor
 
-PROCESSOR = {**PIXTRAL_PROCESSOR, "patch_size": 28}
+PROCESSOR = {**PIXTRAL_PROCESSOR, "patch_size": 28, "size": {"longest_edge": 1540}}
 SCALES = {"linear_1.weight": 4, "merging_layer.weight": 4, **VISION_SHARP, **SHARP}
 
 
-def mistral3_vision(folder: Path, **words: Any) -> Path:
-    text = {**TEXT, "architectures": None, "head_dim": 24, "model_type": "mistral", "rope_theta": 1e9}
+def mistral3_vision(folder: Path, **more: Any) -> Path:
+    text = {**TEXT, "architectures": None, "head_dim": 24, "model_type": "mistral", "rope_theta": 1e9, **more}
     config = {
         "architectures": ["Mistral3ForConditionalGeneration"],
         "image_token_index": IMAGE,
@@ -35,16 +35,13 @@ def mistral3_vision(folder: Path, **words: Any) -> Path:
         "tie_word_embeddings": False,
         "vision_config": PIXTRAL,
         "vision_feature_layer": -1,
-        **words,
     }
     build(folder, MISTRAL, config, hub=of_pixtral, scales=SCALES)
     return with_processor(folder, PROCESSOR)
 
 
 def ministral3(folder: Path) -> Path:
-    """As Ministral 3, whose text has queries that grow with their position."""
-    text = {**TEXT, "architectures": None, "head_dim": 24, "model_type": "ministral3", "rope_parameters": YARN}
-    return mistral3_vision(folder, text_config={**text, "sliding_window": None})
+    return mistral3_vision(folder, model_type="ministral3", rope_theta=None, rope_parameters=YARN)
 
 
 CASES = {
