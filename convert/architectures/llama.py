@@ -61,7 +61,8 @@ def pairs_together(heads: int) -> View:
 FAMILY = Family(
     name="llama",
     title="Llama and what has its layers (Mistral, TinyLlama, Yi, SmolLM …)",
-    classes=("LlamaForCausalLM", "MistralForCausalLM"),
+    classes=("LlamaForCausalLM", "MistralForCausalLM", "VLlama3ForCausalLM"),
     text=text,
+    renames=(("model.text_model.", "model."),),
     tested=("gptq", "onnx"),
 )

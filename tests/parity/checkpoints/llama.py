@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests import tiny
 from tests.fixtures_gguf import LLAMA3_ROPE
-from tests.parity.build import sharpened
+from tests.parity.build import published, sharpened
 from tests.parity.families import Case
+from tests.parity.layouts import renamed
 
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
 MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
@@ -18,6 +20,14 @@ def llama(**words: Any) -> Callable[[Path], Path]:
     return lambda folder: sharpened(tiny.tiny_llama(folder, **words))
 
 
+def vllama3(folder: Path) -> Path:
+    """By the name that SmolVLM's config has for its text, whose tensors are called text_model's."""
+    config = json.loads((llama()(folder) / "config.json").read_text())
+    return published(
+        folder, {**config, "architectures": ["VLlama3ForCausalLM"]}, renamed(("model.", "model.text_model."))
+    )
+
+
 CASES = {
     "": Case(llama()),
     "biases, untied, heads of their own size": Case(llama(tied=False, **BIASES)),
@@ -26,4 +36,5 @@ CASES = {
     "yarn": Case(llama(rope_scaling=YARN)),
     "yarn with its own attention factor": Case(llama(rope_scaling={**YARN, "attention_factor": 0.7})),
     "mistral": Case(llama(**MISTRAL)),
+    "the text of SmolVLM": Case(vllama3, equal=llama()),
 }
