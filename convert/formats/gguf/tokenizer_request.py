@@ -44,7 +44,7 @@ def request(fields: Sequence[Field], companions: Companions) -> Request | None:
         ties=said["model"] == "t5",
         words=said["model"] == "bert",
         folds=said["model"] == "t5" and said.get("remove_extra_whitespaces") is True,
-        odd_spaces=said["model"] == "t5" or pretokenizers.odd_spaces(said["pre"]),
+        odd_spaces=said["model"] == "t5" or pretokenizers.odd_spaces(str(said.get("pre", ""))),
         ends=_has_processor(companions),
     )
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests import tiny
 from tests.fixtures_gguf import LLAMA3_ROPE
-from tests.parity.build import sharpened
+from tests.parity.build import published, renamed, sharpened
 from tests.parity.families import Case
 
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
@@ -18,6 +19,19 @@ def llama(**words: Any) -> Callable[[Path], Path]:
     return lambda folder: sharpened(tiny.tiny_llama(folder, **words))
 
 
+def called(name: str, **words: Any) -> Callable[[Path], Path]:
+    """A config that names another class of the same layers; a base model's tensors have no `model.` in front."""
+
+    def make(folder: Path) -> Path:
+        made = llama(**words)(folder)
+        config = json.loads((made / "config.json").read_text())
+        pieces = (("model.", ""),) if name.endswith("Model") else ()
+        return published(made, config | {"architectures": [name]}, renamed(*pieces))
+
+    return make
+
+
+IQUEST = {"model_type": "iquestcoder", "tied": False, "head_dim": 32}
 CASES = {
     "": Case(llama()),
     "biases, untied, heads of their own size": Case(llama(tied=False, **BIASES)),
@@ -26,4 +40,7 @@ CASES = {
     "yarn": Case(llama(rope_scaling=YARN)),
     "yarn with its own attention factor": Case(llama(rope_scaling={**YARN, "attention_factor": 0.7})),
     "mistral": Case(llama(**MISTRAL)),
+    "as its first converter called it": Case(called("LLaMAForCausalLM")),
+    "IQuest Coder": Case(called("IQuestCoderForCausalLM", **IQUEST)),
+    "a base model": Case(called("LlamaModel")),
 }
