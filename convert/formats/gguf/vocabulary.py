@@ -7,6 +7,7 @@ The kinds, by the names the format has for them, each in a file of `convert.form
     llama    sentencepiece BPE: tokens, types, scores; from tokenizer.model, or from a tokenizer.json made of one
     t5       sentencepiece unigram: tokens, types, log probabilities, normalization rules
     bert     WordPiece: tokens and types
+    rwkv     RWKV's World: tokens as Python prints bytes, and types
 
 What a tokenizer says that llama.cpp has no place for is a note, not an error: the written file is proven by what it
 encodes (tokenizer_proof.py), and the validation measures what it costs.
@@ -32,6 +33,7 @@ from convert.formats.gguf.vocabularies._common import Vocabulary, an_object, pla
 from convert.formats.gguf.vocabularies.byte_level import byte_level, is_byte_level
 from convert.formats.gguf.vocabularies.merged_pieces import merged_pieces
 from convert.formats.gguf.vocabularies.ranks import ranked, ranks_file
+from convert.formats.gguf.vocabularies.trie import trie, trie_file
 from convert.formats.gguf.vocabularies.unigram import unigram
 from convert.formats.gguf.vocabularies.wordpiece import wordpiece
 from convert.gguf_field import Field, GGUFValueType
@@ -96,7 +98,7 @@ def _fields(vocabulary: Vocabulary) -> list[Field]:
     texts, scores, types = zip(*vocabulary.pieces, strict=True) if vocabulary.pieces else ((), (), ())
     fields = [
         Field.string("tokenizer.ggml.model", vocabulary.model),
-        Field.string("tokenizer.ggml.pre", vocabulary.pre),
+        *([Field.string("tokenizer.ggml.pre", vocabulary.pre)] if vocabulary.pre else []),
         Field.strings("tokenizer.ggml.tokens", texts),
     ]
     if vocabulary.model in ("llama", "t5"):
@@ -135,6 +137,8 @@ def read_vocabulary(companions: Companions, vocab_size: int, pre_tokenizer: str 
     """The tokenizer of `companions` with exactly `vocab_size` tokens. Raises InputError."""
     if companions.tokenizer_json is not None:
         return _of_tokenizer_json(companions, companions.tokenizer_json, vocab_size, pre_tokenizer)
+    if (lines := trie_file(companions)) is not None:
+        return trie(companions, vocab_size, lines)
     if ranks_file(companions) is not None:
         return ranked(companions, vocab_size, pre_tokenizer)
     if companions.sentencepiece is not None:
