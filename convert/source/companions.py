@@ -42,6 +42,7 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "*.tiktoken": Role.TOKENIZER,
         "tiktoken.model": Role.TOKENIZER,
         "rwkv_vocab_*.txt": Role.TOKENIZER,
+        "tokenizer.jsonl": Role.TOKENIZER,
         "special_tokens_map.json": Role.TOKENIZER,
         "added_tokens.json": Role.TOKENIZER,
         "chat_template.jinja": Role.CHAT_TEMPLATE,

@@ -33,7 +33,16 @@ KEYS: Mapping[str, str] = MappingProxyType(
 
 BY_TEXT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "eot": ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "[EOT]", "<end_of_utterance>"),
+        "eot": (
+            "<|eot_id|>",
+            "<|im_end|>",
+            "<|end|>",
+            "<end_of_turn>",
+            "<EOT>",
+            "[EOT]",
+            "<end_of_utterance>",
+            "<|plamo:op|>",
+        ),
         "eom": ("<|eom_id|>",),
         "fim_pre": (
             "<|fim_prefix|>",
@@ -124,7 +133,7 @@ def find(
         if number > last
     ]
     # a sentencepiece model without tokenizer.json: its config names tokens that only the vocabulary knows
-    for kind in ("bos", "eos", "unk", "pad"):
+    for kind in ("bos", "eos", "unk", "pad", *(["sep"] if model == "plamo2" else [])):
         named = token_text(companions.tokenizer_config.get(f"{kind}_token"))
         if named is not None and named in texts:
             ids.setdefault(kind, texts[named])
