@@ -33,6 +33,8 @@ def called(name: str, **words: Any) -> Callable[[Path], Path]:
 
 
 IQUEST = {"model_type": "iquestcoder", "tied": False, "head_dim": 32}
+
+
 def vllama3(folder: Path) -> Path:
     """By the name that SmolVLM's config has for its text, whose tensors are called text_model's."""
     config = json.loads((llama()(folder) / "config.json").read_text())
