@@ -86,6 +86,11 @@ class Ahead:
     _pool: concurrent.futures.Executor = field(default_factory=lambda: concurrent.futures.ThreadPoolExecutor(1))
     _next: tuple[str, concurrent.futures.Future[_Entered]] | None = None
 
+    @property
+    def targets(self) -> Mapping[str, str]:
+        """Those of who reads them."""
+        return self.inner.targets
+
     def load(self, module: str) -> None:
         """What is the module's own, for good."""
         self.inner.load(module)
