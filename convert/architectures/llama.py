@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, headless, read_decoder
-from convert.architectures._family import Family
+from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._embedder import without_head
+from convert.architectures._family import EMBEDDINGS, Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform, View
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
@@ -15,10 +16,12 @@ from convert.json_types import JsonObject
 
 GRAPH = Graph("llama", rotary=Rotary(("linear", "yarn", "llama3")))
 
+EMBEDDERS = ("LlamaModel",)
+
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    config = headless(Config(values), "LlamaModel")
+    config = without_head(Config(values), EMBEDDERS)
     decoder = read_decoder(config, GRAPH)
     rows = layer_rows(config)
     fields = [
@@ -61,7 +64,8 @@ def pairs_together(heads: int) -> View:
 FAMILY = Family(
     name="llama",
     title="Llama and what has its layers (Mistral, TinyLlama, Yi, SmolLM …)",
-    classes=("LlamaForCausalLM", "MistralForCausalLM", "LLaMAForCausalLM", "IQuestCoderForCausalLM", "LlamaModel"),
+    classes=("LlamaForCausalLM", "MistralForCausalLM", "LLaMAForCausalLM", "IQuestCoderForCausalLM", *EMBEDDERS),
     text=text,
+    gives=dict.fromkeys(EMBEDDERS, EMBEDDINGS),
     tested=("gptq", "onnx"),
 )
