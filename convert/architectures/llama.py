@@ -15,7 +15,6 @@ from convert.gguf_field import Field
 from convert.json_types import JsonObject
 
 GRAPH = Graph("llama", rotary=Rotary(("linear", "yarn", "llama3")))
-
 EMBEDDERS = ("LlamaModel",)
 
 
@@ -64,8 +63,16 @@ def pairs_together(heads: int) -> View:
 FAMILY = Family(
     name="llama",
     title="Llama and what has its layers (Mistral, TinyLlama, Yi, SmolLM …)",
-    classes=("LlamaForCausalLM", "MistralForCausalLM", "LLaMAForCausalLM", "IQuestCoderForCausalLM", *EMBEDDERS),
+    classes=(
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "LLaMAForCausalLM",
+        "IQuestCoderForCausalLM",
+        "VLlama3ForCausalLM",
+        *EMBEDDERS,
+    ),
     text=text,
     gives=dict.fromkeys(EMBEDDERS, EMBEDDINGS),
+    renames=(("model.text_model.", "model."),),
     tested=("gptq", "onnx"),
 )
