@@ -113,12 +113,11 @@ def _transformers(source: Path) -> Mapping[str, Any]:
     import torch
     import transformers
 
+    from convert.model.hollow import auto_class
+
     config = transformers.AutoConfig.from_pretrained(source)
-    auto: Any = transformers.AutoModelForCausalLM
-    if hasattr(config, "vision_config"):
-        auto = transformers.AutoModelForImageTextToText
     with torch.device("meta"):
-        return dict(auto.from_config(config).named_modules())
+        return dict(auto_class(config).from_config(config).named_modules())
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,8 @@ def measure(
     candidate is kept where `settings` says, and not measured again.
     """
     comparison = Comparison(reference, questions, progress, candidates)
-    every = [kind(comparison) for kind in measures.ordered()]
+    gives = reference.identity().gives
+    every = [kind(comparison) for kind in measures.ordered() if gives in kind.OF]
     asking = [m for m in every if isinstance(m, SessionMeasure)]
     kept = Measured(settings.kept, questions)
     results = [_unable(c) or kept.load(c) for c in candidates]
@@ -82,7 +83,8 @@ def measure(
 def _prepare(comparison: Comparison, asking: Sequence[SessionMeasure]) -> None:
     """All that needs the reference's weights and is known beforehand; they are given back where they are large."""
     first = slice(0, comparison.questions.ends_of_steps[0])
-    for window, compressed in _reference_reads(comparison, first):
+    reads = _reference_reads(comparison, first) if any(isinstance(m, WindowMeasure) for m in asking) else ()
+    for window, compressed in reads:
         for measuring in asking:
             measuring.on_reference_window(window, compressed)
         del compressed  # before the next window's are made: 311 MB for 512 x 152k
@@ -169,6 +171,8 @@ def _measure_windows(
 ) -> None:
     """The windows of a step, as long as nothing is wrong with the candidate; it may want more when they are read."""
     comparing = [m for m in asking if isinstance(m, WindowMeasure)]
+    if not comparing:
+        return
     progress, windows = comparison.progress, _windows(comparison.questions, step)
     progress.start(f"{running.candidate.label}: logits", sum(len(w.tokens) for w in windows), "tok")
     answers = running.session.logits_of([w.tokens for w in windows])

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from validate import known_limits
+from validate.embeddings import TEXT
 from validate.errors import RuntimeFailure, Unsupported
 from validate.json_types import Message
 from validate.runtimes.base import IMAGE_MARK, Identity, ReferenceSession, Session
@@ -94,6 +96,7 @@ def _tokens(reference: ReferenceSession, candidate: Session, strings: Sequence[s
         read.normalization.check("normalization", "strings that are not in normal form", "", _NORMALIZATION),
         read.by_name.check("special_by_name", "strings with a token that is special by its name", "", _BY_NAME),
         read.nul.check("nul", "strings with a NUL", "", _NUL),
+        read.limits.check("limits", "strings that llama.cpp is known to read otherwise", "", known_limits.NOTE),
         read.libraries.check(
             "libraries", "strings the source's own libraries encode differently", "", _with_example(read.libraries)
         ),
@@ -128,12 +131,14 @@ class _TokenCounters:
     by_name: Counter
     nul: Counter
     libraries: Counter
+    limits: Counter
 
 
 def _compare_tokens(
     reference: ReferenceSession, candidate: Session, strings: Sequence[str], special: bool, names: Sequence[str]
 ) -> _TokenCounters:
-    counters = _TokenCounters(Counter(), Counter(), Counter(), Counter(), Counter())
+    counters = _TokenCounters(*(Counter() for _ in range(6)))
+    ours = reference.identity()
 
     def both(text: str) -> tuple[list[int], list[int]]:
         return (
@@ -152,9 +157,16 @@ def _compare_tokens(
             counters.nul.differ(quoted(text), ids_text(wanted), ids_text(got))
         elif wanted != got and special and reference.tokenize_by_file(text) == got:
             counters.libraries.differ(quoted(text), ids_text(wanted), ids_text(got))
+        elif wanted != got and ours.gives != TEXT and _alike(both, known_limits.simpler(text, ours.added)):
+            counters.limits.differ(quoted(text), ids_text(wanted), ids_text(got))
         else:
             counters.exact.compare(quoted(text), wanted, got, ids_text)
     return counters
+
+
+def _alike(both: Callable[[str], tuple[list[int], list[int]]], texts: Iterable[str]) -> bool:
+    """Whether one of the texts is encoded alike."""
+    return any(wanted == got for wanted, got in map(both, texts))
 
 
 def _without(text: str, names: Sequence[str]) -> str:

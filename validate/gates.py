@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from validate.metrics import DEFINITIONS, Better, default_limits, unknown_metrics
+from validate.embeddings import TEXT
+from validate.metrics import DEFINITIONS, Better, applies, default_limits, unknown_metrics
 
 PRESET = "preset"  # the word that takes a preset's limits among an output's own
 DEFAULT, RECIPE = "default", "recipe"  # where a limit is from, beside the presets' names
@@ -47,6 +48,10 @@ PRESETS: Mapping[str, Preset] = {
             "decode_kl": 0.008,
             "click_drop": 0.02,
             "tool_call_drop": 0.07,
+            "embedding_cosine": 0.999,
+            "embedding_cosine_mean": 0.9995,
+            "score_error": 0.05,
+            "rank_agreement": 0.98,
         },
     ),
     "good": Preset(
@@ -58,6 +63,10 @@ PRESETS: Mapping[str, Preset] = {
             "decode_kl": 0.05,
             "click_drop": 0.05,
             "tool_call_drop": 0.07,
+            "embedding_cosine": 0.98,
+            "embedding_cosine_mean": 0.99,
+            "score_error": 0.15,
+            "rank_agreement": 0.95,
         },
     ),
     "usable": Preset(
@@ -69,6 +78,10 @@ PRESETS: Mapping[str, Preset] = {
             "decode_kl": 0.2,
             "click_drop": 0.1,
             "tool_call_drop": 0.14,
+            "embedding_cosine": 0.93,
+            "embedding_cosine_mean": 0.96,
+            "score_error": 0.3,
+            "rank_agreement": 0.9,
         },
     ),
 }
@@ -135,19 +148,21 @@ def addressing(keys: Iterable[str], names: list[str]) -> list[str]:
     return sorted((key for key in keys if addresses(key, names)), key=lambda key: _exactness(key, names))
 
 
-def gates(entries: Mapping[str, Entry], names: list[str], type_: str, projector: str | None = None) -> Gates:
+def gates(
+    entries: Mapping[str, Entry], names: list[str], type_: str, projector: str | None = None, gives: str = TEXT
+) -> Gates:
     """What the output with these names is held to.
 
     Its type's defaults, then what the recipe says, the least exact first. A preset says what a reader expects and a
     default what such a file can do: of these two the stricter counts. The recipe's own numbers always count.
     """
-    defaults = {name: (limit, DEFAULT) for name, limit in default_limits(type_, projector).items()}
+    defaults = {name: (limit, DEFAULT) for name, limit in default_limits(type_, projector, gives).items()}
     found = dict(defaults)
     for key in addressing(entries, names):
         entry = entries[key]
         if PRESET in entry:
             preset = str(entry[PRESET])
-            ours = {name: (limit, preset) for name, limit in PRESETS[preset].limits.items()}
+            ours = {n: (limit, preset) for n, limit in PRESETS[preset].limits.items() if applies(n, gives)}
             found |= {name: _stricter(name, gate, defaults.get(name, gate)) for name, gate in ours.items()}
         found |= {name: (float(limit), RECIPE) for name, limit in entry.items() if name != PRESET}
     return found

@@ -12,6 +12,7 @@ import numpy as np
 from validate import contract, statistics, toolcalls, vision
 from validate.choices import Question
 from validate.continuation import Greedy
+from validate.embeddings import TEXT, EmbeddingDrift
 from validate.enough import Reading
 from validate.flips import Flips
 from validate.jinja_js import JinjaJs
@@ -117,6 +118,7 @@ class Measurement:
     worst: Sequence[Row] = ()
     windows: Sequence[WindowSums] = ()
     reading: Reading | None = None  # of the texts, where they were read in steps
+    embeddings: EmbeddingDrift | None = None  # of a model that gives no text
     checks: list[contract.Check] = field(default_factory=list)
     greedy: Greedy | None = None
     tool_calls: toolcalls.ToolCalls | None = None
@@ -132,6 +134,11 @@ class Measurement:
     failures: list[str] = field(default_factory=list)  # never a pass
     not_run: str = ""  # why it was not run; never a pass either
     lacking: bool = False  # not run because this machine lacks a device or kernels, which is nobody's failure
+
+    @property
+    def gives(self) -> str:
+        """What the model gives, as far as it was measured: TEXT where nothing says otherwise."""
+        return self.embeddings.gives if self.embeddings else TEXT
 
     @property
     def is_settled(self) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from validate.embeddings import EMBEDDINGS, SCORES, TEXT
+
 
 class Better(StrEnum):
     """Which side of its limit a metric has to stay on."""
@@ -66,6 +68,14 @@ DEFINITIONS: Mapping[str, Definition] = {
     ),
     "kv_cache_recall_drop": Definition(
         _LOWER, "share of facts in long texts that the F32 cache finds minus that of a cache type, of the worst type"
+    ),
+    "embedding_cosine": Definition(_HIGHER, "cosine of the embedding of a text to the source's, worst text"),
+    "embedding_cosine_mean": Definition(_HIGHER, "cosine of the embedding of a text to the source's, mean over texts"),
+    "score_error": Definition(
+        _LOWER, "root mean square change of a classifier's scores, as a part of how the source's differ between texts"
+    ),
+    "rank_agreement": Definition(
+        _HIGHER, "share of the pairs of texts, of those that the source tells apart, that stand in the source's order"
     ),
     "tokens_equal": Definition(_HIGHER, "share of the hard strings that get the reference's token ids"),
     "vocabulary_equal": Definition(_HIGHER, "share of the vocabulary whose text is the reference's"),
@@ -162,6 +172,33 @@ DEFAULT_LIMITS: Mapping[str, Mapping[str, float]] = {
 }
 
 
+# Of encoders, instead: wide enough for the tiny ones of the tests, whose few values a vector average out least. Like
+# those above they catch a broken file; what a search can bear is for a preset, or the recipe's own numbers.
+ENCODER_METRICS: Mapping[str, tuple[str, ...]] = {
+    EMBEDDINGS: ("embedding_cosine", "embedding_cosine_mean", "rank_agreement"),
+    SCORES: ("score_error", "rank_agreement"),
+}
+ENCODER_LIMITS: Mapping[str, Mapping[str, float]] = {
+    "F32": {"embedding_cosine": 0.9999, "score_error": 0.01, "rank_agreement": 0.99},
+    "F16": {"embedding_cosine": 0.999, "score_error": 0.02, "rank_agreement": 0.98},
+    "BF16": {"embedding_cosine": 0.998, "score_error": 0.05, "rank_agreement": 0.97},
+    "Q8_0": {"embedding_cosine": 0.98, "score_error": 0.2, "rank_agreement": 0.93},
+    "Q6_K": {"embedding_cosine": 0.95, "score_error": 0.3, "rank_agreement": 0.9},
+    "Q5": {"embedding_cosine": 0.9, "score_error": 0.4, "rank_agreement": 0.85},
+    "Q4": {"embedding_cosine": 0.8, "score_error": 0.6, "rank_agreement": 0.8},
+    "IQ4": {"embedding_cosine": 0.8, "score_error": 0.6, "rank_agreement": 0.8},
+    "*": {"embedding_cosine": 0.5, "score_error": 1.5, "rank_agreement": 0.6},
+}
+_OF_ENCODERS = frozenset(name for names in ENCODER_METRICS.values() for name in names)
+
+
+def applies(name: str, gives: str) -> bool:
+    """Whether a metric is one of models that give this."""
+    if name in CONTRACT_LIMITS:
+        return True
+    return name in ENCODER_METRICS[gives] if gives in ENCODER_METRICS else name not in _OF_ENCODERS
+
+
 @dataclass(frozen=True)
 class Metric:
     """One measured number and the limit it has to keep; NaN and infinity never keep any."""
@@ -204,13 +241,14 @@ def resampled(name: str) -> str:
     return "clicks" if name.startswith("click_") else "texts"
 
 
-def default_limits(type_: str, projector: str | None = None) -> Mapping[str, float]:
+def default_limits(type_: str, projector: str | None = None, gives: str = TEXT) -> Mapping[str, float]:
     """The limits an output of this type has to keep where the recipe names none: `Q4_K_M` falls under `Q4`.
 
-    `projector` is the type of its projector, None where there is none.
+    `projector` is the type of its projector, None where there is none; `gives` what the model gives.
     """
     images = {} if projector is None else _of(PROJECTOR_LIMITS, projector)
-    return {**CONTRACT_LIMITS, **_of(DEFAULT_LIMITS, type_), **images}
+    drift = _of(ENCODER_LIMITS if gives in ENCODER_METRICS else DEFAULT_LIMITS, type_)
+    return {**CONTRACT_LIMITS, **{name: limit for name, limit in drift.items() if applies(name, gives)}, **images}
 
 
 def _of(table: Mapping[str, Mapping[str, float]], type_: str) -> Mapping[str, float]:

@@ -213,6 +213,10 @@ class Reference(ReferenceSession):
         if self._session.bytes_held >= unless_below:
             self._session.give_back()
 
+    def embed(self, tokens: Sequence[int]) -> np.ndarray:
+        name = self._name("embed", list(tokens))
+        return self._array(name, lambda: self._session.embed(tokens), lambda found: found.ndim == 1)
+
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
         name = self._name("image_embeddings", _digest(pixels))
         return self._array(name, lambda: self._session.image_embeddings(pixels), lambda found: found.ndim == 2)

@@ -14,6 +14,10 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
 
+from convert.architectures._family import ANSWERS as ANSWERS
+from convert.architectures._family import EMBEDDINGS as EMBEDDINGS
+from convert.architectures._family import SCORES as SCORES
+from convert.architectures._family import TEXT as TEXT
 from convert.architectures._family import TEXT_GRAPH as TEXT_GRAPH
 from convert.architectures._family import Family as Family
 from convert.architectures._family import Roles as Roles

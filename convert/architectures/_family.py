@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from convert.architectures._config import names_only
@@ -13,9 +13,12 @@ from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor
 from convert.architectures._roles import LINEARS, TRAITS, VISION, TensorRole
 from convert.errors import ConvertError
 from convert.json_types import JsonObject
+from convert.source.model_types import class_of
 
 TEXT_GRAPH = "decoder"
 """The one graph of a text model: token ids and the cache in, logits and the longer cache out."""
+TEXT, EMBEDDINGS, SCORES, ANSWERS = "text", "embeddings", "scores", "text after an encoder's reading"
+"""What models give: the next token; a vector of a text; a classifier's outputs; the next token, by two stacks."""
 USUAL_LAYERS = 8  # more than there are dense ones before the first experts
 BLOCK = re.compile(r"^blk\.(\d+)\.")
 
@@ -31,13 +34,27 @@ class Family:
     vision: Callable[[JsonObject, JsonObject], GraphSpec] | None = None  # (config, preprocessor) -> the mmproj file
     vision_prefix: tuple[str, ...] = ()  # how the names of its vision tensors start
     renames: tuple[tuple[str, str], ...] = ()  # other writers' beginnings of tensor names -> those of its tables
+    takes: tuple[str, ...] = ("images",)  # what its mmproj file is for: images, sounds
+    token_ids: tuple[tuple[str, str], ...] = ()  # words of a config that its mmproj needs -> tokens they are ids of
     graphs: str = TEXT_GRAPH  # how it is cut into graphs (ONNX, TensorRT): this, a word of its own, or empty: not known
+    gives: Mapping[str, str] = field(default_factory=dict, hash=False)  # of a class that gives no TEXT, what it gives
+    endings: tuple[tuple[str, str], ...] = ()  # as `renames`, of the ends of tensor names
     tested: tuple[str, ...] = ()  # stages that a test runs on it, of those that take most families: for their notes
 
     @property
     def has_vision(self) -> bool:
         """Whether its models take images."""
-        return self.vision is not None
+        return self.vision is not None and "images" in self.takes
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether its models take sounds."""
+        return self.vision is not None and "sounds" in self.takes
+
+    def given_by(self, config: JsonObject) -> str:
+        """What a model with this config gives."""
+        name = class_of(config)
+        return self.gives.get(name, TEXT) if isinstance(name, str) else TEXT
 
     def own_name(self, name: str) -> str:
         """A checkpoint tensor's name as the family's tables have it: the first beginning that applies is replaced.
@@ -45,6 +62,8 @@ class Family:
         A checkpoint of the base model's class (LlamaModel, not LlamaForCausalLM) has no `model.` in its names.
         """
         base, children = self._base
+        for old, new in self.endings:
+            name = name.removesuffix(old) + new if name.endswith(old) else name
         for old, new in self.renames:
             if name.startswith(old):
                 return new + name.removeprefix(old)
@@ -74,14 +93,15 @@ class Family:
         specs = [_spec(self.text, config)]
         if self.vision is not None:
             specs.append(_spec(self.vision, config, {}))
-        known = {tensor.source: tensor for spec in specs for tensor in spec.tensors}
+        known = {tensor.source: tensor for spec in specs for tensor in spec.tensors if not tensor.borrowed}
         rules = [rule for spec in specs for rule in spec.left_out]
         own = {name: self.own_name(name) for name in names}
         tensors = {name: known[table] for name, table in own.items() if table in known}
         rest = {name: _left_out(table, rules) for name, table in own.items() if name not in tensors}
         others = {name: TensorRole.TOWER if self.is_vision(name) else role for name, (_, role) in rest.items()}
         unknown = tuple(name for name, (taken, _) in rest.items() if not taken and not self.is_vision(name))
-        return Roles(self, tensors, {name: role for name, role in others.items() if role}, unknown)
+        roles = {name: role for name, role in others.items() if role}
+        return Roles(self, tensors, roles, unknown, self.given_by(config))
 
     def usual_roles(self) -> Roles:
         """The roles of a model whose config says no more than its class: what the family's tables always have."""
@@ -89,7 +109,8 @@ class Family:
         config = {"architectures": [self.classes[0]], "text_config": layers, **layers}
         with names_only():
             specs = [self.text(config), *([self.vision(config, {})] if self.vision else [])]
-        return Roles(self, {tensor.source: tensor for spec in specs for tensor in spec.tensors}, {}, ())
+        tensors = {tensor.source: tensor for spec in specs for tensor in spec.tensors if not tensor.borrowed}
+        return Roles(self, tensors, {}, (), self.given_by(config))
 
 
 def _spec(make: Callable[..., GraphSpec], *configs: JsonObject) -> GraphSpec:
@@ -115,6 +136,7 @@ class Roles:
     tensors: Mapping[str, SourceTensor]  # those the family's tables have
     others: Mapping[str, TensorRole]  # known ones besides: a tied head, what a tower does not use
     unknown: tuple[str, ...]  # in no table, and left out by no rule
+    gives: str = TEXT  # what the model gives
 
     @cached_property
     def of(self) -> Mapping[str, TensorRole]:

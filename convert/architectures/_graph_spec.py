@@ -48,6 +48,8 @@ class OutputTensor:
     type: str = ""  # that it has in every file; empty: what the file's rules say
     transposed: bool = False  # stored (in, out) in the checkpoint, as no torch.nn.Linear is
     zero_rows: int = 0  # of `shape`, behind those that the checkpoint has
+    row_factors: np.ndarray | None = None  # float32, what each row is multiplied by, after the change
+    skipped: int = 0  # rows at the checkpoint tensor's beginning that are not in the file
 
     @property
     def places(self) -> int:
@@ -64,6 +66,7 @@ class SourceTensor:
     outputs: tuple[OutputTensor, ...]
     stated_role: TensorRole | None = None  # where the GGUF names do not tell
     absent: str = ""  # what is made where the checkpoint has none: "nothing" or "zeros"; empty: it must have one
+    borrowed: bool = False  # another file has all of it, this one takes a part: an image's last token, say
 
     @property
     def role(self) -> TensorRole:
@@ -77,6 +80,19 @@ class Generated:
 
     name: str
     values: np.ndarray
+
+
+@dataclass(frozen=True)
+class StatedValues:
+    """A metadata field whose numbers are checkpoint tensors of one value each; they are in no GGUF tensor."""
+
+    key: str
+    sources: tuple[str, ...]
+    single: bool = False  # the one number; else an array of them
+
+    def field(self, values: Sequence[float]) -> Field:
+        """The field of these numbers."""
+        return Field.float32(self.key, values[0]) if self.single else Field.float32s(self.key, values)
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,7 @@ class GraphSpec:
     generated: tuple[Generated, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    stated: tuple[StatedValues, ...] = ()
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -119,13 +136,20 @@ class Transform:
     operand: int | None = None  # of the packed tensor
     type: str = ""  # of the tensor in every file; empty: what the file's rules say
     zero_rows: int = 0  # that the GGUF tensor has behind the checkpoint's
+    row_factors: np.ndarray | None = None  # float32, what each row is multiplied by, after the change
+    resized: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None  # the view's shape, where its axes are others
+    skip: int = 0  # rows at the beginning that llama.cpp has no use for; `view` has to leave them out
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The GGUF tensor's shape, from the checkpoint tensor's."""
+        if self.skip:
+            return (max(0, shape[0] - self.skip), *shape[1:])
         if self.packed:
             return (*shape[:2], shape[2] * self.packed.block)
         if self.zero_rows:
             return (shape[0] + self.zero_rows, *shape[1:])
+        if self.resized:
+            return self.resized(shape)
         return (*shape[:-2], shape[-1], shape[-2]) if self.transpose else shape
 
     def output(self, name: str, shape: tuple[int, ...], view: View | None) -> OutputTensor:
@@ -140,6 +164,8 @@ class Transform:
             self.type,
             self.transpose,
             self.zero_rows,
+            self.row_factors,
+            self.skip,
         )
 
 
@@ -152,6 +178,12 @@ TRANSPOSED = Transform(lambda values: values.swapaxes(-1, -2), transpose=True)
 
 PLUS_ONE = Transform(change=_plus_one)
 """For norms that multiply by 1 + weight; llama.cpp multiplies by what is in the file."""
+
+
+def skipping(rows: int) -> Transform:
+    """The tensor without its first `rows`."""
+    return Transform(lambda values: values[rows:], skip=rows) if rows else Transform()
+
 
 Names = str | tuple[str, ...]
 Dimensions = tuple[str, ...]

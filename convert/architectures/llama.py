@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, headless, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform, View
 from convert.architectures._rope import Rotary
@@ -18,7 +18,7 @@ GRAPH = Graph("llama", rotary=Rotary(("linear", "yarn", "llama3")))
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    config = Config(values)
+    config = headless(Config(values), "LlamaModel")
     decoder = read_decoder(config, GRAPH)
     rows = layer_rows(config)
     fields = [
@@ -61,7 +61,14 @@ def pairs_together(heads: int) -> View:
 FAMILY = Family(
     name="llama",
     title="Llama and what has its layers (Mistral, TinyLlama, Yi, SmolLM …)",
-    classes=("LlamaForCausalLM", "MistralForCausalLM", "VLlama3ForCausalLM"),
+    classes=(
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "LLaMAForCausalLM",
+        "IQuestCoderForCausalLM",
+        "LlamaModel",
+        "VLlama3ForCausalLM",
+    ),
     text=text,
     renames=(("model.text_model.", "model."),),
     tested=("gptq", "onnx"),

@@ -69,10 +69,23 @@ class Inputs:
     def gram(self, expert: int = 0) -> Tensor:
         """float32 (columns, columns): X^T X / tokens; zeros for an expert that saw none."""
         total = self._gram.get(expert)
-        if total is None:
-            return torch.zeros(self.columns, self.columns)
-        upper = total / max(1, int(self.counts[expert]))
-        return upper.triu_() + upper.triu(1).T
+        return torch.zeros(self.columns, self.columns) if total is None else self._whole(total.clone(), expert)
+
+    def take_gram(self, expert: int = 0) -> Tensor:
+        """The same, given away: there is no second one of it in memory, and none here any more."""
+        total = self._gram.pop(expert, None)
+        return torch.zeros(self.columns, self.columns) if total is None else self._whole(total, expert)
+
+    def _whole(self, total: Tensor, expert: int) -> Tensor:
+        """What was summed, from the diagonal on, divided and mirrored in place."""
+        with torch.inference_mode():
+            total.div_(max(1, int(self.counts[expert])))
+            for start in range(0, self.columns, GRAM_COLUMNS):
+                end = start + GRAM_COLUMNS
+                corner = total[start:end, start:end].triu()
+                total[start:end, start:end] = corner + corner.triu(1).T
+                total[end:, start:end] = total[start:end, end:].T
+        return total
 
     def to(self, device: torch.device) -> None:
         """Take all sums to a device; the counts stay here."""

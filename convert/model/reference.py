@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
+from convert.model.memory_needs import weights_in, weights_of
+from convert.source.checkpoint import packing
 
 if TYPE_CHECKING:
     from convert.model.resume import Resume
@@ -79,12 +81,13 @@ def _session(folder: Path, threads: int | None, trust_remote_code: bool, how: Ho
     from validate import memory
     from validate.runtimes import transformers
 
-    need, free = memory.weights(folder.glob("*.safetensors")).full_bytes, memory.free_bytes()
+    need, free = weights_in(folder).full_bytes, memory.free_bytes()
     fits = how.dtype == "float32" and (free is None or need <= free * memory.FREE_SHARE)
-    if fits if how.layered is None else not how.layered and how.dtype == "float32":
+    whole = fits if how.layered is None else not how.layered and how.dtype == "float32"
+    if whole and packing(folder) is None:
         return transformers.RUNTIME.open(folder, threads=threads, trust_remote_code=trust_remote_code)
     session = LayeredSession(folder, threads, trust_remote_code, how.dtype, folder.parent)
-    session.resume = how.resume
+    session.resume, session.whole = how.resume, whole
     return session
 
 
@@ -109,8 +112,7 @@ def check_memory(source: Bundle, where: str, remedy: str = "run it on a machine 
     """A source larger than the machine. What is free just now is asked when it is loaded, not here."""
     from validate import memory
 
-    files = [a.path for a in source.of(Role.WEIGHTS) if a.format == "safetensors"]
-    need, total = memory.weights(files).layered_bytes, memory.total_bytes()
+    need, total = weights_of(source).layered_bytes, memory.total_bytes()
     if total is None or need <= total:
         return []
     return [

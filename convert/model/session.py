@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convert.source.checkpoint import packing
 from validate.runtimes._optional import optional
 from validate.runtimes.transformers import TransformersSession
 
@@ -30,6 +31,7 @@ class LayeredSession(TransformersSession):
     """
 
     resume: Resume | None = None
+    whole = False  # all layers stay in memory
 
     def __init__(
         self,
@@ -45,15 +47,19 @@ class LayeredSession(TransformersSession):
     @functools.cached_property
     def layered(self) -> Layered:
         """The model, which holds what belongs to no layer."""
+        from convert.model import hollow
         from convert.model.devices import open_on, there_are
         from convert.model.layered import Layered
         from convert.model.scratch import Scratch
 
-        if optional(self._config, "quantization_config") is not None:
+        packed = packing(self._folder) is not None  # and made whole while it is read
+        if optional(self._config, "quantization_config") is not None and not packed:
             return Layered(super()._model)  # blocks that transformers unpacks only as a whole
         with self.loading():
             dtype = {"float32": self._torch.float32, "bfloat16": self._torch.bfloat16}[self._dtype]
             scratch, trust = Scratch(folder=self._within), self._trust_remote_code
+            if self.whole:
+                return Layered(hollow.whole(self._folder, dtype, trust_remote_code=trust), scratch=scratch)
             return open_on(there_are(), self._folder, dtype, trust_remote_code=trust, scratch=scratch)
 
     @property

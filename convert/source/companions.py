@@ -24,7 +24,7 @@ from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
 from convert.source.added_tokens import Added, Said, settle
 from convert.source.card import read_card
-from convert.source.checkpoint import mended
+from convert.source.checkpoint import as_read, mended
 from convert.source.untrusted import check_link, decoded, not_json, read_bytes
 
 ROLES: Mapping[str, Role] = MappingProxyType(
@@ -50,6 +50,10 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "processor_config.json": Role.PREPROCESSOR,
         "video_preprocessor_config.json": Role.PREPROCESSOR,
         "generation_config.json": Role.GENERATION,
+        "modules.json": Role.SENTENCES,
+        "[0-9]_Pooling/config.json": Role.SENTENCES,
+        "[0-9]_Dense/config.json": Role.SENTENCES,
+        "[0-9]_Dense/model.safetensors": Role.SENTENCES,
         "README.md": Role.CARD,
         "LICENSE*": Role.CARD,
         "NOTICE*": Role.CARD,
@@ -79,10 +83,19 @@ def collect(folder: Path, inside: Path | None = None) -> dict[Role, tuple[Path, 
     found: dict[Role, list[Path]] = {}
     for pattern, role in ROLES.items():
         subfolder, _, name = pattern.rpartition("/")
-        for path in _matches(folder / subfolder if subfolder else folder, name):
+        for path in (path for place in _folders(folder, subfolder) for path in _matches(place, name)):
             _check_regular(path, home, folder)
             found.setdefault(role, []).append(path)
     return {role: tuple(sorted(paths)) for role, paths in found.items()}
+
+
+def _folders(folder: Path, pattern: str) -> Iterable[Path]:
+    """Where files of a pattern of ROLES lie: the folder itself, or those in it that are called so."""
+    if not pattern:
+        return [folder]
+    if "[" not in pattern:
+        return [folder / pattern]
+    return [path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern) and path.is_dir()]
 
 
 def _matches(folder: Path, pattern: str) -> Iterable[Path]:
@@ -213,7 +226,7 @@ def read_companions(bundle: Bundle, *, tokenizer: bool = True) -> Companions:
     card, card_notes = read_card(files.get("README.md"))
     templates, template_notes = _chat_templates(files)
     companions = Companions(
-        config=_config(files),
+        config=_config(files) if bundle.pending is None else bundle.pending.config,
         tokenizer_config=_tokenizer_config(files),
         chat_templates=templates,
         generation=_read(files, "generation_config.json"),
@@ -236,7 +249,8 @@ def _files(bundle: Bundle) -> dict[str, Path]:
             continue
         folder = artifact.path.parent.name
         name = artifact.path.name
-        files[f"{folder}/{name}" if folder == "additional_chat_templates" else name] = artifact.path
+        inner = folder == "additional_chat_templates" or (role is Role.SENTENCES and name != "modules.json")
+        files[f"{folder}/{name}" if inner else name] = artifact.path
     return files
 
 
@@ -287,9 +301,9 @@ def _read(files: Mapping[str, Path], name: str) -> JsonDict:
 
 
 def _config(files: Mapping[str, Path]) -> JsonDict:
-    """config.json, without what the weights beside it disprove."""
+    """config.json, without what the weights beside it disprove, as tensors are read from there."""
     found = _read(files, "config.json")
-    return mended(files["config.json"].parent, found) if found else found
+    return as_read(mended(files["config.json"].parent, found)) if found else found
 
 
 def _tokenizer_config(files: Mapping[str, Path]) -> JsonDict:

@@ -24,7 +24,11 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 NETWORK_SECONDS = 10.0
 
 TIKTOKEN = ("*.tiktoken", "tiktoken.model")
-COMPANION_PATTERNS = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.txt", *SENTENCEPIECE, *TIKTOKEN)
+SENTENCES = ("[0-9]_Pooling/config.json", "[0-9]_Dense/config.json", "[0-9]_Dense/model.safetensors")
+COMPANION_PATTERNS = (
+    *("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.txt"),
+    *(*SENTENCEPIECE, *TIKTOKEN, *SENTENCES),
+)
 CARD_PATTERNS = ("README.md", "LICENSE*", "NOTICE*")
 
 

@@ -19,10 +19,11 @@ from convert.errors import InputError, Problem
 from convert.files import HashedFile, write_text
 from convert.json_types import JsonObject
 from convert.progress import Progress
-from convert.source import checkpoint, quantized
+from convert.source import checkpoint, quantized, unpack
 from convert.source.card import base_models
-from convert.source.checkpoint import CLASSES, CONFIG_NAME, MAX_CONFIG_BYTES, SAFETENSORS, model_entries
+from convert.source.checkpoint import CLASSES, CONFIG_NAME, MAX_CONFIG_BYTES, PICKLES, SAFETENSORS, model_entries
 from convert.source.companions import TOKENIZER_BYTES
+from convert.source.model_types import gives_scores
 from convert.source.names import kept_name, name_notes
 from convert.source.safetensors import Entry, Header, MappedFile, read_header, write
 from convert.source.untrusted import decoded, inside, is_plain, listed, read_bytes, read_object
@@ -41,9 +42,10 @@ def notes(folder: Path) -> list[str]:
         return []
     stale = [quantized.stale_note(config, types)] if quantized.is_stale(config, types) else []
     mended = checkpoint.mended(folder, config)
+    read = [unpack.note(mended[quantized.KEY])] if unpack.reads(mended.get(quantized.KEY)) else []
     named = [] if mended.get(CLASSES) == config.get(CLASSES) else [_class_note(mended)]
     lost = [f"{p.where}: {p.got}; left out, as no text can have such a token: {p.remedy}" for p in lost_ids(folder)]
-    return [*stale, *named, *lost, *name_notes(types)]
+    return [*stale, *read, *named, *lost, *name_notes(types, gives_scores(config))]
 
 
 def lost_ids(folder: Path) -> list[Problem]:
@@ -77,20 +79,29 @@ def _class_note(config: JsonObject) -> str:
 
 def refusal(folder: Path, card: JsonObject) -> Problem | None:
     """Why weights that are quantized cannot be read; None for all that can, or whose headers say what is wrong."""
-    config = checkpoint.read_config(folder)
-    words = config.get(quantized.KEY)
+    words = checkpoint.stored_config(folder).get(quantized.KEY)
     if words is None or quantized.method(words) in quantized.CARRIED:
         return None
-    return quantized.problem(words, str(folder / CONFIG_NAME), base_models(card))
+    found = quantized.problem(words, str(folder / CONFIG_NAME), base_models(card))
+    if not unpack.reads(words):
+        return found
+    if checkpoint.layout(folder) is PICKLES:
+        return replace(found, got=found.got.replace(quantized.NOT_READ, "pickles of such weights are not read here"))
+    try:
+        checkpoint.open_tensors(folder)
+    except InputError as error:
+        return replace(error.problem, remedy=found.remedy) if error.problem.wanted == quantized.WANTED else None
+    return None
 
 
 def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     """The bundle of the checkpoint in `folder` with all that is odd in it put right in `out`."""
     weights = bundle.of(Role.WEIGHTS)
     headers = [read_header(a.path) for a in weights if a.path.is_relative_to(folder)]
-    odd = [header for header in headers if any(kept_name(e.name) != e.name for e in header.entries)]
+    scores = gives_scores(checkpoint.read_config(folder))
+    odd = [header for header in headers if any(kept_name(e.name, scores) != e.name for e in header.entries)]
     texts = [(role, a) for role, a in bundle.artifacts() if role not in (Role.WEIGHTS, Role.CARD)]
-    other_config = read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES) != checkpoint.read_config(folder)
+    other_config = read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES) != checkpoint.stored_config(folder)
     for note in notes(folder):
         progress.warn(note)
     index = folder / SAFETENSORS.index
@@ -101,9 +112,9 @@ def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     for role, artifact in texts:
         made[role] = (*made.get(role, ()), _text(artifact, folder, out))
     if odd:
-        made[Role.WEIGHTS] = tuple(_renamed(weights, odd, out, progress))
+        made[Role.WEIGHTS] = tuple(_renamed(weights, odd, out, progress, scores))
     if odd or odd_index:
-        _write_index(made.get(Role.WEIGHTS, weights), out)
+        _write_index(made.get(Role.WEIGHTS, weights), out, scores)
     if files := [a.path.name for _, a in texts if _is_odd(a.path)]:
         progress.note(f"read as UTF-8 without a byte-order mark from here on: {listed(files)}")
     return replace(bundle, roles={**bundle.roles, **made})
@@ -122,17 +133,19 @@ def _text(artifact: Artifact, folder: Path, out: Path) -> Artifact:
     target = out / inner
     target.parent.mkdir(parents=True, exist_ok=True)
     if inner == Path(CONFIG_NAME):
-        return write_text(target, json.dumps(checkpoint.read_config(folder), indent=2) + "\n", artifact.kind)
+        return write_text(target, json.dumps(checkpoint.stored_config(folder), indent=2) + "\n", artifact.kind)
     raw = read_bytes(artifact.path, TOKENIZER_BYTES)
     with HashedFile(target) as file:
         file.write(decoded(str(artifact.path), raw).encode() if _is_odd(artifact.path) else raw)
     return file.artifact(artifact.kind)
 
 
-def _renamed(weights: Iterable[Artifact], odd: Iterable[Header], out: Path, progress: Progress) -> Iterator[Artifact]:
+def _renamed(
+    weights: Iterable[Artifact], odd: Iterable[Header], out: Path, progress: Progress, scores: bool
+) -> Iterator[Artifact]:
     """The files of the weights, those with odd names written anew."""
     headers = {header.path: header for header in odd}
-    entries = {path: list(model_entries(header)) for path, header in headers.items()}
+    entries = {path: list(model_entries(header, scores)) for path, header in headers.items()}
     total = sum(e.stop - e.start for found in entries.values() for e in found)
     progress.start("writing the weights under their own names", total)
     for artifact in weights:
@@ -154,12 +167,12 @@ def _data(header: Header, kept: Iterable[Entry], progress: Progress) -> Iterator
         progress.advance(size)
 
 
-def _write_index(weights: Iterable[Artifact], out: Path) -> None:
+def _write_index(weights: Iterable[Artifact], out: Path, scores: bool) -> None:
     """The index of weights in several files, some of which have other names in them now."""
     files = [artifact.path for artifact in weights]
     if len(files) == 1:
         return
-    weight_map = {entry.name: path.name for path in files for entry in model_entries(read_header(path))}
+    weight_map = {entry.name: path.name for path in files for entry in model_entries(read_header(path), scores)}
     size = sum(path.stat().st_size for path in files)
     write_text(
         out / SAFETENSORS.index, json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}, indent=2)

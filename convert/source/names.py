@@ -24,6 +24,7 @@ UNMERGED = re.compile(
     r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save|original_module|lora_magnitude_vector)\."
 )
 
+CLASSIFIER = "classifier."
 UNUSED: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"(v_head\d*|value_head|critic|critic_head|(target_)?q_heads?)\."),
@@ -54,10 +55,13 @@ def unused(name: str) -> str:
     return next((what for pattern, what in UNUSED if pattern.match(name)), "")
 
 
-def kept_name(name: str) -> str:
-    """The plain name of a tensor that is part of the model; empty for one that is not."""
+def kept_name(name: str, scores: bool = False) -> str:
+    """The plain name of a tensor that is part of the model; empty for one that is not.
+
+    Of a model that gives `scores`, the classifier is part.
+    """
     plain = plain_name(name)
-    return "" if unused(plain) else plain
+    return "" if unused(plain) and not (scores and plain.startswith(CLASSIFIER)) else plain
 
 
 def refuse_unmerged(where: str, names: Iterable[str]) -> None:
@@ -68,7 +72,7 @@ def refuse_unmerged(where: str, names: Iterable[str]) -> None:
         raise InputError(where, f"holds an adapter that is not merged: {listed(found)}", "whole weights", remedy)
 
 
-def name_notes(names: Iterable[str]) -> list[str]:
+def name_notes(names: Iterable[str], scores: bool = False) -> list[str]:
     """What is done about a checkpoint's names, a line each; nothing for names as most have them."""
     names = list(names)
     plain = {name: plain_name(name) for name in names}
@@ -78,6 +82,7 @@ def name_notes(names: Iterable[str]) -> list[str]:
         notes.append(f"{len(wrapped)} tensors have a wrapper in their names: {first!r} is read as {plain[first]!r}")
     heads: dict[str, list[str]] = {}
     for name in names:
-        if what := unused(plain[name]):
+        if not kept_name(name, scores):
+            what = unused(plain[name])
             heads.setdefault(what, []).append(name)
     return [*notes, *(f"left out: {listed(found)}, {what}" for what, found in heads.items())]

@@ -11,10 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from convert.bundle import Artifact
 from convert.errors import InputError
 from convert.progress import Progress
-from convert.source.checkpoint import PICKLES, SAFETENSORS, check_index
+from convert.source.checkpoint import PICKLES, SAFETENSORS, STORAGE, LazyTensor, check_index, read_config
+from convert.source.model_types import gives_scores
 from convert.source.names import kept_name, refuse_unmerged
 from convert.source.pickle_scan import DTYPES, ZIP_START, scan
 from convert.source.safetensors import write
@@ -43,9 +46,10 @@ def convert(
     progress.start("reading pickled weights", sum(path.stat().st_size for path in files))
     found: dict[str, str] = {}
     artifacts = []
+    scores = bool(files) and _gives_scores(files[0].parent)
     for path, name in zip(files, SAFETENSORS.names(len(files)), strict=True):
         scan(path)
-        tensors = _model_tensors(path)
+        tensors = _model_tensors(path, scores)
         twice = [tensor for tensor in tensors if tensor in found]
         if twice:
             raise InputError(str(path), f"holds {listed(twice)}, which {found[twice[0]]} holds too", "each tensor once")
@@ -55,18 +59,46 @@ def convert(
         artifacts.append(write(out / name, specs, _bytes(kept.values()), {"format": "pt"}))
         progress.advance(path.stat().st_size)
     if files:
-        named = {plain: file for tensor, file in index.items() if (plain := kept_name(tensor))}
+        named = {plain: file for tensor, file in index.items() if (plain := kept_name(tensor, scores))}
         check_index(files[0].parent / PICKLES.index, named, found)
     return tuple(artifacts)
 
 
-def _model_tensors(path: Path) -> dict[str, torch.Tensor]:
+def _gives_scores(folder: Path) -> bool:
+    """Whether the model of a folder is a classifier of texts, as far as its config can be read."""
+    try:
+        return gives_scores(read_config(folder))
+    except InputError:  # said by who needs the config
+        return False
+
+
+def lazy_tensors(path: Path) -> dict[str, LazyTensor]:
+    """Every tensor of a pickled state dict, as it is called there. Raises InputError for anything else in it."""
+    scan(path)
+    return {name: as_lazy(name, value, path.name) for name, value in _load(path).items()}
+
+
+def as_lazy(name: str, value: torch.Tensor, file: str) -> LazyTensor:
+    """A tensor of torch's as one of a checkpoint."""
+    dtype = DTYPES[_dtype(value)]
+
+    def load() -> np.ndarray:
+        import torch
+
+        flat = value.detach().contiguous().reshape(-1)
+        stored = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+        return stored.view(STORAGE[dtype]).reshape(value.shape)
+
+    return LazyTensor(name, tuple(value.shape), dtype, load, file)
+
+
+def _model_tensors(path: Path, scores: bool) -> dict[str, torch.Tensor]:
     """The tensors in the file that are part of the model, by their plain names (see convert.source.names)."""
     state = _load(path)
     refuse_unmerged(str(path), state)
     tensors: dict[str, torch.Tensor] = {}
     for name, value in state.items():
-        kept = kept_name(name)
+        kept = kept_name(name, scores)
         if kept in tensors:
             raise InputError(str(path), f"holds {shown(kept)} under two names", "each tensor once")
         if kept:

@@ -14,6 +14,7 @@ from convert.formats.base import EVERYTHING, Output
 from convert.json_types import JsonDict, JsonObject
 from convert.suggest import SHOWN
 from validate import gates
+from validate.embeddings import TEXT
 from validate.metrics import DEFINITIONS, default_limits
 
 if TYPE_CHECKING:
@@ -56,10 +57,15 @@ Entry = Annotated[dict[str, float | str], BeforeValidator(_read), WithJsonSchema
 Limits = dict[str, Entry]
 
 
-def limits_of(limits: Mapping[str, gates.Entry], row: Output, measured: Collection[str] | None = None) -> gates.Gates:
-    """Metric -> (limit, where it is from) of a row; given what was measured of it, those that are to be judged."""
+def limits_of(
+    limits: Mapping[str, gates.Entry], row: Output, measured: Collection[str] | None = None, gives: str = TEXT
+) -> gates.Gates:
+    """Metric -> (limit, where it is from) of a row; given what was measured of it, those that are to be judged.
+
+    `gives` is what the model gives: text, embeddings or scores.
+    """
     projector = row.projector.type if row.projector else None
-    found = gates.gates(limits, list(row.names), row.weights.type, projector)
+    found = gates.gates(limits, list(row.names), row.weights.type, projector, gives)
     return found if measured is None else gates.applicable(found, measured)
 
 
@@ -90,9 +96,9 @@ def addressed(names: Collection[str], row: Output) -> bool:
     return any(gates.addresses(name, row.names) for name in names)
 
 
-def explain_limits(limits: Mapping[str, gates.Entry], rows: Sequence[Output]) -> list[str]:
+def explain_limits(limits: Mapping[str, gates.Entry], rows: Sequence[Output], gives: str = TEXT) -> list[str]:
     """What each row will be held to, for `convert plan -v`."""
-    return [f"{row.label}: {', '.join(gates.in_words(limits_of(limits, row)))}" for row in rows]
+    return [f"{row.label}: {', '.join(gates.in_words(limits_of(limits, row, None, gives)))}" for row in rows]
 
 
 def unknown_names(what: str, names: Collection[str], rows: Sequence[Output], also_on: Sequence[str]) -> list[Problem]:

@@ -20,6 +20,7 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
 from convert.formats.base import SOURCE, Output
+from convert.model import engine
 from convert.model.memory_needs import Passes, reference_needs
 from convert.model.reference import How, open_reference, passes_folder
 from convert.needs import Needs
@@ -35,6 +36,7 @@ from convert.validation.checks import (
     wants_images,
     window_of,
 )
+from convert.validation.given import check_given, gives, longest_text
 from convert.validation.limits import explain_limits, limits_of, unknown_names
 from convert.validation.options import AUTO, MIN_TOKENS, ValidateOptions
 from convert.validation.outputs import outputs
@@ -49,7 +51,8 @@ from convert.validation.report import (
     write,
 )
 from convert.validation.second import second_runtimes, versions_elsewhere
-from convert.validation.sizes import kept_bytes, memory_bytes
+from convert.validation.sizes import QUANTIZED, kept_bytes, memory_bytes
+from validate.embeddings import TEXT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,6 +131,8 @@ def _candidate(
     _, kind = registry.kinds()[row.weights.format]
     name = row.on or next(iter(kind.runtimes), "")
     runtime = also_on.get(row.on) or (runtimes.load(name) if name in runtimes.names() else None)
+    if not row.on and row.weights.format in QUANTIZED and engine.is_needed(row.weights.path.parent):
+        runtime = engine.RUNTIME
     return Candidate(
         row.weights.path,
         row.projector.path if row.projector else None,
@@ -139,7 +144,7 @@ def _candidate(
         partial(stated, row, source),
         name,
         _measurement_key(row, inputs[row.stage], runtime, json.dumps([reference_key, caches])),
-        limits={metric: limit for metric, (limit, _) in limits_of(options.limits, row).items()},
+        limits={metric: limit for metric, (limit, _) in limits_of(options.limits, row, None, gives(source)).items()},
         compares_caches=caches,
     )
 
@@ -151,6 +156,8 @@ def _windows(
     from validate import texts
 
     window = window_of(options, source)
+    if reference.identity().gives != TEXT:
+        return _passages(options, reference, sets, longest_text(options, source))
     if window < options.window:
         progress.note(f"windows of {window} tokens, not {options.window}: the model was made for no more")
     windows = texts.windows(reference, sets, options.most_tokens, window)
@@ -167,6 +174,19 @@ def _windows(
     if options.text and got < options.tokens:
         progress.warn(f"the texts have {got} tokens, fewer than the {options.tokens} asked for")
     return windows
+
+
+def _passages(options: ValidateOptions, reference: Reference, sets: Sequence[InputSet], longest: int) -> Windows:
+    """What an encoder is given: whole texts, not windows of one."""
+    from validate.embeddings import FEWEST
+    from validate.passages import passages
+
+    found = passages(reference, sets, options.most_tokens, longest)
+    if len(found.tokens) < FEWEST:
+        where = ", ".join(map(str, options.text)) or "our own texts"
+        remedy = "name texts of several paragraphs"
+        raise StageError(where, f"{len(found.tokens)} paragraphs", f"at least {FEWEST}", remedy)
+    return found
 
 
 def _questions(
@@ -298,7 +318,7 @@ class ValidateStage(Stage[ValidateOptions]):
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
         also_on = second_runtimes(options)
         rows = outputs(inputs, also_on)
-        problems = check_all(options, inputs[SOURCE], rows)
+        problems = [*check_all(options, inputs[SOURCE], rows), *check_given(options, inputs[SOURCE])]
         if not rows:
             return [
                 *problems,
@@ -342,7 +362,7 @@ class ValidateStage(Stage[ValidateOptions]):
 
     def explain(self, options: ValidateOptions, inputs: Inputs) -> list[str]:
         """What each output will be held to, for `convert plan -v`."""
-        return explain_limits(options.limits, outputs(inputs, second_runtimes(options)))
+        return explain_limits(options.limits, outputs(inputs, second_runtimes(options)), gives(inputs[SOURCE]))
 
     def run(self, options: ValidateOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The source's bundle with the report in every form; a limit that is passed over is in there, not raised."""

@@ -10,9 +10,9 @@ from convert.bundle import Role
 from convert.formats.gguf.against import hyperparameters, tensor_pairs
 from convert.validation.tensors import compare_tensors
 from tests.fixtures_gguf import convert
-from tests.parity.families import cases
+from tests.parity.families import every_case
 
-ALL = cases()
+ALL = every_case()
 
 
 @pytest.mark.parametrize("name", ALL)

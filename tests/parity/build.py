@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,27 @@ def same(name: str, values: Any) -> Tensors:
     return {name: values}
 
 
+def experts_apart(
+    name: str, values: Any, parts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+) -> Tensors:
+    """All experts' `….experts.gate_up_proj` or `….experts.down_proj` as one tensor each; any other tensor as it is.
+
+    `parts` are the hub's words for gate, up and down.
+    """
+    base, _, kind = name.rpartition(".experts.")
+    if not base:
+        return {name: values}
+    gate, up, down = parts
+    if kind == "down_proj":
+        return {f"{base}.experts.{i}.{down}.weight": one.clone() for i, one in enumerate(values)}
+    halves = [one.chunk(2) for one in values]
+    return {
+        f"{base}.experts.{i}.{word}.weight": half.clone()
+        for i, pair in enumerate(halves)
+        for word, half in zip((gate, up), pair, strict=True)
+    }
+
+
 def build(
     folder: Path,
     words: Words,
@@ -123,9 +145,11 @@ def build(
     *,
     hub: Hub = tiny.hub_tensors,
     scales: Mapping[str, float] = SHARP,
+    drawn_as: str = "",
 ) -> Path:
     """Write a checkpoint whose config.json is `config` and what the tokenizer adds to it; returns its folder.
 
+    `drawn_as` is transformers' class whose parameters it has, where that of the config is none of transformers'.
     Every tensor is drawn around 0, those called norm or ln_… .weight around 1; then `scales`.
     """
     tiny._save_tokenizer(folder, words.tokenizer(), dict(words.tokenizer_config))
@@ -133,7 +157,7 @@ def build(
         (folder / "tokenizer.model").write_bytes(tokenizer_model(json.loads(words.tokenizer())))
     whole = {"torch_dtype": "bfloat16", "vocab_size": words.vocab, **words.config, **config}
     (folder / "config.json").write_text(json.dumps(whole, indent=2))
-    tiny.write_weights(folder, draw(folder, hub, scales), 1)
+    tiny.write_weights(folder, draw(folder, hub, scales, drawn_as=drawn_as), 1)
     return folder
 
 
@@ -174,7 +198,7 @@ def sharpened(folder: Path) -> Path:
     return folder
 
 
-def draw(folder: Path, hub: Hub, scales: Mapping[str, float], seed: int = 0) -> Tensors:
+def draw(folder: Path, hub: Hub, scales: Mapping[str, float], seed: int = 0, drawn_as: str = "") -> Tensors:
     """Name on the hub -> torch tensor, of a model with the config in `folder`."""
     import torch
     import transformers
@@ -182,7 +206,7 @@ def draw(folder: Path, hub: Hub, scales: Mapping[str, float], seed: int = 0) -> 
     config = transformers.AutoConfig.from_pretrained(folder)
     given = json.loads((folder / "config.json").read_text())
     with torch.device("meta"):
-        model = getattr(transformers, given["architectures"][0])(config)
+        model = getattr(transformers, drawn_as or given["architectures"][0])(config)
     generator = torch.Generator().manual_seed(seed)
     dtype = getattr(torch, given["torch_dtype"])
     tensors: Tensors = {}
@@ -213,4 +237,27 @@ def _factor(name: str, scales: Mapping[str, float]) -> float:
 
 def _is_norm(name: str) -> bool:
     *_, module, kind = name.split(".")
-    return kind == "weight" and ("norm" in module or module.startswith("ln_"))
+    return kind == "weight" and ("norm" in module.lower() or module.startswith("ln_"))
+
+
+def as_llama(folder: Path, words: Words = LLAMA, **config: Any) -> Path:
+    """A Llama that a checkpoint of another writer is the equal of."""
+    given = {
+        **SIZES,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+    }
+    return build(folder, words, given | config)
+
+
+def renamed(*renames: tuple[str, str]) -> Layout:
+    """The layout of a writer who has other pieces of names."""
+
+    def layout(tensors: Tensors) -> Tensors:
+        return {reduce(lambda name, pair: name.replace(*pair), renames, name): t for name, t in tensors.items()}
+
+    return layout

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tests.parity import checkpoints
 
@@ -23,7 +25,8 @@ class Case:
 
     `tolerance` is the largest difference of F32 logits to transformers (with ggml's GELU in it), as a part of their
     standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
-    `allowed` are metadata keys, or "order of tensors", that differ from the upstream converter's -> the reason.
+    `allowed` are metadata keys, "tensor NAME" or "order of tensors", that differ from the upstream converter's -> the
+    reason; and tensors that only our files have.
     Where transformers has no class for the checkpoint, `equal` makes the same model in the layout of one that it has.
     """
 
@@ -31,12 +34,21 @@ class Case:
     tolerance: float = 2e-3
     why: str = ""
     allowed: Mapping[str, str] = field(default_factory=dict)
+    upstream_options: Sequence[str] = ()  # more words on the command line of upstream's converter, for the text
     no_parity: str = ""  # why upstream's converter cannot make it
     equal: Callable[[Path], Path] | None = None  # what transformers loads instead
+    as_source: Callable[[Any], None] = lambda model: None  # what only its publishers' code computes, put into `equal`
     no_logits: str = ""  # why nothing computes the source, or llama.cpp not the file: its bytes are the proof
+    writes: bool = True  # text: else what is compared are vectors of tokens, and an embedding or scores
+    no_scores: str = ""  # why llama.cpp's scores are not transformers'
+    scored: Callable[[Path, np.ndarray], np.ndarray] | None = None  # (folder, vectors of tokens) -> its scores, then
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
+    sound: float = 0.0  # seconds of a sound whose embeddings are compared too
+    heard: Callable[[Any, Mapping[str, Any]], Any] = lambda model, inputs: model.get_audio_features(**inputs)
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
+    exact_gelu: bool = False  # llama.cpp computes the tower's as transformers does, and has no table for it
+    rows: tuple[int, int] | None = None  # tokens in a row of the image, and the id of what ends each row but the last
     as_llama_cpp_sees: Callable[[Any], None] = lambda model: None  # puts an order of its own graph into transformers
 
 
@@ -46,7 +58,12 @@ def loadable() -> dict[str, Case]:
 
 
 def cases() -> dict[str, Case]:
-    """Every case by "family" or "family, variant"."""
+    """Every case of a model that writes text, by "family" or "family, variant"."""
+    return {name: case for name, case in every_case().items() if case.writes}
+
+
+def every_case() -> dict[str, Case]:
+    """Every case, encoders too."""
     return {f"{name}, {variant}" if variant else name: case for name, variant, case in _all()}
 
 
@@ -56,6 +73,10 @@ def families() -> dict[str, list[Case]]:
     for name, _, case in _all():
         found.setdefault(name, []).append(case)
     return found
+
+
+IMAGES_NOT_KNOWN = frozenset({"janus", "lighton_ocr", "paddleocr"})
+"""Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 
 def _all() -> Iterator[tuple[str, str, Case]]:

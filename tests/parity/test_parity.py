@@ -5,18 +5,20 @@ make parity        fetches the converter and runs this; without the converter it
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from convert.architectures import find
 from convert.bundle import Role
 from tests.fixtures_gguf import convert
-from tests.parity.families import Case, cases
+from tests.parity.families import Case, every_case
 from tests.parity.upstream import HOW_TO_GET, Difference, Upstream, compare, find_llama_cpp
 
-ALL = cases()
+ALL = every_case()
 KINDS = ("F32", "Q8_0")
 
 OURS, THEIRS, BOTH = "only ours", "only theirs", ""
@@ -29,10 +31,15 @@ ALLOWED: tuple[tuple[str, str, str], ...] = (  # metadata key, whose it is, why 
     (r"clip\.vision\.attention\.layer_norm_epsilon", BOTH, "the tower's own; upstream copies the text model's"),
     (r"tokenizer\.ggml\.(eot|eom|fim_[a-z]+)_token_id", OURS, "otherwise llama.cpp searches by text among candidates"),
     (r"tokenizer\.ggml\.(add_space_prefix|remove_extra_whitespaces)", BOTH, "what the tokenizer says, not a default"),
+    (r"tokenizer\.ggml\.cls_token_id", OURS, "the token before a text; upstream's writer has no word for it"),
+    (r"tokenizer\.ggml\.normalizer\.strip_accents", OURS, "stated; the tokenizer leaves it to its small letters"),
     (r"tokenizer\.ggml\.add_sep_token", THEIRS, "llama.cpp's default for these kinds"),
     (r"tokenizer\.ggml\.(scores|token_type)", BOTH, "those of the tokenizer.model that tokenizer.json was made from"),
+    (r".*\.pooling_type", OURS, "what a classifier gives are scores; upstream leaves it to `--pooling rank`"),
     (r"general\.sampling\.temp", OURS, "do_sample: false is greedy decoding"),
 )
+# of these tensors values may be one float32 apart: A = -exp(A_log), which we round once and torch as processors do
+LAST_BIT = re.compile(r"blk\.\d+\.ssm_a")
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +57,24 @@ def test_files_equal_upstreams(name: str, upstream: Upstream, tmp_path: Path) ->
     if case.no_parity:
         pytest.skip(case.no_parity)
     folder = case.make(tmp_path / "tiny")
+    has_projector = find(json.loads((folder / "config.json").read_text())).vision is not None
     for kind in KINDS:
-        bundle = convert(folder, tmp_path / kind, kind, mmproj=kind if case.image else None)
+        bundle = convert(folder, tmp_path / kind, kind, mmproj=kind if has_projector else None)
         differences = []
         for role, mmproj in ((Role.WEIGHTS, False), (Role.PROJECTOR, True)):
             for artifact in bundle.of(role):
                 theirs = tmp_path / f"{kind}-{role.value}.gguf"
-                upstream.convert(folder, kind, theirs, mmproj=mmproj)
+                upstream.convert(folder, kind, theirs, mmproj=mmproj, options=() if mmproj else case.upstream_options)
                 differences += compare(artifact.path, theirs)
-        unexpected = [d for d in differences if not _allowed(case, d)]
+        unexpected = [d for d in differences if not is_allowed(case, d)]
         assert not unexpected, "\n".join(map(str, unexpected))
 
 
-def _allowed(case: Case, difference: Difference) -> bool:
+def is_allowed(case: Case, difference: Difference) -> bool:
+    """Whether the two files may differ so."""
     if difference.tensor:
-        return False
+        a_bit = difference.steps == 1 and LAST_BIT.fullmatch(difference.name) is not None
+        named = difference.name in case.allowed and difference.what.startswith(("type ", OURS))
+        return a_bit or named or f"tensor {difference.name}" in case.allowed
     rules = (*ALLOWED, *((re.escape(key), BOTH, why) for key, why in case.allowed.items()))
     return any(re.fullmatch(key, difference.name) and difference.what.startswith(whose) for key, whose, _ in rules)

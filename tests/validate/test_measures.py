@@ -123,7 +123,7 @@ def test_ours_are_made_in_this_order() -> None:
     assert [m.__name__ for m in windows] == ["Drift"]
     assert [m.__name__ for m in sessions] == [
         *("Cache", "Speed"),  # before what makes a candidate's process larger
-        *("Contract", "Settings", "TemplatesJs", "Writing"),
+        *("Contract", "Settings", "TemplatesJs", "Embeddings", "Writing"),
         *("Stops", "Tools", "Flips", "KvCache", "Images", "Clicks"),
     ]
     assert [m.__name__ for m in files] == ["Tensors", "Stated"]

@@ -15,10 +15,13 @@ from typing import ClassVar
 import numpy as np
 
 from validate.compressed_logits import CompressedLogits
+from validate.embeddings import EMBEDDINGS, SCORES, TEXT
 from validate.errors import Unsupported
 from validate.measurement import Candidate, Measurement, Progress, Questions
 from validate.reference import Reference
 from validate.runtimes.base import Ability, Session
+
+EVERY_MODEL = (TEXT, EMBEDDINGS, SCORES)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Measure(ABC):
     """What its failures begin with: "decoding: the candidate's logits are not finite"."""
     PLACE: ClassVar[int] = 100
     """Among the measures of its kind; they go by rising place."""
+    OF: ClassVar[tuple[str, ...]] = (TEXT,)
+    """What the models give that it is made of: TEXT, or EMBEDDINGS and SCORES, of encoders."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.reference, self.questions = comparison.reference, comparison.questions
@@ -124,6 +129,8 @@ class WindowMeasure(SessionMeasure):
 
 class FileMeasure(Measure):
     """A measure of a candidate's files, also of one that could not be run."""
+
+    OF = EVERY_MODEL
 
     @abstractmethod
     def measure(self, candidate: Candidate, result: Measurement) -> None:

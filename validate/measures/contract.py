@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from validate.contract import check_contract
-from validate.measures.base import RunningCandidate, SessionMeasure
+from validate.measures.base import EVERY_MODEL, RunningCandidate, SessionMeasure
 
 
 class Contract(SessionMeasure):
@@ -11,6 +11,7 @@ class Contract(SessionMeasure):
 
     PART = "contract"
     PLACE = 10
+    OF = EVERY_MODEL
     DESPITE_FAILURES = True
 
     def measure(self, running: RunningCandidate) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from validate.errors import NotOnThisMachine, Unsupported
-from validate.measures.base import RunningCandidate, SessionMeasure
+from validate.measures.base import EVERY_MODEL, RunningCandidate, SessionMeasure
 from validate.settings import compare_settings
 
 
@@ -12,6 +12,7 @@ class Settings(SessionMeasure):
 
     PART = "settings"
     PLACE = 12
+    OF = EVERY_MODEL
     DESPITE_FAILURES = True
 
     def measure(self, running: RunningCandidate) -> None:

@@ -47,6 +47,10 @@ _CACHE_TYPES = (
 )
 _TENSORS = "do not publish it: its file does not hold the source's values, rounded. Convert it again."
 _STATED = "do not publish it: its files describe another model than the source's config.json. Convert it again."
+_EMBEDDINGS = (
+    "texts do not compare as they do with the source. When every type of this model drifts like that, suspect the "
+    "conversion (pooling, positions, a tensor); when only this one does, it is too coarse: publish a finer type."
+)
 PLACES = 4  # that are named of each kind
 _KL = ("kl_mean", "kl_median", "kl_p95", "kl_p99", "kl_p999", "kl_max")
 
@@ -55,6 +59,7 @@ _ADVICE: dict[str, str] = {
         (*_KL, "top1", "top5", "p_rms", "p_p99", "logit_max_abs", "ppl_ratio", "ppl_change", "greedy_equal"),
         _DRIFT,
     ),
+    **dict.fromkeys(("embedding_cosine", "embedding_cosine_mean", "score_error", "rank_agreement"), _EMBEDDINGS),
     "decode_max_abs": _CACHE,
     "decode_kl": _CACHE,
     **dict.fromkeys(("tokens_equal", "vocabulary_equal", "special_ids_equal"), _VOCABULARY),

@@ -12,8 +12,9 @@ from typing import Any, cast
 import numpy as np
 
 from validate import statistics
+from validate.embeddings import TEXT
 from validate.measurement import Measurement
-from validate.metrics import DEFINITIONS, Better, Metric, resampled
+from validate.metrics import DEFINITIONS, ENCODER_METRICS, Better, Metric, applies, resampled
 from validate.report.schema import (
     CheckEntry,
     ClickEntry,
@@ -30,7 +31,10 @@ from validate.report.schema import (
 )
 from validate.vision import ClickScore
 
-REQUIRED = ("kl_mean", "top1", "ppl_ratio")  # an output without these was not validated, whatever else was measured
+REQUIRED: Mapping[str, tuple[str, ...]] = {  # an output without these was not validated, whatever else was measured
+    TEXT: ("kl_mean", "top1", "ppl_ratio"),
+    **ENCODER_METRICS,
+}
 
 
 def verdict(measurement: Measurement, limits: Mapping[str, float]) -> tuple[Status, str]:
@@ -47,8 +51,14 @@ def verdict(measurement: Measurement, limits: Mapping[str, float]) -> tuple[Stat
         if math.isfinite(metric.value) and not metric.passed
     ]
     if not measurement.failures:
-        reasons += [f"{name} was not measured" for name in dict.fromkeys((*REQUIRED, *limits)) if name not in values]
+        gives = measurement.gives
+        lacking = [name for name in dict.fromkeys((*REQUIRED[gives], *limits)) if name not in values]
+        reasons += [_not_measured(name, gives) for name in lacking]
     return ("failed", "; ".join(reasons)) if reasons else ("passed", "")
+
+
+def _not_measured(name: str, gives: str) -> str:
+    return f"{name} was not measured" + ("" if applies(name, gives) else f": the model gives {gives}")
 
 
 def _doubt(metric: Metric, draws: np.ndarray | None) -> str:
@@ -106,6 +116,7 @@ def output(
         "worst": [cast(WorstEntry, _finite(asdict(row))) for row in measurement.worst],
         "windows": [cast(WindowEntry, asdict(window)) for window in measurement.windows],
         "reading": _plain(measurement.reading),
+        "embeddings": _plain(measurement.embeddings),
         "contract": contract_json(measurement),
         "greedy": _plain(measurement.greedy),
         "tool_calls": _plain(measurement.tool_calls),

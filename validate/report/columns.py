@@ -99,6 +99,14 @@ def _all(outputs: Sequence[Output]) -> tuple[Column, ...]:
         Column("metrics.kl_mean", "KL", "nats, mean", "lower", scientific, 1.0, "drift from the source"),
         Column("metrics.top1", "Same top token", "%", "higher", _top, part, "of all positions"),
         Column("metrics.ppl_ratio", "Perplexity", "× source", "lower", fixed(4), 1.0, "below 1 is chance"),
+        Column(
+            "metrics.embedding_cosine", "Cosine", "worst text", "higher", fixed(5), 1.0, "embeddings to the source's"
+        ),
+        Column(
+            "metrics.embedding_cosine_mean", "Cosine", "mean", "higher", fixed(5), 1.0, "embeddings to the source's"
+        ),
+        Column("metrics.score_error", "Scores", "error", "lower", scientific, 1.0, "of how the source's differ"),
+        Column("metrics.rank_agreement", "Same order", "%", "higher", _top, part, "of pairs of texts told apart"),
         Column("metrics.click_rate", "Clicks hit", f"%{clicks}", "higher", _share, part, "held-out screenshots"),
         Column(
             "metrics.tool_calls_valid",

@@ -54,6 +54,7 @@ class ReferenceEntry(TypedDict):
     vocabulary: int
     files: list[FileEntry]
     cache: CacheEntry
+    quantized: NotRequired[str]  # by what its weights are, as it was published: GPTQ (4 bits, groups of 128)
 
 
 class TextEntry(TypedDict):
@@ -329,6 +330,7 @@ class Output(TypedDict):
     worst: list[WorstEntry]
     windows: list[WindowEntry]
     reading: NotRequired[ReadingEntry | None]  # null where all outputs read the same
+    embeddings: NotRequired[EmbeddingEntry | None]  # of an encoder, instead of what is said of the next token
     contract: dict[str, CheckEntry]
     greedy: GreedyEntry | None
     tool_calls: ToolCallEntry | None
@@ -340,6 +342,24 @@ class Output(TypedDict):
     above_floor: NotRequired[
         float | None
     ]  # kl_mean over its runtime's noise floor, both at least 1e-9; where there is one
+
+
+class EmbeddingEntry(TypedDict):
+    """What became of texts, where the model gives "embeddings" or a classifier's "scores" and no text.
+
+    `agreement` is over the `pairs` of texts that the source tells apart. Embeddings have cosines, scores an error.
+    """
+
+    gives: str
+    texts: int
+    width: int  # values of an embedding, or scores
+    agreement: float | None
+    pairs: int
+    worst: str  # the beginning of the text that changed most
+    cosine_min: float | None
+    cosine_mean: float | None
+    error: float | None
+    largest: float | None
 
 
 class FloorEntry(TypedDict):

@@ -52,13 +52,17 @@ class CheckpointFolder(ReferenceSession):
 
     def identity(self) -> Identity:
         tokenizer = self.tokenizer
+        plain, special = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         eos = token_id(tokenizer.eos_token_id)
+        if eos < 0 and len(special) > len(plain) and special[-1:] == [tokenizer.sep_token_id]:
+            eos = special[-1]  # and behind it
         # What stops transformers' generate: the generation config's list, else the model config's, and the tokenizer's.
         stops = optional(self._generation, "eos_token_id")
         stops = _config_ends(self._folder) if stops is None else stops
         ends = frozenset([*(stops if isinstance(stops, list | tuple) else [stops]), eos]) - {None, -1}
-        plain, special = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         bos = token_id(tokenizer.bos_token_id)
+        if bos < 0 and special[:1] == [tokenizer.cls_token_id]:
+            bos = special[0]  # as BERT calls what it puts before a text
         return Identity(
             vocab=self._text.vocab_size,
             bos=bos,
@@ -181,6 +185,8 @@ class CheckpointFolder(ReferenceSession):
     def images(self) -> Images:
         """What the family makes of images; raises Unsupported for a family that is not known."""
         model_type = str(self._config.model_type)
+        if optional(self._config.vision_config, "model_type") == "pixtral" and model_type == "llava":
+            model_type = "pixtral"  # Pixtral 12B is published as a LLaVA
         found = _images.for_model(model_type)
         if found is None:
             known = ", ".join(_images.known())

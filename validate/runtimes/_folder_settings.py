@@ -41,10 +41,16 @@ def tokens(generation: GenerationConfig | None, config: PreTrainedConfig) -> dic
     return found
 
 
+COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+"""Model types whose first position is the one behind the padding token's id: the table is as many rows longer."""
+
+
 def positions(config: PreTrainedConfig) -> dict[str, Setting]:
     """Context, window and rotary positions of the text model; of layers that differ, those that see everything."""
     contexts = [optional(config, name) for name in ("max_position_embeddings", "model_max_length")]  # Cohere has both
     context = max((number for number in contexts if isinstance(number, int)), default=None)
+    if context is not None and optional(config, "model_type") in COUNTED_FROM_PADDING:
+        context -= 1 + int(optional(config, "pad_token_id") or 0)
     window = optional(config, "sliding_window")
     found: dict[str, Setting] = {}
     if context is not None:

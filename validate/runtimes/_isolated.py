@@ -189,6 +189,9 @@ class IsolatedSession(Session):
     def read_cached(self, tokens: Sequence[int], wanted: Sequence[int]) -> np.ndarray:
         return self._ask(np.ndarray, "read_cached", tokens, wanted)
 
+    def embed(self, tokens: Sequence[int]) -> np.ndarray:
+        return self._ask(np.ndarray, "embed", tokens)
+
     def speed(self, tokens: Sequence[int]) -> Speed:
         """As the session measures itself there, with the memory of its process."""
         return self._ask(Speed, "speed", tokens)

@@ -143,6 +143,8 @@ _SIGNATURES: tuple[tuple[str, type[_CDataType] | None, list[type[_CDataType]]], 
     ("llama_model_free", None, [_P]),
     ("llama_model_get_vocab", _P, [_P]),
     ("llama_model_n_embd_inp", _I, [_P]),
+    ("llama_model_n_embd_out", _I, [_P]),
+    ("llama_model_n_cls_out", C.c_uint32, [_P]),
     ("llama_model_n_params", C.c_uint64, [_P]),
     ("llama_model_meta_count", _I, [_P]),
     ("llama_model_meta_key_by_index", _I, [_P, _I, _S, C.c_size_t]),
@@ -156,6 +158,7 @@ _SIGNATURES: tuple[tuple[str, type[_CDataType] | None, list[type[_CDataType]]], 
     ("llama_vocab_get_add_eos", _B, [_P]),
     ("llama_vocab_is_eog", _B, [_P, _I]),
     ("llama_vocab_get_text", _S, [_P, _I]),
+    ("llama_vocab_get_attr", _I, [_P, _I]),
     ("llama_tokenize", _I, [_P, _S, _I, _IS, _I, _B, _B]),
     ("llama_detokenize", _I, [_P, _IS, _I, _S, _I, _B, _B]),
     ("llama_context_default_params", ContextParams, []),
@@ -167,6 +170,11 @@ _SIGNATURES: tuple[tuple[str, type[_CDataType] | None, list[type[_CDataType]]], 
     ("llama_batch_init", Batch, [_I, _I, _I]),
     ("llama_batch_free", None, [Batch]),
     ("llama_decode", _I, [_P, Batch]),
+    ("llama_encode", _I, [_P, Batch]),
+    ("llama_pooling_type", _I, [_P]),
+    ("llama_set_embeddings", None, [_P, _B]),
+    ("llama_get_embeddings_ith", _F, [_P, _I]),
+    ("llama_get_embeddings_seq", _F, [_P, _I]),
     ("llama_get_logits", _F, [_P]),
     ("llama_get_logits_ith", _F, [_P, _I]),
     ("gguf_init_from_file", _P, [_S, FileParams]),
@@ -278,8 +286,8 @@ Place: TypeAlias = tuple[int, int, int, bool]
 """A token to read, where in its text it stands, which text that is, and whether it has logits then."""
 
 
-def decode(context: int | None, places: Sequence[Place]) -> int:
-    """What llama_decode answers, 0 when all is well."""
+def decode(context: int | None, places: Sequence[Place], *, encode: bool = False) -> int:
+    """What llama_decode answers, 0 when all is well; or llama_encode, for the encoder of an encoder-decoder."""
     lib = library()
     batch = lib.llama_batch_init(len(places), 0, 1)
     try:
@@ -287,7 +295,7 @@ def decode(context: int | None, places: Sequence[Place]) -> int:
         for i, (token, position, text, logits) in enumerate(places):
             batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, logits
             batch.seq_id[i][0] = text
-        return int(lib.llama_decode(context, batch))
+        return int((lib.llama_encode if encode else lib.llama_decode)(context, batch))
     finally:
         lib.llama_batch_free(batch)
 

@@ -53,10 +53,13 @@ NO_WINDOW = "llama.cpp's graph of this architecture sees all tokens: texts longe
 WINDOWED = frozenset(
     {
         *("phi3", "gemma2", "gemma3", "gemma3n", "gemma-embedding", "cohere2", "exaone4", "exaone-moe", "olmo2"),
-        *("gpt-oss", "llama4", "smallthinker", "plamo3", "afmoe", "mimo2", "step35"),
+        *("modern-bert", "gpt-oss", "llama4", "smallthinker", "plamo3", "afmoe", "mimo2", "step35"),
     }
 )
 """Architectures whose graph reads a sliding window from the file (LLM_KV_ATTENTION_SLIDING_WINDOW)."""
+
+BOTH_WAYS = frozenset({"modern-bert", "gemma-embedding"})
+"""Architectures whose window in the file counts both sides of a token, where transformers' word is for one."""
 
 FOLDED = frozenset({"hunyuan-dense", "hunyuan-moe"})
 """Architectures whose scaling of positions is worked into the base of the frequencies when a file is made."""
@@ -116,6 +119,8 @@ def _positions(read: Read, arch: str, has_freqs: bool) -> Iterator[tuple[str, Se
     window, context = stated.get("sliding_window"), stated.get("max_position_embeddings")
     if isinstance(window, int) and isinstance(context, int) and window >= context:
         del stated["sliding_window"]  # none that is ever felt
+    elif isinstance(window, int) and arch in BOTH_WAYS:
+        stated["sliding_window"] = window // 2
     yield from stated.items()
     kind = read(f"{arch}.rope.scaling.type")
     yield "rope_type", ("llama3" if has_freqs else "default") if kind in ("", "none") else kind

@@ -46,6 +46,7 @@ class Identity:
     own_templates: bool = True  # renders chat templates with an engine of its own, not with transformers
     parameters: int = 0  # weights in the file, as the runtime counts them; 0 where it does not
     pixel_limits: tuple[int, int] | None = None  # of a scaled image; None where no file says
+    gives: str = "text"  # what the model is asked for: text; or embeddings or scores, of an encoder (embeddings.py)
 
 
 Setting: TypeAlias = bool | int | float | str | tuple[int | float | str, ...]
@@ -73,6 +74,7 @@ class Ability(StrEnum):
     RENDER = "render"
     IMAGES = "image_logits"
     CACHE_TYPES = "open_cache"
+    EMBED = "embed"
 
 
 class Session(ABC):
@@ -125,6 +127,8 @@ class Session(ABC):
                 return self.identity().has_vision
             case Ability.CACHE_TYPES:
                 return type(self).open_cache is not Session.open_cache
+            case Ability.EMBED:
+                return type(self).embed is not Session.embed
 
     def decode_logits(self, tokens: Sequence[int]) -> np.ndarray:
         """As `logits`, with the tokens fed one at a time through the cache."""
@@ -173,6 +177,10 @@ class Session(ABC):
     def read_cached(self, tokens: Sequence[int], wanted: Sequence[int]) -> np.ndarray:
         """Read on into the cache that was opened last: float32 (wanted, vocab), of those places in `tokens`, rising."""
         raise _unsupported("read_cached")
+
+    def embed(self, tokens: Sequence[int]) -> np.ndarray:
+        """float32 (width,) of a text, pooled as its files say, not normalized; of a classifier its scores."""
+        raise _unsupported("embed")
 
     # ---- what follows
 

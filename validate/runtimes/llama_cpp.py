@@ -25,6 +25,7 @@ from validate.kv_cache import CacheSize, CacheTypes
 from validate.runtimes import _llama_api as api
 from validate.runtimes import _llama_settings
 from validate.runtimes._llama_cache import Caches
+from validate.runtimes._llama_embeddings import Embedder, as_bert_spells
 from validate.runtimes._llama_log import Log
 from validate.runtimes._llama_server import LlamaServer
 from validate.runtimes._threads import useful_threads
@@ -49,6 +50,7 @@ class LlamaSession(Session):
         self._room, self._rows = 0, 1  # tokens that fit into the context, of each of so many texts
         self._server: LlamaServer | None = None  # once one was needed
         self._caches: Caches | None = None  # once other types of the cache were asked for
+        self._embedder: Embedder | None = None  # once an embedding was
         self._pixel_limits: tuple[int, int] | None = None
         self._lib.llama_backend_init()
         try:
@@ -103,8 +105,9 @@ class LlamaSession(Session):
 
     def close(self) -> None:
         self._server = None  # its destructor stops it
-        if self._caches is not None:
-            self._caches.close()
+        for contexts in (self._caches, self._embedder):
+            if contexts is not None:
+                contexts.close()
         lib = self._lib
         if self._vision:
             lib.mtmd_free(self._vision)
@@ -176,7 +179,8 @@ class LlamaSession(Session):
 
     def pieces(self) -> list[str]:
         text = self._lib.llama_vocab_get_text
-        return [(text(self._vocab, i) or b"").decode(errors="replace") for i in range(self._n_vocab)]
+        found = [(text(self._vocab, i) or b"").decode(errors="replace") for i in range(self._n_vocab)]
+        return as_bert_spells(self._vocab, found) if self._metadata("tokenizer.ggml.model") == "bert" else found
 
     # ---- text
 
@@ -274,6 +278,18 @@ class LlamaSession(Session):
     def _other_caches(self) -> Caches:
         self._caches = self._caches or Caches(self._path, self._model, self.threads, self._log)
         return self._caches
+
+    # ---- embeddings
+
+    def embed(self, tokens: Sequence[int]) -> np.ndarray:
+        self._check_ids(tokens)
+        return self.embedder.embed(tokens)
+
+    @property
+    def embedder(self) -> Embedder:
+        """What reads texts as an encoder does, for who wants more than `embed` gives."""
+        self._embedder = self._embedder or Embedder(self._model, self.threads, self._log)
+        return self._embedder
 
     # ---- images
 

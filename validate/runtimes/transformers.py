@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,16 +21,21 @@ import numpy as np
 
 from validate import memory
 from validate.distribution import install_command
+from validate.embeddings import EMBEDDINGS, SCORES, TEXT
 from validate.errors import RuntimeFailure
+from validate.runtimes import _sentences
 from validate.runtimes._folder import CheckpointFolder, by_length, first_line, quiet, token_id, until_end
 from validate.runtimes._half import compute_in_float32
 from validate.runtimes._optional import optional
+from validate.runtimes._sentences import read_sentences
 from validate.runtimes._threads import useful_threads
-from validate.runtimes.base import Runtime
+from validate.runtimes.base import Identity, Runtime
+from validate.sentences import Sentences
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 Loading: TypeAlias = Mapping[str, Sequence[object]]  # what transformers says of keys that it missed, and the like
 
@@ -59,25 +65,80 @@ class TransformersSession(CheckpointFolder):
         dtype = {"bfloat16": self._torch.bfloat16, "float16": self._torch.float16}.get(half, self._torch.float32)
         with self.loading():
             model, loading = self._read_weights(dtype=dtype, trust_remote_code=self._trust_remote_code)
-        _refuse_incomplete(loading)
+        _refuse_incomplete(loading, _sentences.UNUSED if self._gives_vectors else ())
         if half:
             compute_in_float32(self._torch, model)
         return model.eval()
 
     def _read_weights(self, **options: object) -> tuple[PreTrainedModel, Loading]:
         """The torch module, and what transformers says of keys it missed or did not expect."""
-        import transformers
-
-        auto = transformers.AutoModelForCausalLM
-        if optional(self._config, "vision_config") is not None:
-            auto = transformers.AutoModelForImageTextToText
         try:
             with quiet():
-                return auto.from_pretrained(  # type: ignore[no-any-return]
+                return self._auto_class.from_pretrained(  # type: ignore[no-any-return]
                     self._folder, use_safetensors=True, output_loading_info=True, local_files_only=True, **options
                 )
         except Exception as error:  # transformers raises anything from OSError to KeyError for weights it cannot read
             raise RuntimeFailure(f"transformers could not load {self._folder}: {first_line(error)}") from error
+
+    @property
+    def _auto_class(self) -> type[_BaseAutoModelClass]:
+        """What of transformers loads the weights: by what the config's own class gives."""
+        import transformers
+
+        auto: type[_BaseAutoModelClass] = transformers.AutoModelForCausalLM
+        if self._class_name.endswith(_sentences.CLASSIFIER):
+            auto = transformers.AutoModelForSequenceClassification
+        elif self._gives_vectors:
+            own = self._sentences is None or self._class_name.endswith("Model")
+            auto = (optional(transformers, self._class_name) if own else None) or transformers.AutoModel
+        elif optional(self._config, "vision_config") is not None:
+            auto = transformers.AutoModelForImageTextToText
+        elif optional(self._config, "audio_config") is not None:
+            auto = _of_sounds(self._config.model_type)
+        return auto
+
+    @property
+    def _gives_vectors(self) -> bool:
+        """Whether the class of the config, or sentence-transformers' files beside it, make of a text a vector."""
+        remote = optional(self._config, "auto_map") or {}
+        return self._sentences is not None or _sentences.gives_vectors(self._class_name, remote)
+
+    @property
+    def _class_name(self) -> str:
+        named = optional(self._config, "architectures")
+        return str(named[0]) if isinstance(named, list) and named else ""
+
+    @functools.cached_property
+    def _sentences(self) -> Sentences | None:
+        return read_sentences(self._folder)
+
+    # ---- embeddings
+
+    def identity(self) -> Identity:
+        gives = EMBEDDINGS if self._gives_vectors else TEXT
+        return replace(super().identity(), gives=SCORES if self._class_name.endswith(_sentences.CLASSIFIER) else gives)
+
+    def embed(self, tokens: Sequence[int]) -> np.ndarray:
+        if self._class_name.endswith(_sentences.CLASSIFIER):
+            ids = self._torch.tensor([list(tokens)])
+            with self._running():
+                return self._model(input_ids=ids).logits[0].numpy()  # type: ignore[no-any-return]
+        vectors = self._token_vectors(tokens)
+        with self._running():
+            vector = _sentences.pooled(vectors, self._sentences)
+            for dense in self._sentences.dense if self._sentences else ():
+                vector = _sentences.through(vector, dense, self._folder)
+        return vector.numpy()  # type: ignore[no-any-return]
+
+    def token_vectors(self, tokens: Sequence[int]) -> np.ndarray:
+        """float32 (token, width), what `embed` pools."""
+        return self._token_vectors(tokens).numpy()  # type: ignore[no-any-return]
+
+    def _token_vectors(self, tokens: Sequence[int]) -> Tensor:
+        ids = self._torch.tensor([list(tokens)])
+        with self._running():
+            out = self._model.base_model(input_ids=ids, attention_mask=self._torch.ones_like(ids))
+        return out.last_hidden_state[0]
 
     # ---- text
 
@@ -185,12 +246,13 @@ class TransformersSession(CheckpointFolder):
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        arrays = self._tensors(self.process_images([pixels]).arrays)
+        found = self.process_images([pixels]).arrays
         with self._running():
-            out = self._model.get_image_features(**arrays)
+            out = self._model.get_image_features(**self._tensors(found))
             rows = self._rows(out if (pooled := optional(out, "pooler_output")) is None else pooled)
             deep = [self._rows(level) for level in optional(out, "deepstack_features") or ()]
-            return self._torch.cat([rows, *deep], -1).numpy()  # type: ignore[no-any-return]
+            table = self._model.get_input_embeddings().weight.float().numpy()
+            return self.images.completed(self._torch.cat([rows, *deep], -1).numpy(), found, table)
 
     def _rows(self, features: Tensor | Sequence[Tensor]) -> Tensor:
         """Embeddings (image token, hidden) of a tensor of any axes before the last, or of a list of such."""
@@ -237,6 +299,17 @@ class TransformersSession(CheckpointFolder):
         self._torch.set_num_threads(self._threads_before)
 
 
+def _of_sounds(kind: str) -> type[_BaseAutoModelClass]:
+    """transformers' own choice of a class for a model that hears; it files some as if they had a decoder apart."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as KNOWN
+
+    found: type[_BaseAutoModelClass] = transformers.AutoModelForSeq2SeqLM
+    if kind in KNOWN:
+        found = transformers.AutoModelForMultimodalLM
+    return found
+
+
 def _half_type(files: Sequence[Path]) -> str:
     """The 16-bit type to keep the matrices in where they leave too little of the free memory as float32, else none.
 
@@ -253,10 +326,13 @@ def _half_type(files: Sequence[Path]) -> str:
     return need.half_type
 
 
-def _refuse_incomplete(loading: Loading) -> None:
-    """A reference with a tensor made up, or one left out, is no reference: transformers only warns of them."""
+def _refuse_incomplete(loading: Loading, unused: tuple[str, ...] = ()) -> None:
+    """A reference with a tensor made up, or one left out, is no reference: transformers only warns of them.
+
+    `unused` are beginnings of tensors that nothing asked of it goes through.
+    """
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        found = [str(key) for key in loading.get(kind) or ()]
+        found = [str(key) for key in loading.get(kind) or () if not str(key).startswith(unused)]
         if found:
             raise RuntimeFailure(
                 f"transformers loaded the source with {len(found)} {kind.replace('_', ' ')}: "

@@ -125,7 +125,7 @@ def windows(reference: Session, sets: Sequence[InputSet], tokens: int, window: i
     lead = _lead(reference)
     made = Windows([], [], [], notes)
     shares = _shares([sum(map(len, found)) for found in streams], tokens)
-    for one, name, found, share in zip(sets, _distinct(sets), streams, shares, strict=True):
+    for one, name, found, share in zip(sets, distinct(sets), streams, shares, strict=True):
         cut = [w for ids in _first(found, share) for w in _cut(ids, window, lead)]
         made.tokens.extend(cut)
         made.sets.extend([name] * len(cut))
@@ -237,7 +237,7 @@ def _shares(lengths: Sequence[int], tokens: int) -> list[int]:
     return shares
 
 
-def _distinct(sets: Sequence[InputSet]) -> list[str]:
+def distinct(sets: Sequence[InputSet]) -> list[str]:
     """The sets' names, numbered where two are called the same."""
     names: list[str] = []
     for one in sets:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from convert.formats.compressed.scheme import Scheme
 
 
-GRAMS = 4  # a Gram matrix, the same damped, its inverse's factor, and one while they are made
+GRAMS = 2.5  # a Gram matrix, its inverse's factor, and half of one while that is made
+COPIES = (
+    6  # of the weights of a group in float32: values, levels, scales spread over them, errors, a gradient, a product
+)
 
 
 class CalibratedOptions(SchemeOptions):
@@ -56,6 +59,12 @@ class CalibratedOptions(SchemeOptions):
 
 
 C = TypeVar("C", bound=CalibratedOptions)
+
+
+def _arithmetic_bytes(rows: int, columns: int) -> int:
+    """What a matrix takes while its integers are found; one that has more rows than columns has another beside it."""
+    together = 2 if rows > columns else 1
+    return int(4 * (GRAMS * columns**2 + COPIES * together * rows * columns))
 
 
 def _check_files(where: str, calibration: Calibration) -> None:
@@ -160,11 +169,12 @@ class CalibratedStage(CompressedStage[C]):
         from convert.formats.compressed.folder_stage import layout_of
 
         source, asked = only(inputs), options.calibration
-        shapes = layout_of(source, options.scheme).matrices.values()
-        widest = max((columns for _, columns in shapes), default=0)
+        layout = layout_of(source, options.scheme)
+        shapes = [layout.matrices[module] for module in layout.decision.quantized]
+        arithmetic = max((_arithmetic_bytes(*shape) for shape in shapes), default=0)
         written = sum(a.size for a in made.of(Role.WEIGHTS))
         passes = Passes(asked.samples * asked.length)
-        return reference_needs(source, GRAMS * 4 * widest**2, scratch_bytes=written, passes=passes)
+        return reference_needs(source, arithmetic, scratch_bytes=written, passes=passes)
 
     def versions(self, options: C) -> Mapping[str, str]:
         """What the default mix says, where the model reads that."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from convert import architectures
-from convert.architectures import DENSE, EXPERTS, LINEARS, VISION, Roles, TensorRole, in_words
+from convert.architectures import DENSE, EXPERTS, LINEARS, TEXT, VISION, Roles, TensorRole, in_words
 from convert.bundle import Artifact
 from convert.errors import InputError, Problem, StageError, raise_all
 from convert.files import write_text
@@ -187,7 +187,10 @@ def role_misfits(roles: Roles, where: str) -> Iterator[Problem]:
     """What of a model with these roles cannot be quantized here."""
     title, remedy = roles.family.title, "the gguf stage knows this family"
     packed = [name for name, tensor in roles.tensors.items() if tensor.role in EXPERTS and len(tensor.shape) > 2]
-    if found := roles.beyond(SUPPORTED):
+    if roles.gives != TEXT:
+        got = f"{title} gives {roles.gives}, and only models that write text are quantized here"
+        yield Problem(where, got, "a decoder of text", remedy)
+    elif found := roles.beyond(SUPPORTED):
         got = f"{title} has {in_words(found)}, and only attention and MLP are quantized here"
         yield Problem(where, got, "a dense model", remedy)
     elif packed:

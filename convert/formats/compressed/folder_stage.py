@@ -219,5 +219,7 @@ class CompressedStage(Stage[O]):
 
     def needs(self, options: O, inputs: Inputs, made: Bundle) -> Needs:
         """The finished folder loaded again, which is the most that a stage takes that runs nothing."""
-        written = sum(a.size for a in made.of(Role.WEIGHTS))
-        return Needs(LIBRARIES + 2 * written, cores_for(only(inputs)))
+        from convert.model.engine import needed_bytes
+
+        written, source = sum(a.size for a in made.of(Role.WEIGHTS)), only(inputs)
+        return Needs(LIBRARIES + needed_bytes(source, 2 * written), cores_for(source))

@@ -123,7 +123,7 @@ class Quantizer:
 
     def _group(self, group: MatrixGroup, front: Front | None) -> Group:
         weights = {module: self._values(f"{module}.weight") for module in group.modules}
-        gram = group.inputs.gram(group.expert).numpy()
+        gram = group.inputs.take_gram(group.expert).numpy()
         try:
             stands = front.stands(self._values(group.norm)) if front is not None and group.norm else None
             source = front.source if front is not None else None

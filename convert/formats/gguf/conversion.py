@@ -20,14 +20,24 @@ from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.general import base_model_notes, general_metadata, size_label
 from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
 from convert.formats.gguf.ledger import Ledger, match_tensors
+from convert.formats.gguf.projector import projector_spec
+from convert.formats.gguf.sentences import dense_tensors, extended, without_lost_head
 from convert.formats.gguf.split import split_plans
-from convert.formats.gguf.tensors import CHUNK_VALUES, StreamedTensor, expert_parameters, forecast_tensors, spec_tensors
+from convert.formats.gguf.tensors import (
+    CHUNK_VALUES,
+    StreamedTensor,
+    expert_parameters,
+    forecast_tensors,
+    spec_tensors,
+    with_numbers,
+)
 from convert.formats.gguf.tokenizer import GGUFTokenizer, read_tokenizer
 from convert.formats.gguf.tokenizer_references import Request
 from convert.formats.gguf.writer import Group
 from convert.gguf_field import Field
 from convert.source.checkpoint import LazyTensor, open_bundle
 from convert.source.companions import Companions, read_companions
+from convert.source.sentences import read_sentences
 from quantize.blocks import TYPES
 from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Choice, Hyper, Mix, Tensor, choose, needs_imatrix
 
@@ -79,12 +89,16 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
     companions = read_companions(bundle, tokenizer=False)
     family = architectures.find(companions.config)
     problems: list[Problem] = []
+    sentences = read_sentences(companions.files)
     specs = _specs(problems, family, companions, settings)
     if problems:
         raise PlanError(*dict.fromkeys(problems))
-    if built(bundle):
+    specs[0] = extended(specs[0], sentences)
+    if bundle.pending or built(bundle):
         skip_vision = settings.mmproj is False
-        ledger = match_tensors(open_bundle(bundle).tensors, specs, family, skip_vision=skip_vision)
+        found = {**dense_tensors(sentences, companions.files), **open_bundle(bundle).tensors}
+        specs[0] = without_lost_head(specs[0], found) if sentences else specs[0]
+        ledger = match_tensors(found, specs, family, skip_vision=skip_vision)
         problems += ledger.problems
         tensors = [spec_tensors(spec, [e for e in ledger.entries if e.spec == i]) for i, spec in enumerate(specs)]
     else:
@@ -94,6 +108,7 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
     problems += _strays(settings.asked, tensors[0])
     if problems:
         raise PlanError(*problems)
+    specs = [with_numbers(spec, ledger.numbers) for spec in specs]
     about = _About(bundle.model, companions, settings)
     text = about.text(specs[0], tensors[0], imatrix, tokenizer.fields)
     if problems := _lacking_weights(settings, text, imatrix):
@@ -120,7 +135,7 @@ def _specs(
     """What goes into the text file and, where one is made, into the projector's."""
     makers = [partial(family.text, companions.config)]
     if family.vision and settings.mmproj is not False:
-        makers.append(partial(family.vision, companions.config, companions.preprocessor))
+        makers.append(partial(projector_spec, family, companions))
     elif settings.mmproj:
         problems.append(Problem("mmproj", "the model has no vision tower", "no mmproj option"))
     specs = []

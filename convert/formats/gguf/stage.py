@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from convert.bundle import Artifact, Bundle, Model, Role
+from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import install_command
 from convert.errors import ConvertError, Problem
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
@@ -210,7 +210,7 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     )
     # A file's hash, which a plan need not know yet, does not change what is made of it; `_stamps` tells its changes.
     roles = tuple((role, tuple(replace(a, sha256="") for a in files)) for role, files in source.roles.items())
-    return _prepared(source.model, roles, _stamps(source, file), settings)
+    return _prepared((source.model, roles, source.pending), _stamps(source, file), settings)
 
 
 def _imatrix_file(options: GGUFOptions, source: Bundle) -> tuple[Path | None, str]:
@@ -234,14 +234,14 @@ def _weights_key(source: Bundle) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    model: Model,
-    roles: tuple[tuple[Role, tuple[Artifact, ...]], ...],
+    source: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None],
     stamps: tuple[object, ...],
     settings: ConversionSettings,
 ) -> Conversion:
     from convert.formats.gguf.conversion import prepare
 
-    return prepare(Bundle(model, dict(roles)), settings)
+    model, roles, pending = source
+    return prepare(Bundle(model, dict(roles), pending=pending), settings)
 
 
 def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert import architectures
-from convert.architectures import DENSE, TEXT_GRAPH, VISION, Family, Roles, in_words
+from convert.architectures import DENSE, TEXT, TEXT_GRAPH, VISION, Family, Roles, in_words
 from convert.errors import ConvertError, InputError, Problem, raise_all
 from convert.formats.base import Support
 from convert.json_types import JsonObject
 from convert.source import quantized
-from convert.source.checkpoint import Checkpoint, read_config
+from convert.source.checkpoint import Checkpoint, read_config, stored_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -82,7 +82,10 @@ def _family(raw: JsonObject) -> Family | None:
 
 def _misfits(family: Family, roles: Roles) -> Iterator[Problem]:
     """What of the model has no graph, by what its tensors are for."""
-    if not family.graphs:
+    if roles.gives != TEXT:
+        got = f"{family.title} gives {roles.gives}: no graph is known for that"
+        yield Problem(STAGE, got, "a decoder of text with rotary positions", "the gguf stage knows this family")
+    elif not family.graphs:
         what = "vision tower" if family.has_vision else "attention"
         got = f"{family.title}: no graph is known for its {what}"
         yield Problem(STAGE, got, "a decoder of text with rotary positions", "the gguf stage knows this family")
@@ -99,8 +102,8 @@ def transformers_config(home: Path, tensors: int) -> PretrainedConfig:
 
     raw = read_config(home)
     _check_counts(home / "config.json", raw, tensors)
-    if quantized.KEY in raw:
-        found = quantized.problem(raw[quantized.KEY], str(home / "config.json"))
+    if words := stored_config(home).get(quantized.KEY):  # a graph's weights are the checkpoint's own bytes
+        found = quantized.problem(words, str(home / "config.json"))
         raise InputError(*astuple(found))
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:  # as it was read: transformers knows no byte-order mark

@@ -7,9 +7,8 @@ from typing import Any
 
 from tests import tiny
 from tests.fixtures_gguf import LLAMA3_ROPE
-from tests.parity.build import published, sharpened
+from tests.parity.build import published, renamed, sharpened
 from tests.parity.families import Case
-from tests.parity.layouts import renamed
 
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
 MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
@@ -20,14 +19,21 @@ def llama(**words: Any) -> Callable[[Path], Path]:
     return lambda folder: sharpened(tiny.tiny_llama(folder, **words))
 
 
-def vllama3(folder: Path) -> Path:
-    """By the name that SmolVLM's config has for its text, whose tensors are called text_model's."""
-    config = json.loads((llama()(folder) / "config.json").read_text())
-    return published(
-        folder, {**config, "architectures": ["VLlama3ForCausalLM"]}, renamed(("model.", "model.text_model."))
-    )
+def called(name: str, **words: Any) -> Callable[[Path], Path]:
+    """A config that names another class of the same layers; a base model's tensors have no `model.` in front."""
+
+    def make(folder: Path) -> Path:
+        made = llama(**words)(folder)
+        config = json.loads((made / "config.json").read_text())
+        pieces = PIECES.get(name, ())
+        return published(made, config | {"architectures": [name]}, renamed(*pieces))
+
+    return make
 
 
+# of names, that other classes have otherwise
+PIECES = {"LlamaModel": (("model.", ""),), "VLlama3ForCausalLM": (("model.", "model.text_model."),)}
+IQUEST = {"model_type": "iquestcoder", "tied": False, "head_dim": 32}
 CASES = {
     "": Case(llama()),
     "biases, untied, heads of their own size": Case(llama(tied=False, **BIASES)),
@@ -36,5 +42,8 @@ CASES = {
     "yarn": Case(llama(rope_scaling=YARN)),
     "yarn with its own attention factor": Case(llama(rope_scaling={**YARN, "attention_factor": 0.7})),
     "mistral": Case(llama(**MISTRAL)),
-    "the text of SmolVLM": Case(vllama3, equal=llama()),
+    "as its first converter called it": Case(called("LLaMAForCausalLM")),
+    "IQuest Coder": Case(called("IQuestCoderForCausalLM", **IQUEST)),
+    "a base model": Case(called("LlamaModel")),
+    "the text of SmolVLM": Case(called("VLlama3ForCausalLM"), equal=llama()),
 }
