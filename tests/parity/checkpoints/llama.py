@@ -7,9 +7,8 @@ from typing import Any
 
 from tests import tiny
 from tests.fixtures_gguf import LLAMA3_ROPE, edit_weights
-from tests.parity.build import published, sharpened
+from tests.parity.build import published, renamed, sharpened
 from tests.parity.families import Case
-from tests.parity.layouts import renamed
 from tests.parity.sentences import pooled
 
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
@@ -27,9 +26,14 @@ def called(name: str, **words: Any) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         made = llama(**words)(folder)
         config = json.loads((made / "config.json").read_text())
-        return published(made, config | {"architectures": [name]})
+        pieces = PIECES.get(name, ())
+        return published(made, config | {"architectures": [name]}, renamed(*pieces))
 
     return make
+
+
+# of names, that other classes have otherwise
+PIECES = {"VLlama3ForCausalLM": (("model.", "model.text_model."),)}
 
 
 def embedder(folder: Path) -> Path:
@@ -41,16 +45,6 @@ def embedder(folder: Path) -> Path:
 
 POOLING = {"llama.pooling_type": "upstream asks sentence-transformers' folder for other families only"}
 IQUEST = {"model_type": "iquestcoder", "tied": False, "head_dim": 32}
-
-
-def vllama3(folder: Path) -> Path:
-    """By the name that SmolVLM's config has for its text, whose tensors are called text_model's."""
-    config = json.loads((llama()(folder) / "config.json").read_text())
-    return published(
-        folder, {**config, "architectures": ["VLlama3ForCausalLM"]}, renamed(("model.", "model.text_model."))
-    )
-
-
 CASES = {
     "": Case(llama()),
     "biases, untied, heads of their own size": Case(llama(tied=False, **BIASES)),
@@ -62,5 +56,5 @@ CASES = {
     "as its first converter called it": Case(called("LLaMAForCausalLM")),
     "IQuest Coder": Case(called("IQuestCoderForCausalLM", **IQUEST)),
     "a base model": Case(embedder, writes=False, allowed=POOLING),
-    "the text of SmolVLM": Case(vllama3, equal=llama()),
+    "the text of SmolVLM": Case(called("VLlama3ForCausalLM"), equal=llama()),
 }
