@@ -41,6 +41,8 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "tekken.json": Role.TOKENIZER,
         "*.tiktoken": Role.TOKENIZER,
         "tiktoken.model": Role.TOKENIZER,
+        "rwkv_vocab_*.txt": Role.TOKENIZER,
+        "tokenizer.jsonl": Role.TOKENIZER,
         "special_tokens_map.json": Role.TOKENIZER,
         "added_tokens.json": Role.TOKENIZER,
         "chat_template.jinja": Role.CHAT_TEMPLATE,

@@ -76,6 +76,7 @@ CLASS_OF: Mapping[str, str] = {
     "laguna": "LagunaForCausalLM",
     "lfm2": "Lfm2ForCausalLM",
     "lfm2_moe": "Lfm2MoeForCausalLM",
+    "lfm2_vl": "Lfm2VlForConditionalGeneration",
     "lighton_ocr": "LightOnOcrForConditionalGeneration",
     "llama": "LlamaForCausalLM",
     "llama4": "Llama4ForConditionalGeneration",

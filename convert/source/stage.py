@@ -16,7 +16,7 @@ from typing import Annotated, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from convert.bundle import Bundle, Model, Role
+from convert.bundle import Artifact, Bundle, Model, Role
 from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.options import Options, RecipePath
@@ -31,6 +31,10 @@ from convert.stage import Inputs, Stage
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
 """What may stand in a file name of every system."""
+
+
+GGUF = ".gguf"
+TYPE_IN_NAME = re.compile(r"[-.](F32|F16|BF16|I?Q\d\w*|TQ\d\w*|MXFP4\w*)$", re.IGNORECASE)
 
 
 class AdapterOptions(Options):
@@ -55,7 +59,7 @@ AdapterOption = Annotated[
 class SourceOptions(Options):
     """Which model, and what to call it."""
 
-    path: RecipePath | None = Field(None, description="the folder of a Hugging Face checkpoint")
+    path: RecipePath | None = Field(None, description="the folder of a Hugging Face checkpoint, or a GGUF file")
     hub: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$",
@@ -110,6 +114,26 @@ def locate(options: SourceOptions, *, download: bool, progress: Progress) -> Pat
     if not download:
         return hub.cached(options.hub, revision)
     return hub.locate(options.hub, revision, download=True, progress=progress)
+
+
+def gguf_file(options: SourceOptions) -> Path | None:
+    """The GGUF file that is the source; None where that is a checkpoint."""
+    return options.path.absolute() if options.path is not None and options.path.suffix == GGUF else None
+
+
+def _gguf_problems(options: SourceOptions, path: Path) -> list[Problem]:
+    """What keeps such a file from being a source; what is in it the stages say that read it."""
+    if not path.is_file():
+        return [Problem(str(path), "is no file", "a GGUF file", "check the path")]
+    if options.adapter is not None:
+        remedy = "merge it into the checkpoint that the file was made from"
+        return [Problem(str(path), "is a GGUF file, into which no adapter is merged", "a checkpoint", remedy)]
+    return []
+
+
+def _gguf_bundle(options: SourceOptions, path: Path) -> Bundle:
+    name = options.name or _safe(TYPE_IN_NAME.sub("", path.stem))
+    return Bundle(Model(name), {Role.WEIGHTS: (Artifact("gguf", path, path.stat().st_size),)})
 
 
 def _here(options: SourceOptions) -> Path | None:
@@ -200,6 +224,8 @@ class SourceStage(Stage[SourceOptions]):
 
     def notes(self, options: SourceOptions) -> list[str]:
         """That the model has to be fetched, that a branch is no pinned revision, and what is odd in the checkpoint."""
+        if gguf_file(options):
+            return ["the source is a GGUF file: its tensors are written again, its metadata and tokenizer are carried"]
         folder = _here(options)
         odd = mend.notes(folder) if folder is not None and folder.is_dir() else []
         return [*self._hub_notes(options), *odd, *_remake_notes(options, folder)]
@@ -220,6 +246,8 @@ class SourceStage(Stage[SourceOptions]):
 
     def reads(self, options: SourceOptions) -> list[Path]:
         """Every file of the checkpoint that counts: weights, their index, companions. Raises InputError."""
+        if path := gguf_file(options):
+            return [path]
         folder = _here(options)
         if folder is None:
             return []
@@ -231,6 +259,8 @@ class SourceStage(Stage[SourceOptions]):
 
     def check(self, options: SourceOptions, inputs: Inputs) -> list[Problem]:
         """What is wrong with the checkpoint, by its headers; nothing for a hub model that is not downloaded yet."""
+        if path := gguf_file(options):
+            return _gguf_problems(options, path)
         folder = _here(options)
         if folder is None:
             return []
@@ -246,6 +276,8 @@ class SourceStage(Stage[SourceOptions]):
 
     def forecast(self, options: SourceOptions, inputs: Inputs) -> Bundle:
         """The checkpoint's files where they are; those that will be converted by their bare names."""
+        if path := gguf_file(options):
+            return _gguf_bundle(options, path)
         folder = _here(options)
         if folder is None:
             return Bundle(_model(options, None))
@@ -259,6 +291,8 @@ class SourceStage(Stage[SourceOptions]):
 
     def run(self, options: SourceOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The checkpoint's bundle; pickled weights become safetensors in `out`. Files left in place have no hash."""
+        if path := gguf_file(options):
+            return _gguf_bundle(options, path)
         folder = locate(options, download=True, progress=progress)
         if folder is not None and (made := remade(options, folder.absolute())):
             plain = self.forecast(options.model_copy(update={"adapter": None}), inputs)

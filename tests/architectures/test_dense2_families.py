@@ -72,6 +72,11 @@ def config_of(name: str, folder: Path) -> dict[str, Any]:
             "window_length is 512",
         ),
         ("deci, 7B", {"num_key_value_heads_per_layer": [1, 3]}, "a divisor of num_attention_heads, 4, for each of 2"),
+        ("jais", {"mup_scale_qk_dot_by_d": False}, "llama.cpp's jais graph divides scores by the size of a head"),
+        ("jais", {"position_embedding_type": "learned"}, "position_embedding_type is 'learned'"),
+        ("refact", {"multi_query": False}, "multi_query is false, wanted true"),
+        ("olmo, as AI2 saved it", {"include_bias": True}, "include_bias is true, wanted false"),
+        ("olmo, as AI2 saved it", {"activation_type": "gelu"}, "activation_type is 'gelu', wanted swiglu"),
     ],
 )
 def test_what_the_graphs_cannot_compute_is_refused(

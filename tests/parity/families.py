@@ -47,6 +47,9 @@ class Case:
     heard: Callable[[Any, Mapping[str, Any]], Any] = lambda model, inputs: model.get_audio_features(**inputs)
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
+    processed: Callable[[Any], Mapping[str, Any]] | None = (
+        None  # pixels, as a processor that wants torchvision has them
+    )
     exact_gelu: bool = False  # llama.cpp computes the tower's as transformers does, and has no table for it
     rows: tuple[int, int] | None = None  # tokens in a row of the image, and the id of what ends each row but the last
     as_llama_cpp_sees: Callable[[Any], None] = lambda model: None  # puts an order of its own graph into transformers
@@ -75,7 +78,7 @@ def families() -> dict[str, list[Case]]:
     return found
 
 
-IMAGES_NOT_KNOWN = frozenset({"janus", "lighton_ocr", "paddleocr"})
+IMAGES_NOT_KNOWN = frozenset({"janus", "lfm2_vl", "lighton_ocr", "paddleocr"})
 """Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 
