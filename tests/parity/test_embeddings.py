@@ -7,6 +7,7 @@ transformers too.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,12 @@ from validate.runtimes import transformers as reference
 from validate.runtimes._sentences import read_sentences, through
 
 ALL = {name: case for name, case in every_case().items() if not case.writes}
+ANSWERING = [name for name in ALL if name.startswith("t5") and "encoder alone" not in name]
+ENCODING = [name for name in ALL if name not in ANSWERING]
 CLOSE, ROUNDED = 2e-2, 2e-3  # of the standard deviation, as for logits
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ENCODING)
 def test_vectors_and_embeddings_equal_transformers(name: str, tmp_path: Path) -> None:
     case = ALL[name]
     folder = case.make(tmp_path / "tiny")
@@ -50,6 +53,35 @@ def test_vectors_and_embeddings_equal_transformers(name: str, tmp_path: Path) ->
     assert got[1].shape == exact[1].shape
     apart = float(np.abs(got[1] - exact[1]).max() / _scale(exact))
     assert apart > 0.1 if case.no_scores else apart < 2 * case.tolerance  # the reason still holds
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_an_answer_to_what_an_encoder_read_equals_transformers(name: str, tmp_path: Path) -> None:
+    """The decoder's logits; of a class without a head those of the embedding, which llama.cpp takes for one."""
+    import torch
+    import transformers
+
+    case = ALL[name]
+    folder = case.make(tmp_path / "tiny")
+    (artifact,) = convert(folder, tmp_path / "out", "F32").of(Role.WEIGHTS)
+    draw = np.random.default_rng(0)
+    read, answer = draw.integers(5, 300, 200).tolist(), [0, *draw.integers(5, 300, 40).tolist()]
+    named = json.loads((folder / "config.json").read_text())["architectures"][0]
+    known = getattr(transformers, named.replace("WithLMHeadModel", "ForConditionalGeneration"))
+    model = known.from_pretrained(folder).float().eval()
+    case.as_llama_cpp_sees(model)
+    found = []
+    for _ in range(2):
+        with torch.inference_mode():
+            out = model(input_ids=torch.tensor([read]), decoder_input_ids=torch.tensor([answer]))
+            logits = out.logits if "logits" in out else out.last_hidden_state @ model.shared.weight.T
+        found.append(logits[0].numpy())
+        look_up_gelu(model)
+    with llama_cpp.RUNTIME.open(artifact.path, threads=1) as session:
+        got = session.embedder.answer_logits(read, answer, found[0].shape[1])
+    assert np.ptp(found[0].argmax(1)) > 50  # it says something
+    assert _difference(got, found[0]) < CLOSE
+    assert _difference(got, found[1]) < case.tolerance <= ROUNDED
 
 
 def test_what_a_family_says_it_gives_is_what_its_cases_give(tmp_path: Path) -> None:
