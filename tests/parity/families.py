@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Case:
     equal: Callable[[Path], Path] | None = (
         None  # the same weights in a class that transformers has, where it lacks this
     )
+    computed: Callable[[Path, Sequence[int]], np.ndarray] | None = None  # (folder, tokens) -> vectors, else
     scored: Callable[[Path, np.ndarray], np.ndarray] | None = None  # (folder, vectors of tokens) -> its scores, then
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
