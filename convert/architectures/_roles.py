@@ -53,7 +53,7 @@ class TensorRole(Enum):
     TOWER = "vision tower"
     AUDIO = "audio encoder"
     PROJECTOR = "projector"
-    CLASSIFIER = "classifier"  # from an encoder's output to its scores
+    CLASSIFIER = "classifier"  # from an encoder's output to its scores, or to another width
 
 
 R = TensorRole

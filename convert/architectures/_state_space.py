@@ -14,14 +14,19 @@ from convert.architectures._rows import B
 from convert.gguf_field import Field
 
 
-def negative_exp(values: np.ndarray) -> np.ndarray:
-    """A of the logarithm that checkpoints have.
+def exact_exp(values: np.ndarray) -> np.ndarray:
+    """What the logarithms that checkpoints have are of, float32.
 
     Rounded once, from float64, so that every machine writes the same file: torch's float32 exp, which upstream's
     converter calls, is a last bit away for one value in a hundred, for others on another processor.
     """
     exact: np.ndarray = np.exp(values.astype(np.float64))
-    return -exact.astype(np.float32)
+    return exact.astype(np.float32)
+
+
+def negative_exp(values: np.ndarray) -> np.ndarray:
+    """A, of its logarithm."""
+    return -exact_exp(values)
 
 
 def _squeeze(values: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ def latent_text(values: JsonObject, kind: JsonObject, graph: Graph, own: Own = l
     whole = (
         *expand(MLP, decoder.sizes, layers=range(dense)),
         *expand(moe, decoder.sizes, layers=range(dense, decoder.layers)),
-        *keys_and_values(decoder, range(decoder.layers)),
+        *keys_and_values(decoder.sizes, decoder.heads, range(decoder.layers)),
         *tensors,
     )
     all_fields = [
@@ -158,9 +158,10 @@ def _attention_fields(decoder: Decoder) -> list[Field]:
     return [Field.uint32(f"{decoder.graph.name}.{key}", value) for key, value in numbers.items()]
 
 
-def keys_and_values(decoder: Decoder, layers: Iterable[int]) -> Iterator[SourceTensor]:
+def keys_and_values(
+    size: Mapping[str, int], heads: int, layers: Iterable[int], attention: str = "self_attn"
+) -> Iterator[SourceTensor]:
     """kv_b_proj of these layers: (heads, plain part of a key + value, latent), as rows."""
-    size, heads = decoder.sizes, decoder.heads
     plain, value, latent = size["plain"], size["value"], size["latent"]
 
     def heads_apart(weight: np.ndarray) -> np.ndarray:
@@ -177,7 +178,7 @@ def keys_and_values(decoder: Decoder, layers: Iterable[int]) -> Iterator[SourceT
             OutputTensor(f"blk.{i}.attn_k_b.weight", (heads, latent, plain), key),
             OutputTensor(f"blk.{i}.attn_v_b.weight", (heads, value, latent), values),
         )
-        yield SourceTensor(f"model.layers.{i}.self_attn.kv_b_proj.weight", (heads * (plain + value), latent), outputs)
+        yield SourceTensor(f"model.layers.{i}.{attention}.kv_b_proj.weight", (heads * (plain + value), latent), outputs)
 
 
 def _groups(config: Config, experts: int, scoring: str, prefix: str) -> tuple[list[Field], list[str]]:

@@ -41,25 +41,31 @@ def text(values: JsonObject) -> GraphSpec:
 
 def _indexer(decoder: Decoder) -> tuple[list[Field], tuple[SourceTensor, ...]]:
     """Fields and tensors of the indexers."""
-    config, prefix = decoder.config, f"{decoder.graph.name}.attention.indexer"
+    config = decoder.config
     if not decoder.more["latent_query"]:
         config.complain("q_lora_rank", None, "a number", f"llama.cpp's {decoder.graph.name} graph has latent queries")
+    sizes, fields = indexer_sizes(decoder)
+    whole = [True] * decoder.layers
+    if decoder.graph is GRAPHS[GLM]:
+        whole = _whole_indexers(config, decoder.layers)
+        if config.has("indexer_types") or not all(whole) or decoder.context >= WHOLE_INDEXERS:
+            fields.append(Field.booleans(f"{decoder.graph.name}.attention.indexer.types", whole))
+    return fields, expand(INDEXER, {**decoder.sizes, **sizes}, layers=[i for i, own in enumerate(whole) if own])
+
+
+def indexer_sizes(decoder: Decoder) -> tuple[dict[str, int], list[Field]]:
+    """The dimensions of an indexer's rows, and what the file says of it."""
+    config, prefix = decoder.config, f"{decoder.graph.name}.attention.indexer"
     heads, size = config.size("index_n_heads"), config.size("index_head_dim")
     if size < SMALLEST_INDEX or size & (size - 1):
         wanted = f"a power of two, {SMALLEST_INDEX} or more"
         config.complain("index_head_dim", size, wanted, "llama.cpp turns it by Hadamard's matrix")
-    sizes = {**decoder.sizes, "index": size, "index_heads": heads, "index_queries": heads * size}
     fields = [
         Field.uint32(f"{prefix}.head_count", heads),
         Field.uint32(f"{prefix}.key_length", size),
         Field.uint32(f"{prefix}.top_k", config.size("index_topk", most=MAX_CONTEXT)),
     ]
-    whole = [True] * decoder.layers
-    if decoder.graph is GRAPHS[GLM]:
-        whole = _whole_indexers(config, decoder.layers)
-        if config.has("indexer_types") or not all(whole) or decoder.context >= WHOLE_INDEXERS:
-            fields.append(Field.booleans(f"{prefix}.types", whole))
-    return fields, expand(INDEXER, sizes, layers=[i for i, own in enumerate(whole) if own])
+    return {"index": size, "index_heads": heads, "index_queries": heads * size}, fields
 
 
 def _whole_indexers(config: Config, layers: int) -> list[bool]:

@@ -6,7 +6,7 @@ llama.cpp's graph (models/gemma3n.cpp) has most numbers of the two published mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from convert.architectures._config import MAX_CONTEXT, Config
@@ -21,6 +21,7 @@ from convert.architectures._decoder import (
 )
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor, TensorRule, Transform
+from convert.architectures._layers import WIDTHS, listed
 from convert.architectures._nested import inner_config
 from convert.architectures._rope import Rotary, sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM, B, L
@@ -120,7 +121,9 @@ def text(values: JsonObject) -> GraphSpec:
     transforms = {"padded": padded(decoder)}
     spec = decoder_spec(decoder, ROWS, fields, transforms, Extra(left_out=TOWERS))
     tensors = tuple(_shared(spec.tensors, decoder.layers - shared))
-    return replace(spec, fields=tuple(widths(spec.fields, said)), tensors=tensors)
+    widths = said.values["intermediate_size"]
+    numbers = {WIDTHS: widths} if isinstance(widths, list) else {}
+    return replace(spec, fields=tuple(listed(spec.fields, numbers)), tensors=tensors)
 
 
 def one_width(config: Config) -> Config:
@@ -131,13 +134,6 @@ def one_width(config: Config) -> Config:
     if len(set(map(str, widths))) != 1:
         config.complain("intermediate_size", widths, "one number for all layers", "llama.cpp's graph has one width")
     return Config({**config.values, "intermediate_size": widths[0] if widths else 1}, config.where, config.problems)
-
-
-def widths(fields: Iterable[Field], said: Config) -> Iterator[Field]:
-    """The fields, with the width of the MLPs for each layer where the config says it so."""
-    for field in fields:
-        listed = said.values["intermediate_size"] if field.key.endswith(".feed_forward_length") else None
-        yield Field.int32s(field.key, listed) if isinstance(listed, list) else field
 
 
 def padded(decoder: Decoder) -> Transform:

@@ -13,6 +13,7 @@ from convert.architectures._decoder import GELU_TANH, Decoder, Extra, Graph, dec
 from convert.architectures._experts import expert_fields, read_experts, with_experts
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import Generated, GraphSpec, LeftOut, SourceTensor, TensorRule, expand
+from convert.architectures._layers import KV_HEADS, WIDTHS, listed
 from convert.architectures._nested import inner_config
 from convert.architectures._rope import sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM, B, L
@@ -94,7 +95,7 @@ def text(values: JsonObject) -> GraphSpec:
     extra = Extra(tensors=tensors, generated=[_frequencies(config)], left_out=[*TOWERS, UNIFIED])
     transforms = {"padded": padded(decoder)} if "layer_vocab" in decoder.sizes else {}
     spec = decoder_spec(decoder, [*rows, *more], [*fields, *more_fields], transforms, extra)
-    return replace(spec, fields=tuple(_by_layer(spec.fields, config, layers)))
+    return replace(spec, fields=tuple(listed(spec.fields, _numbers(config, layers))))
 
 
 def _with_wide(config: Config, layers: int) -> Config:
@@ -222,15 +223,14 @@ def _frequencies(config: Config) -> Generated:
     return Generated("rope_freqs.weight", np.array([1.0] * turning + [NO_TURN] * (size // 2 - turning), np.float32))
 
 
-def _by_layer(fields: Iterable[Field], config: Config, layers: list[Layer]) -> Iterator[Field]:
-    """The fields, with those numbers for each layer that need not be the same in all."""
-    listed: dict[str, list[int]] = {}
+def _numbers(config: Config, layers: list[Layer]) -> dict[str, list[int]]:
+    """What need not be the same in all layers."""
+    numbers: dict[str, list[int]] = {}
     if config.flag("use_double_wide_mlp"):
-        listed["gemma4.feed_forward_length"] = [layer.ffn for layer in layers]
+        numbers[WIDTHS] = [layer.ffn for layer in layers]
     if config.has("num_global_key_value_heads") or config.has("wide_kv_heads"):
-        listed["gemma4.attention.head_count_kv"] = [layer.kv_heads for layer in layers]
-    for field in fields:
-        yield Field.int32s(field.key, listed[field.key]) if field.key in listed else field
+        numbers[KV_HEADS] = [layer.kv_heads for layer in layers]
+    return numbers
 
 
 FAMILY = Family(

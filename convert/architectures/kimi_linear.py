@@ -109,7 +109,7 @@ def text(values: JsonObject) -> GraphSpec:
     rest = [i for i in range(decoder.layers) if i not in layers.attending]
     tensors = (
         *expand((*LATENT, *QUERY), decoder.sizes, layers=layers.attending),
-        *keys_and_values(decoder, layers.attending),
+        *keys_and_values(decoder.sizes, decoder.heads, layers.attending),
         *expand(DELTA, decoder.sizes, TRANSFORMS, rest),
         *expand(MLP, decoder.sizes, layers=range(dense)),
         *expand(SPARSE, decoder.sizes, layers=range(dense, decoder.layers)),

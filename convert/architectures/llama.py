@@ -61,7 +61,15 @@ def pairs_together(heads: int) -> View:
 FAMILY = Family(
     name="llama",
     title="Llama and what has its layers (Mistral, TinyLlama, Yi, SmolLM …)",
-    classes=("LlamaForCausalLM", "MistralForCausalLM", "LLaMAForCausalLM", "IQuestCoderForCausalLM", "LlamaModel"),
+    classes=(
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "LLaMAForCausalLM",
+        "IQuestCoderForCausalLM",
+        "LlamaModel",
+        "VLlama3ForCausalLM",
+    ),
     text=text,
+    renames=(("model.text_model.", "model."),),
     tested=("gptq", "onnx"),
 )

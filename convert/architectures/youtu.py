@@ -37,7 +37,8 @@ def text(values: JsonObject) -> GraphSpec:
         Field.uint32("deepseek2.expert_feed_forward_length", decoder.ffn),  # which llama.cpp asks for all the same
         Field.uint32("deepseek2.expert_shared_count", 0),
     ]
-    return decoder_spec(decoder, (*rows, *MLP), fields, extra=Extra(tensors=deepseek2._keys_and_values(decoder)))
+    latent = deepseek2.keys_and_values(decoder.sizes, decoder.heads, range(decoder.layers))
+    return decoder_spec(decoder, (*rows, *MLP), fields, extra=Extra(tensors=latent))
 
 
 FAMILY = Family(

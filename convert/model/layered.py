@@ -43,6 +43,14 @@ class Layer:
     in_list: bool  # one of a list of like ones: a decoder layer, a block of a tower
 
 
+class _Elsewhere(torch.nn.Parameter):  # type: ignore[misc]
+    """An embedding's weights that are not in memory: where they will be, Llama 4 sends its tokens before it asks."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+
 class Visitor(Protocol):
     """Who looks at a layer while its weights are there. Gradients are off only where it says so."""
 
@@ -288,6 +296,8 @@ def _layers(model: PreTrainedModel, place: Callable[[Forward], Forward]) -> list
                 for number, member in child.named_children():
                     add(f"{path}.{number}", member, in_list=True)
             elif _is_large(child):
+                if isinstance(child, torch.nn.Embedding):
+                    child._parameters["weight"] = _Elsewhere(child.weight, requires_grad=False)
                 add(path, child, in_list=False)
             else:
                 look(path, child)

@@ -26,6 +26,9 @@ def cores_for(source: Bundle) -> int:
 
 def weights_of(source: Bundle) -> memory.Weights:
     """What the source's weights take in memory, from headers; quantized ones as what they are made into."""
+    if source.pending is not None:
+        found = open_bundle(source).tensors.values()
+        return memory.weights_of((tensor.name, tensor.dtype, tensor.shape) for tensor in found)
     files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file() and a.format == "safetensors"]
     home = next((a.path.parent for a in source.of(Role.CONFIG)), None)
     return _weights(files, home, lambda: open_bundle(source).tensors)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -92,6 +93,9 @@ class LazyTensor:
         return prod(self.shape) * STORAGE[self.dtype].itemsize
 
 
+Tensors: TypeAlias = Mapping[str, LazyTensor]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model as it was published; nothing in it is loaded until a tensor's `load` is called."""
@@ -131,14 +135,23 @@ def open_files(files: Sequence[Path]) -> dict[str, LazyTensor]:
     return _tensors(files)
 
 
+def stored_tensors(path: Path) -> dict[str, LazyTensor]:
+    """Every tensor of a safetensors file, as it is called there. Raises InputError."""
+    header = read_header(path)
+    mapped = MappedFile(header)
+    return {entry.name: _lazy(path, mapped, entry, STORAGE) for entry in header.entries}
+
+
 def open_bundle(bundle: Bundle) -> Checkpoint:
-    """The checkpoint that a source bundle describes; its weights need not lie beside its config.
+    """The checkpoint that a source bundle describes; its weights need not lie beside its config, nor be written yet.
 
     Raises InputError as open_checkpoint does, and when the weights are not there (yet).
     """
     config = next((file.path for file in bundle.of(Role.CONFIG) if file.path.name == CONFIG_NAME), None)
     if config is None:
         raise InputError(bundle.model.name, "has no config.json", "a Hugging Face checkpoint")
+    if bundle.pending is not None:
+        return Checkpoint(config.parent, bundle.pending.config, cast(Tensors, bundle.pending.tensors))
     weights = [file.path for file in bundle.of(Role.WEIGHTS)]
     if not weights:
         raise InputError(bundle.model.name, "has no weights", "safetensors files")

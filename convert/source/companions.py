@@ -41,6 +41,8 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "tekken.json": Role.TOKENIZER,
         "*.tiktoken": Role.TOKENIZER,
         "tiktoken.model": Role.TOKENIZER,
+        "rwkv_vocab_*.txt": Role.TOKENIZER,
+        "tokenizer.jsonl": Role.TOKENIZER,
         "special_tokens_map.json": Role.TOKENIZER,
         "added_tokens.json": Role.TOKENIZER,
         "chat_template.jinja": Role.CHAT_TEMPLATE,
@@ -226,7 +228,7 @@ def read_companions(bundle: Bundle, *, tokenizer: bool = True) -> Companions:
     card, card_notes = read_card(files.get("README.md"))
     templates, template_notes = _chat_templates(files)
     companions = Companions(
-        config=_config(files),
+        config=_config(files) if bundle.pending is None else bundle.pending.config,
         tokenizer_config=_tokenizer_config(files),
         chat_templates=templates,
         generation=_read(files, "generation_config.json"),

@@ -316,6 +316,12 @@ class ValidateStage(Stage[ValidateOptions]):
 
     def check(self, options: ValidateOptions, inputs: Inputs) -> list[Problem]:
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
+        if not inputs[SOURCE].of(Role.CONFIG):
+            got = "the source is no checkpoint that transformers runs, so there is nothing to compare with"
+            remedy = (
+                "leave `validate` out, or judge the files by `convert validate --candidate FILE --reference FOLDER`"
+            )
+            return [Problem("validate", got, "a checkpoint as the source", remedy)]
         also_on = second_runtimes(options)
         rows = outputs(inputs, also_on)
         problems = [*check_all(options, inputs[SOURCE], rows), *check_given(options, inputs[SOURCE])]

@@ -63,6 +63,7 @@ YARN = {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings":
             {"rope_parameters": {"sliding_attention": {"partial_rotary_factor": 0.1}}},
             "wanted an even part of a head of 32 values",
         ),
+        ("talkie", {"tie_word_embeddings": True}, "tie_word_embeddings is true, wanted false"),
         ("youtu", {"rope_interleave": False}, "rope_interleave is false, wanted true"),
         ("youtu", {"num_hidden_layers": 26}, "q_lora_rank is 40, wanted null"),
     ],

@@ -186,6 +186,21 @@ def _varint(value: int) -> bytes:
     return bytes([low | 0x80]) + _varint(more) if more else bytes([low])
 
 
+def drawn_by_shape(
+    shapes: Mapping[str, tuple[int, ...]], scales: Mapping[str, float], dtype: str = "bfloat16", seed: int = 0
+) -> Tensors:
+    """Name -> torch tensor, drawn as `build` draws: for checkpoints that transformers has no class for."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    tensors: Tensors = {}
+    for name, shape in sorted(shapes.items()):
+        values = torch.empty(shape).normal_(0.0, 0.05, generator=generator)
+        values = values + 1 if _is_norm(name) else values
+        tensors[name] = (values * _factor(name, scales)).to(getattr(torch, dtype)).contiguous()
+    return tensors
+
+
 def sharpened(folder: Path) -> Path:
     """A folder of tests.tiny, its weights times SHARP's factors."""
     from tests.fixtures_gguf import edit_weights

@@ -40,7 +40,7 @@ from conversion.base import ModelBase, TextModel
 from transformers import PreTrainedConfig
 RENAMED = (
     "rotary_pct", "num_attention_groups", "moe_num_experts", "moe_top_k", "moe_layers_enum",
-    "attention_other_setting", "partial_rotary_factors",
+    "attention_other_setting", "partial_rotary_factors", "norm_topk_prob", "n_group",
 )
 ask = TextModel.get_vocab_base_pre
 def lenient(self, tokenizer):
@@ -55,6 +55,9 @@ PreTrainedConfig.max_position_embeddings = None
 from conversion.deepseek import DeepseekV32Model
 from conversion.hunyuan import HunYuanMoEModel
 DeepseekV32Model.set_vocab = HunYuanMoEModel.set_vocab = TextModel._set_vocab_gpt2
+# it looks for embeddings of zeros in the index of shards, and cannot without one
+from conversion.minimax import MiniMaxText01Model
+MiniMaxText01Model._get_suppress_tokens = lambda self: None
 load = TextModel.load_hparams
 def whole(folder, *more, **words):
     own = json.loads((folder / "config.json").read_text())

@@ -58,7 +58,7 @@ WINDOWED = frozenset(
 )
 """Architectures whose graph reads a sliding window from the file (LLM_KV_ATTENTION_SLIDING_WINDOW)."""
 
-BOTH_WAYS = frozenset({"modern-bert"})
+BOTH_WAYS = frozenset({"modern-bert", "gemma-embedding"})
 """Architectures whose window in the file counts both sides of a token, where transformers' word is for one."""
 
 FOLDED = frozenset({"hunyuan-dense", "hunyuan-moe"})

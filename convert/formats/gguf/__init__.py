@@ -116,7 +116,11 @@ FORMAT = Format(
     name="gguf",
     title="GGUF",
     kinds=(Kind("gguf", "GGUF", Mark("circle", "#1668c8", "#6aabff"), runtimes=("llama_cpp",)),),
-    stages={"gguf": "convert.formats.gguf.stage:STAGE", "imatrix": "convert.formats.gguf.imatrix_stage:STAGE"},
+    stages={
+        "gguf": "convert.formats.gguf.stage:STAGE",
+        "gguf_lora": "convert.formats.gguf.lora_stage:STAGE",
+        "imatrix": "convert.formats.gguf.imatrix_stage:STAGE",
+    },
     outputs=outputs,
     supports=supports,
     supports_family=supports_family,

@@ -37,7 +37,9 @@ def extended(spec: GraphSpec, sentences: Sentences | None) -> GraphSpec:
         more += [Field.uint32(f"{prefix}.{name}_feat_in", dense.inputs)]
         more += [Field.uint32(f"{prefix}.{name}_feat_out", dense.outputs)]
         shape = (dense.outputs, dense.inputs)
-        tensors.append(SourceTensor(_weight(dense), shape, (OutputTensor(f"{name}.weight", shape),)))
+        tensors.append(
+            SourceTensor(_weight(dense), shape, (OutputTensor(f"{name}.weight", shape),), TensorRole.CLASSIFIER)
+        )
     return replace(spec, fields=(*spec.fields, *more), tensors=(*spec.tensors, *tensors))
 
 

@@ -8,6 +8,8 @@ The kinds, by the names the format has for them, each in a file of `convert.form
     t5       sentencepiece unigram: tokens, types, log probabilities, normalization rules
     bert     WordPiece: tokens and types
     gemma4   sentencepiece's pieces with the merges they were made by; from tokenizer.json
+    rwkv     RWKV's World: tokens as Python prints bytes, and types
+    plamo2   PLaMo's tokenizer.jsonl: tokens, types, scores
 
 What a tokenizer says that llama.cpp has no place for is a note, not an error: the written file is proven by what it
 encodes (tokenizer_proof.py), and the validation measures what it costs.
@@ -31,8 +33,11 @@ from convert.formats.gguf.sentencepiece import (
 )
 from convert.formats.gguf.vocabularies._common import Vocabulary, an_object, place
 from convert.formats.gguf.vocabularies.byte_level import byte_level, is_byte_level
+from convert.formats.gguf.vocabularies.jsonl import FILE as JSONL
+from convert.formats.gguf.vocabularies.jsonl import jsonl
 from convert.formats.gguf.vocabularies.merged_pieces import merged_pieces, with_merges
 from convert.formats.gguf.vocabularies.ranks import ranked, ranks_file
+from convert.formats.gguf.vocabularies.trie import trie, trie_file
 from convert.formats.gguf.vocabularies.unigram import unigram
 from convert.formats.gguf.vocabularies.wordpiece import wordpiece
 from convert.gguf_field import Field, GGUFValueType
@@ -108,7 +113,7 @@ def _fields(vocabulary: Vocabulary) -> list[Field]:
         *([Field.string("tokenizer.ggml.pre", vocabulary.pre)] if vocabulary.pre else []),
         Field.strings("tokenizer.ggml.tokens", texts),
     ]
-    if vocabulary.model in ("llama", "t5", "gemma4"):
+    if vocabulary.model in ("llama", "t5", "gemma4", "plamo2"):
         fields.append(Field.float32s("tokenizer.ggml.scores", scores))
     fields.append(Field.int32s("tokenizer.ggml.token_type", types))
     if vocabulary.model in ("gpt2", "gemma4"):
@@ -144,6 +149,10 @@ def read_vocabulary(companions: Companions, vocab_size: int, pre_tokenizer: str 
     """The tokenizer of `companions` with exactly `vocab_size` tokens. Raises InputError."""
     if companions.tokenizer_json is not None:
         return _of_tokenizer_json(companions, companions.tokenizer_json, vocab_size, pre_tokenizer)
+    if (lines := trie_file(companions)) is not None:
+        return trie(companions, vocab_size, lines)
+    if JSONL in companions.files:
+        return jsonl(companions, vocab_size)
     if ranks_file(companions) is not None:
         return ranked(companions, vocab_size, pre_tokenizer)
     if companions.sentencepiece is not None:

@@ -82,12 +82,17 @@ def off_centre(tensors: Tensors) -> Tensors:
     return {name: moved(values) if name.endswith("expert_bias") else values for name, values in ling(tensors).items()}
 
 
-def sarvam(folder: Path) -> Path:
-    whole = {key: value for key, value in SARVAM.items() if key != "partial_rotary_factor"}
+def sarvam(folder: Path, **words: Any) -> Path:
+    whole = {key: value for key, value in (SARVAM | words).items() if key != "partial_rotary_factor"}
     return published(equal(1.0)(folder), whole, off_centre)
 
 
 CASES = {
     "": Case(lambda folder: published(equal(0.5)(folder), CONFIG, ling), equal=equal(0.5), allowed=BY_BYTES),
     "Sarvam": Case(sarvam, equal=equal(1.0), allowed=BY_BYTES),
+    "Sarvam, its class by module": Case(
+        lambda folder: sarvam(folder, architectures=["modeling_sarvam_moe.SarvamMoEForCausalLM"]),
+        equal=equal(1.0),
+        allowed=BY_BYTES,
+    ),
 }

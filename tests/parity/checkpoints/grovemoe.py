@@ -30,4 +30,8 @@ def grove(tensors: Tensors) -> Tensors:
     return made
 
 
-CASES = {"": Case(as_qwen(CONFIG, grove), no_logits=NO_LOGITS)}
+BY_MODULE = {**CONFIG, "architectures": ["modeling_grove_moe.GroveMoeForCausalLM"]}
+CASES = {
+    "": Case(as_qwen(CONFIG, grove), no_logits=NO_LOGITS),
+    "its class by module": Case(as_qwen(BY_MODULE, grove), no_logits=NO_LOGITS),
+}

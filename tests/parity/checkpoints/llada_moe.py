@@ -18,4 +18,9 @@ CONFIG = {
 }
 MASK = {"tokenizer.ggml.mask_token_id": "the tokenizer's, where it has one; upstream's is that of one release"}
 NO_LOGITS = "it fills in tokens that all others surround: there are no logits of a next one"
-CASES = {"": Case(as_qwen(CONFIG, head_dim=16, norm_topk_prob=False), allowed=MASK, no_logits=NO_LOGITS)}
+BASE = {**CONFIG, "architectures": ["LLaDAMoEModel"]}
+DRAWN = {"head_dim": 16, "norm_topk_prob": False}
+CASES = {
+    "": Case(as_qwen(CONFIG, **DRAWN), allowed=MASK, no_logits=NO_LOGITS),
+    "base model": Case(as_qwen(BASE, **DRAWN), allowed=MASK, no_logits=NO_LOGITS),
+}

@@ -7,8 +7,9 @@ from typing import Any
 
 from tests import tiny
 from tests.fixtures_gguf import LLAMA3_ROPE
-from tests.parity.build import published, renamed, sharpened
+from tests.parity.build import published, sharpened
 from tests.parity.families import Case
+from tests.parity.layouts import renamed
 
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
 MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
@@ -32,6 +33,16 @@ def called(name: str, **words: Any) -> Callable[[Path], Path]:
 
 
 IQUEST = {"model_type": "iquestcoder", "tied": False, "head_dim": 32}
+
+
+def vllama3(folder: Path) -> Path:
+    """By the name that SmolVLM's config has for its text, whose tensors are called text_model's."""
+    config = json.loads((llama()(folder) / "config.json").read_text())
+    return published(
+        folder, {**config, "architectures": ["VLlama3ForCausalLM"]}, renamed(("model.", "model.text_model."))
+    )
+
+
 CASES = {
     "": Case(llama()),
     "biases, untied, heads of their own size": Case(llama(tied=False, **BIASES)),
@@ -43,4 +54,5 @@ CASES = {
     "as its first converter called it": Case(called("LLaMAForCausalLM")),
     "IQuest Coder": Case(called("IQuestCoderForCausalLM", **IQUEST)),
     "a base model": Case(called("LlamaModel")),
+    "the text of SmolVLM": Case(vllama3, equal=llama()),
 }

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from tests.parity.build import QWEN, SHARP, SIZES, build, published, same
+from tests.parity.build import QWEN, SHARP, SIZES, build, same
 from tests.parity.families import Case
-from tests.parity.layouts import renamed
+from tests.parity.layouts import inside
 
 SCALES = {**SHARP, "router.weight": 8, "experts.down_proj": 4, "experts.gate_up_proj": 4}
 ROPE = {
@@ -47,20 +46,13 @@ def llama4(folder: Path, **words: Any) -> Path:
     return build(folder, QWEN, config | words, hub=same, scales=SCALES)
 
 
-def inside(folder: Path) -> Path:
-    """The text of the model that sees; its tower is not there."""
-    llama4(folder)
-    text = json.loads((folder / "config.json").read_text())
-    config = {
-        "architectures": ["Llama4ForConditionalGeneration"],
-        "model_type": "llama4",
-        "text_config": {key: value for key, value in text.items() if key != "architectures"},
-    }
-    layout = renamed(("model.", "language_model.model."), ("lm_head", "language_model.lm_head"))
-    return published(folder, config, layout)
+def with_tower(folder: Path) -> Path:
+    """The text of the model that sees."""
+    names = (("model.", "language_model.model."), ("lm_head", "language_model.lm_head"))
+    return inside(llama4(folder), "Llama4ForConditionalGeneration", "llama4", names, "vision_model.one.weight")
 
 
 CASES = {
     "": Case(llama4),
-    "inside a model that sees": Case(inside, equal=llama4),
+    "inside a model that sees": Case(with_tower, equal=llama4),
 }

@@ -87,4 +87,21 @@ def text_only(tensors: Tensors) -> Tensors:
     return {name: v for name, v in step(tensors).items() if not name.startswith(("vision_model.", "model.multi_modal"))}
 
 
-CASES = {"": Case(lambda folder: published(equal(folder), TEXT, text_only), equal=equal, allowed=BY_BYTES)}
+SEEING: dict[str, Any] = {
+    "architectures": ["Step3p7ForConditionalGeneration"],
+    "model_type": "step3p7_of_its_own_code",
+    "text_config": {key: value for key, value in TEXT.items() if key != "architectures"} | {"vocab_size": QWEN.vocab},
+    "vision_config": VISION,
+}
+
+
+def with_tower(tensors: Tensors) -> Tensors:
+    return {
+        name.replace("model.multi_modal_projector.", "vit_large_projector."): v for name, v in step(tensors).items()
+    }
+
+
+CASES = {
+    "": Case(lambda folder: published(equal(folder), TEXT, text_only), equal=equal, allowed=BY_BYTES),
+    "3.7": Case(lambda folder: published(equal(folder), SEEING, with_tower), equal=equal, allowed=BY_BYTES),
+}
