@@ -230,6 +230,14 @@ def layout(folder: Path) -> Layout:
     return found[0] if found else SAFETENSORS
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether `folder` has files that are named as a checkpoint's weights."""
+    present = _present(folder)
+    return any(
+        {kind.single, kind.index} & set(present) or any(map(kind.count, present)) for kind in (SAFETENSORS, PICKLES)
+    )
+
+
 def weight_files(folder: Path, kind: Layout = SAFETENSORS) -> tuple[list[Path], dict[str, str]]:
     """The files that hold the model, in order, and the index (tensor name -> file name; empty if there is none).
 

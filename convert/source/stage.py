@@ -99,7 +99,7 @@ class SourceOptions(Options):
 
 def remade(options: SourceOptions, folder: Path) -> Remade | None:
     """The checkpoint that this stage will write; None where it takes the files as they are. Raises InputError."""
-    return remake.with_adapters(folder, options.adapters) if options.adapters else None
+    return remake.with_adapters(folder, options.adapters) if options.adapters else remake.gathered(folder)
 
 
 def locate(options: SourceOptions, *, download: bool, progress: Progress) -> Path | None:
@@ -153,7 +153,21 @@ def _companions(folder: Path) -> dict[Role, tuple[Path, ...]]:
     return found
 
 
+def _weights(folder: Path) -> list[Path]:
+    """The files that hold the weights, and their index. Raises InputError."""
+    if shards := remake.shards_of(folder):
+        return shards
+    kind = checkpoint.layout(folder)
+    files, index = checkpoint.weight_files(folder, kind)
+    return [*files, *([folder / kind.index] if index else [])]
+
+
 def _check_weights(folder: Path) -> None:
+    if remake.shards_of(folder):
+        if importlib.util.find_spec("torch") is None:
+            raise InputError(str(folder), "has a trainer's shards", "torch to read them", install_command("pickle"))
+        remake.gathered(folder)
+        return
     kind = checkpoint.layout(folder)
     if kind is not PICKLES:
         checkpoint.open_tensors(folder)
@@ -250,11 +264,9 @@ class SourceStage(Stage[SourceOptions]):
         folder = _here(options)
         if folder is None:
             return []
-        kind = checkpoint.layout(folder)
-        files, index = checkpoint.weight_files(folder, kind)
         beside = [path for paths in _companions(folder).values() for path in paths]
         made = remade(options, folder)
-        return [*files, *([folder / kind.index] if index else []), *beside, *(made.reads if made else ())]
+        return [*_weights(folder), *beside, *(made.reads if made else ())]
 
     def check(self, options: SourceOptions, inputs: Inputs) -> list[Problem]:
         """What is wrong with the checkpoint, by its headers; nothing for a hub model that is not downloaded yet."""
@@ -281,12 +293,12 @@ class SourceStage(Stage[SourceOptions]):
         if folder is None:
             return Bundle(_model(options, None))
         roles = {role: tuple(artifact(path) for path in paths) for role, paths in _companions(folder).items()}
+        if (made := remade(options, folder)) is not None:
+            return made.forecast(Bundle(_model(options, folder), roles))
         kind = checkpoint.layout(folder)
         files, _ = checkpoint.weight_files(folder, kind)
         weights = pickled.forecast(files) if kind is PICKLES else tuple(artifact(path) for path in files)
-        bundle = Bundle(_model(options, folder), {Role.WEIGHTS: weights, **roles})
-        made = remade(options, folder)
-        return bundle if made is None else made.forecast(bundle)
+        return Bundle(_model(options, folder), {Role.WEIGHTS: weights, **roles})
 
     def run(self, options: SourceOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The checkpoint's bundle; pickled weights become safetensors in `out`. Files left in place have no hash."""
@@ -294,8 +306,8 @@ class SourceStage(Stage[SourceOptions]):
             return _gguf_bundle(options, path)
         folder = locate(options, download=True, progress=progress)
         if folder is not None and (made := remade(options, folder.absolute())):
-            plain = self.forecast(options.model_copy(update={"adapter": None}), inputs)
-            return made.write(plain, folder.absolute(), out, progress)
+            roles = {role: tuple(map(artifact, paths)) for role, paths in _companions(folder.absolute()).items()}
+            return made.write(Bundle(_model(options, folder), roles), folder.absolute(), out, progress)
         bundle = self.forecast(options, inputs)
         if folder is None:
             return bundle

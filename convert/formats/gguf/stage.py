@@ -181,8 +181,8 @@ class GGUFOptions(Options):
 
 
 def is_gguf(source: Bundle) -> bool:
-    """Whether the source is a GGUF file and not a checkpoint."""
-    return any(artifact.format == "gguf" for artifact in source.of(Role.WEIGHTS))
+    """Whether the recipe's model is a GGUF file and not a checkpoint; what a stage made says of which type it is."""
+    return any(artifact.kind == "gguf" for artifact in source.of(Role.WEIGHTS))
 
 
 def _lacking_modules() -> list[Problem]:
