@@ -24,6 +24,7 @@ from convert.source.card import base_models
 from convert.source.checkpoint import CLASSES, CONFIG_NAME, MAX_CONFIG_BYTES, PICKLES, SAFETENSORS, model_entries
 from convert.source.companions import TOKENIZER_BYTES
 from convert.source.names import kept_name, name_notes
+from convert.source.remote import remote_of
 from convert.source.safetensors import Entry, Header, MappedFile, read_header, write
 from convert.source.untrusted import decoded, inside, is_plain, listed, read_bytes, read_object
 
@@ -96,7 +97,7 @@ def refusal(folder: Path, card: JsonObject) -> Problem | None:
 def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     """The bundle of the checkpoint in `folder` with all that is odd in it put right in `out`."""
     weights = bundle.of(Role.WEIGHTS)
-    headers = [read_header(a.path) for a in weights if a.path.is_relative_to(folder)]
+    headers = [read_header(a.path) for a in weights if a.path.is_relative_to(folder) and remote_of(a.path) is None]
     odd = [header for header in headers if any(kept_name(e.name) != e.name for e in header.entries)]
     texts = [(role, a) for role, a in bundle.artifacts() if role not in (Role.WEIGHTS, Role.CARD)]
     other_config = read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES) != checkpoint.stored_config(folder)

@@ -20,11 +20,12 @@ from convert.bundle import Artifact, Bundle, Model, Role
 from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.options import Options, RecipePath
-from convert.progress import Progress
-from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled, remake
+from convert.progress import Progress, Silent
+from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled, remake, streamed
 from convert.source.card import read_card
 from convert.source.checkpoint import PICKLES
 from convert.source.remake import Remade, artifact
+from convert.source.remote import LIST, remote_of
 from convert.source.untrusted import inside
 from convert.stage import Inputs, Stage
 
@@ -71,6 +72,10 @@ class SourceOptions(Options):
         max_length=200,
         description="commit, tag or branch of the hub model; pin a commit, main moves",
     )
+    stream: bool = Field(
+        False,
+        description="read the hub model's weights from there while they are converted to GGUF, and keep none",
+    )
     name: Name | None = Field(
         None, description="the model's name in file names; the hub's or the folder's when left out"
     )
@@ -88,6 +93,8 @@ class SourceOptions(Options):
             raise ValueError("name the model by `path` (a folder) or by `hub` (org/name), one of them")
         if self.revision is not None and self.hub is None:
             raise ValueError("`revision` belongs to `hub`; a folder has none")
+        if self.stream and self.hub is None:
+            raise ValueError("`stream` belongs to `hub`; a folder is here already")
         return self
 
     @property
@@ -110,6 +117,10 @@ def locate(options: SourceOptions, *, download: bool, progress: Progress) -> Pat
     if options.hub is None:
         return options.path
     revision = options.revision or hub.DEFAULT_REVISION
+    if options.stream:
+        return (
+            streamed.prepare(options.hub, revision, progress) if download else streamed.prepared(options.hub, revision)
+        )
     if not download:
         return hub.cached(options.hub, revision)
     return hub.locate(options.hub, revision, download=True, progress=progress)
@@ -136,8 +147,6 @@ def _gguf_bundle(options: SourceOptions, path: Path) -> Bundle:
 
 
 def _here(options: SourceOptions) -> Path | None:
-    from convert.progress import Silent
-
     folder = locate(options, download=False, progress=Silent())
     return folder.absolute() if folder is not None else None
 
@@ -157,6 +166,8 @@ def _weights(folder: Path) -> list[Path]:
     """The files that hold the weights, and their index. Raises InputError."""
     if shards := remake.shards_of(folder):
         return shards
+    if (folder / LIST).is_file():
+        return [folder / LIST]  # what stands for weights elsewhere
     kind = checkpoint.layout(folder)
     files, index = checkpoint.weight_files(folder, kind)
     return [*files, *([folder / kind.index] if index else [])]
@@ -206,6 +217,14 @@ def _remake_notes(options: SourceOptions, folder: Path | None) -> tuple[str, ...
     return ()
 
 
+def _stored(path: Path) -> Artifact:
+    """A file of the weights; one whose bytes are elsewhere is known by its address and ETag."""
+    elsewhere = remote_of(path)
+    if elsewhere is None:
+        return artifact(path)
+    return Artifact("streamed", path, elsewhere.size, streamed.identity(elsewhere))
+
+
 def _model(options: SourceOptions, folder: Path | None) -> Model:
     if options.hub is not None:
         revision = folder.name if folder is not None else ""
@@ -247,9 +266,9 @@ class SourceStage(Stage[SourceOptions]):
         if options.hub is None:
             return []
         revision = options.revision or hub.DEFAULT_REVISION
-        found = hub.cached(options.hub, revision)
-        said = []
-        if found is None:
+        found = locate(options, download=False, progress=Silent())
+        said = ["the weights stay on the hub: they are read from there while they are converted"] * options.stream
+        if found is None and not options.stream:
             place = f"{options.hub} at {revision} is not in {hub.cache_folder()}"
             said.append(f"{place}; a run downloads it first, sizes and checks follow then")
         if not hub.COMMIT.fullmatch(revision):
@@ -297,7 +316,7 @@ class SourceStage(Stage[SourceOptions]):
             return made.forecast(Bundle(_model(options, folder), roles))
         kind = checkpoint.layout(folder)
         files, _ = checkpoint.weight_files(folder, kind)
-        weights = pickled.forecast(files) if kind is PICKLES else tuple(artifact(path) for path in files)
+        weights = pickled.forecast(files) if kind is PICKLES else tuple(map(_stored, files))
         return Bundle(_model(options, folder), {Role.WEIGHTS: weights, **roles})
 
     def run(self, options: SourceOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
