@@ -52,6 +52,11 @@ class Artifact:
     def type(self) -> str:
         return self.kind.partition("/")[2]
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its bytes are on a server, and its hash stands for what that says of it."""
+        return self.kind == "streamed"
+
 
 @dataclass(frozen=True)
 class Model:

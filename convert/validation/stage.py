@@ -322,6 +322,9 @@ class ValidateStage(Stage[ValidateOptions]):
                 "leave `validate` out, or judge the files by `convert validate --candidate FILE --reference FOLDER`"
             )
             return [Problem("validate", got, "a checkpoint as the source", remedy)]
+        if any(artifact.elsewhere for artifact in inputs[SOURCE].of(Role.WEIGHTS)):
+            got = "the source's weights are read from the hub as they are converted, and the reference needs them here"
+            return [Problem("validate", got, "", "leave `stream: true` out, or `validate`")]
         also_on = second_runtimes(options)
         rows = outputs(inputs, also_on)
         problems = [*check_all(options, inputs[SOURCE], rows), *check_given(options, inputs[SOURCE])]
