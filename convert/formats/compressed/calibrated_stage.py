@@ -13,11 +13,11 @@ from pydantic import Field
 from convert.bundle import Bundle, Role
 from convert.calibration import mix
 from convert.calibration.options import Calibration, check_files, check_fit
-from convert.calibration.statistics import Statistics, has_grams
 from convert.errors import Problem
 from convert.formats.compressed.folder_stage import CompressedStage, Job, SchemeOptions, finished, job, run_child
 from convert.json_types import JsonDict
 from convert.model.memory_needs import Passes, reference_needs
+from convert.model.statistics import Statistics, has_grams
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, only

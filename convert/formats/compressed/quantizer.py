@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from convert.calibration.statistics import LayerInputs, Statistics
 from convert.errors import StageError
 from convert.formats.compressed.folder import Layout, as_stored, values
 from convert.formats.compressed.groups import LayerMatrices, MatrixGroup, source_rows
@@ -26,6 +25,7 @@ from convert.model.forward import Call, Output
 from convert.model.hollow import Weights
 from convert.model.inputs import Listening
 from convert.model.layered import Layer, Layered
+from convert.model.statistics import LayerInputs, Statistics
 from quantize.grids import Quantized
 from quantize.layer import Group, Norm, Source, quantize_group
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from convert import messages
 from convert.calibration.batches import batches
 from convert.calibration.rows import Description, Row, digest, make_rows
-from convert.calibration.statistics import Statistics
 from convert.formats.compressed.scheme import Scheme
 from convert.json_types import JsonDict
+from convert.model.statistics import Statistics
 
 TRIED = Description(samples=1, length=32)
 

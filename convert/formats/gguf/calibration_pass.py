@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Artifact, Bundle
-from convert.calibration import statistics
 from convert.calibration.batches import batches
 from convert.calibration.rows import digest, make_rows
-from convert.calibration.statistics import LayerInputs
 from convert.errors import StageError
 from convert.formats.gguf.calibration import Gathered, model_key, read_matrices, silent
 from convert.formats.gguf.imatrix import Imatrix
 from convert.json_types import JsonDict
+from convert.model import statistics
 from convert.model.reference import open_layered
+from convert.model.statistics import LayerInputs
 from convert.progress import Progress
 
 if TYPE_CHECKING:

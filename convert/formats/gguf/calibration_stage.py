@@ -17,9 +17,9 @@ from convert import architectures
 from convert.bundle import Artifact, Bundle, Role
 from convert.calibration import mix
 from convert.calibration.options import Calibration, check_files, check_fit
-from convert.calibration.statistics import PLAIN, WITH_GRAMS, file_of, gram_bytes
 from convert.errors import ConvertError, Problem
 from convert.model.memory_needs import Passes, reference_needs
+from convert.model.statistics import PLAIN, WITH_GRAMS, file_of, gram_bytes
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only

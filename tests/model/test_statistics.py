@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from convert.bundle import Bundle, Role
-from convert.calibration.statistics import PLAIN, LayerInputs, Statistics, file_of, save
 from convert.errors import InputError
 from convert.formats.compressed.awq_stage import STAGE as awq
 from convert.formats.compressed.gptq_stage import STAGE as gptq
@@ -19,6 +18,7 @@ from convert.formats.gguf.calibration_stage import STAGE as calibration
 from convert.formats.gguf.imatrix import read_imatrix
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
 from convert.model.inputs import Inputs
+from convert.model.statistics import PLAIN, LayerInputs, Statistics, file_of, save
 from convert.progress import Silent
 from tests import tiny
 from tests.fixtures_gptq import source_bundle
