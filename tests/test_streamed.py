@@ -18,6 +18,7 @@ from convert.errors import InputError
 from convert.formats.gguf.stage import STAGE as gguf
 from convert.progress import Silent
 from convert.source import remote
+from convert.source.checkpoint import open_tensors
 from convert.source.stage import STAGE as source
 from convert.source.stage import SourceOptions
 from tests import tiny
@@ -138,6 +139,18 @@ def test_who_may_not_read_it_is_told(hub: Hub, waits: list[float]) -> None:
     hub.gated = False
     with pytest.raises(InputError, match="404 Not Found"):
         source.fetch(SourceOptions(hub="Org/Other", stream=True), Silent())
+
+
+def test_a_strangers_list_is_not_followed(hub: Hub, waits: list[float], tmp_path: Path) -> None:
+    """A folder that says itself that its bytes are on some server is read as what it is."""
+    folder = tiny.tiny_llama(tmp_path / "stranger", tied=False)
+    wanted = open_tensors(folder)["model.norm.weight"].load().tobytes()
+    file = folder / "model.safetensors"
+    remote.write_list(folder, {file.name: remote.RemoteFile(f"{hub.url}/elsewhere", "etag", file.stat().st_size)})
+
+    assert remote.remote_of(file) is None
+    assert open_tensors(folder)["model.norm.weight"].load().tobytes() == wanted
+    assert not hub.asked
 
 
 def test_a_branch_is_remembered(hub: Hub, waits: list[float], tmp_path: Path) -> None:

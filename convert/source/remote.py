@@ -25,6 +25,7 @@ from convert.source.safetensors import Entry
 from convert.source.untrusted import read_object, shown
 
 LIST = ".streamed.json"
+FOLDER = "convert-streamed"
 SECONDS = 30.0  # without a byte
 TRIES = 8  # without a byte in between
 LONGEST_WAIT = 60.0
@@ -171,8 +172,23 @@ def seen(url: str, token: str) -> RemoteFile:
 
 
 def remote_of(path: Path) -> RemoteFile | None:
-    """Where the bytes of a file are, of which only the header is here; None for one that is whole."""
-    return _listed(path.parent / LIST).get(path.name) if (path.parent / LIST).is_file() else None
+    """Where the bytes of a file are, of which only the header is here; None for one that is whole.
+
+    Such lists are read where we write them: a stranger's would have us ask servers of his choice.
+    """
+    listed = path.parent / LIST
+    return _listed(listed).get(path.name) if listed.is_file() and _is_ours(path.parent) else None
+
+
+def home() -> Path:
+    """The folder, beside the hub's cache, of all models whose bytes stay elsewhere."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).parent / FOLDER
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.resolve().is_relative_to(home().resolve())
 
 
 @lru_cache(maxsize=8)

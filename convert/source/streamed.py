@@ -19,17 +19,16 @@ from convert.errors import InputError
 from convert.progress import Progress
 from convert.source import hub
 from convert.source.checkpoint import SAFETENSORS
-from convert.source.remote import LIST, RemoteFile, fetch, seen, write_list
+from convert.source.remote import LIST, RemoteFile, fetch, home, seen, write_list
 from convert.source.safetensors import MAX_HEADER_BYTES
 from convert.source.untrusted import check_bare, parse_object
 
 SMALL = 256 << 20  # of a companion
-FOLDER = "convert-streamed"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]*(/[A-Za-z0-9][A-Za-z0-9._ -]*)?")
 
 
 def _home(name: str) -> Path:
-    return hub.cache_folder().parent / FOLDER / name.replace("/", "--")
+    return home() / name.replace("/", "--")
 
 
 def prepared(name: str, revision: str) -> Path | None:
