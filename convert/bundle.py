@@ -28,6 +28,7 @@ class Role(StrEnum):
     CARD = "card"
     ADAPTER = "adapter"  # what llama.cpp adds to a model while it runs
     IMATRIX = "imatrix"  # how much each column of a matrix matters, by the tensors of its GGUF file
+    STATISTICS = "statistics"  # what goes into a checkpoint's matrices: a file a layer
     REPORT = "report"
 
 

@@ -120,6 +120,7 @@ FORMAT = Format(
         "gguf": "convert.formats.gguf.stage:STAGE",
         "gguf_lora": "convert.formats.gguf.lora_stage:STAGE",
         "imatrix": "convert.formats.gguf.imatrix_stage:STAGE",
+        "calibration": "convert.formats.gguf.calibration_stage:STAGE",
     },
     outputs=outputs,
     supports=supports,

@@ -267,7 +267,7 @@ def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:
 
 
 def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:
-    return only(inputs).with_(weights=made[0], projector=made[1] if len(made) > 1 else ())
+    return only(inputs).with_(weights=made[0], projector=made[1] if len(made) > 1 else (), statistics=())
 
 
 class GGUFStage(Stage[GGUFOptions]):
