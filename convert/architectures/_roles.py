@@ -43,7 +43,9 @@ class TensorRole(Enum):
     SHARED_UP = "shared expert's up"
     SHARED_GATE_UP = "shared expert's gate_up"
     SHARED_DOWN = "shared expert's down"
+    EXPERT_LATENT = "experts' latent space"  # into it and out of it
     STATE_SPACE = "state space"
+    CHANNEL_DECAY = "decay of channels"  # delta attention's projections of what is forgotten and let out
     CONVOLUTION = "convolution"
     TOWER = "vision tower"
     PROJECTOR = "projector"
@@ -67,6 +69,7 @@ TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has be
     ("experts", EXPERTS | {R.ROUTER}),
     ("a shared expert", SHARED_EXPERT),
     ("a state space", frozenset({R.STATE_SPACE})),
+    ("a decay for every channel", frozenset({R.CHANNEL_DECAY})),
     ("convolutions", frozenset({R.CONVOLUTION})),
     ("a vision tower", VISION),
 )
@@ -101,6 +104,12 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "ffn_up_exps": R.EXPERT_UP,
     "ffn_down_exps": R.EXPERT_DOWN,
     "ffn_gate_up_exps": R.EXPERT_GATE_UP,
+    "ffn_latent_down": R.EXPERT_LATENT,
+    "ffn_latent_up": R.EXPERT_LATENT,
+    "ssm_f_a": R.CHANNEL_DECAY,
+    "ssm_f_b": R.CHANNEL_DECAY,
+    "ssm_g_a": R.CHANNEL_DECAY,
+    "ssm_g_b": R.CHANNEL_DECAY,
     "ffn_gate_inp_shexp": R.SHARED_ROUTER,
     "ffn_gate_shexp": R.SHARED_GATE,
     "ffn_up_shexp": R.SHARED_UP,

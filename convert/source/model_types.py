@@ -11,6 +11,7 @@ from convert.json_types import JsonObject
 
 CLASS_OF: Mapping[str, str] = {
     "arcee": "ArceeForCausalLM",
+    "bailing_hybrid": "BailingHybridForCausalLM",
     "bamba": "BambaForCausalLM",
     "bloom": "BloomForCausalLM",
     "cohere": "CohereForCausalLM",

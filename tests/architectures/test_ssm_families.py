@@ -116,3 +116,11 @@ def test_layers_may_be_said_in_older_words(tmp_path: Path) -> None:
     assert names(nemotron) == names({**nemotron, "hybrid_override_pattern": None, "layers_block_type": kinds})
     qwen = config_of("qwen3_next", tmp_path / "qwen")
     assert names(qwen) == names({**qwen, "layer_types": None, "full_attention_interval": 2})
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "qwen3_5", "qwen3_5_moe", "nemotron_h"])
+def test_layers_that_guess_further_ahead_are_left_out(name: str, tmp_path: Path) -> None:
+    config = config_of(name, tmp_path)
+    left_out = architectures.find(config).text(config).left_out
+    assert any(rule.covers("mtp.layers.0.self_attn.q_proj.weight") for rule in left_out)
+    assert not any(rule.covers("model.layers.0.self_attn.q_proj.weight") for rule in left_out)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.parity.build import QWEN, SIZES, Hub, Tensors, build, same
+from tests.parity.build import QWEN, SIZES, Hub, build, same
 from tests.parity.checkpoints.qwen3_next import DELTA_NET, SCALES, WITHOUT_DRAFTS
 from tests.parity.checkpoints.qwen3_vl import VISION
 from tests.parity.families import Case
@@ -28,12 +28,7 @@ TEXT = {
 }
 
 
-def with_drafts(name: str, values: Any) -> Tensors:
-    """A tensor of the layer that guesses further ahead, which transformers leaves out, beside the last norm."""
-    return {name: values, **({"mtp.norm.weight": values.clone()} if name == "model.norm.weight" else {})}
-
-
-def qwen3_5(folder: Path, kind: str = "", hub: Hub = with_drafts, **words: Any) -> Path:
+def qwen3_5(folder: Path, kind: str = "", hub: Hub = same, **words: Any) -> Path:
     name = "Moe" if kind else ""
     named = {"architectures": [f"Qwen3_5{name}ForCausalLM"], "model_type": f"qwen3_5{kind}_text"}
     config = {**TEXT, **named, "tie_word_embeddings": True, "mtp_num_hidden_layers": 1}
@@ -57,5 +52,6 @@ def seeing(folder: Path, kind: str = "", more: Mapping[str, Any] | None = None) 
 
 CASES = {
     "": Case(qwen3_5, upstream_options=WITHOUT_DRAFTS),
-    "with a tower": Case(seeing, upstream_options=WITHOUT_DRAFTS),
+    # loaded by its text alone: how its images go into a prompt is not known yet
+    "with a tower": Case(seeing, upstream_options=WITHOUT_DRAFTS, equal=seeing),
 }
