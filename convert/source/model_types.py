@@ -14,6 +14,7 @@ CLASS_OF: Mapping[str, str] = {
     "apertus": "ApertusForCausalLM",
     "arcee": "ArceeForCausalLM",
     "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
+    "bailing_hybrid": "BailingHybridForCausalLM",
     "bamba": "BambaForCausalLM",
     "bloom": "BloomForCausalLM",
     "cohere": "CohereForCausalLM",
