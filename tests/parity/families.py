@@ -79,7 +79,7 @@ def families() -> dict[str, list[Case]]:
     return found
 
 
-IMAGES_NOT_KNOWN = frozenset({"gemma4_vision", "janus", "lfm2_vl", "lighton_ocr", "paddleocr"})
+IMAGES_NOT_KNOWN = frozenset({"gemma4_vision", "internvl_chat", "janus", "lfm2_vl", "lighton_ocr", "paddleocr"})
 """Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 

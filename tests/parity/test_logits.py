@@ -59,8 +59,9 @@ def test_images_equal_transformers(name: str, tmp_path: Path) -> None:
     with llama_cpp.RUNTIME.open(weights, projector=projector, threads=1) as session:
         ids, got = llama_images(session, PROMPT, pixels)
         logits = session.image_logits(PROMPT, pixels)
-    inputs = dict(case.processed(pixels)) if case.processed else torch_inputs(folder, pixels)
-    with reference.RUNTIME.open(folder, threads=1) as session:
+    source = case.equal(tmp_path / "equal") if case.equal else folder
+    inputs = dict(case.processed(pixels)) if case.processed else torch_inputs(source, pixels)
+    with reference.RUNTIME.open(source, threads=1) as session:
         plain = torch_images(session, inputs, case.rows)
         case.as_llama_cpp_sees(session.model)
         if not case.exact_gelu:
