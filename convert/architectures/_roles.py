@@ -147,6 +147,7 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
 )
 FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a checkpoint becomes -> its own role
     frozenset({R.Q, R.K, R.V}): R.QKV,
+    frozenset({R.K, R.V}): R.QKV,
     frozenset({R.ATTENTION_GATE, R.Q, R.K, R.V}): R.QKV,
     frozenset({R.QKV, R.ATTENTION_GATE}): R.QKV,
     frozenset({R.EMBEDDING, R.HEAD}): R.EMBEDDING,  # tied, each with a factor of its own
