@@ -65,6 +65,7 @@ class Model:
     name: str  # as in file names: Fara-7B
     hub: str = ""  # microsoft/Fara-7B
     revision: str = ""
+    taken_as: str = ""  # by whose class it is read, where no family serves its own: in words
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,12 @@ class Manifest:
                     "key": self.key,
                     "ingredients": self.key_inputs,
                     "recipe_sha256": self.recipe_sha256,
-                    "model": {"name": model.name, "hub": model.hub, "revision": model.revision},
+                    "model": {
+                        "name": model.name,
+                        "hub": model.hub,
+                        "revision": model.revision,
+                        **({"taken_as": model.taken_as} if model.taken_as else {}),
+                    },
                     "artifacts": [_artifact_json(role, a, folder) for role, a in self.bundle.artifacts()],
                 },
                 indent=2,

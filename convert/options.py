@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic.fields import FieldInfo
 
 
 class Options(BaseModel):
     """The words a stage understands. Subclass it in the stage's module under the same name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def words_of(options: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Each word that a recipe may say -> what is known of it; `as` is no name that Python has."""
+    return {info.alias or name: info for name, info in options.model_fields.items()}
 
 
 def _from_recipe(path: Path, info: ValidationInfo) -> Path:

@@ -22,6 +22,7 @@ from convert.hashes import HashMemory
 from convert.json_types import JsonDict, JsonObject
 from convert.keys import difference, label, plain, sha256, version
 from convert.needs import Needs
+from convert.options import words_of
 from convert.progress import Progress, Silent
 from convert.recipe import Recipe, StageSpec
 from convert.registry import VALIDATE, AnyStage
@@ -179,7 +180,7 @@ class _Planner:
         return {
             "use": spec.use,
             "version": stage.VERSION,
-            "options": plain(spec.options.model_dump(mode="python")),
+            "options": plain(spec.options.model_dump(mode="python", by_alias=True)),
             "files": {label(path, files): digests[path] for path in files},
             "tools": {"convert": RELEASE}
             | {tool: version(tool) for tool in stage.tools(spec.options)}
@@ -308,7 +309,7 @@ def _placed(recipe: Recipe, name: str, spec: StageSpec, problem: Problem) -> Pro
     """The problem at its line of the recipe, where the stage, which knows no recipe, named itself or its option."""
     if problem.where in (spec.use, name):
         return replace(problem, where=recipe.where_stage(name))
-    if problem.where in type(spec.options).model_fields:
+    if problem.where in words_of(type(spec.options)):
         return replace(problem, where=recipe.where_stage(name, problem.where), got=f"{problem.where}: {problem.got}")
     return problem
 

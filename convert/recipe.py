@@ -21,6 +21,7 @@ from convert import registry
 from convert.errors import Problem, RecipeError, raise_all
 from convert.formats.base import SOURCE
 from convert.json_types import JsonDict, JsonObject
+from convert.options import words_of
 from convert.registry import VALIDATE
 from convert.suggest import suggest
 
@@ -273,12 +274,13 @@ def _words(stage: str, inside: tuple[int | str, ...]) -> list[str]:
 
     model: type[BaseModel] = registry.load(stage).Options
     for part in inside:
-        if not isinstance(part, str) or part not in model.model_fields:
+        words = words_of(model)
+        if not isinstance(part, str) or part not in words:
             continue
-        annotation = model.model_fields[part].annotation
+        annotation = words[part].annotation
         nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
         model = next((a for a in nested if issubclass(a, BaseModel)), model)
-    return [*model.model_fields, *(() if inside or stage in (SOURCE, VALIDATE) else ("use", "from"))]
+    return [*words_of(model), *(() if inside or stage in (SOURCE, VALIDATE) else ("use", "from"))]
 
 
 def _where(path: Path, lines: Mapping[Place, int], place: Place) -> str:

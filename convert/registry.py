@@ -18,7 +18,7 @@ from convert.stage import Stage
 
 VALIDATE, EXISTING = "validate", "existing"
 OWN = {
-    SOURCE: "convert.source.stage:STAGE",
+    SOURCE: "convert.taken_as:STAGE",
     EXISTING: "convert.formats.existing_stage:STAGE",
     VALIDATE: "convert.validation.stage:STAGE",
 }

@@ -135,8 +135,8 @@ def test_an_unknown_family_has_the_numbers_of_its_config(tmp_path: Path) -> None
     assert found.parameters.text == sum(shapes(tmp_path).values())
     assert found.tokenizer is not None
     (said,) = told["gguf"].problems
-    assert "not supported: model_type 'llama_next' (LlamaNextForCausalLM); nearest by name: llama (" in said
-    assert "`convert families` lists all" in said
+    assert "not supported: model_type 'llama_next' (LlamaNextForCausalLM); every tensor and every key of" in said
+    assert "its config fits llama; `as: llama` under `model:`" in said
     assert told["fp8"].problems == told["gguf"].problems
 
 

@@ -159,10 +159,14 @@ def test_the_table_of_roles_has_llama_cpps_names() -> None:
 
 
 def test_the_families_are_listed_with_the_formats_that_take_them() -> None:
-    said = CliRunner().invoke(main, ["families"]).output
-    assert "mixtral              Mixtral\n" in said
-    lines = said.splitlines()
-    assert lines[lines.index("mixtral              Mixtral") + 2].split(", ")[0].strip() == "GGUF"
+    every = CliRunner().invoke(main, ["families"]).output.splitlines()
+    assert [line.partition(" ")[0] for line in every[:-1]] == architectures.names()
+    assert next(line for line in every if line.startswith("mixtral ")).endswith(" Mixtral: MixtralForCausalLM")
+    said = CliRunner().invoke(main, ["families", "MixTral"]).output.splitlines()
+    assert said[:2] == ["mixtral              Mixtral", f"{'':<20} MixtralForCausalLM"]
+    assert said[2].split(", ")[0].strip() == "GGUF"
+    none = CliRunner().invoke(main, ["families", "xyzzy"])
+    assert (none.exit_code, "has xyzzy in its name" in none.output) == (1, True)
     objects = map(json.loads, CliRunner().invoke(main, ["families", "--json"]).output.splitlines())
     found: Mapping[str, Any] = {one["family"]: one for one in objects}
     assert list(found) == architectures.names()

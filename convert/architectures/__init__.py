@@ -13,6 +13,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from convert.architectures._family import ANSWERS as ANSWERS
 from convert.architectures._family import EMBEDDINGS as EMBEDDINGS
@@ -21,6 +22,8 @@ from convert.architectures._family import TEXT as TEXT
 from convert.architectures._family import TEXT_GRAPH as TEXT_GRAPH
 from convert.architectures._family import Family as Family
 from convert.architectures._family import Roles as Roles
+from convert.architectures._index import Entry as Entry
+from convert.architectures._index import read_entry
 from convert.architectures._roles import DENSE as DENSE
 from convert.architectures._roles import EXPERTS as EXPERTS
 from convert.architectures._roles import LINEARS as LINEARS
@@ -54,6 +57,21 @@ def families() -> list[Family]:
     return [load(name) for name in names()]
 
 
+def listed() -> list[Entry]:
+    """What every family says of itself, in the order of their names; hardly one is imported for that."""
+    (folder,) = __path__
+    return [read_entry(Path(folder) / f"{name}.py") or _entry(load(name)) for name in names()]
+
+
+def _entry(family: Family) -> Entry:
+    return Entry(family.name, family.title, family.classes)
+
+
+def served() -> dict[str, str]:
+    """As `known`, without importing the families."""
+    return {name: entry.name for entry in listed() for name in entry.classes}
+
+
 def known() -> dict[str, str]:
     """Class name in config.json -> family."""
     return {architecture: family.name for family in families() for architecture in family.classes}
@@ -61,14 +79,14 @@ def known() -> dict[str, str]:
 
 def find(config: JsonObject) -> Family:
     """The family that serves a checkpoint's config. Raises InputError, with the nearest by name, when none does."""
-    served = known()
+    classes = served()
     kind, first = config.get("model_type"), class_of(config)
-    if isinstance(first, str) and first in served:
-        return load(served[first])
+    if isinstance(first, str) and first in classes:
+        return load(classes[first])
     if first is None:
         raise _no_class(kind)
     which = f"model_type {shown(kind, 60)} ({_plain(first)})" if kind else f"architecture {shown(first)}"
-    raise InputError("config.json", f"not supported: {which}", remedy=_remedy(str(first), served))
+    raise InputError("config.json", f"not supported: {which}", remedy=_remedy(str(first), classes))
 
 
 def roles(config: JsonObject, tensors: Iterable[str]) -> Roles:
@@ -97,11 +115,11 @@ def _no_class(kind: object) -> InputError:
     )
 
 
-def _remedy(first: str, served: Mapping[str, str]) -> str:
+def _remedy(first: str, classes: Mapping[str, str]) -> str:
     """The families whose names are nearest, and what another takes."""
-    alike = [name for name in served if name[:STEM].lower() == first[:STEM].lower()]  # Mamba is no Llama
+    alike = [name for name in classes if name[:STEM].lower() == first[:STEM].lower()]  # Mamba is no Llama
     close = difflib.get_close_matches(first, alike, NEAREST, 0.6)
-    listed = ", ".join(f"{served[name]} ({name})" for name in close)
+    listed = ", ".join(f"{classes[name]} ({name})" for name in close)
     nearest = f"nearest by name: {listed}; " if close else ""
     return f"{nearest}{LIST}, `convert inspect` says what its tensors are like; to add one: docs/extend/add-a-family.md"
 

@@ -19,6 +19,18 @@ MAX_CONTEXT = (1 << 31) - 1  # llama.cpp counts positions in 32 bits
 
 _MISSING = object()
 _NAMES_ONLY: ContextVar[bool] = ContextVar("names_only", default=False)
+_READ: ContextVar[set[str] | None] = ContextVar("read", default=None)
+
+
+@contextlib.contextmanager
+def keys_read() -> Iterator[set[str]]:
+    """The keys that configs are asked for within, by the names that they have there."""
+    keys: set[str] = set()
+    token = _READ.set(keys)
+    try:
+        yield keys
+    finally:
+        _READ.reset(token)
 
 
 @contextlib.contextmanager
@@ -80,7 +92,10 @@ class Config:
     def key(self, key: str) -> str:
         """What this config calls `key`."""
         other = self.spellings.get(key, key)
-        return key if self.values.get(other) is None and self.values.get(key) is not None else other
+        called = key if self.values.get(other) is None and self.values.get(key) is not None else other
+        if (keys := _READ.get()) is not None:
+            keys.add(called)
+        return called
 
     def size(self, key: str, default: int | None = None, most: int = MAX_SIZE, least: int = 1) -> int:
         """A whole number from `least`, 1 or 0, to `most`."""

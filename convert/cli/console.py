@@ -232,7 +232,8 @@ def _total_time(planned: Plan) -> str:
 def _options_of(step: Step) -> str:
     """What the recipe asks of a step whose files cannot be named yet."""
     options = step.spec.options
-    said = {name: value for name, value in sorted(options) if name in options.model_fields_set}
+    fields = type(options).model_fields
+    said = {fields[name].alias or name: v for name, v in sorted(options) if name in options.model_fields_set}
     return "; ".join(f"{name} {_in_words(value)}" for name, value in said.items())
 
 
@@ -302,13 +303,14 @@ def show_stages() -> None:
     """Every stage with its options: name, type, default, meaning."""
     from convert import registry
     from convert.formats.base import SOURCE
+    from convert.options import words_of
     from convert.registry import VALIDATE
 
     for name in registry.names():
         stage = registry.load(name)
         section = {SOURCE: "model:", VALIDATE: "validate:"}.get(name, f"use: {name}")
         click.echo(f"{section}\n  {stage.title}")
-        for option, info in stage.Options.model_fields.items():
+        for option, info in words_of(stage.Options).items():
             default = None if info.is_required() else info.get_default(call_default_factory=True)
             shown = "required" if info.is_required() else "optional" if default is None else f"default {default!r}"
             click.echo(f"    {option:<20} {shown}" + (f"; {info.description}" if info.description else ""))

@@ -97,6 +97,11 @@ class LazyTensor:
 Tensors: TypeAlias = Mapping[str, LazyTensor]
 
 
+def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    """Name -> shape."""
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model as it was published; nothing in it is loaded until a tensor's `load` is called."""

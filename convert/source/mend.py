@@ -26,6 +26,7 @@ from convert.source.companions import TOKENIZER_BYTES
 from convert.source.model_types import gives_scores
 from convert.source.names import kept_name, name_notes
 from convert.source.remote import remote_of
+from convert.source.rewrite import write_config
 from convert.source.safetensors import Entry, Header, MappedFile, read_header, write
 from convert.source.untrusted import decoded, inside, is_plain, listed, read_bytes, read_object
 
@@ -118,6 +119,20 @@ def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
         _write_index(made.get(Role.WEIGHTS, weights), out, scores)
     if files := [a.path.name for _, a in texts if _is_odd(a.path)]:
         progress.note(f"read as UTF-8 without a byte-order mark from here on: {listed(files)}")
+    return replace(bundle, roles={**bundle.roles, **made})
+
+
+def with_config(bundle: Bundle, folder: Path, out: Path, config: JsonObject) -> Bundle:
+    """The bundle with another config.json in `out`, and beside it all small files of the checkpoint in `folder`."""
+    made: dict[Role, tuple[Artifact, ...]] = {}
+    for role, artifact in bundle.artifacts():
+        if role in (Role.WEIGHTS, Role.CARD):
+            continue
+        if artifact.path.name == CONFIG_NAME and role is Role.CONFIG:
+            new = write_config(config, out)
+        else:
+            new = artifact if artifact.path.is_relative_to(out) else _text(artifact, folder, out)
+        made[role] = (*made.get(role, ()), new)
     return replace(bundle, roles={**bundle.roles, **made})
 
 

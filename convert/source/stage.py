@@ -83,6 +83,12 @@ class SourceOptions(Options):
     adapter: AdapterOption = Field(
         None, description="{path, scale} of a PEFT LoRA that is merged into the model, or a list: one after the other"
     )
+    as_: str | None = Field(
+        None,
+        alias="as",
+        max_length=96,
+        description="the family that a model of a class no family serves is converted as, where all its tensors fit",
+    )
     strict: bool = Field(
         False, description="refuse what is else left out with a warning: special tokens past the vocabulary"
     )

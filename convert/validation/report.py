@@ -97,19 +97,21 @@ def reference_entry(out: Path, source: Bundle, vocabulary: int, cached: Cached) 
             "tail_mass": cached.tail_mass,
             "tail_mass_max": cached.tail_mass_max,
         },
-        **_quantized(source),
+        **_odd(source),
     }
 
 
-class _Quantized(TypedDict, total=False):
+class _Odd(TypedDict, total=False):
     quantized: str
+    taken_as: str
 
 
-def _quantized(source: Bundle) -> _Quantized:
-    """By what the source's own weights are quantized, where they are."""
+def _odd(source: Bundle) -> _Odd:
+    """By what the source's own weights are quantized, and by whose class it is read, where that is to be said."""
     home = next(artifact.path.parent for artifact in source.of(Role.CONFIG))
     words = stored_config(home).get(quantized.KEY)
-    return {"quantized": quantized.description(words)} if words else {}
+    found: _Odd = {"quantized": quantized.description(words)} if words else {}
+    return {**found, "taken_as": source.model.taken_as} if source.model.taken_as else found
 
 
 def report(

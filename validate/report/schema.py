@@ -55,6 +55,7 @@ class ReferenceEntry(TypedDict):
     files: list[FileEntry]
     cache: CacheEntry
     quantized: NotRequired[str]  # by what its weights are, as it was published: GPTQ (4 bits, groups of 128)
+    taken_as: NotRequired[str]  # by which class it is read, where no family serves its own: MyForCausalLM, converted as
 
 
 class TextEntry(TypedDict):

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from convert import architectures
 from convert.architectures import DENSE, EXPERTS, LINEARS, TEXT, VISION, Roles, TensorRole, in_words
+from convert.architectures._nearest import family_of
 from convert.bundle import Artifact
 from convert.errors import InputError, Problem, StageError, raise_all
 from convert.files import write_text
 from convert.formats.compressed.scheme import Scheme
 from convert.json_types import JsonObject
-from convert.source.checkpoint import SAFETENSORS, STORAGE, Checkpoint, LazyTensor
+from convert.source.checkpoint import SAFETENSORS, STORAGE, Checkpoint, LazyTensor, shapes_of
 from convert.source.safetensors import BITS, write
 from convert.source.untrusted import listed
 from quantize import gptq_layout
@@ -92,7 +92,8 @@ class Layout:
     @cached_property
     def roles(self) -> Roles:
         """What each tensor is for. Raises ConvertError for a model of no known family."""
-        return architectures.roles(self.checkpoint.config, self.checkpoint.tensors)
+        config, tensors = self.checkpoint.config, self.checkpoint.tensors
+        return family_of(config, lambda: shapes_of(tensors)).roles(config, tensors)
 
     @property
     def has_vision(self) -> bool:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from convert import architectures
 from convert.architectures import Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut
+from convert.architectures._nearest import family_of
 from convert.bundle import Bundle, Model, Role
 from convert.errors import ConvertError, PlanError, Problem, StageError
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
@@ -35,7 +35,7 @@ from convert.formats.gguf.tokenizer import GGUFTokenizer, read_tokenizer
 from convert.formats.gguf.tokenizer_references import Request
 from convert.formats.gguf.writer import Group
 from convert.gguf_field import Field
-from convert.source.checkpoint import LazyTensor, open_bundle
+from convert.source.checkpoint import LazyTensor, open_bundle, shapes_of
 from convert.source.companions import Companions, read_companions
 from convert.source.sentences import read_sentences
 from quantize.blocks import TYPES
@@ -87,14 +87,15 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
     promises. Raises ConvertError with every problem found.
     """
     companions = read_companions(bundle, tokenizer=False)
-    family = architectures.find(companions.config)
+    there = bundle.pending or built(bundle)
+    family = family_of(companions.config, lambda: shapes_of(open_bundle(bundle).tensors) if there else {})
     problems: list[Problem] = []
     sentences = read_sentences(companions.files)
     specs = _specs(problems, family, companions, settings)
     if problems:
         raise PlanError(*dict.fromkeys(problems))
     specs[0] = extended(specs[0], sentences)
-    if bundle.pending or built(bundle):
+    if there:
         skip_vision = settings.mmproj is False
         found = {**dense_tensors(sentences, companions.files), **open_bundle(bundle).tensors}
         specs[0] = without_lost_head(specs[0], found) if sentences else specs[0]

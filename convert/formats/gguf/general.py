@@ -60,6 +60,7 @@ def general_metadata(
         "general.size_label": parts.size_label or (size or size_label(n_parameters) if n_parameters else None),
         **{key: _text(companions.card.get(word)) for word, key in CARD_KEYS},
         **_source(model),
+        "convert.taken_as": model.taken_as,
     }
     return [
         *(Field.string(key, value) for key, value in strings.items() if value),

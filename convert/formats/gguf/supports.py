@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from convert import architectures
 from convert.architectures import Family
+from convert.architectures._nearest import family_of
 from convert.errors import ConvertError
 from convert.formats.base import Support
-from convert.source.checkpoint import Checkpoint
+from convert.source.checkpoint import Checkpoint, shapes_of
 
 
 def supports(checkpoint: Checkpoint) -> Support:
     """Yes where a family serves the config; else what it says is wrong."""
     try:
-        architectures.find(checkpoint.config).text(checkpoint.config)
+        family_of(checkpoint.config, lambda: shapes_of(checkpoint.tensors)).text(checkpoint.config)
     except ConvertError as error:
         return Support(tuple(map(str, error.problems)))
     return Support()

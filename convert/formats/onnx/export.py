@@ -84,7 +84,7 @@ def _prepared(
     source = Bundle(model, dict(roles), pending=pending)
     home = _home(source)
     tensors = stored(source)
-    kind = read_kind(home, tensors)
+    kind = read_kind(home, tensors, pending.config if pending else None)
     config, cut = kind.config, families.load(kind.cut)
     ledger = match_tensors(_skeleton(config), tensors)
     made = cut.parts(config) if not ledger.problems else []
@@ -125,7 +125,8 @@ def misfits(source: Bundle) -> list[Problem]:
 
     try:
         tensors = stored(source)
-        model = _skeleton(transformers_config(_home(source), len(tensors)))
+        planned = source.pending.config if source.pending else None
+        model = _skeleton(transformers_config(_home(source), len(tensors), planned))
     except InputError as error:
         return [error.problem]
     return list(match_tensors(model, tensors, joins=True).problems)

@@ -55,13 +55,15 @@ def supports_family(family: Family) -> Support:
     return Support(tuple(map(str, _misfits(family, family.usual_roles()))))
 
 
-def read_kind(home: Path, tensors: Collection[str]) -> ModelKind:
+def read_kind(home: Path, tensors: Collection[str], planned: JsonObject | None = None) -> ModelKind:
     """What the checkpoint in `home` is to the exporter; `tensors` are the names of its tensors.
+
+    `planned` is its config.json where that is yet to be written.
 
     Raises ConvertError for a model that has no graphs.
     """
-    config = transformers_config(home, len(tensors))
-    raw = read_config(home)
+    config = transformers_config(home, len(tensors), planned)
+    raw = read_config(home) if planned is None else planned
     family = _family(raw)
     if family:
         raise_all(list(_misfits(family, family.roles(raw, tensors))))
@@ -94,13 +96,13 @@ def _misfits(family: Family, roles: Roles) -> Iterator[Problem]:
         yield Problem(STAGE, got, "attention with rotary positions, and an MLP", "the gguf stage knows this family")
 
 
-def transformers_config(home: Path, tensors: int) -> PretrainedConfig:
+def transformers_config(home: Path, tensors: int, planned: JsonObject | None = None) -> PretrainedConfig:
     """transformers' config object. Raises InputError for a type it does not know; code in the folder is never run."""
     from transformers import AutoConfig
 
     from convert.formats.onnx.hollow import quiet
 
-    raw = read_config(home)
+    raw = read_config(home) if planned is None else planned
     _check_counts(home / "config.json", raw, tensors)
     if words := stored_config(home).get(quantized.KEY):  # a graph's weights are the checkpoint's own bytes
         found = quantized.problem(words, str(home / "config.json"))

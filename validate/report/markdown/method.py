@@ -49,8 +49,9 @@ def _reference(report: Report) -> str:
             f"others, whose mass is {scientific(cache['tail_mass'])} on average, a random sample"
         )
     stored = f", whose weights are {text(reference['quantized'])}," if "quantized" in reference else ""
+    taken = f" ({text(reference['taken_as'])})" if "taken_as" in reference else ""
     return (
-        f"the source checkpoint **{text(reference['model'])}**{origin}{stored} on {text(reference['runtime'])}, "
+        f"the source checkpoint **{text(reference['model'])}**{origin}{taken}{stored} on {text(reference['runtime'])}, "
         f"computing in {text(reference['dtype'])}; {kept} ({size(cache['bytes'])})."
     )
 
