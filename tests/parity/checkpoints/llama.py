@@ -44,6 +44,6 @@ CASES = {
     "mistral": Case(llama(**MISTRAL)),
     "as its first converter called it": Case(called("LLaMAForCausalLM")),
     "IQuest Coder": Case(called("IQuestCoderForCausalLM", **IQUEST)),
-    "a base model": Case(called("LlamaModel")),
+    "a base model": Case(called("LlamaModel"), equal=llama()),
     "the text of SmolVLM": Case(called("VLlama3ForCausalLM"), equal=llama()),
 }
