@@ -26,7 +26,9 @@ class Role(StrEnum):
     GENERATION = "generation_config"
     SENTENCES = "sentences"  # how an encoder's vectors of tokens become one of a text: sentence-transformers' files
     CARD = "card"
+    ADAPTER = "adapter"  # what llama.cpp adds to a model while it runs
     IMATRIX = "imatrix"  # how much each column of a matrix matters, by the tensors of its GGUF file
+    STATISTICS = "statistics"  # what goes into a checkpoint's matrices: a file a layer
     REPORT = "report"
 
 
@@ -50,6 +52,11 @@ class Artifact:
     def type(self) -> str:
         return self.kind.partition("/")[2]
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its bytes are on a server, and its hash stands for what that says of it."""
+        return self.kind == "streamed"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -60,6 +67,14 @@ class Model:
     revision: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """What will be in weights that a step is yet to write: enough to plan what is made of them."""
+
+    config: JsonObject  # config.json, as it will be
+    tensors: Mapping[str, object]  # convert.source.checkpoint's LazyTensor by name
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A model on disk: files by role. A role may hold several files (shards, or one GGUF a type)."""
@@ -68,6 +83,7 @@ class Bundle:
     roles: Mapping[Role, tuple[Artifact, ...]] = field(default_factory=dict)
     not_built: str = ""  # why, for one whose files nobody may open: they are not there, or of another recipe's state
     remarks: tuple[str, ...] = ()  # what a report on it says beside its numbers; of this run, in no manifest
+    pending: Pending | None = None  # of a forecast alone
 
     def with_(self, **roles: Artifact | tuple[Artifact, ...]) -> Bundle:
         """This bundle with some roles replaced: `source.with_(weights=new)`. An empty tuple drops a role."""

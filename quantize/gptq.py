@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quantize import triangular
 from quantize.descent import Work, carry_errors, descend
 from quantize.grids import Grid, Quantized, checked
 
@@ -54,7 +55,7 @@ class Inputs:
 
     damped (columns, columns): the matrix with what was added to its diagonal, added (columns,). upper: the upper
     Cholesky factor of the inverse of `damped` with its columns in `order`, by falling importance. Both are as large as
-    the Gram matrix; two more of its size are needed for a moment. `own`: the matrix given may be changed, not copied.
+    the Gram matrix; half of one more is needed for a moment. `own`: the matrix given may be changed, not copied.
     """
 
     def __init__(self, gram: np.ndarray | Tensor, damp: float = DAMP, own: bool = False) -> None:
@@ -119,14 +120,9 @@ def _inverse_factor(gram: Tensor, order: Tensor, damp: float, mean: float) -> tu
             matrix = gram[order][:, order]
             matrix = matrix.double() if exact else matrix
             matrix.diagonal().add_(tried * mean)
-            factor, failed = torch.linalg.cholesky_ex(matrix)
-            del matrix
-            if not failed:
-                inverse = torch.cholesky_inverse(factor)
-                del factor
-                upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-                if not failed and bool(torch.isfinite(upper).all()):
-                    return upper.float(), tried
+            upper = triangular.inverse_factor(matrix)
+            if upper is not None and bool(torch.isfinite(upper).all()):
+                return upper.float(), tried
             tried = max(tried, 1e-4) * 10
     raise ValueError(
         "the Gram matrix is not positive definite, however much is added to its diagonal: no inputs have such a one"

@@ -98,12 +98,18 @@ KEPT: tuple[tuple[str, str], ...] = (  # names of tensors that stay float32, and
     (r"(?<!\.weight)$", "what is not named .weight stays float32"),
     (r"_norm\.weight$", "norms stay float32"),
     (r"ffn_gate_inp(_shexp)?\.weight", "what chooses the experts stays float32"),
-    (r"^(v\.)?position_embd\.weight", "position embeddings stay float32"),
+    (r"altup_(correct|predict)_coef\.weight", "coefficients of alternating updates stay float32"),
+    (r"indexer\.proj\.weight", "what weighs the heads that choose tokens stays float32"),
+    (r"^([va]\.)?position_embd\.weight", "position embeddings stay float32"),
     (r"^token_types\.weight", "the embeddings of the parts of a pair stay float32"),
     (r"\.patch_embd", "patch embeddings stay float32"),
+    (r"\.patch_merger\.weight", "what merges patches stays float32"),
+    (r"ssm_conv1d|shortconv\.conv\.weight", "short convolutions stay float32"),
+    (r"time_mix_((decay_)?w[12]|lerp_fused|first)\.weight", "small matrices of time mixing stay float32"),
 )
 _KEPT = tuple((re.compile(pattern), why) for pattern, why in KEPT)
-_PATCHES = re.compile(r"\.patch_embd\.weight")  # the second of two frames is called .patch_embd.weight.1
+_SMALL = re.compile(r"altup|laurel|per_layer_model_proj")  # left alone by llama-quantize, not by the converter's Q8_0
+_PATCHES = re.compile(r"\.patch_(embd|merger)\.weight")  # the second of two frames is called .patch_embd.weight.1
 
 # -- the conditions ----------------------------------------------------------------------------------------------------
 
@@ -284,6 +290,8 @@ def _kept(mix: Mix, tensor: Tensor) -> Choice | None:
         return Choice(TYPES["F16"], "patch embeddings are F16 in such a file")
     if len(tensor.shape) < 2:
         return Choice(TYPES["F32"], "vectors stay float32")
+    if not mix.is_plain and mix.name != "Q8_0" and _SMALL.search(tensor.name):
+        return Choice(TYPES["F32"], "too small to be worth it: stays float32")
     return next((Choice(TYPES["F32"], why) for pattern, why in _KEPT if pattern.search(tensor.name)), None)
 
 

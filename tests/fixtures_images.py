@@ -10,6 +10,7 @@ from typing import Any
 
 from tests import tiny
 from tests.parity.build import QWEN, SIZES, build, same
+from tests.parity.checkpoints.glm4v import glm4v
 
 IDS = {token: 480 + tiny.QWEN_SPECIAL.index(token) for token in tiny.QWEN_SPECIAL}
 PIXELS = {"image_mean": [0.5, 0.4, 0.6], "image_std": [0.5, 0.6, 0.4], "rescale_factor": 1 / 255}
@@ -151,6 +152,23 @@ def qwen3_vl(folder: Path) -> Path:
     return _build(folder, {}, "<|vision_start|><|image_pad|><|vision_end|>", config, processor)
 
 
+def mistral3(folder: Path) -> Path:
+    marks = {"<|box_start|>": "[IMG]", "<|box_end|>": "[IMG_BREAK]", "<|quad_start|>": "[IMG_END]"}
+    config = {
+        "architectures": ["Mistral3ForConditionalGeneration"],
+        "model_type": "mistral3",
+        "image_token_index": IDS["<|box_start|>"],
+        "projector_hidden_act": "gelu",
+        "spatial_merge_size": 2,
+        "vision_feature_layer": -1,
+        "text_config": {**TEXT, "model_type": "mistral", "head_dim": 16, "sliding_window": None},
+        "vision_config": {**TOWER, "model_type": "pixtral", "image_size": 280, "head_dim": 16},
+        "tie_word_embeddings": False,
+    }
+    processor = {"image_processor_type": "PixtralImageProcessor", "patch_size": 28, "size": {"longest_edge": 280}}
+    return _build(folder, marks, "[IMG]", config, processor)
+
+
 SOURCES: Mapping[str, Callable[[Path], Path]] = {
     "llava": llava,
     "gemma3": gemma3,
@@ -159,5 +177,7 @@ SOURCES: Mapping[str, Callable[[Path], Path]] = {
     "smolvlm": smolvlm,
     "qwen2_5_vl": tiny.tiny_qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "mistral3": mistral3,
+    "glm4v": glm4v,
 }
 """model_type -> what makes a tiny checkpoint of it."""

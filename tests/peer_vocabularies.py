@@ -191,7 +191,10 @@ def compare(path: Path, folder: Path) -> str:
     if reason := why_not(source):
         return reason
     ids = {f"{kind}_token_id": source.said(f"{kind}_token_id") for kind in ("bos", "eos")}
-    files = MAKERS[source.said("model")](source) | {"config_json": {k: v for k, v in ids.items() if v is not None}}
+    config: dict[str, Any] = {k: v for k, v in ids.items() if v is not None}
+    if source.said("model") == "gemma4":
+        config["model_type"] = "gemma4"
+    files = MAKERS[source.said("model")](source) | {"config_json": config}
     size = len(source.said("tokens"))
     companions = companions_of(folder / name, **files)
     fields = vocabulary_metadata(companions, size)

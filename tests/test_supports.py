@@ -47,7 +47,7 @@ def test_every_tensor_has_a_role_and_every_decoder_attention_and_an_mlp(folder: 
     assert any(kinds <= roles.present for kinds in ATTENTION)
     assert any(kinds <= roles.present for kinds in MLP)
     assert {R.O, R.EMBEDDING, R.HEAD} - roles.present <= {R.HEAD}, "a head may be the embedding"
-    assert bool(roles.vision) == roles.family.has_vision
+    assert bool(roles.vision) == (roles.family.vision is not None)
     allowed = architectures.DENSE | architectures.VISION
     if not checkpoint.config.get("lora_adaptations"):  # Jina v3 has RoBERTa's class and no table of positions
         assert set(roles.family.usual_roles().beyond(allowed)) <= set(roles.beyond(allowed))
@@ -123,7 +123,8 @@ def test_a_family_declares_what_it_is(name: str) -> None:
     family = architectures.load(name)
     assert family.name == name
     assert family.title.strip()
-    assert family.has_vision == bool(family.vision_prefix)
+    assert (family.vision is not None) == bool(family.vision_prefix)
+    assert family.vision is None or family.has_vision or family.has_audio
     assert family.graphs in ("", architectures.TEXT_GRAPH, *cuts.names())
     assert set(family.tested) <= set(registry.names())
 

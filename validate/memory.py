@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -30,7 +30,12 @@ class Weights:
 
 def weights(files: Iterable[Path]) -> Weights:
     """From the headers of safetensors files; a file that is none counts nothing, whoever loads it says so."""
-    tensors = [tensor for file in files for tensor in _tensors(file)]
+    return weights_of(tensor for file in files for tensor in _tensors(file))
+
+
+def weights_of(found: Iterable[tuple[str, str, Sequence[int]]]) -> Weights:
+    """From each tensor's name, safetensors type and shape."""
+    tensors = list(found)
     kinds = {dtype for _, dtype, shape in tensors if len(shape) >= 2}
     half = _HALF.get(next(iter(kinds)), "") if len(kinds) == 1 else ""
     full = sum(4 * prod(shape) for _, _, shape in tensors)
@@ -38,7 +43,7 @@ def weights(files: Iterable[Path]) -> Weights:
     return Weights(full, full - saved if half else full, half, _layered(tensors))
 
 
-def _layered(tensors: Iterable[tuple[str, str, list[int]]]) -> int:
+def _layered(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> int:
     """The largest layer, or the largest matrix outside of layers, and all that is small."""
     sizes, rest = dict[str, int](), 0
     for name, _, shape in tensors:

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from convert.architectures._config import MAX_CONTEXT, MAX_LAYERS, Config
-from convert.architectures._graph_spec import Generated, GraphSpec, LeftOut, SourceTensor, TensorRule, Transform, expand
+from convert.architectures._graph_spec import (
+    Generated,
+    GraphSpec,
+    LeftOut,
+    SourceTensor,
+    StatedValues,
+    TensorRule,
+    Transform,
+    expand,
+)
 from convert.architectures._rope import Rope, Rotary, read_rope, rope_fields, rope_tensors
 from convert.architectures._rows import HEAD, INVERSE_FREQUENCIES
 from convert.architectures._window import window_notes
@@ -38,6 +47,7 @@ class Graph:
     grouped: bool = True  # heads may share keys and values; head_count_kv is then in the file
     windowed: bool = False  # it has sliding windows; False: a config with one gets a note
     carries: Sequence[str] = ()  # quantized checkpoints whose blocks it takes as they are (quant_method)
+    mlp: bool = True  # it has MLPs; their width is in the file
     tied: bool = False  # what transformers takes for tie_word_embeddings where the config is silent
 
 
@@ -100,7 +110,7 @@ def read_decoder(config: Config, graph: Graph) -> Decoder:
         config,
         layers=config.size("num_hidden_layers", most=MAX_LAYERS),
         hidden=hidden,
-        ffn=config.size("intermediate_size"),
+        ffn=config.size("intermediate_size") if graph.mlp else 0,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -110,6 +120,29 @@ def read_decoder(config: Config, graph: Graph) -> Decoder:
         rope=read_rope(config, graph.rotary, context, head_dim) if graph.rotary else None,
         tied=config.flag("tie_word_embeddings", graph.tied),
         notes=(GELU_NOTE,) if activation == "gelu" else (),
+    )
+
+
+NO_POSITIONS = 1 << 20  # tokens of context, in the file of a model that knows of no positions
+
+
+def read_attentionless(config: Config, graph: Graph) -> Decoder:
+    """The decoder of a config whose layers neither attend nor have an MLP; what is wrong is in `config.problems`."""
+    _check_plain(config, graph)
+    return Decoder(
+        graph,
+        config,
+        layers=config.size("num_hidden_layers", most=MAX_LAYERS),
+        hidden=config.size("hidden_size"),
+        ffn=0,
+        heads=0,
+        kv_heads=0,
+        head_dim=0,
+        vocab=config.size("vocab_size"),
+        context=NO_POSITIONS,
+        epsilon=config.number(graph.epsilon, graph.default_epsilon),
+        rope=None,
+        tied=config.flag("tie_word_embeddings", graph.tied),
     )
 
 
@@ -145,9 +178,10 @@ def decoder_fields(decoder: Decoder) -> list[Field]:
         Field.uint32(f"{prefix}.block_count", decoder.layers),
         Field.uint32(f"{prefix}.context_length", decoder.context),
         Field.uint32(f"{prefix}.embedding_length", decoder.hidden),
-        Field.uint32(f"{prefix}.feed_forward_length", decoder.ffn),
         Field.uint32(f"{prefix}.attention.head_count", decoder.heads),
     ]
+    if graph.mlp:
+        fields.insert(3, Field.uint32(f"{prefix}.feed_forward_length", decoder.ffn))
     if graph.grouped:
         fields.append(Field.uint32(f"{prefix}.attention.head_count_kv", decoder.kv_heads))
     if decoder.rope:
@@ -169,12 +203,13 @@ def head_size_fields(decoder: Decoder) -> list[Field]:
 class Extra:
     """What a decoder's file has beyond rows and fields, or otherwise than most."""
 
-    head: TensorRule = HEAD
+    head: TensorRule | None = HEAD  # None: it is among the tensors
     # tensors of some layers only: expand(rows, decoder.sizes, transforms, [3, 4, 5])
     tensors: Iterable[SourceTensor] = ()
     generated: Iterable[Generated] = ()
     left_out: Iterable[LeftOut] = ()
     notes: Iterable[str] = ()
+    stated: Iterable[StatedValues] = ()
 
 
 def decoder_spec(
@@ -186,26 +221,33 @@ def decoder_spec(
 ) -> GraphSpec:
     """The GraphSpec of a decoder whose tensors are `rows`, and the head where it is not tied.
 
+    A field that every decoder has may be among the family's `fields`, where it is another.
     Raises PlanError with every problem the config has.
     """
     extra = extra or Extra()
-    table = list(rows)
-    embedding = next(row[0] for row in table if row[1] == "token_embd.weight")
-    head = extra.head
-    left_out = [INVERSE_FREQUENCIES, *extra.left_out]
-    if decoder.tied:
-        left_out.append(LeftOut(head[0], "tied: llama.cpp reads token_embd.weight", embedding))
-    else:
+    table, head = list(rows), extra.head
+    if head and not decoder.tied:
         table.append(head)
-    all_fields = (*decoder_fields(decoder), *fields)
+    tensors = (*expand(table, decoder.sizes, transforms, decoder.layers), *extra.tensors)
+    stated = tuple(extra.stated)
+    left_out = [INVERSE_FREQUENCIES, *extra.left_out, *(rule for values in stated for rule in _stated(values))]
+    if decoder.tied:
+        embedding = next(t.source for t in tensors if t.outputs[0].name == "token_embd.weight")
+        left_out.append(LeftOut((head or HEAD)[0], "tied: llama.cpp reads token_embd.weight", embedding))
+    all_fields = {field.key: field for field in (*decoder_fields(decoder), *fields)}
     generated = (*(rope_tensors(decoder.rope) if decoder.rope else ()), *extra.generated)
     notes = () if decoder.graph.windowed else window_notes(decoder.config, decoder.layers, decoder.context)
     decoder.config.finish()
     return GraphSpec(
         decoder.graph.name,
-        all_fields,
-        (*expand(table, decoder.sizes, transforms, decoder.layers), *extra.tensors),
+        tuple(all_fields.values()),
+        tensors,
         generated,
         tuple(left_out),
         (*decoder.notes, *notes, *extra.notes),
+        stated,
     )
+
+
+def _stated(values: StatedValues) -> Iterable[LeftOut]:
+    return (LeftOut(source, f"a number of {values.key} in the metadata", prefix=source) for source in values.sources)

@@ -34,6 +34,8 @@ class Family:
     vision: Callable[[JsonObject, JsonObject], GraphSpec] | None = None  # (config, preprocessor) -> the mmproj file
     vision_prefix: tuple[str, ...] = ()  # how the names of its vision tensors start
     renames: tuple[tuple[str, str], ...] = ()  # other writers' beginnings of tensor names -> those of its tables
+    takes: tuple[str, ...] = ("images",)  # what its mmproj file is for: images, sounds
+    token_ids: tuple[tuple[str, str], ...] = ()  # words of a config that its mmproj needs -> tokens they are ids of
     graphs: str = TEXT_GRAPH  # how it is cut into graphs (ONNX, TensorRT): this, a word of its own, or empty: not known
     gives: Mapping[str, str] = field(default_factory=dict, hash=False)  # of a class that gives no TEXT, what it gives
     endings: tuple[tuple[str, str], ...] = ()  # as `renames`, of the ends of tensor names
@@ -42,7 +44,12 @@ class Family:
     @property
     def has_vision(self) -> bool:
         """Whether its models take images."""
-        return self.vision is not None
+        return self.vision is not None and "images" in self.takes
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether its models take sounds."""
+        return self.vision is not None and "sounds" in self.takes
 
     def given_by(self, config: JsonObject) -> str:
         """What a model with this config gives."""
@@ -86,7 +93,7 @@ class Family:
         specs = [_spec(self.text, config)]
         if self.vision is not None:
             specs.append(_spec(self.vision, config, {}))
-        known = {tensor.source: tensor for spec in specs for tensor in spec.tensors}
+        known = {tensor.source: tensor for spec in specs for tensor in spec.tensors if not tensor.borrowed}
         rules = [rule for spec in specs for rule in spec.left_out]
         own = {name: self.own_name(name) for name in names}
         tensors = {name: known[table] for name, table in own.items() if table in known}
@@ -102,7 +109,7 @@ class Family:
         config = {"architectures": [self.classes[0]], "text_config": layers, **layers}
         with names_only():
             specs = [self.text(config), *([self.vision(config, {})] if self.vision else [])]
-        tensors = {tensor.source: tensor for spec in specs for tensor in spec.tensors}
+        tensors = {tensor.source: tensor for spec in specs for tensor in spec.tensors if not tensor.borrowed}
         return Roles(self, tensors, {}, (), self.given_by(config))
 
 

@@ -47,6 +47,8 @@ class OutputTensor:
     packed: Packed | None = None
     type: str = ""  # that it has in every file; empty: what the file's rules say
     transposed: bool = False  # stored (in, out) in the checkpoint, as no torch.nn.Linear is
+    zero_rows: int = 0  # of `shape`, behind those that the checkpoint has
+    row_factors: np.ndarray | None = None  # float32, what each row is multiplied by, after the change
     skipped: int = 0  # rows at the checkpoint tensor's beginning that are not in the file
 
     @property
@@ -63,6 +65,8 @@ class SourceTensor:
     shape: tuple[int, ...]
     outputs: tuple[OutputTensor, ...]
     stated_role: TensorRole | None = None  # where the GGUF names do not tell
+    absent: str = ""  # what is made where the checkpoint has none: "nothing" or "zeros"; empty: it must have one
+    borrowed: bool = False  # another file has all of it, this one takes a part: an image's last token, say
 
     @property
     def role(self) -> TensorRole:
@@ -76,6 +80,19 @@ class Generated:
 
     name: str
     values: np.ndarray
+
+
+@dataclass(frozen=True)
+class StatedValues:
+    """A metadata field whose numbers are checkpoint tensors of one value each; they are in no GGUF tensor."""
+
+    key: str
+    sources: tuple[str, ...]
+    single: bool = False  # the one number; else an array of them
+
+    def field(self, values: Sequence[float]) -> Field:
+        """The field of these numbers."""
+        return Field.float32(self.key, values[0]) if self.single else Field.float32s(self.key, values)
 
 
 @dataclass(frozen=True)
@@ -102,6 +119,7 @@ class GraphSpec:
     generated: tuple[Generated, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    stated: tuple[StatedValues, ...] = ()
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -117,6 +135,9 @@ class Transform:
     packed: Packed | None = None
     operand: int | None = None  # of the packed tensor
     type: str = ""  # of the tensor in every file; empty: what the file's rules say
+    zero_rows: int = 0  # that the GGUF tensor has behind the checkpoint's
+    row_factors: np.ndarray | None = None  # float32, what each row is multiplied by, after the change
+    resized: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None  # the view's shape, where its axes are others
     skip: int = 0  # rows at the beginning that llama.cpp has no use for; `view` has to leave them out
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,12 +146,26 @@ class Transform:
             return (max(0, shape[0] - self.skip), *shape[1:])
         if self.packed:
             return (*shape[:2], shape[2] * self.packed.block)
+        if self.zero_rows:
+            return (shape[0] + self.zero_rows, *shape[1:])
+        if self.resized:
+            return self.resized(shape)
         return (*shape[:-2], shape[-1], shape[-2]) if self.transpose else shape
 
     def output(self, name: str, shape: tuple[int, ...], view: View | None) -> OutputTensor:
         """The GGUF tensor called `name` of a checkpoint tensor, or of a slice of one, of this shape."""
         return OutputTensor(
-            name, self.shape(shape), view, self.operand, self.change, self.packed, self.type, self.transpose, self.skip
+            name,
+            self.shape(shape),
+            view,
+            self.operand,
+            self.change,
+            self.packed,
+            self.type,
+            self.transpose,
+            self.zero_rows,
+            self.row_factors,
+            self.skip,
         )
 
 

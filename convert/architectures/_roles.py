@@ -27,6 +27,8 @@ class TensorRole(Enum):
     QKV = "qkv"
     O = "o"  # noqa: E741 - the field's name for it
     SINKS = "attention sinks"
+    ATTENTION_GATE = "attention gate"  # what comes out of attention is multiplied by
+    INDEXER = "indexer"  # what chooses the tokens that are attended to
     LATENT = "latent attention"  # MLA: projections into and out of the latent space
     GATE = "gate"
     UP = "up"
@@ -44,7 +46,12 @@ class TensorRole(Enum):
     SHARED_DOWN = "shared expert's down"
     STATE_SPACE = "state space"
     CONVOLUTION = "convolution"
+    PER_LAYER = "per-layer input"  # an embedding for each layer, and what takes it in
+    ALTERNATING = "alternating updates"  # AltUp: copies of the stream; and the low-rank residual beside (Laurel)
+    SCALE = "scale"  # of a layer's output, of a router's input, of an expert
+    STATE = "initial state"  # of a model that goes through its layers more than once
     TOWER = "vision tower"
+    AUDIO = "audio encoder"
     PROJECTOR = "projector"
     CLASSIFIER = "classifier"  # from an encoder's output to its scores, or to another width
 
@@ -57,18 +64,24 @@ EXPERTS = frozenset({R.EXPERT_GATE, R.EXPERT_UP, R.EXPERT_GATE_UP, R.EXPERT_DOWN
 SHARED_EXPERT = frozenset({R.SHARED_ROUTER, R.SHARED_GATE, R.SHARED_UP, R.SHARED_GATE_UP, R.SHARED_DOWN})
 LINEARS = ATTENTION | MLP | EXPERTS | (SHARED_EXPERT - {R.SHARED_ROUTER})
 """The matrices of decoder layers that can be quantized."""
-VISION = frozenset({R.TOWER, R.PROJECTOR})
+VISION = frozenset({R.TOWER, R.AUDIO, R.PROJECTOR})  # all of the mmproj file
 DENSE = ATTENTION | MLP | {R.NORM, R.ATTENTION_NORM, R.MLP_NORM, R.EMBEDDING, R.HEAD}
 """All that a plain decoder has: layers of attention and an MLP, norms, an embedding, a head."""
 TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has besides, in words
     ("a table of positions", frozenset({R.POSITIONS})),
     ("latent attention", frozenset({R.LATENT})),
     ("attention sinks", frozenset({R.SINKS})),
+    ("an initial state", frozenset({R.STATE})),
     ("experts", EXPERTS | {R.ROUTER}),
     ("a shared expert", SHARED_EXPERT),
     ("a state space", frozenset({R.STATE_SPACE})),
     ("convolutions", frozenset({R.CONVOLUTION})),
-    ("a vision tower", VISION),
+    ("per-layer inputs", frozenset({R.PER_LAYER})),
+    ("alternating updates", frozenset({R.ALTERNATING})),
+    ("scales of layers", frozenset({R.SCALE})),
+    ("a vision tower", frozenset({R.TOWER})),
+    ("an audio encoder", frozenset({R.AUDIO})),
+    ("a projector", frozenset({R.PROJECTOR})),
     ("a classifier", frozenset({R.CLASSIFIER})),
 )
 
@@ -86,6 +99,7 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "attn_qkv": R.QKV,
     "attn_output": R.O,
     "attn_sinks": R.SINKS,
+    "attn_gate": R.ATTENTION_GATE,
     "attn_q_a": R.LATENT,
     "attn_q_b": R.LATENT,
     "attn_kv_a_mqa": R.LATENT,
@@ -101,10 +115,18 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "ffn_up_exps": R.EXPERT_UP,
     "ffn_down_exps": R.EXPERT_DOWN,
     "ffn_gate_up_exps": R.EXPERT_GATE_UP,
+    "ffn_gate_chexps": R.EXPERT_GATE,
+    "ffn_up_chexps": R.EXPERT_UP,
+    "ffn_down_chexps": R.EXPERT_DOWN,
     "ffn_gate_inp_shexp": R.SHARED_ROUTER,
     "ffn_gate_shexp": R.SHARED_GATE,
     "ffn_up_shexp": R.SHARED_UP,
     "ffn_down_shexp": R.SHARED_DOWN,
+    "inp_gate": R.PER_LAYER,
+    "proj": R.PER_LAYER,
+    "layer_output_scale": R.SCALE,
+    "ffn_gate_inp.scale": R.SCALE,
+    "ffn_down_exps.scale": R.SCALE,
     "cls": R.CLASSIFIER,
     "attn_rel_b": R.POSITIONS,
     "cross_attn_q": R.Q,
@@ -116,14 +138,24 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
 BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("v.deepstack.", R.PROJECTOR),  # of earlier layers of the tower, into the text's width
     ("v.", R.TOWER),
+    ("a.", R.AUDIO),
     ("mm.", R.PROJECTOR),
+    ("indexer.", R.INDEXER),
     ("cls.", R.CLASSIFIER),
     ("ssm_", R.STATE_SPACE),
     ("time_mix_", R.STATE_SPACE),
+    ("channel_mix_", R.STATE_SPACE),
     ("shortconv.", R.CONVOLUTION),
+    ("hrm.", R.STATE),
+    ("per_layer_", R.PER_LAYER),
+    ("altup_", R.ALTERNATING),
+    ("laurel_", R.ALTERNATING),
 )
 FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a checkpoint becomes -> its own role
     frozenset({R.Q, R.K, R.V}): R.QKV,
+    frozenset({R.ATTENTION_GATE, R.Q, R.K, R.V}): R.QKV,
+    frozenset({R.QKV, R.ATTENTION_GATE}): R.QKV,
+    frozenset({R.EMBEDDING, R.HEAD}): R.EMBEDDING,  # tied, each with a factor of its own
     frozenset({R.GATE, R.UP}): R.GATE_UP,
     frozenset({R.EXPERT_GATE, R.EXPERT_UP}): R.EXPERT_GATE_UP,
     frozenset({R.SHARED_GATE, R.SHARED_UP}): R.SHARED_GATE_UP,

@@ -7,7 +7,7 @@ whose layers differ it writes one of them for each kind of layer (full_attention
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,21 @@ def read_rope(config: Config, rotary: Rotary, context: int, head_dim: int, layer
         values = Config({**values.values, original: config.values[original]}, values.where, values.problems)
     dimensions = _dimensions(config, values, head_dim, rotary.partial)
     return Rope(ALIASES.get(kind, kind), theta, values, context, dimensions, tuple(rotary.own), sections)
+
+
+def without_dynamic(config: Config) -> tuple[Config, tuple[str, ...]]:
+    """The config without frequencies that change in texts longer than its context, and what to note of them.
+
+    Up to there such a model has the frequencies of one without (transformers, modeling_rope_utils, dynamic).
+    """
+    for key in ("rope_parameters", "rope_scaling"):
+        values = config.values.get(key)
+        if isinstance(values, Mapping) and "dynamic" in (values.get("rope_type"), values.get("type")):
+            plain = {name: value for name, value in values.items() if name == "rope_theta"}
+            context = config.size("max_position_embeddings", most=MAX_CONTEXT)
+            note = f"in texts of more than {context} tokens the source changes its frequencies, llama.cpp does not"
+            return Config({**config.values, key: plain}, config.where, config.problems, config.spellings), (note,)
+    return config, ()
 
 
 def sliding_theta(config: Config, default: float) -> float:
@@ -162,6 +177,16 @@ def longrope_attention(rope: Rope) -> float:
     return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
 
 
+def longrope_notes(rope: Rope | None) -> tuple[str, ...]:
+    """When llama.cpp takes the factors of long texts, where there are two sets of them."""
+    if rope is None or rope.kind != "longrope":
+        return ()
+    return (
+        "llama.cpp takes the frequencies for long texts as soon as its context has room for more than "
+        f"{longrope_original(rope)} tokens, the source when a text is longer",
+    )
+
+
 _SCALINGS = {"default": _none, "llama3": _none, "linear": _linear, "yarn": _yarn, "longrope": _longrope}
 
 
@@ -188,14 +213,15 @@ def _llama3_tensor(rope: Rope) -> tuple[Generated, ...]:
     values, one, size = rope.values, np.float32(1), rope.dimensions
     factor, low, high = (np.float32(values.number(k)) for k in ("factor", "low_freq_factor", "high_freq_factor"))
     original = np.float32(values.size("original_max_position_embeddings", rope.context, MAX_CONTEXT))
-    if high <= low:
-        values.complain("high_freq_factor", float(high), f"more than low_freq_factor, {low:g}")
+    if high < low:
+        values.complain("high_freq_factor", float(high), f"at least low_freq_factor, {low:g}")
         return ()
     # the power in float64: numpy's float32 one differs between processors in the last bit
     powers = np.float64(rope.theta) ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
     wavelengths = np.float32(2 * math.pi) * (one / (one / powers.astype(np.float32)))
-    smooth = (original * (one / wavelengths) - low) / (high - low)
-    between = one / ((one - smooth) / factor + smooth)
+    with np.errstate(divide="ignore", invalid="ignore"):  # Llama 4 has the two equal, and nothing between
+        smooth = (original * (one / wavelengths) - low) / (high - low)
+        between = one / ((one - smooth) / factor + smooth)
     divisors = np.where(wavelengths > original / low, factor, between)
     divisors = np.where(wavelengths < original / high, one, divisors)
     return (Generated("rope_freqs.weight", divisors.astype(np.float32)),)

@@ -61,7 +61,7 @@ def text(values: JsonObject) -> GraphSpec:
 FAMILY = Family(
     name="bloom",
     title="BLOOM",
-    classes=("BloomForCausalLM",),
+    classes=("BloomForCausalLM", "BloomModel"),
     text=text,
     renames=(("transformer.", ""),),  # BigScience's own files have the names without
     graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped

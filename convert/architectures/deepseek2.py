@@ -6,7 +6,7 @@ them is multiplied into the queries (k_b, transposed) and taken from what comes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -65,38 +65,59 @@ BEST_OF_GROUP = (
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    kind = KINDS[str(class_of(values))]
+    return latent_text(values, KINDS[str(class_of(values))], GRAPH)
+
+
+Own = Callable[[Decoder], tuple[Iterable[Field], Iterable[SourceTensor]]]
+"""What a graph has besides these: fields and tensors."""
+
+
+def latent_text(values: JsonObject, kind: JsonObject, graph: Graph, own: Own = lambda decoder: ((), ())) -> GraphSpec:
+    """The language model with the defaults of `kind` for llama.cpp's `graph`.
+
+    Raises PlanError with every problem of the config.
+    """
     config = Config(values).with_defaults(**kind).spelled(head_dim="qk_rope_head_dim", num_experts="n_routed_experts")
-    config, scaling = _yarn(config)
-    decoder = read_decoder(config, GRAPH)
+    config, scaling = _yarn(config, graph.name)
+    decoder = read_decoder(config, graph)
     config.require("num_key_value_heads", decoder.heads, "every head has its own rows in kv_b_proj")
     for key, wanted in {**FIXED, "scoring_func": kind["scoring_func"]}.items():
-        config.require(key, wanted, "llama.cpp's deepseek2 graph has no other for this class")
+        config.require(key, wanted, f"llama.cpp's {graph.name} graph has no other for this class")
     experts = read_experts(decoder)
     decoder = _sized(with_experts(decoder, experts), config.size("n_shared_experts") * experts.ffn)
     if decoder.epsilon != LATENT_EPSILON:
         decoder = replace(decoder, notes=(*decoder.notes, EPSILON_NOTE))
     dense = config.size("first_k_dense_replace", most=decoder.layers, least=0)
     config.require("mlp_layer_types", ["dense"] * dense + ["sparse"] * (decoder.layers - dense))
-    groups, notes = _groups(config, experts.count, kind["scoring_func"])
-    moe = (*ROUTER, *EXPERTS, *SHARED, *((CORRECTION,) if kind is not V2 else ()))
-    tensors = (
+    groups, notes = _groups(config, experts.count, kind["scoring_func"], graph.name)
+    fields, tensors = own(decoder)
+    rows = (*ENDS, *NORMS, *LATENT, *(LATENT_QUERY if decoder.more["latent_query"] else QUERY))
+    moe = (*ROUTER, *EXPERTS, *SHARED, *((CORRECTION,) if kind["scoring_func"] == "sigmoid" else ()))
+    whole = (
         *expand(MLP, decoder.sizes, layers=range(dense)),
         *expand(moe, decoder.sizes, layers=range(dense, decoder.layers)),
-        *_keys_and_values(decoder),
+        *keys_and_values(decoder.sizes, decoder.heads, range(decoder.layers)),
+        *tensors,
     )
-    rows = (*ENDS, *NORMS, *LATENT, *(LATENT_QUERY if decoder.more["latent_query"] else QUERY))
-    fields = [
+    all_fields = [
         *_attention_fields(decoder),
         *scaling,
         *expert_fields(decoder, experts),
-        Field.uint32("deepseek2.leading_dense_block_count", dense),
-        Field.uint32("deepseek2.expert_shared_count", config.size("n_shared_experts")),
-        Field.float32("deepseek2.expert_weights_scale", config.number("routed_scaling_factor")),
-        Field.uint32("deepseek2.expert_gating_func", GATING[kind["scoring_func"]]),
+        *_expert_fields(decoder, dense, kind["scoring_func"]),
         *groups,
+        *fields,
     ]
-    return decoder_spec(decoder, rows, fields, extra=Extra(tensors=tensors, left_out=drafts(decoder), notes=notes))
+    return decoder_spec(decoder, rows, all_fields, extra=Extra(tensors=whole, left_out=drafts(decoder), notes=notes))
+
+
+def _expert_fields(decoder: Decoder, dense: int, scoring: str) -> list[Field]:
+    config, prefix = decoder.config, decoder.graph.name
+    return [
+        Field.uint32(f"{prefix}.leading_dense_block_count", dense),
+        Field.uint32(f"{prefix}.expert_shared_count", config.size("n_shared_experts")),
+        Field.float32(f"{prefix}.expert_weights_scale", config.number("routed_scaling_factor")),
+        Field.uint32(f"{prefix}.expert_gating_func", GATING[scoring]),
+    ]
 
 
 def _sized(decoder: Decoder, shared: int) -> Decoder:
@@ -104,7 +125,8 @@ def _sized(decoder: Decoder, shared: int) -> Decoder:
     config, heads = decoder.config, decoder.heads
     plain, values = config.size("qk_nope_head_dim"), config.size("v_head_dim")
     latent_query = config.size("q_lora_rank") if config.has("q_lora_rank") else 0
-    if latent_query and decoder.layers in LAYERS_OF_LITE:
+    lite = decoder.graph is GRAPH and decoder.layers in LAYERS_OF_LITE
+    if latent_query and lite:
         config.complain("q_lora_rank", latent_query, "null", f"llama.cpp knows none with {decoder.layers} layers")
     return decoder.having(
         plain=plain,
@@ -131,14 +153,15 @@ def _attention_fields(decoder: Decoder) -> list[Field]:
         "attention.value_length_mla": size["value"],
         "rope.dimension_count": size["rope"],
     }
-    if latent_query or decoder.layers not in LAYERS_OF_LITE:
+    if latent_query or decoder.graph is not GRAPH or decoder.layers not in LAYERS_OF_LITE:
         numbers["attention.q_lora_rank"] = latent_query  # 0 says that there is none
-    return [Field.uint32(f"deepseek2.{key}", value) for key, value in numbers.items()]
+    return [Field.uint32(f"{decoder.graph.name}.{key}", value) for key, value in numbers.items()]
 
 
-def _keys_and_values(decoder: Decoder) -> Iterator[SourceTensor]:
-    """kv_b_proj of every layer: (heads, plain part of a key + value, latent), as rows."""
-    size, heads = decoder.sizes, decoder.heads
+def keys_and_values(
+    size: Mapping[str, int], heads: int, layers: Iterable[int], attention: str = "self_attn"
+) -> Iterator[SourceTensor]:
+    """kv_b_proj of these layers: (heads, plain part of a key + value, latent), as rows."""
     plain, value, latent = size["plain"], size["value"], size["latent"]
 
     def heads_apart(weight: np.ndarray) -> np.ndarray:
@@ -150,21 +173,21 @@ def _keys_and_values(decoder: Decoder) -> Iterator[SourceTensor]:
     def values(weight: np.ndarray) -> np.ndarray:
         return heads_apart(weight)[:, plain:]
 
-    for i in range(decoder.layers):
+    for i in layers:
         outputs = (
             OutputTensor(f"blk.{i}.attn_k_b.weight", (heads, latent, plain), key),
             OutputTensor(f"blk.{i}.attn_v_b.weight", (heads, value, latent), values),
         )
-        yield SourceTensor(f"model.layers.{i}.self_attn.kv_b_proj.weight", (heads * (plain + value), latent), outputs)
+        yield SourceTensor(f"model.layers.{i}.{attention}.kv_b_proj.weight", (heads * (plain + value), latent), outputs)
 
 
-def _groups(config: Config, experts: int, scoring: str) -> tuple[list[Field], list[str]]:
+def _groups(config: Config, experts: int, scoring: str, prefix: str) -> tuple[list[Field], list[str]]:
     """How experts are chosen: fields, and a note where llama.cpp rates groups of them otherwise."""
     method = config.word("topk_method", "greedy", METHODS[scoring])
     best = method == "group_limited_greedy"
     if scoring == "softmax":
         config.require("norm_topk_prob", False, "transformers' DeepSeek-V2 never normalizes")
-    fields = [Field.boolean("deepseek2.expert_weights_norm", True)] if config.flag("norm_topk_prob") else []
+    fields = [Field.boolean(f"{prefix}.expert_weights_norm", True)] if config.flag("norm_topk_prob") else []
     if not config.has("n_group"):
         return fields, []
     groups = config.size("n_group", most=experts)
@@ -173,12 +196,12 @@ def _groups(config: Config, experts: int, scoring: str) -> tuple[list[Field], li
         config.complain("n_group", groups, f"a divisor of {config.key('num_experts')}, {experts}, of two or more each")
     if groups > 1 and (used == groups or method == "greedy"):
         return fields, []  # no limit
-    fields.append(Field.uint32("deepseek2.expert_group_count", groups))
-    fields.append(Field.uint32("deepseek2.expert_group_used_count", used))
+    fields.append(Field.uint32(f"{prefix}.expert_group_count", groups))
+    fields.append(Field.uint32(f"{prefix}.expert_group_used_count", used))
     return fields, [BEST_OF_GROUP] if best and groups > 1 else []
 
 
-def _yarn(config: Config) -> tuple[Config, list[Field]]:
+def _yarn(config: Config, prefix: str) -> tuple[Config, list[Field]]:
     """The config without what only these models' YaRN has, and the field for that.
 
     transformers scales scores by (1 + 0.1 mscale_all_dim ln factor)², and the rotary part alone by mscale where it
@@ -191,13 +214,13 @@ def _yarn(config: Config) -> tuple[Config, list[Field]]:
     rope = config.sub(key)
     scale = rope.number("mscale_all_dim")
     for name, wanted in (("mscale", scale), ("attention_factor", 1.0)):
-        rope.require(name, wanted, "llama.cpp's deepseek2 graph scales the rotary part as the rest")
+        rope.require(name, wanted, f"llama.cpp's {prefix} graph scales the rotary part as the rest")
     if not rope.has("mscale") and not rope.has("attention_factor"):
-        rope.complain("mscale", None, f"{scale:g}", "llama.cpp's deepseek2 graph scales the rotary part as the rest")
+        rope.complain("mscale", None, f"{scale:g}", f"llama.cpp's {prefix} graph scales the rotary part as the rest")
     rest = {
         name: value for name, value in values.items() if name not in ("mscale", "mscale_all_dim", "attention_factor")
     }
-    factor = Field.float32("deepseek2.rope.scaling.yarn_log_multiplier", 0.1 * scale)
+    factor = Field.float32(f"{prefix}.rope.scaling.yarn_log_multiplier", 0.1 * scale)
     return Config({**config.values, key: rest}, config.where, config.problems, config.spellings), [factor]
 
 

@@ -25,6 +25,6 @@ def text(values: JsonObject) -> GraphSpec:
 FAMILY = Family(
     name="ernie4_5",
     title="ERNIE 4.5 (dense)",
-    classes=("Ernie4_5ForCausalLM",),
+    classes=("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
     text=text,
 )

@@ -12,6 +12,7 @@ from convert.architectures._rope import Rotary
 from convert.architectures._rows import B, biases
 from convert.gguf_field import Field
 from convert.json_types import JsonObject
+from convert.source.model_types import class_of
 
 GRAPH = Graph(
     "falcon",
@@ -25,6 +26,8 @@ GRAPH = Graph(
     tied=True,
 )
 SPELLINGS = {"num_key_value_heads": "num_kv_heads", "intermediate_size": "ffn_hidden_size"}
+OLD, NEW = "RWForCausalLM", "RefinedWeb"
+OLD_SPELLINGS = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "num_key_value_heads": "n_head_kv"}
 
 H = "transformer.h.{i}"
 EMBEDDING: TensorRule = ("transformer.word_embeddings.weight", "token_embd.weight", ("vocab", "hidden"))
@@ -57,10 +60,13 @@ def text(values: JsonObject) -> GraphSpec:
 def _read(values: JsonObject) -> Config:
     """The config; the first Falcons have one key and value for all, whatever num_kv_heads says."""
     config = Config(values).spelled(**SPELLINGS).with_defaults(max_position_embeddings=2048)
+    if class_of(values) == OLD:  # whose 40B has a model_type of its own and is of the new decoder architecture
+        config = config.spelled(**OLD_SPELLINGS).with_defaults(new_decoder_architecture=values.get("model_type") == NEW)
     if not config.has("intermediate_size"):
         config = config.with_defaults(ffn_hidden_size=4 * config.size("hidden_size"))
     if config.flag("multi_query", True) and not config.flag("new_decoder_architecture"):
-        config = Config({**config.values, "num_kv_heads": 1}, config.where, config.problems, config.spellings)
+        one = {config.spellings["num_key_value_heads"]: 1}
+        config = Config({**config.values, **one}, config.where, config.problems, config.spellings)
     return config
 
 
@@ -92,7 +98,7 @@ def groups_apart(heads: int, kv_heads: int) -> View:
 FAMILY = Family(
     name="falcon",
     title="Falcon",
-    classes=("FalconForCausalLM",),
+    classes=("FalconForCausalLM", OLD),
     text=text,
     graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
 )

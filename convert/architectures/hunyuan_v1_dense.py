@@ -24,14 +24,14 @@ PLAIN = {"attention_bias": False, "use_qk_norm": True}
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    config = _stretched(Config(values))
+    config = stretched(Config(values))
     decoder = read_decoder(config, GRAPH)
     for key, wanted in PLAIN.items():
         config.require(key, wanted, "llama.cpp's hunyuan-dense graph has no other")
     return decoder_spec(decoder, ROWS, head_size_fields(decoder))
 
 
-def _stretched(config: Config) -> Config:
+def stretched(config: Config) -> Config:
     """The config with the base that alpha makes of rope_theta (modeling_hunyuan_v1_dense.py, ntk_alpha).
 
     It calls that "dynamic", which it is not: the base is the same for texts of any length.

@@ -6,7 +6,8 @@ import numpy as np
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
-from convert.architectures._family import Family
+from convert.architectures._embedder import without_head
+from convert.architectures._family import EMBEDDINGS, Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform, View
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
@@ -14,11 +15,12 @@ from convert.gguf_field import Field
 from convert.json_types import JsonObject
 
 GRAPH = Graph("llama", rotary=Rotary(("linear", "yarn", "llama3")))
+EMBEDDERS = ("LlamaModel",)
 
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    config = Config(values)
+    config = without_head(Config(values), EMBEDDERS)
     decoder = read_decoder(config, GRAPH)
     rows = layer_rows(config)
     fields = [
@@ -61,7 +63,16 @@ def pairs_together(heads: int) -> View:
 FAMILY = Family(
     name="llama",
     title="Llama and what has its layers (Mistral, TinyLlama, Yi, SmolLM …)",
-    classes=("LlamaForCausalLM", "MistralForCausalLM"),
+    classes=(
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "LLaMAForCausalLM",
+        "IQuestCoderForCausalLM",
+        "VLlama3ForCausalLM",
+        *EMBEDDERS,
+    ),
     text=text,
+    gives=dict.fromkeys(EMBEDDERS, EMBEDDINGS),
+    renames=(("model.text_model.", "model."),),
     tested=("gptq", "onnx"),
 )

@@ -1,7 +1,12 @@
-"""LLaVA 1.5: Llama's or another's text, all but the last layers of a CLIP tower, a projector of two layers."""
+"""LLaVA 1.5: Llama's or another's text, all but the last layers of a CLIP tower, a projector of two layers.
+
+Pixtral 12B is published as one with a tower of its own."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from convert.architectures import _pixtral as pixtral
 from convert.architectures import _vit as vit
 from convert.architectures._config import Config
 from convert.architectures._decoder import GELU_NOTE
@@ -51,6 +56,8 @@ def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:
     """The vision tower and the projector, for the mmproj file. Raises PlanError with every problem of both configs."""
     root = Config(values)
     text_width = Config(text_values(values, TEXT), problems=root.problems).size("hidden_size")
+    if root.sub("vision_config").values.get("model_type") == "pixtral":
+        return _pixtral(root, preprocessor)
     config = root.sub("vision_config").with_defaults(**CLIP_DEFAULTS)
     config.require("model_type", "clip_vision_model", "llama.cpp's llava graph has no other tower")
     tower = vit.read_vit(config, "mlp", text_width, ("quick_gelu", "gelu"))
@@ -72,6 +79,20 @@ def vision(values: JsonObject, preprocessor: JsonObject) -> GraphSpec:
     )
 
 
+def _pixtral(root: Config, preprocessor: JsonObject) -> GraphSpec:
+    """The mmproj file of Pixtral 12B, whose tower takes images of any shape and all whose patches are used."""
+    inner = Config(text_values(root.values, TEXT), problems=root.problems)
+    around = pixtral.Pixtral("pixtral", inner.size("hidden_size"), inner.size("vocab_size"))
+    tower = pixtral.read_tower(root.sub("vision_config"), around)
+    root.with_defaults(vision_feature_select_strategy="default").require(
+        "vision_feature_select_strategy", "full", "Pixtral's tower has no class token to leave out"
+    )
+    rows = [*pixtral.projector_rows(root.with_defaults(vision_feature_layer=-2), default=True)]
+    ends = pixtral.break_embedding(root, around)
+    made = pixtral.pixtral_spec(root, tower, around, image_config(preprocessor, root.problems), rows)
+    return replace(made, tensors=(*made.tensors, ends))
+
+
 def _used_layers(root: Config, tower: VisionTower) -> int:
     """How many layers of the tower an image goes through; -2 says all but the last."""
     layer = root.values.get("vision_feature_layer", -2)
@@ -84,11 +105,12 @@ def _used_layers(root: Config, tower: VisionTower) -> int:
 
 FAMILY = Family(
     name="llava",
-    title="LLaVA 1.5",
+    title="LLaVA 1.5, Pixtral",
     classes=("LlavaForConditionalGeneration",),
     text=text,
     vision=vision,
     vision_prefix=("vision.", "multi_modal_projector."),
-    renames=vit.RENAMES,
+    renames=pixtral.RENAMES,
+    token_ids=pixtral.TOKEN_IDS,
     graphs="",
 )

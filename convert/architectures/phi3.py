@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from convert.architectures._config import MAX_CONTEXT, Config
-from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, read_decoder
+from convert.architectures._decoder import Extra, Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._roles import TensorRole
-from convert.architectures._rope import Rotary, longrope_original
+from convert.architectures._rope import Rotary, longrope_notes
 from convert.architectures._rows import ENDS, MLP, NORMS, OUTPUT, B, L
 from convert.gguf_field import Field
 from convert.json_types import JsonObject
@@ -32,15 +30,9 @@ def text(values: JsonObject) -> GraphSpec:
     if decoder.rope and decoder.rope.kind == "default":
         original = config.size("original_max_position_embeddings", most=MAX_CONTEXT)
         fields.append(Field.uint32("phi3.rope.scaling.original_context_length", original))
-    return decoder_spec(decoder, (*ENDS, *NORMS, *OUTPUT, *FUSED, *DOWN), fields, extra=Extra(notes=_notes(decoder)))
-
-
-def _notes(decoder: Decoder) -> Iterator[str]:
-    if decoder.rope and decoder.rope.kind == "longrope":
-        yield (
-            "llama.cpp takes the frequencies for long texts as soon as its context has room for more than "
-            f"{longrope_original(decoder.rope)} tokens, the source when a text is longer"
-        )
+    return decoder_spec(
+        decoder, (*ENDS, *NORMS, *OUTPUT, *FUSED, *DOWN), fields, extra=Extra(notes=longrope_notes(decoder.rope))
+    )
 
 
 FAMILY = Family(

@@ -12,6 +12,7 @@ from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, QKV, B, L, biases
 from convert.gguf_field import Field
 from convert.json_types import JsonObject
+from convert.source.model_types import class_of
 
 GRAPH = Graph(
     "stablelm",
@@ -21,12 +22,15 @@ GRAPH = Graph(
     rotary=Rotary(("linear",), partial=0.25),
     square=True,
 )
+OLD = "StableLMEpochForCausalLM"
 HEAD_NORMS = (("q_layernorm", "attn_q_norm"), ("k_layernorm", "attn_k_norm"))
 
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
     config = Config(values)
+    if class_of(values) == OLD:
+        config = config.spelled(layer_norm_eps="norm_eps", partial_rotary_factor="rope_pct")
     decoder = read_decoder(config, GRAPH)
     config.require("tie_word_embeddings", False, "llama.cpp's stablelm graph wants a head of its own")
     parallel = config.flag("use_parallel_residual")
@@ -49,6 +53,6 @@ def _head_norms(decoder: Decoder) -> Iterator[SourceTensor]:
 FAMILY = Family(
     name="stablelm",
     title="StableLM",
-    classes=("StableLmForCausalLM",),
+    classes=("StableLmForCausalLM", OLD),
     text=text,
 )

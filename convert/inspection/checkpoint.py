@@ -23,7 +23,7 @@ from convert.formats.gguf.sentencepiece import UNUSED
 from convert.formats.gguf.vocabulary import read_vocabulary
 from convert.json_types import JsonObject
 from convert.progress import Silent
-from convert.source.checkpoint import read_config
+from convert.source.checkpoint import LazyTensor, open_bundle, packing, read_config
 from convert.source.companions import Companions, collect, read_companions
 from convert.source.safetensors import read_header
 from convert.source.stage import STAGE as source
@@ -209,6 +209,9 @@ def inspect_checkpoint(options: SourceOptions) -> tuple[CheckpointInspection, Bu
     about = _About(folder, config, bundle or _companions(folder), unread)
     weights = bundle.of(Role.WEIGHTS) if bundle else ()
     tensors = [t for a in weights for t in about.attempt(partial(_tensors, a.path)) or ()]
+    whole = (
+        [*map(_summary, open_bundle(bundle).tensors.values())] if bundle and weights and packing(folder) else tensors
+    )
     model = source.forecast(options, {}).model if bundle else None
     return (
         CheckpointInspection(
@@ -218,12 +221,12 @@ def inspect_checkpoint(options: SourceOptions) -> tuple[CheckpointInspection, Bu
             revision=model.revision if model else "",
             family=about.family_name,
             title=about.family.title if about.family else "",
-            nearest=None if about.family else nearest(config, {t.name: t.shape for t in tensors}),
+            nearest=None if about.family else nearest(config, {t.name: t.shape for t in whole}),
             model_type=str(config.get("model_type") or ""),
             classes=_texts(config.get("architectures")),
             shape=about.shape,
-            roles=about.roles([t.name for t in tensors]),
-            parameters=about.parameters(tensors) if weights else None,
+            roles=about.roles([t.name for t in whole]),
+            parameters=about.parameters(whole) if weights else None,
             tokenizer=about.tokenizer(),
             chat_templates={name: len(text) for name, text in about.companions.chat_templates.items()},
             format="safetensors" if tensors else "pickles",
@@ -329,6 +332,10 @@ def _tensors(path: Path) -> list[TensorSummary]:
     if not path.is_file():
         return []
     return [TensorSummary(e.name, e.dtype, e.shape, e.stop - e.start) for e in read_header(path).entries]
+
+
+def _summary(tensor: LazyTensor) -> TensorSummary:
+    return TensorSummary(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes)
 
 
 def _promised(spec: GraphSpec) -> dict[str, int]:

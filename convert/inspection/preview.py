@@ -15,6 +15,7 @@ from convert.errors import ConvertError, Problem
 from convert.formats.base import Asked, Output, Sample
 from convert.inspection.checkpoint import CheckpointInspection
 from convert.json_types import JsonDict
+from convert.model.memory_needs import weights_of
 from convert.model.reference import check_memory
 from convert.stage import missing_packages
 from convert.table import plain, size
@@ -136,7 +137,7 @@ def reference(bundle: Bundle) -> Reference | None:
     files = [a.path for a in bundle.of(Role.WEIGHTS) if a.path.is_file()]
     if not files:
         return None
-    need = memory.weights(files)
+    need = weights_of(bundle)
     found = check_memory(bundle, "reference")
     return Reference(
         need.full_bytes, need.layered_bytes, memory.total_bytes(), tuple(_said(p, "reference") for p in found)

@@ -18,8 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from convert.source import quantized
+from convert.source.checkpoint import LazyTensor, open_tensors, packing
 from validate.errors import RuntimeFailure
 from validate.runtimes._folder import first_line, quiet
 from validate.silence import silence_torchao
@@ -28,7 +31,14 @@ silence_torchao()  # before transformers, which looks whether it is there
 
 # ruff: noqa: E402
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -37,9 +47,11 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 LARGEST_BUFFER = 1 << 26  # values: 2048 positions of 32768 numbers
 
@@ -52,8 +64,9 @@ def build(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) 
     try:
         with quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-            vision = "vision_config" in config.to_dict()
-            auto = AutoModelForImageTextToText if vision else AutoModelForCausalLM
+            if packing(folder) is not None:  # undone while tensors are read
+                vars(config).pop(quantized.KEY, None)
+            auto = auto_class(config)
             with torch.device("meta"):
                 model = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
             _fill_buffers(model)
@@ -63,6 +76,25 @@ def build(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) 
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
+
+
+def auto_class(config: PreTrainedConfig) -> type[_BaseAutoModelClass]:
+    """transformers' own choice of a class; it files some models that hear as if they had a decoder apart."""
+    parts = config.to_dict()
+    found: type[_BaseAutoModelClass] = AutoModelForCausalLM
+    if "vision_config" in parts:
+        found = AutoModelForImageTextToText
+    elif "audio_config" in parts:
+        known = config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+        found = AutoModelForMultimodalLM if known else AutoModelForSeq2SeqLM
+    return found
+
+
+def whole(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of a checkpoint's folder with all of its weights in memory, made whole where they are quantized."""
+    model = build(folder, dtype, trust_remote_code=trust_remote_code)
+    Weights(model, folder, dtype).load_all()
+    return model
 
 
 def _fill_buffers(model: PreTrainedModel) -> None:
@@ -81,6 +113,9 @@ def _fill_buffers(model: PreTrainedModel) -> None:
             module._buffers[key] = torch.full_like(buffer, _unknown(buffer), device="cpu")
         owner = max((n for n in owners if n == "" or f"{name}.".startswith(f"{n}.")), key=len)
         owners[owner]._init_weights(module)
+    for model_within in owners.values():  # some start their layers' buffers all at once (Falcon-H1's multipliers)
+        if any(_is_unknown(buffer) for buffer in model_within.buffers()):
+            model_within._init_weights(model_within)
 
 
 def _unknown(buffer: Tensor) -> float:
@@ -119,6 +154,9 @@ class Weights:
         self._match()
 
     def _open(self) -> None:
+        if packing(self.folder) is not None:
+            self._slices |= {name: Computed(tensor) for name, tensor in open_tensors(self.folder).items()}
+            return
         for path in _files(self.folder):
             file = safe_open(path, framework="pt")
             names: list[str] = file.keys()  # type: ignore[no-untyped-call]
@@ -203,10 +241,16 @@ class Weights:
     def expect(self, module: str) -> None:
         """Have the system read a module's part of the files, while something else computes."""
         sources = self._sources(module, self._parameters(module, whole=True), whole=True)
-        threading.Thread(target=_read_ahead, args=([self._places[name] for name in sources],), daemon=True).start()
+        threading.Thread(
+            target=_read_ahead, args=([self._places[n] for n in sources if n in self._places],), daemon=True
+        ).start()
 
     def idle(self) -> None:
         """What was read ahead is the system's to forget."""
+
+    def load_all(self) -> None:
+        """Read every tensor, for good."""
+        self._load("", whole=True)
 
     def load(self, module: str) -> None:
         """Read what is a module's own, not its children's, for good."""
@@ -243,6 +287,21 @@ class Weights:
         wrong = [*info.mismatched_keys, *info.conversion_errors, *info.error_msgs]
         if wrong:
             raise RuntimeFailure(f"transformers could not load {wrong[0]}")
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A tensor of a checkpoint as transformers' loader takes one that is not read yet."""
+
+    tensor: LazyTensor
+
+    def __getitem__(self, where: object) -> Tensor:
+        """Its values, or those of a part of it."""
+        values = np.array(self.tensor.load())
+        self.tensor.release()
+        found = torch.from_numpy(values)
+        found = found.view(torch.bfloat16) if self.tensor.dtype == "BF16" else found
+        return found[where]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -43,6 +43,14 @@ class Layer:
     in_list: bool  # one of a list of like ones: a decoder layer, a block of a tower
 
 
+class _Elsewhere(torch.nn.Parameter):  # type: ignore[misc]
+    """An embedding's weights that are not in memory: where they will be, Llama 4 sends its tokens before it asks."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+
 class Visitor(Protocol):
     """Who looks at a layer while its weights are there. Gradients are off only where it says so."""
 
@@ -66,6 +74,10 @@ class Through:
 class Loader(Protocol):
     """Who brings a module's weights."""
 
+    @property
+    def targets(self) -> Mapping[str, str]:
+        """Tensor of the checkpoint -> the parameter that takes it; none where that is not known."""
+
     def load(self, module: str) -> None:
         """What is the module's own, not its children's, for good."""
 
@@ -84,6 +96,11 @@ class Loaded:
     """The weights of a model that is in memory as a whole."""
 
     model: PreTrainedModel
+
+    @property
+    def targets(self) -> Mapping[str, str]:
+        """Not known: transformers loaded it."""
+        return {}
 
     def load(self, module: str) -> None:
         """It is there."""
@@ -216,6 +233,11 @@ class Layered:
 
         return forward
 
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        """Parameter of the model -> the tensor of the checkpoint that it is, one of those that are put together."""
+        return {parameter: name for name, parameter in self.weights.targets.items()}
+
     def decoder_layers(self) -> list[Layer]:
         """The layers of the text, in their order; none where the decoder has more than one list."""
         inside = set(self.model.get_decoder().modules())
@@ -288,6 +310,8 @@ def _layers(model: PreTrainedModel, place: Callable[[Forward], Forward]) -> list
                 for number, member in child.named_children():
                     add(f"{path}.{number}", member, in_list=True)
             elif _is_large(child):
+                if isinstance(child, torch.nn.Embedding):
+                    child._parameters["weight"] = _Elsewhere(child.weight, requires_grad=False)
                 add(path, child, in_list=False)
             else:
                 look(path, child)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from convert.bundle import Bundle, Role
+from convert.errors import InputError
 from convert.needs import GB, MB, Needs
+from convert.source.checkpoint import LazyTensor, open_bundle, open_tensors, packing
 from validate import memory
 
 LIBRARIES = 700 * MB  # torch and transformers, loaded
@@ -17,6 +22,30 @@ SMALL = 256 * MB  # of weights: below it a step is more start-up than arithmetic
 def cores_for(source: Bundle) -> int:
     """How many cores a step keeps busy: one where the model is small, else all (0)."""
     return 1 if sum(a.size for a in source.of(Role.WEIGHTS)) < SMALL else 0
+
+
+def weights_of(source: Bundle) -> memory.Weights:
+    """What the source's weights take in memory, from headers; quantized ones as what they are made into."""
+    if source.pending is not None:
+        found = open_bundle(source).tensors.values()
+        return memory.weights_of((tensor.name, tensor.dtype, tensor.shape) for tensor in found)
+    files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file() and a.format == "safetensors"]
+    home = next((a.path.parent for a in source.of(Role.CONFIG)), None)
+    return _weights(files, home, lambda: open_bundle(source).tensors)
+
+
+def weights_in(folder: Path) -> memory.Weights:
+    """The same of a checkpoint's folder."""
+    return _weights([*folder.glob("*.safetensors")], folder, lambda: open_tensors(folder))
+
+
+def _weights(
+    files: Sequence[Path], home: Path | None, tensors: Callable[[], Mapping[str, LazyTensor]]
+) -> memory.Weights:
+    with contextlib.suppress(InputError):  # said by who reads them
+        if files and home and packing(home) is not None:
+            return memory.weights_of((tensor.name, tensor.dtype, tensor.shape) for tensor in tensors().values())
+    return memory.weights(files)
 
 
 @dataclass(frozen=True)
@@ -36,8 +65,7 @@ def reference_needs(
     budget it lies in files), and logits of one window and of the one before. Disk: how far the passes are, twice while
     it is written anew.
     """
-    files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file()]
-    weights = memory.weights(files).layered_bytes
+    weights = weights_of(source).layered_bytes
     hidden, vocabulary = _sizes(source)
     handed, logits = 4 * hidden * passes.tokens, 4 * vocabulary * passes.window
     spilled = 2 * handed if handed > GB else 0

@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 from convert.bundle import Bundle, Role
 from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
+from convert.model.memory_needs import weights_in, weights_of
+from convert.source.checkpoint import packing
 
 if TYPE_CHECKING:
     from convert.model.resume import Resume
     from convert.model.session import LayeredSession
     from validate.runtimes.transformers import TransformersSession
+
+
+NOT_THE_MODELS = (Role.CARD, Role.REPORT, Role.IMATRIX, Role.STATISTICS)
 
 
 @dataclass(frozen=True)
@@ -79,19 +84,20 @@ def _session(folder: Path, threads: int | None, trust_remote_code: bool, how: Ho
     from validate import memory
     from validate.runtimes import transformers
 
-    need, free = memory.weights(folder.glob("*.safetensors")).full_bytes, memory.free_bytes()
+    need, free = weights_in(folder).full_bytes, memory.free_bytes()
     fits = how.dtype == "float32" and (free is None or need <= free * memory.FREE_SHARE)
-    if fits if how.layered is None else not how.layered and how.dtype == "float32":
+    whole = fits if how.layered is None else not how.layered and how.dtype == "float32"
+    if whole and packing(folder) is None:
         return transformers.RUNTIME.open(folder, threads=threads, trust_remote_code=trust_remote_code)
     session = LayeredSession(folder, threads, trust_remote_code, how.dtype, folder.parent)
-    session.resume = how.resume
+    session.resume, session.whole = how.resume, whole
     return session
 
 
 def link_files(source: Bundle, folder: Path, code: bool) -> None:
     """Links in `folder` to the bundle's files, as they lie beside its config; with `code`, to Python files too."""
     home = next(iter(source.of(Role.CONFIG))).path.parent
-    wanted = [a.path for role, a in source.artifacts() if role not in (Role.CARD, Role.REPORT, Role.IMATRIX)]
+    wanted = [a.path for role, a in source.artifacts() if role not in NOT_THE_MODELS]
     shard_folders = {a.path.parent for a in source.of(Role.WEIGHTS)}
     for shard_folder in (home, *sorted(shard_folders - {home})):  # the source's own output has a better index
         wanted += shard_folder.glob("*.safetensors.index.json")
@@ -109,8 +115,7 @@ def check_memory(source: Bundle, where: str, remedy: str = "run it on a machine 
     """A source larger than the machine. What is free just now is asked when it is loaded, not here."""
     from validate import memory
 
-    files = [a.path for a in source.of(Role.WEIGHTS) if a.format == "safetensors"]
-    need, total = memory.weights(files).layered_bytes, memory.total_bytes()
+    need, total = weights_of(source).layered_bytes, memory.total_bytes()
     if total is None or need <= total:
         return []
     return [

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convert.source.checkpoint import packing
 from validate.runtimes._optional import optional
 from validate.runtimes.transformers import TransformersSession
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from convert.model.layered import Layered, Visitor
@@ -30,6 +32,7 @@ class LayeredSession(TransformersSession):
     """
 
     resume: Resume | None = None
+    whole = False  # all layers stay in memory
 
     def __init__(
         self,
@@ -45,15 +48,19 @@ class LayeredSession(TransformersSession):
     @functools.cached_property
     def layered(self) -> Layered:
         """The model, which holds what belongs to no layer."""
+        from convert.model import hollow
         from convert.model.devices import open_on, there_are
         from convert.model.layered import Layered
         from convert.model.scratch import Scratch
 
-        if optional(self._config, "quantization_config") is not None:
+        packed = packing(self._folder) is not None  # and made whole while it is read
+        if optional(self._config, "quantization_config") is not None and not packed:
             return Layered(super()._model)  # blocks that transformers unpacks only as a whole
         with self.loading():
             dtype = {"float32": self._torch.float32, "bfloat16": self._torch.bfloat16}[self._dtype]
             scratch, trust = Scratch(folder=self._within), self._trust_remote_code
+            if self.whole:
+                return Layered(hollow.whole(self._folder, dtype, trust_remote_code=trust), scratch=scratch)
             return open_on(there_are(), self._folder, dtype, trust_remote_code=trust, scratch=scratch)
 
     @property
@@ -78,6 +85,12 @@ class LayeredSession(TransformersSession):
             on_call = _shares(sizes, sum(layer.in_list for layer in self.layered.layers), advance)
             self.layered.resume = replace(self.resume, statistics=statistics) if self.resume and statistics else None
             for _ in self.layered.run(rows, visitor(self.layered), on_call, head=False):
+                pass
+
+    def put_through(self, inputs: Sequence[Mapping[str, Tensor]], visitor: Callable[[Layered], Visitor]) -> None:
+        """Put whatever the model takes through every layer below the head, each layer shown to the visitor."""
+        with self._running():
+            for _ in self.layered.run(inputs, visitor(self.layered), head=False):
                 pass
 
     @property

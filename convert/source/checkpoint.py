@@ -8,15 +8,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import numpy as np
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
-from convert.source import pickle_scan, quantized
+from convert.source import pickle_scan, quantized, unpack
 from convert.source.model_types import class_of, gives_scores
 from convert.source.names import kept_name, refuse_unmerged
+from convert.source.remote import RemoteBytes, remote_of
 from convert.source.safetensors import Entry, Header, MappedFile, read_header
 from convert.source.untrusted import check_bare, inside, listed, read_object, shown
 
@@ -84,10 +86,15 @@ class LazyTensor:
     load: Callable[[], np.ndarray] = field(repr=False)  # STORAGE[dtype] values, a read-only view of the mapped file
     file: str = ""  # where it comes from, for messages
     release: Callable[[], None] = field(default=_nothing, repr=False)  # gives touched pages back; views stay valid
+    rows: Callable[[int, int], np.ndarray] | None = field(default=None, repr=False)
+    """Of a tensor that is computed: some of its rows, along the first axis. `load` computes all of them."""
 
     @property
     def nbytes(self) -> int:
         return prod(self.shape) * STORAGE[self.dtype].itemsize
+
+
+Tensors: TypeAlias = Mapping[str, LazyTensor]
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Checkpoint:
     """A model as it was published; nothing in it is loaded until a tensor's `load` is called."""
 
     folder: Path
-    config: JsonObject  # config.json, as it is
+    config: JsonObject  # config.json, without its word on a quantization that is undone while tensors are read
     tensors: Mapping[str, LazyTensor]  # in the order of the files and, in each, of its bytes
 
 
@@ -117,10 +124,11 @@ def open_tensors(folder: Path, scores: bool = False) -> dict[str, LazyTensor]:
             str(folder), "has pickled weights only", "safetensors", "name it as a recipe's model: it is converted there"
         )
     files, index = weight_files(folder)
-    tensors = _tensors(files, scores)
+    words = packing(folder)
+    tensors = _tensors(files, scores, words)
     named = {kept: file for name, file in index.items() if (kept := kept_name(name, scores))}
     check_index(folder / SAFETENSORS.index, named, {name: tensor.file for name, tensor in tensors.items()})
-    return tensors
+    return _whole(tensors, words, folder)
 
 
 def open_files(files: Sequence[Path]) -> dict[str, LazyTensor]:
@@ -128,23 +136,58 @@ def open_files(files: Sequence[Path]) -> dict[str, LazyTensor]:
     return _tensors(files)
 
 
+def stored_tensors(path: Path) -> dict[str, LazyTensor]:
+    """Every tensor of a safetensors file, as it is called there. Raises InputError."""
+    header = read_header(path)
+    mapped = MappedFile(header)
+    return {entry.name: _lazy(path, mapped, entry, STORAGE) for entry in header.entries}
+
+
 def open_bundle(bundle: Bundle) -> Checkpoint:
-    """The checkpoint that a source bundle describes; its weights need not lie beside its config.
+    """The checkpoint that a source bundle describes; its weights need not lie beside its config, nor be written yet.
 
     Raises InputError as open_checkpoint does, and when the weights are not there (yet).
     """
     config = next((file.path for file in bundle.of(Role.CONFIG) if file.path.name == CONFIG_NAME), None)
     if config is None:
         raise InputError(bundle.model.name, "has no config.json", "a Hugging Face checkpoint")
+    if bundle.pending is not None:
+        return Checkpoint(config.parent, bundle.pending.config, cast(Tensors, bundle.pending.tensors))
     weights = [file.path for file in bundle.of(Role.WEIGHTS)]
     if not weights:
         raise InputError(bundle.model.name, "has no weights", "safetensors files")
-    values = read_config(config.parent)
-    return Checkpoint(config.parent, values, _tensors(weights, gives_scores(values)))
+    home, words = config.parent, packing(config.parent)
+    values = read_config(home)
+    return Checkpoint(home, values, _whole(_tensors(weights, gives_scores(values), words), words, home))
+
+
+def packing(folder: Path) -> JsonObject | None:
+    """What config.json says of the quantization of weights that are made whole while they are read; else None.
+
+    None too where it cannot be read: who opens it says so.
+    """
+    try:
+        words = stored_config(folder).get(quantized.KEY)
+    except InputError:
+        return None
+    return words if isinstance(words, dict) and unpack.reads(words) else None
 
 
 def read_config(folder: Path) -> JsonDict:
-    """config.json of the checkpoint in `folder`. Raises InputError when there is no such folder, file or object."""
+    """config.json of the checkpoint in `folder`, as it describes the tensors that are read from there.
+
+    Raises InputError when there is no such folder, file or object.
+    """
+    return as_read(stored_config(folder))
+
+
+def as_read(config: JsonDict) -> JsonDict:
+    """The config without its word on a quantization that is undone while tensors are read."""
+    return quantized.without(config) if unpack.reads(config.get(quantized.KEY)) else config
+
+
+def stored_config(folder: Path) -> JsonDict:
+    """config.json of the checkpoint in `folder`, as it describes the files. Raises InputError as above."""
     if not folder.is_dir():
         got = "is a file" if folder.exists() else "does not exist"
         raise InputError(str(folder), got, "the folder of a Hugging Face checkpoint", "check the path")
@@ -189,6 +232,14 @@ def layout(folder: Path) -> Layout:
         if {kind.single, kind.index} & set(present) or any(map(kind.count, present))
     ]
     return found[0] if found else SAFETENSORS
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether `folder` has files that are named as a checkpoint's weights."""
+    present = _present(folder)
+    return any(
+        {kind.single, kind.index} & set(present) or any(map(kind.count, present)) for kind in (SAFETENSORS, PICKLES)
+    )
 
 
 def weight_files(folder: Path, kind: Layout = SAFETENSORS) -> tuple[list[Path], dict[str, str]]:
@@ -273,11 +324,18 @@ def _check_complete(folder: Path, shards: Sequence[str], present: Sequence[str],
     raise InputError(str(folder), "has no weights", wanted, "download the model again")
 
 
-def _tensors(files: Sequence[Path], scores: bool = False) -> dict[str, LazyTensor]:
+def _whole(tensors: dict[str, LazyTensor], words: JsonObject | None, folder: Path) -> dict[str, LazyTensor]:
+    """The tensors of the model, of those that its files hold."""
+    return tensors if words is None else unpack.unpacked(tensors, words, str(folder / CONFIG_NAME))
+
+
+def _tensors(files: Sequence[Path], scores: bool = False, words: JsonObject | None = None) -> dict[str, LazyTensor]:
+    """What is stored in the files; with `words` on their quantization in types that only such weights have."""
+    storage = STORAGE if words is None else {**STORAGE, **unpack.STORED}
     tensors: dict[str, LazyTensor] = {}
     for path in files:
         header = read_header(path)
-        mapped = MappedFile(header)
+        mapped = _bytes_of(path, header)
         refuse_unmerged(str(path), (entry.name for entry in header.entries))
         for entry in model_entries(header, scores):
             if entry.name in tensors:
@@ -287,7 +345,7 @@ def _tensors(files: Sequence[Path], scores: bool = False) -> dict[str, LazyTenso
                     "every tensor once",
                     "do not trust this model",
                 )
-            tensors[entry.name] = _lazy(path, mapped, entry)
+            tensors[entry.name] = _lazy(path, mapped, entry, storage)
     return tensors
 
 
@@ -298,8 +356,8 @@ def model_entries(header: Header, scores: bool = False) -> Iterator[Entry]:
             yield entry if kept == entry.name else replace(entry, name=kept)
 
 
-def _lazy(path: Path, mapped: MappedFile, entry: Entry) -> LazyTensor:
-    storage = STORAGE.get(entry.dtype)
+def _lazy(path: Path, mapped: MappedFile | RemoteBytes, entry: Entry, known: Mapping[str, np.dtype]) -> LazyTensor:
+    storage = known.get(entry.dtype)
     if storage is None:
         raise InputError(
             f"{path}: tensor {shown(entry.name)}",
@@ -308,4 +366,11 @@ def _lazy(path: Path, mapped: MappedFile, entry: Entry) -> LazyTensor:
             "use the model's 16-bit checkpoint",
         )
     load, release = partial(mapped.view, entry, storage), partial(mapped.release, entry)
-    return LazyTensor(entry.name, entry.shape, entry.dtype, load, path.name, release)
+    rows = partial(mapped.rows, entry, storage) if isinstance(mapped, RemoteBytes) and entry.shape else None
+    return LazyTensor(entry.name, entry.shape, entry.dtype, load, path.name, release, rows)
+
+
+def _bytes_of(path: Path, header: Header) -> MappedFile | RemoteBytes:
+    """The file's bytes: mapped, or on a server where only its header is here."""
+    elsewhere = remote_of(path)
+    return MappedFile(header) if elsewhere is None else RemoteBytes(elsewhere)

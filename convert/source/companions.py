@@ -24,7 +24,7 @@ from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
 from convert.source.added_tokens import Added, Said, settle
 from convert.source.card import read_card
-from convert.source.checkpoint import mended
+from convert.source.checkpoint import as_read, mended
 from convert.source.untrusted import check_link, decoded, not_json, read_bytes
 
 ROLES: Mapping[str, Role] = MappingProxyType(
@@ -41,6 +41,8 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "tekken.json": Role.TOKENIZER,
         "*.tiktoken": Role.TOKENIZER,
         "tiktoken.model": Role.TOKENIZER,
+        "rwkv_vocab_*.txt": Role.TOKENIZER,
+        "tokenizer.jsonl": Role.TOKENIZER,
         "special_tokens_map.json": Role.TOKENIZER,
         "added_tokens.json": Role.TOKENIZER,
         "chat_template.jinja": Role.CHAT_TEMPLATE,
@@ -226,7 +228,7 @@ def read_companions(bundle: Bundle, *, tokenizer: bool = True) -> Companions:
     card, card_notes = read_card(files.get("README.md"))
     templates, template_notes = _chat_templates(files)
     companions = Companions(
-        config=_config(files),
+        config=_config(files) if bundle.pending is None else bundle.pending.config,
         tokenizer_config=_tokenizer_config(files),
         chat_templates=templates,
         generation=_read(files, "generation_config.json"),
@@ -301,9 +303,9 @@ def _read(files: Mapping[str, Path], name: str) -> JsonDict:
 
 
 def _config(files: Mapping[str, Path]) -> JsonDict:
-    """config.json, without what the weights beside it disprove."""
+    """config.json, without what the weights beside it disprove, as tensors are read from there."""
     found = _read(files, "config.json")
-    return mended(files["config.json"].parent, found) if found else found
+    return as_read(mended(files["config.json"].parent, found)) if found else found
 
 
 def _tokenizer_config(files: Mapping[str, Path]) -> JsonDict:

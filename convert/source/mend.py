@@ -19,12 +19,13 @@ from convert.errors import InputError, Problem
 from convert.files import HashedFile, write_text
 from convert.json_types import JsonObject
 from convert.progress import Progress
-from convert.source import checkpoint, quantized
+from convert.source import checkpoint, quantized, unpack
 from convert.source.card import base_models
-from convert.source.checkpoint import CLASSES, CONFIG_NAME, MAX_CONFIG_BYTES, SAFETENSORS, model_entries
+from convert.source.checkpoint import CLASSES, CONFIG_NAME, MAX_CONFIG_BYTES, PICKLES, SAFETENSORS, model_entries
 from convert.source.companions import TOKENIZER_BYTES
 from convert.source.model_types import gives_scores
 from convert.source.names import kept_name, name_notes
+from convert.source.remote import remote_of
 from convert.source.safetensors import Entry, Header, MappedFile, read_header, write
 from convert.source.untrusted import decoded, inside, is_plain, listed, read_bytes, read_object
 
@@ -42,9 +43,10 @@ def notes(folder: Path) -> list[str]:
         return []
     stale = [quantized.stale_note(config, types)] if quantized.is_stale(config, types) else []
     mended = checkpoint.mended(folder, config)
+    read = [unpack.note(mended[quantized.KEY])] if unpack.reads(mended.get(quantized.KEY)) else []
     named = [] if mended.get(CLASSES) == config.get(CLASSES) else [_class_note(mended)]
     lost = [f"{p.where}: {p.got}; left out, as no text can have such a token: {p.remedy}" for p in lost_ids(folder)]
-    return [*stale, *named, *lost, *name_notes(types, gives_scores(config))]
+    return [*stale, *read, *named, *lost, *name_notes(types, gives_scores(config))]
 
 
 def lost_ids(folder: Path) -> list[Problem]:
@@ -78,21 +80,29 @@ def _class_note(config: JsonObject) -> str:
 
 def refusal(folder: Path, card: JsonObject) -> Problem | None:
     """Why weights that are quantized cannot be read; None for all that can, or whose headers say what is wrong."""
-    config = checkpoint.read_config(folder)
-    words = config.get(quantized.KEY)
+    words = checkpoint.stored_config(folder).get(quantized.KEY)
     if words is None or quantized.method(words) in quantized.CARRIED:
         return None
-    return quantized.problem(words, str(folder / CONFIG_NAME), base_models(card))
+    found = quantized.problem(words, str(folder / CONFIG_NAME), base_models(card))
+    if not unpack.reads(words):
+        return found
+    if checkpoint.layout(folder) is PICKLES:
+        return replace(found, got=found.got.replace(quantized.NOT_READ, "pickles of such weights are not read here"))
+    try:
+        checkpoint.open_tensors(folder)
+    except InputError as error:
+        return replace(error.problem, remedy=found.remedy) if error.problem.wanted == quantized.WANTED else None
+    return None
 
 
 def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     """The bundle of the checkpoint in `folder` with all that is odd in it put right in `out`."""
     weights = bundle.of(Role.WEIGHTS)
-    headers = [read_header(a.path) for a in weights if a.path.is_relative_to(folder)]
+    headers = [read_header(a.path) for a in weights if a.path.is_relative_to(folder) and remote_of(a.path) is None]
     scores = gives_scores(checkpoint.read_config(folder))
     odd = [header for header in headers if any(kept_name(e.name, scores) != e.name for e in header.entries)]
     texts = [(role, a) for role, a in bundle.artifacts() if role not in (Role.WEIGHTS, Role.CARD)]
-    other_config = read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES) != checkpoint.read_config(folder)
+    other_config = read_object(inside(folder, CONFIG_NAME), MAX_CONFIG_BYTES) != checkpoint.stored_config(folder)
     for note in notes(folder):
         progress.warn(note)
     index = folder / SAFETENSORS.index
@@ -124,7 +134,7 @@ def _text(artifact: Artifact, folder: Path, out: Path) -> Artifact:
     target = out / inner
     target.parent.mkdir(parents=True, exist_ok=True)
     if inner == Path(CONFIG_NAME):
-        return write_text(target, json.dumps(checkpoint.read_config(folder), indent=2) + "\n", artifact.kind)
+        return write_text(target, json.dumps(checkpoint.stored_config(folder), indent=2) + "\n", artifact.kind)
     raw = read_bytes(artifact.path, TOKENIZER_BYTES)
     with HashedFile(target) as file:
         file.write(decoded(str(artifact.path), raw).encode() if _is_odd(artifact.path) else raw)

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from convert.bundle import Artifact
 from convert.errors import InputError
 from convert.progress import Progress
-from convert.source.checkpoint import PICKLES, SAFETENSORS, check_index, read_config
+from convert.source.checkpoint import PICKLES, SAFETENSORS, STORAGE, LazyTensor, check_index, read_config
 from convert.source.model_types import gives_scores
 from convert.source.names import kept_name, refuse_unmerged
 from convert.source.pickle_scan import DTYPES, ZIP_START, scan
@@ -68,6 +70,26 @@ def _gives_scores(folder: Path) -> bool:
         return gives_scores(read_config(folder))
     except InputError:  # said by who needs the config
         return False
+
+
+def lazy_tensors(path: Path) -> dict[str, LazyTensor]:
+    """Every tensor of a pickled state dict, as it is called there. Raises InputError for anything else in it."""
+    scan(path)
+    return {name: as_lazy(name, value, path.name) for name, value in _load(path).items()}
+
+
+def as_lazy(name: str, value: torch.Tensor, file: str) -> LazyTensor:
+    """A tensor of torch's as one of a checkpoint."""
+    dtype = DTYPES[_dtype(value)]
+
+    def load() -> np.ndarray:
+        import torch
+
+        flat = value.detach().contiguous().reshape(-1)
+        stored = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+        return stored.view(STORAGE[dtype]).reshape(value.shape)
+
+    return LazyTensor(name, tuple(value.shape), dtype, load, file)
 
 
 def _model_tensors(path: Path, scores: bool) -> dict[str, torch.Tensor]:

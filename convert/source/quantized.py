@@ -12,6 +12,7 @@ from convert.source.untrusted import shown
 KEY = "quantization_config"
 FLOATS = ("F64", "F32", "F16", "BF16")
 WANTED = "weights of 16 or 32 bits"
+NOT_READ = "such weights are not read here"
 UNPACK = (
     "or unpack it with transformers: load it with `{loader}`, then `model.dequantize()` and `model.save_pretrained(…)`"
 )
@@ -50,7 +51,7 @@ ONLINE = ("bitnet",)  # whose weights are 16 bits on disk and are quantized each
 
 _COMPANIONS = re.compile(  # of a packed matrix
     r"\.(qweight|qzeros|scales|g_idx|SCB|absmax|quant_map|nested_\w+|quant_state\.\S+|codes|codebooks|W_q|meta|"
-    r"\w*_packed|\w*_blocks|weight_scale\w*|weight_zero_point|weight_shape|trellis|centroids|indices)$"
+    r"\w*_packed|\w*_blocks|weight_scale\w*|\w+_scale_inv|weight_zero_point|weight_shape|trellis|centroids|indices)$"
 )
 
 
@@ -101,7 +102,7 @@ def title(words: object) -> str:
     return METHODS[name][0] if name in METHODS else f"quant_method {shown(name, 40)}" if name else "no quant_method"
 
 
-def problem(words: object, where: str = "config.json", base: Iterable[str] = ()) -> Problem:
+def problem(words: object, where: str = "config.json", base: Iterable[str] = (), reason: str = "") -> Problem:
     """That such weights cannot be read, and how to get at the model; `base` are ids of what it was made from."""
     known = METHODS.get(method(words), ("", ""))
     made_from = ", ".join(base)
@@ -111,9 +112,23 @@ def problem(words: object, where: str = "config.json", base: Iterable[str] = ())
         else "the model it was made from (base_model of its card)"
     )
     remedy = f"convert {source}" + (f", {known[1]}" if known[1] else "")
-    return Problem(
-        where, f"quantization_config says {title(words)}{_bits(words)}: such weights are not read here", WANTED, remedy
-    )
+    said = reason or NOT_READ
+    return Problem(where, f"quantization_config says {title(words)}{_bits(words)}: {said}", WANTED, remedy)
+
+
+def description(words: object) -> str:
+    """The method and what config.json says of it: `FP8 in blocks of 128 x 128`, `GPTQ (4 bits, groups of 128)`."""
+    if not isinstance(words, Mapping):
+        return ""
+    block, group, form = words.get("weight_block_size"), words.get("group_size"), words.get("format")
+    if isinstance(block, list) and len(block) == 2:
+        return f"{title(words)} in blocks of {shown(block[0], 10)} x {shown(block[1], 10)}"
+    if isinstance(form, str):
+        return f"{title(words)} ({shown(form, 40)})"
+    bits = _bits(words)
+    if bits and isinstance(group, int) and group > 0:
+        bits = f"{bits[:-1]}, groups of {group})"
+    return f"{title(words)}{bits}"
 
 
 def _bits(words: object) -> str:

@@ -13,7 +13,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -209,12 +209,15 @@ class MappedFile:
 
 
 def write(
-    path: Path, specs: Mapping[str, tuple[str, tuple[int, ...]]], data: Iterable[Buffer], metadata: Mapping[str, str]
+    path: Path,
+    specs: Mapping[str, tuple[str, tuple[int, ...]]],
+    data: Iterable[Buffer | Iterator[Buffer]],
+    metadata: Mapping[str, str],
 ) -> Artifact:
     """The artifact of a new safetensors file, hashed while it was written; one tensor in memory at a time.
 
-    `specs` maps each name to (dtype, shape); `data` gives the tensors' bytes in the same order. Raises ValueError when
-    they do not agree: that is a mistake of the caller's.
+    `specs` maps each name to (dtype, shape); `data` gives the tensors' bytes in the same order, each at once or in
+    pieces. Raises ValueError when they do not agree: that is a mistake of the caller's.
     """
     table: JsonDict = {METADATA: dict(metadata)} if metadata else {}
     position, ends = 0, []
@@ -229,7 +232,8 @@ def write(
         file.write(struct.pack("<Q", len(header)) + header)
         base = file.size
         for end, values in zip(ends, data, strict=True):
-            file.write(values)
+            for piece in values if isinstance(values, Iterator) else (values,):
+                file.write(piece)
             if file.size - base != end:
                 raise ValueError(f"{path}: a tensor ends at {file.size - base}, its header says {end}")
     return file.artifact("safetensors")

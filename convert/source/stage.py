@@ -6,6 +6,7 @@ where they are. Pickled weights are converted, into this stage's own folder, wit
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -13,17 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.options import Options, RecipePath
-from convert.progress import Progress
-from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled
+from convert.progress import Progress, Silent
+from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled, remake, streamed
 from convert.source.card import read_card
 from convert.source.checkpoint import PICKLES
 from convert.source.model_types import gives_scores
+from convert.source.remake import Remade, artifact
+from convert.source.remote import LIST, remote_of
 from convert.source.untrusted import inside
 from convert.stage import Inputs, Stage
 
@@ -31,10 +34,33 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 """What may stand in a file name of every system."""
 
 
+GGUF = ".gguf"
+TYPE_IN_NAME = re.compile(r"[-.](F32|F16|BF16|I?Q\d\w*|TQ\d\w*|MXFP4\w*)$", re.IGNORECASE)
+
+
+class AdapterOptions(Options):
+    """A LoRA that is merged into the model."""
+
+    path: RecipePath = Field(description="the folder of a PEFT adapter: adapter_config.json and its weights")
+    scale: float = Field(1.0, ge=-100, le=100, description="what its change is multiplied with; 1 as it was trained")
+
+
+def _one_or_several(value: object) -> str:
+    return "none" if value is None else "several" if isinstance(value, list | tuple) else "one"
+
+
+AdapterOption = Annotated[
+    Annotated[None, Tag("none")]
+    | Annotated[AdapterOptions, Tag("one")]
+    | Annotated[list[AdapterOptions], Tag("several"), Field(min_length=1, max_length=64)],
+    Discriminator(_one_or_several),
+]
+
+
 class SourceOptions(Options):
     """Which model, and what to call it."""
 
-    path: RecipePath | None = Field(None, description="the folder of a Hugging Face checkpoint")
+    path: RecipePath | None = Field(None, description="the folder of a Hugging Face checkpoint, or a GGUF file")
     hub: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$",
@@ -47,8 +73,15 @@ class SourceOptions(Options):
         max_length=200,
         description="commit, tag or branch of the hub model; pin a commit, main moves",
     )
+    stream: bool = Field(
+        False,
+        description="read the hub model's weights from there while they are converted to GGUF, and keep none",
+    )
     name: Name | None = Field(
         None, description="the model's name in file names; the hub's or the folder's when left out"
+    )
+    adapter: AdapterOption = Field(
+        None, description="{path, scale} of a PEFT LoRA that is merged into the model, or a list: one after the other"
     )
     strict: bool = Field(
         False, description="refuse what is else left out with a warning: special tokens past the vocabulary"
@@ -61,7 +94,20 @@ class SourceOptions(Options):
             raise ValueError("name the model by `path` (a folder) or by `hub` (org/name), one of them")
         if self.revision is not None and self.hub is None:
             raise ValueError("`revision` belongs to `hub`; a folder has none")
+        if self.stream and self.hub is None:
+            raise ValueError("`stream` belongs to `hub`; a folder is here already")
         return self
+
+    @property
+    def adapters(self) -> list[tuple[Path, float]]:
+        """Folder and scale of each."""
+        found = [self.adapter] if isinstance(self.adapter, AdapterOptions) else self.adapter or []
+        return [(one.path.absolute(), one.scale) for one in found]
+
+
+def remade(options: SourceOptions, folder: Path) -> Remade | None:
+    """The checkpoint that this stage will write; None where it takes the files as they are. Raises InputError."""
+    return remake.with_adapters(folder, options.adapters) if options.adapters else remake.gathered(folder)
 
 
 def locate(options: SourceOptions, *, download: bool, progress: Progress) -> Path | None:
@@ -72,14 +118,36 @@ def locate(options: SourceOptions, *, download: bool, progress: Progress) -> Pat
     if options.hub is None:
         return options.path
     revision = options.revision or hub.DEFAULT_REVISION
+    if options.stream:
+        return (
+            streamed.prepare(options.hub, revision, progress) if download else streamed.prepared(options.hub, revision)
+        )
     if not download:
         return hub.cached(options.hub, revision)
     return hub.locate(options.hub, revision, download=True, progress=progress)
 
 
-def _here(options: SourceOptions) -> Path | None:
-    from convert.progress import Silent
+def gguf_file(options: SourceOptions) -> Path | None:
+    """The GGUF file that is the source; None where that is a checkpoint."""
+    return options.path.absolute() if options.path is not None and options.path.suffix == GGUF else None
 
+
+def _gguf_problems(options: SourceOptions, path: Path) -> list[Problem]:
+    """What keeps such a file from being a source; what is in it the stages say that read it."""
+    if not path.is_file():
+        return [Problem(str(path), "is no file", "a GGUF file", "check the path")]
+    if options.adapter is not None:
+        remedy = "merge it into the checkpoint that the file was made from"
+        return [Problem(str(path), "is a GGUF file, into which no adapter is merged", "a checkpoint", remedy)]
+    return []
+
+
+def _gguf_bundle(options: SourceOptions, path: Path) -> Bundle:
+    name = options.name or _safe(TYPE_IN_NAME.sub("", path.stem))
+    return Bundle(Model(name), {Role.WEIGHTS: (Artifact("gguf", path, path.stat().st_size),)})
+
+
+def _here(options: SourceOptions) -> Path | None:
     folder = locate(options, download=False, progress=Silent())
     return folder.absolute() if folder is not None else None
 
@@ -95,7 +163,23 @@ def _companions(folder: Path) -> dict[Role, tuple[Path, ...]]:
     return found
 
 
+def _weights(folder: Path) -> list[Path]:
+    """The files that hold the weights, and their index. Raises InputError."""
+    if shards := remake.shards_of(folder):
+        return shards
+    if (folder / LIST).is_file():
+        return [folder / LIST]  # what stands for weights elsewhere
+    kind = checkpoint.layout(folder)
+    files, index = checkpoint.weight_files(folder, kind)
+    return [*files, *([folder / kind.index] if index else [])]
+
+
 def _check_weights(folder: Path) -> None:
+    if remake.shards_of(folder):
+        if importlib.util.find_spec("torch") is None:
+            raise InputError(str(folder), "has a trainer's shards", "torch to read them", install_command("pickle"))
+        remake.gathered(folder)
+        return
     kind = checkpoint.layout(folder)
     if kind is not PICKLES:
         checkpoint.open_tensors(folder, gives_scores(checkpoint.read_config(folder)))
@@ -126,9 +210,20 @@ def _problems(look: Callable[[], object]) -> list[Problem]:
     return []
 
 
-def _artifact(path: Path) -> Artifact:
-    kind = {".safetensors": "safetensors", ".json": "json"}.get(path.suffix, "text")
-    return Artifact("binary" if path.suffix == ".model" else kind, path, path.stat().st_size)
+def _remake_notes(options: SourceOptions, folder: Path | None) -> tuple[str, ...]:
+    """What is made of the files; nothing where that cannot be: `check` says why."""
+    with contextlib.suppress(InputError):
+        found = remade(options, folder) if folder is not None and folder.is_dir() else None
+        return found.notes if found else ()
+    return ()
+
+
+def _stored(path: Path) -> Artifact:
+    """A file of the weights; one whose bytes are elsewhere is known by its address and ETag."""
+    elsewhere = remote_of(path)
+    if elsewhere is None:
+        return artifact(path)
+    return Artifact("streamed", path, elsewhere.size, streamed.identity(elsewhere))
 
 
 def _model(options: SourceOptions, folder: Path | None) -> Model:
@@ -162,17 +257,19 @@ class SourceStage(Stage[SourceOptions]):
 
     def notes(self, options: SourceOptions) -> list[str]:
         """That the model has to be fetched, that a branch is no pinned revision, and what is odd in the checkpoint."""
+        if gguf_file(options):
+            return ["the source is a GGUF file: its tensors are written again, its metadata and tokenizer are carried"]
         folder = _here(options)
         odd = mend.notes(folder) if folder is not None and folder.is_dir() else []
-        return [*self._hub_notes(options), *odd]
+        return [*self._hub_notes(options), *odd, *_remake_notes(options, folder)]
 
     def _hub_notes(self, options: SourceOptions) -> list[str]:
         if options.hub is None:
             return []
         revision = options.revision or hub.DEFAULT_REVISION
-        found = hub.cached(options.hub, revision)
-        said = []
-        if found is None:
+        found = locate(options, download=False, progress=Silent())
+        said = ["the weights stay on the hub: they are read from there while they are converted"] * options.stream
+        if found is None and not options.stream:
             place = f"{options.hub} at {revision} is not in {hub.cache_folder()}"
             said.append(f"{place}; a run downloads it first, sizes and checks follow then")
         if not hub.COMMIT.fullmatch(revision):
@@ -182,16 +279,19 @@ class SourceStage(Stage[SourceOptions]):
 
     def reads(self, options: SourceOptions) -> list[Path]:
         """Every file of the checkpoint that counts: weights, their index, companions. Raises InputError."""
+        if path := gguf_file(options):
+            return [path]
         folder = _here(options)
         if folder is None:
             return []
-        kind = checkpoint.layout(folder)
-        files, index = checkpoint.weight_files(folder, kind)
         beside = [path for paths in _companions(folder).values() for path in paths]
-        return [*files, *([folder / kind.index] if index else []), *beside]
+        made = remade(options, folder)
+        return [*_weights(folder), *beside, *(made.reads if made else ())]
 
     def check(self, options: SourceOptions, inputs: Inputs) -> list[Problem]:
         """What is wrong with the checkpoint, by its headers; nothing for a hub model that is not downloaded yet."""
+        if path := gguf_file(options):
+            return _gguf_problems(options, path)
         folder = _here(options)
         if folder is None:
             return []
@@ -203,22 +303,31 @@ class SourceStage(Stage[SourceOptions]):
         looks = (lambda: checkpoint.read_config(folder), lambda: _companions(folder), lambda: _check_weights(folder))
         found = [problem for look in looks for problem in _problems(look)]
         first = list({problem.where: problem for problem in reversed(found)}.values())[::-1]  # the first on each file
-        return first or strict
+        return first or strict or _problems(lambda: remade(options, folder))
 
     def forecast(self, options: SourceOptions, inputs: Inputs) -> Bundle:
         """The checkpoint's files where they are; those that will be converted by their bare names."""
+        if path := gguf_file(options):
+            return _gguf_bundle(options, path)
         folder = _here(options)
         if folder is None:
             return Bundle(_model(options, None))
-        roles = {role: tuple(_artifact(path) for path in paths) for role, paths in _companions(folder).items()}
+        roles = {role: tuple(artifact(path) for path in paths) for role, paths in _companions(folder).items()}
+        if (made := remade(options, folder)) is not None:
+            return made.forecast(Bundle(_model(options, folder), roles))
         kind = checkpoint.layout(folder)
         files, _ = checkpoint.weight_files(folder, kind)
-        weights = pickled.forecast(files) if kind is PICKLES else tuple(_artifact(path) for path in files)
+        weights = pickled.forecast(files) if kind is PICKLES else tuple(map(_stored, files))
         return Bundle(_model(options, folder), {Role.WEIGHTS: weights, **roles})
 
     def run(self, options: SourceOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The checkpoint's bundle; pickled weights become safetensors in `out`. Files left in place have no hash."""
+        if path := gguf_file(options):
+            return _gguf_bundle(options, path)
         folder = locate(options, download=True, progress=progress)
+        if folder is not None and (made := remade(options, folder.absolute())):
+            roles = {role: tuple(map(artifact, paths)) for role, paths in _companions(folder.absolute()).items()}
+            return made.write(Bundle(_model(options, folder), roles), folder.absolute(), out, progress)
         bundle = self.forecast(options, inputs)
         if folder is None:
             return bundle

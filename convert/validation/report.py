@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from convert import registry
 from convert.bundle import Artifact, Bundle, Role
@@ -17,6 +17,8 @@ from convert.errors import ConvertError
 from convert.files import write_text
 from convert.formats.base import Output
 from convert.progress import Progress
+from convert.source import quantized
+from convert.source.checkpoint import stored_config
 from convert.validation.limits import addressed, limits_of, proven
 from convert.validation.options import ValidateOptions
 from validate import gates
@@ -95,7 +97,19 @@ def reference_entry(out: Path, source: Bundle, vocabulary: int, cached: Cached) 
             "tail_mass": cached.tail_mass,
             "tail_mass_max": cached.tail_mass_max,
         },
+        **_quantized(source),
     }
+
+
+class _Quantized(TypedDict, total=False):
+    quantized: str
+
+
+def _quantized(source: Bundle) -> _Quantized:
+    """By what the source's own weights are quantized, where they are."""
+    home = next(artifact.path.parent for artifact in source.of(Role.CONFIG))
+    words = stored_config(home).get(quantized.KEY)
+    return {"quantized": quantized.description(words)} if words else {}
 
 
 def report(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from convert.bundle import Bundle, Role
 from convert.formats.base import Output
+from convert.model.engine import needed_bytes
 from convert.validation.checks import config_of
+
+QUANTIZED = ("gptq", "awq", "fp8", "compressed")  # made whole a layer at a time where not all of it fits
 
 
 def memory_bytes(row: Output, source: Bundle) -> int:
@@ -12,6 +15,8 @@ def memory_bytes(row: Output, source: Bundle) -> int:
     from validate import memory
 
     size = row.weights_size + row.projector_size
+    if row.weights.format in QUANTIZED:
+        return needed_bytes(source, size)
     if row.widened:  # the checkpoint's weights that it shares too
         size = max(size, 4 * memory.parameters([a.path for a in source.of(Role.WEIGHTS)], vision=True))
     return size

@@ -20,6 +20,7 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
 from convert.formats.base import SOURCE, Output
+from convert.model import engine
 from convert.model.memory_needs import Passes, reference_needs
 from convert.model.reference import How, open_reference, passes_folder
 from convert.needs import Needs
@@ -50,7 +51,7 @@ from convert.validation.report import (
     write,
 )
 from convert.validation.second import second_runtimes, versions_elsewhere
-from convert.validation.sizes import kept_bytes, memory_bytes
+from convert.validation.sizes import QUANTIZED, kept_bytes, memory_bytes
 from validate.embeddings import TEXT
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _measurement_key(row: Output, bundle: Bundle, runtime: Runtime | None, refer
     """All that decides what is measured of an output but the questions; empty where a file's content is not known."""
     from validate import provenance
 
-    apart = (Role.WEIGHTS, Role.PROJECTOR, Role.CARD, Role.REPORT, Role.IMATRIX)
+    apart = (Role.WEIGHTS, Role.PROJECTOR, Role.CARD, Role.REPORT, Role.IMATRIX, Role.STATISTICS)
     files = [*row.files, *(a for role, a in bundle.artifacts() if role not in apart)]
     if runtime is None or not all(file.sha256 for file in files):
         return ""
@@ -130,6 +131,8 @@ def _candidate(
     _, kind = registry.kinds()[row.weights.format]
     name = row.on or next(iter(kind.runtimes), "")
     runtime = also_on.get(row.on) or (runtimes.load(name) if name in runtimes.names() else None)
+    if not row.on and row.weights.format in QUANTIZED and engine.is_needed(row.weights.path.parent):
+        runtime = engine.RUNTIME
     return Candidate(
         row.weights.path,
         row.projector.path if row.projector else None,
@@ -313,6 +316,15 @@ class ValidateStage(Stage[ValidateOptions]):
 
     def check(self, options: ValidateOptions, inputs: Inputs) -> list[Problem]:
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
+        if not inputs[SOURCE].of(Role.CONFIG):
+            got = "the source is no checkpoint that transformers runs, so there is nothing to compare with"
+            remedy = (
+                "leave `validate` out, or judge the files by `convert validate --candidate FILE --reference FOLDER`"
+            )
+            return [Problem("validate", got, "a checkpoint as the source", remedy)]
+        if any(artifact.elsewhere for artifact in inputs[SOURCE].of(Role.WEIGHTS)):
+            got = "the source's weights are read from the hub as they are converted, and the reference needs them here"
+            return [Problem("validate", got, "", "leave `stream: true` out, or `validate`")]
         also_on = second_runtimes(options)
         rows = outputs(inputs, also_on)
         problems = [*check_all(options, inputs[SOURCE], rows), *check_given(options, inputs[SOURCE])]

@@ -17,7 +17,7 @@ def refusal(name: object, kind: object = None) -> str:
 def test_a_family_that_is_not_there_hears_the_three_nearest_and_what_it_takes() -> None:
     said = refusal("Qwen3MoeNextForCausalLM", "qwen3_moe_next")
     start = "config.json: not supported: model_type 'qwen3_moe_next' (Qwen3MoeNextForCausalLM); nearest by name: "
-    assert said.startswith(f"{start}qwen3_moe (Qwen3MoeForCausalLM), qwen2_moe (Qwen2MoeForCausalLM), ")
+    assert said.startswith(f"{start}qwen3_next (Qwen3NextForCausalLM), qwen3_moe (Qwen3MoeForCausalLM), ")
     assert said.endswith("; to add one: docs/extend/add-a-family.md")
     assert sum(said.count(f"({name})") for name in architectures.known()) == 3
 
@@ -27,7 +27,7 @@ def test_a_class_alone_is_named() -> None:
 
 
 def test_names_that_merely_rhyme_are_not_near() -> None:
-    assert "nearest" not in refusal("MambaForCausalLM", "mamba")
+    assert "nearest" not in refusal("XlamaForCausalLM", "xlama")
 
 
 @pytest.mark.parametrize("name", ["\x1b[2J" * 30, ["x"] * 1000, {"a": 1}, 7])

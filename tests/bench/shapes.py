@@ -1,9 +1,13 @@
 """Checkpoints of the shapes of real models, with random weights of sane size, written a tensor at a time.
 
     python -m tests.bench.shapes 7b FOLDER [--layers 28]
+    python -m tests.bench.shapes fara-7b FOLDER --like QWEN2.5-VL
 
 Values are drawn once and cut from at ever other places, so that 15 GB are written as fast as the disk takes them; a
 matrix's are scaled by the root of its columns, so that hidden states and logits stay as large as a trained model's.
+
+Fara-7B's is Qwen2.5-VL-7B's: `--like` names a folder with the config.json of any size of that family and all but the
+weights, tokenizer, template and preprocessor; the sizes are put into its config.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +57,35 @@ SHAPES: Mapping[str, dict[str, Any]] = {
     "7b": _qwen(3584, 18944, 28, 28, 4, 152064, False),
     "32b": _qwen(5120, 27648, 64, 40, 8, 152064, False),
 }
+# Qwen2.5-VL-7B's, in the config of another size
+FARA: Mapping[str, Any] = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 128000,
+}
 POOL = 16_777_213  # a prime: rows cut from it repeat in no column
 SHARD_BYTES = 2 << 30
 
 
-def make(folder: Path, config: Mapping[str, Any], seed: int = 0) -> Path:
-    """Write config, tokenizer and weights, in shards of about 2 GB, where there are none yet."""
+def make(folder: Path, config: Mapping[str, Any], seed: int = 0, like: Path | None = None) -> Path:
+    """Write config, tokenizer and weights, in shards of about 2 GB, where there are none yet.
+
+    The tokenizer and all else is that of `like` where given; its own weights are left out.
+    """
     if (folder / "model.safetensors.index.json").is_file():
         return folder
-    _save_tokenizer(folder, qwen_tokenizer(384), QWEN_TOKENIZER_CONFIG)
+    if like is None:
+        _save_tokenizer(folder, qwen_tokenizer(384), QWEN_TOKENIZER_CONFIG)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in like.glob("*.json"):
+            shutil.copyfile(file, folder / file.name)
+        (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     shards = list(_shards(_parameters(folder, config)))
     draw, weight_map = _Draw(seed), dict[str, str]()
@@ -142,6 +167,13 @@ def _write(path: Path, tensors: list[_Tensor], draw: _Draw) -> None:
             file.writelines(draw.of(tensor))
 
 
+def fara(like: Path, layers: int | None = None) -> dict[str, Any]:
+    """The config of Fara-7B, written into that of `like`, with fewer layers where asked."""
+    config: dict[str, Any] = json.loads((like / "config.json").read_text()) | FARA
+    config["vision_config"] |= {"out_hidden_size": FARA["hidden_size"]}
+    return config | ({} if layers is None else {"num_hidden_layers": layers})
+
+
 def shape(name: str, layers: int | None = None) -> dict[str, Any]:
     """The config of a size, with fewer layers where asked."""
     return SHAPES[name] | ({} if layers is None else {"num_hidden_layers": layers})
@@ -149,8 +181,14 @@ def shape(name: str, layers: int | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A checkpoint of a real model's shape.")
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape", choices=[*SHAPES, "fara-7b"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int)
+    parser.add_argument("--like", type=Path, help="a Qwen2.5-VL folder, for fara-7b")
     options = parser.parse_args()
-    make(options.folder, shape(options.shape, options.layers))
+    if options.shape != "fara-7b":
+        make(options.folder, shape(options.shape, options.layers), like=options.like)
+    elif options.like is None:
+        parser.error("fara-7b needs --like FOLDER, with the config and tokenizer of a Qwen2.5-VL")
+    else:
+        make(options.folder, fara(options.like, options.layers), like=options.like)

@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from tests import tiny
 Tensors = dict[str, Any]
 Hub = Callable[[str, Any], Tensors]
 """From a parameter of transformers (name, torch tensor) to the tensors it is on the hub."""
+
+Layout = Callable[[Tensors], Tensors]
+"""From all tensors of a checkpoint to those of another writer of the same model."""
+KEPT = ("torch_dtype", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,27 @@ def same(name: str, values: Any) -> Tensors:
     return {name: values}
 
 
+def experts_apart(
+    name: str, values: Any, parts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+) -> Tensors:
+    """All experts' `….experts.gate_up_proj` or `….experts.down_proj` as one tensor each; any other tensor as it is.
+
+    `parts` are the hub's words for gate, up and down.
+    """
+    base, _, kind = name.rpartition(".experts.")
+    if not base:
+        return {name: values}
+    gate, up, down = parts
+    if kind == "down_proj":
+        return {f"{base}.experts.{i}.{down}.weight": one.clone() for i, one in enumerate(values)}
+    halves = [one.chunk(2) for one in values]
+    return {
+        f"{base}.experts.{i}.{word}.weight": half.clone()
+        for i, pair in enumerate(halves)
+        for word, half in zip((gate, up), pair, strict=True)
+    }
+
+
 def build(
     folder: Path,
     words: Words,
@@ -119,13 +145,15 @@ def build(
     *,
     hub: Hub = tiny.hub_tensors,
     scales: Mapping[str, float] = SHARP,
+    drawn_as: str = "",
 ) -> Path:
     """Write a checkpoint whose config.json is `config` and what the tokenizer adds to it; returns its folder.
 
+    `drawn_as` is transformers' class whose parameters it has, where that of the config is none of transformers'.
     Every tensor is drawn around 0, those called norm or ln_… .weight around 1; then `scales`.
     """
     _write_words(folder, words, config)
-    tiny.write_weights(folder, draw(folder, hub, scales), 1)
+    tiny.write_weights(folder, draw(folder, hub, scales, drawn_as=drawn_as), 1)
     return folder
 
 
@@ -194,6 +222,21 @@ def _varint(value: int) -> bytes:
     return bytes([low | 0x80]) + _varint(more) if more else bytes([low])
 
 
+def drawn_by_shape(
+    shapes: Mapping[str, tuple[int, ...]], scales: Mapping[str, float], dtype: str = "bfloat16", seed: int = 0
+) -> Tensors:
+    """Name -> torch tensor, drawn as `build` draws: for checkpoints that transformers has no class for."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    tensors: Tensors = {}
+    for name, shape in sorted(shapes.items()):
+        values = torch.empty(shape).normal_(0.0, 0.05, generator=generator)
+        values = values + 1 if _is_norm(name) else values
+        tensors[name] = (values * _factor(name, scales)).to(getattr(torch, dtype)).contiguous()
+    return tensors
+
+
 def sharpened(folder: Path) -> Path:
     """A folder of tests.tiny, its weights times SHARP's factors."""
     from tests.fixtures_gguf import edit_weights
@@ -206,7 +249,7 @@ def sharpened(folder: Path) -> Path:
     return folder
 
 
-def draw(folder: Path, hub: Hub, scales: Mapping[str, float], seed: int = 0) -> Tensors:
+def draw(folder: Path, hub: Hub, scales: Mapping[str, float], seed: int = 0, drawn_as: str = "") -> Tensors:
     """Name on the hub -> torch tensor, of a model with the config in `folder`."""
     import torch
     import transformers
@@ -214,7 +257,7 @@ def draw(folder: Path, hub: Hub, scales: Mapping[str, float], seed: int = 0) -> 
     config = transformers.AutoConfig.from_pretrained(folder)
     given = json.loads((folder / "config.json").read_text())
     with torch.device("meta"):
-        model = getattr(transformers, given["architectures"][0])(config)
+        model = getattr(transformers, drawn_as or given["architectures"][0])(config)
     generator = torch.Generator().manual_seed(seed)
     dtype = getattr(torch, given["torch_dtype"])
     tensors: Tensors = {}
@@ -225,6 +268,20 @@ def draw(folder: Path, hub: Hub, scales: Mapping[str, float], seed: int = 0) -> 
     return {name: values.contiguous() for name, values in tensors.items()}
 
 
+def published(folder: Path, config: Mapping[str, Any], layout: Layout = lambda tensors: tensors) -> Path:
+    """The checkpoint in `folder` as its publishers have it: their config.json, tensors by the names and shapes there.
+
+    What the tokenizer adds to a config stays in it.
+    """
+    from tests.fixtures_gguf import edit_weights
+
+    old = json.loads((folder / "config.json").read_text())
+    kept = {key: old[key] for key in KEPT if key in old}
+    (folder / "config.json").write_text(json.dumps({**kept, **config}, indent=2))
+    edit_weights(folder, lambda tensors: {name: values.contiguous() for name, values in layout(tensors).items()})
+    return folder
+
+
 def _factor(name: str, scales: Mapping[str, float]) -> float:
     return next((factor for ending, factor in scales.items() if name.endswith(ending)), 1)
 
@@ -232,3 +289,26 @@ def _factor(name: str, scales: Mapping[str, float]) -> float:
 def _is_norm(name: str) -> bool:
     *_, module, kind = name.split(".")
     return kind == "weight" and ("norm" in module.lower() or module.startswith("ln_"))
+
+
+def as_llama(folder: Path, words: Words = LLAMA, **config: Any) -> Path:
+    """A Llama that a checkpoint of another writer is the equal of."""
+    given = {
+        **SIZES,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+    }
+    return build(folder, words, given | config)
+
+
+def renamed(*renames: tuple[str, str]) -> Layout:
+    """The layout of a writer who has other pieces of names."""
+
+    def layout(tensors: Tensors) -> Tensors:
+        return {reduce(lambda name, pair: name.replace(*pair), renames, name): t for name, t in tensors.items()}
+
+    return layout

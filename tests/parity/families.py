@@ -25,27 +25,40 @@ class Case:
 
     `tolerance` is the largest difference of F32 logits to transformers (with ggml's GELU in it), as a part of their
     standard deviation; more than 2e-3 needs its `why`. Plain transformers may be 2e-2 away, always.
-    `allowed` are metadata keys, "order of tensors", or "tensor cls.weight" that differ from the upstream converter's
-    -> the reason.
+    `allowed` are metadata keys, "tensor NAME" or "order of tensors", that differ from the upstream converter's -> the
+    reason; and tensors that only our files have.
+    Where transformers has no class for the checkpoint, `equal` makes the same model in the layout of one that it has.
     """
 
     make: Callable[[Path], Path]
     tolerance: float = 2e-3
     why: str = ""
     allowed: Mapping[str, str] = field(default_factory=dict)
+    upstream_options: Sequence[str] = ()  # more words on the command line of upstream's converter, for the text
     no_parity: str = ""  # why upstream's converter cannot make it
-    upstream: tuple[str, ...] = ()  # what else upstream's converter has to be told
+    equal: Callable[[Path], Path] | None = None  # what transformers loads instead
+    as_source: Callable[[Any], None] = lambda model: None  # what only its publishers' code computes, put into `equal`
+    no_logits: str = ""  # why nothing computes the source, or llama.cpp not the file: its bytes are the proof
     writes: bool = True  # text: else what is compared are vectors of tokens, and an embedding or scores
     no_scores: str = ""  # why llama.cpp's scores are not transformers'
-    equal: Callable[[Path], Path] | None = (
-        None  # the same weights in a class that transformers has, where it lacks this
-    )
     computed: Callable[[Path, Sequence[int]], np.ndarray] | None = None  # (folder, tokens) -> vectors, else
     scored: Callable[[Path, np.ndarray], np.ndarray] | None = None  # (folder, vectors of tokens) -> its scores, then
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
+    sound: float = 0.0  # seconds of a sound whose embeddings are compared too
+    heard: Callable[[Any, Mapping[str, Any]], Any] = lambda model, inputs: model.get_audio_features(**inputs)
     image_tolerance: float = 2e-3  # with ggml's rounding and GELU in transformers, embeddings and logits
     plain_image_tolerance: float | None = 2e-2  # without; None where llama.cpp orders tokens otherwise, with its `why`
+    processed: Callable[[Any], Mapping[str, Any]] | None = (
+        None  # pixels, as a processor that wants torchvision has them
+    )
+    exact_gelu: bool = False  # llama.cpp computes the tower's as transformers does, and has no table for it
+    rows: tuple[int, int] | None = None  # tokens in a row of the image, and the id of what ends each row but the last
     as_llama_cpp_sees: Callable[[Any], None] = lambda model: None  # puts an order of its own graph into transformers
+
+
+def loadable() -> dict[str, Case]:
+    """Those whose checkpoint transformers itself loads."""
+    return {name: case for name, case in cases().items() if not case.equal and not case.no_logits}
 
 
 def cases() -> dict[str, Case]:
@@ -64,6 +77,10 @@ def families() -> dict[str, list[Case]]:
     for name, _, case in _all():
         found.setdefault(name, []).append(case)
     return found
+
+
+IMAGES_NOT_KNOWN = frozenset({"gemma4_vision", "janus", "lfm2_vl", "lighton_ocr", "paddleocr"})
+"""Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 
 def _all() -> Iterator[tuple[str, str, Case]]:

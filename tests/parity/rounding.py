@@ -31,3 +31,15 @@ def look_up_gelu(model: Any) -> int:
 def round_pixels(inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs with pixels as ggml has them when it cuts an image into patches: float16 (ggml.c, ggml_conv_2d)."""
     return {**inputs, "pixel_values": inputs["pixel_values"].half().float()}
+
+
+def round_convolutions(model: Any) -> int:
+    """Make the 1-d convolutions of a torch model multiply float16 values, as ggml's do; their number (ggml.c,
+    ggml_conv_1d)."""
+    import torch
+
+    places = [m for m in model.modules() if isinstance(m, torch.nn.Conv1d)]
+    for module in places:
+        module.weight.data = module.weight.data.half().float()
+        module.register_forward_pre_hook(lambda module, given: (given[0].half().float(), *given[1:]))
+    return len(places)

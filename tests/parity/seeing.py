@@ -36,6 +36,7 @@ VISION_SHARP: Mapping[str, float] = {
     "pos_embed.weight": 6,
     "position_embeddings": 6,
     "patch_embedding.weight": 4,
+    "patch_conv.weight": 4,
     "patch_embed.proj.weight": 4,
     "projection.weight": 4,
     ".bias": 4,

@@ -63,21 +63,40 @@ def torch_inputs(folder: Path, pixels: np.ndarray) -> dict[str, Any]:
     return dict(processor(Image.fromarray(pixels), return_tensors="pt"))
 
 
-def torch_images(session: TransformersSession, inputs: dict[str, Any]) -> np.ndarray:
-    """The embeddings of all images and parts of images, (token, value), deepstack's behind the others."""
+Rows = tuple[int, int]  # tokens in a row of an image, and the id of the token that ends each row but the last
+
+
+def torch_images(session: TransformersSession, inputs: dict[str, Any], rows: Rows | None = None) -> np.ndarray:
+    """The embeddings of all images and parts of images, (token, value), deepstack's behind the others.
+
+    With `rows`, of one image and of the tokens that end its rows.
+    """
     import torch
 
+    model: Any = session.model
+    owner = model if hasattr(model, "get_image_features") else model.model
     with torch.inference_mode():
-        out = session.model.get_image_features(**inputs)
+        out = owner.get_image_features(**inputs)
     layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or ())]
     flat = [torch.cat([part.reshape(-1, part.shape[-1]) for part in layer]) for layer in layers]
-    return torch.cat(flat, -1).numpy()  # type: ignore[no-any-return]
+    found: np.ndarray = torch.cat(flat, -1).numpy()
+    if rows is None:
+        return found
+    row, end = rows
+    between = session.model.get_input_embeddings().weight[end].detach().float().numpy()
+    return np.insert(found, range(row, len(found), row), between, axis=0)
 
 
-def torch_logits(session: TransformersSession, ids: list[int], inputs: dict[str, Any]) -> np.ndarray:
-    """The logits after a prompt with images, whose tokens are -1 in `ids`."""
+def torch_logits(
+    session: TransformersSession, ids: list[int], inputs: dict[str, Any], rows: Rows | None = None
+) -> np.ndarray:
+    """The logits after a prompt with images, whose tokens are -1 in `ids`; with `rows`, those that end rows too."""
     import torch
 
+    if rows is not None:
+        row, end = rows
+        for place in [at for at, token in enumerate(ids) if token == -1][row :: row + 1]:
+            ids = [*ids[:place], end, *ids[place + 1 :]]
     tokens = torch.tensor([ids])
     image = tokens == -1
     tokens = tokens.masked_fill(image, session.model.config.image_token_id)

@@ -59,13 +59,19 @@ def _rows() -> Iterator[str]:
         cases = registry.get(family.name, [])
         classes = ", ".join(f"`{c}`" for c in family.classes)
         projector = "yes" if family.has_vision else ""
-        yield f"| {family.title} | {classes} | yes | {projector} | {_parity(cases)} | {_checked(cases)} |"
+        yield f"| {family.title} | {classes} | yes | {projector} | {_parity(cases)} | {_logits(cases)} |"
 
 
 def _parity(cases: Sequence[Case]) -> str:
     """How many tiny checkpoints upstream's converter makes equal files of; why it makes none."""
     with_peer = [case for case in cases if not case.no_parity]
     return _checked(with_peer) if with_peer else f"no: {cases[0].no_parity}" if cases else "no"
+
+
+def _logits(cases: Sequence[Case]) -> str:
+    """How many of them llama.cpp and transformers both compute; why none."""
+    computed = [case for case in cases if not case.no_logits]
+    return _checked(computed) if computed or not cases else f"no: {cases[0].no_logits}"
 
 
 def _checked(cases: Sequence[Case]) -> str:

@@ -5,12 +5,14 @@ make parity        fetches the converter and runs this; without the converter it
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from convert.architectures import find
 from convert.bundle import Role
 from tests.fixtures_gguf import convert
 from tests.parity.families import Case, every_case
@@ -37,6 +39,8 @@ ALLOWED: tuple[tuple[str, str, str], ...] = (  # metadata key, whose it is, why 
     (r".*\.pooling_type", OURS, "what a classifier gives are scores; upstream leaves it to `--pooling rank`"),
     (r"general\.sampling\.temp", OURS, "do_sample: false is greedy decoding"),
 )
+# of these tensors values may be one float32 apart: A = -exp(A_log), which we round once and torch as processors do
+LAST_BIT = re.compile(r"blk\.\d+\.ssm_a")
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +58,24 @@ def test_files_equal_upstreams(name: str, upstream: Upstream, tmp_path: Path) ->
     if case.no_parity:
         pytest.skip(case.no_parity)
     folder = case.make(tmp_path / "tiny")
+    has_projector = find(json.loads((folder / "config.json").read_text())).vision is not None
     for kind in KINDS:
-        bundle = convert(folder, tmp_path / kind, kind, mmproj=kind if case.image else None)
+        bundle = convert(folder, tmp_path / kind, kind, mmproj=kind if has_projector else None)
         differences = []
         for role, mmproj in ((Role.WEIGHTS, False), (Role.PROJECTOR, True)):
             for artifact in bundle.of(role):
                 theirs = tmp_path / f"{kind}-{role.value}.gguf"
-                upstream.convert(folder, kind, theirs, mmproj=mmproj, more=case.upstream)
+                upstream.convert(folder, kind, theirs, mmproj=mmproj, options=() if mmproj else case.upstream_options)
                 differences += compare(artifact.path, theirs)
-        unexpected = [d for d in differences if not _allowed(case, d)]
+        unexpected = [d for d in differences if not is_allowed(case, d)]
         assert not unexpected, "\n".join(map(str, unexpected))
 
 
-def _allowed(case: Case, difference: Difference) -> bool:
+def is_allowed(case: Case, difference: Difference) -> bool:
+    """Whether the two files may differ so."""
     if difference.tensor:
-        return f"tensor {difference.name}" in case.allowed
+        a_bit = difference.steps == 1 and LAST_BIT.fullmatch(difference.name) is not None
+        named = difference.name in case.allowed and difference.what.startswith(("type ", OURS))
+        return a_bit or named or f"tensor {difference.name}" in case.allowed
     rules = (*ALLOWED, *((re.escape(key), BOTH, why) for key, why in case.allowed.items()))
     return any(re.fullmatch(key, difference.name) and difference.what.startswith(whose) for key, whose, _ in rules)

@@ -27,6 +27,8 @@ FETCHED = REPOSITORY / ".cache" / "llama.cpp"  # where `make parity` puts it
 HOW_TO_GET = "llama.cpp's converter is not here: `make parity` fetches it, or LLAMA_CPP=/path/to/llama.cpp names it"
 
 # The converter knows a tokenizer by a hash and refuses new ones; ours is compared elsewhere, by what it encodes.
+# Where it reads qwen.tiktoken by the code beside it, it reads our tokenizer.json. Of a config that it has no class for
+# transformers asks the context before that is set.
 # Words it asks for that transformers 5 has renamed before it sees them are given back to it (RENAMED).
 # Requests and answers are lines of JSON on stdin and on a pipe that nothing else prints to.
 SERVER = """
@@ -35,7 +37,11 @@ answers = os.fdopen(int(sys.argv[2]), "w")
 sys.path.insert(0, sys.argv[1])
 import convert_hf_to_gguf
 from conversion.base import ModelBase, TextModel
-RENAMED = ("rotary_pct",)
+from transformers import PreTrainedConfig
+RENAMED = (
+    "rotary_pct", "num_attention_groups", "moe_num_experts", "moe_top_k", "moe_layers_enum",
+    "attention_other_setting", "partial_rotary_factors", "norm_topk_prob", "n_group",
+)
 ask = TextModel.get_vocab_base_pre
 def lenient(self, tokenizer):
     try:
@@ -43,6 +49,15 @@ def lenient(self, tokenizer):
     except NotImplementedError:
         return "qwen2"
 TextModel.get_vocab_base_pre = lenient
+TextModel._set_vocab_qwen = TextModel._set_vocab_gpt2
+PreTrainedConfig.max_position_embeddings = None
+# one reads a tokenizer that is code in the checkpoint, one asks for a word that transformers 5 no longer says
+from conversion.deepseek import DeepseekV32Model
+from conversion.hunyuan import HunYuanMoEModel
+DeepseekV32Model.set_vocab = HunYuanMoEModel.set_vocab = TextModel._set_vocab_gpt2
+# it looks for embeddings of zeros in the index of shards, and cannot without one
+from conversion.minimax import MiniMaxText01Model
+MiniMaxText01Model._get_suppress_tokens = lambda self: None
 load = TextModel.load_hparams
 def whole(folder, *more, **words):
     own = json.loads((folder / "config.json").read_text())
@@ -113,20 +128,13 @@ class Upstream:
         self._answers.close()
 
     def convert(
-        self, checkpoint: Path, kind: str, out: Path, *, mmproj: bool = False, more: Sequence[str] = ()
+        self, checkpoint: Path, kind: str, out: Path, *, mmproj: bool = False, options: Sequence[str] = ()
     ) -> None:
-        """Write `out`, a file of type `kind`. Raises UpstreamError."""
+        """Write `out`, a file of type `kind`; `options` are more words of its command line. Raises UpstreamError."""
         assert self._process.stdin is not None
         log = out.with_suffix(".log")
-        arguments = [
-            str(checkpoint),
-            "--outtype",
-            kind.lower(),
-            "--outfile",
-            str(out),
-            *["--mmproj"][: int(mmproj)],
-            *more,
-        ]
+        arguments = [str(checkpoint), "--outtype", kind.lower(), "--outfile", str(out), *["--mmproj"][: int(mmproj)]]
+        arguments += options
         print(json.dumps({"arguments": arguments, "log": str(log)}), file=self._process.stdin, flush=True)
         ready, _, _ = select.select([self._answers], [], [], LIMIT)
         answer = self._answers.readline() if ready else ""
@@ -142,6 +150,7 @@ class Difference:
     name: str
     what: str  # in words
     tensor: bool = False
+    steps: int | None = None  # of float32 values, the most that lie between one of ours and theirs
 
     def __str__(self) -> str:
         return f"{'tensor ' if self.tensor else ''}{self.name}: {self.what}"
@@ -159,7 +168,7 @@ def _tensors(a: Any, b: Any) -> Iterator[Difference]:
     left, right = {t.name: t for t in a.tensors}, {t.name: t for t in b.tensors}
     for name in dict.fromkeys([*left, *right]):
         if text := tensor_difference(left.get(name), right.get(name)):
-            yield Difference(name, text, tensor=True)
+            yield Difference(name, text, tensor=True, steps=_steps(left.get(name), right.get(name)))
     if left.keys() == right.keys() and list(left) != list(right):
         first = next(pair for pair in zip(left, right, strict=True) if pair[0] != pair[1])
         yield Difference("order of tensors", f"{first[0]} stands where theirs has {first[1]}")
@@ -175,6 +184,16 @@ def tensor_difference(ours: Any, theirs: Any) -> str:
         return f"type {ours.tensor_type.name}, theirs {theirs.tensor_type.name}"
     wrong = (ours.data.reshape(-1).view("u1") != theirs.data.reshape(-1).view("u1")).sum()
     return f"{wrong} bytes" if wrong else ""
+
+
+def _steps(ours: Any, theirs: Any) -> int | None:
+    """How many float32 values lie between two tensors' numbers, at most; None where that is not what they differ in."""
+    if ours is None or theirs is None or list(ours.shape) != list(theirs.shape):
+        return None
+    if {ours.tensor_type.name, theirs.tensor_type.name} != {"F32"}:
+        return None
+    a, b = (t.data.reshape(-1).view("i4").astype("i8") for t in (ours, theirs))
+    return int(abs(a - b).max()) if ((a < 0) == (b < 0)).all() else None
 
 
 def _metadata(a: Any, b: Any) -> Iterator[Difference]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from convert import architectures
 from tests.fixtures_images import IDS, SOURCES, llava
+from tests.parity.families import IMAGES_NOT_KNOWN, families
 from validate.runtimes import IMAGE_MARK, RuntimeFailure, Unsupported, _images, transformers
 
 SIZES = [(140, 84), (56, 56), (30, 200), (400, 90)]  # width, height
@@ -31,6 +35,7 @@ TOKENS: dict[str, dict[str, Any]] = {
         **{"boi_token": "<start_of_image>", "boi_token_id": IDS["<|box_start|>"], "eoi_token": "<end_of_image>"},
         **{"image_token": "<image_soft_token>", "image_token_id": IDS["<|image_pad|>"]},
     },
+    "glm4v": {"image_token": "<|image_pad|>", "image_token_id": IDS["<|image_pad|>"], "video_token": "<|video_pad|>"},
     "internvl": {
         **{"start_image_token": "<img>", "start_image_token_id": IDS["<|box_start|>"]},
         **{"end_image_token": "</img>", "end_image_token_id": IDS["<|box_end|>"]},
@@ -49,6 +54,8 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "smolvlm": ("SmolVLMProcessor", {"image_seq_len": 4, "video_processor": None}),
     "qwen2_5_vl": ("Qwen2_5_VLProcessor", {"video_processor": None}),
     "qwen3_vl": ("Qwen3VLProcessor", {"video_processor": None}),
+    "mistral3": ("PixtralProcessor", {"patch_size": 14, "spatial_merge_size": 2}),
+    "glm4v": ("Glm4vProcessor", {"video_processor": None}),
 }
 
 
@@ -63,11 +70,22 @@ def processor_of(family: str, session: Any, monkeypatch: pytest.MonkeyPatch) -> 
     name, words = PROCESSORS[family]
     for token, value in TOKENS.get(family, {}).items():
         setattr(session.tokenizer, token, value)
-    return getattr(transformers, name)(session._processor, session.tokenizer, **words)
+    owner = pixtral_processing(monkeypatch) if name == "PixtralProcessor" else transformers
+    return getattr(owner, name)(session._processor, session.tokenizer, **words)
+
+
+def pixtral_processing(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of Pixtral's processor, which imports the image processor that wants torchvision, with the other."""
+    from transformers.models.pixtral import image_processing_pil_pixtral
+
+    home = "transformers.models.pixtral"
+    monkeypatch.setitem(sys.modules, f"{home}.image_processing_pixtral", image_processing_pil_pixtral)
+    return importlib.import_module(f"{home}.processing_pixtral")
 
 
 def test_every_family_has_a_tiny_source() -> None:
-    assert set(SOURCES) == set(_images.known()) - {"qwen2_vl", "qwen3_vl_moe"}, "whose images are as their sisters'"
+    sisters = {"qwen2_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm_ocr", "pixtral"}
+    assert set(SOURCES) == set(_images.known()) - sisters, "whose images are as their sisters'"
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -91,7 +109,7 @@ def test_inputs_are_what_transformers_processor_makes(
 def test_a_source_answers_all_that_is_asked_of_images(family: tuple[str, Path]) -> None:
     name, folder = family
     with transformers.RUNTIME.open(folder, threads=1) as session:
-        assert (session.identity().pixel_limits is None) == (not name.startswith("qwen"))
+        assert (session.identity().pixel_limits is None) == (not name.startswith(("qwen", "glm")))
         assert session.image_unit in (14, 28, 32)
         images = [noise(*size) for size in SIZES]
         prompts = [session.image_prompt(text) for text in ("Look.", "What is it?", "Where?", "Why is it there?")]
@@ -116,6 +134,14 @@ def test_a_size_that_nobody_resizes(family: tuple[str, Path]) -> None:
             assert session.processed_size(noise(*taken)) == taken
 
 
+def test_every_family_that_sees_is_known_or_listed(tmp_path: Path) -> None:
+    for name, variants in families().items():
+        folder = variants[0].make(tmp_path / name)
+        config = json.loads((folder / "config.json").read_text())
+        if architectures.load(name).has_vision:
+            assert (_images.for_model(config["model_type"]) is None) == (name in IMAGES_NOT_KNOWN), name
+
+
 def test_a_family_that_is_not_known_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_images, "for_model", lambda _: None)
     with transformers.RUNTIME.open(llava(tmp_path / "tiny"), threads=1) as session:
@@ -128,7 +154,7 @@ def test_a_family_that_is_not_known_is_said(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"vision_config": {"model_type": "pixtral", "hidden_size": 32}}, "not for pixtral"),
+        ({"vision_config": {"model_type": "pixtral", "hidden_size": 32}}, "put into pixtral is not known here"),
         ({"image_token_index": 511}, "does not suit the model: ValueError: token 511 of the config is none"),
     ],
 )

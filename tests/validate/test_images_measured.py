@@ -14,13 +14,16 @@ from PIL import Image
 from convert.bundle import Role
 from convert.validation.stage import STAGE as stage
 from tests.fixtures_validate import convert_tiny
-from tests.parity.families import Case, families
+from tests.parity.families import IMAGES_NOT_KNOWN, Case, families
 from tests.validate.test_validate_stage import FEW, report_of
 from validate.vision import drawing
 
-SEEING = {name: variants[0] for name, variants in families().items() if variants[0].image}
+SEEING = {
+    name: variants[0] for name, variants in families().items() if variants[0].image and name not in IMAGES_NOT_KNOWN
+}
 OTHERWISE = [name for name, case in SEEING.items() if case.plain_image_tolerance is None]  # in llama.cpp's own order
 
+FEWER = {"mistral3_vision": 3}  # sizes that llama.cpp does not round otherwise
 WIDER = {"internvl": 2.5}  # of which llama.cpp makes three tiles, the source ten
 
 
@@ -54,7 +57,7 @@ def test_an_output_that_sees_is_measured(name: str, tmp_path: Path) -> None:
     assert row["metrics"]["image_cosine_unresized"] > 0.999
     assert row["metrics"]["image_kl"] < 0.01
     sizes = row["contract"]["image_tokens"]
-    assert sizes["equal"] == sizes["total"] > 5, sizes["differences"]
+    assert sizes["equal"] == sizes["total"] > FEWER.get(name, 5), sizes["differences"]
     held = [m for m in row["limits"] if m.startswith("image_")]
     assert {"image_cosine", "image_cosine_unresized", "image_tokens_equal"} <= set(held)
     assert not any(f"{metric} " in row["reason"] for metric in held), row["reason"]

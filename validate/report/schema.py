@@ -54,6 +54,7 @@ class ReferenceEntry(TypedDict):
     vocabulary: int
     files: list[FileEntry]
     cache: CacheEntry
+    quantized: NotRequired[str]  # by what its weights are, as it was published: GPTQ (4 bits, groups of 128)
 
 
 class TextEntry(TypedDict):

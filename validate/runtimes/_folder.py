@@ -185,6 +185,8 @@ class CheckpointFolder(ReferenceSession):
     def images(self) -> Images:
         """What the family makes of images; raises Unsupported for a family that is not known."""
         model_type = str(self._config.model_type)
+        if optional(self._config.vision_config, "model_type") == "pixtral" and model_type == "llava":
+            model_type = "pixtral"  # Pixtral 12B is published as a LLaVA
         found = _images.for_model(model_type)
         if found is None:
             known = ", ".join(_images.known())

@@ -93,6 +93,8 @@ class TransformersSession(CheckpointFolder):
             auto = (optional(transformers, self._class_name) if own else None) or transformers.AutoModel
         elif optional(self._config, "vision_config") is not None:
             auto = transformers.AutoModelForImageTextToText
+        elif optional(self._config, "audio_config") is not None:
+            auto = _of_sounds(self._config.model_type)
         return auto
 
     @property
@@ -244,12 +246,13 @@ class TransformersSession(CheckpointFolder):
     # ---- images
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        arrays = self._tensors(self.process_images([pixels]).arrays)
+        found = self.process_images([pixels]).arrays
         with self._running():
-            out = self._model.get_image_features(**arrays)
+            out = self._model.get_image_features(**self._tensors(found))
             rows = self._rows(out if (pooled := optional(out, "pooler_output")) is None else pooled)
             deep = [self._rows(level) for level in optional(out, "deepstack_features") or ()]
-            return self._torch.cat([rows, *deep], -1).numpy()  # type: ignore[no-any-return]
+            table = self._model.get_input_embeddings().weight.float().numpy()
+            return self.images.completed(self._torch.cat([rows, *deep], -1).numpy(), found, table)
 
     def _rows(self, features: Tensor | Sequence[Tensor]) -> Tensor:
         """Embeddings (image token, hidden) of a tensor of any axes before the last, or of a list of such."""
@@ -294,6 +297,17 @@ class TransformersSession(CheckpointFolder):
     def close(self) -> None:
         vars(self)["_model"] = None  # and what was never loaded, is not from here on
         self._torch.set_num_threads(self._threads_before)
+
+
+def _of_sounds(kind: str) -> type[_BaseAutoModelClass]:
+    """transformers' own choice of a class for a model that hears; it files some as if they had a decoder apart."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as KNOWN
+
+    found: type[_BaseAutoModelClass] = transformers.AutoModelForSeq2SeqLM
+    if kind in KNOWN:
+        found = transformers.AutoModelForMultimodalLM
+    return found
 
 
 def _half_type(files: Sequence[Path]) -> str:

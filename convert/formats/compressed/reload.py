@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from validate.runtimes.gptqmodel import GptqModelSession
+    from validate.runtimes.transformers import TransformersSession
 
 IMAGE_SIDE = 56  # pixels: four image tokens
 KEY_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
@@ -37,8 +38,12 @@ def main(folder: str, list_file: str) -> None:
 
 def faults(folder: Path, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
     """What is not as it should be, in words; nothing when all is well."""
+    from convert.model import engine
     from validate.runtimes import RuntimeFailure, gptqmodel
 
+    if engine.is_needed(folder):
+        yield from _faults_by_layer(folder, quantized, kept)
+        return
     try:
         session = gptqmodel.GptqModelSession(folder, threads=None, refuse=False)
     except RuntimeFailure as error:
@@ -51,6 +56,20 @@ def faults(folder: Path, quantized: Sequence[str], kept: Sequence[str]) -> Itera
             yield from _numbers(session)
         except RuntimeFailure as error:
             yield str(error)
+
+
+def _faults_by_layer(folder: Path, quantized: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
+    """The same of a folder that is too large to be loaded as a whole: its matrices are made whole layer by layer."""
+    from convert.model import engine
+    from validate.runtimes import RuntimeFailure, _compressed
+
+    packed = set(_compressed.quantized_modules(folder))
+    yield from _changed([n for n in quantized if n not in packed], [n for n in kept if n in packed])
+    try:
+        with engine.RUNTIME.open(folder / "config.json") as session:
+            yield from _numbers(session)
+    except RuntimeFailure as error:  # of keys that are missing or unexpected too
+        yield str(error)
 
 
 def _keys(loading: JsonObject) -> Iterator[str]:
@@ -66,9 +85,14 @@ def _modules(session: GptqModelSession, quantized: Sequence[str], kept: Sequence
     base = f"{model.base_model_prefix}."  # which some checkpoints leave out: h.0.mlp of transformer.h.0.mlp
     loaded = {**{name.removeprefix(base): module for name, module in loaded.items()}, **loaded}
     plain = [n for n in quantized if canonical(n) not in decoded and not _is_quantized(loaded.get(canonical(n)))]
+    packed = [n for n in kept if canonical(n) in decoded or _is_quantized(loaded.get(canonical(n)))]
+    yield from _changed(plain, packed)
+
+
+def _changed(plain: Sequence[str], packed: Sequence[str]) -> Iterator[str]:
+    """Of quantized modules that are plain, and of plain ones that are quantized."""
     if plain:
         yield f"{len(plain)} quantized modules came back as plain ones: {listed(plain)}"
-    packed = [n for n in kept if canonical(n) in decoded or _is_quantized(loaded.get(canonical(n)))]
     if packed:
         yield f"{len(packed)} modules that are not quantized came back as quantized: {listed(packed)}"
 
@@ -77,12 +101,23 @@ def _is_quantized(module: nn.Module | None) -> bool:
     return hasattr(module, "qweight") or hasattr(module, "weight_scale")
 
 
-def _numbers(session: GptqModelSession) -> Iterator[str]:
+def _knows_images(session: TransformersSession) -> bool:
+    """Whether a way is known in which the family's images get into a prompt; else text alone is looked at."""
+    from validate.runtimes import Unsupported
+
+    try:
+        session.image_prompt("What is this?")
+    except Unsupported:
+        return False
+    return True
+
+
+def _numbers(session: TransformersSession) -> Iterator[str]:
     import numpy as np
 
     if not np.isfinite(session.logits(session.tokenize("The quick brown fox, 1 2 3."))).all():
         yield "logits that are not finite"
-    if session.identity().has_vision:
+    if session.identity().has_vision and _knows_images(session):
         drawn = np.tile(np.linspace(0, 255, IMAGE_SIDE).astype(np.uint8)[:, None, None], (1, IMAGE_SIDE, 3))
         if not np.isfinite(session.image_embeddings(drawn)).all():
             yield "image embeddings that are not finite"

@@ -19,9 +19,10 @@ from convert.distribution import install_command
 from convert.errors import InputError, PlanError, StageError
 from convert.formats.facts import Hyperparameter, TensorError, TensorPair
 from convert.formats.gguf.ledger import match_tensors
+from convert.formats.gguf.projector import projector_spec
 from convert.formats.gguf.reader import GGUFHeader, StoredTensor, read_gguf_header
 from convert.formats.gguf.sentences import dense_tensors, extended, without_lost_head
-from convert.formats.gguf.tensors import StreamedTensor, spec_tensors
+from convert.formats.gguf.tensors import StreamedTensor, spec_tensors, with_numbers
 from convert.gguf_field import Field
 from convert.source.checkpoint import open_checkpoint
 from convert.source.companions import collect, read_companions
@@ -190,7 +191,7 @@ def _spec(folder: Path, *, projector: bool) -> tuple[GraphSpec, Mapping[str, Str
     if projector and family.vision:
         roles = {role: tuple(Artifact("json", p, 0) for p in paths) for role, paths in collect(folder).items()}
         companions = read_companions(Bundle(Model(folder.name), {Role.WEIGHTS: (), **roles}))
-        specs.append(family.vision(checkpoint.config, companions.preprocessor))
+        specs.append(projector_spec(family, companions))
     files = sentence_files(folder)
     sentences = read_sentences(files)
     found = {**dense_tensors(sentences, files), **checkpoint.tensors}
@@ -201,7 +202,7 @@ def _spec(folder: Path, *, projector: bool) -> tuple[GraphSpec, Mapping[str, Str
         raise PlanError(*ledger.problems)
     number = 1 if len(specs) > 1 else 0
     tensors = spec_tensors(specs[number], [e for e in ledger.entries if e.spec == number])
-    return specs[number], {tensor.name: tensor for tensor in tensors}
+    return with_numbers(specs[number], ledger.numbers), {tensor.name: tensor for tensor in tensors}
 
 
 def _error(stored: StoredTensor, data: np.ndarray, source: StreamedTensor, most_values: int | None) -> TensorError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
@@ -20,9 +20,17 @@ from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.general import base_model_notes, general_metadata, size_label
 from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
 from convert.formats.gguf.ledger import Ledger, match_tensors
+from convert.formats.gguf.projector import projector_spec
 from convert.formats.gguf.sentences import dense_tensors, extended, without_lost_head
 from convert.formats.gguf.split import split_plans
-from convert.formats.gguf.tensors import CHUNK_VALUES, StreamedTensor, expert_parameters, forecast_tensors, spec_tensors
+from convert.formats.gguf.tensors import (
+    CHUNK_VALUES,
+    StreamedTensor,
+    expert_parameters,
+    forecast_tensors,
+    spec_tensors,
+    with_numbers,
+)
 from convert.formats.gguf.tokenizer import GGUFTokenizer, read_tokenizer
 from convert.formats.gguf.tokenizer_references import Request
 from convert.formats.gguf.writer import Group
@@ -86,7 +94,7 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
     if problems:
         raise PlanError(*dict.fromkeys(problems))
     specs[0] = extended(specs[0], sentences)
-    if built(bundle):
+    if bundle.pending or built(bundle):
         skip_vision = settings.mmproj is False
         found = {**dense_tensors(sentences, companions.files), **open_bundle(bundle).tensors}
         specs[0] = without_lost_head(specs[0], found) if sentences else specs[0]
@@ -96,13 +104,14 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
     else:
         ledger, tensors = Ledger(), [forecast_tensors(spec) for spec in specs]
     tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), settings.pre_tokenizer)
-    imatrix = _imatrix(problems, settings, tensors[0])
-    problems += _strays(settings.asked, tensors[0])
+    imatrix = imatrix_of(problems, settings, tensors[0])
+    problems += strays(settings.asked, tensors[0])
     if problems:
         raise PlanError(*problems)
+    specs = [with_numbers(spec, ledger.numbers) for spec in specs]
     about = _About(bundle.model, companions, settings)
     text = about.text(specs[0], tensors[0], imatrix, tokenizer.fields)
-    if problems := _lacking_weights(settings, text, imatrix):
+    if problems := lacking_weights(settings, text, imatrix):
         raise PlanError(*problems)
     return Conversion(
         text,
@@ -126,7 +135,7 @@ def _specs(
     """What goes into the text file and, where one is made, into the projector's."""
     makers = [partial(family.text, companions.config)]
     if family.vision and settings.mmproj is not False:
-        makers.append(partial(family.vision, companions.config, companions.preprocessor))
+        makers.append(partial(projector_spec, family, companions))
     elif settings.mmproj:
         problems.append(Problem("mmproj", "the model has no vision tower", "no mmproj option"))
     specs = []
@@ -138,7 +147,7 @@ def _specs(
     return specs
 
 
-def _imatrix(
+def imatrix_of(
     problems: list[Problem], settings: ConversionSettings, tensors: Sequence[StreamedTensor]
 ) -> Imatrix | None:
     """The importance matrix asked for, once it is seen to be one of these tensors."""
@@ -153,7 +162,7 @@ def _imatrix(
     return imatrix
 
 
-def _strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
+def strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
     """Overrides that are about no tensor, or only about such as have their blocks already."""
     names = [t.name for t in tensors if not t.output.packed]
     strays = [p for p, _ in asked.overrides if not any(re.search(p, name) for name in names)]
@@ -161,7 +170,7 @@ def _strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
     return [Problem("overrides", f"{pattern!r} matches no tensor's name", "", remedy) for pattern in strays]
 
 
-def _lacking_weights(settings: ConversionSettings, text: Group, imatrix: Imatrix | None) -> list[Problem]:
+def lacking_weights(settings: ConversionSettings, text: Group, imatrix: Imatrix | None) -> list[Problem]:
     """Tensors that are garbage without importance weights, and have none."""
     if settings.awaited:
         return []
@@ -203,7 +212,7 @@ class _About:
             mix = MIXES[kind]
             infos = _infos(mix, spec, tensors, asked)
             weighted = any(info.type.values > 1 for info in infos)
-            after = (*(self._imatrix_fields(imatrix) if weighted else ()), *vocabulary)
+            after = (*(imatrix_fields(self.settings, imatrix) if weighted else ()), *vocabulary)
             fields = (self._general(tensors, "model") + list(spec.fields), after)
             plan = _plan(f"{self.start}-{kind}.gguf", mix, spec, fields, infos)
             most = self.settings.max_shard
@@ -222,20 +231,19 @@ class _About:
         size = f"{experts}x{size_label(active)}" if experts else ""
         return general_metadata(self.companions, self.model, parameters, type=kind, size=size)
 
-    def _imatrix_fields(self, imatrix: Imatrix | None) -> Sequence[Field]:
-        """What llama-quantize says about the matrix it used; without the folder, which says nothing to others."""
-        if not self.settings.weighted:
-            return ()
-        file = self.settings.imatrix.name if self.settings.imatrix else self.settings.awaited
-        imatrix = imatrix or Imatrix(
-            {}, (self.settings.dataset,), chunk_count=1
-        )  # the numbers' size is all that matters
-        return (
-            Field.string("quantize.imatrix.file", file),
-            *(Field.string("quantize.imatrix.dataset", dataset) for dataset in imatrix.datasets[:1]),
-            Field.uint32("quantize.imatrix.entries_count", len(imatrix.entries)),
-            *((Field.uint32("quantize.imatrix.chunks_count", imatrix.chunk_count),) if imatrix.chunk_count else ()),
-        )
+
+def imatrix_fields(settings: ConversionSettings, imatrix: Imatrix | None) -> Sequence[Field]:
+    """What llama-quantize says about the matrix it used; without the folder, which says nothing to others."""
+    if not settings.weighted:
+        return ()
+    file = settings.imatrix.name if settings.imatrix else settings.awaited
+    imatrix = imatrix or Imatrix({}, (settings.dataset,), chunk_count=1)  # the numbers' size is all that matters
+    return (
+        Field.string("quantize.imatrix.file", file),
+        *(Field.string("quantize.imatrix.dataset", dataset) for dataset in imatrix.datasets[:1]),
+        Field.uint32("quantize.imatrix.entries_count", len(imatrix.entries)),
+        *((Field.uint32("quantize.imatrix.chunks_count", imatrix.chunk_count),) if imatrix.chunk_count else ()),
+    )
 
 
 def tensor_types(conversion: Conversion) -> Iterator[tuple[str, str, str, str]]:
@@ -298,7 +306,7 @@ def _plan(
 
 
 def _infos(mix: Mix, spec: GraphSpec, tensors: Sequence[StreamedTensor], asked: Asked) -> tuple[TensorInfo, ...]:
-    choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], _hyper(spec), asked)
+    choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], hyper(spec.architecture, spec.fields), asked)
     pairs = ((t, _carried(t) or c) for t, c in zip(tensors, choices, strict=True))
     return tuple(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
 
@@ -311,9 +319,9 @@ def _carried(tensor: StreamedTensor) -> Choice | None:
     return Choice(TYPES[packed.type], f"{packed.type} blocks of the checkpoint, as they are") if packed else None
 
 
-def _hyper(spec: GraphSpec) -> Hyper:
+def hyper(architecture: str, fields: Iterable[Field]) -> Hyper:
     """What the rules of the mixes ask, from the fields of the file."""
-    said = {f.key.removeprefix(f"{spec.architecture}."): f.value for f in spec.fields}
+    said = {f.key.removeprefix(f"{architecture}."): f.value for f in fields}
 
     def number(key: str, default: int) -> int:
         value = said.get(key, default)
@@ -323,7 +331,7 @@ def _hyper(spec: GraphSpec) -> Hyper:
 
     heads = number("attention.head_count", 1)
     return Hyper(
-        spec.architecture,
+        architecture,
         layers=number("block_count", 0),
         heads=heads,
         kv_heads=number("attention.head_count_kv", heads),

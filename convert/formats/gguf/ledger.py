@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from convert.architectures import Family, TensorRole
 from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor
@@ -35,6 +36,7 @@ class Ledger:
     left_out: Mapping[str, LeftOut] = field(default_factory=dict)  # by the checkpoint's own names
     tied: tuple[tuple[LazyTensor, LazyTensor], ...] = ()  # (left out because equal, kept): to be proven
     problems: tuple[Problem, ...] = ()
+    numbers: Mapping[str, LazyTensor] = field(default_factory=dict)  # by the family's names, those of metadata fields
 
 
 def match_tensors(
@@ -48,7 +50,8 @@ def match_tensors(
 
     What is wrong is in `problems`: tensors that are missing, unknown, there twice, of another shape, or no floats.
     """
-    known = {t.source: (number, t) for number, spec in enumerate(specs) for t in spec.tensors}
+    known = {t.source: (number, t) for number, spec in enumerate(specs) for t in spec.tensors if not t.borrowed}
+    borrowed = {t.source: (number, t) for number, spec in enumerate(specs) for t in spec.tensors if t.borrowed}
     rules = [rule for spec in specs for rule in spec.left_out]
     found, problems = _known_as(sources, family)
     entries: list[Entry] = []
@@ -64,14 +67,21 @@ def match_tensors(
             left_out[source.name] = rule
         else:
             unknown.append(source.name)
+        if name in borrowed:
+            number, tensor = borrowed[name]
+            entries.append(Entry(source, tensor, number))
     problems += _misfits(entries)
-    missing = [name for name in known if name not in found]
+    missing = [name for name, (_, tensor) in known.items() if name not in found and not tensor.absent]
     heads = [name for name in missing if known[name][1].role is TensorRole.HEAD]
     problems += _headless(heads)
     problems += _lacking([name for name in missing if name not in heads], "lacks", "download the model again")
     problems += _lacking(unknown, "has unknown tensors:", "config.json describes another model, or they are new")
+    stated = [name for spec in specs for values in spec.stated for name in values.sources]
+    numbers = {name: found[name] for name in stated if name in found}
+    problems += _lacking([name for name in stated if name not in found], "lacks", "download the model again")
+    problems += _no_numbers(numbers.values())
     tied = ((sources[name], found[rule.same_as]) for name, rule in left_out.items() if rule.same_as in found)
-    return Ledger(tuple(entries), left_out, tuple(tied), tuple(problems))
+    return Ledger(tuple(entries), left_out, tuple(tied), tuple(problems), numbers)
 
 
 def _known_as(sources: Mapping[str, LazyTensor], family: Family | None) -> tuple[dict[str, LazyTensor], list[Problem]]:
@@ -106,6 +116,13 @@ def _misfits(entries: Iterable[Entry]) -> list[Problem]:
         got = f"has experts of one layer in different types: {_some(mixed)}"
         problems.append(Problem("checkpoint", got, "one type", "convert it to one with transformers first"))
     return problems
+
+
+def _no_numbers(tensors: Iterable[LazyTensor]) -> list[Problem]:
+    """Tensors that metadata is made of and that are not one floating-point number."""
+    wrong = [f"{t.name} {t.dtype} {list(t.shape)}" for t in tensors if t.dtype not in FLOATS or prod(t.shape) != 1]
+    wanted, remedy = "one floating-point number each", "config.json and weights are of two models, or one is damaged"
+    return [Problem("checkpoint", f"holds {_some(wrong)}", wanted, remedy)] if wrong else []
 
 
 def _readable(tensor: SourceTensor) -> tuple[str, ...]:

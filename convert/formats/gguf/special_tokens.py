@@ -33,7 +33,16 @@ KEYS: Mapping[str, str] = MappingProxyType(
 
 BY_TEXT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "eot": ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "[EOT]", "<end_of_utterance>"),
+        "eot": (
+            "<|eot_id|>",
+            "<|im_end|>",
+            "<|end|>",
+            "<end_of_turn>",
+            "<EOT>",
+            "[EOT]",
+            "<end_of_utterance>",
+            "<|plamo:op|>",
+        ),
         "eom": ("<|eom_id|>",),
         "fim_pre": (
             "<|fim_prefix|>",
@@ -70,6 +79,7 @@ BY_TEXT: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Tokens no config names; known by their text, the first that exists. llama.cpp searches for the same texts when a file
 does not say, in no fixed order: where a tokenizer has several, as Qwen's has, only the file can decide."""
 
+EMPTY_LINE = "\\n\\n"  # as RWKV's tokens are spelled
 ENDS_BY_TEXT = frozenset(
     (
         *(*BY_TEXT["eot"], *BY_TEXT["eom"], "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "_<EOT>"),
@@ -112,6 +122,9 @@ def find(
 
     Raises InputError where the tokenizer adds a token that it does not have.
     """
+    if model == "rwkv":  # its configs name others; a text starts with 0 and ends there, a turn by an empty line
+        turn = {"eot": texts[EMPTY_LINE]} if EMPTY_LINE in texts else {}
+        return SpecialTokens({"bos": 0, "eos": 0, **turn}, add_bos=False, add_eos=False)
     last = max(texts.values(), default=-1)
     ids = {kind: number for kind, number in companions.special_ids.items() if number <= last}
     notes = [
@@ -120,7 +133,7 @@ def find(
         if number > last
     ]
     # a sentencepiece model without tokenizer.json: its config names tokens that only the vocabulary knows
-    for kind in ("bos", "eos", "unk", "pad"):
+    for kind in ("bos", "eos", "unk", "pad", *(["sep"] if model == "plamo2" else [])):
         named = token_text(companions.tokenizer_config.get(f"{kind}_token"))
         if named is not None and named in texts:
             ids.setdefault(kind, texts[named])

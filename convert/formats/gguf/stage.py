@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from convert.bundle import Artifact, Bundle, Model, Role
+from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import install_command
 from convert.errors import ConvertError, Problem
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
@@ -172,9 +172,22 @@ class GGUFOptions(Options):
         description="importance weights: a file, or {calibrate: text.txt}, or {} for a mix of our own; false for none, "
         "when left out those of the stage it takes from",
     )
+    allow_requantize: bool = Field(
+        False, description="where the source is a GGUF file of other types than F32, F16 and BF16: make these of it"
+    )
     max_shard: Annotated[str | None, AfterValidator(_size)] = Field(
         None, description="largest size of a file, as 45G or 500M; larger ones are split as llama.cpp does it"
     )
+
+
+def is_gguf(source: Bundle) -> bool:
+    """Whether the recipe's model is a GGUF file and not a checkpoint; what a stage made says of which type it is."""
+    return any(artifact.kind == "gguf" for artifact in source.of(Role.WEIGHTS))
+
+
+def _is_streamed(inputs: Inputs) -> bool:
+    """Whether the weights are read from a server: a pass over them does that."""
+    return len(inputs) == 1 and any(a.elsewhere for a in only(inputs).of(Role.WEIGHTS))
 
 
 def _lacking_modules() -> list[Problem]:
@@ -191,7 +204,8 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     from convert.formats.gguf.conversion import ConversionSettings
     from convert.formats.gguf.shard_names import size_in_bytes
 
-    source = checkpoint("gguf", inputs)
+    again = len(inputs) == 1 and is_gguf(only(inputs))
+    source = only(inputs) if again or _is_streamed(inputs) else checkpoint("gguf", inputs)
     file, awaited = _imatrix_file(options, source)
     tensors = Asked(
         options.output_tensor or "", options.token_embedding or "", tuple(options.overrides.items()), options.pure
@@ -210,7 +224,8 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     )
     # A file's hash, which a plan need not know yet, does not change what is made of it; `_stamps` tells its changes.
     roles = tuple((role, tuple(replace(a, sha256="") for a in files)) for role, files in source.roles.items())
-    return _prepared(source.model, roles, _stamps(source, file), settings)
+    allowed = options.allow_requantize if again else None
+    return _prepared((source.model, roles, source.pending), _stamps(source, file), settings, allowed)
 
 
 def _imatrix_file(options: GGUFOptions, source: Bundle) -> tuple[Path | None, str]:
@@ -234,14 +249,19 @@ def _weights_key(source: Bundle) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    model: Model,
-    roles: tuple[tuple[Role, tuple[Artifact, ...]], ...],
+    source: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None],
     stamps: tuple[object, ...],
     settings: ConversionSettings,
+    allowed: bool | None,  # to requantize; None where the source is a checkpoint
 ) -> Conversion:
     from convert.formats.gguf.conversion import prepare
 
-    return prepare(Bundle(model, dict(roles)), settings)
+    model, roles, pending = source
+    if allowed is not None:
+        from convert.formats.gguf.requantize import prepare_again
+
+        return prepare_again(Bundle(model, dict(roles)), settings, allowed)
+    return prepare(Bundle(model, dict(roles), pending=pending), settings)
 
 
 def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:
@@ -252,7 +272,7 @@ def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:
 
 
 def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:
-    return only(inputs).with_(weights=made[0], projector=made[1] if len(made) > 1 else ())
+    return only(inputs).with_(weights=made[0], projector=made[1] if len(made) > 1 else (), statistics=())
 
 
 class GGUFStage(Stage[GGUFOptions]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.architectures._graph_spec import GraphSpec, OutputTensor, Packed, View
 from convert.formats.gguf.ledger import Entry
-from convert.source.checkpoint import LazyTensor
+from convert.source.checkpoint import STORAGE, LazyTensor
 from quantize.blocks import TYPES
 from quantize.floats import to_float32
 
@@ -44,7 +44,8 @@ class StreamedTensor:
         """What `chunks` gives, in safetensors' words (bfloat16 as its 16 bits), or the type of its blocks."""
         if self.output.packed:
             return self.output.packed.type
-        return "F32" if self.source is None or self.output.change else self.source.dtype
+        changed = self.output.change is not None or self.output.row_factors is not None
+        return "F32" if self.source is None or changed else self.source.dtype
 
     @property
     def source_bytes(self) -> int:
@@ -75,10 +76,34 @@ class StreamedTensor:
             return
         assert self.source is not None
         for part in self.parts or (self.source,):
-            values = part.load()
-            yield from self._cut(values if self.output.view is None else self.output.view(values))
+            if part.rows is not None and self._by_rows(part):
+                yield from self._computed(part, part.rows)
+            else:
+                values = part.load()
+                yield from self._cut(values if self.output.view is None else self.output.view(values))
             if self.parts:
                 part.release()
+        if self.output.zero_rows:
+            yield from self._cut(_zeros((self.output.zero_rows, self.row_values), self.storage))
+
+    def _by_rows(self, part: LazyTensor) -> bool:
+        """Whether some of the part's first axis, seen through the view, are the same of the output's."""
+        view = self.output.view
+        if view is None:
+            return True
+        if len(part.shape) < 3:
+            return False
+        numbers = np.arange(part.shape[0]).reshape(-1, *(1 for _ in part.shape[1:]))
+        seen = view(np.broadcast_to(numbers, part.shape))
+        rows = seen.reshape(len(seen), -1) if len(seen) == len(numbers) and seen.ndim > 1 else seen[:0]
+        return bool(len(rows)) and all(np.array_equal(rows[:, at], numbers.reshape(-1)) for at in (0, -1))
+
+    def _computed(self, part: LazyTensor, rows: Callable[[int, int], np.ndarray]) -> Iterator[np.ndarray]:
+        """A tensor that is computed, a few MiB at a time."""
+        step = max(1, CHUNK_VALUES // max(1, prod(part.shape[1:])))
+        for start in range(0, part.shape[0], step):
+            values = rows(start, min(start + step, part.shape[0]))
+            yield from self._cut(values if self.output.view is None else self.output.view(values))
 
     def _blocks(self, packed: Packed) -> Iterator[np.ndarray]:
         loaded = [part.load() for part in self.parts]
@@ -91,12 +116,24 @@ class StreamedTensor:
             values = values.reshape(-1, self.row_values)
         # a view that jumps about in memory is copied only chunk by chunk, along its first axis
         step = max(1, CHUNK_VALUES * len(values) // max(1, values.size))
-        change = self.output.change
+        change, factors = self.output.change, self.output.row_factors
         for start in range(0, len(values), step):
             chunk = values[start : start + step].reshape(-1, self.row_values)
             if change is not None:  # a mapped tensor may be unaligned
                 chunk = change(to_float32(np.require(chunk, requirements=("C", "A"))))
+            if factors is not None:
+                chunk = to_float32(np.require(chunk, requirements=("C", "A"))) * factors[start : start + step, None]
             yield chunk
+
+
+def with_numbers(spec: GraphSpec, numbers: Mapping[str, LazyTensor]) -> GraphSpec:
+    """The spec with the fields whose numbers are in the checkpoint; those that are not there yet count as 0."""
+
+    def number(name: str) -> float:
+        return float(to_float32(numbers[name].load().reshape(1).copy())[0]) if name in numbers else 0.0
+
+    made = tuple(values.field([number(name) for name in values.sources]) for values in spec.stated)
+    return replace(spec, fields=(*spec.fields, *made))
 
 
 def spec_tensors(spec: GraphSpec, entries: Iterable[Entry]) -> tuple[StreamedTensor, ...]:
@@ -104,7 +141,21 @@ def spec_tensors(spec: GraphSpec, entries: Iterable[Entry]) -> tuple[StreamedTen
 
     What several checkpoint tensors make together comes where the last of them is.
     """
-    return (*_generated(spec), *_from_checkpoint(entries))
+    entries = list(entries)
+    return (*_generated(spec), *_in_place_of_absent(spec, entries), *_from_checkpoint(entries))
+
+
+def _in_place_of_absent(spec: GraphSpec, entries: Iterable[Entry]) -> Iterator[StreamedTensor]:
+    """Zeros for tensors that llama.cpp asks for, does not use, and the checkpoint is without."""
+    found = {entry.tensor.source for entry in entries}
+    for tensor in spec.tensors:
+        if tensor.absent == "zeros" and tensor.source not in found:
+            yield from (StreamedTensor(o, values=_zeros(o.shape, "F32")) for o in tensor.outputs)
+
+
+def _zeros(shape: tuple[int, ...], storage: str) -> np.ndarray:
+    """Zeros that take no memory."""
+    return np.broadcast_to(np.zeros((), STORAGE[storage]), shape)
 
 
 def _from_checkpoint(entries: Iterable[Entry]) -> Iterator[StreamedTensor]:

@@ -46,6 +46,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "merges": ("tokenizers",),
     "sentencepiece": ("sentencepiece",),
     "ranks": ("regex",),
+    "trie": (),
 }
 """What the checkpoint's own tokenizer is run by, by its kind: modules, and the packages they come in."""
 
@@ -178,11 +179,42 @@ class OfRanks:
         return text
 
 
+class OfTrie:
+    """RWKV's World: at every place the longest token there is."""
+
+    def __init__(self, request: Request) -> None:
+        from convert.formats.gguf.vocabularies.trie import read_trie
+
+        self.ids = {token: number for number, token in read_trie(Path(request.path)).items()}
+        self.longest = max(map(len, self.ids))
+        self.special = request.special
+
+    def encode(self, text: str) -> list[int]:
+        """The ids."""
+        return [n for part in cut_at(self.special, text) for n in self._part(part)]
+
+    def _part(self, part: str) -> list[int]:
+        if part in self.special:
+            return [self.special[part]]
+        raw, place, ids = part.encode(), 0, list[int]()
+        while place < len(raw):
+            ends = range(min(self.longest, len(raw) - place), 0, -1)
+            size = next(size for size in ends if raw[place : place + size] in self.ids)
+            ids.append(self.ids[raw[place : place + size]])
+            place += size
+        return ids
+
+    def normalize(self, text: str) -> str:
+        """As it is."""
+        return text
+
+
 REFERENCES: Mapping[str, Callable[[Request], Tokenizer]] = {
     "tokenizers": OfJson,
     "merges": OfMerges,
     "sentencepiece": OfModel,
     "ranks": OfRanks,
+    "trie": OfTrie,
 }
 
 VARIANTS: Mapping[str, Callable[[Request, Sequence[str]], Tokenizer]] = {"tokenizers": OfJson, "ranks": OfRanks}

@@ -13,6 +13,7 @@ from convert.formats.gguf.special_tokens import ENDS_BY_TEXT
 from convert.formats.gguf.tokenizer_references import Request
 from convert.formats.gguf.vocabularies.merged_pieces import has_metaspace, without_prefix
 from convert.formats.gguf.vocabularies.ranks import ranks_file, read_ranks
+from convert.formats.gguf.vocabularies.trie import trie_file
 from convert.gguf_field import Field
 from convert.json_types import JsonDict
 from convert.source.companions import Companions
@@ -44,7 +45,7 @@ def request(fields: Sequence[Field], companions: Companions) -> Request | None:
         ties=said["model"] == "t5",
         words=said["model"] == "bert",
         folds=said["model"] == "t5" and said.get("remove_extra_whitespaces") is True,
-        odd_spaces=said["model"] == "t5" or pretokenizers.odd_spaces(said["pre"]),
+        odd_spaces=said["model"] == "t5" or pretokenizers.odd_spaces(str(said.get("pre", ""))),
         ends=_has_processor(companions),
     )
 
@@ -61,6 +62,8 @@ def _reference(companions: Companions) -> JsonDict | None:
     pattern = pretokenizers.regexes(pretokenizers.CLASSES.get(name, ""))
     if "tokenizer.json" in files:
         return {"kind": "tokenizers", "path": str(files["tokenizer.json"])}
+    if (lines := trie_file(companions)) is not None:
+        return {"kind": "trie", "path": str(lines)}
     ranks = ranks_file(companions)
     if ranks is not None:
         known = pattern or (("in the file",) if read_ranks(ranks).pattern else ())

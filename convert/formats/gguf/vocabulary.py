@@ -7,6 +7,9 @@ The kinds, by the names the format has for them, each in a file of `convert.form
     llama    sentencepiece BPE: tokens, types, scores; from tokenizer.model, or from a tokenizer.json made of one
     t5       sentencepiece unigram: tokens, types, log probabilities, normalization rules
     bert     WordPiece: tokens and types
+    gemma4   sentencepiece's pieces with the merges they were made by; from tokenizer.json
+    rwkv     RWKV's World: tokens as Python prints bytes, and types
+    plamo2   PLaMo's tokenizer.jsonl: tokens, types, scores
 
 What a tokenizer says that llama.cpp has no place for is a note, not an error: the written file is proven by what it
 encodes (tokenizer_proof.py), and the validation measures what it costs.
@@ -30,8 +33,11 @@ from convert.formats.gguf.sentencepiece import (
 )
 from convert.formats.gguf.vocabularies._common import Vocabulary, an_object, place
 from convert.formats.gguf.vocabularies.byte_level import byte_level, is_byte_level
-from convert.formats.gguf.vocabularies.merged_pieces import merged_pieces
+from convert.formats.gguf.vocabularies.jsonl import FILE as JSONL
+from convert.formats.gguf.vocabularies.jsonl import jsonl
+from convert.formats.gguf.vocabularies.merged_pieces import merged_pieces, with_merges
 from convert.formats.gguf.vocabularies.ranks import ranked, ranks_file
+from convert.formats.gguf.vocabularies.trie import trie, trie_file
 from convert.formats.gguf.vocabularies.unigram import unigram
 from convert.formats.gguf.vocabularies.wordpiece import wordpiece
 from convert.gguf_field import Field, GGUFValueType
@@ -47,6 +53,9 @@ __all__ = [
     "vocabulary_metadata",
     "vocabulary_notes",
 ]
+
+WITH_MERGES = "gemma4"  # model types whose parser in llama.cpp expects the kind of that name
+SUPPRESSING = "gemma4_unified"
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,12 @@ def tokenizer_metadata(
     vocabulary = read_vocabulary(companions, vocab_size, pre_tokenizer)
     specials = _specials(companions, vocabulary)
     return TokenizerMetadata(
-        (*_fields(vocabulary), *specials.fields(), *_template_fields(companions.chat_templates)),
+        (
+            *_fields(vocabulary),
+            *specials.fields(),
+            *_suppressed(companions),
+            *_template_fields(companions.chat_templates),
+        ),
         (
             *vocabulary.notes,
             *companions.added_token_notes,
@@ -96,13 +110,13 @@ def _fields(vocabulary: Vocabulary) -> list[Field]:
     texts, scores, types = zip(*vocabulary.pieces, strict=True) if vocabulary.pieces else ((), (), ())
     fields = [
         Field.string("tokenizer.ggml.model", vocabulary.model),
-        Field.string("tokenizer.ggml.pre", vocabulary.pre),
+        *([Field.string("tokenizer.ggml.pre", vocabulary.pre)] if vocabulary.pre else []),
         Field.strings("tokenizer.ggml.tokens", texts),
     ]
-    if vocabulary.model in ("llama", "t5"):
+    if vocabulary.model in ("llama", "t5", "gemma4", "plamo2"):
         fields.append(Field.float32s("tokenizer.ggml.scores", scores))
     fields.append(Field.int32s("tokenizer.ggml.token_type", types))
-    if vocabulary.model == "gpt2":
+    if vocabulary.model in ("gpt2", "gemma4"):
         fields.append(Field.strings("tokenizer.ggml.merges", vocabulary.merges))
     return fields + _settings(vocabulary)
 
@@ -135,6 +149,10 @@ def read_vocabulary(companions: Companions, vocab_size: int, pre_tokenizer: str 
     """The tokenizer of `companions` with exactly `vocab_size` tokens. Raises InputError."""
     if companions.tokenizer_json is not None:
         return _of_tokenizer_json(companions, companions.tokenizer_json, vocab_size, pre_tokenizer)
+    if (lines := trie_file(companions)) is not None:
+        return trie(companions, vocab_size, lines)
+    if JSONL in companions.files:
+        return jsonl(companions, vocab_size)
     if ranks_file(companions) is not None:
         return ranked(companions, vocab_size, pre_tokenizer)
     if companions.sentencepiece is not None:
@@ -168,7 +186,10 @@ def _of_tokenizer_json(
     found = read_sentencepiece(companions.sentencepiece) if companions.sentencepiece is not None else None
     if found is not None and _sentencepiece_kind(found, str(companions.sentencepiece)) is not makers[kind]:
         raise InputError(str(companions.sentencepiece), f"another kind than tokenizer.json's {kind}", "one tokenizer")
-    return makers[kind](companions, vocab_size, found)
+    vocabulary = makers[kind](companions, vocab_size, found)
+    if kind == "BPE" and found is None and str(companions.config.get("model_type")).startswith(WITH_MERGES):
+        return with_merges(vocabulary, tokenizer, where)
+    return vocabulary
 
 
 def _sentencepiece_kind(
@@ -184,6 +205,14 @@ def _specials(companions: Companions, vocabulary: Vocabulary) -> special_tokens.
     texts = {text: number for number, (text, _, kind) in enumerate(vocabulary.pieces) if kind != UNUSED}
     unknown = next((n for n, (_, _, kind) in enumerate(vocabulary.pieces) if kind == UNKNOWN), None)
     return special_tokens.find(companions, texts, unknown, model=vocabulary.model, add_bos=vocabulary.add_bos)
+
+
+def _suppressed(companions: Companions) -> list[Field]:
+    """Tokens that are never to be sampled, where llama.cpp's converter says them: Gemma 4 with all in one."""
+    tokens = companions.generation.get("suppress_tokens")
+    if not str(companions.config.get("model_type")).startswith(SUPPRESSING) or not isinstance(tokens, list):
+        return []
+    return [Field.int32s("tokenizer.ggml.suppress_tokens", [t for t in tokens if isinstance(t, int)])]
 
 
 def _template_fields(templates: Mapping[str, str]) -> list[Field]:

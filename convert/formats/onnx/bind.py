@@ -17,7 +17,7 @@ import onnx_ir as ir
 from convert.bundle import Bundle, Role
 from convert.errors import InputError, Problem, StageError
 from convert.formats.onnx.trace import sizes, weights
-from convert.source.checkpoint import model_entries, open_bundle
+from convert.source.checkpoint import SAFETENSORS, model_entries, open_bundle
 from convert.source.safetensors import read_header
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ class Ledger:
 
 def stored(source: Bundle) -> dict[str, Stored]:
     """Every tensor of the checkpoint, by its own name. Raises InputError for files that are broken."""
-    open_bundle(source)
+    found = open_bundle(source).tensors
+    if source.pending is not None:  # not written yet: what a plan needs is there
+        home = Path(SAFETENSORS.single)
+        return {name: Stored(name, t.dtype, t.shape, home, 0, t.nbytes) for name, t in found.items()}
     return {
         entry.name: Stored(entry.name, entry.dtype, entry.shape, file.path, entry.start, entry.stop)
         for file in source.of(Role.WEIGHTS)

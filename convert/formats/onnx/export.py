@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.bundle import Artifact, Bundle, Model, Role
+from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import RELEASE
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
@@ -71,14 +71,17 @@ def prepare(source: Bundle) -> Prepared:
     """
     paths = [artifact.path for _, artifact in source.artifacts() if artifact.path.is_file()]
     stamps = tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
-    return _prepared(source.model, tuple(source.roles.items()), stamps)
+    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps)
 
 
 @functools.lru_cache(maxsize=2)
-def _prepared(model: Model, roles: tuple[tuple[Role, tuple[Artifact, ...]], ...], stamps: object) -> Prepared:
+def _prepared(
+    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object
+) -> Prepared:
     from convert.formats.onnx.bind import match_tensors, stored
 
-    source = Bundle(model, dict(roles))
+    model, roles, pending = bundle
+    source = Bundle(model, dict(roles), pending=pending)
     home = _home(source)
     tensors = stored(source)
     kind = read_kind(home, tensors)

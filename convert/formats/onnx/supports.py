@@ -19,7 +19,7 @@ from convert.errors import ConvertError, InputError, Problem, raise_all
 from convert.formats.base import Support
 from convert.json_types import JsonObject
 from convert.source import quantized
-from convert.source.checkpoint import Checkpoint, read_config
+from convert.source.checkpoint import Checkpoint, read_config, stored_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -102,8 +102,8 @@ def transformers_config(home: Path, tensors: int) -> PretrainedConfig:
 
     raw = read_config(home)
     _check_counts(home / "config.json", raw, tensors)
-    if quantized.KEY in raw:
-        found = quantized.problem(raw[quantized.KEY], str(home / "config.json"))
+    if words := stored_config(home).get(quantized.KEY):  # a graph's weights are the checkpoint's own bytes
+        found = quantized.problem(words, str(home / "config.json"))
         raise InputError(*astuple(found))
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:  # as it was read: transformers knows no byte-order mark

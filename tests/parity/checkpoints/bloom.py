@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from tests.parity.build import QWEN, Tensors, build
+from tests.parity.build import QWEN, Tensors, build, published
 from tests.parity.families import Case
 
 
@@ -27,7 +28,14 @@ def as_published(name: str, values: Any) -> Tensors:
     return {name.removeprefix("transformer."): values}
 
 
+def base(folder: Path) -> Path:
+    """A checkpoint of the base model's class, as BigScience's largest is."""
+    config = json.loads((bloom(folder) / "config.json").read_text())
+    return published(folder, {**config, "architectures": ["BloomModel"]})
+
+
 CASES = {
     "": Case(bloom),
+    "the base model": Case(base),
     "6 heads": Case(lambda folder: bloom(folder, n_embed=96, n_head=6)),
 }

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from tests.parity.build import LLAMA, SIZES, build
+from tests.parity.build import LLAMA, SIZES, build, published
 from tests.parity.families import Case
 
 
@@ -23,7 +24,14 @@ def ernie(folder: Path, **words: Any) -> Path:
     return build(folder, LLAMA, config | words)
 
 
+def first(folder: Path) -> Path:
+    """As the first files, with the class of the code that came with them."""
+    config = json.loads((ernie(folder) / "config.json").read_text())
+    return published(folder, config | {"architectures": ["Ernie4_5_ForCausalLM"]})
+
+
 CASES = {
     "": Case(ernie),
     "a head of its own": Case(lambda folder: ernie(folder, tie_word_embeddings=False)),
+    "the first files": Case(first),
 }

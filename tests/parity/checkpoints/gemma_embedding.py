@@ -34,7 +34,7 @@ CASES = {
     "": Case(
         lambda folder: pooled(gemma_embedding(folder), "mean", ((96, IDENTITY), (64, IDENTITY))),
         writes=False,
-        upstream=WITH_MATRICES,
+        upstream_options=WITH_MATRICES,
     ),
     "no matrices": Case(lambda folder: pooled(gemma_embedding(folder), "mean"), writes=False),
 }

@@ -84,6 +84,58 @@ def class_token_last(model: Any) -> None:
     model.model.multi_modal_projector.register_forward_pre_hook(chosen)
 
 
+MISTRAL = with_last_tokens(LLAMA, "[IMG]", "[IMG_BREAK]", "[IMG_END]")
+IMAGE, BREAK = 381, 382
+PIXTRAL_PROCESSOR = {
+    **SIGLIP_PIXELS,
+    "do_convert_rgb": True,
+    "image_processor_type": "PixtralImageProcessor",
+    "patch_size": {"height": 14, "width": 14},
+    "processor_class": "PixtralProcessor",
+    "resample": 3,
+    "size": {"longest_edge": 280},
+}
+PIXTRAL = {
+    "head_dim": 24,
+    "hidden_act": "silu",
+    "hidden_size": 48,
+    "image_size": 280,
+    "intermediate_size": 100,
+    "model_type": "pixtral",
+    "num_attention_heads": 2,
+    "num_hidden_layers": 3,
+    "patch_size": 14,
+    "rope_theta": 10000.0,
+}
+
+
+def pixtral(folder: Path) -> Path:
+    config = {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "image_seq_length": 1,
+        "image_token_index": IMAGE,
+        "model_type": "llava",
+        "projector_hidden_act": "gelu",
+        "text_config": {**TEXT, "architectures": None, "head_dim": 24, "model_type": "mistral", "sliding_window": None},
+        "tie_word_embeddings": False,
+        "vision_config": PIXTRAL,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+    }
+    build(folder, MISTRAL, config, hub=of_pixtral, scales={"linear_1.weight": 4, **VISION_SHARP, **SHARP})
+    return with_processor(folder, PIXTRAL_PROCESSOR)
+
+
+def of_pixtral(name: str, values: Any) -> Tensors:
+    """The names that Pixtral's and Mistral 3's checkpoints have."""
+    name = name.replace("model.language_model.", "language_model.model.").replace("lm_head.", "language_model.lm_head.")
+    return {name.removeprefix("model.") if "vision_tower" in name or "projector" in name else name: values}
+
+
+NO_BREAK = {
+    "v.token_embd.img_break": "upstream's converter skips all names with language_model. in them, the embedding's too; "
+    "llama.cpp does not load such a file"
+}
 WHY = "llama.cpp puts the class token behind the patches; the plan notes it, the equality is to that order"
 CASES = {
     "": Case(
@@ -93,5 +145,6 @@ CASES = {
         why=WHY,
         as_llama_cpp_sees=class_token_last,
         no_parity="upstream's converter makes no projector for CLIP towers (Unsupported model type: clip_vision_model)",
-    )
+    ),
+    "Pixtral": Case(pixtral, image=(112, 140), rows=(10, BREAK), allowed=NO_BREAK),
 }

@@ -48,9 +48,10 @@ def _reference(report: Report) -> str:
             f"of {count(reference['vocabulary'])} logits a position {cache['tokens_kept']:.0f} were kept, and of the "
             f"others, whose mass is {scientific(cache['tail_mass'])} on average, a random sample"
         )
+    stored = f", whose weights are {text(reference['quantized'])}," if "quantized" in reference else ""
     return (
-        f"the source checkpoint **{text(reference['model'])}**{origin} on {text(reference['runtime'])}, computing in "
-        f"{text(reference['dtype'])}; {kept} ({size(cache['bytes'])})."
+        f"the source checkpoint **{text(reference['model'])}**{origin}{stored} on {text(reference['runtime'])}, "
+        f"computing in {text(reference['dtype'])}; {kept} ({size(cache['bytes'])})."
     )
 
 

@@ -76,6 +76,10 @@ class Images(ABC):
         height, width = found["pixel_values"].shape[-2:]
         return int(width), int(height)
 
+    def completed(self, embeddings: np.ndarray, found: Found, table: np.ndarray) -> np.ndarray:
+        """The embeddings of one image with those of tokens that stand among them, by the text model's table."""
+        return embeddings
+
     # ---- what llama.cpp does by rules of its own, whatever file it is given
 
     def rules(self, width: int, height: int) -> Sequence[str]:

@@ -6,7 +6,7 @@ from validate.runtimes._images import base
 from validate.runtimes._images.base import Found, Size
 from validate.runtimes._optional import optional
 
-MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 
 
 class Images(base.Images):
@@ -14,6 +14,7 @@ class Images(base.Images):
 
     kinds = "mm_token_type_ids"
     tile_tokens = 1
+    begin, end = "vision_start_token_id", "vision_end_token_id"  # words of the config: what stands around an image
 
     @property
     def tile(self) -> Size:
@@ -39,7 +40,7 @@ class Images(base.Images):
         return self._placeholder(int(found["image_grid_thw"][image].prod()) // self.processor.merge_size**2)
 
     def _placeholder(self, count: int) -> str:
-        return f"{self._mark('vision_start_token_id')}{self.token * count}{self._mark('vision_end_token_id')}"
+        return f"{self._mark(self.begin)}{self.token * count}{self._mark(self.end)}"
 
     def _mark(self, name: str) -> str:
         token = optional(self.config, name)

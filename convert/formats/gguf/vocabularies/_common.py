@@ -22,10 +22,10 @@ MAX_PADDING = 1_000_000
 class Vocabulary:
     """A tokenizer, ready to be written; `pieces[id]` is the token `id`. None where the kind has no such setting."""
 
-    model: str  # tokenizer.ggml.model: gpt2, llama, t5 or bert
-    pre: str  # tokenizer.ggml.pre
+    model: str  # tokenizer.ggml.model: gpt2, llama, t5, bert or gemma4
+    pre: str  # tokenizer.ggml.pre; empty: the kind has one, which the file does not name
     pieces: tuple[Piece, ...]
-    merges: tuple[str, ...] = ()  # gpt2
+    merges: tuple[str, ...] = ()  # gpt2, gemma4
     add_space_prefix: bool | None = None  # llama, t5
     remove_extra_whitespaces: bool | None = None
     character_map: bytes = b""  # t5: sentencepiece's compiled normalization rules

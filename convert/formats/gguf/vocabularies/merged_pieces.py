@@ -6,6 +6,7 @@ From tokenizer.model, or from a tokenizer.json that was made of one: a piece wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from convert.errors import InputError
 from convert.formats.gguf import pretokenizers
@@ -23,6 +24,7 @@ from convert.formats.gguf.vocabularies.byte_level import read_merges
 from convert.json_types import JsonObject
 from convert.source.companions import Companions
 
+IN_SIGHT = ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
 LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
 
 
@@ -59,6 +61,19 @@ def merged_pieces(companions: Companions, vocab_size: int, model: SentencePieceM
         remove_extra_whitespaces=remove_extra_whitespaces,
         notes=tuple(notes),
     )
+
+
+def with_merges(vocabulary: Vocabulary, tokenizer: JsonObject, where: str) -> Vocabulary:
+    """The vocabulary as `gemma4` has it: by its merges, and with the tokens in sight that a parser of tools looks for.
+
+    Scores play no part there: all are the same.
+    """
+    merges = read_merges(an_object(tokenizer, "model", where).get("merges"), where)
+    pieces = [
+        Piece(piece.text, ADDED_SCORE, USER_DEFINED if piece.text in IN_SIGHT else piece.type)
+        for piece in vocabulary.pieces
+    ]
+    return replace(vocabulary, model="gemma4", pre="", pieces=tuple(pieces), merges=merges, add_space_prefix=False)
 
 
 def without_prefix(companions: Companions) -> bool:
