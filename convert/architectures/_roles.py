@@ -44,7 +44,9 @@ class TensorRole(Enum):
     SHARED_UP = "shared expert's up"
     SHARED_GATE_UP = "shared expert's gate_up"
     SHARED_DOWN = "shared expert's down"
+    EXPERT_LATENT = "experts' latent space"  # into it and out of it
     STATE_SPACE = "state space"
+    CHANNEL_DECAY = "decay of channels"  # delta attention's projections of what is forgotten and let out
     CONVOLUTION = "convolution"
     PER_LAYER = "per-layer input"  # an embedding for each layer, and what takes it in
     ALTERNATING = "alternating updates"  # AltUp: copies of the stream; and the low-rank residual beside (Laurel)
@@ -75,6 +77,7 @@ TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has be
     ("experts", EXPERTS | {R.ROUTER}),
     ("a shared expert", SHARED_EXPERT),
     ("a state space", frozenset({R.STATE_SPACE})),
+    ("a decay for every channel", frozenset({R.CHANNEL_DECAY})),
     ("convolutions", frozenset({R.CONVOLUTION})),
     ("per-layer inputs", frozenset({R.PER_LAYER})),
     ("alternating updates", frozenset({R.ALTERNATING})),
@@ -118,6 +121,12 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "ffn_gate_chexps": R.EXPERT_GATE,
     "ffn_up_chexps": R.EXPERT_UP,
     "ffn_down_chexps": R.EXPERT_DOWN,
+    "ffn_latent_down": R.EXPERT_LATENT,
+    "ffn_latent_up": R.EXPERT_LATENT,
+    "ssm_f_a": R.CHANNEL_DECAY,
+    "ssm_f_b": R.CHANNEL_DECAY,
+    "ssm_g_a": R.CHANNEL_DECAY,
+    "ssm_g_b": R.CHANNEL_DECAY,
     "ffn_gate_inp_shexp": R.SHARED_ROUTER,
     "ffn_gate_shexp": R.SHARED_GATE,
     "ffn_up_shexp": R.SHARED_UP,
@@ -128,6 +137,12 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "ffn_gate_inp.scale": R.SCALE,
     "ffn_down_exps.scale": R.SCALE,
     "cls": R.CLASSIFIER,
+    "attn_rel_b": R.POSITIONS,
+    "cross_attn_q": R.Q,
+    "cross_attn_k": R.K,
+    "cross_attn_v": R.V,
+    "cross_attn_o": R.O,
+    "attn_o": R.O,
 }
 BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("v.deepstack.", R.PROJECTOR),  # of earlier layers of the tower, into the text's width
@@ -147,6 +162,7 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
 )
 FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a checkpoint becomes -> its own role
     frozenset({R.Q, R.K, R.V}): R.QKV,
+    frozenset({R.K, R.V}): R.QKV,  # one key and value of all heads, beside the queries
     frozenset({R.ATTENTION_GATE, R.Q, R.K, R.V}): R.QKV,
     frozenset({R.QKV, R.ATTENTION_GATE}): R.QKV,
     frozenset({R.EMBEDDING, R.HEAD}): R.EMBEDDING,  # tied, each with a factor of its own
@@ -154,7 +170,7 @@ FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a ch
     frozenset({R.EXPERT_GATE, R.EXPERT_UP}): R.EXPERT_GATE_UP,
     frozenset({R.SHARED_GATE, R.SHARED_UP}): R.SHARED_GATE_UP,
 }
-_BLOCK = re.compile(r"^blk\.\d+\.")
+_BLOCK = re.compile(r"^(?:enc\.|dec\.)?blk\.\d+\.")  # of an encoder-decoder each stack has its own
 _SUFFIX = re.compile(r"\.(?:weight|bias)$")
 
 
