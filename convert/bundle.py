@@ -28,6 +28,7 @@ class Role(StrEnum):
     CARD = "card"
     ADAPTER = "adapter"  # what llama.cpp adds to a model while it runs
     IMATRIX = "imatrix"  # how much each column of a matrix matters, by the tensors of its GGUF file
+    STATISTICS = "statistics"  # what goes into a checkpoint's matrices: a file a layer
     REPORT = "report"
 
 
@@ -50,6 +51,11 @@ class Artifact:
     @property
     def type(self) -> str:
         return self.kind.partition("/")[2]
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its bytes are on a server, and its hash stands for what that says of it."""
+        return self.kind == "streamed"
 
 
 @dataclass(frozen=True)

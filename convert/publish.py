@@ -98,12 +98,13 @@ def _linked(inputs: Mapping[str, Bundle], made: Bundle) -> list[Path]:
 
 
 def _check_unchanged(step: Step, inputs: Mapping[str, Bundle], made: Bundle, memory: HashMemory) -> None:
-    known = {a.path: a.sha256 for bundle in inputs.values() for _, a in bundle.artifacts() if a.sha256}
+    given = [a for bundle in inputs.values() for _, a in bundle.artifacts() if not a.elsewhere]
+    known = {a.path: a.sha256 for a in given if a.sha256}
     now = memory.of(known, Silent())
     changed = [path for path, digest in known.items() if now[path] != digest]
     if not inputs:  # the source: its files are in the key themselves
         kept = [a for _, a in made.artifacts() if not a.path.is_relative_to(partial_folder(step))]
-        changed += [a.path for a in kept if a.sha256 not in step.key_inputs["files"].values()]
+        changed += [a.path for a in kept if not a.elsewhere and a.sha256 not in step.key_inputs["files"].values()]
     if changed:
         got = f"changed while stage '{step.name}' was reading it"
         raise StageError(str(changed[0]), got, "", "let nothing write to the model, then run again")

@@ -132,5 +132,6 @@ def checkpoint(name: str, inputs: Inputs) -> Bundle:
     ((stage, source),) = inputs.items()
     if other := sorted({a.format for a in source.of(Role.WEIGHTS)} - {"safetensors"}):
         remedy = "set `from:` to source, or to a stage that makes a checkpoint"
+        remedy = "leave `stream: true` out: it takes files that are here" if other == ["streamed"] else remedy
         raise InputError(name, f"stage '{stage}' gives {', '.join(other)} weights", "a safetensors checkpoint", remedy)
     return source

@@ -389,21 +389,21 @@ def test_in_a_recipe_it_is_made_once_and_used_by_who_takes_from_it(tmp_path: Pat
 
 
 def test_a_stopped_run_goes_on_at_its_layer(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convert.formats.gguf.calibration import _Gathered
+    from convert.formats.gguf.calibration import Gathered
     from convert.model import resume
 
     monkeypatch.setattr(resume, "SECONDS", 0.0)
     folder, corpus = tiny.tiny_qwen3_moe(tmp_path / "tiny"), Corpus(text, 3, WINDOW, threads=1)
     wanted = calibrate(bundle(folder), corpus, Silent())
-    layers, take = list[str](), _Gathered.take
+    layers, take = list[str](), Gathered.take
 
-    def stops(self: _Gathered, layer: Any, found: Any) -> None:
+    def stops(self: Gathered, layer: Any, found: Any) -> None:
         layers.append(layer.name)
         if len(layers) == 2:
             raise KeyboardInterrupt
         take(self, layer, found)
 
-    monkeypatch.setattr(_Gathered, "take", stops)
+    monkeypatch.setattr(Gathered, "take", stops)
     with pytest.raises(KeyboardInterrupt):
         calibrate(bundle(folder), corpus, Silent(), tmp_path / "state")
     got = calibrate(bundle(folder), corpus, Silent(), tmp_path / "state")

@@ -25,7 +25,6 @@ from convert.architectures._rows import HEAD, INVERSE_FREQUENCIES
 from convert.architectures._window import window_notes
 from convert.gguf_field import Field
 from convert.source import quantized
-from convert.source.model_types import class_of
 
 SILU = ("silu", "swish")
 GELU_TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")  # the formula llama.cpp has for GELU
@@ -122,13 +121,6 @@ def read_decoder(config: Config, graph: Graph) -> Decoder:
         tied=config.flag("tie_word_embeddings", graph.tied),
         notes=(GELU_NOTE,) if activation == "gelu" else (),
     )
-
-
-def headless(config: Config, base_class: str) -> Config:
-    """The config, where it is one of `base_class`, as one of a tied head: llama.cpp takes the embedding for it."""
-    if class_of(config.values) != base_class:
-        return config
-    return Config({**config.values, "tie_word_embeddings": True}, config.where, config.problems, config.spellings)
 
 
 NO_POSITIONS = 1 << 20  # tokens of context, in the file of a model that knows of no positions

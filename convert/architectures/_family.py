@@ -20,7 +20,7 @@ TEXT_GRAPH = "decoder"
 TEXT, EMBEDDINGS, SCORES, ANSWERS = "text", "embeddings", "scores", "text after an encoder's reading"
 """What models give: the next token; a vector of a text; a classifier's outputs; the next token, by two stacks."""
 USUAL_LAYERS = 8  # more than there are dense ones before the first experts
-BLOCK = re.compile(r"^blk\.(\d+)\.")
+BLOCK = re.compile(r"^(?:enc\.|dec\.)?blk\.(\d+)\.")
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,15 @@ MAX_IMAGE = 8192  # pixels a side; clip.cpp, load_hparams
 LLAMA_CPP_MAX_TOKENS = 4096
 
 
-def vision_fields(tower: VisionTower, images: Config) -> list[Field]:
+PROJECTOR_TYPE = "clip.projector_type"
+VISION_PROJECTOR_TYPE = "clip.vision.projector_type"  # where the file may have an encoder of sounds too
+
+
+def vision_fields(tower: VisionTower, images: Config, projector_key: str = PROJECTOR_TYPE) -> list[Field]:
     """The clip.* fields every projector has; `images` is `image_config`'s."""
     return [
         Field.boolean("clip.has_vision_encoder", True),
-        Field.string("clip.projector_type", tower.projector),
+        Field.string(projector_key, tower.projector),
         *(Field.boolean(key, True) for key in ACTIVATIONS[tower.activation]),
         Field.uint32("clip.vision.projection_dim", tower.text_width),
         Field.uint32("clip.vision.image_size", tower.image_size),

@@ -128,6 +128,12 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "ffn_gate_inp.scale": R.SCALE,
     "ffn_down_exps.scale": R.SCALE,
     "cls": R.CLASSIFIER,
+    "attn_rel_b": R.POSITIONS,
+    "cross_attn_q": R.Q,
+    "cross_attn_k": R.K,
+    "cross_attn_v": R.V,
+    "cross_attn_o": R.O,
+    "attn_o": R.O,
 }
 BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
     ("v.deepstack.", R.PROJECTOR),  # of earlier layers of the tower, into the text's width
@@ -147,7 +153,7 @@ BEGINNINGS: tuple[tuple[str, TensorRole], ...] = (  # the first that fits
 )
 FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a checkpoint becomes -> its own role
     frozenset({R.Q, R.K, R.V}): R.QKV,
-    frozenset({R.K, R.V}): R.QKV,
+    frozenset({R.K, R.V}): R.QKV,  # one key and value of all heads, beside the queries
     frozenset({R.ATTENTION_GATE, R.Q, R.K, R.V}): R.QKV,
     frozenset({R.QKV, R.ATTENTION_GATE}): R.QKV,
     frozenset({R.EMBEDDING, R.HEAD}): R.EMBEDDING,  # tied, each with a factor of its own
@@ -155,7 +161,7 @@ FUSED: Mapping[frozenset[TensorRole], TensorRole] = {  # what one tensor of a ch
     frozenset({R.EXPERT_GATE, R.EXPERT_UP}): R.EXPERT_GATE_UP,
     frozenset({R.SHARED_GATE, R.SHARED_UP}): R.SHARED_GATE_UP,
 }
-_BLOCK = re.compile(r"^blk\.\d+\.")
+_BLOCK = re.compile(r"^(?:enc\.|dec\.)?blk\.\d+\.")  # of an encoder-decoder each stack has its own
 _SUFFIX = re.compile(r"\.(?:weight|bias)$")
 
 

@@ -24,7 +24,10 @@ def sparse_layers(decoder: Decoder, experts: Iterable[TensorRule], dense: int) -
 
 
 def dense_layers(config: Config, layers: int, key: str = "first_k_dense_replace", default: int | None = 0) -> int:
-    """How many layers have no experts: the first ones, which mlp_layer_types has to agree with."""
+    """How many layers have no experts: the first ones, which mlp_layer_types has to agree with, or says alone."""
+    kinds = config.values.get("mlp_layer_types")
+    if not config.has(key) and isinstance(kinds, list) and "sparse" in kinds:
+        default = min(kinds.index("sparse"), layers)
     dense = config.size(key, default, most=layers, least=0)
     config.require("mlp_layer_types", ["dense"] * dense + ["sparse"] * (layers - dense), NO_SUCH_LAYERS)
     return dense

@@ -30,8 +30,6 @@ def sliding_layers(config: Config, layers: int, every: int) -> tuple[bool, ...]:
 def require_every(config: Config, layers: int, every: int) -> int:
     """The window, where exactly each `every`-th layer is without one, which is all llama.cpp's graph can do."""
     if sliding_layers(config, layers, every) != tuple((layer + 1) % every > 0 for layer in range(layers)):
-        key = "layer_types" if config.has("layer_types") else "sliding_window_pattern"
-        config.complain(
-            key, config.values.get(config.key(key)), f"full attention in every {every}. layer and in no other"
-        )
+        key = "layer_types" if config.has("layer_types") else config.key("sliding_window_pattern")
+        config.complain(key, config.values.get(key), f"full attention in every {every}. layer and in no other")
     return config.size("sliding_window", most=MAX_CONTEXT)

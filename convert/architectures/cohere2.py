@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from convert.architectures._decoder import Extra, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._config import Config
+from convert.architectures._decoder import Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
-from convert.architectures._graph_spec import GraphSpec, LeftOut
-from convert.architectures._nested import inner_config
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._window import require_every
 from convert.architectures.cohere import ROWS, cohere_fields
@@ -22,15 +22,11 @@ GRAPH = Graph(
     windowed=True,
     tied=True,
 )
-TOWERS = tuple(  # llama.cpp has no projector of its kind
-    LeftOut("", "of the tower or its projector, which are no part of the language model", prefix=prefix)
-    for prefix in ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
-)
 
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    config = inner_config(values).with_defaults(sliding_window=4096)
+    config = Config(values).with_defaults(sliding_window=4096)
     decoder = read_decoder(config, GRAPH)
     config.require("rotary_pct", 1.0, "transformers rotates whole heads whatever it says")
     fields = [
@@ -40,13 +36,12 @@ def text(values: JsonObject) -> GraphSpec:
         Field.uint32("cohere2.vocab_size", decoder.vocab),
         Field.uint32("cohere2.rope.dimension_count", decoder.head_dim),
     ]
-    return decoder_spec(decoder, ROWS, fields, extra=Extra(left_out=TOWERS))
+    return decoder_spec(decoder, ROWS, fields)
 
 
 FAMILY = Family(
     name="cohere2",
     title="Command-R7B, Command-A",
-    classes=("Cohere2ForCausalLM", "Cohere2VisionForConditionalGeneration"),
+    classes=("Cohere2ForCausalLM",),
     text=text,
-    renames=(("language_model.", ""), ("model.language_model.", "model.")),
 )

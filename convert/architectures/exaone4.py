@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from convert.architectures._config import MAX_CONTEXT, Config
-from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
-from convert.architectures._graph_spec import GraphSpec, LeftOut
-from convert.architectures._nested import inner_config
+from convert.architectures._graph_spec import GraphSpec
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM
 from convert.architectures._window import sliding_layers
@@ -18,16 +17,12 @@ from convert.json_types import JsonObject
 
 GRAPH = Graph("exaone4", default_epsilon=1e-5, rotary=Rotary(("linear", "llama3")), square=True, windowed=True)
 NORMS_BEHIND = OLMO_NORMS[2:]
-BESIDE = (
-    LeftOut("", "of the tower, which is no part of the language model", prefix="model.visual."),
-    LeftOut("", "of layers that predict further tokens, which llama.cpp's exaone4 graph has not", prefix="mtp."),
-)
 LAYERS_OF_32B = 64  # only then llama.cpp has windows (models/exaone4.cpp)
 
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    config = inner_config(values)
+    config = Config(values)
     decoder = read_decoder(config, GRAPH)
     config.require("attention_bias", False, "llama.cpp's exaone4 graph has no biases")
     fields = [
@@ -35,8 +30,7 @@ def text(values: JsonObject) -> GraphSpec:
         Field.uint32("exaone4.vocab_size", decoder.vocab),
         *_window_fields(decoder),
     ]
-    rows = (*ENDS, *NORMS_BEHIND, *QK_NORM, *ATTENTION, *MLP)
-    return decoder_spec(decoder, rows, fields, extra=Extra(left_out=BESIDE))
+    return decoder_spec(decoder, (*ENDS, *NORMS_BEHIND, *QK_NORM, *ATTENTION, *MLP), fields)
 
 
 def _window_fields(decoder: Decoder) -> Iterator[Field]:
@@ -55,7 +49,6 @@ def _window_fields(decoder: Decoder) -> Iterator[Field]:
 FAMILY = Family(
     name="exaone4",
     title="EXAONE 4",
-    classes=("Exaone4ForCausalLM", "Exaone4_5_ForConditionalGeneration"),
+    classes=("Exaone4ForCausalLM",),
     text=text,
-    renames=(("model.language_model.", "model."),),
 )

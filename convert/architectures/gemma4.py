@@ -238,7 +238,6 @@ FAMILY = Family(
     title="Gemma 4",
     classes=(
         "Gemma4ForCausalLM",
-        "Gemma4ForConditionalGeneration",
         "Gemma4UnifiedForConditionalGeneration",
     ),
     text=text,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from convert.architectures._config import Config
-from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, headless, read_decoder
-from convert.architectures._family import Family
+from convert.architectures._decoder import Decoder, Graph, decoder_spec, head_size_fields, read_decoder
+from convert.architectures._embedder import without_head
+from convert.architectures._family import EMBEDDINGS, Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, Transform, View
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS, biases
@@ -14,11 +15,12 @@ from convert.gguf_field import Field
 from convert.json_types import JsonObject
 
 GRAPH = Graph("llama", rotary=Rotary(("linear", "yarn", "llama3")))
+EMBEDDERS = ("LlamaModel",)
 
 
 def text(values: JsonObject) -> GraphSpec:
     """The language model. Raises PlanError with every problem of the config."""
-    config = headless(Config(values), "LlamaModel")
+    config = without_head(Config(values), EMBEDDERS)
     decoder = read_decoder(config, GRAPH)
     rows = layer_rows(config)
     fields = [
@@ -66,10 +68,11 @@ FAMILY = Family(
         "MistralForCausalLM",
         "LLaMAForCausalLM",
         "IQuestCoderForCausalLM",
-        "LlamaModel",
         "VLlama3ForCausalLM",
+        *EMBEDDERS,
     ),
     text=text,
+    gives=dict.fromkeys(EMBEDDERS, EMBEDDINGS),
     renames=(("model.text_model.", "model."),),
     tested=("gptq", "onnx"),
 )

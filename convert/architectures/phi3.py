@@ -5,7 +5,7 @@ from __future__ import annotations
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Extra, Graph, decoder_spec, read_decoder
 from convert.architectures._family import Family
-from convert.architectures._graph_spec import GraphSpec, LeftOut, TensorRule
+from convert.architectures._graph_spec import GraphSpec, TensorRule
 from convert.architectures._roles import TensorRole
 from convert.architectures._rope import Rotary, longrope_notes
 from convert.architectures._rows import ENDS, MLP, NORMS, OUTPUT, B, L
@@ -18,10 +18,6 @@ FUSED: tuple[TensorRule, ...] = (
     (f"{L}.mlp.gate_up_proj.weight", f"{B}.ffn_up.weight", ("ffn+ffn", "hidden"), TensorRole.GATE_UP),
 )
 DOWN = MLP[2:]
-TOWERS = tuple(
-    LeftOut("", "of the tower or its projector, which are no part of the language model", prefix=f"model.{name}.")
-    for name in ("vision_tower", "mm_projector")
-)
 
 
 def text(values: JsonObject) -> GraphSpec:
@@ -34,14 +30,15 @@ def text(values: JsonObject) -> GraphSpec:
     if decoder.rope and decoder.rope.kind == "default":
         original = config.size("original_max_position_embeddings", most=MAX_CONTEXT)
         fields.append(Field.uint32("phi3.rope.scaling.original_context_length", original))
-    extra = Extra(notes=longrope_notes(decoder.rope), left_out=TOWERS)
-    return decoder_spec(decoder, (*ENDS, *NORMS, *OUTPUT, *FUSED, *DOWN), fields, extra=extra)
+    return decoder_spec(
+        decoder, (*ENDS, *NORMS, *OUTPUT, *FUSED, *DOWN), fields, extra=Extra(notes=longrope_notes(decoder.rope))
+    )
 
 
 FAMILY = Family(
     name="phi3",
     title="Phi-3, 3.5 and 4",
-    classes=("Phi3ForCausalLM", "Phi4ForCausalLMV"),
+    classes=("Phi3ForCausalLM",),
     text=text,
     tested=("gptq", "awq", "onnx"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from pydantic import Field
 
 from convert.calibration import mix
 from convert.calibration.rows import Description
+from convert.errors import InputError
+from convert.json_types import JsonObject
 from convert.options import Options, RecipePath
 
 
@@ -53,3 +56,49 @@ class Calibration(Options):
     def versions(self) -> Mapping[str, str]:
         """What a key has to hold beside the files: what the default mix says, where that is read."""
         return {} if self.files else {mix.NAME: mix.sha256()}
+
+    @property
+    def reads(self) -> list[Path]:
+        """The files that there are, and the screenshots they name."""
+        from validate import vision
+
+        files = list(self.files.values())
+        if self.screens is not None and self.screens.is_file():
+            with contextlib.suppress(ValueError, OSError):  # check_files says what is wrong with it
+                files += [task.image for task in vision.read_clicks(self.screens)]
+        return [path for path in dict.fromkeys(files) if path.is_file()]
+
+    @property
+    def source_name(self) -> str:
+        """What is read, in a word."""
+        return ", ".join(path.name for path in self.files.values()) or f"{mix.NAME} {mix.sha256()[:8]}"
+
+
+def check_files(where: str, calibration: Calibration) -> None:
+    """Raise InputError for a file that is missing, or is not what it is named as."""
+    from convert.calibration.rows import MAX_TEXT_BYTES, read_conversations
+    from convert.source.companions import read_text
+    from validate import vision
+
+    for path in calibration.files.values():
+        if not path.is_file():
+            raise InputError(where, f"no file {path}", "", "paths are relative to the recipe")
+    if calibration.text and not read_text(calibration.text, MAX_TEXT_BYTES).strip():
+        raise InputError(str(calibration.text), "is empty", "a text")
+    if calibration.chat and not read_conversations(calibration.chat):
+        raise InputError(str(calibration.chat), "is empty", "conversations")
+    if calibration.screens:
+        try:
+            vision.read_clicks(calibration.screens)
+        except ValueError as error:
+            raise InputError(where, str(error)) from None
+
+
+def check_fit(where: str, calibration: Calibration, config: JsonObject, has_vision: bool) -> None:
+    """Raise InputError for rows that a model with this config cannot take."""
+    if calibration.screens and not has_vision:
+        raise InputError(where, "calibration: screens for a model that takes no images", "text or chat")
+    text = config.get("text_config")
+    longest = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    if isinstance(longest, int) and calibration.length > longest:
+        raise InputError(where, f"length: {calibration.length}", f"at most the model's {longest} positions")

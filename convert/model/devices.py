@@ -8,7 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -85,6 +85,11 @@ class Ahead:
     inner: Loader
     _pool: concurrent.futures.Executor = field(default_factory=lambda: concurrent.futures.ThreadPoolExecutor(1))
     _next: tuple[str, concurrent.futures.Future[_Entered]] | None = None
+
+    @property
+    def targets(self) -> Mapping[str, str]:
+        """Those of who reads them."""
+        return self.inner.targets
 
     def load(self, module: str) -> None:
         """What is the module's own, for good."""

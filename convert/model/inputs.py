@@ -87,6 +87,23 @@ class Inputs:
                 total[end:, start:end] = total[start:end, end:].T
         return total
 
+    def stripes(self, expert: int = 0) -> Tensor:
+        """float32 (values,): what was summed of X^T X, GRAM_COLUMNS rows at a time, each from the diagonal on."""
+        total = self._gram.get(expert)
+        if total is None:
+            return torch.zeros(0)
+        starts = range(0, self.columns, GRAM_COLUMNS)
+        return torch.cat([total[at : at + GRAM_COLUMNS, at:].reshape(-1) for at in starts])
+
+    def set_stripes(self, values: Tensor, expert: int = 0) -> None:
+        """Take back what `stripes` gave."""
+        total, done = torch.zeros(self.columns, self.columns), 0
+        for at in range(0, self.columns, GRAM_COLUMNS):
+            rows, columns = min(GRAM_COLUMNS, self.columns - at), self.columns - at
+            total[at : at + rows, at:] = values[done : done + rows * columns].view(rows, columns)
+            done += rows * columns
+        self._gram[expert] = total
+
     def to(self, device: torch.device) -> None:
         """Take all sums to a device; the counts stay here."""
         if self.squares.device != device:
@@ -105,7 +122,7 @@ class GatherInputs:
 
     `on_layer(layer, inputs)` is called when every pass went through a layer, its weights still there. Matrices that
     are given the same tensor share one Inputs. `wanted` says of a layer whether to look at it, `grams` of a parameter's
-    name whether its Gram matrix is kept.
+    name whether its Gram matrix is kept. `norms` are those of that layer: matrix -> the weight of the norm in front.
     """
 
     def __init__(
@@ -114,8 +131,11 @@ class GatherInputs:
         on_layer: Callable[[Layer, Mapping[str, Inputs]], None],
         wanted: Callable[[Layer], bool] = lambda layer: layer.in_list,
         grams: Callable[[str], bool] = lambda name: False,
+        all_experts: bool = False,
     ) -> None:
         self._model, self._on_layer, self._wanted, self._grams = model, on_layer, wanted, grams
+        self._all_experts = all_experts
+        self.norms: Mapping[str, str] = {}
 
     def visit(self, layer: Layer, calls: Sequence[Call]) -> Iterator[Output]:
         """The output of each call, in order."""
@@ -125,7 +145,7 @@ class GatherInputs:
                     output = call.run()
                 yield output
             return
-        listening = Listening(layer, self._grams)
+        listening = Listening(layer, self._grams, self._all_experts)
         for call in calls:
             with torch.inference_mode(), listening.open(self._model.model):
                 output = call.run()
@@ -133,6 +153,7 @@ class GatherInputs:
             del output
         for inputs in listening.found.values():
             inputs.to(torch.device("cpu"))
+        self.norms = listening.norms
         self._on_layer(layer, listening.found)
 
 

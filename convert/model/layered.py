@@ -74,6 +74,10 @@ class Through:
 class Loader(Protocol):
     """Who brings a module's weights."""
 
+    @property
+    def targets(self) -> Mapping[str, str]:
+        """Tensor of the checkpoint -> the parameter that takes it; none where that is not known."""
+
     def load(self, module: str) -> None:
         """What is the module's own, not its children's, for good."""
 
@@ -92,6 +96,11 @@ class Loaded:
     """The weights of a model that is in memory as a whole."""
 
     model: PreTrainedModel
+
+    @property
+    def targets(self) -> Mapping[str, str]:
+        """Not known: transformers loaded it."""
+        return {}
 
     def load(self, module: str) -> None:
         """It is there."""
@@ -223,6 +232,11 @@ class Layered:
                 return output
 
         return forward
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        """Parameter of the model -> the tensor of the checkpoint that it is, one of those that are put together."""
+        return {parameter: name for name, parameter in self.weights.targets.items()}
 
     def decoder_layers(self) -> list[Layer]:
         """The layers of the text, in their order; none where the decoder has more than one list."""

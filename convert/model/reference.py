@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from validate.runtimes.transformers import TransformersSession
 
 
+NOT_THE_MODELS = (Role.CARD, Role.REPORT, Role.IMATRIX, Role.STATISTICS)
+
+
 @dataclass(frozen=True)
 class How:
     """How the source computes: in which type, and whether one layer at a time; None where memory decides."""
@@ -94,7 +97,7 @@ def _session(folder: Path, threads: int | None, trust_remote_code: bool, how: Ho
 def link_files(source: Bundle, folder: Path, code: bool) -> None:
     """Links in `folder` to the bundle's files, as they lie beside its config; with `code`, to Python files too."""
     home = next(iter(source.of(Role.CONFIG))).path.parent
-    wanted = [a.path for role, a in source.artifacts() if role not in (Role.CARD, Role.REPORT, Role.IMATRIX)]
+    wanted = [a.path for role, a in source.artifacts() if role not in NOT_THE_MODELS]
     shard_folders = {a.path.parent for a in source.of(Role.WEIGHTS)}
     for shard_folder in (home, *sorted(shard_folders - {home})):  # the source's own output has a better index
         wanted += shard_folder.glob("*.safetensors.index.json")

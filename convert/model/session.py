@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from validate.runtimes._optional import optional
 from validate.runtimes.transformers import TransformersSession
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from convert.model.layered import Layered, Visitor
@@ -84,6 +85,12 @@ class LayeredSession(TransformersSession):
             on_call = _shares(sizes, sum(layer.in_list for layer in self.layered.layers), advance)
             self.layered.resume = replace(self.resume, statistics=statistics) if self.resume and statistics else None
             for _ in self.layered.run(rows, visitor(self.layered), on_call, head=False):
+                pass
+
+    def put_through(self, inputs: Sequence[Mapping[str, Tensor]], visitor: Callable[[Layered], Visitor]) -> None:
+        """Put whatever the model takes through every layer below the head, each layer shown to the visitor."""
+        with self._running():
+            for _ in self.layered.run(inputs, visitor(self.layered), head=False):
                 pass
 
     @property

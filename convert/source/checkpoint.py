@@ -18,6 +18,7 @@ from convert.json_types import JsonDict, JsonObject
 from convert.source import pickle_scan, quantized, unpack
 from convert.source.model_types import class_of, gives_scores
 from convert.source.names import kept_name, refuse_unmerged
+from convert.source.remote import RemoteBytes, remote_of
 from convert.source.safetensors import Entry, Header, MappedFile, read_header
 from convert.source.untrusted import check_bare, inside, listed, read_object, shown
 
@@ -238,6 +239,14 @@ def layout(folder: Path) -> Layout:
     return found[0] if found else SAFETENSORS
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether `folder` has files that are named as a checkpoint's weights."""
+    present = _present(folder)
+    return any(
+        {kind.single, kind.index} & set(present) or any(map(kind.count, present)) for kind in (SAFETENSORS, PICKLES)
+    )
+
+
 def weight_files(folder: Path, kind: Layout = SAFETENSORS) -> tuple[list[Path], dict[str, str]]:
     """The files that hold the model, in order, and the index (tensor name -> file name; empty if there is none).
 
@@ -331,7 +340,7 @@ def _tensors(files: Sequence[Path], scores: bool = False, words: JsonObject | No
     tensors: dict[str, LazyTensor] = {}
     for path in files:
         header = read_header(path)
-        mapped = MappedFile(header)
+        mapped = _bytes_of(path, header)
         refuse_unmerged(str(path), (entry.name for entry in header.entries))
         for entry in model_entries(header, scores):
             if entry.name in tensors:
@@ -352,7 +361,7 @@ def model_entries(header: Header, scores: bool = False) -> Iterator[Entry]:
             yield entry if kept == entry.name else replace(entry, name=kept)
 
 
-def _lazy(path: Path, mapped: MappedFile, entry: Entry, known: Mapping[str, np.dtype]) -> LazyTensor:
+def _lazy(path: Path, mapped: MappedFile | RemoteBytes, entry: Entry, known: Mapping[str, np.dtype]) -> LazyTensor:
     storage = known.get(entry.dtype)
     if storage is None:
         raise InputError(
@@ -362,4 +371,11 @@ def _lazy(path: Path, mapped: MappedFile, entry: Entry, known: Mapping[str, np.d
             "use the model's 16-bit checkpoint",
         )
     load, release = partial(mapped.view, entry, storage), partial(mapped.release, entry)
-    return LazyTensor(entry.name, entry.shape, entry.dtype, load, path.name, release)
+    rows = partial(mapped.rows, entry, storage) if isinstance(mapped, RemoteBytes) and entry.shape else None
+    return LazyTensor(entry.name, entry.shape, entry.dtype, load, path.name, release, rows)
+
+
+def _bytes_of(path: Path, header: Header) -> MappedFile | RemoteBytes:
+    """The file's bytes: mapped, or on a server where only its header is here."""
+    elsewhere = remote_of(path)
+    return MappedFile(header) if elsewhere is None else RemoteBytes(elsewhere)

@@ -25,6 +25,7 @@ from convert.source.checkpoint import CLASSES, CONFIG_NAME, MAX_CONFIG_BYTES, PI
 from convert.source.companions import TOKENIZER_BYTES
 from convert.source.model_types import gives_scores
 from convert.source.names import kept_name, name_notes
+from convert.source.remote import remote_of
 from convert.source.rewrite import write_config
 from convert.source.safetensors import Entry, Header, MappedFile, read_header, write
 from convert.source.untrusted import decoded, inside, is_plain, listed, read_bytes, read_object
@@ -98,7 +99,7 @@ def refusal(folder: Path, card: JsonObject) -> Problem | None:
 def mend(bundle: Bundle, folder: Path, out: Path, progress: Progress) -> Bundle:
     """The bundle of the checkpoint in `folder` with all that is odd in it put right in `out`."""
     weights = bundle.of(Role.WEIGHTS)
-    headers = [read_header(a.path) for a in weights if a.path.is_relative_to(folder)]
+    headers = [read_header(a.path) for a in weights if a.path.is_relative_to(folder) and remote_of(a.path) is None]
     scores = gives_scores(checkpoint.read_config(folder))
     odd = [header for header in headers if any(kept_name(e.name, scores) != e.name for e in header.entries)]
     texts = [(role, a) for role, a in bundle.artifacts() if role not in (Role.WEIGHTS, Role.CARD)]

@@ -139,7 +139,8 @@ class _Making:
         steps = tuple(self.steps.get(name, ()))
         if not steps and tensor.rows is None:
             return tensor
-        dtype = self.half if tensor.rows is not None else tensor.dtype  # what was quantized is 16 bits in the model
+        whole = tensor.rows is not None and tensor.dtype == "F32"
+        dtype = self.half if whole else tensor.dtype  # what was quantized is 16 bits in the model
 
         def rows(start: int, stop: int) -> np.ndarray:
             return _stored(_through(_floats(tensor, start, stop), steps, start, stop), dtype)

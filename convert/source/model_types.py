@@ -24,6 +24,8 @@ CLASS_OF: Mapping[str, str] = {
     "deepseek_v3": "DeepseekV3ForCausalLM",
     "deepseek_v32": "DeepseekV32ForCausalLM",
     "dots1": "Dots1ForCausalLM",
+    "dots3_note": "Dots3NoteForCausalLM",
+    "dots3_note_text": "Dots3NoteForCausalLM",
     "ernie4_5": "Ernie4_5ForCausalLM",
     "ernie4_5_moe": "Ernie4_5_MoeForCausalLM",
     "exaone4": "Exaone4ForCausalLM",

@@ -5,9 +5,10 @@ Planned from headers, written by the source stage as safetensors; everything aft
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 
 from convert.bundle import Artifact, Bundle, Pending, Role
 from convert.json_types import JsonObject
@@ -70,8 +71,36 @@ def with_adapters(folder: Path, adapters: Sequence[tuple[Path, float]]) -> Remad
     return Remade(found.tensors, found.config, notes, own, (*files, *(p for paths in own.values() for p in paths)))
 
 
+def shards_of(folder: Path) -> list[Path]:
+    """The files of a trainer's ranks, where `folder` has no other weights; else nothing."""
+    return [path for reader, home in _trainer(folder) for path in reader.files_of(home)]
+
+
+def _trainer(folder: Path) -> Iterator[tuple[ModuleType, Path]]:
+    """Whose shards they are, and where."""
+    from convert.source import distcp, zero
+
+    if not folder.is_dir() or checkpoint.has_weights(folder):
+        return
+    for reader in (distcp, zero):
+        if home := reader.home_of(folder):
+            yield reader, home
+            return
+
+
+def gathered(folder: Path) -> Remade | None:
+    """The checkpoint of a trainer's shards; None where `folder` has none, or other weights. Raises InputError."""
+    for reader, home in _trainer(folder):
+        tensors = reader.tensors_of(home)
+        note = f"the weights are gathered from {len(reader.files_of(home))} files of a training in {home}"
+        return Remade(tensors, checkpoint.read_config(folder), (note,))
+    return None
+
+
 def base_of(folder: Path) -> checkpoint.Checkpoint:
-    """The checkpoint in `folder`, of safetensors or of pickles, whose tensors are mapped where their format allows."""
+    """The checkpoint in `folder`, of safetensors, pickles or a trainer's shards, mapped where their format allows."""
+    if found := gathered(folder):
+        return checkpoint.Checkpoint(folder, found.config, found.tensors)
     if checkpoint.layout(folder) is not PICKLES:
         return checkpoint.open_checkpoint(folder)
     from convert.source.pickled import lazy_tensors

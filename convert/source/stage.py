@@ -20,12 +20,13 @@ from convert.bundle import Artifact, Bundle, Model, Role
 from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.options import Options, RecipePath
-from convert.progress import Progress
-from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled, remake
+from convert.progress import Progress, Silent
+from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled, remake, streamed
 from convert.source.card import read_card
 from convert.source.checkpoint import PICKLES
 from convert.source.model_types import gives_scores
 from convert.source.remake import Remade, artifact
+from convert.source.remote import LIST, remote_of
 from convert.source.untrusted import inside
 from convert.stage import Inputs, Stage
 
@@ -72,6 +73,10 @@ class SourceOptions(Options):
         max_length=200,
         description="commit, tag or branch of the hub model; pin a commit, main moves",
     )
+    stream: bool = Field(
+        False,
+        description="read the hub model's weights from there while they are converted to GGUF, and keep none",
+    )
     name: Name | None = Field(
         None, description="the model's name in file names; the hub's or the folder's when left out"
     )
@@ -95,6 +100,8 @@ class SourceOptions(Options):
             raise ValueError("name the model by `path` (a folder) or by `hub` (org/name), one of them")
         if self.revision is not None and self.hub is None:
             raise ValueError("`revision` belongs to `hub`; a folder has none")
+        if self.stream and self.hub is None:
+            raise ValueError("`stream` belongs to `hub`; a folder is here already")
         return self
 
     @property
@@ -106,7 +113,7 @@ class SourceOptions(Options):
 
 def remade(options: SourceOptions, folder: Path) -> Remade | None:
     """The checkpoint that this stage will write; None where it takes the files as they are. Raises InputError."""
-    return remake.with_adapters(folder, options.adapters) if options.adapters else None
+    return remake.with_adapters(folder, options.adapters) if options.adapters else remake.gathered(folder)
 
 
 def locate(options: SourceOptions, *, download: bool, progress: Progress) -> Path | None:
@@ -117,6 +124,10 @@ def locate(options: SourceOptions, *, download: bool, progress: Progress) -> Pat
     if options.hub is None:
         return options.path
     revision = options.revision or hub.DEFAULT_REVISION
+    if options.stream:
+        return (
+            streamed.prepare(options.hub, revision, progress) if download else streamed.prepared(options.hub, revision)
+        )
     if not download:
         return hub.cached(options.hub, revision)
     return hub.locate(options.hub, revision, download=True, progress=progress)
@@ -143,8 +154,6 @@ def _gguf_bundle(options: SourceOptions, path: Path) -> Bundle:
 
 
 def _here(options: SourceOptions) -> Path | None:
-    from convert.progress import Silent
-
     folder = locate(options, download=False, progress=Silent())
     return folder.absolute() if folder is not None else None
 
@@ -160,7 +169,23 @@ def _companions(folder: Path) -> dict[Role, tuple[Path, ...]]:
     return found
 
 
+def _weights(folder: Path) -> list[Path]:
+    """The files that hold the weights, and their index. Raises InputError."""
+    if shards := remake.shards_of(folder):
+        return shards
+    if (folder / LIST).is_file():
+        return [folder / LIST]  # what stands for weights elsewhere
+    kind = checkpoint.layout(folder)
+    files, index = checkpoint.weight_files(folder, kind)
+    return [*files, *([folder / kind.index] if index else [])]
+
+
 def _check_weights(folder: Path) -> None:
+    if remake.shards_of(folder):
+        if importlib.util.find_spec("torch") is None:
+            raise InputError(str(folder), "has a trainer's shards", "torch to read them", install_command("pickle"))
+        remake.gathered(folder)
+        return
     kind = checkpoint.layout(folder)
     if kind is not PICKLES:
         checkpoint.open_tensors(folder, gives_scores(checkpoint.read_config(folder)))
@@ -197,6 +222,14 @@ def _remake_notes(options: SourceOptions, folder: Path | None) -> tuple[str, ...
         found = remade(options, folder) if folder is not None and folder.is_dir() else None
         return found.notes if found else ()
     return ()
+
+
+def _stored(path: Path) -> Artifact:
+    """A file of the weights; one whose bytes are elsewhere is known by its address and ETag."""
+    elsewhere = remote_of(path)
+    if elsewhere is None:
+        return artifact(path)
+    return Artifact("streamed", path, elsewhere.size, streamed.identity(elsewhere))
 
 
 def _model(options: SourceOptions, folder: Path | None) -> Model:
@@ -240,9 +273,9 @@ class SourceStage(Stage[SourceOptions]):
         if options.hub is None:
             return []
         revision = options.revision or hub.DEFAULT_REVISION
-        found = hub.cached(options.hub, revision)
-        said = []
-        if found is None:
+        found = locate(options, download=False, progress=Silent())
+        said = ["the weights stay on the hub: they are read from there while they are converted"] * options.stream
+        if found is None and not options.stream:
             place = f"{options.hub} at {revision} is not in {hub.cache_folder()}"
             said.append(f"{place}; a run downloads it first, sizes and checks follow then")
         if not hub.COMMIT.fullmatch(revision):
@@ -257,11 +290,9 @@ class SourceStage(Stage[SourceOptions]):
         folder = _here(options)
         if folder is None:
             return []
-        kind = checkpoint.layout(folder)
-        files, index = checkpoint.weight_files(folder, kind)
         beside = [path for paths in _companions(folder).values() for path in paths]
         made = remade(options, folder)
-        return [*files, *([folder / kind.index] if index else []), *beside, *(made.reads if made else ())]
+        return [*_weights(folder), *beside, *(made.reads if made else ())]
 
     def check(self, options: SourceOptions, inputs: Inputs) -> list[Problem]:
         """What is wrong with the checkpoint, by its headers; nothing for a hub model that is not downloaded yet."""
@@ -288,12 +319,12 @@ class SourceStage(Stage[SourceOptions]):
         if folder is None:
             return Bundle(_model(options, None))
         roles = {role: tuple(artifact(path) for path in paths) for role, paths in _companions(folder).items()}
+        if (made := remade(options, folder)) is not None:
+            return made.forecast(Bundle(_model(options, folder), roles))
         kind = checkpoint.layout(folder)
         files, _ = checkpoint.weight_files(folder, kind)
-        weights = pickled.forecast(files) if kind is PICKLES else tuple(artifact(path) for path in files)
-        bundle = Bundle(_model(options, folder), {Role.WEIGHTS: weights, **roles})
-        made = remade(options, folder)
-        return bundle if made is None else made.forecast(bundle)
+        weights = pickled.forecast(files) if kind is PICKLES else tuple(map(_stored, files))
+        return Bundle(_model(options, folder), {Role.WEIGHTS: weights, **roles})
 
     def run(self, options: SourceOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The checkpoint's bundle; pickled weights become safetensors in `out`. Files left in place have no hash."""
@@ -301,8 +332,8 @@ class SourceStage(Stage[SourceOptions]):
             return _gguf_bundle(options, path)
         folder = locate(options, download=True, progress=progress)
         if folder is not None and (made := remade(options, folder.absolute())):
-            plain = self.forecast(options.model_copy(update={"adapter": None}), inputs)
-            return made.write(plain, folder.absolute(), out, progress)
+            roles = {role: tuple(map(artifact, paths)) for role, paths in _companions(folder.absolute()).items()}
+            return made.write(Bundle(_model(options, folder), roles), folder.absolute(), out, progress)
         bundle = self.forecast(options, inputs)
         if folder is None:
             return bundle

@@ -107,7 +107,7 @@ def _measurement_key(row: Output, bundle: Bundle, runtime: Runtime | None, refer
     """All that decides what is measured of an output but the questions; empty where a file's content is not known."""
     from validate import provenance
 
-    apart = (Role.WEIGHTS, Role.PROJECTOR, Role.CARD, Role.REPORT, Role.IMATRIX)
+    apart = (Role.WEIGHTS, Role.PROJECTOR, Role.CARD, Role.REPORT, Role.IMATRIX, Role.STATISTICS)
     files = [*row.files, *(a for role, a in bundle.artifacts() if role not in apart)]
     if runtime is None or not all(file.sha256 for file in files):
         return ""
@@ -322,6 +322,9 @@ class ValidateStage(Stage[ValidateOptions]):
                 "leave `validate` out, or judge the files by `convert validate --candidate FILE --reference FOLDER`"
             )
             return [Problem("validate", got, "a checkpoint as the source", remedy)]
+        if any(artifact.elsewhere for artifact in inputs[SOURCE].of(Role.WEIGHTS)):
+            got = "the source's weights are read from the hub as they are converted, and the reference needs them here"
+            return [Problem("validate", got, "", "leave `stream: true` out, or `validate`")]
         also_on = second_runtimes(options)
         rows = outputs(inputs, also_on)
         problems = [*check_all(options, inputs[SOURCE], rows), *check_given(options, inputs[SOURCE])]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -152,13 +152,49 @@ def build(
     `drawn_as` is transformers' class whose parameters it has, where that of the config is none of transformers'.
     Every tensor is drawn around 0, those called norm or ln_… .weight around 1; then `scales`.
     """
+    _write_words(folder, words, config)
+    tiny.write_weights(folder, draw(folder, hub, scales, drawn_as=drawn_as), 1)
+    return folder
+
+
+def write(folder: Path, words: Words, config: Mapping[str, Any], tensors: Tensors) -> Path:
+    """As `build`, of these tensors: for classes that transformers does not have."""
+    _write_words(folder, words, config)
+    tiny.write_weights(folder, tensors, 1)
+    return folder
+
+
+def drawn(
+    shapes: Mapping[str, tuple[int, ...]],
+    norms: Iterable[str],
+    biased: Callable[[str], bool] | None,
+    scales: Mapping[str, float],
+    ending: str = ".weight",
+) -> Tensors:
+    """Weights of these modules and shapes, a bias beside each that is `biased`; norms are as wide as the last axis."""
+    import torch
+
+    generator = torch.Generator().manual_seed(len(shapes))
+    made: Tensors = {}
+    for name, shape in shapes.items():
+        values = torch.empty(shape).normal_(0.0, 0.05, generator=generator)
+        made[name + ending] = values * _factor(name + ending, scales)
+        if biased is not None and biased(name):
+            made[f"{name}.bias"] = torch.empty(shape[0]).normal_(0.0, 0.05, generator=generator)
+    width = next(iter(shapes.values()))[-1]
+    for name in norms:
+        made[f"{name}.weight"] = 1 + torch.empty(width).normal_(0.0, 0.05, generator=generator)
+        made[f"{name}.bias"] = torch.empty(width).normal_(0.0, 0.05, generator=generator)
+    return made
+
+
+def _write_words(folder: Path, words: Words, config: Mapping[str, Any]) -> None:
+    """The tokenizer and config.json."""
     tiny._save_tokenizer(folder, words.tokenizer(), dict(words.tokenizer_config))
     if words.sentencepiece:
         (folder / "tokenizer.model").write_bytes(tokenizer_model(json.loads(words.tokenizer())))
     whole = {"torch_dtype": "bfloat16", "vocab_size": words.vocab, **words.config, **config}
     (folder / "config.json").write_text(json.dumps(whole, indent=2))
-    tiny.write_weights(folder, draw(folder, hub, scales, drawn_as=drawn_as), 1)
-    return folder
 
 
 def tokenizer_model(tokenizer: Mapping[str, Any]) -> bytes:

@@ -36,7 +36,7 @@ def wordpiece(size: int = 384) -> str:
 
 
 @cache
-def sentencepiece_unigram(size: int = 380) -> bytes:
+def sentencepiece_unigram(size: int = 380, **ids: int) -> bytes:
     """A sentencepiece model of a unigram, with the normalization rules of most."""
     import sentencepiece
 
@@ -49,6 +49,7 @@ def sentencepiece_unigram(size: int = 380) -> bytes:
         character_coverage=1.0,
         minloglevel=2,
         num_threads=1,
+        **ids,
     )
     return model.getvalue()
 
@@ -187,4 +188,25 @@ MODERN_BERT = Words(
     modern_bert,
     {"tokenizer_class": "PreTrainedTokenizerFast", **PLAIN, **BERT_NAMES},
     {"cls_token_id": 380, "sep_token_id": 381, "pad_token_id": 382, "bos_token_id": 380, "eos_token_id": 381},
+)
+
+
+@cache
+def t5_model() -> bytes:
+    """A sentencepiece model as T5's: padding, end and unknown first, nothing in front of a text."""
+    return sentencepiece_unigram(380, pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+
+
+@cache
+def t5() -> str:
+    """tokenizer.json of the same pieces, </s> behind a text."""
+    pieces, rules = _pieces(t5_model())
+    return json.dumps(_unigram(list(map(list, pieces)), rules, unknown=2, special=("<pad>", "</s>", "<unk>")), indent=1)
+
+
+T5 = Words(
+    384,
+    t5,
+    {"tokenizer_class": "T5Tokenizer", **PLAIN, **_named(eos="</s>", unk="<unk>", pad="<pad>"), "extra_ids": 0},
+    {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
 )

@@ -41,6 +41,7 @@ class Case:
     no_logits: str = ""  # why nothing computes the source, or llama.cpp not the file: its bytes are the proof
     writes: bool = True  # text: else what is compared are vectors of tokens, and an embedding or scores
     no_scores: str = ""  # why llama.cpp's scores are not transformers'
+    computed: Callable[[Path, Sequence[int]], np.ndarray] | None = None  # (folder, tokens) -> vectors, else
     scored: Callable[[Path, np.ndarray], np.ndarray] | None = None  # (folder, vectors of tokens) -> its scores, then
     image: tuple[int, int] | None = None  # height and width of an image whose embeddings are compared too
     sound: float = 0.0  # seconds of a sound whose embeddings are compared too
@@ -78,7 +79,7 @@ def families() -> dict[str, list[Case]]:
     return found
 
 
-IMAGES_NOT_KNOWN = frozenset({"janus", "lfm2_vl", "lighton_ocr", "paddleocr"})
+IMAGES_NOT_KNOWN = frozenset({"gemma4_vision", "janus", "lfm2_vl", "lighton_ocr", "paddleocr"})
 """Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 

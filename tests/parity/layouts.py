@@ -7,22 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.fixtures_gguf import edit_weights
-from tests.parity.build import Layout, Tensors, published
-
-
-def renamed(*renames: tuple[str, str]) -> Layout:
-    """The tensors with pieces of their names replaced, one after the other."""
-
-    def layout(tensors: Tensors) -> Tensors:
-        return {_replaced(name, renames): values for name, values in tensors.items()}
-
-    return layout
-
-
-def _replaced(name: str, renames: tuple[tuple[str, str], ...]) -> str:
-    for old, new in renames:
-        name = name.replace(old, new)
-    return name
+from tests.parity.build import Tensors, published, renamed
 
 
 def of_layer(tensors: Tensors, layer: int, prefix: str = "model.layers") -> Tensors:

@@ -33,6 +33,7 @@ ALLOWED: tuple[tuple[str, str, str], ...] = (  # metadata key, whose it is, why 
     (r"tokenizer\.ggml\.(add_space_prefix|remove_extra_whitespaces)", BOTH, "what the tokenizer says, not a default"),
     (r"tokenizer\.ggml\.cls_token_id", OURS, "the token before a text; upstream's writer has no word for it"),
     (r"tokenizer\.ggml\.normalizer\.strip_accents", OURS, "stated; the tokenizer leaves it to its small letters"),
+    (r"tokenizer\.ggml\.add_(bos|eos)_token", OURS, "stated; upstream says it where a post-processor has both"),
     (r"tokenizer\.ggml\.add_sep_token", THEIRS, "llama.cpp's default for these kinds"),
     (r"tokenizer\.ggml\.(scores|token_type)", BOTH, "those of the tokenizer.model that tokenizer.json was made from"),
     (r".*\.pooling_type", OURS, "what a classifier gives are scores; upstream leaves it to `--pooling rank`"),

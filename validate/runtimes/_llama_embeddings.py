@@ -52,9 +52,7 @@ class Embedder:
     def answer_logits(self, tokens: Sequence[int], answer: Sequence[int], vocab: int) -> np.ndarray:
         """float32 (token of the answer, vocab) of an encoder-decoder that has read `tokens`."""
         self._make(max(len(tokens), len(answer)), NO_POOLING, embeddings=False)
-        places = [(token, position, 0, True) for position, token in enumerate(tokens)]
-        if api.decode(self._context, places, encode=True):
-            raise self._log.failure(f"could not encode {len(tokens)} tokens")
+        self._decode(tokens, encode=True)
         self._decode(answer)
         return np.stack(
             [self._array(self._lib.llama_get_logits_ith(self._context, i), vocab) for i in range(len(answer))]
@@ -72,10 +70,12 @@ class Embedder:
         if self._made[0] < len(tokens) or self._made[1] != pooling:
             self._make(len(tokens), pooling)
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
-        self._decode(tokens)
+        alone = self._lib.llama_model_has_encoder(self._model) and not self._lib.llama_model_has_decoder(self._model)
+        self._decode(tokens, encode=alone)
 
-    def _decode(self, tokens: Sequence[int]) -> None:
-        if api.decode(self._context, [(token, position, 0, True) for position, token in enumerate(tokens)]):
+    def _decode(self, tokens: Sequence[int], encode: bool = False) -> None:
+        places = [(token, position, 0, True) for position, token in enumerate(tokens)]
+        if api.decode(self._context, places, encode=encode):
             raise self._log.failure(f"could not read {len(tokens)} tokens")
 
     def _make(self, tokens: int, pooling: int, embeddings: bool = True) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -13,11 +12,12 @@ from pydantic import Field
 
 from convert.bundle import Bundle, Role
 from convert.calibration import mix
-from convert.calibration.options import Calibration
-from convert.errors import InputError
+from convert.calibration.options import Calibration, check_files, check_fit
+from convert.errors import Problem
 from convert.formats.compressed.folder_stage import CompressedStage, Job, SchemeOptions, finished, job, run_child
 from convert.json_types import JsonDict
 from convert.model.memory_needs import Passes, reference_needs
+from convert.model.statistics import Statistics, has_grams
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.stage import Inputs, only
@@ -42,7 +42,9 @@ class CalibratedOptions(SchemeOptions):
     )
 
     sequential: bool = Field(
-        default=True, description="make each layer for what the quantized layers before it give, not the source's"
+        default=True,
+        description="make each layer for what the quantized layers before it give, not the source's; from the "
+        "statistics of a calibration stage always the source's",
     )
     calibrate_all_experts: bool = Field(
         default=False, description="measure every expert on every token, also on those that the router sends elsewhere"
@@ -67,43 +69,14 @@ def _arithmetic_bytes(rows: int, columns: int) -> int:
     return int(4 * (GRAMS * columns**2 + COPIES * together * rows * columns))
 
 
-def _check_files(where: str, calibration: Calibration) -> None:
-    """Raise InputError for a file that is missing, or is not what it is named as."""
-    from convert.calibration.rows import MAX_TEXT_BYTES, read_conversations
-    from convert.source.companions import read_text
-    from validate import vision
-
-    for path in calibration.files.values():
-        if not path.is_file():
-            raise InputError(where, f"no file {path}", "", "paths are relative to the recipe")
-    if calibration.text and not read_text(calibration.text, MAX_TEXT_BYTES).strip():
-        raise InputError(str(calibration.text), "is empty", "a text")
-    if calibration.chat and not read_conversations(calibration.chat):
-        raise InputError(str(calibration.chat), "is empty", "conversations")
-    if calibration.screens:
-        try:
-            vision.read_clicks(calibration.screens)
-        except ValueError as error:
-            raise InputError(where, str(error)) from None
-
-
-def _check_fit(where: str, calibration: Calibration, layout: Layout) -> None:
-    """Raise InputError for rows the model cannot take."""
-    config = layout.checkpoint.config
-    if calibration.screens and not layout.has_vision:
-        raise InputError(where, "calibration: screens for a model that takes no images", "text or chat")
-    text = config.get("text_config")
-    longest = (text if isinstance(text, dict) else config).get("max_position_embeddings")
-    if isinstance(longest, int) and calibration.length > longest:
-        raise InputError(where, f"length: {calibration.length}", f"at most the model's {longest} positions")
-
-
 def _quantize(job: Job[C]) -> tuple[JsonDict, Path]:
     """Have the worker make the weights; what it says of the calibration, and where the layers lie."""
     progress, layers, asked = job.progress, job.layout.decision.layers, job.options.calibration
     progress.start(f"quantizing {layers} layers", layers, "layer")
     result = run_child(job, "convert.formats.compressed.worker", [str(_request(job))])
-    words = {"samples": asked.samples, "length": asked.length, "seed": asked.seed}
+    words: JsonDict = {"samples": asked.samples, "length": asked.length, "seed": asked.seed}
+    if job.source.of(Role.STATISTICS):
+        words = Statistics.of(job.source).rows
     return words | {word: result[word] for word in ("rows", "tokens", "sha256")}, Path(str(result["layers"]))
 
 
@@ -114,8 +87,10 @@ def _request(job: Job[C]) -> Path:
     linked = job.work / "source"
     linked.mkdir()
     link_files(job.source, linked, code=False)
+    kept = [str(a.path) for a in job.source.of(Role.STATISTICS)]
     request = {
         "source": str(linked),
+        "statistics": kept,
         "scheme": asdict(job.scheme),
         "calibration": asdict(job.options.calibration.description),
         "threads": job.threads,
@@ -132,6 +107,7 @@ def _key(job: Job[C]) -> str:
     from validate import provenance
 
     weights = [(a.path.name, a.sha256, a.size) for a in job.source.of(Role.WEIGHTS)]
+    weights += [(a.path.name, a.sha256, a.size) for a in job.source.of(Role.STATISTICS)]
     words = {"weights": weights, "scheme": asdict(job.scheme), "versions": provenance.versions(CalibratedStage.TOOLS)}
     return json.dumps(words, sort_keys=True)
 
@@ -150,19 +126,30 @@ class CalibratedStage(CompressedStage[C]):
     def check_options(self, options: C, layout: Layout) -> None:
         """Raise InputError for calibration files that are missing or wrong, and for rows the model cannot take."""
         where = options.scheme.method
-        _check_files(where, options.calibration)
-        _check_fit(where, options.calibration, layout)
+        check_files(where, options.calibration)
+        check_fit(where, options.calibration, layout.checkpoint.config, layout.has_vision)
 
     def reads(self, options: C) -> list[Path]:
         """The files calibrated on, and the screenshots they name."""
-        from validate import vision
+        return options.calibration.reads
 
-        files = list(options.calibration.files.values())
-        screens = options.calibration.screens
-        if screens is not None and screens.is_file():
-            with contextlib.suppress(ValueError, OSError):  # check() says what is wrong with it
-                files += [task.image for task in vision.read_clicks(screens)]
-        return [path for path in dict.fromkeys(files) if path.is_file()]
+    def check(self, options: C, inputs: Inputs) -> list[Problem]:
+        """What keeps the model from being quantized so, and statistics that are not enough for it."""
+        problems = super().check(options, inputs)
+        if problems or not (source := only(inputs)).of(Role.STATISTICS):
+            return problems
+        (stage,) = inputs
+        where = options.scheme.method
+        if not has_grams(source):
+            got = f"stage '{stage}' keeps no Gram matrices"
+            problems.append(Problem(where, got, "", f"say `grams: true` in '{stage}', or take `from: source`"))
+        if "calibration" in options.model_fields_set:
+            got = f"calibration: beside `from: {stage}`, which says what was read"
+            problems.append(Problem(where, got, "", "leave one of them out"))
+        if options.sequential and "sequential" in options.model_fields_set:
+            got = f"sequential: true from the statistics of '{stage}'"
+            problems.append(Problem(where, got, "", "take `from: source`: layers are then made one after the other"))
+        return problems
 
     def needs(self, options: C, inputs: Inputs, made: Bundle) -> Needs:
         """The source one layer at a time and Gram matrices of the widest matrix; on disk what is kept of the layers."""
@@ -173,7 +160,7 @@ class CalibratedStage(CompressedStage[C]):
         shapes = [layout.matrices[module] for module in layout.decision.quantized]
         arithmetic = max((_arithmetic_bytes(*shape) for shape in shapes), default=0)
         written = sum(a.size for a in made.of(Role.WEIGHTS))
-        passes = Passes(asked.samples * asked.length)
+        passes = Passes(0 if source.of(Role.STATISTICS) else asked.samples * asked.length)
         return reference_needs(source, arithmetic, scratch_bytes=written, passes=passes)
 
     def versions(self, options: C) -> Mapping[str, str]:
@@ -184,7 +171,9 @@ class CalibratedStage(CompressedStage[C]):
         """The default mix too, where the model reads that."""
         yield from super().explain(options, inputs)
         asked = options.calibration
-        if not asked.files:
+        if only(inputs).of(Role.STATISTICS):
+            yield "quantizes what the calibration stage measured; no model is run"
+        elif not asked.files:
             yield f"calibrates on {mix.NAME}: {asked.samples} rows of {asked.length} tokens"
 
     def calibrates(self, options: C) -> list[Path]:

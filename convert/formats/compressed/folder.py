@@ -39,6 +39,7 @@ SPELLINGS = (
         "model.",
     ),
     (re.compile(r"^(?:model\.(?=visual|vision_tower)|language_model\.(?=lm_head))"), ""),
+    (re.compile(r"\.mlp\.shared_(?:mlp|expert)\."), ".mlp.shared_experts."),  # Hy3's and Laguna's own names
 )
 
 

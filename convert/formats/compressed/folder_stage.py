@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -68,7 +68,7 @@ class Job(Generic[O]):
 
     @property
     def scheme(self) -> Scheme:
-        return self.options.as_scheme()
+        return self.layout.scheme
 
     @property
     def threads(self) -> int:
@@ -106,7 +106,7 @@ def finished(job: Job[O], weights: Sequence[Artifact], quantization: JsonObject)
     carried[Role.CHAT_TEMPLATE] += files.write_template(folder, present, companions.chat_templates)
     check_reload(job)
     roles = {role.value: artifacts for role, artifacts in carried.items()}
-    return source.with_(weights=kinds(job.scheme, weights), config=config, **roles)
+    return source.with_(weights=kinds(job.scheme, weights), config=config, statistics=(), imatrix=(), **roles)
 
 
 def _copied(artifact: Artifact, source: Bundle, folder: Path) -> Artifact:
@@ -166,12 +166,13 @@ def run_child(job: Job, module: str, arguments: list[str]) -> JsonDict:
 
 
 def layout_of(source: Bundle, scheme: Scheme) -> Layout:
-    """What will be written of the source by the scheme."""
+    """What will be written of the source by the scheme; what was measured, was measured on the source's own layers."""
     from convert.formats.compressed.folder import Layout
     from convert.formats.compressed.straight import CompressedScheme, StraightLayout
     from convert.source.checkpoint import open_bundle
 
     checkpoint = open_bundle(source)
+    scheme = replace(scheme, sequential=scheme.sequential and not source.of(Role.STATISTICS))
     return StraightLayout(checkpoint, scheme) if isinstance(scheme, CompressedScheme) else Layout(checkpoint, scheme)
 
 
@@ -208,7 +209,7 @@ class CompressedStage(Stage[O]):
             role.value: tuple(Artifact(a.kind, home / a.path.name, a.size) for a in source.of(role)) for role in CARRIED
         }
         made = Artifact("json", home / "config.json", config.size + CONFIG_BYTES)
-        return source.with_(weights=kinds(scheme, weights), config=made, **carried)
+        return source.with_(weights=kinds(scheme, weights), config=made, statistics=(), imatrix=(), **carried)
 
     def explain(self, options: O, inputs: Inputs) -> Iterator[str]:
         """How much is quantized and what is kept, for `convert plan -v`."""

@@ -8,6 +8,7 @@ they will have. A run that was killed goes on at the layer where it was: those b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
@@ -24,6 +25,7 @@ from convert.model.forward import Call, Output
 from convert.model.hollow import Weights
 from convert.model.inputs import Listening
 from convert.model.layered import Layer, Layered
+from convert.model.statistics import LayerInputs, Statistics
 from quantize.grids import Quantized
 from quantize.layer import Group, Norm, Source, quantize_group
 
@@ -48,6 +50,7 @@ class Quantizer:
     kept: KeptLayers
     on_layer: Callable[[], None]
     warn: Callable[[str], None]
+    measured: Statistics | None = None  # what a calibration stage kept: nothing is listened to
     _trials: dict[tuple[str, ...], Front | None] = field(default_factory=dict)
     _few: list[str] = field(default_factory=list)
 
@@ -58,7 +61,7 @@ class Quantizer:
 
     @cached_property
     def _tensors(self) -> Mapping[str, str]:
-        return {parameter: name for name, parameter in self.weights.targets.items()}
+        return self.model.tensors
 
     def _modules(self, layer: Layer) -> dict[str, str]:
         """The quantized modules of a layer, with the parameters that hold them."""
@@ -74,12 +77,13 @@ class Quantizer:
         if modules and done is None:
             listening = Listening(layer, set(modules.values()).__contains__, self.method.all_experts)
             for call in calls:
-                with torch.inference_mode(), listening.open(self.model.model):
+                with torch.inference_mode(), nullcontext() if self.measured else listening.open(self.model.model):
                     output = call.run()
                 if not self.method.sequential:
                     yield output
                 del output
-            done = self._quantize(layer, modules, listening, calls[0])
+            heard = LayerInputs(layer.name, listening.found, listening.norms)
+            done = self._quantize(layer, modules, self.measured.load(layer.name) if self.measured else heard, calls[0])
         if modules:
             self.on_layer()
         if modules and self.method.sequential and done is not None:
@@ -93,10 +97,10 @@ class Quantizer:
     # ---- one layer
 
     def _quantize(
-        self, layer: Layer, modules: Mapping[str, str], listening: Listening, call: Call
+        self, layer: Layer, modules: Mapping[str, str], inputs: LayerInputs, call: Call
     ) -> Mapping[str, np.ndarray]:
         """What each matrix amounts to, by its tensor's name; what the file will hold is kept."""
-        looked = LayerMatrices(modules, self.layout.roles.of, listening.found, listening.norms, self._tensors)
+        looked = LayerMatrices(modules, self.layout.roles.of, inputs.found, inputs.norms, self._tensors)
         if unseen := looked.unseen():
             remedy = "calibrate_all_experts: true, or more rows" if "expert" in unseen[0] else "report this model"
             raise StageError(layer.name, f"nothing went into {unseen[0]}", "every matrix used", remedy)

@@ -9,18 +9,17 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from convert import messages
+from convert.calibration.batches import batches
 from convert.calibration.rows import Description, Row, digest, make_rows
 from convert.formats.compressed.scheme import Scheme
+from convert.json_types import JsonDict
+from convert.model.statistics import Statistics
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-BATCH_TOKENS = 2048  # rows of one length go together: matrix products are as fast as they get
+TRIED = Description(samples=1, length=32)
 
 
 def main(request_file: str) -> None:
@@ -29,15 +28,28 @@ def main(request_file: str) -> None:
     from validate.runtimes._folder import CheckpointFolder
 
     source, asked = Path(request["source"]), Description(**request["calibration"])
-    rows = make_rows(CheckpointFolder(source), asked)
-    calibrated_on = {"rows": len(rows), "tokens": sum(row["input_ids"].size for row in rows), "sha256": digest(rows)}
+    measured = _measured(request["statistics"])
+    # what was measured needs no rows; one is put through the layers to try what can take factors
+    rows = make_rows(CheckpointFolder(source), TRIED if measured else asked)
+    calibrated_on: JsonDict = {
+        "rows": len(rows),
+        "tokens": sum(row["input_ids"].size for row in rows),
+        "sha256": digest(rows),
+    }
     parent = messages.parent()
-    parent.note(f"calibrating on {len(rows)} rows, {calibrated_on['tokens']} tokens")
-    if len(rows) < asked.samples:
+    if measured:
+        calibrated_on = {word: measured.rows[word] for word in calibrated_on}
+    parent.note(f"calibrating on {calibrated_on['rows']} rows, {calibrated_on['tokens']} tokens")
+    if not measured and len(rows) < asked.samples:
         parent.warn(f"the calibration gives {len(rows)} rows, fewer than the {asked.samples} asked for")
     folder = _folder(Path(request["kept"]), request["key"], calibrated_on["sha256"])
-    _quantize(source, request, rows, folder)
+    _quantize(source, request, rows, folder, measured)
     parent.result({**calibrated_on, "layers": str(folder)})
+
+
+def _measured(files: Sequence[str]) -> Statistics | None:
+    """What a calibration stage kept of every layer."""
+    return Statistics.read([Path(file) for file in files]) if files else None
 
 
 def _folder(kept: Path, key: str, rows: object) -> Path:
@@ -49,7 +61,9 @@ def _folder(kept: Path, key: str, rows: object) -> Path:
     return kept / name
 
 
-def _quantize(source: Path, request: Mapping[str, object], rows: Sequence[Row], folder: Path) -> None:
+def _quantize(
+    source: Path, request: Mapping[str, object], rows: Sequence[Row], folder: Path, measured: Statistics | None
+) -> None:
     import torch
 
     from convert.formats.compressed.folder import Layout
@@ -64,27 +78,17 @@ def _quantize(source: Path, request: Mapping[str, object], rows: Sequence[Row], 
     model = Layered.open(source, scratch=Scratch(folder=source.parent))
     layout = Layout(open_checkpoint(source), scheme)
     quantizer = Quantizer(
-        model, layout, scheme.how, KeptLayers(folder), on_layer=lambda: parent.advance(1), warn=parent.warn
+        model,
+        layout,
+        scheme.how,
+        KeptLayers(folder),
+        on_layer=lambda: parent.advance(1),
+        warn=parent.warn,
+        measured=measured,
     )
-    for _ in model.run(list(_batches(rows)), quantizer, head=False):
+    for _ in model.run(list(batches(rows)), quantizer, head=False):
         pass
     quantizer.finish()
-
-
-def _batches(rows: Sequence[Row]) -> Iterator[dict[str, Tensor]]:
-    """The model's arguments: texts of one length together, an image alone."""
-    import torch
-
-    texts: dict[int, list[Tensor]] = {}
-    for row in rows:
-        if row.keys() - {"input_ids", "attention_mask"}:
-            yield {name: torch.from_numpy(array) for name, array in row.items()}
-        else:
-            texts.setdefault(row["input_ids"].shape[1], []).append(torch.from_numpy(row["input_ids"]))
-    for length, same in texts.items():
-        together = max(1, BATCH_TOKENS // length)
-        for start in range(0, len(same), together):
-            yield {"input_ids": torch.cat(same[start : start + together])}
 
 
 if __name__ == "__main__":

@@ -117,9 +117,11 @@ FORMAT = Format(
     title="GGUF",
     kinds=(Kind("gguf", "GGUF", Mark("circle", "#1668c8", "#6aabff"), runtimes=("llama_cpp",)),),
     stages={
+        "checkpoint": "convert.formats.gguf.checkpoint_stage:STAGE",
         "gguf": "convert.formats.gguf.stage:STAGE",
         "gguf_lora": "convert.formats.gguf.lora_stage:STAGE",
         "imatrix": "convert.formats.gguf.imatrix_stage:STAGE",
+        "calibration": "convert.formats.gguf.calibration_stage:STAGE",
     },
     outputs=outputs,
     supports=supports,

@@ -173,7 +173,7 @@ def calibrate(source: Bundle, corpus: Corpus, progress: Progress, state: Path | 
     from validate.runtimes import RuntimeFailure
 
     matrices = read_matrices(source)
-    gathered, model = _Gathered(matrices), model_key(source)
+    gathered, model = Gathered(matrices), model_key(source)
     resume = Resume(state, f"{model} {corpus.threads}", say=progress.note) if state else None
     with open_layered(source, corpus.threads, resume=resume) as reference:
         windows = _windows(reference, corpus)
@@ -182,21 +182,27 @@ def calibrate(source: Bundle, corpus: Corpus, progress: Progress, state: Path | 
             progress.warn(f"{corpus.text} gives {got}, fewer than the {corpus.chunks} asked for")
         progress.start("calibrating", len(windows) * corpus.window, "tok")
         try:
+            gathered.tensors = reference.layered.tensors
             reference.visit(windows, lambda layers: GatherInputs(layers, gathered.take), progress.advance, gathered)
         except RuntimeFailure as error:
             raise StageError("the reference", str(error)) from error
-    entries = gathered.entries
-    if silent := [n for n in matrices.shapes if n not in entries or not entries[n].counts.any()]:
+    silent(matrices, gathered.entries)
+    return Imatrix(gathered.entries, (corpus.name,), len(windows), corpus.window, model)
+
+
+def silent(matrices: Matrices, entries: Mapping[str, ImatrixEntry]) -> None:
+    """Raise StageError for matrices that nothing went into."""
+    if found := [n for n in matrices.shapes if n not in entries or not entries[n].counts.any()]:
         remedy = "the architecture's file names modules that transformers does not have"
-        raise StageError("calibration", f"nothing went into {listed(silent)}", "every matrix used", remedy)
-    return Imatrix(entries, (corpus.name,), len(windows), corpus.window, model)
+        raise StageError("calibration", f"nothing went into {listed(found)}", "every matrix used", remedy)
 
 
 @dataclass
-class _Gathered:
+class Gathered:
     """Entries of the layers that the windows went through, which a run that was killed goes on from."""
 
     matrices: Matrices
+    tensors: Mapping[str, str] = field(default_factory=dict)  # parameter -> the one tensor of the checkpoint it is
     entries: dict[str, ImatrixEntry] = field(default_factory=dict)
 
     def take(self, _: Layer, found: Mapping[str, Inputs]) -> None:
@@ -206,7 +212,7 @@ class _Gathered:
         trace in the float32 values. (llama-imatrix adds up in float32.)
         """
         for parameter, inputs in found.items():
-            for name in self.matrices.takers(parameter):
+            for name in self.matrices.takers(parameter) or self.matrices.made_of(self.tensors.get(parameter, "")):
                 if not inputs.finite:
                     remedy = "is the checkpoint sound?"
                     raise StageError(f"calibration: {name}", "inputs that are not finite", "finite numbers", remedy)

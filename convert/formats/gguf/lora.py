@@ -121,14 +121,14 @@ def _pair(adapter: Adapter, module: str, low: LowRank, tensor: SourceTensor, out
     stored = low.a.dtype, low.b.dtype
     if low.embedding:
         return Pair(output.name, np.ascontiguousarray(a.T), b, stored, low.scale)
-    rows = _rows(output, tensor.shape)
+    rows = rows_of(output, tensor.shape)
     if rows is None:
         raise adapter.refuse(f"{module}: its values are others in a GGUF file, not rows in another order", "", MERGE)
     place, places = (output.place, output.places) if output.place is not None else (None, 1)
     return Pair(output.name, a, np.ascontiguousarray(b[rows]), stored, low.scale, place, places)
 
 
-def _rows(output: OutputTensor, shape: tuple[int, ...]) -> np.ndarray | None:
+def rows_of(output: OutputTensor, shape: tuple[int, ...]) -> np.ndarray | None:
     """Which outputs of the matrix are the rows of the GGUF tensor; None where something else is done to it."""
     if output.change is not None or output.packed is not None or len(shape) != 2:
         return None

@@ -95,11 +95,15 @@ def _counted(kinds: Counter[str]) -> str:
 
 
 def _streamed(path: Path, tensor: StoredTensor) -> StreamedTensor:
+    return StreamedTensor(OutputTensor(tensor.name, tensor.shape), stored_tensor(path, tensor))
+
+
+def stored_tensor(path: Path, tensor: StoredTensor) -> LazyTensor:
+    """A tensor of a GGUF file by the name it has there: as it is, or in float32 where it is in blocks."""
     stored = _Stored(path, tensor)
     dtype = tensor.type.name if tensor.type.name in PLAIN else "F32"
     rows = None if tensor.type.name in PLAIN else stored.dequantized
-    source = LazyTensor(tensor.name, tensor.shape, dtype, stored.load, path.name, rows=rows)
-    return StreamedTensor(OutputTensor(tensor.name, tensor.shape), source)
+    return LazyTensor(tensor.name, tensor.shape, dtype, stored.load, path.name, rows=rows)
 
 
 class _Stored:

@@ -181,8 +181,13 @@ class GGUFOptions(Options):
 
 
 def is_gguf(source: Bundle) -> bool:
-    """Whether the source is a GGUF file and not a checkpoint."""
-    return any(artifact.format == "gguf" for artifact in source.of(Role.WEIGHTS))
+    """Whether the recipe's model is a GGUF file and not a checkpoint; what a stage made says of which type it is."""
+    return any(artifact.kind == "gguf" for artifact in source.of(Role.WEIGHTS))
+
+
+def _is_streamed(inputs: Inputs) -> bool:
+    """Whether the weights are read from a server: a pass over them does that."""
+    return len(inputs) == 1 and any(a.elsewhere for a in only(inputs).of(Role.WEIGHTS))
 
 
 def _lacking_modules() -> list[Problem]:
@@ -200,7 +205,7 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     from convert.formats.gguf.shard_names import size_in_bytes
 
     again = len(inputs) == 1 and is_gguf(only(inputs))
-    source = only(inputs) if again else checkpoint("gguf", inputs)
+    source = only(inputs) if again or _is_streamed(inputs) else checkpoint("gguf", inputs)
     file, awaited = _imatrix_file(options, source)
     tensors = Asked(
         options.output_tensor or "", options.token_embedding or "", tuple(options.overrides.items()), options.pure
@@ -267,7 +272,7 @@ def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:
 
 
 def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:
-    return only(inputs).with_(weights=made[0], projector=made[1] if len(made) > 1 else ())
+    return only(inputs).with_(weights=made[0], projector=made[1] if len(made) > 1 else (), statistics=())
 
 
 class GGUFStage(Stage[GGUFOptions]):

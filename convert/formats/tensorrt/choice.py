@@ -269,6 +269,6 @@ def companions_of(bundle: Bundle) -> dict[Role, list[Artifact]]:
     """What travels beside the engines: all that lies in the folder of the graphs and is no graph."""
     found: dict[Role, list[Artifact]] = {}
     for role, artifact in bundle.artifacts():
-        if role not in (Role.WEIGHTS, Role.PROJECTOR, Role.REPORT, Role.IMATRIX):
+        if role not in (Role.WEIGHTS, Role.PROJECTOR, Role.REPORT, Role.IMATRIX, Role.STATISTICS):
             found.setdefault(role, []).append(artifact)
     return found

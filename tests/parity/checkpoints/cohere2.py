@@ -6,7 +6,6 @@ from typing import Any
 from tests.parity.build import QWEN, SIZES, build
 from tests.parity.checkpoints.cohere import SCALES
 from tests.parity.families import Case
-from tests.parity.layouts import inside
 
 
 def cohere2(folder: Path, **words: Any) -> Path:
@@ -28,15 +27,4 @@ def cohere2(folder: Path, **words: Any) -> Path:
     return build(folder, QWEN, config | words, scales=SCALES)
 
 
-def with_tower(folder: Path) -> Path:
-    """Command-A Vision: the same text in a model that sees."""
-    names, tower = (("model.", "language_model.model."),), "vision_tower.one.weight"
-    return inside(cohere2(folder), "Cohere2VisionForConditionalGeneration", "cohere2_vision", names, tower)
-
-
-NOT_UPSTREAM = "upstream's converter has no such class"
-
-CASES = {
-    "": Case(cohere2),
-    "inside a model that sees": Case(with_tower, equal=cohere2, no_parity=NOT_UPSTREAM),
-}
+CASES = {"": Case(cohere2)}

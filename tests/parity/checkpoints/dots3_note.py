@@ -79,7 +79,23 @@ def apart(tensors: Tensors) -> Tensors:
     return made
 
 
+NESTED: dict[str, Any] = {
+    "architectures": ["Dots3NoteForConditionalGeneration"],
+    "model_type": "dots3_seeing",
+    "text_config": {key: value for key, value in CONFIG.items() if key != "architectures"}
+    | {"vocab_size": WORDS.vocab},
+    "vision_config": {"hidden_size": 32},
+}
+TEXT = {**CONFIG, "architectures": ["Dots3NoteTextForCausalLM"]}
 EOT = {"tokenizer.ggml.eot_token_id": "upstream names it; ours is the tokenizer's"}
+
+
+def case(config: dict[str, Any], **words: Any) -> Case:
+    return Case(lambda folder: published(equal(folder), config, apart), equal=equal, allowed=BY_BYTES | EOT, **words)
+
+
 CASES = {
-    "": Case(lambda folder: published(equal(folder), CONFIG, apart), equal=equal, allowed=BY_BYTES | EOT),
+    "": case(CONFIG),
+    "within a model that sees": case(NESTED, no_parity="upstream looks for its sizes at the top of the config only"),
+    "its text alone": case(TEXT),
 }

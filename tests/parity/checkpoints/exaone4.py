@@ -6,7 +6,6 @@ from typing import Any
 from tests.fixtures_gguf import LLAMA3_ROPE
 from tests.parity.build import QWEN, SHARP, SIZES, build
 from tests.parity.families import Case
-from tests.parity.layouts import inside
 
 
 def exaone4(folder: Path, **words: Any) -> Path:
@@ -34,14 +33,4 @@ def windowed(folder: Path) -> Path:
     return exaone4(folder, hidden_size=32, head_dim=8, intermediate_size=32, tie_word_embeddings=False, **words)
 
 
-def with_tower(folder: Path) -> Path:
-    """EXAONE 4.5: the same text in a model that sees."""
-    names, tower = (("model.", "model.language_model."),), "model.visual.one.weight"
-    return inside(exaone4(folder), "Exaone4_5_ForConditionalGeneration", "exaone4_5", names, tower)
-
-
-CASES = {
-    "": Case(exaone4),
-    "64 layers, windows": Case(windowed),
-    "inside a model that sees": Case(with_tower, equal=exaone4),
-}
+CASES = {"": Case(exaone4), "64 layers, windows": Case(windowed)}

@@ -84,31 +84,12 @@ def gemma4(folder: Path) -> Path:
 
 
 def inside(folder: Path, name: str, kind: str, **words: Any) -> Path:
-    """A model that could have towers, and has none: its text is under text_config."""
+    """The text under text_config."""
     inner = text(model_type=f"{kind}_text", **words)
     for key in ("architectures", "torch_dtype"):
         del inner[key]
     config = {"architectures": [name], "model_type": kind, "text_config": inner, "tie_word_embeddings": True}
     return build(folder, WORDS, config, hub=scaled, scales=SCALES)
-
-
-def experts(folder: Path) -> Path:
-    """As 26B-A4B: experts beside the MLP, keys that are the values too, no embeddings for layers."""
-    return inside(
-        folder,
-        "Gemma4ForConditionalGeneration",
-        "gemma4",
-        attention_k_eq_v=True,
-        enable_moe_block=True,
-        hidden_size_per_layer_input=0,
-        moe_intermediate_size=48,
-        num_experts=6,
-        num_global_key_value_heads=1,
-        num_kv_shared_layers=0,
-        top_k_experts=2,
-        use_bidirectional_attention="vision",
-        use_double_wide_mlp=False,
-    )
 
 
 def unified(folder: Path) -> Path:
@@ -122,4 +103,4 @@ def unified(folder: Path) -> Path:
     return folder
 
 
-CASES = {"": Case(gemma4), "experts": Case(experts), "all in one": Case(unified, allowed=NO_CAP)}
+CASES = {"": Case(gemma4), "all in one": Case(unified, allowed=NO_CAP)}

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.parity.build import QWEN, SHARP, SIZES, build, published
+from tests.parity.build import QWEN, SHARP, SIZES, build, published, renamed
 from tests.parity.families import Case
-from tests.parity.layouts import renamed
 
 NAMES = (
     ("model.layers", "model.transformer.blocks"),

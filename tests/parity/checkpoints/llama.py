@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tests import tiny
-from tests.fixtures_gguf import LLAMA3_ROPE
-from tests.parity.build import published, sharpened
+from tests.fixtures_gguf import LLAMA3_ROPE, edit_weights
+from tests.parity.build import published, renamed, sharpened
 from tests.parity.families import Case
-from tests.parity.layouts import renamed
+from tests.parity.sentences import pooled
 
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
 MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
@@ -21,28 +21,30 @@ def llama(**words: Any) -> Callable[[Path], Path]:
 
 
 def called(name: str, **words: Any) -> Callable[[Path], Path]:
-    """A config that names another class of the same layers; a base model's tensors have no `model.` in front."""
+    """A config that names another class of the same layers."""
 
     def make(folder: Path) -> Path:
         made = llama(**words)(folder)
         config = json.loads((made / "config.json").read_text())
-        pieces = (("model.", ""),) if name.endswith("Model") else ()
+        pieces = PIECES.get(name, ())
         return published(made, config | {"architectures": [name]}, renamed(*pieces))
 
     return make
 
 
+# of names, that other classes have otherwise
+PIECES = {"VLlama3ForCausalLM": (("model.", "model.text_model."),)}
+
+
+def embedder(folder: Path) -> Path:
+    """The base model alone, whose embedding is that of the last token."""
+    made = called("LlamaModel")(folder)
+    edit_weights(made, lambda found: {name.removeprefix("model."): values for name, values in found.items()})
+    return pooled(made, "last")
+
+
+POOLING = {"llama.pooling_type": "upstream asks sentence-transformers' folder for other families only"}
 IQUEST = {"model_type": "iquestcoder", "tied": False, "head_dim": 32}
-
-
-def vllama3(folder: Path) -> Path:
-    """By the name that SmolVLM's config has for its text, whose tensors are called text_model's."""
-    config = json.loads((llama()(folder) / "config.json").read_text())
-    return published(
-        folder, {**config, "architectures": ["VLlama3ForCausalLM"]}, renamed(("model.", "model.text_model."))
-    )
-
-
 CASES = {
     "": Case(llama()),
     "biases, untied, heads of their own size": Case(llama(tied=False, **BIASES)),
@@ -53,6 +55,6 @@ CASES = {
     "mistral": Case(llama(**MISTRAL)),
     "as its first converter called it": Case(called("LLaMAForCausalLM")),
     "IQuest Coder": Case(called("IQuestCoderForCausalLM", **IQUEST)),
-    "a base model": Case(called("LlamaModel")),
-    "the text of SmolVLM": Case(vllama3, equal=llama()),
+    "a base model": Case(embedder, writes=False, allowed=POOLING),
+    "the text of SmolVLM": Case(called("VLlama3ForCausalLM"), equal=llama()),
 }

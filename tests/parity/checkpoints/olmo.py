@@ -3,9 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.parity.build import QWEN, SIZES, Tensors, build, published
+from tests.parity.build import QWEN, SIZES, Tensors, build, published, renamed
 from tests.parity.families import Case
-from tests.parity.layouts import renamed
 
 
 def olmo(folder: Path, **words: Any) -> Path:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.parity.build import LLAMA, SHARP, SIZES, Tensors, build, published
+from tests.parity.build import LLAMA, SHARP, SIZES, Tensors, build, published, renamed
 from tests.parity.families import Case
-from tests.parity.layouts import edited, of_layer, renamed
+from tests.parity.layouts import edited, of_layer
 
 HEAD = 16
 HEADS, KV_HEADS, WIDTHS = (3, 4), (1, 2), (96, 128)  # of each layer

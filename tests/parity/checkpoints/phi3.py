@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from tests.parity.build import LLAMA, SIZES, build, published
+from tests.parity.build import LLAMA, SIZES, build
 from tests.parity.families import Case
 
 NAMED = {"phi3.rope.scaling.type": "upstream leaves the name of the scaling out; llama.cpp knows it by its tensors"}
@@ -37,18 +36,8 @@ def long(folder: Path, original: int, turning: int = 16, **words: Any) -> Path:
     return phi3(folder, rope_scaling=scaling, sliding_window=None, **words)
 
 
-def with_tower(folder: Path) -> Path:
-    """Phi-4 with vision: the same config and names, and a tower."""
-    config = json.loads((phi3(folder) / "config.json").read_text())
-    config |= {"architectures": ["Phi4ForCausalLMV"], "model_type": "phi4-siglip"}
-    return published(
-        folder, config, lambda tensors: {**tensors, "model.vision_tower.one.weight": tensors["lm_head.weight"].clone()}
-    )
-
-
 CASES = {
     "": Case(phi3),
-    "with a tower": Case(with_tower, equal=phi3),
     "longrope, long": Case(lambda folder: long(folder, 64), allowed=NAMED),
     "longrope, short": Case(lambda folder: long(folder, 1024), allowed=NAMED),
     "partial rotary, tied": Case(

@@ -7,6 +7,7 @@ from tests.parity.build import Words, build
 from tests.parity.checkpoints.bert import BERT_SIZES, PRE, SHARP
 from tests.parity.encoder_words import ROBERTA, XLM_ROBERTA
 from tests.parity.families import Case
+from tests.parity.jina_v3 import in_transformers, jina_v3
 from tests.parity.sentences import pooled
 
 ONE = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -40,6 +41,7 @@ CASES = {
     "XLM-RoBERTa, reranker": Case(
         lambda folder: xlm_roberta(folder, "XLMRobertaForSequenceClassification", **ONE), writes=False
     ),
+    "Jina v3": Case(jina_v3, writes=False, equal=in_transformers),
     "CamemBERT": Case(
         lambda folder: xlm_roberta(folder, "CamembertModel", model_type="camembert"),
         writes=False,

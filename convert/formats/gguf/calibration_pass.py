@@ -1,0 +1,77 @@
+"""The pass of a calibration stage: rows through the source, one layer at a time, what went into each layer kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert.bundle import Artifact, Bundle
+from convert.calibration.batches import batches
+from convert.calibration.rows import digest, make_rows
+from convert.errors import StageError
+from convert.formats.gguf.calibration import Gathered, model_key, read_matrices, silent
+from convert.formats.gguf.imatrix import Imatrix
+from convert.json_types import JsonDict
+from convert.model import statistics
+from convert.model.reference import open_layered
+from convert.model.statistics import LayerInputs
+from convert.progress import Progress
+
+if TYPE_CHECKING:
+    from convert.formats.gguf.calibration_stage import CalibrationOptions
+    from convert.model.inputs import Inputs
+    from convert.model.layered import Layer
+
+
+def gather(
+    source: Bundle, options: CalibrationOptions, folder: Path, progress: Progress
+) -> tuple[Imatrix, tuple[Artifact, ...]]:
+    """The importance matrix, and the files of all layers in `folder`.
+
+    Raises StageError for rows that are none, a model that does not load, and numbers that overflow.
+    """
+    from convert.model.inputs import GatherInputs
+    from validate.runtimes import RuntimeFailure
+
+    matrices = read_matrices(source)
+    gathered, layers = Gathered(matrices), list[Artifact]()
+    with open_layered(source, options.threads) as reference:
+        rows = make_rows(reference, options.description)
+        words: JsonDict = {
+            "samples": options.samples,
+            "length": options.length,
+            "seed": options.seed,
+            "rows": len(rows),
+            "tokens": sum(row["input_ids"].size for row in rows),
+            "sha256": digest(rows),
+        }
+        progress.note(f"calibrating on {len(rows)} rows, {words['tokens']} tokens")
+        if len(rows) < options.samples:
+            progress.warn(f"the calibration gives {len(rows)} rows, fewer than the {options.samples} asked for")
+
+        def on_layer(layer: Layer, found: Mapping[str, Inputs]) -> None:
+            gathered.take(layer, found)
+            inputs = LayerInputs(layer.name, found, visitor.norms)
+            path = folder / statistics.file_of(len(layers))
+            layers.append(statistics.save(path, inputs, words, grams=options.grams))
+            progress.advance(1)
+
+        gathered.tensors = reference.layered.tensors
+        decoder = reference.layered.decoder_layers()
+        visitor = GatherInputs(
+            reference.layered,
+            on_layer,
+            wanted=decoder.__contains__,
+            grams=lambda _: options.grams,
+            all_experts=options.calibrate_all_experts,
+        )
+        progress.start("calibrating", len(decoder), "layer")
+        try:
+            reference.put_through(list(batches(rows)), lambda _: visitor)
+        except RuntimeFailure as error:
+            raise StageError("the reference", str(error)) from error
+    silent(matrices, gathered.entries)
+    return Imatrix(gathered.entries, (options.source_name,), len(rows), options.length, model_key(source)), tuple(
+        layers
+    )
