@@ -173,8 +173,7 @@ def _apart(
 
 def _said(config: JsonObject) -> Iterable[tuple[str, object]]:
     """What a config says of its text's computing: neither nothing, nor what all layers do anyway."""
-    inner: object = next((config[key] for key in TEXTS if isinstance(config.get(key), Mapping)), {})
-    assert isinstance(inner, Mapping)
+    inner: JsonObject = next((config[key] for key in TEXTS if isinstance(config.get(key), Mapping)), {})
     words: JsonDict = {**{k: v for k, v in config.items() if not isinstance(v, Mapping) or k not in TEXTS}, **inner}
     plain = set(map(str, words["layer_types"])) if isinstance(words.get("layer_types"), list) else set()
     windows = {"use_sliding_window", "max_window_layers", "sliding_window"}

@@ -1,16 +1,17 @@
-"""The table of families in the docs, made of the folder of families and the registry of tiny checkpoints.
+"""The tables of families in the docs, made of the folder of families and the registry of tiny checkpoints.
 
-python -m tests.parity.table            prints it
-python -m tests.parity.table --write    puts it into docs/reference/families.md
+python -m tests.parity.table            prints them
+python -m tests.parity.table --write    puts them into docs/reference/families.md
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from convert import architectures
+from convert import architectures, registry
+from convert.architectures import ANSWERS, EXPERTS, Family, TensorRole
 from tests.marked import between, put_between
 from tests.parity.families import Case, families
 
@@ -18,71 +19,106 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
 BEGIN, END = "<!-- families: python -m tests.parity.table --write -->", "<!-- /families -->"
 
 HEAD = (
-    "| family | model classes (`architectures` in config.json) | text | projector | parity checked | logits checked |",
-    "| :-- | :-- | :-- | :-- | :-- | :-- |",
+    "| family | model classes (`architectures` in config.json) | besides GGUF | proof |",
+    "| :-- | :-- | :-- | :-- |",
 )
-WANTED = {  # a class of every family people ask for -> what they call it
-    "MixtralForCausalLM": "Mixtral",
-    "Qwen2MoeForCausalLM": "Qwen2-MoE",
-    "Qwen2VLForConditionalGeneration": "Qwen2-VL",
-    "Qwen3VLForConditionalGeneration": "Qwen3-VL",
-    "Gemma2ForCausalLM": "Gemma 2",
-    "Gemma3ForCausalLM": "Gemma 3",
-    "Phi3ForCausalLM": "Phi-3",
-    "SmolLM3ForCausalLM": "SmolLM3",
-    "GraniteForCausalLM": "Granite",
-    "Olmo2ForCausalLM": "OLMo 2",
-    "Starcoder2ForCausalLM": "StarCoder 2",
-    "GPT2LMHeadModel": "GPT-2",
-    "GPTNeoXForCausalLM": "GPT-NeoX",
-    "FalconForCausalLM": "Falcon",
-    "DeepseekV2ForCausalLM": "DeepSeek-V2",
-    "DeepseekV3ForCausalLM": "DeepSeek-V3",
-    "Glm4ForCausalLM": "GLM-4",
-    "CohereForCausalLM": "Command-R",
-    "GptOssForCausalLM": "gpt-oss",
-    "LlavaForConditionalGeneration": "LLaVA",
-    "Idefics3ForConditionalGeneration": "Idefics3",
-    "SmolVLMForConditionalGeneration": "SmolVLM",
-    "InternVLForConditionalGeneration": "InternVL",
-}
+SHORT = {"compressed": "GPTQ/AWQ/FP8", "onnx": "ONNX"}  # formats of a family's own models; TensorRT is made of ONNX
+PROOF = """\
+What is compared, on tiny checkpoints of random weights in the layout of the real ones (with their number):
+
+- bytes: upstream's converter makes the same tensors, byte for byte, and the same metadata but for a short list
+- logits: llama.cpp computes from our file what transformers computes from the source
+- vectors: the same of embedders and rerankers
+- images, sound: the embeddings that the projector's file gives, and the logits behind them"""
+STATES = {TensorRole.STATE_SPACE, TensorRole.CONVOLUTION}
+
+
+def _gives(family: Family) -> str:
+    """What most of its classes give."""
+    said = [family.gives.get(name, architectures.TEXT) for name in family.classes]
+    return max(said, key=said.count)
+
+
+def _has(family: Family, roles: Iterable[TensorRole]) -> bool:
+    return not family.usual_roles().present.isdisjoint(roles)
+
+
+GROUPS: tuple[tuple[str, Callable[[Family], bool]], ...] = (  # a family is in the first that fits
+    ("Images", lambda family: family.has_vision),
+    ("Sound", lambda family: family.has_audio),
+    ("Encoder-decoders", lambda family: _gives(family) == ANSWERS),
+    ("Encoders", lambda family: _gives(family) != architectures.TEXT),
+    ("State space and hybrids", lambda family: _has(family, STATES)),
+    ("Experts", lambda family: _has(family, EXPERTS)),
+    ("Text", lambda family: True),
+)
+ORDER = ("Text", "Experts", "State space and hybrids", "Encoders", "Encoder-decoders", "Images", "Sound")
 
 
 def table() -> str:
-    """The table in Markdown, and a line about what is not in it."""
-    return "\n".join([*HEAD, *_rows(), *_missing()])
+    """The tables in Markdown, one a group, each with what is not compared in it and why."""
+    every, found = architectures.families(), grouped()
+    classes = sum(len(family.classes) for family in every)
+    counts = ", ".join(f"{len(found[group])} {_inside(group)}" for group in ORDER if found[group])
+    lines = [f"{len(every)} families with {classes} classes: {counts}.", "", PROOF]
+    for group in ORDER:
+        if found[group]:
+            lines += ["", f"## {group}", "", *_table(found[group])]
+    return "\n".join(lines)
 
 
-def _rows() -> Iterator[str]:
-    registry = families()
-    for family in architectures.families():
-        cases = registry.get(family.name, [])
-        classes = ", ".join(f"`{c}`" for c in family.classes)
-        projector = "yes" if family.has_vision else ""
-        yield f"| {family.title} | {classes} | yes | {projector} | {_parity(cases)} | {_logits(cases)} |"
+def _inside(group: str) -> str:
+    """The group's name within a sentence."""
+    return {"Images": "with images", "Sound": "with sound", "Text": "of plain text", "Experts": "with experts"}.get(
+        group, group[0].lower() + group[1:]
+    )
 
 
-def _parity(cases: Sequence[Case]) -> str:
-    """How many tiny checkpoints upstream's converter makes equal files of; why it makes none."""
-    with_peer = [case for case in cases if not case.no_parity]
-    return _checked(with_peer) if with_peer else f"no: {cases[0].no_parity}" if cases else "no"
+def grouped() -> dict[str, list[Family]]:
+    """Group -> its families, in the order of their titles."""
+    found: dict[str, list[Family]] = {group: [] for group in ORDER}
+    for family in sorted(architectures.families(), key=lambda family: family.title.lower()):
+        found[next(group for group, fits in GROUPS if fits(family))].append(family)
+    return found
 
 
-def _logits(cases: Sequence[Case]) -> str:
-    """How many of them llama.cpp and transformers both compute; why none."""
+def _table(members: Sequence[Family]) -> Iterator[str]:
+    cases = families()
+    yield from HEAD
+    for family in members:
+        classes = ", ".join(f"`{name}`" for name in family.classes)
+        proof = ", ".join(proofs(cases.get(family.name, []))) or "none"
+        yield f"| {family.title} | {classes} | {_formats(family)} | {proof} |"
+    if reasons := [line for family in members for line in _reasons(family, cases.get(family.name, []))]:
+        yield from ("", *reasons)
+
+
+def _formats(family: Family) -> str:
+    takes = {format_.name for format_ in registry.formats() if format_.supports_family(family).yes}
+    return ", ".join(words for name, words in SHORT.items() if name in takes)
+
+
+def proofs(cases: Sequence[Case]) -> Iterator[str]:
+    """What of a family's tiny checkpoints is compared, in a word each; with a number where there are several."""
     computed = [case for case in cases if not case.no_logits]
-    return _checked(computed) if computed or not cases else f"no: {cases[0].no_logits}"
+    counts = {
+        "bytes": [case for case in cases if not case.no_parity],
+        "logits": [case for case in computed if case.writes],
+        "vectors": [case for case in computed if not case.writes],
+        "images": [case for case in cases if case.image],
+        "sound": [case for case in cases if case.sound],
+    }
+    for word, having in counts.items():
+        if having:
+            yield f"{word} ({len(having)})" if len(having) > 1 else word
 
 
-def _checked(cases: Sequence[Case]) -> str:
-    images = ", images" if any(case.image for case in cases) else ""
-    return f"{len(cases)} variant{'s'[: len(cases) != 1]}{images}"
-
-
-def _missing() -> Iterator[str]:
-    known = architectures.known()
-    if names := [title for class_name, title in WANTED.items() if class_name not in known]:
-        yield f"\nNot supported yet: {', '.join(names)}. The plan says so, and names what is."
+def _reasons(family: Family, cases: Sequence[Case]) -> Iterator[str]:
+    """Why nothing of a family is compared in one of the two ways."""
+    if cases and all(case.no_parity for case in cases):
+        yield f"- {family.title}, no bytes: {cases[0].no_parity}"
+    if cases and all(case.no_logits for case in cases):
+        yield f"- {family.title}, no logits: {cases[0].no_logits}"
 
 
 def on_page(text: str) -> str:
@@ -91,7 +127,7 @@ def on_page(text: str) -> str:
 
 
 def write() -> None:
-    """Put the table into the page."""
+    """Put the tables into the page."""
     put_between(PAGE, BEGIN, END, table())
 
 
