@@ -22,13 +22,13 @@ from tests import tiny
 from tests.architectures.test_families import CASES, VALUES_OF_STRANGERS
 from tests.fixtures_gptq import FAMILIES as QUANTIZED
 from tests.fixtures_gptq import STAGES, source_bundle
-from tests.parity.families import families
+from tests.parity.families import families, tried
 
 ATTENTION = ({R.Q, R.K, R.V}, {R.QKV}, {R.LATENT})
 MLP = ({R.UP, R.DOWN}, {R.GATE_UP, R.DOWN}, {R.EXPERT_UP, R.EXPERT_DOWN}, {R.EXPERT_GATE_UP, R.EXPERT_DOWN})
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=tried(CASES))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return CASES[request.param].make(tmp_path_factory.mktemp("checkpoint") / "Tiny")
 

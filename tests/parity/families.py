@@ -8,15 +8,19 @@ Such a file is called as the family's module in convert/architectures and has
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tests.parity import checkpoints
+
+ALL_VARIANTS = bool(os.environ.get("ALL_VARIANTS"))
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ def cases() -> dict[str, Case]:
 def every_case() -> dict[str, Case]:
     """Every case, encoders too."""
     return {f"{name}, {variant}" if variant else name: case for name, variant, case in _all()}
+
+
+def tried(found: Mapping[str, T]) -> dict[str, T]:
+    """What a test run tries of them: the plain case of each family; all where ALL_VARIANTS is set (`make parity`)."""
+    return {name: one for name, one in found.items() if ALL_VARIANTS or "," not in name}
 
 
 def families() -> dict[str, list[Case]]:
