@@ -51,6 +51,9 @@ def canonical(name: str) -> str:
     return name
 
 
+OTHERWISE = {"mlp_AR": "projector"}
+"""Parts of a checkpoint that transformers calls otherwise, and loads by both names: PaddleOCR-VL's."""
+
 ROUTERS = frozenset({TensorRole.ROUTER, TensorRole.SHARED_ROUTER})
 NOT_MATRICES = (TensorRole.EMBEDDING, TensorRole.POSITIONS)  # tables that rows are looked up in
 TAKES_FACTORS = (TensorRole.ATTENTION_NORM, TensorRole.MLP_NORM, TensorRole.NORM)  # of the columns behind them
@@ -103,8 +106,8 @@ class Layout:
     @cached_property
     def towers(self) -> tuple[str, ...]:
         """The beginnings of vision tower and projector: ("visual",)."""
-        names = (canonical(name).removeprefix("model.").split(".", 1)[0] for name in self.roles.vision)
-        return tuple(sorted(set(names)))
+        names = {canonical(name).removeprefix("model.").split(".", 1)[0] for name in self.roles.vision}
+        return tuple(sorted(names | {OTHERWISE[name] for name in names & OTHERWISE.keys()}))
 
     @property
     def head(self) -> str:
