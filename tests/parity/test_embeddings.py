@@ -85,11 +85,11 @@ def test_an_answer_to_what_an_encoder_read_equals_transformers(name: str, tmp_pa
     assert _difference(got, found[1]) < case.tolerance <= ROUNDED
 
 
-def test_what_a_family_says_it_gives_is_what_its_cases_give(tmp_path: Path) -> None:
-    for number, (name, case) in enumerate(every_case().items()):
+def test_a_family_says_that_its_encoders_give_no_text(tmp_path: Path) -> None:
+    for number, (name, case) in enumerate(ALL.items()):
         config = read_config(case.make(tmp_path / str(number)))
-        gives = architectures.find(config).given_by(config)
-        assert case.writes == (gives == architectures.TEXT), name
+        embeds = (tmp_path / str(number) / "modules.json").is_file()
+        assert embeds or architectures.find(config).given_by(config) != architectures.TEXT, name
 
 
 Both = tuple[np.ndarray, np.ndarray]
