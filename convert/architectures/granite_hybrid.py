@@ -28,7 +28,7 @@ DEFAULTS = {  # transformers' own where the config is silent
     "mamba_n_groups": 1,
     "mamba_d_state": 256,
     "mamba_expand": 2,
-    "num_local_experts": 8,
+    "num_local_experts": 0,  # transformers' is 8, but every published config says it; what all of the family have
     "num_experts_per_tok": 2,
     "shared_intermediate_size": 1024,
 }
@@ -48,7 +48,9 @@ def text(values: JsonObject) -> GraphSpec:
     config = Config(values).with_defaults(**DEFAULTS)
     experts = config.size("num_local_experts", least=0)
     layers = config.size("num_hidden_layers", most=512)
-    attends = [WORDS[word] for word in config.words("layer_types", layers, tuple(WORDS))] or [False] * layers
+    attends = [WORDS[word] for word in config.words("layer_types", layers, tuple(WORDS))] or [
+        True
+    ] * layers  # always said
     name = GRAPH.name if not all(attends) else "granitemoe" if experts else "granite"
     decoder = read_decoder(config, replace(GRAPH, name=name))
     rows = (*ENDS, *NORMS, *(EXPERTS if experts else ()), *(SHARED if experts else MLP))

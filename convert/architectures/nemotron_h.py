@@ -121,7 +121,7 @@ def _kinds(config: Config) -> tuple[str, ...]:
     listed = config.values.get("layers_block_type", config.values.get("layer_types"))
     key = "layers_block_type" if config.has("layers_block_type") else "layer_types"
     count = len(listed) if isinstance(listed, list | tuple) else 0
-    return tuple(OLDER[word] for word in config.words(key, count, tuple(OLDER))) or (MAMBA, MOE, ATTENTION, MLP)
+    return tuple(OLDER[word] for word in config.words(key, count, tuple(OLDER))) or (MAMBA, ATTENTION, MLP)
 
 
 def _fields(decoder: Decoder, kinds: tuple[str, ...]) -> list[Field]:
