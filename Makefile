@@ -64,10 +64,13 @@ bench: .venv/installed
 faults: .venv/installed
 	$(BIN)/python -m tests.faults
 
-# llama.cpp's own converter beside ours on every tiny checkpoint: LLAMA_CPP is a checkout of it; without one its sources
-# are fetched (77 MB, the sdist of llama-cpp-python) into .cache.
+# llama.cpp's own converter beside ours on every tiny checkpoint, and all that `make test` tries on one of each family
+# on every variant: LLAMA_CPP is a checkout of llama.cpp; without one its sources are fetched (77 MB, the sdist of
+# llama-cpp-python) into .cache.
+VARIANTS_TOO := tests/parity tests/architectures tests/model tests/gguf/test_honest_files.py tests/test_supports.py \
+	tests/test_quantizer.py tests/test_compressed_families.py
 parity: .venv/installed $(if $(LLAMA_CPP),,.cache/llama.cpp)
-	LLAMA_CPP="$(LLAMA_CPP)" $(BIN)/pytest -n 2 --dist worksteal tests/parity
+	ALL_VARIANTS=1 LLAMA_CPP="$(LLAMA_CPP)" $(BIN)/pytest -n 2 --dist worksteal $(VARIANTS_TOO)
 	$(BIN)/python -m tests.peer_vocabularies "$(or $(LLAMA_CPP),.cache/llama.cpp)"
 
 .cache/llama.cpp:

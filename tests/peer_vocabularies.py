@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Library
+
 from convert.formats.gguf.pretokenizers import regexes
 from convert.formats.gguf.reader import read_gguf_header
 from convert.formats.gguf.tokenizer_proof import prove_tokenizer
@@ -32,7 +34,10 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 SEPARATOR = "\n__ggml_vocab_test__\n"
 
 # The pre-tokenizer of the model's own tokenizer.json, where the GGUF file names it otherwise or not at all.
-PIPELINES = {"mpt": "gpt-2", "refact": "starcoder", "command-r": "starcoder"}
+PIPELINES = {
+    **{"mpt": "gpt-2", "refact": "starcoder", "command-r": "starcoder"},
+    **{"gpt-neox": "gpt-2", "aquila": "gpt-2"},  # whose files are older than the word
+}
 
 
 @dataclass(frozen=True)
@@ -174,8 +179,6 @@ MAKERS: Mapping[str, Callable[[Source], dict[str, Any]]] = {
 
 def why_not(source: Source) -> str:
     """Why the original files cannot be rebuilt; empty when they can."""
-    if source.said("model") == "gpt2" and source.said("pre") is None:
-        return "cannot be rebuilt: the file names no pre-tokenizer, and llama.cpp's default is no model's"
     if source.said("model") == "gpt2" and not splits(PIPELINES.get(source.name, source.said("pre", "")))[:-1]:
         return f"cannot be rebuilt: no pipeline is known for the pre-tokenizer {source.said('pre')!r}"
     return ""
@@ -204,6 +207,11 @@ def compare(path: Path, folder: Path) -> str:
         lines = Path(f"{path}.out").read_text(encoding="utf-8").split("\n")
         wanted = [[int(number) for number in line.split()] for line in lines[: len(texts)]]
         against = "the .out"
+    elif (
+        source.said("model") == "gpt2" and source.said("pre") is None
+    ):  # cut by llama.cpp's default, which is no model's
+        own = Library.from_file(str(folder / name / "tokenizer.json"))
+        wanted, against = [own.encode(text, add_special_tokens=False).ids for text in texts], "the tokenizers library"
     else:
         theirs = LlamaVocabulary(path)
         wanted, against = [theirs.encode(text, special=False) for text in texts], "its own GGUF"

@@ -22,13 +22,13 @@ from tests import tiny
 from tests.architectures.test_families import CASES, VALUES_OF_STRANGERS
 from tests.fixtures_gptq import FAMILIES as QUANTIZED
 from tests.fixtures_gptq import STAGES, source_bundle
-from tests.parity.families import families
+from tests.parity.families import families, tried
 
 ATTENTION = ({R.Q, R.K, R.V}, {R.QKV}, {R.LATENT})
 MLP = ({R.UP, R.DOWN}, {R.GATE_UP, R.DOWN}, {R.EXPERT_UP, R.EXPERT_DOWN}, {R.EXPERT_GATE_UP, R.EXPERT_DOWN})
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=tried(CASES))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return CASES[request.param].make(tmp_path_factory.mktemp("checkpoint") / "Tiny")
 
@@ -49,7 +49,8 @@ def test_every_tensor_has_a_role_and_every_decoder_attention_and_an_mlp(folder: 
     assert {R.O, R.EMBEDDING, R.HEAD} - roles.present <= {R.HEAD}, "a head may be the embedding"
     assert bool(roles.vision) == (roles.family.vision is not None)
     allowed = architectures.DENSE | architectures.VISION
-    assert set(roles.family.usual_roles().beyond(allowed)) <= set(roles.beyond(allowed))
+    if not checkpoint.config.get("lora_adaptations"):  # Jina v3 has RoBERTa's class and no table of positions
+        assert set(roles.family.usual_roles().beyond(allowed)) <= set(roles.beyond(allowed))
     for name in roles.linears:
         assert len(checkpoint.tensors[name].shape) > 1
 

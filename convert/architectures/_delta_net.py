@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, head_size_fields
 from convert.architectures._graph_spec import PLUS_ONE, LeftOut, OutputTensor, SourceTensor, TensorRule, Transform, View
+from convert.architectures._roles import TensorRole
 from convert.architectures._rows import ENDS, NORMS, OUTPUT, QK_NORM, QKV, B, L
 from convert.architectures._state_space import negative_exp
 from convert.gguf_field import Field
@@ -113,6 +114,11 @@ def delta_net_fields(decoder: Decoder, net: DeltaNet) -> list[Field]:
         *(Field.uint32(f"{prefix}.{key}", number) for key, number in numbers.items()),
         Field.booleans(f"{prefix}.attention.recurrent_layers", net.recurrent),
     ]
+
+
+def of_state_space(tensors: Iterable[SourceTensor]) -> tuple[SourceTensor, ...]:
+    """The tensors of recurrent layers, whose projections have the names of attention's in a GGUF file."""
+    return tuple(replace(tensor, stated_role=TensorRole.STATE_SPACE) for tensor in tensors)
 
 
 def check_attention(config: Config) -> None:

@@ -44,7 +44,9 @@ class TensorRole(Enum):
     SHARED_UP = "shared expert's up"
     SHARED_GATE_UP = "shared expert's gate_up"
     SHARED_DOWN = "shared expert's down"
+    EXPERT_LATENT = "experts' latent space"  # into it and out of it
     STATE_SPACE = "state space"
+    CHANNEL_DECAY = "decay of channels"  # delta attention's projections of what is forgotten and let out
     CONVOLUTION = "convolution"
     PER_LAYER = "per-layer input"  # an embedding for each layer, and what takes it in
     ALTERNATING = "alternating updates"  # AltUp: copies of the stream; and the low-rank residual beside (Laurel)
@@ -75,6 +77,7 @@ TRAITS: tuple[tuple[str, frozenset[TensorRole]], ...] = (  # what a model has be
     ("experts", EXPERTS | {R.ROUTER}),
     ("a shared expert", SHARED_EXPERT),
     ("a state space", frozenset({R.STATE_SPACE})),
+    ("a decay for every channel", frozenset({R.CHANNEL_DECAY})),
     ("convolutions", frozenset({R.CONVOLUTION})),
     ("per-layer inputs", frozenset({R.PER_LAYER})),
     ("alternating updates", frozenset({R.ALTERNATING})),
@@ -118,6 +121,12 @@ BY_GGUF_NAME: Mapping[str, TensorRole] = {
     "ffn_gate_chexps": R.EXPERT_GATE,
     "ffn_up_chexps": R.EXPERT_UP,
     "ffn_down_chexps": R.EXPERT_DOWN,
+    "ffn_latent_down": R.EXPERT_LATENT,
+    "ffn_latent_up": R.EXPERT_LATENT,
+    "ssm_f_a": R.CHANNEL_DECAY,
+    "ssm_f_b": R.CHANNEL_DECAY,
+    "ssm_g_a": R.CHANNEL_DECAY,
+    "ssm_g_b": R.CHANNEL_DECAY,
     "ffn_gate_inp_shexp": R.SHARED_ROUTER,
     "ffn_gate_shexp": R.SHARED_GATE,
     "ffn_up_shexp": R.SHARED_UP,

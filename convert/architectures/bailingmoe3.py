@@ -190,7 +190,7 @@ def _limits(decoder: Decoder) -> list[Field]:
 FAMILY = Family(
     name="bailingmoe3",
     title="Ling 3",
-    classes=("BailingMoeV3ForCausalLM",),
+    classes=("BailingMoeV3ForCausalLM", "BailingHybridForCausalLM"),  # the second is transformers' own
     text=text,
     graphs="",
 )

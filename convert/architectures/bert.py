@@ -61,6 +61,10 @@ POOLER: tuple[TensorRule, ...] = (
 )
 UNUSED_POOLER = LeftOut("", NO_POOLER, prefix="pooler.")
 HEADS = (LeftOut("", MASKED_HEAD, prefix="cls."), LeftOut("", MASKED_HEAD, prefix="lm_head."))
+PAIRS = (
+    "llama.cpp takes both texts of a pair for the first: scores of pairs differ from the source's, which has an "
+    "embedding for the second"
+)
 DEFAULTS = {"max_position_embeddings": 512}
 
 
@@ -68,10 +72,12 @@ def text(values: JsonObject) -> GraphSpec:
     """The encoder, with its classifier where it has one. Raises PlanError with every problem of the config."""
     config = Config(values).with_defaults(**DEFAULTS)
     decoder = read_bert(config, GRAPH)
+    scores = classifier(config, (*POOLER, *biases(POOLER)))
     encoding = Encoding(
         fields=[Field.uint32("tokenizer.ggml.token_type_count", decoder.sizes["types"])],
         left_out=(*HEADS, *(() if gives_scores(values) else (UNUSED_POOLER,))),
-        classifier=classifier(config, (*POOLER, *biases(POOLER))),
+        classifier=scores,
+        notes=[PAIRS] if scores.labels and decoder.sizes["types"] > 1 else [],
     )
     return encoder_spec(decoder, ROWS, encoding)
 

@@ -8,6 +8,7 @@ from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Extra, Graph, decoder_spec, head_size_fields, read_decoder
 from convert.architectures._family import Family
 from convert.architectures._graph_spec import Change, GraphSpec, OutputTensor, SourceTensor, TensorRule, Transform
+from convert.architectures._roles import TensorRole
 from convert.architectures._rows import ENDS, MLP, NORMS, OUTPUT, QKV, B, L, named
 from convert.architectures._state_space import Mamba2, mamba2_rows, read_mamba2
 from convert.gguf_field import Field
@@ -102,7 +103,7 @@ def _ends(decoder: Decoder) -> list[SourceTensor]:
     embedding = OutputTensor("token_embd.weight", shape, change=_times(config.number("embedding_multiplier", 1.0)))
     head = OutputTensor("output.weight", shape, change=_times(config.number("lm_head_multiplier", 1.0)))
     if decoder.tied:
-        return [SourceTensor(ENDS[0][0], shape, (embedding, head))]
+        return [SourceTensor(ENDS[0][0], shape, (embedding, head), TensorRole.EMBEDDING)]
     return [SourceTensor(ENDS[0][0], shape, (embedding,)), SourceTensor("lm_head.weight", shape, (head,))]
 
 

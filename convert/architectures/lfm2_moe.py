@@ -32,7 +32,9 @@ def text(values: JsonObject) -> GraphSpec:
         config.require(key, wanted, "llama.cpp's lfm2moe graph has no other")
     kinds = config.words("layer_types", decoder.layers, KINDS)
     if not kinds:
-        config.complain("layer_types", None, f"{decoder.layers} of {' and '.join(KINDS)}")
+        if not config.has("layer_types"):
+            config.complain("layer_types", None, f"{decoder.layers} of {' and '.join(KINDS)}")
+        kinds = tuple(KINDS[i % 2] for i in range(decoder.layers))
     experts = read_experts(decoder)
     decoder = with_experts(decoder, experts)
     dense = config.size("num_dense_layers", 2, most=decoder.layers, least=0)

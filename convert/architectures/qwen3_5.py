@@ -16,6 +16,7 @@ from convert.architectures._delta_net import (
     RECURRENT,
     check_attention,
     delta_net_fields,
+    of_state_space,
     read_delta_net,
     tiling,
     with_delta_net,
@@ -56,7 +57,9 @@ def hybrid_spec(decoder: Decoder, mlp: Iterable[TensorRule], fields: Iterable[Fi
     transforms = tiling(net)
     tensors = (
         *expand(ATTENTION, decoder.sizes, transforms, net.layers(recurrent=False)),
-        *expand((*RECURRENT, *PROJECTIONS), decoder.sizes, transforms, net.layers(recurrent=True)),
+        *of_state_space(
+            expand((*RECURRENT, *PROJECTIONS), decoder.sizes, transforms, net.layers(recurrent=True)),
+        ),
     )
     all_fields = [*delta_net_fields(decoder, net), *_sections(decoder), *fields]
     return decoder_spec(

@@ -15,6 +15,7 @@ from convert.architectures._delta_net import (
     delta_net_fields,
     fused_projections,
     grouping,
+    of_state_space,
     read_delta_net,
     with_delta_net,
 )
@@ -52,8 +53,8 @@ def text(values: JsonObject) -> GraphSpec:
     transforms = grouping()
     tensors = (
         *expand(ATTENTION, decoder.sizes, transforms, net.layers(recurrent=False)),
-        *expand((*RECURRENT, BETA_ALPHA), decoder.sizes, transforms, net.layers(recurrent=True)),
-        *fused_projections(decoder, net, net.layers(recurrent=True)),
+        *of_state_space(expand((*RECURRENT, BETA_ALPHA), decoder.sizes, transforms, net.layers(recurrent=True))),
+        *of_state_space(fused_projections(decoder, net, net.layers(recurrent=True))),
     )
     rows = (*ALWAYS, *ROUTER, *EXPERTS, *SHARED)
     return decoder_spec(decoder, rows, fields, transforms, Extra(tensors=tensors, left_out=[DRAFTS]))

@@ -126,7 +126,8 @@ def _smaller(width: int) -> Transform:
 
 
 def _is_tied(config: Config) -> bool:
-    return config.flag("tie_word_embeddings", True)
+    """What the config says; transformers 5 says so of every T5, and keeps beside it whether it was one."""
+    return config.flag("scale_decoder_outputs", config.flag("tie_word_embeddings", True))
 
 
 def _divides(config: Config) -> bool:

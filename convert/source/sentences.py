@@ -6,12 +6,19 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from convert.bundle import Role
 from convert.errors import InputError
-from convert.source.companions import read_json, read_text
+from convert.source.companions import ROLES, read_json, read_text
 from convert.source.untrusted import not_json
 from validate.sentences import FILE, NotKnown, Sentences, parse
 
 WEIGHTS = "model.safetensors"  # of a matrix behind the pooling, in its folder
+
+
+def sentence_files(folder: Path) -> dict[str, Path]:
+    """Those in a checkpoint's folder, by their names in it."""
+    patterns = [pattern for pattern, role in ROLES.items() if role is Role.SENTENCES]
+    return {path.relative_to(folder).as_posix(): path for pattern in patterns for path in folder.glob(pattern)}
 
 
 def read_sentences(files: Mapping[str, Path]) -> Sentences | None:

@@ -77,6 +77,7 @@ def config_of(name: str, folder: Path) -> dict[str, Any]:
         ("refact", {"multi_query": False}, "multi_query is false, wanted true"),
         ("olmo, as AI2 saved it", {"include_bias": True}, "include_bias is true, wanted false"),
         ("olmo, as AI2 saved it", {"activation_type": "gelu"}, "activation_type is 'gelu', wanted swiglu"),
+        ("plamo3", {"rope_scaling_factor": 4}, "rope_scaling_factor is 4, wanted 1"),
     ],
 )
 def test_what_the_graphs_cannot_compute_is_refused(

@@ -19,7 +19,7 @@ from convert.source.checkpoint import LazyTensor
 from convert.source.safetensors import read_header
 from tests import tiny
 from tests.fixtures_gguf import LLAMA3_ROPE
-from tests.parity.families import every_case, families, loadable
+from tests.parity.families import every_case, families, loadable, tried
 
 FAMILIES = families()
 CASES = every_case()
@@ -34,7 +34,7 @@ def parts(config: Mapping[str, Any]) -> list[GraphSpec]:
     return made
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=tried(CASES))
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return CASES[request.param].make(tmp_path_factory.mktemp("checkpoint"))
 
@@ -94,7 +94,7 @@ def test_every_target_has_its_own_name_and_all_values(checkpoint: Path) -> None:
             zeros = [t.zero_rows * np.prod(t.shape[1:]) for t in wanted.outputs if not t.packed]
             assert [v.size + more for (_, v), more in zip(plain, zeros, strict=True)] == [np.prod(s) for s, _ in plain]
             values = np.concatenate([v.reshape(-1) for v in views])  # embedding and head may be one, with two factors
-            first = sum(t.skipped for t in wanted.outputs) * (source.size // max(1, len(source)))
+            first = sum(t.skipped for t in wanted.outputs) * (source.size // max(1, len(source)) if source.ndim else 0)
             kept = list(range(first, source.size))
             if wanted.borrowed:
                 assert len(set(values)) == len(values)
@@ -129,12 +129,17 @@ def test_experts_llama_cpp_cannot_run_are_refused(tmp_path: Path, changes: dict[
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("name", loadable())
+@pytest.mark.parametrize("name", tried(loadable()))
 def test_both_spellings_of_the_config_say_the_same(name: str, tmp_path: Path) -> None:
     """transformers 5 writes rope_parameters and, for a model that sees, text_config."""
     import transformers
 
     checkpoint = CASES[name].make(tmp_path / "checkpoint")
+    kind = config_of(checkpoint)["model_type"]
+    if kind not in transformers.CONFIG_MAPPING:
+        pytest.skip("a class of its publisher's code: there is one spelling")
+    if kind in ("mt5", "umt5"):
+        pytest.skip("transformers 5 writes of each that its head is tied, and forgets that it is not")
     transformers.AutoConfig.from_pretrained(checkpoint).save_pretrained(tmp_path)
     old, new = config_of(checkpoint), config_of(tmp_path)
     assert "rope_parameters" in new or not {"rope_theta", "rope_scaling"} & set(new)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from convert.bundle import Bundle, Role
+from convert.cli import main
 from convert.formats.gguf.checkpoint_stage import STAGE as stage
 from convert.formats.gguf.stage import STAGE as gguf
 from convert.model.reference import open_reference
@@ -55,8 +58,6 @@ def test_llama_3s_scaling_is_found_in_its_factors(tmp_path: Path) -> None:
     folder = tiny.tiny_llama(tmp_path / "Tiny", rope_scaling=scaling, rope_theta=500000.0)
     (first,) = convert(folder, tmp_path / "first", "F32").of(Role.WEIGHTS)
     unpacked(first.path, tmp_path / "again")
-    import json
-
     assert json.loads((tmp_path / "again" / "config.json").read_text())["rope_scaling"] == scaling
 
 
@@ -71,6 +72,16 @@ def test_the_reference_computes_with_it(tmp_path: Path) -> None:
             found.append((session.logits([5, 17, 99]), session.tokenize("Hello, world: 123 <|im_start|>")))
     assert (found[0][0] == found[1][0]).all()
     assert found[0][1] == found[1][1]
+
+
+def test_a_recipe_goes_on_with_it(tmp_path: Path) -> None:
+    """A folder of FP8 is planned on the tensors that will be, and made of them."""
+    (first,) = convert(tiny.tiny_qwen2(tmp_path / "Tiny"), tmp_path / "first", "BF16").of(Role.WEIGHTS)
+    stages = {"c": {"use": "checkpoint"}, "d": {"use": "fp8", "from": "c"}}
+    (tmp_path / "r.yaml").write_text(json.dumps({"name": "x", "model": {"path": str(first.path)}, "stages": stages}))
+    run = CliRunner().invoke(main, ["run", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.output
+    assert [path.name for path in (tmp_path / "out" / "x" / "d").glob("*-FP8-dynamic")] == ["Tiny-FP8-dynamic"]
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

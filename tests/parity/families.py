@@ -8,15 +8,19 @@ Such a file is called as the family's module in convert/architectures and has
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tests.parity import checkpoints
+
+ALL_VARIANTS = bool(os.environ.get("ALL_VARIANTS"))
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ def every_case() -> dict[str, Case]:
     return {f"{name}, {variant}" if variant else name: case for name, variant, case in _all()}
 
 
+def tried(found: Mapping[str, T]) -> dict[str, T]:
+    """What a test run tries of them: the plain case of each family; all where ALL_VARIANTS is set (`make parity`)."""
+    return {name: one for name, one in found.items() if ALL_VARIANTS or "," not in name}
+
+
 def families() -> dict[str, list[Case]]:
     """Family -> its cases."""
     found: dict[str, list[Case]] = {}
@@ -79,7 +88,7 @@ def families() -> dict[str, list[Case]]:
     return found
 
 
-IMAGES_NOT_KNOWN = frozenset({"gemma4_vision", "janus", "lfm2_vl", "lighton_ocr", "paddleocr"})
+IMAGES_NOT_KNOWN = frozenset({"gemma4_vision", "internvl_chat", "janus", "lfm2_vl", "lighton_ocr", "paddleocr"})
 """Families with images of which validate/runtimes/_images knows no way into a prompt: they are validated on text."""
 
 

@@ -12,7 +12,7 @@ import pytest
 from convert.bundle import Role
 from tests.fixtures_gguf import convert
 from tests.parity import hearing
-from tests.parity.families import cases
+from tests.parity.families import cases, tried
 from tests.parity.rounding import look_up_gelu, round_convolutions, round_pixels
 from tests.parity.sight import llama_images, torch_images, torch_inputs, torch_logits
 from validate.runtimes import IMAGE_MARK, llama_cpp
@@ -22,7 +22,7 @@ ALL = cases()
 PROMPT = f"Click {IMAGE_MARK} the button"
 
 
-@pytest.mark.parametrize("name", [name for name, case in ALL.items() if not case.no_logits])
+@pytest.mark.parametrize("name", [name for name, case in tried(ALL).items() if not case.no_logits])
 def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
     case = ALL[name]
     folder = case.make(tmp_path / "tiny")
@@ -47,7 +47,7 @@ def _difference(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(got - wanted).max() / wanted.std())
 
 
-@pytest.mark.parametrize("name", [name for name, case in ALL.items() if case.image])
+@pytest.mark.parametrize("name", [name for name, case in tried(ALL).items() if case.image])
 def test_images_equal_transformers(name: str, tmp_path: Path) -> None:
     """The embeddings of an image, and the logits after a prompt with it."""
     case = ALL[name]
@@ -59,8 +59,9 @@ def test_images_equal_transformers(name: str, tmp_path: Path) -> None:
     with llama_cpp.RUNTIME.open(weights, projector=projector, threads=1) as session:
         ids, got = llama_images(session, PROMPT, pixels)
         logits = session.image_logits(PROMPT, pixels)
-    inputs = dict(case.processed(pixels)) if case.processed else torch_inputs(folder, pixels)
-    with reference.RUNTIME.open(folder, threads=1) as session:
+    source = case.equal(tmp_path / "equal") if case.equal else folder
+    inputs = dict(case.processed(pixels)) if case.processed else torch_inputs(source, pixels)
+    with reference.RUNTIME.open(source, threads=1) as session:
         plain = torch_images(session, inputs, case.rows)
         case.as_llama_cpp_sees(session.model)
         if not case.exact_gelu:
@@ -76,7 +77,7 @@ def test_images_equal_transformers(name: str, tmp_path: Path) -> None:
     assert case.why or (case.image_tolerance <= 2e-3 and case.plain_image_tolerance == 2e-2)
 
 
-@pytest.mark.parametrize("name", [name for name, case in ALL.items() if case.sound])
+@pytest.mark.parametrize("name", [name for name, case in tried(ALL).items() if case.sound])
 def test_sounds_equal_transformers(name: str, tmp_path: Path) -> None:
     """The embeddings of a sound, and the logits after a prompt with it."""
     case = ALL[name]

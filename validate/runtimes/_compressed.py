@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from validate.errors import RuntimeFailure
 from validate.runtimes._optional import optional
 
 if TYPE_CHECKING:
@@ -120,10 +121,22 @@ def round_inputs(model: PreTrainedModel, folder: Path, inputs: Mapping[str, Mapp
         return
     apply_quantization_config(model, config, show_progress=False)
     modules = dict(model.named_modules())
-    for name, stored in inputs.items():
-        for suffix, value in stored.items():
-            if name in modules and optional(modules[name], suffix) is not None:
-                optional(modules[name], suffix).data.copy_(value)
+    for name, module in modules.items():
+        for suffix in _OF_INPUTS if optional(module, "quantization_scheme") is not None else ():
+            place = optional(module, suffix)
+            if place is not None:
+                place.data.copy_(_stored(inputs, name, suffix))
+
+
+def _stored(inputs: Mapping[str, Mapping[str, torch.Tensor]], name: str, suffix: str) -> torch.Tensor:
+    """What is stored beside a module: where transformers calls it otherwise, what is stored beside all of them."""
+    own = inputs.get(name, {}).get(suffix)
+    if own is not None:
+        return own
+    every = {tuple(stored[suffix].flatten().tolist()): stored[suffix] for stored in inputs.values() if suffix in stored}
+    if len(every) != 1:
+        raise RuntimeFailure(f"{suffix} of {name} is stored under no name that transformers has")
+    return next(iter(every.values()))
 
 
 def _decode(config: QuantizationConfig, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:

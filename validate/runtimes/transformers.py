@@ -251,8 +251,11 @@ class TransformersSession(CheckpointFolder):
             out = self._model.get_image_features(**self._tensors(found))
             rows = self._rows(out if (pooled := optional(out, "pooler_output")) is None else pooled)
             deep = [self._rows(level) for level in optional(out, "deepstack_features") or ()]
-            table = self._model.get_input_embeddings().weight.float().numpy()
-            return self.images.completed(self._torch.cat([rows, *deep], -1).numpy(), found, table)
+            return self.images.completed(self._torch.cat([rows, *deep], -1).numpy(), found, self._embed)
+
+    def _embed(self, token: int) -> np.ndarray:
+        """The embedding of a token."""
+        return self._model.get_input_embeddings()(self._torch.tensor([token]))[0].float().numpy()  # type: ignore[no-any-return]
 
     def _rows(self, features: Tensor | Sequence[Tensor]) -> Tensor:
         """Embeddings (image token, hidden) of a tensor of any axes before the last, or of a list of such."""

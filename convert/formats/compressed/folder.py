@@ -38,6 +38,7 @@ SPELLINGS = (
         re.compile(r"^(?:model\.language_model\.|language_model\.model\.|language_model\.(?=layers|norm|embed))"),
         "model.",
     ),
+    (re.compile(r"^backbone\."), "model."),  # Nemotron-H's, on the hub
     (re.compile(r"^(?:model\.(?=visual|vision_tower)|language_model\.(?=lm_head))"), ""),
     (re.compile(r"\.mlp\.shared_(?:mlp|expert)\."), ".mlp.shared_experts."),  # Hy3's and Laguna's own names
 )
@@ -50,12 +51,19 @@ def canonical(name: str) -> str:
     return name
 
 
+OTHERWISE = {"mlp_AR": "projector"}
+"""Parts of a checkpoint that transformers calls otherwise, and loads by both names: PaddleOCR-VL's."""
+
 ROUTERS = frozenset({TensorRole.ROUTER, TensorRole.SHARED_ROUTER})
 NOT_MATRICES = (TensorRole.EMBEDDING, TensorRole.POSITIONS)  # tables that rows are looked up in
 TAKES_FACTORS = (TensorRole.ATTENTION_NORM, TensorRole.MLP_NORM, TensorRole.NORM)  # of the columns behind them
 QUANTIZED = LINEARS | {TensorRole.LATENT}
 SUPPORTED = DENSE | VISION | QUANTIZED | ROUTERS | {TensorRole.POSITIONS, TensorRole.SINKS}
 """Roles of a model that can be quantized here: the matrices of its layers are, all else stays as it is."""
+
+RECURRENT = frozenset({TensorRole.STATE_SPACE, TensorRole.CONVOLUTION})
+"""Roles of layers that keep a state, which stay as they are: where nothing is calibrated, models may have such too."""
+STRAIGHT = ("fp8", "compressed")  # methods that look at weights alone
 
 
 @dataclass(frozen=True)
@@ -98,8 +106,8 @@ class Layout:
     @cached_property
     def towers(self) -> tuple[str, ...]:
         """The beginnings of vision tower and projector: ("visual",)."""
-        names = (canonical(name).removeprefix("model.").split(".", 1)[0] for name in self.roles.vision)
-        return tuple(sorted(set(names)))
+        names = {canonical(name).removeprefix("model.").split(".", 1)[0] for name in self.roles.vision}
+        return tuple(sorted(names | {OTHERWISE[name] for name in names & OTHERWISE.keys()}))
 
     @property
     def head(self) -> str:
@@ -192,7 +200,7 @@ def role_misfits(roles: Roles, where: str) -> Iterator[Problem]:
     if roles.gives != TEXT:
         got = f"{title} gives {roles.gives}, and only models that write text are quantized here"
         yield Problem(where, got, "a decoder of text", remedy)
-    elif found := roles.beyond(SUPPORTED):
+    elif found := roles.beyond(SUPPORTED | RECURRENT if where in STRAIGHT else SUPPORTED):
         got = f"{title} has {in_words(found)}, and only attention and MLP are quantized here"
         yield Problem(where, got, "a dense model", remedy)
     elif packed:
@@ -201,6 +209,8 @@ def role_misfits(roles: Roles, where: str) -> Iterator[Problem]:
     elif roles.transposed:
         got = f"{roles.transposed[0]} is stored with inputs before outputs"
         yield Problem(where, got, "weights of torch.nn.Linear, which readers replace", remedy)
+    elif not roles.linears and roles.present & RECURRENT:
+        yield Problem(where, f"{title}'s layers have neither attention nor an MLP", "matrices of these", remedy)
     elif not roles.linears:
         yield Problem(where, f"no tensor of {title}'s layers is there", "q_proj, …", "download the model again")
 

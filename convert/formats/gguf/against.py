@@ -21,10 +21,12 @@ from convert.formats.facts import Hyperparameter, TensorError, TensorPair
 from convert.formats.gguf.ledger import match_tensors
 from convert.formats.gguf.projector import projector_spec
 from convert.formats.gguf.reader import GGUFHeader, StoredTensor, read_gguf_header
+from convert.formats.gguf.sentences import dense_tensors, extended, without_lost_head
 from convert.formats.gguf.tensors import StreamedTensor, spec_tensors, with_numbers
 from convert.gguf_field import Field
 from convert.source.checkpoint import open_checkpoint
 from convert.source.companions import collect, read_companions
+from convert.source.sentences import read_sentences, sentence_files
 from convert.source.untrusted import shown
 from quantize.floats import to_float32
 
@@ -190,7 +192,12 @@ def _spec(folder: Path, *, projector: bool) -> tuple[GraphSpec, Mapping[str, Str
         roles = {role: tuple(Artifact("json", p, 0) for p in paths) for role, paths in collect(folder).items()}
         companions = read_companions(Bundle(Model(folder.name), {Role.WEIGHTS: (), **roles}))
         specs.append(projector_spec(family, companions))
-    ledger = match_tensors(checkpoint.tensors, specs, family, skip_vision=len(specs) == 1)
+    files = sentence_files(folder)
+    sentences = read_sentences(files)
+    found = {**dense_tensors(sentences, files), **checkpoint.tensors}
+    specs[0] = extended(specs[0], sentences)
+    specs[0] = without_lost_head(specs[0], found) if sentences else specs[0]
+    ledger = match_tensors(found, specs, family, skip_vision=len(specs) == 1)
     if ledger.problems:
         raise PlanError(*ledger.problems)
     number = 1 if len(specs) > 1 else 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from convert.bundle import Artifact, Bundle, Role
+from convert.bundle import Artifact, Bundle, Pending, Role
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import write_text
 from convert.needs import MB, Needs
@@ -69,12 +69,13 @@ class CheckpointStage(Stage[CheckpointOptions]):
     def forecast(self, options: CheckpointOptions, inputs: Inputs) -> Bundle:
         """The checkpoint's files, with sizes without headers."""
         found = _unpacked(options, inputs)
-        weights = rewrite.forecast({tensor.name: tensor for tensor in found.tensors()})
+        tensors = {tensor.name: tensor for tensor in found.tensors()}
+        weights = rewrite.forecast(tensors)
         roles: dict[Role, tuple[Artifact, ...]] = {Role.WEIGHTS: weights}
         for name, text in found.files().items():
             own = Artifact("json", Path(name), len(text.encode()))
             roles[ROLES[name]] = (*roles.get(ROLES[name], ()), own)
-        return Bundle(only(inputs).model, roles)
+        return Bundle(only(inputs).model, roles, pending=Pending(found.config, tensors))
 
     def needs(self, options: CheckpointOptions, inputs: Inputs, made: Bundle) -> Needs:
         """A matrix in float32."""

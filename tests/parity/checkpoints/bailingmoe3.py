@@ -6,6 +6,7 @@ from typing import Any
 from tests.parity.build import QWEN, SIZES, Tensors, build, experts_apart
 from tests.parity.checkpoints import kimi_linear
 from tests.parity.checkpoints.deepseek2 import BY_BYTES
+from tests.parity.checkpoints.minimax_01 import NO_LAYOUT
 from tests.parity.checkpoints.qwen3_next import WITHOUT_DRAFTS
 from tests.parity.families import Case
 
@@ -31,10 +32,10 @@ def published(name: str, values: Any) -> Tensors:
     return experts_apart(name, values)
 
 
-def bailingmoe3(folder: Path) -> Path:
+def bailingmoe3(folder: Path, name: str = "BailingMoeV3") -> Path:
     config = {
         **SIZES,
-        "architectures": ["BailingMoeV3ForCausalLM"],
+        "architectures": [f"{name}ForCausalLM"],
         "model_type": "bailing_hybrid",
         "first_k_dense_replace": 1,
         "gated_attention_proj_granularity_type": "head_wise",
@@ -69,4 +70,12 @@ def bailingmoe3(folder: Path) -> Path:
     return build(folder, QWEN, config, hub=published, scales=kimi_linear.SCALES, drawn_as="BailingHybridForCausalLM")
 
 
-CASES = {"": Case(bailingmoe3, allowed=BY_BYTES, upstream_options=WITHOUT_DRAFTS)}
+def in_transformers(folder: Path) -> Path:
+    """The same under the name of transformers' class."""
+    return bailingmoe3(folder, "BailingHybrid")
+
+
+CASES = {
+    "": Case(bailingmoe3, allowed=BY_BYTES, upstream_options=WITHOUT_DRAFTS, equal=in_transformers),
+    "of transformers": Case(in_transformers, no_parity=NO_LAYOUT),
+}

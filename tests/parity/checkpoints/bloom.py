@@ -36,6 +36,6 @@ def base(folder: Path) -> Path:
 
 CASES = {
     "": Case(bloom),
-    "the base model": Case(base),
+    "the base model": Case(base, equal=bloom),
     "6 heads": Case(lambda folder: bloom(folder, n_embed=96, n_head=6)),
 }

@@ -16,8 +16,8 @@ ROPE = {
 }
 NO_CAP = {"gemma4.final_logit_softcapping": "0 says there is none; without it llama.cpp caps logits at 30"}
 SCALES = {
-    "q_norm.weight": 0.8,
-    "embed_tokens_per_layer.weight": 8,
+    "q_norm.weight": 0.5,
+    "embed_tokens_per_layer.weight": 4,
     "router.proj.weight": 20,
     "experts.gate_up_proj": 4,
     "experts.down_proj": 4,

@@ -91,12 +91,11 @@ SEES = {"use_bidirectional_attention": "vision"}  # of this width llama.cpp show
 
 
 def experts(folder: Path) -> Path:
-    """As 26B-A4B: experts beside the MLP, keys that are the values too, no embeddings for layers."""
+    """As 26B-A4B: experts beside the MLP, keys that are the values too."""
     return gemma4_vision(
         folder,
         attention_k_eq_v=True,
         enable_moe_block=True,
-        hidden_size_per_layer_input=0,
         moe_intermediate_size=48,
         num_experts=6,
         num_global_key_value_heads=1,

@@ -71,7 +71,7 @@ def plamo2(folder: Path, name: str = "Plamo2") -> Path:
         "vocab_size": len(lines),
         "window_size": 2048,
     }
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     named = {f"{kind}_token": f"<|plamo:{kind}|>" for kind in ("unk", "bos", "eos", "pad")}
     (folder / "tokenizer_config.json").write_text(json.dumps({**named, "add_bos_token": True}))

@@ -20,6 +20,5 @@ def embedder(folder: Path, name: str = "Qwen3ForCausalLM", tied: bool = True) ->
 CASES = {
     "": Case(lambda folder: sharpened(tiny.tiny_qwen3(folder))),
     "embedder": Case(embedder, writes=False),
-    "embedder, untied and without its head": Case(lambda folder: embedder(folder, tied=False), writes=False),
     "base model": Case(lambda folder: embedder(folder, "Qwen3Model", tied=False), writes=False),
 }

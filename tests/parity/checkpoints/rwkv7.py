@@ -23,7 +23,7 @@ HIDDEN, FFN, HEAD = 64, 96, 32
 
 def write(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Path:
     """A checkpoint with RWKV's World tokenizer: all bytes, and some words."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tokens = [bytes([byte]) for byte in range(256)]
     tokens += [b"  ", b"   ", b"\t\t", b"\r\n"]  # the empty line is token 261, as it is in the real one
     tokens += WORDS

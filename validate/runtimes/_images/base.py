@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -76,8 +76,8 @@ class Images(ABC):
         height, width = found["pixel_values"].shape[-2:]
         return int(width), int(height)
 
-    def completed(self, embeddings: np.ndarray, found: Found, table: np.ndarray) -> np.ndarray:
-        """The embeddings of one image with those of tokens that stand among them, by the text model's table."""
+    def completed(self, embeddings: np.ndarray, found: Found, embed: Callable[[int], np.ndarray]) -> np.ndarray:
+        """The embeddings of one image with those of tokens that stand among them, each of which `embed` gives."""
         return embeddings
 
     # ---- what llama.cpp does by rules of its own, whatever file it is given

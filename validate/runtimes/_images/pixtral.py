@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,12 +50,12 @@ class Images(base.Images):
         height, width = found["image_sizes"][0]
         return int(width), int(height)
 
-    def completed(self, embeddings: np.ndarray, found: Found, table: np.ndarray) -> np.ndarray:
+    def completed(self, embeddings: np.ndarray, found: Found, embed: Callable[[int], np.ndarray]) -> np.ndarray:
         between = self.marks[0]
         if not between:
             return embeddings
         columns = int(found["image_sizes"][0][1]) // self.tile[0]
-        mark = table[self.tokenizer.convert_tokens_to_ids(between)]
+        mark = embed(int(self.tokenizer.convert_tokens_to_ids(between)))
         return np.insert(embeddings, range(columns, len(embeddings), columns), mark, axis=0)
 
     def _count(self, columns: int, rows: int) -> int:
