@@ -239,7 +239,7 @@ def test_bash_completes_the_command_as_the_page_says(tmp_path: Path) -> None:
 
 def test_the_family_of_the_page_is_one() -> None:
     """The example of docs/extend/add-a-family.md is the file that is there, and so is its tiny checkpoint."""
-    family, case = (block.text for block in blocks("python") if block.page.endswith("add-a-family.md"))
+    family, case, *_ = (block.text for block in blocks("python") if block.page.endswith("add-a-family.md"))
     assert family == (ROOT / "convert/architectures/seed_oss.py").read_text(encoding="utf-8")
     assert case == (ROOT / "tests/parity/checkpoints/seed_oss.py").read_text(encoding="utf-8")
 

@@ -157,7 +157,8 @@ def _text(draft: Draft, biases: list[str]) -> Iterator[str]:
     for question in asked:
         yield from _comment(question)
     spelled = "".join(f", {key}={json.dumps(other)}" for key, other in draft.spellings.items() if is_word(other))
-    yield "    config = Config(values)" + (f".spelled({spelled[2:]})" if spelled else "")
+    merged = f'.merged("{draft.nested}")' if draft.nested else ""
+    yield f"    config = Config(values){merged}" + (f".spelled({spelled[2:]})" if spelled else "")
     yield "    decoder = read_decoder(config, GRAPH)"
     for key in sorted(said_flags(draft)):
         if is_word(key):
