@@ -22,7 +22,6 @@ from convert.hashes import HashMemory
 from convert.json_types import JsonDict, JsonObject
 from convert.keys import difference, label, plain, sha256, version
 from convert.needs import Needs
-from convert.options import words_of
 from convert.progress import Progress, Silent
 from convert.recipe import Recipe, StageSpec
 from convert.registry import VALIDATE, AnyStage
@@ -309,6 +308,8 @@ def _placed(recipe: Recipe, name: str, spec: StageSpec, problem: Problem) -> Pro
     """The problem at its line of the recipe, where the stage, which knows no recipe, named itself or its option."""
     if problem.where in (spec.use, name):
         return replace(problem, where=recipe.where_stage(name))
+    from convert.options import words_of  # which imports pydantic: `convert --help` does not wait for it
+
     if problem.where in words_of(type(spec.options)):
         return replace(problem, where=recipe.where_stage(name, problem.where), got=f"{problem.where}: {problem.got}")
     return problem

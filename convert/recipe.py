@@ -21,7 +21,6 @@ from convert import registry
 from convert.errors import Problem, RecipeError, raise_all
 from convert.formats.base import SOURCE
 from convert.json_types import JsonDict, JsonObject
-from convert.options import words_of
 from convert.registry import VALIDATE
 from convert.suggest import suggest
 
@@ -271,6 +270,8 @@ def _section(stage: str) -> Place:
 def _words(stage: str, inside: tuple[int | str, ...]) -> list[str]:
     """The words known where one was not: those of the options, or of the options object nested at `inside`."""
     from pydantic import BaseModel
+
+    from convert.options import words_of
 
     model: type[BaseModel] = registry.load(stage).Options
     for part in inside:

@@ -15,7 +15,7 @@ import pytest
 
 from convert import load_recipe, registry
 from convert.errors import ConvertError
-from convert.options import Options
+from convert.options import Options, words_of
 from convert.recipe import json_schema
 from tests import processes
 
@@ -71,7 +71,7 @@ def test_the_schema_is_json_and_knows_every_stage() -> None:
     text = json.dumps(json_schema())
     for name in registry.names():
         assert registry.load(name).__doc__
-        for option in registry.load(name).Options.model_fields:
+        for option in words_of(registry.load(name).Options):
             assert f'"{option}"' in text
 
 

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from convert import registry
 from convert.cli import main
+from convert.options import words_of
 from convert.recipe import Recipe, load_recipe
 from tests import processes, readme, tiny
 
@@ -192,7 +193,7 @@ def test_the_reference_says_all_there_is() -> None:
     from validate.metrics import DEFINITIONS
 
     for stage in registry.names():
-        assert all(f"| `{option}` |" in recipes for option in registry.load(stage).Options.model_fields)
+        assert all(f"| `{option}` |" in recipes for option in words_of(registry.load(stage).Options))
     assert all(f"## {title}\n" in reports for title in json_schema()["$defs"])
     assert all(f"| `{name}` |" in reports for name in DEFINITIONS)
     api = python_api.page()
@@ -238,7 +239,7 @@ def test_bash_completes_the_command_as_the_page_says(tmp_path: Path) -> None:
 
 def test_the_family_of_the_page_is_one() -> None:
     """The example of docs/extend/add-a-family.md is the file that is there, and so is its tiny checkpoint."""
-    family, case = (block.text for block in blocks("python") if block.page.endswith("add-a-family.md"))
+    family, case, *_ = (block.text for block in blocks("python") if block.page.endswith("add-a-family.md"))
     assert family == (ROOT / "convert/architectures/seed_oss.py").read_text(encoding="utf-8")
     assert case == (ROOT / "tests/parity/checkpoints/seed_oss.py").read_text(encoding="utf-8")
 

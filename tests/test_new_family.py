@@ -134,3 +134,14 @@ def test_a_class_that_is_no_name_is_refused(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "architectures names no model class" in result.output
     assert not (tmp_path / "tree").exists()
+
+
+def test_of_a_model_with_images_the_text_is_drafted_and_the_tower_asked_for(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(families()["qwen2_5_vl"][0].make(tmp_path / "Tiny"))
+    inner = {key: value for key, value in checkpoint.config.items() if key not in ("architectures", "vision_config")}
+    outer = {"architectures": ["OtherForConditionalGeneration"], "model_type": "other", "text_config": inner}
+    for config in (checkpoint.config, {**outer, "vision_config": {}}):
+        found = draft(config, shapes_of(checkpoint.tensors), "OtherForConditionalGeneration")
+        assert any(question.endswith("have no table: see qwen2_vl.py") for question in found.questions)
+        assert all(row.words for row in found.rows)
+    assert '    config = Config(values).merged("text_config")\n' in family_text(found)

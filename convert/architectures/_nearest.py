@@ -76,24 +76,36 @@ def nearest(config: JsonObject, shapes: Mapping[str, tuple[int, ...]]) -> Neares
 def _nearest(text: str, sorted_shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Nearest | None:
     config, shapes = json.loads(text), dict(sorted_shapes)
     entries = architectures.listed()
-    first = [found for e in entries if e.classes and (found := compared(config, shapes, e.name, e.classes[:1]))]
+    first = [
+        found for e in entries if e.classes and (found := compared(config, shapes, e.name, e.classes[:1], hurried=True))
+    ]
     name = str(class_of(config))
     close = [found.family for found in sorted(first, key=lambda found: _distance(found, name))[:CLOSE]]
     others = [e for e in entries if e.name in close]
-    every = [*first, *(found for e in others if (found := compared(config, shapes, e.name, e.classes[1:])))]
+    every = [
+        *first,
+        *(found for e in others if (found := compared(config, shapes, e.name, e.classes[1:], hurried=True))),
+    ]
     best = min(every, key=lambda found: _distance(found, name), default=None)
     return best if best and len(best.unknown) < ENOUGH * best.kinds else None
 
 
 def compared(
-    config: JsonObject, shapes: Mapping[str, tuple[int, ...]], name: str, classes: Sequence[str] = ()
+    config: JsonObject,
+    shapes: Mapping[str, tuple[int, ...]],
+    name: str,
+    classes: Sequence[str] = (),
+    *,
+    hurried: bool = False,
 ) -> Nearest | None:
-    """How far the checkpoint is from a family, by the nearest of some classes, or of all of them; None for no class."""
+    """How far the checkpoint is from a family, by the nearest of some classes, or of all of them; None for no class,
+    and when `hurried` for a family that half of the tensors are strange to.
+    """
     family = architectures.load(name)
     own = str(class_of(config))
     writes = own.endswith(WRITERS)
     asked = [one for one in classes or family.classes if not writes or family.gives.get(one, TEXT) == TEXT]
-    found = [_compared(config, shapes, family, served) for served in asked]
+    found = [_compared(config, shapes, family, served, hurried) for served in asked]
     return min((one for one in found if one), key=lambda one: _distance(one, ""), default=None)
 
 
@@ -138,7 +150,9 @@ def _distance(found: Nearest, name: str) -> tuple[int | str, ...]:
     return apart, len(found.unread), -alike, not kind, rank, found.family
 
 
-def _compared(config: JsonObject, shapes: Mapping[str, tuple[int, ...]], family: Family, served: str) -> Nearest | None:
+def _compared(
+    config: JsonObject, shapes: Mapping[str, tuple[int, ...]], family: Family, served: str, hurried: bool
+) -> Nearest | None:
     asked = {**config, "architectures": [served]}
     refused: tuple[str, ...] = ()
     with keys_read() as read:
@@ -151,24 +165,44 @@ def _compared(config: JsonObject, shapes: Mapping[str, tuple[int, ...]], family:
                     spec = family.text(asked)
             except ConvertError:
                 return None
+    if hurried and _is_far(family, spec, shapes):
+        return None
     unknown, lacking = _apart(family, spec, shapes)
     unread = tuple(f"{_plain(key)} is {shown(value, 40)}" for key, value in _said(config) if key not in read)
-    return Nearest(family.name, len(set(map(kind_of, shapes))), unknown, lacking, refused, unread, served)
+    return Nearest(family.name, len(set(_kinds(tuple(shapes)).values())), unknown, lacking, refused, unread, served)
 
 
 def _apart(
     family: Family, spec: GraphSpec, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Kinds of tensors that the table does not take, and those it wants besides."""
+    kinds = _kinds(tuple(shapes))
     lacking = {tensor.source: tensor.shape for tensor in spec.tensors if not tensor.absent}
     optional = {tensor.source: tensor.shape for tensor in spec.tensors if tensor.absent}
     unknown: dict[str, str] = {}  # kind -> what is wrong with the first that the table does not take
     for name, shape in shapes.items():
         own = family.own_name(name)
         wanted = lacking.pop(own, None) or optional.get(own)
-        if wanted != shape and not any(rule.covers(own) for rule in spec.left_out) and not family.is_vision(name):
-            unknown.setdefault(kind_of(name), f" ({_size(shape)}, not {_size(wanted)})" if wanted else "")
+        if wanted == shape or kinds[name] in unknown:
+            continue
+        if not any(rule.covers(own) for rule in spec.left_out) and not family.is_vision(name):
+            unknown[kinds[name]] = f" ({_size(shape)}, not {_size(wanted)})" if wanted else ""
     return tuple(kind + wrong for kind, wrong in unknown.items()), tuple(dict.fromkeys(map(kind_of, lacking)))
+
+
+@functools.lru_cache(maxsize=4)
+def _kinds(names: tuple[str, ...]) -> dict[str, str]:
+    """Name -> kind, worked out once for all families."""
+    return {name: kind_of(name) for name in names}
+
+
+def _is_far(family: Family, spec: GraphSpec, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether half of the kinds are in no row, by one tensor of each: all of them are not looked at then."""
+    first = {kind: name for name, kind in reversed(_kinds(tuple(shapes)).items())}
+    known = {tensor.source for tensor in spec.tensors}
+    strange = [name for name in first.values() if family.own_name(name) not in known and not family.is_vision(name)]
+    covered = [n for n in strange if any(rule.covers(family.own_name(n)) for rule in spec.left_out)]
+    return len(strange) - len(covered) >= ENOUGH * len(first)
 
 
 def _said(config: JsonObject) -> Iterable[tuple[str, object]]:

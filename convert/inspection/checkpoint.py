@@ -162,7 +162,8 @@ def _none(near: Nearest | None) -> str:
     taken = f"{near.kinds - len(near.unknown)} of {near.kinds} kinds of tensors"
     rest = f", all but {_first(near.unknown)}" if near.unknown else ""
     besides = f"; it also needs {_first(near.lacking)} besides" if near.lacking else ""
-    return f"not supported; nearest is {near.family}, which takes {taken}{rest}{besides}"
+    remedy = f"`as: {near.family}` in a recipe" if near.is_exact else "`convert new-family` drafts a family for it"
+    return f"not supported; nearest is {near.family}, which takes {taken}{rest}{besides}; {remedy}"
 
 
 def _first(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from convert.architectures import _rows
 from convert.architectures._config import Config, keys_read, names_only
 from convert.architectures._decoder import GELU, SILU, Decoder, Graph, read_decoder
 from convert.architectures._graph_spec import TensorRule
-from convert.architectures._nearest import SILENT, Nearest, nearest
+from convert.architectures._nearest import SILENT, TEXTS, Nearest, nearest
 from convert.architectures._rope import Rotary
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
@@ -56,6 +56,8 @@ WORDS: Mapping[str, tuple[str, str]] = {  # GGUF name -> what its axes most like
     "ffn_down_exps": ("hidden", "expert_ffn"),
     "exp_probs_b": ("experts", ""),
 }
+TOWERS = frozenset(("visual", "vision_tower", "vision_model", "multi_modal_projector", "mm_projector", "audio_tower"))
+OTHERS = ("vision_config", "audio_config")
 ANY = "hidden q kv head ffn ffn+ffn vocab experts expert_ffn q+kv+kv"
 LAYER = re.compile(r"\.(\d+)\.")
 
@@ -90,6 +92,7 @@ class Draft:
     rows: tuple[Row, ...]
     sizes: Mapping[str, str] = field(default_factory=dict)  # dimensions of its own -> the config's key
     unread: Mapping[str, object] = field(default_factory=dict)  # what the config says besides
+    nested: str = ""  # the key under which the config has the language model's
     questions: tuple[str, ...] = ()
 
     def first(self, keys: Sequence[str]) -> str:
@@ -107,6 +110,11 @@ def draft(config: JsonObject, shapes: Shapes, served: str = "") -> Draft:
     served = served or _class(config)
     near = nearest(config, shapes)
     name = _name(config, served)
+    nested = next((key for key in TEXTS if isinstance(config.get(key), Mapping)), "")
+    towers = {tensor: shape for tensor, shape in shapes.items() if not TOWERS.isdisjoint(tensor.split("."))}
+    shapes = {tensor: shape for tensor, shape in shapes.items() if tensor not in towers}
+    if nested:
+        config = {key: value for key, value in {**config, **config[nested]}.items() if key not in (nested, *OTHERS)}
     graph_name = _graph_name(name, served)
     spellings = {
         key: next(other for other in others if config.get(other) is not None)
@@ -123,9 +131,10 @@ def draft(config: JsonObject, shapes: Shapes, served: str = "") -> Draft:
     rows = tuple(_with_own(row, own, config) for row in rows)
     read |= {*EXPERTS, *EXPERT_WIDTHS[:2], "num_experts_per_tok", *own.values(), *spellings.values(), *PARTIAL}
     unread = {key: value for key, value in config.items() if value is not None and key not in read | SILENT}
-    found = Draft(name, served, config, shapes, near, graph, bool(graph_name), spellings, rows, own, unread)
+    found = Draft(name, served, config, shapes, near, graph, bool(graph_name), spellings, rows, own, unread, nested)
     problems = [f"{p.got}{f', wanted {p.wanted}' if p.wanted else ''}" for p in decoder.config.problems]
-    return Draft(**{**vars(found), "questions": (*problems, *_questions(found, decoder))})
+    apart = [f"{len(towers)} tensors of a tower or its projector have no table: see qwen2_vl.py"] if towers else []
+    return Draft(**{**vars(found), "questions": (*apart, *problems, *_questions(found, decoder))})
 
 
 def _class(config: JsonObject) -> str:

@@ -152,12 +152,13 @@ def _text(draft: Draft, biases: list[str]) -> Iterator[str]:
     yield "def text(values: JsonObject) -> GraphSpec:"
     yield '    """The language model. Raises PlanError with every problem of the config."""'
     if draft.near is not None and draft.near.differences:
-        yield from _comment(f"beside {draft.near.family}: {draft.near.differences}", "# ")
+        yield from _comment(f"compared with {draft.near.family}: {draft.near.differences}", "# ")
     asked = [question for question in draft.questions if not any(question.startswith(f"{key} is ") for key in read)]
     for question in asked:
         yield from _comment(question)
     spelled = "".join(f", {key}={json.dumps(other)}" for key, other in draft.spellings.items() if is_word(other))
-    yield "    config = Config(values)" + (f".spelled({spelled[2:]})" if spelled else "")
+    merged = f'.merged("{draft.nested}")' if draft.nested else ""
+    yield f"    config = Config(values){merged}" + (f".spelled({spelled[2:]})" if spelled else "")
     yield "    decoder = read_decoder(config, GRAPH)"
     for key in sorted(said_flags(draft)):
         if is_word(key):
@@ -176,6 +177,9 @@ def _text(draft: Draft, biases: list[str]) -> Iterator[str]:
     rows = "rows" if biases else "ROWS"
     transforms = ", side_by_side(decoder)" if draft.graph.name == "llama" else ""
     fields_text = f", [{', '.join(fields)}]" if fields or transforms else ""
+    if len(fields) > 1:
+        yield f"    fields = [{', '.join(fields)}]"
+        fields_text = ", fields"
     yield f"    return decoder_spec({decoder}, {rows}{fields_text}{transforms})"
 
 
@@ -286,13 +290,12 @@ def checkpoint_text(draft: Draft) -> str:
             "from __future__ import annotations",
             "",
             "from pathlib import Path",
-            "from typing import Any",
             "",
             "from tests.parity.build import QWEN, SHARP, SIZES, build",
             "from tests.parity.families import Case",
             "",
             "",
-            f"def {draft.name}(folder: Path, **words: Any) -> Path:",
+            f"def {draft.name}(folder: Path, **words: object) -> Path:",
             "    config = {",
             "        **SIZES,",
             *lines,
