@@ -174,7 +174,7 @@ def test_any_value_of_a_stranger_is_taken_or_refused_in_one_line(checkpoint: Pat
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "type is 'dynamic'"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 16}}, "beta_fast is 16, wanted 32"),
-        ({"rope_scaling": {**LLAMA3_ROPE, "high_freq_factor": 1.0}}, "high_freq_factor is 1.0"),
+        ({"rope_scaling": {**LLAMA3_ROPE, "high_freq_factor": 0.5}}, "high_freq_factor is 0.5"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
