@@ -201,8 +201,8 @@ def test_what_is_left_of_a_folder_without_weights(tmp_path: Path) -> None:
 
 
 def test_every_stage_is_asked_or_makes_nothing() -> None:
-    of_other_files = {"gguf_lora", "checkpoint"}  # an adapter's and a GGUF file's
-    assert sorted({*(one.stage for one in questions(512)), *registry.OWN, *of_other_files}) == registry.names()
+    others = {"gguf_lora", "checkpoint", "calibration"}  # of an adapter, of a GGUF file, for other stages
+    assert sorted({*(one.stage for one in questions(512)), *registry.OWN, *others}) == registry.names()
 
 
 def test_it_says_what_a_plan_says(vl: Path, tmp_path: Path) -> None:

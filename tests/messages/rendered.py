@@ -29,7 +29,7 @@ from validate.report.changes_words import to_text
 
 NANO = Path(__file__).parents[2] / "recipes/models/fara-nano"
 PLAN = "name: small\nmodel: {path: Model}\nstages:\n"
-COMMANDS = ("plan", "run", "validate", "compare", "inspect", "init", "stages", "families", "schema")
+COMMANDS = ("plan", "run", "validate", "compare", "inspect", "init", "stages", "families", "new-family", "schema")
 SAYS_MACHINE = (
     (r"[\d.]+ [kMGT]?B are free on that disk", "<free> are free on that disk"),
     (r"done in [\d.]+ s", "done in <seconds>"),
