@@ -66,7 +66,7 @@ def test_every_entry_that_is_commented_out_loads_once_it_is_put_to_use(tmp_path:
     assert plan(recipe, tmp_path / "out").problems == ()
 
 
-OF_OTHER_FILES = {"gguf_lora", "checkpoint"}
+OF_OTHER_FILES = {"gguf_lora", "checkpoint", "calibration"}  # and what serves other stages
 """What is made of an adapter, and of a GGUF file: a recipe that begins with a checkpoint has neither."""
 
 
@@ -90,7 +90,7 @@ def test_the_path_is_told_from_where_the_recipe_lies(tmp_path: Path, monkeypatch
 def test_a_format_that_cannot_take_the_model_is_left_out_with_the_reason(tmp_path: Path) -> None:
     folder = tiny.tiny_llama(tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["MambaForCausalLM"]}))
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["ArcticForCausalLM"]}))
     assert init(folder, "--out", tmp_path / "r.yaml").exit_code == 0
     text = (tmp_path / "r.yaml").read_text()
     assert "# GGUF is left out: config.json: not supported" in text

@@ -178,6 +178,14 @@ def packing(folder: Path) -> JsonObject | None:
     return words if isinstance(words, dict) and unpack.reads(words) else None
 
 
+def is_classifier(folder: Path) -> bool:
+    """Whether the model of a folder gives scores of texts, as far as its config can be read."""
+    try:
+        return gives_scores(read_config(folder))
+    except InputError:  # said by who needs the config
+        return False
+
+
 def read_config(folder: Path) -> JsonDict:
     """config.json of the checkpoint in `folder`, as it describes the tensors that are read from there.
 

@@ -98,6 +98,7 @@ CLASS_OF: Mapping[str, str] = {
     "mistral3": "Mistral3ForConditionalGeneration",
     "mixtral": "MixtralForCausalLM",
     "mpt": "MptForCausalLM",
+    "mt5": "MT5ForConditionalGeneration",
     "nemotron": "NemotronForCausalLM",
     "nemotron_h": "NemotronHForCausalLM",
     "olmo": "OlmoForCausalLM",
@@ -129,6 +130,8 @@ CLASS_OF: Mapping[str, str] = {
     "stablelm": "StableLmForCausalLM",
     "starcoder2": "Starcoder2ForCausalLM",
     "step3p7": "Step3p7ForConditionalGeneration",
+    "t5": "T5ForConditionalGeneration",
+    "umt5": "UMT5ForConditionalGeneration",
     "voxtral": "VoxtralForConditionalGeneration",
     "youtu": "YoutuForCausalLM",
 }

@@ -16,8 +16,7 @@ import numpy as np
 from convert.bundle import Artifact
 from convert.errors import InputError
 from convert.progress import Progress
-from convert.source.checkpoint import PICKLES, SAFETENSORS, STORAGE, LazyTensor, check_index, read_config
-from convert.source.model_types import gives_scores
+from convert.source.checkpoint import PICKLES, SAFETENSORS, STORAGE, LazyTensor, check_index, is_classifier
 from convert.source.names import kept_name, refuse_unmerged
 from convert.source.pickle_scan import DTYPES, ZIP_START, scan
 from convert.source.safetensors import write
@@ -46,7 +45,7 @@ def convert(
     progress.start("reading pickled weights", sum(path.stat().st_size for path in files))
     found: dict[str, str] = {}
     artifacts = []
-    scores = bool(files) and _gives_scores(files[0].parent)
+    scores = bool(files) and is_classifier(files[0].parent)
     for path, name in zip(files, SAFETENSORS.names(len(files)), strict=True):
         scan(path)
         tensors = _model_tensors(path, scores)
@@ -62,14 +61,6 @@ def convert(
         named = {plain: file for tensor, file in index.items() if (plain := kept_name(tensor, scores))}
         check_index(files[0].parent / PICKLES.index, named, found)
     return tuple(artifacts)
-
-
-def _gives_scores(folder: Path) -> bool:
-    """Whether the model of a folder is a classifier of texts, as far as its config can be read."""
-    try:
-        return gives_scores(read_config(folder))
-    except InputError:  # said by who needs the config
-        return False
 
 
 def lazy_tensors(path: Path) -> dict[str, LazyTensor]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from email.message import Message
 from functools import lru_cache
 from pathlib import Path
+from time import sleep
 from typing import IO
 from urllib.parse import urlsplit
 
@@ -64,7 +64,7 @@ class RemoteFile:
             if failed >= TRIES:
                 got = f"gave {len(found)} of {stop - start} bytes, then nothing in {TRIES} tries ({shown(reason, 100)})"
                 raise InputError(self.url, got, "a server within reach", "run again: what is done stays")
-            time.sleep(min(LONGEST_WAIT, max(wait, 0.5 * 2 ** (failed - 1))))
+            sleep(min(LONGEST_WAIT, max(wait, 0.5 * 2 ** (failed - 1))))
         return found
 
     def _read_on(self, start: int, stop: int, found: bytearray) -> None:
@@ -143,9 +143,9 @@ def fetch(url: str, token: str, most: int) -> bytes:
             if wanted is None or len(raw) == int(wanted):
                 return raw
         except _BusyError as error:
-            time.sleep(min(LONGEST_WAIT, max(error.wait, 0.5 * 2**tried)))
+            sleep(min(LONGEST_WAIT, max(error.wait, 0.5 * 2**tried)))
         except (OSError, http.client.HTTPException):
-            time.sleep(min(LONGEST_WAIT, 0.5 * 2**tried))
+            sleep(min(LONGEST_WAIT, 0.5 * 2**tried))
     raise InputError(url, f"was not given in {TRIES} tries", "a server within reach", "run again later")
 
 
@@ -162,9 +162,9 @@ def seen(url: str, token: str) -> RemoteFile:
                     raise InputError(url, "says no ETag, so that a change would not be seen", "an ETag")
                 return RemoteFile(url, etag, int(size), token)
         except _BusyError as error:
-            time.sleep(min(LONGEST_WAIT, max(error.wait, 0.5 * 2**tried)))
+            sleep(min(LONGEST_WAIT, max(error.wait, 0.5 * 2**tried)))
         except (OSError, http.client.HTTPException):
-            time.sleep(min(LONGEST_WAIT, 0.5 * 2**tried))
+            sleep(min(LONGEST_WAIT, 0.5 * 2**tried))
     raise InputError(url, f"was not given in {TRIES} tries", "a server within reach", "run again later")
 
 

@@ -24,7 +24,6 @@ from convert.progress import Progress, Silent
 from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled, remake, streamed
 from convert.source.card import read_card
 from convert.source.checkpoint import PICKLES
-from convert.source.model_types import gives_scores
 from convert.source.remake import Remade, artifact
 from convert.source.remote import LIST, remote_of
 from convert.source.untrusted import inside
@@ -188,7 +187,7 @@ def _check_weights(folder: Path) -> None:
         return
     kind = checkpoint.layout(folder)
     if kind is not PICKLES:
-        checkpoint.open_tensors(folder, gives_scores(checkpoint.read_config(folder)))
+        checkpoint.open_tensors(folder, checkpoint.is_classifier(folder))
         return
     files, _ = checkpoint.weight_files(folder, kind)
     for path in files:
