@@ -154,7 +154,7 @@ def test_a_family_that_is_not_known_is_said(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"vision_config": {"model_type": "idefics3_vision", "hidden_size": 32}}, "put into idefics3_vision is not known here"),
+        ({"vision_config": {"model_type": "idefics3_vision", "hidden_size": 32}}, "not for idefics3_vision"),
         ({"image_token_index": 511}, "does not suit the model: ValueError: token 511 of the config is none"),
     ],
 )
