@@ -97,7 +97,7 @@ class TransformersSession(CheckpointFolder):
             auto = _of_sounds(self._config.model_type)
         return auto
 
-    @property
+    @functools.cached_property
     def _gives_vectors(self) -> bool:
         """Whether the class of the config, or sentence-transformers' files beside it, make of a text a vector."""
         remote = optional(self._config, "auto_map") or {}
