@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ import numpy as np
 from convert.calibration import mix
 from convert.calibration.conversation import rendered
 from convert.errors import InputError, StageError
-from convert.json_types import JsonObject
+from convert.json_types import JsonDict, JsonObject
 from convert.source.companions import read_text
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ def make_rows(folder: CheckpointFolder, asked: Description) -> list[Row]:
         got = "no row to calibrate on"
         raise StageError("calibration", got, f"at least one of {asked.length} tokens", "name a longer text")
     return rows
+
+
+def summary(rows: Sequence[Row]) -> JsonDict:
+    """How many rows and tokens there are, and their hash."""
+    return {"rows": len(rows), "tokens": sum(row["input_ids"].size for row in rows), "sha256": digest(rows)}
 
 
 def mix_windows(session: ReferenceSession, count: int, length: int, seed: int = 0) -> list[list[int]]:
@@ -131,7 +136,7 @@ def _lead(session: Session) -> list[int]:
     return [identity.bos] if identity.adds_bos else []
 
 
-def digest(rows: list[Row]) -> str:
+def digest(rows: Sequence[Row]) -> str:
     """sha256 over every row's arrays."""
     total = hashlib.sha256()
     for row in rows:

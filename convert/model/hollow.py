@@ -25,6 +25,7 @@ from convert.source import quantized
 from convert.source.checkpoint import LazyTensor, open_tensors, packing
 from validate.errors import RuntimeFailure
 from validate.runtimes._folder import first_line, quiet
+from validate.runtimes.transformers import class_of_sounds
 from validate.silence import silence_torchao
 
 silence_torchao()  # before transformers, which looks whether it is there
@@ -35,8 +36,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoModelForSeq2SeqLM,
     PreTrainedConfig,
 )
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -47,7 +46,6 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,14 +77,13 @@ def build(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) 
 
 
 def auto_class(config: PreTrainedConfig) -> type[_BaseAutoModelClass]:
-    """transformers' own choice of a class; it files some models that hear as if they had a decoder apart."""
+    """transformers' own choice of a class for a config."""
     parts = config.to_dict()
     found: type[_BaseAutoModelClass] = AutoModelForCausalLM
     if "vision_config" in parts:
         found = AutoModelForImageTextToText
     elif "audio_config" in parts:
-        known = config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
-        found = AutoModelForMultimodalLM if known else AutoModelForSeq2SeqLM
+        found = class_of_sounds(config.model_type)
     return found
 
 

@@ -17,12 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 from convert.model.forward import Call, Output
 from convert.model.layered import Layer, Layered
+from convert.model.statistics import GRAM_COLUMNS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-GRAM_COLUMNS = 512  # of a Gram matrix at a time, from the diagonal on: the other half is the same
 PIECE = 4096  # rows of inputs squared in float64 at a time
 
 

@@ -87,10 +87,10 @@ class LayeredSession(TransformersSession):
             for _ in self.layered.run(rows, visitor(self.layered), on_call, head=False):
                 pass
 
-    def put_through(self, inputs: Sequence[Mapping[str, Tensor]], visitor: Callable[[Layered], Visitor]) -> None:
+    def put_through(self, inputs: Sequence[Mapping[str, Tensor]], visitor: Visitor) -> None:
         """Put whatever the model takes through every layer below the head, each layer shown to the visitor."""
         with self._running():
-            for _ in self.layered.run(inputs, visitor(self.layered), head=False):
+            for _ in self.layered.run(inputs, visitor, head=False):
                 pass
 
     @property

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from convert.model.inputs import Inputs
 
+GRAM_COLUMNS = 512  # of a Gram matrix at a time, from the diagonal on: the other half is the same
 PLAIN, WITH_GRAMS = "statistics", "statistics/gram"  # kinds of artifacts
 TYPES = {np.dtype(np.int64): "I64", np.dtype(np.float64): "F64", np.dtype(np.float32): "F32"}
 SUMS = ("counts", "squares", "sizes", "largest")
@@ -149,6 +150,6 @@ def _words(path: Path, key: str) -> JsonDict:
     return words
 
 
-def gram_bytes(columns: Sequence[int], stripe: int = 512) -> int:
-    """Of Gram matrices of so many columns each, as they are kept."""
-    return sum(4 * min(stripe, n - at) * (n - at) for n in columns for at in range(0, n, stripe))
+def gram_bytes(columns: int) -> int:
+    """Of a Gram matrix of so many columns, as it is kept."""
+    return sum(4 * min(GRAM_COLUMNS, columns - at) * (columns - at) for at in range(0, columns, GRAM_COLUMNS))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from convert.errors import PlanError
-from tests.architectures.test_dense_families import config_of, text
+from tests.architectures.test_dense_families import text
 from tests.fixtures_gguf import edit_weights, source_inputs, stage
-from tests.parity.families import cases
+from tests.parity.families import cases, config_of
 
 YARN = {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 32, "llama_4_scaling_beta": 0.1}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,7 @@ import pytest
 
 from convert import architectures
 from convert.errors import PlanError
-from tests.parity.families import cases
-
-CASES = cases()
-
-
-def config_of(name: str, folder: Path) -> dict[str, Any]:
-    return dict(json.loads((CASES[name].make(folder) / "config.json").read_text()))
+from tests.parity.families import config_of
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,9 @@ import pytest
 from convert import architectures
 from convert.architectures._graph_spec import GraphSpec
 from convert.errors import PlanError
-from tests.parity.families import cases
+from tests.parity.families import config_of
 
-CASES = cases()
 LONG = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
-
-
-def config_of(name: str, folder: Path) -> dict[str, Any]:
-    return dict(json.loads((CASES[name].make(folder) / "config.json").read_text()))
 
 
 def text(config: dict[str, Any]) -> GraphSpec:

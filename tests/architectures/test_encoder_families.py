@@ -14,14 +14,10 @@ from convert.formats.compressed.supports import supports_family
 from convert.source.checkpoint import open_checkpoint
 from tests.fixtures_gguf import edit_config, source_inputs
 from tests.parity.checkpoints.qwen3 import embedder
-from tests.parity.families import every_case
+from tests.parity.families import config_of, every_case
 from tests.parity.sentences import pooled
 
 CASES = every_case()
-
-
-def config_of(name: str, folder: Path) -> dict[str, Any]:
-    return dict(json.loads((CASES[name].make(folder) / "config.json").read_text()))
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from convert import architectures
-from convert.architectures._graph_spec import GraphSpec
 from convert.errors import PlanError
-from tests.parity.families import cases
-
-CASES = cases()
-
-
-def config_of(name: str, folder: Path) -> dict[str, Any]:
-    return dict(json.loads((CASES[name].make(folder) / "config.json").read_text()))
-
-
-def text(config: dict[str, Any]) -> GraphSpec:
-    return architectures.find(config).text(config)
+from tests.architectures.test_dense_families import text
+from tests.parity.families import config_of
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,7 @@ import pytest
 from convert import architectures
 from convert.architectures._state_space import exact_exp
 from convert.errors import PlanError
-from tests.parity.families import cases
-
-CASES = cases()
-
-
-def config_of(name: str, folder: Path) -> dict[str, Any]:
-    return dict(json.loads((CASES[name].make(folder) / "config.json").read_text()))
+from tests.parity.families import config_of
 
 
 @pytest.mark.parametrize(

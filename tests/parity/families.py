@@ -8,6 +8,7 @@ Such a file is called as the family's module in convert/architectures and has
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,6 +74,11 @@ def cases() -> dict[str, Case]:
 def every_case() -> dict[str, Case]:
     """Every case, encoders too."""
     return {f"{name}, {variant}" if variant else name: case for name, variant, case in _all()}
+
+
+def config_of(name: str, folder: Path) -> dict[str, Any]:
+    """config.json of the checkpoint of a case, made in `folder`."""
+    return dict(json.loads((every_case()[name].make(folder) / "config.json").read_text()))
 
 
 def tried(found: Mapping[str, T]) -> dict[str, T]:

@@ -94,7 +94,7 @@ class TransformersSession(CheckpointFolder):
         elif optional(self._config, "vision_config") is not None:
             auto = transformers.AutoModelForImageTextToText
         elif optional(self._config, "audio_config") is not None:
-            auto = _of_sounds(self._config.model_type)
+            auto = class_of_sounds(self._config.model_type)
         return auto
 
     @functools.cached_property
@@ -302,7 +302,7 @@ class TransformersSession(CheckpointFolder):
         self._torch.set_num_threads(self._threads_before)
 
 
-def _of_sounds(kind: str) -> type[_BaseAutoModelClass]:
+def class_of_sounds(kind: str) -> type[_BaseAutoModelClass]:
     """transformers' own choice of a class for a model that hears; it files some as if they had a decoder apart."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as KNOWN

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from convert import messages
 from convert.calibration.batches import batches
-from convert.calibration.rows import Description, Row, digest, make_rows
+from convert.calibration.rows import Description, Row, make_rows, summary
 from convert.formats.compressed.scheme import Scheme
-from convert.json_types import JsonDict
 from convert.model.statistics import Statistics
 
 TRIED = Description(samples=1, length=32)
@@ -31,11 +30,7 @@ def main(request_file: str) -> None:
     measured = _measured(request["statistics"])
     # what was measured needs no rows; one is put through the layers to try what can take factors
     rows = make_rows(CheckpointFolder(source), TRIED if measured else asked)
-    calibrated_on: JsonDict = {
-        "rows": len(rows),
-        "tokens": sum(row["input_ids"].size for row in rows),
-        "sha256": digest(rows),
-    }
+    calibrated_on = summary(rows)
     parent = messages.parent()
     if measured:
         calibrated_on = {word: measured.rows[word] for word in calibrated_on}

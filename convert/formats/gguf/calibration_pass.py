@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from convert.bundle import Artifact, Bundle
 from convert.calibration.batches import batches
-from convert.calibration.rows import digest, make_rows
+from convert.calibration.rows import make_rows, summary
 from convert.errors import StageError
 from convert.formats.gguf.calibration import Gathered, model_key, read_matrices, silent
 from convert.formats.gguf.imatrix import Imatrix
@@ -42,9 +42,7 @@ def gather(
             "samples": options.samples,
             "length": options.length,
             "seed": options.seed,
-            "rows": len(rows),
-            "tokens": sum(row["input_ids"].size for row in rows),
-            "sha256": digest(rows),
+            **summary(rows),
         }
         progress.note(f"calibrating on {len(rows)} rows, {words['tokens']} tokens")
         if len(rows) < options.samples:
@@ -68,10 +66,9 @@ def gather(
         )
         progress.start("calibrating", len(decoder), "layer")
         try:
-            reference.put_through(list(batches(rows)), lambda _: visitor)
+            reference.put_through(list(batches(rows)), visitor)
         except RuntimeFailure as error:
             raise StageError("the reference", str(error)) from error
     silent(matrices, gathered.entries)
-    return Imatrix(gathered.entries, (options.source_name,), len(rows), options.length, model_key(source)), tuple(
-        layers
-    )
+    imatrix = Imatrix(gathered.entries, (options.source_name,), len(rows), options.length, model_key(source))
+    return imatrix, tuple(layers)

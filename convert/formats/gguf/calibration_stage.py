@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 FOLDER = "statistics"
 SUM_BYTES = 8 + 8 + 4  # a column's sums
 SHARE = ("attn_k.", "attn_v.", "ffn_up.", "ffn_up_exps.", "ffn_up_shexp.")  # given what q or gate are given
-TOKENS = 512  # of a Gram matrix's sum at a time, about
 
 
 class CalibrationOptions(Calibration):
@@ -130,7 +129,7 @@ def _kept_bytes(matrices: Matrices, tensor: str, grams: bool) -> int:
     names = [name for name in matrices.by_source[tensor] if not any(word in name for word in SHARE)]
     total = 0
     for experts, columns in map(matrices.entry_shape, names[:1]):
-        total += experts * (SUM_BYTES * columns + (gram_bytes([columns]) if grams else 0))
+        total += experts * (SUM_BYTES * columns + (gram_bytes(columns) if grams else 0))
     return total
 
 
