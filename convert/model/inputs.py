@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from convert.model.forward import Call, Output
 from convert.model.layered import Layer, Layered
-from convert.model.statistics import GRAM_COLUMNS
+from convert.model.memory_needs import GRAM_COLUMNS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,6 +14,7 @@ from convert.needs import GB, MB, Needs
 from convert.source.checkpoint import LazyTensor, open_bundle, open_tensors, packing
 from validate import memory
 
+GRAM_COLUMNS = 512  # of a Gram matrix at a time, from the diagonal on: the other half is the same
 LIBRARIES = 700 * MB  # torch and transformers, loaded
 _NAMES = (("hidden_size", "n_embd", "d_model"), ("vocab_size",))
 SMALL = 256 * MB  # of weights: below it a step is more start-up than arithmetic, and keeps one core busy

@@ -26,6 +26,7 @@ import numpy as np
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
+from convert.model.memory_needs import GRAM_COLUMNS
 from convert.source.checkpoint import LazyTensor, open_files
 from convert.source.safetensors import read_header, write
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from convert.model.inputs import Inputs
 
-GRAM_COLUMNS = 512  # of a Gram matrix at a time, from the diagonal on: the other half is the same
 PLAIN, WITH_GRAMS = "statistics", "statistics/gram"  # kinds of artifacts
 TYPES = {np.dtype(np.int64): "I64", np.dtype(np.float64): "F64", np.dtype(np.float32): "F32"}
 SUMS = ("counts", "squares", "sizes", "largest")
