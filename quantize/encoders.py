@@ -26,6 +26,7 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
     "legacy": ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
     "kquants": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     "iquants": ("IQ4_NL", "IQ4_XS"),
+    "iq1_quants": ("IQ1_S",),
     "codebook_quants": ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
 }
 
@@ -57,6 +58,7 @@ _SCALES: Mapping[str, tuple[int, ...]] = {
     "Q6_K": (208,),
     "IQ4_NL": (0,),
     "IQ4_XS": (0,),
+    "IQ1_S": (0,),
     "IQ2_XXS": (0,),
     "IQ2_XS": (0,),
     "IQ2_S": (0,),
@@ -64,7 +66,7 @@ _SCALES: Mapping[str, tuple[int, ...]] = {
     "IQ3_S": (0,),
 }
 
-NEED_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS"})
+NEED_IMPORTANCE = frozenset({"IQ1_S", "IQ2_XXS", "IQ2_XS"})
 """Types whose encoders raise ValueError without importance (ggml.c, ggml_quantize_requires_imatrix)."""
 
 OVERFLOW: Mapping[str, float] = {

@@ -1,0 +1,270 @@
+"""ggml's search for blocks of IQ1_S and IQ1_M: values are about scale * (-1, 0 or 1, and an eighth up or down).
+
+With the values of a block in order, the three levels are two cuts through them. ggml tries all pairs of cuts, and up or
+down for the block (IQ1_S) or each half of it (IQ1_M), with sums made beforehand, and keeps what fits best by weighted
+least squares. Then each group of 8 values becomes an entry of the codebook (`codebook_nearest.py`).
+
+One block is in each lane, as in `simd.py`. Only few pairs of cuts can win: first some of them are tried, and in ggml's
+own loop only what is at least about as good as the best of these changes anything. That the last best is the same
+follows: what it is compared with is the same from the first pair on that is clearly better than the best of the few.
+"""
+
+# ruff: noqa: PLR0913, PLR0917 - a kernel has no objects: workspaces and constants are passed one by one
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped,misc"
+
+from __future__ import annotations
+
+import numpy as np
+
+from quantize.codebook_nearest import METRIC, REST, SECTION, X, nearest_shifted
+from quantize.codebooks import COUNT_SHIFT
+from quantize.simd import (
+    LANES,
+    any_lane,
+    counted_nowhere,
+    fabs,
+    gather,
+    kernel,
+    lane_bits,
+    load,
+    lowest_lane,
+    maximum,
+    put_byte,
+    put_half,
+    splat,
+    splat_int,
+    store,
+    to_float,
+    where,
+    workspace,
+)
+from quantize.simd16 import LARGEST
+
+EIGHTH = np.float32(0.125)
+_OFF_GRID = 1 << 16  # beside the number of an entry: the point was none
+
+# Levels -1, 0 and 1, an eighth up and an eighth down
+_U0, _U1, _U2 = np.float32(-0.875), np.float32(0.125), np.float32(1.125)
+_D0, _D1, _D2 = np.float32(-1.125), np.float32(-0.125), np.float32(0.875)
+
+# Where more things stand in the float32 room: of the values in order, sums up to each cut ...
+_SUMS = SECTION + LANES  # one more than values
+SUM_X, SUM_W = REST, REST + _SUMS
+# ... and what follows from them, for the second cut
+X_UP, X_DOWN, W_UP, W_DOWN = (REST + k * _SUMS for k in range(2, 6))
+SHIFTS, SCALE = REST + 8 * _SUMS, REST + 8 * _SUMS + 2 * LANES
+FLOATS = SCALE + LANES
+RANK, WORD, CHOSEN, POINT = 0, SECTION, SECTION + 4 * LANES, SECTION + 8 * LANES
+INTEGERS = POINT + 4 * LANES
+
+_ORDINARY = 1e-15
+"""Sums from here up to its inverse have no products that are infinite or denormal."""
+
+
+@counted_nowhere
+def _take(room, whole, blocks, first, n):
+    """Fills the room with blocks from `first` on; returns their largest absolute values. RANK: places in order."""
+    gather(blocks[0], first * n, n, n, room[X:])
+    gather(blocks[1], first * n, n, n, room[METRIC:])
+    largest = fabs(load(room, X))
+    for j in range(n):
+        value, rank = load(room, X + j * LANES), splat_int(0)
+        largest = maximum(largest, fabs(value))
+        for i in range(j):  # of equal values the first comes first
+            behind = value < load(room, X + i * LANES)
+            k = RANK + i * LANES
+            store(whole, k, load(whole, k) + where(behind, splat_int(1), 0))
+            rank += where(behind, splat_int(0), 1)
+        store(whole, RANK + j * LANES, rank)
+    return largest
+
+
+@counted_nowhere
+def _sum_up(room, whole, start, end, n, sum_x, sum_w):
+    """Sums of w * x and of w of the values start..end, in order, up to each of the n + 1 cuts."""
+    for k in range(0, (n + 1) * LANES, LANES):
+        store(room, sum_x + k, splat(0))
+        store(room, sum_w + k, splat(0))
+    for i in range(start * LANES, end * LANES, LANES):
+        for k in range(i, i + LANES):
+            at = (whole[RANK + k] + 1) * LANES + k - i
+            room[sum_x + at] = room[METRIC + k] * room[X + k]
+            room[sum_w + at] = room[METRIC + k]
+    x, w = splat(0), splat(0)
+    for k in range(LANES, (n + 1) * LANES, LANES):
+        x += load(room, sum_x + k)
+        w += load(room, sum_w + k)
+        store(room, sum_x + k, x)
+        store(room, sum_w + k, w)
+
+
+@counted_nowhere
+def _prepare_s(room, n):
+    """What the values behind the second cut add to the sums, for every such cut of a whole block."""
+    x, w = load(room, SUM_X + n * LANES), load(room, SUM_W + n * LANES)
+    for k in range(0, (n + 1) * LANES, LANES):
+        behind, weight = x - load(room, SUM_X + k), w - load(room, SUM_W + k)
+        store(room, X_UP + k, behind * _U2)
+        store(room, X_DOWN + k, behind * _D2)
+        store(room, W_UP + k, weight * _U2 * _U2)
+        store(room, W_DOWN + k, weight * _D2 * _D2)
+
+
+@counted_nowhere
+def _pair_s(room, i, j):
+    """For the cuts i and j: the sums of w * x * level and w * level**2, an eighth up; and both an eighth down."""
+    x, w, k = load(room, SUM_X + i * LANES), load(room, SUM_W + i * LANES), j * LANES
+    middle = (load(room, SUM_X + k) - x) * _U1
+    weight = (load(room, SUM_W + k) - w) * _U1 * _U1
+    return (
+        x * _U0 + middle + load(room, X_UP + k),
+        w * _U0 * _U0 + weight + load(room, W_UP + k),
+        x * _D0 - middle + load(room, X_DOWN + k),
+        w * _D0 * _D0 + weight + load(room, W_DOWN + k),
+    )
+
+
+@counted_nowhere
+def _fits(product, square, best):
+    return (square > 0) & (product * product > best * square)
+
+
+@counted_nowhere
+def _slightly_less(product, square, total):
+    """A little less than the score of these sums, where no number came near the limits of floats."""
+    score = product / square * (product * np.float32(1 - 2.0**-18))
+    ordinary = (score > _ORDINARY) & (score < 1 / _ORDINARY) & (total > _ORDINARY) & (total < 1 / _ORDINARY)
+    return where(ordinary, score, -np.float32(LARGEST))
+
+
+@counted_nowhere
+def _cuts_s(room, n, largest):
+    """The best pair of cuts and direction, (i * 64 + j) * 2 + down, -1 where there is none; and the scale."""
+    _prepare_s(room, n)
+    score, weight = splat(0), splat(1)
+    for i in range(0, n + 1, 4):
+        for j in range(i, n + 1, 4):
+            up, w_up, down, w_down = _pair_s(room, i, j)
+            fits = (w_up > 0) & (up * up * weight > score * score * w_up)
+            score, weight = where(fits, up, score), where(fits, w_up, weight)
+            fits = (w_down > 0) & (down * down * weight > score * score * w_down)
+            score, weight = where(fits, down, score), where(fits, w_down, weight)
+    best = _slightly_less(score, weight, load(room, SUM_W + n * LANES))
+    cuts, scale = splat_int(-1), largest
+    for i in range(n + 1):
+        for j in range(i, n + 1):
+            up, w_up, down, w_down = _pair_s(room, i, j)
+            fits = _fits(up, w_up, best)
+            if any_lane(fits | _fits(down, w_down, best)):
+                scale = where(fits, up / w_up, scale)
+                best = where(fits, scale * up, best)
+                cuts = where(fits, 2 * (64 * i + j), cuts)
+                fits = _fits(down, w_down, best)
+                scale = where(fits, down / w_down, scale)
+                best = where(fits, scale * down, best)
+                cuts = where(fits, 2 * (64 * i + j) + 1, cuts)
+    return cuts, scale
+
+
+@counted_nowhere
+def _points(whole, n, i, j, turned):
+    """Levels 0, 1 and 2 of all values, as the number of each group's point; `turned` swaps 0 and 2."""
+    for group in range(n // 8):
+        point = splat_int(0)
+        for k in range((8 * group + 7) * LANES, (8 * group - 1) * LANES, -LANES):
+            rank = load(whole, RANK + k)
+            level = where(rank >= i, splat_int(1), 0) + where(rank >= j, splat_int(1), 0)
+            point = (point << 1) + point + where(turned, 2 - level, level)
+        store(whole, POINT + group * LANES, point)
+
+
+@counted_nowhere
+def _enter(room, whole, n, active, book):
+    """Makes entries of all groups; returns the lanes in which ggml finds none."""
+    lists, members, codes, words = book
+    failed = np.uint64(0)
+    for group in range(n // 8):
+        pending = active
+        while pending:
+            lane = lowest_lane(pending)
+            pending &= pending - np.uint64(1)
+            at = group * LANES + lane
+            entry = lists[whole[POINT + at]]
+            count, number = entry >> COUNT_SHIFT, entry & ((1 << COUNT_SHIFT) - 1)
+            flag = 0
+            if count > 0:
+                shift = room[SHIFTS + (group * 16 // n) * LANES + lane]
+                position = nearest_shifted(
+                    room, group * 8 * LANES + lane, room[SCALE + lane], shift, codes, number, count
+                )
+                if position < 0:
+                    failed |= np.uint64(1) << np.uint64(lane)
+                    position = np.int32(0)
+                number, flag = np.int32(members[number + position]), _OFF_GRID
+            whole[WORD + at], whole[CHOSEN + at] = words[number], number | flag
+    return failed
+
+
+@counted_nowhere
+def _fitted_again(room, whole, n, scale):
+    """The scale that fits the entries, in the lanes where a group was none."""
+    product, square, off = splat(0), splat(0), splat_int(0)
+    for group in range(n // 8):
+        off |= load(whole, CHOSEN + group * LANES)
+        word = load(whole, WORD + group * LANES)
+        shift = load(room, SHIFTS + (group * 16 // n) * LANES) - 1.5
+        for i in range(8):
+            k = (8 * group + i) * LANES
+            weight, level = load(room, METRIC + k), to_float((word >> 4 * i) & 15) * 0.5 + shift
+            product += weight * level * load(room, X + k)
+            square += weight * level * level
+    return where((off >= _OFF_GRID) & (product > 0) & (square > 0), product / square, scale)
+
+
+@counted_nowhere
+def _finish(room, whole, first, n, live, turns, book, found):
+    """Entries and scales of LANES blocks from `first` on, whose points and shifts are in the room.
+
+    `turns` is what is kept of the directions; room[SCALE:] has the scales.
+    """
+    numbers, kinds, scales = found
+    failed = _enter(room, whole, n, lane_bits(live), book)
+    scale = _fitted_again(room, whole, n, load(room, SCALE))
+    store(room, SCALE, where(live, scale, 0))
+    for lane in range(LANES):
+        scales[first + lane] = np.float32(np.inf) if failed >> np.uint64(lane) & np.uint64(1) else room[SCALE + lane]
+    groups = n // 8
+    for group in range(groups):
+        number = where(live, load(whole, CHOSEN + group * LANES) & (_OFF_GRID - 1), 0)
+        put_half(numbers, 2 * (first * groups + group), 2 * groups, number)
+    put_byte(kinds, first, 1, where(live, turns, 0))
+
+
+@counted_nowhere
+def _search_s(room, whole, blocks, book, found):
+    n, count = 32, found[2].size
+    for at in range(0, count, LANES):
+        first = min(at, count - LANES)  # the last lanes search for some blocks once more
+        largest = _take(room, whole, blocks, first, n)
+        _sum_up(room, whole, 0, n, n, SUM_X, SUM_W)
+        cuts, scale = _cuts_s(room, n, largest)
+        live = ~(largest < np.float32(1e-12)) & (cuts >= 0)
+        turned = scale < 0
+        _points(whole, n, cuts >> 7, (cuts >> 1) & 63, turned)
+        down = where(turned, 1 - (cuts & 1), cuts & 1)
+        store(room, SCALE, where(turned, -scale, scale))
+        store(room, SHIFTS, where(down == 0, splat(EIGHTH), -EIGHTH))
+        store(room, SHIFTS + LANES, load(room, SHIFTS))
+        _finish(room, whole, first, n, live, down, book, found)
+
+
+@kernel
+def search_s(blocks, book, found):
+    """Entries, directions and scales of blocks of IQ1_S, 32 values.
+
+    `blocks` are the values and weights of at least LANES blocks, flat; `book` lists, members, codes and words of the
+    codebook. Filled are in `found` the numbers (uint16 of each group, as bytes), the directions (a byte of each block,
+    1 for down) and the scales (of each block; infinite where ggml finds no entry).
+    """
+    room, whole = workspace(-(-FLOATS // LANES)), np.empty(INTEGERS, np.int32)
+    _search_s(room, whole, blocks, book, found)
