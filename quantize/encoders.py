@@ -26,7 +26,7 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
     "legacy": ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
     "kquants": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     "iquants": ("IQ4_NL", "IQ4_XS"),
-    "iq1_quants": ("IQ1_S",),
+    "iq1_quants": ("IQ1_S", "IQ1_M"),
     "codebook_quants": ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
 }
 
@@ -84,6 +84,8 @@ its scales are fitted to all values of the block, and to their importance."""
 def overflowing(name: str, encoded: np.ndarray) -> np.ndarray:
     """bool (rows, blocks): which blocks of type `name` in `encoded` (rows, row bytes) have a scale that is infinite."""
     blocks = encoded.reshape(len(encoded), -1, TYPES[name].bytes)
+    if name == "IQ1_M":  # the four highest bits of d are those of the last word, the next four those before
+        return np.asarray((blocks[:, :, 55] & 0x70 == 0x70) & (blocks[:, :, 53] & 0xC0 == 0xC0))
     found = np.zeros(blocks.shape[:2], bool)
     for at in _SCALES[name]:
         found |= ~np.isfinite(np.ascontiguousarray(blocks[:, :, at : at + 2]).view(np.float16)[:, :, 0])

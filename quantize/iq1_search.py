@@ -21,6 +21,7 @@ from quantize.codebooks import COUNT_SHIFT
 from quantize.simd import (
     LANES,
     any_lane,
+    bits,
     counted_nowhere,
     fabs,
     gather,
@@ -268,3 +269,125 @@ def search_s(blocks, book, found):
     """
     room, whole = workspace(-(-FLOATS // LANES)), np.empty(INTEGERS, np.int32)
     _search_s(room, whole, blocks, book, found)
+
+
+# -- IQ1_M: each half of a block has its own direction ---------------------------------------------------------------
+
+# Sums of each half up to a cut; what the second cut takes from the sums of w * level**2, up and down
+_X, _W = (REST, REST + 2 * _SUMS), (REST + _SUMS, REST + 3 * _SUMS)
+_UP_W, _DOWN_W = (REST + 4 * _SUMS, REST + 6 * _SUMS), (REST + 5 * _SUMS, REST + 7 * _SUMS)
+
+
+@counted_nowhere
+def _prepare_m(room, n):
+    """What the second cut, at every place, adds to the sums of w * level**2 of each half."""
+    for k in range(0, (n + 1) * LANES, LANES):
+        for half in range(2):
+            weight = load(room, _W[half] + k)
+            store(room, _UP_W[half] + k, weight * (_U1 * _U1 - _U2 * _U2))
+            store(room, _DOWN_W[half] + k, weight * (_D1 * _D1 - _D2 * _D2))
+
+
+@counted_nowhere
+def _half_m(room, n, i, j, half):
+    """For the cuts i and j: a half's sums of w * x * level and w * level**2, up; and both down."""
+    x = load(room, _X[half] + i * LANES) + load(room, _X[half] + j * LANES)
+    w, k = load(room, _W[half] + i * LANES), j * LANES
+    all_x, all_w = load(room, _X[half] + n * LANES), load(room, _W[half] + n * LANES)
+    return (
+        all_x * _U2 - x,
+        all_w * _U2 * _U2 + w * (_U0 * _U0 - _U1 * _U1) + load(room, _UP_W[half] + k),
+        all_x * _D2 - x,
+        all_w * _D2 * _D2 + w * (_D0 * _D0 - _D1 * _D1) + load(room, _DOWN_W[half] + k),
+    )
+
+
+@counted_nowhere
+def _pair_m(room, n, i, j):
+    """For the cuts i and j: the sums, with the directions of the halves up up, up down, down up and down down."""
+    up, w_up, down, w_down = _half_m(room, n, i, j, 0)
+    up2, w_up2, down2, w_down2 = _half_m(room, n, i, j, 1)
+    products = up + up2, up + down2, down + up2, down + down2
+    return products, (w_up + w_up2, w_up + w_down2, w_down + w_up2, w_down + w_down2)
+
+
+@counted_nowhere
+def _cuts_m(room, n, largest):
+    """The best pair of cuts and directions, (i * 64 + j) * 4 + directions, -1 where there is none; and the scale."""
+    _prepare_m(room, n)
+    score, weight = splat(0), splat(1)
+    for i in range(0, n + 1, 2):
+        for j in range(i, n + 1, 2):
+            products, squares = _pair_m(room, n, i, j)
+            for k in range(4):
+                product, square = products[k], squares[k]
+                fits = (square > 0) & (product * product * weight > score * score * square)
+                score, weight = where(fits, product, score), where(fits, square, weight)
+    total = load(room, _W[0] + n * LANES) + load(room, _W[1] + n * LANES)
+    best = _slightly_less(score, weight, total)
+    cuts, scale = splat_int(-1), largest
+    for i in range(n + 1):
+        for j in range(i, n + 1):
+            products, squares = _pair_m(room, n, i, j)
+            fits = _fits(products[0], squares[0], best) | _fits(products[1], squares[1], best)
+            fits |= _fits(products[2], squares[2], best) | _fits(products[3], squares[3], best)
+            if any_lane(fits):
+                for k in range(4):
+                    product, square = products[k], squares[k]
+                    fits = _fits(product, square, best)
+                    scale = where(fits, product / square, scale)
+                    best = where(fits, scale * product, best)
+                    cuts = where(fits, 4 * (64 * i + j) + k, cuts)
+    return cuts, scale
+
+
+@counted_nowhere
+def _search_m(room, whole, blocks, book, found):
+    n, count = 16, found[2].size
+    for at in range(0, count, LANES):
+        first = min(at, count - LANES)
+        largest = _take(room, whole, blocks, first, n)
+        for half in range(2):
+            _sum_up(room, whole, 8 * half, 8 * half + 8, n, _X[half], _W[half])
+        cuts, scale = _cuts_m(room, n, largest)
+        live = ~(largest < np.float32(1e-7)) & (cuts >= 0)
+        turned = scale < 0
+        _points(whole, n, cuts >> 8, (cuts >> 2) & 63, turned)
+        directions = where(turned, 3 - (cuts & 3), cuts & 3)
+        store(room, SCALE, where(turned, -scale, scale))
+        store(room, SHIFTS, where(directions < 2, splat(EIGHTH), -EIGHTH))
+        store(room, SHIFTS + LANES, where((directions & 1) == 0, splat(EIGHTH), -EIGHTH))
+        _finish(room, whole, first, n, live, directions, book, found)
+
+
+@kernel
+def search_m(blocks, book, found):
+    """The same of blocks of IQ1_M, 16 values; directions are of both halves, 2 and 1 for down."""
+    room, whole = workspace(-(-FLOATS // LANES)), np.empty(INTEGERS, np.int32)
+    _search_m(room, whole, blocks, book, found)
+
+
+@kernel
+def final_sums(blocks, words, shifts, odds, sums):
+    """The sums of w * q * x and w * q * q over each super-block, in order, q = odd * (level + shift).
+
+    `blocks` are the values and weights of at least LANES super-blocks, flat; of each group of 8 values there is the
+    word of its entry (int32, as float32), a shift and an odd number. `sums` are filled, two for each super-block.
+    """
+    room = workspace(2 * 32 + 3 * 32)
+    for at in range(0, sums[0].size, LANES):
+        first = min(at, sums[0].size - LANES)
+        product, square = splat(0), splat(0)
+        for k, source in enumerate((words, shifts, odds)):
+            gather(source, first * 32, 32, 32, room[(2 + k) * SECTION :])
+        for start in range(0, 256, 32):
+            gather(blocks[0], first * 256 + start, 256, 32, room)
+            gather(blocks[1], first * 256 + start, 256, 32, room[SECTION:])
+            for i in range(32):
+                k, group = i * LANES, 2 * SECTION + (start + i) // 8 * LANES
+                level = to_float((bits(load(room, group)) >> 4 * (i & 7)) & 15) * 0.5 - 1.5
+                q = (level + load(room, group + SECTION)) * load(room, group + 2 * SECTION)
+                product += load(room, SECTION + k) * q * load(room, k)
+                square += load(room, SECTION + k) * q * q
+        store(sums[0], first, product)
+        store(sums[1], first, square)
