@@ -94,7 +94,7 @@ def _search(some: SuperBlocks, how: _Search) -> tuple[np.ndarray, np.ndarray, np
     kernel(
         (some.values.reshape(-1), some.weights.reshape(-1)),
         (how.block, how.trials, np.float32(how.least), how.even, how.again),
-        (book.lists, book.members, book.codes, book.words),
+        book.arrays,
         (numbers.reshape(-1).view(np.uint8), signs.reshape(-1), scales.reshape(-1)),
     )
     return numbers, signs, scales

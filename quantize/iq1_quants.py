@@ -43,7 +43,7 @@ def _search(some: SuperBlocks, block: int) -> tuple[np.ndarray, np.ndarray, np.n
     kernel = search_s if block == 32 else search_m
     kernel(
         (some.values.reshape(-1), some.weights.reshape(-1)),
-        (book.lists, book.members, book.codes, book.words),
+        book.arrays,
         (numbers.reshape(-1).view(np.uint8), directions.reshape(-1), scales.reshape(-1)),
     )
     return numbers, directions, scales

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantize.codebook_nearest import METRIC, REST, SECTION, X, nearest_shifted
-from quantize.codebooks import COUNT_SHIFT
+from quantize.codebook_nearest import METRIC, REST, SECTION, X, list_of, nearest_shifted, word_of_8
 from quantize.simd import (
     LANES,
     any_lane,
@@ -39,7 +38,7 @@ from quantize.simd import (
     where,
     workspace,
 )
-from quantize.simd16 import LARGEST
+from quantize.simd16 import LARGEST, prefetch
 
 EIGHTH = np.float32(0.125)
 _OFF_GRID = 1 << 16  # beside the number of an entry: the point was none
@@ -182,27 +181,30 @@ def _points(whole, n, i, j, turned):
 @counted_nowhere
 def _enter(room, whole, n, active, book):
     """Makes entries of all groups; returns the lanes in which ggml finds none."""
-    lists, members, codes, words = book
     failed = np.uint64(0)
     for group in range(n // 8):
-        pending = active
+        ahead = pending = active
+        while ahead:
+            count, first = list_of(book[0], whole[POINT + group * LANES + lowest_lane(ahead)])
+            for k in range(first, first + count, 32):
+                prefetch(book[1], k)
+            ahead &= ahead - np.uint64(1)
         while pending:
             lane = lowest_lane(pending)
             pending &= pending - np.uint64(1)
             at = group * LANES + lane
-            entry = lists[whole[POINT + at]]
-            count, number = entry >> COUNT_SHIFT, entry & ((1 << COUNT_SHIFT) - 1)
+            count, code = list_of(book[0], whole[POINT + at])
             flag = 0
             if count > 0:
-                shift = room[SHIFTS + (group * 16 // n) * LANES + lane]
+                shift, first = room[SHIFTS + (group * 16 // n) * LANES + lane], code
                 position = nearest_shifted(
-                    room, group * 8 * LANES + lane, room[SCALE + lane], shift, codes, number, count
+                    room, group * 8 * LANES + lane, room[SCALE + lane], shift, book[1], first, count
                 )
                 if position < 0:
                     failed |= np.uint64(1) << np.uint64(lane)
                     position = np.int32(0)
-                number, flag = np.int32(members[number + position]), _OFF_GRID
-            whole[WORD + at], whole[CHOSEN + at] = words[number], number | flag
+                code, flag = np.int32(book[1][first + position]), _OFF_GRID
+            whole[WORD + at], whole[CHOSEN + at] = word_of_8(code), code | flag
     return failed
 
 
@@ -236,7 +238,9 @@ def _finish(room, whole, first, n, live, turns, book, found):
         scales[first + lane] = np.float32(np.inf) if failed >> np.uint64(lane) & np.uint64(1) else room[SCALE + lane]
     groups = n // 8
     for group in range(groups):
-        number = where(live, load(whole, CHOSEN + group * LANES) & (_OFF_GRID - 1), 0)
+        for k in range(CHOSEN + group * LANES, CHOSEN + group * LANES + LANES):
+            whole[k] = book[2][whole[k] & (_OFF_GRID - 1)]
+        number = where(live, load(whole, CHOSEN + group * LANES), 0)
         put_half(numbers, 2 * (first * groups + group), 2 * groups, number)
     put_byte(kinds, first, 1, where(live, turns, 0))
 
@@ -263,7 +267,7 @@ def _search_s(room, whole, blocks, book, found):
 def search_s(blocks, book, found):
     """Entries, directions and scales of blocks of IQ1_S, 32 values.
 
-    `blocks` are the values and weights of at least LANES blocks, flat; `book` lists, members, codes and words of the
+    `blocks` are the values and weights of at least LANES blocks, flat; `book` the arrays of the
     codebook. Filled are in `found` the numbers (uint16 of each group, as bytes), the directions (a byte of each block,
     1 for down) and the scales (of each block; infinite where ggml finds no entry).
     """
@@ -335,6 +339,8 @@ def _cuts_m(room, n, largest):
                 for k in range(4):
                     product, square = products[k], squares[k]
                     fits = _fits(product, square, best)
+                    if not any_lane(fits):
+                        continue
                     scale = where(fits, product / square, scale)
                     best = where(fits, scale * product, best)
                     cuts = where(fits, 4 * (64 * i + j) + k, cuts)
