@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from quantize.codebooks import COUNT_SHIFT
-from quantize.simd import LANES, counted_nowhere
+from quantize.simd import LANES, counted_nowhere, gather, load, sqrt, store
 from quantize.simd16 import LARGEST, WIDTH, first_lane, least, load16, lookup, numbered, sixteen, store16, where16
 
 MOST = 304
@@ -35,6 +35,23 @@ _HIGHER = np.array([2 * (k >> 2) + 1 for k in range(WIDTH)], np.float32)
 _ENDLESS = np.float32(1e38)
 _ROUNDING = np.float32(2.0**-17)
 _LOW, _HIGH = np.float32(1e-12), np.float32(1e12)
+
+
+@counted_nowhere
+def weigh(room, x, w, blocks, first, n, stride):
+    """Fills the room at `w` with the weights of the values at `x`, n of each of LANES blocks from value `first` on.
+
+    `stride` is how many values lie from one block to the next; `blocks` is made by superblocks.py.
+    """
+    _, columns, means, begin, plain = blocks
+    mean = load(means, first // stride)
+    if plain < 0:
+        gather(columns, (begin + first) % (columns.size - 256 * LANES), stride, n, room[w:])
+    for i in range(0, n * LANES, LANES):
+        value = load(room, x + i)
+        square = value * value
+        weight = load(room, w + i) * sqrt(mean + square) if plain < 0 else mean * plain + square
+        store(room, w + i, weight)
 
 
 @counted_nowhere

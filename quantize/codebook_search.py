@@ -32,6 +32,7 @@ from quantize.codebook_nearest import (
     list_of,
     nearest_of_4,
     nearest_of_8,
+    weigh,
     word_of_4,
     word_of_8,
 )
@@ -131,14 +132,14 @@ def _entering(nearest, word_of, size, top):
 
 
 @counted_nowhere
-def _take(room, whole, values, weights, first, n, even):
+def _take(room, whole, blocks, first, n, even):
     """Fills the room with blocks from `first` on; returns their largest values.
 
     Signs are apart, eight in a byte. Where their number must be `even`, the value of eight that matters least gets
     the other sign where it is not, and seven are kept.
     """
-    gather(values, first * n, n, n, room[X:])
-    gather(weights, first * n, n, n, room[W:])
+    gather(blocks[0], first * n, n, n, room[X:])
+    weigh(room, X, W, blocks, first * n, n, n)
     for eight in range(0, n, 8):
         value, at = load(room, X + eight * LANES), splat_int(0)
         signs, odd = splat_int(0), no_lane()
@@ -167,6 +168,17 @@ def _take(room, whole, values, weights, first, n, even):
         largest = maximum(largest, value)
         store(room, WX + i * LANES, load(room, W + i * LANES) * value)
     return largest
+
+
+@counted_nowhere
+def _energies(room, groups, size):
+    """Of each group the sum of weight * value**2, with the weights of distances."""
+    for group in range(groups):
+        energy = splat(0)
+        for i in range(group * size * LANES, (group + 1) * size * LANES, LANES):
+            value = load(room, X + i)
+            energy += load(room, METRIC + i) * value * value
+        store(room, ENERGY + group * LANES, energy)
 
 
 @counted_nowhere
@@ -228,25 +240,20 @@ def _searching(nearest, word_of, size, top):
 
     @counted_nowhere
     def search(room, whole, blocks, how, book, found):
-        values, weights = blocks
         n, trials, least_value, even, again = how
         groups = n // size
         count = found[2].size
         for at in range(0, count, LANES):
             first = min(at, count - LANES)  # the last lanes search for some blocks once more
-            largest = _take(room, whole, values, weights, first, n, even)
+            largest = _take(room, whole, blocks, first, n, even)
             live = ~(largest < least_value)
             reach, scale = largest, largest / np.float32(2 * top + 1)
             if again == ALL:
                 scale = positive_search(room[X:], room[W:], whole[LEVELS:], n, top + 2)
                 reach = scale * np.float32(top + 1)
                 live &= ~(reach <= 0)
-            for group in range(groups):
-                k, energy = group * LANES, splat(0)
-                for i in range(group * size * LANES, (group + 1) * size * LANES, LANES):
-                    value = load(room, X + i)
-                    energy += load(room, METRIC + i) * value * value
-                store(room, ENERGY + k, energy)
+            _energies(room, groups, size)
+            for k in range(0, groups * LANES, LANES):
                 store(room, SEEN + k, splat(-1))
                 store(whole, WORD + k, splat_int(0x11111111))
                 store(whole, CHOSEN + k, splat_int(0))
@@ -284,7 +291,7 @@ _of_4 = _searching(nearest_of_4, word_of_4, 4, 7)
 def search_2(blocks, how, book, found):
     """Entries, signs and scales of blocks, in groups of 8 values with three levels.
 
-    `blocks` are the values and weights of at least LANES blocks, flat. `how` they are searched: how many values a block
+    `blocks` are at least LANES, as superblocks.py makes them. `how` they are searched: how many values a block
     has; the scales tried, as what the largest value is mapped to; below which largest value a block is zeros; whether
     signs are `even` (see `_take`); and which groups are rounded `again`. `book` are the arrays of a
     codebook. Filled are in `found` the numbers (uint16 of each group, as bytes), the signs (a byte of each 8 values)

@@ -59,10 +59,9 @@ def compare(name: str, weighted: bool, wanted: float, model: Path | None) -> int
     for source, arrays in sources:
         for i, values in enumerate(arrays):
             weights = importance(IMPORTANCE[i % len(IMPORTANCE)], values.shape[1], seed=i) if weighted else None
-            if name in CODEBOOKS:
-                values = fitting(name, values, weights)
-            bad += differing(name, values, weights)
-            sizes[source] += values.size
+            compared = fitting(name, values, weights) if name in CODEBOOKS else values
+            bad += differing(name, compared, weights)
+            sizes[source] += compared.size
     numbers = ", ".join(f"{size:,} weights {source}" for source, size in sizes.items())
     print(f"{name:8} {'importance' if weighted else 'plain':10}  {numbers}: {bad} blocks differ", flush=True)
     return bad
