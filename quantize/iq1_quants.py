@@ -20,7 +20,8 @@ from __future__ import annotations
 import numpy as np
 
 from quantize.codebooks import codebook
-from quantize.iq1_search import EIGHTH, final_sums, search_m, search_s
+from quantize.iq1_search import EIGHTH, search_m, search_s
+from quantize.iq1_sums import final_sums
 from quantize.superblocks import VALUES, SuperBlocks, Weighing, encode, largest_of, nibbles, scales_of
 
 

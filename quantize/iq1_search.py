@@ -20,7 +20,6 @@ from quantize.codebook_nearest import METRIC, REST, SECTION, X, list_of, nearest
 from quantize.simd import (
     LANES,
     any_lane,
-    bits,
     counted_nowhere,
     fabs,
     gather,
@@ -326,8 +325,8 @@ def _cuts_m(room, n, largest):
     """The best pair of cuts and directions, (i * 64 + j) * 4 + directions, -1 where there is none; and the scale."""
     _prepare_m(room, n)
     score, weight = splat(0), splat(1)
-    for i in range(0, n + 1, 2):
-        for j in range(i, n + 1, 2):
+    for i in range(0, n + 1, 4):
+        for j in range(i, n + 1, 4):
             products, squares = _pair_m(room, n, i, j)
             for k in range(4):
                 product, square = products[k], squares[k]
@@ -377,29 +376,3 @@ def search_m(blocks, book, found):
     """The same of blocks of IQ1_M, 16 values; directions are of both halves, 2 and 1 for down."""
     room, whole = workspace(-(-FLOATS // LANES)), np.empty(INTEGERS, np.int32)
     _search_m(room, whole, blocks, book, found)
-
-
-@kernel
-def final_sums(blocks, words, shifts, odds, sums):
-    """The sums of w * q * x and w * q * q over each super-block, in order, q = odd * (level + shift).
-
-    `blocks` are at least LANES super-blocks, as superblocks.py makes them; of each group of 8 values there is the
-    word of its entry (int32, as float32), a shift and an odd number. `sums` are filled, two for each super-block.
-    """
-    room = workspace(2 * 32 + 3 * 32)
-    for at in range(0, sums[0].size, LANES):
-        first = min(at, sums[0].size - LANES)
-        product, square = splat(0), splat(0)
-        for k, source in enumerate((words, shifts, odds)):
-            gather(source, first * 32, 32, 32, room[(2 + k) * SECTION :])
-        for start in range(0, 256, 32):
-            gather(blocks[0], first * 256 + start, 256, 32, room)
-            weigh(room, 0, SECTION, blocks, first * 256 + start, 32, 256)
-            for i in range(32):
-                k, group = i * LANES, 2 * SECTION + (start + i) // 8 * LANES
-                level = to_float((bits(load(room, group)) >> 4 * (i & 7)) & 15) * 0.5 - 1.5
-                q = (level + load(room, group + SECTION)) * load(room, group + 2 * SECTION)
-                product += load(room, SECTION + k) * q * load(room, k)
-                square += load(room, SECTION + k) * q * q
-        store(sums[0], first, product)
-        store(sums[1], first, square)
