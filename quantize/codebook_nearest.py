@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from quantize.codebooks import COUNT_SHIFT
-from quantize.simd import LANES, counted_nowhere, gather, load, sqrt, store
+from quantize.simd import LANES, counted_nowhere, gather, load, splat, sqrt, store
 from quantize.simd16 import LARGEST, WIDTH, first_lane, least, load16, lookup, numbered, sixteen, store16, where16
 
 MOST = 304
@@ -45,12 +45,13 @@ def weigh(room, x, w, blocks, first, n, stride):
     """
     _, columns, means, begin, plain = blocks
     mean = load(means, first // stride)
+    least_weight = mean * plain if plain > 0 else splat(0)  # 0 also where the mean is infinite
     if plain < 0:
         gather(columns, (begin + first) % (columns.size - 256 * LANES), stride, n, room[w:])
     for i in range(0, n * LANES, LANES):
         value = load(room, x + i)
         square = value * value
-        weight = load(room, w + i) * sqrt(mean + square) if plain < 0 else mean * plain + square
+        weight = load(room, w + i) * sqrt(mean + square) if plain < 0 else least_weight + square
         store(room, w + i, weight)
 
 
