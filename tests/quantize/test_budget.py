@@ -43,7 +43,7 @@ def test_near_what_trying_everything_finds_and_never_past_the_budget(seed: int) 
     least, most = sum(size[0] for size in sizes), sum(size[-1] for size in sizes)
     if together:
         pair = [sum(c.bytes for c in both) for both in zip(table["t0"].values(), table["t1"].values(), strict=True)]
-        least, most = least - sizes[0][0] - sizes[1][0] + min(pair), most
+        least += min(pair) - sizes[0][0] - sizes[1][0]
     for budget in (least, draw.randint(least, max(least, most)), most):
         found = best(table, budget, together)
         assert found.bytes <= budget
