@@ -53,7 +53,7 @@ class Fisher:
     """Mean squares of gradients a token, and what went in.
 
     `rows` and `inputs` are by the name of a linear module, and of a parameter that holds experts and the number of one
-    (name.3); `by_token` by that of an embedding.
+    (name[3]); `by_token` by that of an embedding.
     """
 
     rows: dict[str, Tensor] = field(default_factory=dict)  # float64 (outputs,)
@@ -139,7 +139,7 @@ class _Gathering:
         for one in experts if output.requires_grad else ():
             number = one.number(weight)
             if number is not None:
-                output.register_hook(partial(self._add, f"{one.name}.{number}", inputs.detach()))
+                output.register_hook(partial(self._add, f"{one.name}[{number}]", inputs.detach()))
                 return
 
     def _add(self, name: str, inputs: Tensor, gradient: Tensor) -> None:

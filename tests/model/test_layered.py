@@ -101,7 +101,8 @@ def test_what_belongs_to_no_layer_is_seen_too(tmp_path: Path, monkeypatch: pytes
     apart = fisher(Layered.open(folder), inputs)
     monkeypatch.setattr(layered, "LARGE", 1 << 30)
     beside = fisher(Layered.open(folder), inputs)
-    assert beside.by_token.keys() == apart.by_token.keys() and beside.rows.keys() == apart.rows.keys()
+    assert beside.by_token.keys() == apart.by_token.keys()
+    assert beside.rows.keys() == apart.rows.keys()
     for name, wanted in (apart.rows | apart.by_token).items():
         assert torch.allclose((beside.rows | beside.by_token)[name], wanted, rtol=1e-4, atol=1e-9), name
     for name, wanted in apart.inputs.items():
@@ -127,12 +128,12 @@ def test_what_goes_in_is_weighed_by_its_tokens_gradients_experts_each_by_their_o
     with _LinearOutputs(note):
         output = model(**inputs[0], use_cache=False)
     _log_probability(0, 0, output).backward()
-    assert {expert for expert, _, _ in calls} == {int(n.rpartition(".")[2]) for n in found.rows if n.startswith(name)}
+    assert {f"{name}[{expert}]" for expert, _, _ in calls} == {n for n in found.rows if n.startswith(name)}
     for expert, x, g in calls:
-        squares, got = g.square(), found.inputs[f"{name}.{expert}"]
+        squares, got = g.square(), found.inputs[f"{name}[{expert}]"]
         weights = squares.sum(1) / squares.sum()
         rows = squares.sum(0) / inputs[0]["input_ids"].numel()
-        assert torch.allclose(found.rows[f"{name}.{expert}"], rows, rtol=1e-3, atol=1e-4 * float(rows.max()))
+        assert torch.allclose(found.rows[f"{name}[{expert}]"], rows, rtol=1e-3, atol=1e-4 * float(rows.max()))
         assert torch.allclose(got.squares, weights @ x.square(), rtol=1e-3)
         assert torch.allclose(got.peaks[32], weights @ x.view(len(x), -1, 32).abs().amax(-1).square(), rtol=1e-3)
 
