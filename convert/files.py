@@ -97,6 +97,20 @@ def replace_text(path: Path, text: str) -> None:
     fsync_folder(path.parent)
 
 
+def portable(word: str) -> str:
+    """A path, or an option with one (`--out=/tmp/x`), that tells nobody how this machine's folders are called.
+
+    Relative to the current folder where it lies below that, else its last part. Words that are no absolute path stay.
+    """
+    head, mark, tail = word.partition("=")
+    if mark and head.startswith("-"):
+        return f"{head}={portable(tail)}"
+    if not os.path.isabs(word):
+        return word
+    path = Path(word)
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.name
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut; a file system that cannot is left alone."""
     with contextlib.suppress(OSError):
