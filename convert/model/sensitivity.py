@@ -128,7 +128,7 @@ def _chances(sizes: np.ndarray, wanted: int) -> np.ndarray:
         if rest == 0 or abs(sure.sum() + rest - wanted) < 0.5:
             break
         chance = np.where(sure, 1.0, chance * ((wanted - sure.sum()) / rest))
-    return np.minimum(chance, 1.0)
+    return np.asarray(np.minimum(chance, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
