@@ -1,0 +1,24 @@
+"""How quantized checkpoints are run, for their card."""
+
+from __future__ import annotations
+
+from convert.formats.base import Usage
+
+LOAD = """\
+from transformers import AutoConfig, AutoTokenizer
+import transformers
+
+folder = "."  # or the repository's id
+config = AutoConfig.from_pretrained(folder)
+model = getattr(transformers, config.architectures[0]).from_pretrained(folder, dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained(folder)
+ids = tokenizer("Hello", return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=32)[0]))
+"""
+
+USAGE = (
+    Usage("vLLM, from the hub", "vllm serve {repository}", hub=True),
+    Usage("vLLM, from a folder", "vllm serve ."),
+    Usage("SGLang", "python -m sglang.launch_server --model-path ."),
+    Usage("transformers", LOAD, "python"),
+)
