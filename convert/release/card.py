@@ -31,6 +31,12 @@ TEMPLATE = Path(__file__).with_name("templates") / "card.md.jinja"
 PICTURE = "size-against-drift.svg"
 LONGEST_TEMPLATE = 1 << 20
 NOTHING = "–"
+LOADERS = {
+    "image-text-to-text": "AutoModelForImageTextToText",
+    "feature-extraction": "AutoModel",
+    "sentence-similarity": "AutoModel",
+    "text-classification": "AutoModelForSequenceClassification",
+}
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,7 @@ def _usage(source: CardSource, best: Place) -> Iterable[Shown]:
         "type": best.row.output.weights.type,
         "projector": best.projector,
         "task": source.facts.task,
+        "loader": LOADERS.get(source.facts.task, "AutoModelForCausalLM"),
         "dtype": {"int8": "int8", "int4": "q4"}.get(best.row.output.weights.type, best.row.output.weights.type),
     }
     for usage in source.repository.usage:

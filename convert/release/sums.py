@@ -6,6 +6,7 @@ the other says too, and provenance.json a third time: so a flipped bit in a list
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ SUMS, RELEASE = "SHA256SUMS", "release.json"
 PROVENANCE, BILL, SIGNATURE = "provenance.json", "sbom.cdx.json", "model.sig"
 SCHEMA_VERSION = 1
 LINE = re.compile(r"([0-9a-f]{64})  ([^\n\\]+)\n")
-MOST_BYTES = 64 << 20  # of a list that is read
+SELF = "self"  # release.json's hash of itself, with nothing in the place of that hash
 
 
 def write_sums(digests: Mapping[str, str]) -> str:
@@ -48,8 +49,20 @@ def unsafe(path: str) -> bool:
 def write_release(words: JsonDict, files: Mapping[str, FileHash]) -> str:
     """release.json: `words` of the release, and every file with the hashes of its parts."""
     entries = [{"path": path, **found.to_json()} for path, found in sorted(files.items())]
-    content = {"schema_version": SCHEMA_VERSION, **words, "files": entries}
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    content = {"schema_version": SCHEMA_VERSION, SELF: "", **words, "files": entries}
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return text.replace(_self_line(""), _self_line(hashlib.sha256(text.encode()).hexdigest()), 1)
+
+
+def _self_line(digest: str) -> str:
+    return f' "{SELF}": "{digest}",\n'
+
+
+def is_whole(text: str, words: JsonObject) -> bool:
+    """Whether release.json is what was written, by the hash that it has of itself."""
+    digest = str(words.get(SELF))
+    empty = text.replace(_self_line(digest), _self_line(""), 1)
+    return empty != text and hashlib.sha256(empty.encode()).hexdigest() == digest
 
 
 def read_release(path: Path) -> tuple[JsonObject, dict[str, FileHash]]:

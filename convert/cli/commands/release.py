@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -52,7 +52,18 @@ EPILOG = (
 @quiet_option
 @verbose_option
 @reports_errors
-def command(recipe: Path, out: Path, **asked: Any) -> int:
+def command(
+    recipe: Path,
+    out: Path,
+    to: str | None,
+    which: tuple[str, ...],
+    accepted: tuple[str, ...],
+    sign: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
     """Lay out what a run has made as the repositories its users expect: files, cards, checksums, provenance.
 
     Only what passed its limits is published, unless it is named with --accept-failed. A second time only what changed.
@@ -63,35 +74,37 @@ def command(recipe: Path, out: Path, **asked: Any) -> int:
     from convert.release.release import Request, release
 
     loaded = load_recipe(recipe)
-    words = {word: asked[word] for word in ("as_json", "quiet", "verbose")}
-    with event_printer(**words) as on_event, StepProgress("release", on_event) as progress:
-        request = Request(_options(loaded, asked), asked["accepted"], asked["dry_run"])
+    with (
+        event_printer(as_json=as_json, quiet=quiet, verbose=verbose) as on_event,
+        StepProgress("release", on_event) as progress,
+    ):
+        request = Request(_options(loaded, to, which, sign), accepted, dry_run)
         found = release(loaded, out, request, progress)
-    if asked["as_json"]:
-        say_json(_json(found, asked["dry_run"]))
-    elif not asked["quiet"]:
-        _show(found, asked["dry_run"], asked["verbose"])
+    if as_json:
+        say_json(_json(found, dry_run))
+    elif not quiet:
+        _show(found, dry_run, verbose)
     return 0
 
 
-def _options(recipe: Recipe, asked: dict[str, Any]) -> ReleaseOptions:
+def _options(recipe: Recipe, to: str | None, which: tuple[str, ...], sign: Path | None) -> ReleaseOptions:
     """The recipe's, with what the command line says in their place."""
     from convert.release_options import ALL, PASSED, ReleaseOptions, place
 
     options = recipe.release or ReleaseOptions.model_validate({})
-    said: dict[str, Any] = {}
-    if asked["to"]:
+    said: JsonDict = {}
+    if to:
         try:
-            said["to"] = place(asked["to"])
+            said["to"] = place(to)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--to") from None
-    if which := asked["which"]:
+    if which:
         words = [word for word in which if word in (PASSED, ALL)]
         if words and len(which) > 1:
             raise click.BadParameter(f"{words[0]} and other words", param_hint="--which")
         said["which"] = which[0] if words else tuple(which)
-    if asked["sign"]:
-        said["sign"] = asked["sign"]
+    if sign:
+        said["sign"] = sign
     return options.model_copy(update=said)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from convert.formats.base import Usage
 
 LOAD = """\
-from transformers import AutoConfig, AutoTokenizer
-import transformers
+from transformers import {loader}, AutoTokenizer
 
 folder = "."  # or the repository's id
-config = AutoConfig.from_pretrained(folder)
-model = getattr(transformers, config.architectures[0]).from_pretrained(folder, dtype="auto")
+model = {loader}.from_pretrained(folder, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ids = tokenizer("Hello", return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=32)[0]))
