@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo
 
 from convert.options import Options, RecipePath
 
 PASSED, ALL = "passed", "all"
+SIGSTORE = "sigstore"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 PLACES = ("hf", "s3", "gs", "gcs", "az", "abfs", "file", "memory")  # what may stand before :// of a place
 Backend = Literal["onnxruntime", "openvino", "tensorrt", "vllm"]
@@ -42,6 +44,14 @@ def place(value: str | None) -> str | None:
     return value
 
 
+def _key(value: str | None, info: ValidationInfo) -> str | None:
+    """As RecipePath, where it is one."""
+    folder = (info.context or {}).get("folder")
+    if value is None or value == SIGSTORE or folder is None:
+        return value
+    return str(Path(folder) / Path(value).expanduser())
+
+
 class ReleaseOptions(Options):
     """What `convert release` publishes, and how."""
 
@@ -66,4 +76,8 @@ class ReleaseOptions(Options):
     )
     triton: tuple[Backend, ...] = Field((), description="backends to write a Triton model repository for")
     private: bool = Field(True, description="a repository that is new on the hub is private")
-    sign: RecipePath | None = Field(None, description="a private key (PEM) to sign repositories with")
+    sign: Annotated[str | None, AfterValidator(_key)] = Field(
+        None, description="a private key (PEM) to sign repositories with, or sigstore"
+    )
+    certificate: RecipePath | None = Field(None, description="the key's certificate (PEM)")
+    chain: tuple[RecipePath, ...] = Field((), description="the certificates above it, up to the root's")

@@ -1,8 +1,8 @@
 """Repositories as folders below one: built beside, then renamed. What is unchanged is left alone.
 
-TO/<repository>/            whole
-TO/<repository>.partial/    while it is built
-TO/.convert/                the lock, and hashes of parts, so that files are read once
+TO/<repository>/                    whole
+TO/.convert/partial/<repository>/   while it is built
+TO/.convert/lock                    held by who publishes
 """
 
 from __future__ import annotations
@@ -13,19 +13,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from convert.errors import PlanError, Problem
-from convert.files import beside, recover_folder, replace_folder, write_text
+from convert.files import STATE_FOLDER, recover_folder, replace_folder, write_text
 from convert.hashes import HashMemory
 from convert.progress import Progress
 from convert.release.contents import Contents
-from convert.release.sums import RELEASE, SIGNATURE, SUMS
+from convert.release.hashing import hash_file
+from convert.release.signature import Signer, sign
+from convert.release.sums import RELEASE, SIGNATURE, SUMS, read_sums, without_signature, write_sums
 
+PARTIAL = "partial"
 LINKED_FROM = 1 << 20  # bytes: a large file shares its bytes with the run's, a small one may be edited, and is a copy
 
 
-def published(folder: Path, contents: Contents, memory: HashMemory) -> bool:
+def published(folder: Path, contents: Contents, memory: HashMemory, signer: Signer | None = None) -> bool:
     """Whether the folder holds these contents and nothing else: by SHA256SUMS, and every file's hash."""
     try:
-        if (folder / SUMS).read_text(encoding="utf-8") != contents.texts[SUMS]:
+        if without_signature((folder / SUMS).read_text(encoding="utf-8")) != contents.texts[SUMS]:
+            return False
+        if (folder / SIGNATURE).exists() != (signer is not None):
             return False
         there = {path for path in files_in(folder) if path not in (SUMS, SIGNATURE)}
     except (OSError, ValueError):
@@ -62,9 +67,12 @@ def any_in(folder: Path) -> bool:
     return not folder.is_dir() or any(folder.iterdir())
 
 
-def publish(folder: Path, contents: Contents, memory: HashMemory, progress: Progress) -> None:
+def publish(
+    folder: Path, contents: Contents, memory: HashMemory, progress: Progress, signer: Signer | None = None
+) -> None:
     """Put the contents under their name, in one step."""
-    partial = beside(folder, ".partial")
+    partial = folder.parent / STATE_FOLDER / PARTIAL / folder.name  # of the same name: a signature states it
+    shutil.rmtree(partial, ignore_errors=True)
     recover_folder(folder)
     if problems := list(check_ours(folder)):
         raise PlanError(*problems)
@@ -72,6 +80,11 @@ def publish(folder: Path, contents: Contents, memory: HashMemory, progress: Prog
     try:
         progress.start(f"writing {folder.name}", contents.size)
         _fill(partial, contents, memory, progress)
+        sums = contents.texts[SUMS]
+        if signer is not None:
+            sign(partial, signer)
+            sums = write_sums({**read_sums(sums), SIGNATURE: hash_file(partial / SIGNATURE, progress).sha256})
+        write_text(partial / SUMS, sums)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -88,6 +101,8 @@ def _fill(partial: Path, contents: Contents, memory: HashMemory, progress: Progr
         progress.advance(contents.hashes[name].size)
     memory.follow(linked)
     for name, text in contents.texts.items():
+        if name == SUMS:  # names what is made of all others
+            continue
         target = partial / name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, text)

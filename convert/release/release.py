@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.errors import PlanError, Problem
+from convert.errors import PlanError, Problem, raise_all
 from convert.files import STATE_FOLDER
 from convert.hashes import HashMemory
 from convert.lock import hold
 from convert.progress import Progress
 from convert.recipe import Recipe
-from convert.release import folder_store
+from convert.release import folder_store, signature
 from convert.release.contents import Contents, contents, hashed
 from convert.release.hashing import PartMemory
 from convert.release.repository import LARGEST, lay_out
 from convert.release.rows import Made, collect, select
+from convert.release.signature import Signer
 from convert.release_options import ReleaseOptions
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ def _publish(made: Made, every: Sequence[Contents], request: Request, progress: 
     to, memory = request.options.to or "", made.planned.hashes
     if "://" in to:
         raise PlanError(Problem("--to", f"{to}: only folders so far"))
-    home = Path(to).absolute()
-    if problems := [problem for one in every for problem in folder_store.check_ours(home / one.repository.name)]:
-        raise PlanError(*problems)
+    home, signer = Path(to).absolute(), _signer(request.options)
+    theirs = [problem for one in every for problem in folder_store.check_ours(home / one.repository.name)]
+    raise_all([*signature.check(signer), *theirs])
     found = []
     with ExitStack() as stack:
         if not request.dry_run:
@@ -101,14 +102,18 @@ def _publish(made: Made, every: Sequence[Contents], request: Request, progress: 
             stack.enter_context(hold(home))
         for one in every:
             folder = home / one.repository.name
-            state = _state(folder, one, memory)
+            state = _state(folder, one, memory, signer)
             if not request.dry_run and state != "unchanged":
-                folder_store.publish(folder, one, memory, progress)
+                folder_store.publish(folder, one, memory, progress, signer)
             found.append(Published(one.repository.name, str(folder), one, state))
     return found
 
 
-def _state(folder: Path, one: Contents, memory: HashMemory) -> str:
+def _signer(options: ReleaseOptions) -> Signer | None:
+    return None if options.sign is None else Signer(options.sign, options.certificate, options.chain)
+
+
+def _state(folder: Path, one: Contents, memory: HashMemory, signer: Signer | None) -> str:
     if not folder.exists():
         return "new"
-    return "unchanged" if folder_store.published(folder, one, memory) else "changed"
+    return "unchanged" if folder_store.published(folder, one, memory, signer) else "changed"

@@ -40,6 +40,11 @@ def read_sums(text: str) -> dict[str, str]:
     return found
 
 
+def without_signature(text: str) -> str:
+    """SHA256SUMS as it was before it named a signature, which is another each time."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.endswith(f"  {SIGNATURE}\n"))
+
+
 def unsafe(path: str) -> bool:
     """Whether a path of a list leads elsewhere than into the repository."""
     parts = path.split("/")

@@ -14,9 +14,10 @@ from pathlib import Path
 from convert.errors import InputError
 from convert.json_types import JsonObject
 from convert.progress import Progress
-from convert.release import folder_store, structure
+from convert.release import folder_store, signature, structure
 from convert.release.hashing import FileHash, hash_file
 from convert.release.provenance import subjects
+from convert.release.signature import Trusted
 from convert.release.sums import PROVENANCE, RELEASE, SIGNATURE, SUMS, is_whole, read_release, read_sums
 from convert.source.untrusted import shown
 from convert.table import size
@@ -83,8 +84,8 @@ def repositories(folder: Path) -> list[Path]:
     return [path for path in found if path.suffix not in (".partial", ".old")]
 
 
-def verify(folder: Path, progress: Progress) -> Verified:
-    """Every file read, and held to what was said of it."""
+def verify(folder: Path, progress: Progress, trusted: Trusted | None = None) -> Verified:
+    """Every file read, and held to what was said of it; the signature too, where somebody is trusted."""
     lists = _read_lists(folder)
     there = [path for path in folder_store.files_in(folder) if not path.startswith(IGNORED)]
     present = set(there)
@@ -101,8 +102,11 @@ def verify(folder: Path, progress: Progress) -> Verified:
     findings += [
         Finding(path, what) for path in there if _is_file(folder, path) for what in structure.problems(folder / path)
     ]
+    if trusted is not None and (said := signature.problem(folder, trusted)):
+        findings.append(Finding(SIGNATURE, said))
     sized = sum((folder / path).stat().st_size for path in there if _is_file(folder, path))
-    return Verified(folder, len(there), sized, tuple(_merged(findings)))
+    notes = ("it is signed; --key says by whom it has to be",) if SIGNATURE in present and trusted is None else ()
+    return Verified(folder, len(there), sized, tuple(_merged(findings)), notes)
 
 
 def _is_file(folder: Path, path: str) -> bool:

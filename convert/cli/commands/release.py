@@ -46,7 +46,7 @@ EPILOG = (
     metavar="NAME",
     help="Publish this output though it failed its limits; the card says so. Repeatable.",
 )
-@click.option("--sign", metavar="KEY", type=click.Path(path_type=Path), help="Private key (PEM) to sign with.")
+@click.option("--sign", metavar="KEY|sigstore", help="Private key (PEM) to sign with, or sigstore.")
 @click.option("--dry-run", is_flag=True, help="Say what would be published, and write nothing.")
 @json_option
 @quiet_option
@@ -58,7 +58,7 @@ def command(
     to: str | None,
     which: tuple[str, ...],
     accepted: tuple[str, ...],
-    sign: Path | None,
+    sign: str | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -87,7 +87,7 @@ def command(
     return 0
 
 
-def _options(recipe: Recipe, to: str | None, which: tuple[str, ...], sign: Path | None) -> ReleaseOptions:
+def _options(recipe: Recipe, to: str | None, which: tuple[str, ...], sign: str | None) -> ReleaseOptions:
     """The recipe's, with what the command line says in their place."""
     from convert.release_options import ALL, PASSED, ReleaseOptions, place
 
