@@ -69,10 +69,10 @@ def label(path: Path, paths: Iterable[Path]) -> str:
 
     Never an absolute path: a key is the same wherever the files lie, and a manifest tells nobody where that is.
     """
-    same = {os.path.abspath(p) for p in paths if p.name == path.name}
+    same = {os.path.normpath(p.absolute()) for p in paths if p.name == path.name}
     if len(same) < 2:  # one file may be named twice, in two ways
         return path.name
-    return Path(os.path.relpath(os.path.abspath(path), os.path.commonpath(same))).as_posix()
+    return Path(os.path.relpath(path.absolute(), os.path.commonpath(same))).as_posix()
 
 
 def version(distribution: str) -> str:
