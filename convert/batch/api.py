@@ -53,12 +53,10 @@ class Batch:
             driver = Driver(self.settings, list(self.jobs), journal, Keeper(out, self.keep), on_event)
             shape = {"models": len(self.jobs), "out": str(out), "at_a_time": self.settings.models_at_a_time}
             on_event(Event("batch", "", {**shape, "left_out": [str(problem) for problem in self.left_out]}))
-            found: dict[str, ModelResult] = {}
             try:
-                for result in _in_a_thread(driver):
-                    found[result.name] = result
-                    yield result
+                yield from _in_a_thread(driver)
             finally:
+                found = {result.name: result for result in driver.done}  # also what nobody waited for
                 whole = self._whole(found)
                 journal.compact({**journal.results(), **{r.name: r for r in whole if r.name}}.values())
                 counts = write_summary(out, whole, journal)

@@ -68,7 +68,7 @@ class Driver:
         self._queue = [Task(job, fetched=not job.hub) for job in jobs]
         self._tasks = tuple(self._queue)
         self._busy: list[Task] = []
-        self._done: list[ModelResult] = []
+        self.done: list[ModelResult] = []
         self._budget = settings.budget()
         self._jobs = settings.models_at_a_time
         self._turns = Turns(settings.out, self._budget, settings.limits.disk, on_event)
@@ -101,10 +101,10 @@ class Driver:
 
     def _enough(self) -> bool:
         """Whether so many have failed, or were built, that no other is to be started."""
-        failed = sum(result.status == "failed" for result in self._done)
+        failed = sum(result.status == "failed" for result in self.done)
         if self.settings.stop_after is not None and failed >= self.settings.stop_after:
             return True
-        built = sum(bool(result.ran) or result.status == "failed" for result in self._done) + len(self._busy)
+        built = sum(bool(result.ran) or result.status == "failed" for result in self.done) + len(self._busy)
         return self.settings.max_models is not None and built >= self.settings.max_models
 
     def _begin(self) -> None:
@@ -248,7 +248,7 @@ class Driver:
 
     def _finished(self, task: Task, result: ModelResult) -> ModelResult:
         task.result = result
-        self._done.append(result)
+        self.done.append(result)
         self.journal.keep(result)
         self._say("model_finished", task, **result.to_json())
         for text in self.keeper.let_go(task, self._tasks):
@@ -275,7 +275,7 @@ class Driver:
 
     def state(self, *, ended: bool = False) -> JsonDict:
         """How far it is, for `convert status`."""
-        counts = Counter(result.status for result in self._done)
+        counts = Counter(result.status for result in self.done)
         return {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -291,7 +291,7 @@ class Driver:
 
     def _left(self) -> float | None:
         """How long the others will take, if they take what those took that were built."""
-        took = [result.seconds for result in self._done if result.ran]
+        took = [result.seconds for result in self.done if result.ran]
         left = len(self._queue) + len(self._busy)
         return round(sum(took) / len(took) * left / min(self._jobs, left), 1) if took and left else None
 

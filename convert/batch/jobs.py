@@ -161,7 +161,7 @@ def _add_whole(path: Path, found: Jobs) -> None:
         found.bad += [p for p in error.problems if isinstance(p, Problem)]
         return
     options = dict(recipe.stages[SOURCE].options)
-    folder, hub, revision = options["path"], options["hub"] or "", options["revision"] or ""
+    folder, hub, revision = options["path"], options.get("hub") or "", options.get("revision") or ""
     model = Model("", "", Path(folder).absolute() if folder else None, hub, revision)
     place = hub, revision, _size(model.path)
     found.jobs.append(Job(recipe.name, model.place, path.stem, str(path), path.absolute(), "", *place))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from convert.json_types import JsonDict
 
-MODULE = "convert.batch.worker"
+COMMAND = (sys.executable, "-m", "convert.batch.worker")
 CHUNK_BYTES = 1 << 16
 QUOTED_BYTES = 4000  # of the last that it printed
 NATIVE = ("GGML_ASSERT", "terminate called", "Fatal Python error", "Assertion")  # sentences that matter
@@ -35,7 +35,7 @@ class Worker:
         log.unlink(missing_ok=True)
         with open(log, "ab") as printed, theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(theirs.fileno())],
+                [*COMMAND, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
