@@ -24,7 +24,7 @@ Kind = Literal["network", "memory", "killed", "disk", "busy", "crash", "broken"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNREACHED = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EPIPE)
 BUSY_CODES = (408, 425, 429, 500, 502, 503, 504)
-HTTP_LIBRARIES = ("httpx", "httpcore", "requests", "urllib3", "huggingface_hub", "http")
+HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "huggingface_hub", "http")
 OUT_OF_REACH = (
     "Timeout",
     "ConnectError",

@@ -150,7 +150,8 @@ def _for_model(request: Request, model: Model, template: _Template) -> JsonDict:
         return {**words, "name": name}  # the recipe's reader says what is wrong with it
     theirs = {"path", "hub", "revision"} | ({"name"} if not has_variable(given.get("name")) else set())
     kept = {word: value for word, value in given.items() if word not in theirs}
-    return {**words, "name": name, "model": {**model.words(), **kept}}
+    others = {word: value for word, value in words.items() if word not in ("name", "model")}
+    return {"name": name, "model": {**model.words(), **kept}, **others}
 
 
 def _add_whole(path: Path, found: Jobs) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -196,12 +197,8 @@ def _csv_lines(found: Found, path: Path, text: str) -> Iterator[tuple[int, dict[
                     where, f"has {len(row)} cells", f"{len(heads)}, as its first line", "quote a cell with commas"
                 )
                 continue
-            cells = {head: cell.strip() for head, cell in zip(heads, row, strict=True)}
-            own = ("model", "path", "hub", "name", "revision")
-            yield (
-                reader.line_num,
-                {head: c if head in own else typed(c) for head, c in cells.items() if c or head not in own},
-            )
+            own, cells = ("model", "path", "hub", "name", "revision"), zip(heads, map(str.strip, row), strict=True)
+            yield reader.line_num, {head: cell if head in own else typed(cell) for head, cell in cells if cell}
     except csv.Error as error:
         found.say(f"{path}:{reader.line_num}", f"cannot be read: {error}", "a line of CSV")
 
@@ -261,9 +258,15 @@ def _add(found: Found, model: Model) -> None:
 
 
 def _local(path: Path, entry: ModelEntry, where: str) -> Model:
-    path = path.absolute()
+    path = _plain(path.absolute())
     stem = path.resolve().name if path.is_dir() else TYPE_IN_NAME.sub("", path.stem)
     return Model(entry.name or safe(stem), where, path, variables=entry.variables, renamed=bool(entry.name))
+
+
+def _plain(path: Path) -> Path:
+    """The path without `..`, unless a link makes that another place."""
+    plain = Path(os.path.normpath(path))
+    return plain if plain.exists() and plain.samefile(path) else path
 
 
 def _of_hub(hub: str, revision: str, entry: ModelEntry, where: str) -> Model:
