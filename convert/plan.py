@@ -168,10 +168,15 @@ class _Planner:
         free = memory.free_bytes() if self.room.memory_bytes is None else self.room.memory_bytes
         if not self.builds or free is None or needs.memory_bytes <= free:
             return []
+        if self.room.memory_bytes is not None:
+            got = f"stage '{name}' takes about {needs.memory_bytes / 1e9:.3g} GB of memory"
+            wanted = f"at most the {free / 1e9:.3g} GB that all steps together may take"
+            return [
+                Problem(self.recipe.where_stage(name), got, wanted, "give them more, or run it where there is more")
+            ]
         got = f"stage '{name}' takes about {needs.memory_bytes / 1e9:.1f} GB of memory"
         total = memory.total_bytes() or free
-        theirs = "that are free" if self.room.memory_bytes is None else "that a step may take"
-        wanted = f"at most the {free / 1e9:.1f} GB {theirs}"
+        wanted = f"at most the {free / 1e9:.1f} GB that are free"
         remedy = (
             f"this machine has {total / 1e9:.1f} GB: end what else runs on it"
             if needs.memory_bytes < total

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convert.batch.failures import Failure, of_a_death
@@ -31,6 +31,7 @@ from convert.events import Event, OnEvent
 from convert.json_types import JsonDict, JsonObject
 from convert.needs import GB, Machine, Needs, this_machine
 from convert.source import hub
+from convert.steps import existing_folder
 
 WAKE_SECONDS = 0.2
 RECYCLE_BYTES = 3 * GB  # a process that holds more when it is idle is ended
@@ -52,6 +53,11 @@ class Settings:
         memory = self.limits.memory or here.memory_bytes
         return Budget(Machine(self.limits.cores or here.cores, memory), self.limits.accelerators)
 
+    def room(self) -> JsonDict:
+        """The most that one step may take of the memory, and one model of the disk."""
+        disk = shutil.disk_usage(existing_folder(self.out)).total
+        return {"memory": self.budget().machine.memory_bytes, "disk": min(disk, self.limits.disk or disk)}
+
     @property
     def models_at_a_time(self) -> int:
         return self.limits.jobs or self.budget().machine.cores
@@ -70,7 +76,7 @@ class Driver:
         self._busy: list[Task] = []
         self.done: list[ModelResult] = []
         self._budget = settings.budget()
-        self._jobs = settings.models_at_a_time
+        self._jobs, self._room = settings.models_at_a_time, settings.room()
         self._turns = Turns(settings.out, self._budget, settings.limits.disk, on_event)
         self._workers: list[Worker] = []
         self._started = 0  # processes
@@ -146,7 +152,7 @@ class Driver:
         self._busy.append(task)
         task.job.write()
         out, same = self.settings.out, [t for t in self._tasks if t.job.model == task.job.model and t.result]
-        words: JsonDict = {"recipe": str(task.job.path), "out": str(out), "memory": self._budget.machine.memory_bytes}
+        words = {"recipe": str(task.job.path), "out": str(out), **self._room}
         self._say("model_started", task, what=what, attempt=task.attempt)
         worker.start(task.job.name, {"task": what, **words, "beside": [str(out / t.job.name) for t in same]})
 
@@ -183,7 +189,7 @@ class Driver:
                 self.on_event(Event(message["event"], message["step"], {**message["data"], "model": task.job.name}))
             case "step":
                 task.step = message["step"]
-                task.asked = Asked(task.job.name, Needs(**message["needs"]), time.monotonic(), task.alone)
+                task.asked = _asked(worker, task, Needs(**message["needs"]))
             case "released":
                 task.held = None
             case "disk":
@@ -196,8 +202,9 @@ class Driver:
         """A process has ended its task, and takes the next."""
         worker.job, worker.memory_bytes = "", message["memory"]
         self._release(task)
-        if worker.memory_bytes > RECYCLE_BYTES or message.get("recycle"):
-            self._drop(worker)
+        last = not self._queue and task.fetched and message["kind"] == "done"
+        if worker.memory_bytes > RECYCLE_BYTES or message.get("recycle") or last:
+            self._drop(worker)  # nobody waits for it, and others may want the memory
         if message["kind"] == "failed":
             return self._failed(task, _failure(message["failure"]))
         if not task.fetched:
@@ -298,6 +305,13 @@ class Driver:
 
 def _is_here(job: Job) -> bool:
     return hub.cached(job.hub, job.revision or hub.DEFAULT_REVISION) is not None
+
+
+def _asked(worker: Worker, task: Task, needs: Needs) -> Asked:
+    """What a step takes in the process that it will run in, which holds something already."""
+    held = worker.memory_bytes
+    whole = replace(needs, memory_bytes=max(needs.memory_bytes, held))
+    return Asked(task.job.name, whole, time.monotonic(), task.alone, held)
 
 
 def _failure(words: Mapping[str, object]) -> Failure:

@@ -59,7 +59,7 @@ class Total:
 def forecasts(made: Batch) -> Iterator[Forecast]:
     """The forecast of every job, in no order."""
     waiting, workers = list(made.jobs), dict[int, tuple[Worker, Job]]()
-    folder, memory = folder_of(made.out) / "workers", made.settings.budget().machine.memory_bytes
+    folder, room = folder_of(made.out) / "workers", made.settings.room()
     with selectors.DefaultSelector() as selector:
         idle = [Worker(folder / f"plan-{i}.log") for i in range(min(made.settings.models_at_a_time, len(waiting)))]
         try:
@@ -69,8 +69,7 @@ def forecasts(made: Batch) -> Iterator[Forecast]:
                     job.write()
                     selector.register(worker.socket, selectors.EVENT_READ, worker)
                     workers[id(worker)] = worker, job
-                    task = {"task": "plan", "recipe": str(job.path), "out": str(made.out), "memory": memory}
-                    worker.start(job.name, task)
+                    worker.start(job.name, {"task": "plan", "recipe": str(job.path), "out": str(made.out), **room})
                 for key, _ in selector.select(1):
                     worker, job = workers[id(key.data)]
                     for found, alive in _heard(worker, job):

@@ -23,6 +23,7 @@ class Asked:
     needs: Needs
     since: float
     alone: bool = False  # nothing may run beside it
+    resident_bytes: int = 0  # what its process holds already
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,10 @@ class Budget:
     accelerators: int = 1
 
     def fits(self, asked: Asked, running: Sequence[Asked], idle_bytes: int = 0) -> bool:
-        """Whether a step may start beside those that run; one alone always may. `idle_bytes`: processes that wait."""
+        """Whether a step may start beside those that run; one alone always may.
+
+        `idle_bytes` is what processes hold that run no step, the one that asks among them.
+        """
         if not running:
             return True
         if asked.alone or any(other.alone for other in running):
@@ -42,7 +46,8 @@ class Budget:
         if asked.needs.accelerator and used >= self.accelerators:
             return False
         memory = self.machine.memory_bytes
-        room = Machine(self.machine.cores, None if memory is None else memory - idle_bytes)
+        others = max(0, idle_bytes - asked.resident_bytes)
+        room = Machine(self.machine.cores, None if memory is None else memory - others)
         return room.fits(asked.needs, [other.needs for other in running])
 
     def next(self, waiting: Sequence[Asked], running: Sequence[Asked], now: float, idle_bytes: int = 0) -> Asked | None:

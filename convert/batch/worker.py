@@ -3,7 +3,7 @@ paid once. `convert.batch.pool` starts it; it ends when nobody holds the other e
 
 Both sides say lines of JSON. It is told a task, and asks before it takes anything of the machine:
 
-    <- {"task": "run", "recipe": "…", "out": "…", "memory": 16000000000, "beside": ["…"]}
+    <- {"task": "run", "recipe": "…", "out": "…", "memory": 16000000000, "disk": 500000000000, "beside": ["…"]}
     -> {"kind": "event", "event": "step_started", "step": "q4", "data": {…}}
     -> {"kind": "disk", "bytes": 123}      <- {"go": true}      before the first byte is written
     -> {"kind": "step", "step": "q4", "needs": {…}}   <- {"go": true}      before a step starts
@@ -37,7 +37,6 @@ from convert.recipe import load_recipe
 from convert.run import run
 from convert.steps import Plan
 
-EVER = 1 << 62  # bytes of disk: what is free the one who asks looks after
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -103,7 +102,7 @@ def main(descriptor: int) -> None:
 
 def _planned(task: JsonObject, link: Link) -> Plan:
     recipe = load_recipe(task["recipe"])
-    room = Room(task["memory"], EVER)
+    room = Room(task["memory"], task["disk"])  # of the whole disk: whether there is room now, the one who asks sees
     with StepProgress("plan", link.on_event) as progress:
         return plan(recipe, task["out"], progress=progress, room=room)
 
