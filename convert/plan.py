@@ -28,6 +28,7 @@ from convert.registry import VALIDATE, AnyStage
 from convert.stage import Inputs, missing_packages
 from convert.steps import Plan, Step, existing_folder
 from convert.suggest import suggest
+from convert.table import size
 from convert.validation.overlap import overlaps
 from validate import memory
 
@@ -169,8 +170,8 @@ class _Planner:
         if not self.builds or free is None or needs.memory_bytes <= free:
             return []
         if self.room.memory_bytes is not None:
-            got = f"stage '{name}' takes about {needs.memory_bytes / 1e9:.3g} GB of memory"
-            wanted = f"at most the {free / 1e9:.3g} GB that all steps together may take"
+            got = f"stage '{name}' takes about {size(needs.memory_bytes)} of memory"
+            wanted = f"at most the {size(free)} that all steps together may take"
             return [
                 Problem(self.recipe.where_stage(name), got, wanted, "give them more, or run it where there is more")
             ]

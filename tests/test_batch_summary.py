@@ -186,5 +186,5 @@ def test_it_reads_without_its_script(show: Opener) -> None:
 def test_the_page_asks_for_nothing_and_says_all() -> None:
     text = to_html(MODELS, CHANGES, COUNTS, "now")
     assert not re.search(r"(?:src|href)=\"https?:", text)
-    assert "Of 6 models 1 passed, 1 made, not validated, 1 a limit missed, 1 failed, 1 left out, 1 not begun" in text
+    assert "Of 6 models 1 failed, 1 missed a limit, 1 left out, 1 not begun, 2 good" in text
     assert "All 2 models are good" in to_html(MODELS[:1], [], {"passed": 2}, "now")

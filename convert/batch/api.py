@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from convert.errors import PlanError, Problem, raise_all
 from convert.events import Event, OnEvent
 from convert.files import STATE_FOLDER
 from convert.lock import hold
+
+SUMMARY_SECONDS = 60.0  # how old the summary of a batch that runs may be
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,23 @@ class Batch:
             driver = Driver(self.settings, list(self.jobs), journal, Keeper(out, self.keep), on_event)
             shape = {"models": len(self.jobs), "out": str(out), "at_a_time": self.settings.models_at_a_time}
             on_event(Event("batch", "", {**shape, "left_out": [str(problem) for problem in self.left_out]}))
+            written = time.monotonic()
             try:
-                yield from _in_a_thread(driver)
+                for result in _in_a_thread(driver):
+                    if time.monotonic() - written > SUMMARY_SECONDS:
+                        write_summary(out, self._whole(driver.done), journal)
+                        written = time.monotonic()
+                    yield result
             finally:
-                found = {result.name: result for result in driver.done}  # also what nobody waited for
-                whole = self._whole(found)
+                whole = self._whole(driver.done)  # with what nobody waited for
                 journal.compact({**journal.results(), **{r.name: r for r in whole if r.name}}.values())
                 counts = write_summary(out, whole, journal)
-                journal.remember([r for r in whole if r.name in found])
+                journal.remember(driver.done)
                 on_event(Event("batch_finished", "", {"counts": counts, "exit_code": exit_code(whole)}))
 
-    def _whole(self, found: dict[str, ModelResult]) -> list[ModelResult]:
+    def _whole(self, done: Sequence[ModelResult]) -> list[ModelResult]:
         """A result for every line: those of this batch, of earlier ones, and of what nobody began or was wrong."""
+        found = {result.name: result for result in done}
         known = {result.name: result for result in self.earlier}
         mine = [found.get(job.name) or known.pop(job.name, None) or pending(job) for job in self.jobs]
         others = [result for name, result in known.items() if name not in found]

@@ -129,11 +129,12 @@ class Driver:
                 self._start(task, "fetch")
 
     def _may_run(self, task: Task) -> bool:
-        """Whether there is a place for it; another recipe of its model goes first, and leaves it what both need."""
+        """Whether there is a place for it; a model's first recipe goes alone, and leaves what all of it share."""
         running = [other for other in self._busy if other.fetched]
         if len(running) >= self._jobs or any(other.alone for other in running) or (task.alone and running):
             return False
-        return not any(other.job.model == task.job.model for other in running)
+        same = [other for other in self._tasks if other.job.model == task.job.model]
+        return any(other.result for other in same) or not any(other in running for other in same)
 
     def _may_fetch(self, task: Task) -> bool:
         fetching = [other for other in self._busy if not other.fetched]

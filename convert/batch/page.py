@@ -26,6 +26,7 @@ WORDS = {
     "left out": "left out",
     "pending": "not begun",
 }
+SAID = {"failed": "failed", "missed": "missed a limit", "left out": "left out", "pending": "not begun"}
 PILLS = {"passed": "passed", "made": "passed", "missed": "failed", "failed": "failed"}  # else not_run
 ORDER = ("failed", "missed", "left out", "pending", "made", "passed")
 
@@ -91,8 +92,8 @@ def _sentence(counts: Mapping[str, int]) -> str:
     good = counts.get("passed", 0) + counts.get("made", 0)
     if good == models:
         return f"All {models} models are good" if models != 1 else "The model is good"
-    said = [f"{counts[status]} {word}" for status, word in WORDS.items() if counts.get(status)]
-    return f"Of {models} models {', '.join(said)}"
+    said = [f"{count} {word}" for status, word in SAID.items() if (count := counts.get(status))]
+    return f"Of {models} models {', '.join([*said, f'{good} good'])}"
 
 
 def _duration(seconds: float) -> str:
