@@ -16,7 +16,7 @@ from pathlib import Path
 from convert.estimate.setting import Setting
 from convert.formats.gguf.conversion import Conversion, ConversionSettings, prepare
 from convert.formats.gguf.file_plan import FilePlan
-from convert.inspection.checkpoint import _companions
+from convert.inspection.checkpoint import companions_of
 from validate.runtimes import _llama_api as api
 from validate.runtimes._llama_cache import GGML_TYPES
 from validate.runtimes._llama_log import Log
@@ -45,7 +45,7 @@ class Said:
 
 def planned(folder: Path, kind: str = "F16", mmproj: str | bool = False) -> Conversion:
     """The conversion of a checkpoint by its config and tokenizer alone: there need be no weights."""
-    return prepare(_companions(folder), ConversionSettings((kind,), mmproj))
+    return prepare(companions_of(folder), ConversionSettings((kind,), mmproj))
 
 
 def hollow(plan: FilePlan, path: Path) -> Path:

@@ -68,18 +68,19 @@ class Offload:
     of: int
     nbytes: int
     weights: int  # bytes of the weights there
+    cache: int  # and of the cache
 
 
 def offload(model: ModelFile, memory: Memory, budget: int) -> Offload:
     """The most layers that fit (-ngl), and with none of them nothing: then llama.cpp computes on the CPU."""
     costs = _layer_costs(model, memory)
     fixed = memory.beside_on_gpu - memory.cache
-    taken, weights, count = fixed, 0, 0
+    weights = cache = count = 0
     for weight_bytes, cache_bytes in costs:
-        if taken + weight_bytes + cache_bytes > budget:
+        if fixed + weights + cache + weight_bytes + cache_bytes > budget:
             break
-        taken, weights, count = taken + weight_bytes + cache_bytes, weights + weight_bytes, count + 1
-    return Offload(count, len(costs), taken if count else 0, weights)
+        weights, cache, count = weights + weight_bytes, cache + cache_bytes, count + 1
+    return Offload(count, len(costs), fixed + weights + cache if count else 0, weights, cache)
 
 
 def _layer_costs(model: ModelFile, memory: Memory) -> Sequence[tuple[int, int]]:

@@ -6,9 +6,19 @@ a token is sent to; of the embedding one row.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from convert.estimate.fit import of_host
 from convert.estimate.memory import Memory
 from convert.estimate.model_file import ModelFile, Weight
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes a second: of the memory that the model lies in, and of the host's where only a part fits a GPU."""
+
+    main: int | None = None
+    host: int | None = None
 
 
 def read_bytes(model: ModelFile, memory: Memory) -> int:
@@ -19,9 +29,15 @@ def read_bytes(model: ModelFile, memory: Memory) -> int:
     return weights + memory.cache
 
 
-def tokens_per_second(model: ModelFile, memory: Memory, bandwidth: int) -> float:
-    """At most so many."""
-    return bandwidth / max(1, read_bytes(model, memory))
+def tokens_per_second(model: ModelFile, memory: Memory, bandwidth: Bandwidth, share: float) -> float | None:
+    """At most so many, where `share` of what is read lies in the main memory; None where a bandwidth is not known."""
+    read = read_bytes(model, memory)
+    if bandwidth.main is None or (share < 1 and bandwidth.host is None):
+        return None
+    seconds = read * share / bandwidth.main
+    if share < 1 and bandwidth.host is not None:
+        seconds += read * (1 - share) / bandwidth.host
+    return 1 / seconds if seconds else None
 
 
 def _read(weight: Weight, used: int, count: int) -> int:
