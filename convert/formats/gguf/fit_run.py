@@ -11,6 +11,7 @@ from pathlib import Path
 
 from convert import architectures
 from convert.bundle import Artifact, Bundle, Role
+from convert.errors import StageError
 from convert.files import write_text
 from convert.formats.gguf import fit_costs
 from convert.formats.gguf.file_plan import FilePlan
@@ -37,6 +38,7 @@ def write_fits(opened: Open, fits: Sequence[Fit], source: Bundle, work: Work) ->
         progress.warn(f"fit: costs are guessed, by {known.words}; {remedy}")
     memory = CostMemory(work.kept, source, _digest(known.imatrix))
     costs = fit_costs.costs(known, opened.free_tensors, opened.kinds, Kept(memory, progress))
+    _check_numbers(costs)
     judge: Judge | None = Judge(source, known.held_out, known.imatrix, work.kept / "reference")
     if judge and (lack := judge.lacks() if work.prove else "prove: false"):
         (progress.warn if work.prove else progress.note)(f"fit: candidates are not compared: {lack}")
@@ -73,6 +75,13 @@ def _known(source: Bundle, opened: Open) -> Known:
     return Known(family, family.text(config), fisher, opened.conversion.imatrix)
 
 
+def _check_numbers(costs: Costs) -> None:
+    """Raise StageError for a tensor that no type can hold."""
+    for name, kinds in costs.items():
+        if not any(cost < float("inf") for cost in kinds.values()):
+            raise StageError(f"tensor {name}", "has values that are not finite", "numbers", "the checkpoint is damaged")
+
+
 def _digest(imatrix: Imatrix | None) -> str:
     """Of the matrix that is used: by what it holds, wherever it lies."""
     found = hashlib.sha256()
@@ -106,7 +115,7 @@ class _Fitting:
         for line in self._lines(tried, sum(file.size for file in made), best.plan.name, budget):
             work.progress.note(line)
         words = self._report(best, tried, budget)
-        name = made[0].path.name.removesuffix(".gguf") + ".fit.json"
+        name = made[0].path.name.removesuffix(".gguf").partition("-0000")[0] + ".fit.json"
         return made, write_text(work.out / name, json.dumps(words, indent=1) + "\n", KIND)
 
     def _written(self, work: Work, candidates: Sequence[Mixture], budget: int) -> list[_Candidate]:
