@@ -186,7 +186,7 @@ def test_hard_rules_are_kept_by_role_and_by_name(measured: Bundle, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("keep", "wanted"),
-    [({"attn_x": "Q8_0"}, "'attn_x' is about no tensor"), ({"ffn_down": "Q6_K"}, "Q6_K, and blk.0.ffn_down.weight")],
+    [({"attn_x": "Q8_0"}, "'attn_x' is about no tensor"), ({"attn_k": "Q6_K"}, "Q6_K, and blk.0.attn_k.weight has rows of 128")],
 )
 def test_hard_rules_that_fail_are_refused(llama: Path, keep: dict[str, str], wanted: str) -> None:
     options = stage.Options.model_validate({"fit": {"bits": 6}, "keep": keep})

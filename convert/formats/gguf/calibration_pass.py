@@ -54,7 +54,7 @@ def gather(
 
         def on_layer(layer: Layer, found: Mapping[str, Inputs]) -> None:
             gathered.take(layer, found)
-            inputs = LayerInputs(layer.name, found, visitor.norms)
+            inputs = LayerInputs(layer.name, found, visitor.norms, gathered.names(found))
             path = folder / statistics.file_of(len(layers))
             layers.append(statistics.save(path, inputs, words, grams=options.grams))
             progress.advance(1)

@@ -52,7 +52,7 @@ class CalibrationStage(Stage[CalibrationOptions]):
     """One pass over calibration rows, for imatrix, GPTQ and AWQ stages that take `from:` it."""
 
     NAME = "calibration"
-    VERSION = 1
+    VERSION = 2
     TOOLS = ("torch", "transformers", "tokenizers", "numpy")
     NEEDS: ClassVar[Mapping[str, str]] = {"torch": "validate", "transformers": "validate"}
     Options = CalibrationOptions

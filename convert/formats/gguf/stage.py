@@ -25,6 +25,7 @@ from convert.formats.gguf.imatrix_option import Calibration, ImatrixOption
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
 from convert.formats.gguf.imatrix_stage import file_name as matrix_name
 from convert.model.memory_needs import cores_for
+from convert.model.statistics import has_grams
 from convert.needs import MB, Needs
 from convert.options import Options
 from convert.progress import Progress
@@ -137,6 +138,11 @@ class GGUFOptions(Options):
         description="importance weights: a file, or {calibrate: text.txt}, or {} for a mix of our own; false for none, "
         "when left out those of the stage it takes from",
     )
+    refine: bool = Field(
+        False,
+        description="choose levels and scales by what goes into each matrix, which a calibration stage has measured "
+        "(`from:` it): the same types and sizes drift less; no bytes of llama-quantize",
+    )
     allow_requantize: bool = Field(
         False, description="where the source is a GGUF file of other types than F32, F16 and BF16: make these of it"
     )
@@ -169,6 +175,20 @@ def _lacking_modules() -> list[Problem]:
     ]
 
 
+def _unmeasured(inputs: Inputs) -> list[Problem]:
+    """What keeps a file from being refined."""
+    if importlib.util.find_spec("torch") is None:
+        return [Problem("gguf", "refine: true needs torch", "", install_command("validate"))]
+    (stage, source), *_ = inputs.items()
+    if has_grams(source):
+        return []
+    got = f"refine: true, and '{stage}' has no Gram matrices of what goes into the model's matrices"
+    remedy = "take `from:` a stage with `use: calibration`, which keeps them"
+    if source.of(Role.STATISTICS):
+        remedy = f"say `grams: true` in '{stage}'"
+    return [Problem("gguf", got, "", remedy)]
+
+
 def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     """The conversion; worked out once for check, forecast, explain and run, unless a file changes in between."""
     from convert.formats.gguf.conversion import ConversionSettings
@@ -192,6 +212,7 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
         imatrix.measured_on(options.imatrix.asked) if isinstance(options.imatrix, Calibration) else "",
         _weights_key(source) if file else "",
         size_in_bytes(options.max_shard) if options.max_shard and not wanted else None,
+        options.refine,
     )
     # A file's hash, which a plan need not know yet, does not change what is made of it; `_stamps` tells its changes.
     roles = tuple((role, tuple(replace(a, sha256="") for a in files)) for role, files in source.roles.items())
@@ -253,6 +274,14 @@ def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:
     return tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
 
 
+def _refined(conversion: Conversion, source: Bundle) -> Conversion:
+    """The same, with what is known of what goes into the text's matrices."""
+    from convert.formats.gguf.refinement import Refinement
+
+    text = conversion.text
+    return replace(conversion, text=replace(text, refinement=Refinement.of(source, text.tensors)))
+
+
 def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:
     made_of = only(inputs).with_(statistics=(), gradients=())
     return made_of.with_(weights=made[0], projector=made[1] if len(made) > 1 else ())
@@ -268,7 +297,8 @@ class GGUFStage(Stage[GGUFOptions]):
 
     def tools(self, options: GGUFOptions) -> tuple[str, ...]:
         """The distributions that decide the bytes: those of a calibration too, where the stage makes one."""
-        return (*self.TOOLS, *imatrix.TOOLS) if isinstance(options.imatrix, Calibration) else self.TOOLS
+        calibrated = imatrix.TOOLS if isinstance(options.imatrix, Calibration) else ("torch",) if options.refine else ()
+        return (*self.TOOLS, *calibrated)
 
     def calibrates(self, options: GGUFOptions) -> list[Path]:
         """What an importance matrix made on the way is measured on."""
@@ -289,7 +319,7 @@ class GGUFStage(Stage[GGUFOptions]):
             problems += [p if isinstance(p, Problem) else Problem("gguf", p) for p in error.problems]
         if isinstance(options.imatrix, Calibration) and not problems:
             problems += _lacking_modules() or imatrix.check(options.imatrix.asked, inputs)
-        return problems
+        return problems + (_unmeasured(inputs) if options.refine else [])
 
     def lacking(self, options: GGUFOptions, made: Bundle) -> list[str]:
         """The types that cannot hold a value of the model."""
@@ -313,12 +343,18 @@ class GGUFStage(Stage[GGUFOptions]):
         return _bundle(inputs, made)
 
     def needs(self, options: GGUFOptions, inputs: Inputs, made: Bundle) -> Needs:
-        """A few chunks of rows whatever the model's size, and its vocabulary; a calibration runs the model first."""
+        """A few chunks of rows whatever the model's size, and its vocabulary; a calibration runs the model first.
+
+        Refining takes the Gram matrices of two of the model's matrices.
+        """
+        from convert.formats.gguf.refinement import refinement_bytes
+
         if isinstance(options.imatrix, Calibration):
             return imatrix.needs(options.imatrix.asked, inputs, made)
         source = only(inputs)
         tokenizer = sum(a.size for a in source.of(Role.TOKENIZER))
-        return Needs(300 * MB + VOCABULARY_COPIES * tokenizer, cores_for(source))
+        refining = refinement_bytes(_prepare(options, inputs).text.tensors) if options.refine else 0
+        return Needs(300 * MB + VOCABULARY_COPIES * tokenizer + refining, cores_for(source))
 
     def explain(self, options: GGUFOptions, inputs: Inputs) -> Iterator[str]:
         """Lines about every file: its types and the rules that picked them; then what is left out, and notes."""
@@ -361,12 +397,16 @@ class GGUFStage(Stage[GGUFOptions]):
             progress.note(line)
         for note in conversion.notes:
             progress.warn(note)
+        if options.refine:
+            conversion = _refined(conversion, only(inputs))
         if wanted := _wanted(options):
             made, reports = wanted.write(conversion, only(inputs), out, progress)
         else:
             names = ", ".join(plan.name for group in conversion.groups for plan in group.plans)
             progress.start(f"writing {names}", sum(group.source_bytes for group in conversion.groups))
             made, reports = [write_files(out, group, progress) for group in conversion.groups], ()
+        for line in conversion.text.refinement.lines() if conversion.text.refinement else ():
+            progress.note(line)
         fields = conversion.text.plans[0].fields  # whatever the type, the tokenizer's are the same
         prove_tokenizer(made[0][0].path, fields, conversion.tokenizer, options.tokenizer_check, progress)
         return _bundle(inputs, made).with_(fit=reports)
