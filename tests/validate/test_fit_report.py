@@ -52,7 +52,7 @@ def test_candidates_and_the_dearest_tensors_first() -> None:
     assert [row.chosen for row in found.candidates] == [True, False]
     assert found.dearest[0].name == "blk.0.<b>"
     assert len(found.dearest) + len(found.others) == 20
-    assert found.facts == f"999 bytes, 99.90 % of {words.count(1000)}; by gradients"
+    assert found.facts == f"999 bytes; {words.count(1000)} were asked for; by gradients"
 
 
 def test_the_pages_show_tables_and_the_picture_with_strangers_words_escaped() -> None:

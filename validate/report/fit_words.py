@@ -81,8 +81,7 @@ def predictions(report: Report) -> list[tuple[str, float, float, bool]]:
 
 def _fitted(index: int, entry: FitEntry) -> Fitted:
     rows = sorted(entry["matrices"], key=lambda row: -row["cost"])
-    share = entry["bytes"] / entry["budget"] if entry["budget"] else 0.0
-    facts = f"{count(entry['bytes'])} bytes, {percent(share, 2)} % of {count(entry['budget'])}"
+    facts = f"{count(entry['bytes'])} bytes; {count(entry['budget'])} were asked for"
     return Fitted(
         index,
         visible(entry["asked"]),

@@ -15,7 +15,7 @@ from convert.errors import StageError
 from convert.files import write_text
 from convert.formats.gguf import fit_costs
 from convert.formats.gguf.file_plan import FilePlan
-from convert.formats.gguf.fit import Mixture, Open, budget_of, mixtures
+from convert.formats.gguf.fit import Mixture, Open, Target, mixtures, target_of
 from convert.formats.gguf.fit_costs import CostMemory, Costs, Kept
 from convert.formats.gguf.fit_options import Fit
 from convert.formats.gguf.fit_proof import Judge, Proved
@@ -101,9 +101,9 @@ class _Fitting:
 
     def write(self, work: Work, judge: Judge | None, taken: set[str]) -> tuple[tuple[Artifact, ...], Artifact]:
         """The best of the candidates under its name, the others gone; and the report of it."""
-        budget = budget_of(self.fit, self.opened)
-        candidates = mixtures(self.opened, self.costs, budget, several=judge is not None)
-        written = self._written(work, candidates, budget)
+        target = target_of(self.fit, self.opened)
+        candidates = mixtures(self.opened, self.costs, target, several=judge is not None)
+        written = self._written(work, candidates, target)
         proved: Sequence[Proved | None] = [None] * len(written)
         if judge is not None:
             proved = judge.prove([one.files[0].path for one in written], work.out, work.progress)
@@ -112,15 +112,15 @@ class _Fitting:
         for file in (file for one in tried if one is not best for file in one.files):
             file.path.unlink()
         made = _named(best, taken)
-        for line in self._lines(tried, sum(file.size for file in made), best.plan.name, budget):
+        for line in self._lines(tried, sum(file.size for file in made), made[0].path.name, target):
             work.progress.note(line)
-        words = self._report(best, tried, budget)
+        words = self._report(best, tried, target)
         name = made[0].path.name.removesuffix(".gguf").partition("-0000")[0] + ".fit.json"
         return made, write_text(work.out / name, json.dumps(words, indent=1) + "\n", KIND)
 
-    def _written(self, work: Work, candidates: Sequence[Mixture], budget: int) -> list[_Candidate]:
+    def _written(self, work: Work, candidates: Sequence[Mixture], target: Target) -> list[_Candidate]:
         """Every candidate's files, from one pass over the weights; their names are not yet what they will be."""
-        plans = [self.opened.plan(candidate, budget) for candidate in candidates]
+        plans = [self.opened.plan(candidate, target.asked) for candidate in candidates]
         volumes = [self.opened.shards(replace(p, name=f"{CANDIDATE}{n}.gguf")) for n, p in enumerate(plans)]
         group = replace(self.opened.conversion.text, volumes=tuple(volumes))
         work.progress.start(f"writing {plans[0].name}", group.source_bytes)
@@ -131,14 +131,15 @@ class _Fitting:
             if volume[0].name in made  # else a type cannot hold a value, which is said
         ]
 
-    def _lines(self, tried: Sequence[_Candidate], size: int, name: str, budget: int) -> Iterator[str]:
+    def _lines(self, tried: Sequence[_Candidate], size: int, name: str, target: Target) -> Iterator[str]:
         unit = "KL" if self.known.fisher is not None else "cost"
         for one in tried:
             real = f", KL {one.proved.kl:.5f} of {one.proved.tokens} tokens" if one.proved else ""
             yield f"fit {self.fit}: {one.mixture.why}: predicted {unit} {one.mixture.predicted:.5f}{real}"
-        yield f"fit {self.fit}: {name}: {size:,} bytes, {size / budget:.2%} of {budget:,}"
+        used = f", {size / target.asked:.2%} of {target.asked:,}" if target.of_file else ""
+        yield f"fit {self.fit}: {name}: {size:,} bytes{used}"
 
-    def _report(self, best: _Candidate, tried: Sequence[_Candidate], budget: int) -> Mapping[str, object]:
+    def _report(self, best: _Candidate, tried: Sequence[_Candidate], target: Target) -> Mapping[str, object]:
         costs = {name: self.costs[name][kind] for name, kind in best.mixture.types.items()}
         total = sum(costs.values()) or 1.0
         matrices = [
@@ -155,7 +156,7 @@ class _Fitting:
         ]
         return {
             "asked": str(self.fit),
-            "budget": budget,
+            "budget": target.asked,
             "bytes": sum(file.size for file in best.files),
             "by": self.known.words,
             **best.words,
