@@ -78,6 +78,7 @@ class ConversionSettings:
     weights_key: str = ""  # of the checkpoint, for a matrix that knows what it was made from; empty: not known yet
     max_shard: int | None = None  # bytes
     refine: bool = False  # whether Gram matrices choose levels and scales
+    vocabulary: bool = True  # without it no tokenizer is read: for sizes alone, no file can be written
 
     @property
     def weighted(self) -> bool:
@@ -109,7 +110,9 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
         tensors = [spec_tensors(spec, [e for e in ledger.entries if e.spec == i]) for i, spec in enumerate(specs)]
     else:
         ledger, tensors = Ledger(), [forecast_tensors(spec) for spec in specs]
-    tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), settings.pre_tokenizer)
+    tokenizer = GGUFTokenizer()
+    if settings.vocabulary:
+        tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), settings.pre_tokenizer)
     imatrix = imatrix_of(problems, settings, tensors[0])
     problems += strays(settings.asked, tensors[0])
     if problems:

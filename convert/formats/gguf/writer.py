@@ -22,7 +22,7 @@ from convert.needs import cores
 from convert.progress import Progress
 from quantize.blocks import BlockType
 from quantize.coded import CODED as REFINED
-from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, overflowing
+from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, TOO_SMALL, overflowing
 from quantize.floats import largest, to_float32
 
 if TYPE_CHECKING:
@@ -222,14 +222,14 @@ def _encode(chunk: _Chunk) -> _Encoded:
                 piece = chunk.refined.encode(name, row, as_float32, weights)
             else:
                 piece = ENCODERS[name](as_float32, weights)
-            if top >= ALWAYS_FITS and name not in OVERFLOW:
+            if name in TOO_SMALL or (top >= ALWAYS_FITS and name not in OVERFLOW):
                 _check_scales(row, as_float32, kind, piece, encoded)
             encoded.pieces[name].append(piece)
     return encoded
 
 
 def _check_scales(row: int, values: np.ndarray, kind: BlockType, piece: np.ndarray, encoded: _Encoded) -> None:
-    """Note a block whose scale became infinity: its values are too large for the type."""
+    """Note a block whose scale is no number: its values are too large for the type, or too small."""
     for in_run, block in np.argwhere(overflowing(kind.name, piece)).tolist():
         span = slice(block * kind.values, (block + 1) * kind.values)
         column = span.start + int(np.abs(values[in_run, span]).argmax())
@@ -255,6 +255,11 @@ def _note_large(chunk: _Chunk, row: int, values: np.ndarray, encoded: _Encoded) 
 
 def _too_large(chunk: _Chunk, large: _Large) -> Problem:
     kind = large.kind
+    if abs(large.value) < TOO_SMALL.get(kind, 0.0):
+        place = _place(chunk, large.row, large.column)
+        got = f"the largest value of a block, {large.value:g} at {place}, is too small for {kind}"
+        wanted = f"0, or at least {TOO_SMALL[kind]:g}"
+        return Problem(_where(chunk), got, wanted, "use another type for this tensor, as with overrides")
     got = f"its largest value {large.value:g} at {_place(chunk, large.row, large.column)} is too large for {kind}"
     wanted = f"below {OVERFLOW[kind]:g}" if kind in OVERFLOW else "a block whose scale float16 can hold"
     return Problem(_where(chunk), got, wanted, "use BF16 or F32 for this model")
