@@ -148,7 +148,7 @@ def _gguf_problems(options: SourceOptions, path: Path) -> list[Problem]:
 
 
 def _gguf_bundle(options: SourceOptions, path: Path) -> Bundle:
-    name = options.name or _safe(TYPE_IN_NAME.sub("", path.stem))
+    name = options.name or safe(TYPE_IN_NAME.sub("", path.stem))
     return Bundle(Model(name), {Role.WEIGHTS: (Artifact("gguf", path, path.stat().st_size),)})
 
 
@@ -234,13 +234,11 @@ def _stored(path: Path) -> Artifact:
 def _model(options: SourceOptions, folder: Path | None) -> Model:
     if options.hub is not None:
         revision = folder.name if folder is not None else ""
-        return Model(options.name or _safe(options.hub.rpartition("/")[2]), options.hub, revision)
-    return Model(
-        options.name or _safe(Path(os.path.normpath(folder)).name if folder is not None else "")
-    )  # of `..` too
+        return Model(options.name or safe(options.hub.rpartition("/")[2]), options.hub, revision)
+    return Model(options.name or safe(Path(os.path.normpath(folder)).name if folder is not None else ""))  # of `..` too
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
     """`name` as it may stand in a file name: other characters become `-`."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 
