@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,7 +51,10 @@ class Batch:
         Leaving the loop ends what runs. Raises BusyError when another batch holds the output folder.
         """
         out, journal = self.out, Journal(self.out)
-        (out / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
+        try:
+            (out / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PlanError(Problem(str(out), f"cannot be made: {error.strerror}", "", "name another --out")) from error
         with hold(out):
             journal.folder.mkdir(parents=True, exist_ok=True)
             driver = Driver(self.settings, list(self.jobs), journal, Keeper(out, self.keep), on_event)
@@ -64,11 +68,21 @@ class Batch:
                         written = time.monotonic()
                     yield result
             finally:
-                whole = self._whole(driver.done)  # with what nobody waited for
-                journal.compact({**journal.results(), **{r.name: r for r in whole if r.name}}.values())
-                counts = write_summary(out, whole, journal)
-                journal.remember(driver.done)
-                on_event(Event("batch_finished", "", {"counts": counts, "exit_code": exit_code(whole)}))
+                self._conclude(driver.done, journal, on_event)
+
+    def _conclude(self, done: Sequence[ModelResult], journal: Journal, on_event: OnEvent) -> None:
+        """Write the table and the history: of all that is done, also what nobody waited for."""
+        whole = self._whole(done)
+        known = {**journal.results(), **{result.name: result for result in whole if result.name}}
+        try:
+            journal.compact(known.values())
+            write_summary(self.out, whole, journal)
+            journal.remember(done)
+        except OSError as error:  # the models are there all the same
+            text = f"{self.out}: the summary could not be written: {error.strerror}; the same command writes it again"
+            on_event(Event("warning", "", {"text": text}))
+        counts = Counter(result.status for result in whole)
+        on_event(Event("batch_finished", "", {"counts": dict(counts), "exit_code": exit_code(whole)}))
 
     def _whole(self, done: Sequence[ModelResult]) -> list[ModelResult]:
         """A result for every line: those of this batch, of earlier ones, and of what nobody began or was wrong."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert.batch.failures import Failure, of_a_death
+from convert.batch.failures import FULL, Failure, failure_of, of_a_death
 from convert.batch.jobs import Job
 from convert.batch.journal import Journal, moment
 from convert.batch.keeping import Keeper
@@ -123,10 +123,17 @@ class Driver:
                 continue
             if not task.fetched:
                 task.fetched = _is_here(task.job)
-            if task.fetched and self._may_run(task):
-                self._start(task, "run")
-            elif not task.fetched and self._may_fetch(task):
-                self._start(task, "fetch")
+            what = "run" if task.fetched else "fetch"
+            if not (self._may_run(task) if task.fetched else self._may_fetch(task)):
+                continue
+            try:
+                self._start(task, what)
+            except OSError as error:  # its recipe, or a process's log, could not be written
+                if error.errno not in FULL:
+                    raise
+                self._release(task)
+                self._failed(task, failure_of(error))
+                return
 
     def _may_run(self, task: Task) -> bool:
         """Whether there is a place for it; a model's first recipe goes alone, and leaves what all of it share."""
@@ -147,11 +154,11 @@ class Driver:
         """Hand a job to a process that has none."""
         task.attempt += 1
         task.began = task.began or time.monotonic()
-        worker = next((w for w in self._workers if not w.job), None) or self._new_worker()
-        task.worker, task.step, task.seen = worker, "", {}
         self._queue.remove(task)
         self._busy.append(task)
         task.job.write()
+        worker = next((w for w in self._workers if not w.job), None) or self._new_worker()
+        task.worker, task.step, task.seen = worker, "", {}
         out, same = self.settings.out, [t for t in self._tasks if t.job.model == task.job.model and t.result]
         words = {"recipe": str(task.job.path), "out": str(out), **self._room}
         self._say("model_started", task, what=what, attempt=task.attempt)

@@ -48,6 +48,7 @@ class Link:
         self._lock = threading.Lock()  # a step's beat is another thread's
         self.heard: queue.SimpleQueue[JsonDict] = queue.SimpleQueue()
         self.step = ""  # that runs, or asks to
+        self.ran_code = False  # of a model, as its recipe allowed: the next model is not to meet what that left
         self._needs: dict[str, object] = {}
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -87,16 +88,16 @@ def main(descriptor: int) -> None:
     tasks = {"run": _run, "plan": _plan, "fetch": _fetch}
     while True:
         task = link.heard.get()
-        link.step = ""
+        link.step, link.ran_code = "", False
         try:
             result = tasks[task["task"]](task, link)
-            link.say(kind="done", result=result, memory=resident_bytes())
+            link.say(kind="done", result=result, memory=resident_bytes(), recycle=link.ran_code)
         except KeyboardInterrupt:
             os._exit(0)  # what it had begun is cleared
         except Exception as error:
             traceback.print_exc()
             failure = failure_of(error, link.step)
-            stale = failure.kind == "memory" or not isinstance(error, ConvertError)  # nobody knows what is left of it
+            stale = link.ran_code or failure.kind == "memory" or not isinstance(error, ConvertError)
             link.say(kind="failed", failure=asdict(failure), memory=resident_bytes(), recycle=stale)
 
 
@@ -109,7 +110,9 @@ def _planned(task: JsonObject, link: Link) -> Plan:
 
 def _run(task: JsonObject, link: Link) -> JsonDict:
     """What `convert run` does."""
-    folder = Path(task["out"]) / load_recipe(task["recipe"]).name
+    recipe = load_recipe(task["recipe"])
+    link.ran_code = any(dict(spec.options).get("trust_remote_code") for spec in recipe.stages.values())
+    folder = Path(task["out"]) / recipe.name
     with sharing.lent(folder, [Path(other) for other in task["beside"]]):
         planned = _planned(task, link)
         raise_all(planned.problems, PlanError)
