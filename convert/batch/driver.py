@@ -73,7 +73,12 @@ class Driver:
         self.stopped = threading.Event()
         self._queue = [Task(job, fetched=not job.hub) for job in jobs]
         self._tasks = tuple(self._queue)
+        self._to_fetch = sum(not task.fetched for task in self._tasks)
+        self._of_model: dict[str, list[Task]] = {}
+        for task in self._tasks:
+            self._of_model.setdefault(task.job.model, []).append(task)
         self._busy: list[Task] = []
+        self._failures = self._built = 0
         self.done: list[ModelResult] = []
         self._budget = settings.budget()
         self._jobs, self._room = settings.models_at_a_time, settings.room()
@@ -107,27 +112,29 @@ class Driver:
 
     def _enough(self) -> bool:
         """Whether so many have failed, or were built, that no other is to be started."""
-        failed = sum(result.status == "failed" for result in self.done)
-        if self.settings.stop_after is not None and failed >= self.settings.stop_after:
+        stop_after, most = self.settings.stop_after, self.settings.max_models
+        if stop_after is not None and self._failures >= stop_after:
             return True
-        built = sum(bool(result.ran) or result.status == "failed" for result in self.done) + len(self._busy)
-        return self.settings.max_models is not None and built >= self.settings.max_models
+        return most is not None and self._built + len(self._busy) >= most
+
+    def _is_full(self) -> bool:
+        """Whether there is no place for whatever waits."""
+        running = sum(task.fetched for task in self._busy)
+        fetching = len(self._busy) - running
+        return running >= self._jobs and (not self._to_fetch or fetching >= self.settings.limits.downloads)
 
     def _begin(self) -> None:
         """Start what can be."""
         now = time.monotonic()
         for task in list(self._queue):
-            if len(self._busy) >= self._jobs + self.settings.limits.downloads or self._enough():
+            if self._is_full() or self._enough():
                 return
-            if task.not_before > now:
-                continue
-            if not task.fetched:
-                task.fetched = _is_here(task.job)
-            what = "run" if task.fetched else "fetch"
-            if not (self._may_run(task) if task.fetched else self._may_fetch(task)):
+            self._look(task)
+            may = self._may_run(task) if task.fetched else self._may_fetch(task)
+            if not may or task.not_before > now:
                 continue
             try:
-                self._start(task, what)
+                self._start(task, "run" if task.fetched else "fetch")
             except OSError as error:  # its recipe, or a process's log, could not be written
                 if error.errno not in FULL:
                     raise
@@ -135,20 +142,28 @@ class Driver:
                 self._failed(task, failure_of(error))
                 return
 
+    def _look(self, task: Task) -> None:
+        """Look once whether a model of the hub is on this machine."""
+        if not task.fetched and not task.looked:
+            task.looked = True
+            task.fetched = hub.cached(task.job.hub, task.job.revision or hub.DEFAULT_REVISION) is not None
+            self._to_fetch -= task.fetched
+
     def _may_run(self, task: Task) -> bool:
         """Whether there is a place for it; a model's first recipe goes alone, and leaves what all of it share."""
         running = [other for other in self._busy if other.fetched]
         if len(running) >= self._jobs or any(other.alone for other in running) or (task.alone and running):
             return False
-        same = [other for other in self._tasks if other.job.model == task.job.model]
+        same = self._of_model[task.job.model]
         return any(other.result for other in same) or not any(other in running for other in same)
 
     def _may_fetch(self, task: Task) -> bool:
         fetching = [other for other in self._busy if not other.fetched]
-        here = [other for other in self._queue if other.we_fetched]
-        if any(other.job.model == task.job.model for other in fetching):
+        if len(fetching) >= self.settings.limits.downloads or any(
+            other.job.model == task.job.model for other in fetching
+        ):
             return False
-        return len(fetching) < self.settings.limits.downloads and len(here) < AHEAD
+        return sum(other.we_fetched for other in self._queue) < AHEAD
 
     def _start(self, task: Task, what: str) -> None:
         """Hand a job to a process that has none."""
@@ -159,7 +174,7 @@ class Driver:
         task.job.write()
         worker = next((w for w in self._workers if not w.job), None) or self._new_worker()
         task.worker, task.step, task.seen = worker, "", {}
-        out, same = self.settings.out, [t for t in self._tasks if t.job.model == task.job.model and t.result]
+        out, same = self.settings.out, [t for t in self._of_model[task.job.model] if t.result]
         words = {"recipe": str(task.job.path), "out": str(out), **self._room}
         self._say("model_started", task, what=what, attempt=task.attempt)
         worker.start(task.job.name, {"task": what, **words, "beside": [str(out / t.job.name) for t in same]})
@@ -218,6 +233,9 @@ class Driver:
         if not task.fetched:
             task.fetched = task.we_fetched = True
             task.attempt = 0
+            for other in self._of_model[task.job.model]:
+                self._to_fetch -= not other.fetched or other is task
+                other.fetched = True
             self._queue.insert(0, task)
             return None
         return self._finished(task, task.done(message["result"], moment()))
@@ -264,9 +282,12 @@ class Driver:
     def _finished(self, task: Task, result: ModelResult) -> ModelResult:
         task.result = result
         self.done.append(result)
+        self._failures += result.status == "failed"
+        self._built += bool(result.ran) or result.status == "failed"
+        self._to_fetch -= not task.fetched
         self.journal.keep(result)
         self._say("model_finished", task, **result.to_json())
-        for text in self.keeper.let_go(task, self._tasks):
+        for text in self.keeper.let_go(task, self._of_model[task.job.model]):
             self.on_event(Event("note", "", {"text": text, "model": task.job.name}))
         return result
 
@@ -309,10 +330,6 @@ class Driver:
         took = [result.seconds for result in self.done if result.ran]
         left = len(self._queue) + len(self._busy)
         return round(sum(took) / len(took) * left / min(self._jobs, left), 1) if took and left else None
-
-
-def _is_here(job: Job) -> bool:
-    return hub.cached(job.hub, job.revision or hub.DEFAULT_REVISION) is not None
 
 
 def _asked(worker: Worker, task: Task, needs: Needs) -> Asked:

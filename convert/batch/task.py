@@ -21,6 +21,7 @@ class Task:
     attempt: int = 0
     not_before: float = 0.0
     alone: bool = False
+    looked: bool = False  # whether it is here
     fetched: bool = True  # its source is on this machine
     we_fetched: bool = False  # by this batch
     worker: Worker | None = None
