@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from quantize.blocks import TYPES, BlockType
 
+GUESSED = 1024  # llama.h, LLAMA_FTYPE_GUESSED: of a type that no usual file is named after
 QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION: the layout of the block types
 
 
@@ -261,6 +262,25 @@ def choose(mix: Mix, tensors: Sequence[Tensor], model: Hyper, asked: Asked | Non
 def needs_imatrix(mix: Mix, tensor: Tensor, kind: BlockType) -> bool:
     """Whether llama.cpp refuses to make this tensor of the file without importance weights."""
     return mix.rules == "Q2_K_S" and kind.name == "Q2_K" and _role(tensor.name) not in ("output", "token_embd")
+
+
+def is_free(mix: Mix, tensor: Tensor) -> bool:
+    """Whether the type of a tensor is one to choose: it does not stay float32 in every file."""
+    return _kept(mix, tensor) is None
+
+
+def role_of(name: str) -> str:
+    """What a tensor is for, by its name; empty for what no rule is about."""
+    return _role(name)
+
+
+def file_type_of(kind: str) -> int:
+    """general.file_type of a file most of whose weights are of this type of blocks."""
+    by_main: dict[str, Mix] = {}
+    for mix in MIXES.values():
+        by_main.setdefault(mix.main, mix)
+    usual = MIXES.get(f"{kind}_M") or MIXES.get(kind) or by_main.get(kind)
+    return usual.file_type if usual else GUESSED
 
 
 def _choices(mix: Mix, tensors: Sequence[Tensor], model: Hyper, asked: Asked) -> Iterator[tuple[Tensor, Choice]]:

@@ -39,7 +39,11 @@ from convert.source.checkpoint import LazyTensor, open_bundle, shapes_of
 from convert.source.companions import Companions, read_companions
 from convert.source.sentences import read_sentences
 from quantize.blocks import TYPES
+from quantize.coded import CODED
 from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Choice, Hyper, Mix, Tensor, choose, needs_imatrix
+
+ENCODER = Field.string("quantize.encoder", "error feedback")
+"""What a file says whose blocks are not those that llama-quantize would have written."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class ConversionSettings:
     dataset: str = ""  # the name of the text it will be made with, where that is known
     weights_key: str = ""  # of the checkpoint, for a matrix that knows what it was made from; empty: not known yet
     max_shard: int | None = None  # bytes
+    refine: bool = False  # whether Gram matrices choose levels and scales
+    vocabulary: bool = True  # without it no tokenizer is read: for sizes alone, no file can be written
 
     @property
     def weighted(self) -> bool:
@@ -104,7 +110,9 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
         tensors = [spec_tensors(spec, [e for e in ledger.entries if e.spec == i]) for i, spec in enumerate(specs)]
     else:
         ledger, tensors = Ledger(), [forecast_tensors(spec) for spec in specs]
-    tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), settings.pre_tokenizer)
+    tokenizer = GGUFTokenizer()
+    if settings.vocabulary:
+        tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), settings.pre_tokenizer)
     imatrix = imatrix_of(problems, settings, tensors[0])
     problems += strays(settings.asked, tensors[0])
     if problems:
@@ -213,7 +221,12 @@ class _About:
             mix = MIXES[kind]
             infos = _infos(mix, spec, tensors, asked)
             weighted = any(info.type.values > 1 for info in infos)
-            after = (*(imatrix_fields(self.settings, imatrix) if weighted else ()), *vocabulary)
+            refined = self.settings.refine and any(info.type.name in CODED for info in infos)
+            after = (
+                *(imatrix_fields(self.settings, imatrix) if weighted else ()),
+                *((ENCODER,) if refined else ()),
+                *vocabulary,
+            )
             fields = (self._general(tensors, "model") + list(spec.fields), after)
             plan = _plan(f"{self.start}-{kind}.gguf", mix, spec, fields, infos)
             most = self.settings.max_shard

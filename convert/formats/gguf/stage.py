@@ -15,15 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import install_command
 from convert.errors import ConvertError, Problem
+from convert.formats.gguf.fit_options import Fit, check_words, fits_of
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
 from convert.formats.gguf.imatrix_stage import ImatrixOptions
 from convert.formats.gguf.imatrix_stage import file_name as matrix_name
 from convert.model.memory_needs import cores_for
+from convert.model.statistics import has_grams
 from convert.needs import MB, Needs
 from convert.options import Options, RecipePath
 from convert.progress import Progress
@@ -34,6 +36,7 @@ from quantize.mixes import MIXES, Asked
 
 if TYPE_CHECKING:
     from convert.formats.gguf.conversion import Conversion, ConversionSettings
+    from convert.formats.gguf.fit_stage import Wanted
 
 
 VOCABULARY_COPIES = 12  # of tokenizer.json: parsed by us and, in the proof, by two libraries
@@ -143,7 +146,17 @@ ProjectorType = Annotated[
 class GGUFOptions(Options):
     """Which files to make."""
 
-    types: list[TextType] = Field(min_length=1, description=f"types of the language model's files: {', '.join(MIXES)}")
+    types: list[TextType] = Field(
+        [], description=f"types of the language model's files: {', '.join(MIXES)}; `fit:` stands in their place"
+    )
+    fit: Annotated[list[Fit] | None, BeforeValidator(fits_of)] = Field(
+        None,
+        description="the types that lose least in a size, a file each: {file: 4.2GB}, {bits: 4.25}, {like: Q4_K_M}",
+    )
+    keep: dict[Annotated[str, AfterValidator(_pattern)], BlockType] = Field(
+        {}, description="with fit: role (output, token_embd, attn_v …) or regular expression -> type that is not chosen"
+    )
+    prove: bool = Field(True, description="with fit: compare candidates on llama.cpp before one is chosen")
     mmproj: ProjectorType = Field(
         None, description="type of the projector's file, F16 when left out; false to make none"
     )
@@ -172,12 +185,22 @@ class GGUFOptions(Options):
         description="importance weights: a file, or {calibrate: text.txt}, or {} for a mix of our own; false for none, "
         "when left out those of the stage it takes from",
     )
+    refine: bool = Field(
+        False,
+        description="choose levels and scales by what goes into each matrix, which a calibration stage has measured "
+        "(`from:` it): the same types and sizes drift less; no bytes of llama-quantize",
+    )
     allow_requantize: bool = Field(
         False, description="where the source is a GGUF file of other types than F32, F16 and BF16: make these of it"
     )
     max_shard: Annotated[str | None, AfterValidator(_size)] = Field(
         None, description="largest size of a file, as 45G or 500M; larger ones are split as llama.cpp does it"
     )
+
+    @model_validator(mode="after")
+    def _types_or_fit(self) -> GGUFOptions:
+        check_words(self.model_fields_set, types=bool(self.types), fit=bool(self.fit))
+        return self
 
 
 def is_gguf(source: Bundle) -> bool:
@@ -199,6 +222,20 @@ def _lacking_modules() -> list[Problem]:
     ]
 
 
+def _unmeasured(inputs: Inputs) -> list[Problem]:
+    """What keeps a file from being refined."""
+    if importlib.util.find_spec("torch") is None:
+        return [Problem("gguf", "refine: true needs torch", "", install_command("validate"))]
+    (stage, source), *_ = inputs.items()
+    if has_grams(source):
+        return []
+    got = f"refine: true, and '{stage}' has no Gram matrices of what goes into the model's matrices"
+    remedy = "take `from:` a stage with `use: calibration`, which keeps them"
+    if source.of(Role.STATISTICS):
+        remedy = f"say `grams: true` in '{stage}'"
+    return [Problem("gguf", got, "", remedy)]
+
+
 def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     """The conversion; worked out once for check, forecast, explain and run, unless a file changes in between."""
     from convert.formats.gguf.conversion import ConversionSettings
@@ -207,11 +244,12 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     again = len(inputs) == 1 and is_gguf(only(inputs))
     source = only(inputs) if again or _is_streamed(inputs) else checkpoint("gguf", inputs)
     file, awaited = _imatrix_file(options, source)
+    wanted = _wanted(options)
     tensors = Asked(
         options.output_tensor or "", options.token_embedding or "", tuple(options.overrides.items()), options.pure
     )
     settings = ConversionSettings(
-        tuple(options.types),
+        wanted.planned_types(weighted=bool(file or awaited)) if wanted else tuple(options.types),
         options.mmproj,
         options.name or "",
         options.pre_tokenizer,
@@ -220,12 +258,24 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
         awaited,
         imatrix.measured_on(options.imatrix.asked) if isinstance(options.imatrix, Calibration) else "",
         _weights_key(source) if file else "",
-        size_in_bytes(options.max_shard) if options.max_shard else None,
+        size_in_bytes(options.max_shard) if options.max_shard and not wanted else None,
+        options.refine,
     )
     # A file's hash, which a plan need not know yet, does not change what is made of it; `_stamps` tells its changes.
     roles = tuple((role, tuple(replace(a, sha256="") for a in files)) for role, files in source.roles.items())
     allowed = options.allow_requantize if again else None
     return _prepared((source.model, roles, source.pending), _stamps(source, file), settings, allowed)
+
+
+def _wanted(options: GGUFOptions) -> Wanted | None:
+    """What is asked of a fit; None where types are named."""
+    if not options.fit:
+        return None
+    from convert.formats.gguf.fit_stage import Wanted
+    from convert.formats.gguf.shard_names import size_in_bytes
+
+    most = size_in_bytes(options.max_shard) if options.max_shard else None
+    return Wanted(tuple(options.fit), options.keep, options.prove, options.name or "", most)
 
 
 def _imatrix_file(options: GGUFOptions, source: Bundle) -> tuple[Path | None, str]:
@@ -271,8 +321,17 @@ def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:
     return tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
 
 
+def _refined(conversion: Conversion, source: Bundle) -> Conversion:
+    """The same, with what is known of what goes into the text's matrices."""
+    from convert.formats.gguf.refinement import Refinement
+
+    text = conversion.text
+    return replace(conversion, text=replace(text, refinement=Refinement.of(source, text.tensors)))
+
+
 def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:
-    return only(inputs).with_(weights=made[0], projector=made[1] if len(made) > 1 else (), statistics=())
+    made_of = only(inputs).with_(statistics=(), gradients=())
+    return made_of.with_(weights=made[0], projector=made[1] if len(made) > 1 else ())
 
 
 class GGUFStage(Stage[GGUFOptions]):
@@ -285,7 +344,8 @@ class GGUFStage(Stage[GGUFOptions]):
 
     def tools(self, options: GGUFOptions) -> tuple[str, ...]:
         """The distributions that decide the bytes: those of a calibration too, where the stage makes one."""
-        return (*self.TOOLS, *imatrix.TOOLS) if isinstance(options.imatrix, Calibration) else self.TOOLS
+        calibrated = imatrix.TOOLS if isinstance(options.imatrix, Calibration) else ("torch",) if options.refine else ()
+        return (*self.TOOLS, *calibrated)
 
     def calibrates(self, options: GGUFOptions) -> list[Path]:
         """What an importance matrix made on the way is measured on."""
@@ -299,16 +359,20 @@ class GGUFStage(Stage[GGUFOptions]):
         """What keeps the model from being converted, by its headers and configs."""
         problems = []
         try:
-            _prepare(options, inputs)
+            conversion = _prepare(options, inputs)
+            if wanted := _wanted(options):
+                problems += wanted.check(conversion, only(inputs))
         except ConvertError as error:
             problems += [p if isinstance(p, Problem) else Problem("gguf", p) for p in error.problems]
         if isinstance(options.imatrix, Calibration) and not problems:
             problems += _lacking_modules() or imatrix.check(options.imatrix.asked, inputs)
-        return problems
+        return problems + (_unmeasured(inputs) if options.refine else [])
 
     def lacking(self, options: GGUFOptions, made: Bundle) -> list[str]:
         """The types that cannot hold a value of the model."""
         there = {artifact.type for artifact in made.of(Role.WEIGHTS)}
+        if options.fit:
+            return []
         lost = [kind for kind in dict.fromkeys(options.types) if MIXES[kind].name not in there]
         return [f"{kind} is not made: it cannot hold a value of this model, use BF16" for kind in lost]
 
@@ -319,24 +383,34 @@ class GGUFStage(Stage[GGUFOptions]):
             tuple(Artifact(plan.kind, Path(plan.name), plan.size) for plan in group.plans)
             for group in conversion.groups
         ]
+        if wanted := _wanted(options):
+            made[0] = wanted.forecast(conversion, only(inputs))
         if isinstance(options.imatrix, Calibration):
             inputs = {"source": imatrix.forecast(options.imatrix.asked, inputs)}
         return _bundle(inputs, made)
 
     def needs(self, options: GGUFOptions, inputs: Inputs, made: Bundle) -> Needs:
-        """A few chunks of rows whatever the model's size, and its vocabulary; a calibration runs the model first."""
+        """A few chunks of rows whatever the model's size, and its vocabulary; a calibration runs the model first.
+
+        Refining takes the Gram matrices of two of the model's matrices.
+        """
+        from convert.formats.gguf.refinement import refinement_bytes
+
         if isinstance(options.imatrix, Calibration):
             return imatrix.needs(options.imatrix.asked, inputs, made)
         source = only(inputs)
         tokenizer = sum(a.size for a in source.of(Role.TOKENIZER))
-        return Needs(300 * MB + VOCABULARY_COPIES * tokenizer, cores_for(source))
+        refining = refinement_bytes(_prepare(options, inputs).text.tensors) if options.refine else 0
+        return Needs(300 * MB + VOCABULARY_COPIES * tokenizer + refining, cores_for(source))
 
     def explain(self, options: GGUFOptions, inputs: Inputs) -> Iterator[str]:
         """Lines about every file: its types and the rules that picked them; then what is left out, and notes."""
         from convert.formats.gguf.conversion import imatrix_lines
 
-        conversion = _prepare(options, inputs)
-        for group in conversion.groups:
+        conversion, wanted = _prepare(options, inputs), _wanted(options)
+        if wanted:
+            yield from wanted.explain(conversion, only(inputs))
+        for group in conversion.groups[1:] if wanted else conversion.groups:
             for plan in group.plans:
                 yield f"{plan.name}: {plan.size:,} bytes"
                 count = Counter((info.type.name, info.why) for info in plan.infos)
@@ -350,7 +424,8 @@ class GGUFStage(Stage[GGUFOptions]):
         """File, tensor, type and the rule that picked it, for `convert plan --explain-types`."""
         from convert.formats.gguf.conversion import tensor_types
 
-        return tensor_types(_prepare(options, inputs))
+        conversion, wanted = _prepare(options, inputs), _wanted(options)
+        return wanted.tensor_types(conversion, only(inputs)) if wanted else tensor_types(conversion)
 
     def run(self, options: GGUFOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """Write the files into `out`. Raises ConvertError before a byte is written when the model does not fit."""
@@ -369,13 +444,19 @@ class GGUFStage(Stage[GGUFOptions]):
             progress.note(line)
         for note in conversion.notes:
             progress.warn(note)
-        names = ", ".join(plan.name for group in conversion.groups for plan in group.plans)
-        progress.start(f"writing {names}", sum(group.source_bytes for group in conversion.groups))
-        made = [write_files(out, group, progress) for group in conversion.groups]
-        there = {artifact.path.name for artifact in made[0]}
-        first = next(plan for plan in conversion.text.plans if plan.name in there)
-        prove_tokenizer(out / first.name, first.fields, conversion.tokenizer, options.tokenizer_check, progress)
-        return _bundle(inputs, made)
+        if options.refine:
+            conversion = _refined(conversion, only(inputs))
+        if wanted := _wanted(options):
+            made, reports = wanted.write(conversion, only(inputs), out, progress)
+        else:
+            names = ", ".join(plan.name for group in conversion.groups for plan in group.plans)
+            progress.start(f"writing {names}", sum(group.source_bytes for group in conversion.groups))
+            made, reports = [write_files(out, group, progress) for group in conversion.groups], ()
+        for line in conversion.text.refinement.lines() if conversion.text.refinement else ():
+            progress.note(line)
+        fields = conversion.text.plans[0].fields  # whatever the type, the tokenizer's are the same
+        prove_tokenizer(made[0][0].path, fields, conversion.tokenizer, options.tokenizer_check, progress)
+        return _bundle(inputs, made).with_(fit=reports)
 
 
 STAGE = GGUFStage()
