@@ -22,7 +22,10 @@ from click.testing import CliRunner
 
 from convert import load_recipe, plan, run
 from convert.batch import driver, turns
+from convert.batch.api import prepare
 from convert.batch.journal import Journal
+from convert.batch.options import Limits
+from convert.batch.request import request_of
 from convert.cli import main
 from convert.errors import BusyError, PlanError
 from convert.needs import Machine
@@ -398,3 +401,24 @@ def test_what_a_terminal_shows() -> None:
     assert "q4, writing 50%" in text
     assert "paused: the disk" in text
     assert "\x1b" not in text
+
+
+def test_a_step_that_another_recipe_has_made_is_not_made_again(place: Path) -> None:
+    (place / "one.yaml").write_text("stages:\n  one: {use: upper}\nvalidate: {limit: 100}\n")
+    (place / "two.yaml").write_text("stages:\n  first: {use: upper}\n  more: {use: upper, suffix: '?'}\n")
+    (place / "a.gguf").write_text("hello")
+    (place / "batch.yaml").write_text("models: [a.gguf]\nrecipes: [one.yaml, two.yaml]\n")
+    batch = prepare(request_of(["batch.yaml"]), "out")
+    results, _ = ran(replace(batch, limits=Limits(jobs=2)))
+    assert {name: result.ran for name, result in results.items()} == {
+        "a-one": ("source", "one", "validate"),
+        "a-two": ("more",),
+    }
+    assert (place / "a.tries").read_text() == "2", "of three steps of that stage two were run"
+    alone(place, "a-two")
+    assert bytes_of(place / "out/a-two") == bytes_of(place / "alone/a-two"), "manifests and all"
+    (place / "out/a-one/one/upper.txt").write_text("spoilt")
+    (place / "three.yaml").write_text("stages:\n  x: {use: upper}\n")
+    (place / "batch.yaml").write_text("models: [a.gguf]\nrecipes: [three.yaml]\nname: a-three\n")
+    results, _ = ran(replace(prepare(request_of(["batch.yaml"]), "out"), limits=Limits(jobs=1)))
+    assert (place / "out/a-three/x/upper.txt").read_text() == "HELLO!"

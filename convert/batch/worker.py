@@ -113,11 +113,14 @@ def _run(task: JsonObject, link: Link) -> JsonDict:
     recipe = load_recipe(task["recipe"])
     link.ran_code = any(dict(spec.options).get("trust_remote_code") for spec in recipe.stages.values())
     folder = Path(task["out"]) / recipe.name
-    with sharing.lent(folder, [Path(other) for other in task["beside"]]):
+    beside = [Path(other) for other in task["beside"]]
+    with sharing.lent(folder, beside):
         planned = _planned(task, link)
         raise_all(planned.problems, PlanError)
     if not all(step.up_to_date for step in planned.steps):
         link.ask(kind="disk", bytes=planned.write_bytes + planned.scratch_bytes)
+        with StepProgress("plan", link.on_event) as progress:
+            sharing.take_over(planned, beside, progress)
     result = run(planned, link.on_event, jobs=1)
     rows = outputs_of(result.folder, result.report, result.bundles)
     return {"ran": list(result.ran), "passed": result.passed, "outputs": rows, "validated": result.report is not None}
