@@ -274,6 +274,19 @@ def test_outputs_go_where_only_reports_are_kept(place: Path) -> None:
     assert [job.name for job in changed.jobs] == ["a", "b"]
 
 
+def test_models_that_pass_are_published_one_at_a_time(place: Path) -> None:
+    recipe = RECIPE + f"release: {{to: {place}/pub}}\n"
+    files = texts(place, a="hello", b="world", long="x" * 120, bad="fail")
+    results, _ = ran(made(place, files, recipe, jobs=2))
+    assert {name: result.released for name, result in results.items()} == {
+        "a": ("pub/a",),
+        "b": ("pub/b",),
+        "long": (),
+        "bad": (),
+    }
+    assert sorted(path.name for path in (place / "pub").iterdir()) == ["a", "b"]
+
+
 # ---- the command
 
 

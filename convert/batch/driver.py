@@ -213,8 +213,12 @@ class Driver:
             case "step":
                 task.step = message["step"]
                 task.asked = _asked(worker, task, Needs(**message["needs"]))
-            case "released":
+            case "step over":
                 task.held = None
+            case "release":
+                task.step, task.seen, task.publishes = "release", {}, "waits"
+            case "released":
+                task.publishes = ""
             case "disk":
                 task.disk = message["bytes"]
             case "done" | "failed":

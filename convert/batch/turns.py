@@ -39,6 +39,10 @@ class Turns:
             task.asked, task.held = None, given
             _go(task)
         self._give_disk(busy)
+        waiting_to_publish = [task for task in busy if task.publishes == "waits"]
+        if waiting_to_publish and not any(task.publishes == "does" for task in busy):
+            waiting_to_publish[0].publishes = "does"
+            _go(waiting_to_publish[0])
 
     def _give_disk(self, busy: Sequence[Task]) -> None:
         waiting = [task for task in busy if task.disk is not None]

@@ -7,6 +7,7 @@ Both sides say lines of JSON. It is told a task, and asks before it takes anythi
     -> {"kind": "event", "event": "step_started", "step": "q4", "data": {…}}
     -> {"kind": "disk", "bytes": 123}      <- {"go": true}      before the first byte is written
     -> {"kind": "step", "step": "q4", "needs": {…}}   <- {"go": true}      before a step starts
+    -> {"kind": "release"}                 <- {"go": true}      before it is published
     -> {"kind": "done", "result": {…}}     or {"kind": "failed", "failure": {…}}
 """
 
@@ -33,7 +34,7 @@ from convert.formats.base import SOURCE
 from convert.json_types import JsonDict, JsonObject
 from convert.needs import Room
 from convert.plan import plan
-from convert.recipe import load_recipe
+from convert.recipe import Recipe, load_recipe
 from convert.run import run
 from convert.steps import Plan
 
@@ -77,7 +78,7 @@ class Link:
             self.step = event.step
             self.ask(kind="step", step=event.step, needs=self._needs[event.step])
         if event.kind == "step_finished":
-            self.say(kind="released", step=event.step)
+            self.say(kind="step over")
         self.say(kind="event", event=event.kind, step=event.step, data=event.data)
 
 
@@ -122,8 +123,24 @@ def _run(task: JsonObject, link: Link) -> JsonDict:
         with StepProgress("plan", link.on_event) as progress:
             sharing.take_over(planned, beside, progress)
     result = run(planned, link.on_event, jobs=1)
-    rows = outputs_of(result.folder, result.report, result.bundles)
-    return {"ran": list(result.ran), "passed": result.passed, "outputs": rows, "validated": result.report is not None}
+    found: JsonDict = {"ran": list(result.ran), "passed": result.passed, "validated": result.report is not None}
+    found["outputs"] = outputs_of(result.folder, result.report, result.bundles)
+    found["released"] = _released(recipe, Path(task["out"]), link) if found["validated"] and result.passed else []
+    return found
+
+
+def _released(recipe: Recipe, out: Path, link: Link) -> list[str]:
+    """Where a model that passed was published, as its recipe's `release:` says; one model of a batch at a time."""
+    if recipe.release is None or recipe.release.to is None:
+        return []
+    from convert.release.release import Request, release
+
+    link.step = "release"
+    link.ask(kind="release")
+    with StepProgress("release", link.on_event) as progress:
+        made = release(recipe, out, Request(recipe.release), progress)
+    link.say(kind="released")
+    return [one.where for one in made.repositories]
 
 
 def _plan(task: JsonObject, link: Link) -> JsonDict:
