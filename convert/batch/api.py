@@ -15,6 +15,7 @@ from convert.batch.jobs import Job, Jobs, jobs_of
 from convert.batch.journal import Journal
 from convert.batch.keeping import Keeper
 from convert.batch.options import Keep, Limits
+from convert.batch.pool import LocalPool, Pool
 from convert.batch.request import Request
 from convert.batch.results import ModelResult
 from convert.batch.summary import write_summary
@@ -24,6 +25,7 @@ from convert.events import Event, OnEvent
 from convert.files import STATE_FOLDER
 from convert.lock import hold
 
+LOCAL = "local"
 SUMMARY_SECONDS = 60.0  # how old the summary of a batch that runs may be
 
 
@@ -38,6 +40,7 @@ class Batch:
     limits: Limits = field(default_factory=Limits)
     stop_after: int | None = None
     max_models: int | None = None
+    engine: str = LOCAL  # or ray, auto, ray://HOST:PORT
     only: str = ""  # failed, missed or pending: those that were so in the last batch
     earlier: tuple[ModelResult, ...] = field(default=(), repr=False)  # of jobs that are not run again
 
@@ -57,8 +60,9 @@ class Batch:
             raise PlanError(Problem(str(out), f"cannot be made: {error.strerror}", "", "name another --out")) from error
         with hold(out):
             journal.folder.mkdir(parents=True, exist_ok=True)
-            driver = Driver(self.settings, list(self.jobs), journal, Keeper(out, self.keep), on_event)
-            shape = {"models": len(self.jobs), "out": str(out), "at_a_time": self.settings.models_at_a_time}
+            pool = self._pool(journal)
+            driver = Driver(self.settings, self.jobs, pool, Keeper(out, self.keep, not pool.remote), on_event)
+            shape = {"models": len(self.jobs), "out": str(out), "at_a_time": pool.models_at_a_time()}
             on_event(Event("batch", "", {**shape, "left_out": [str(problem) for problem in self.left_out]}))
             written = time.monotonic()
             try:
@@ -69,6 +73,15 @@ class Batch:
                     yield result
             finally:
                 self._conclude(driver.done, journal, on_event)
+
+    def _pool(self, journal: Journal) -> Pool:
+        """Where its processes come from. Raises PlanError where an engine cannot be reached."""
+        folder = journal.folder / "workers"
+        if self.engine == LOCAL:
+            return LocalPool(folder, self.settings.budget(), self.settings.models_at_a_time)
+        from convert.batch.ray_pool import RayPool
+
+        return RayPool(self.engine, self.limits, len(self.jobs))
 
     def _conclude(self, done: Sequence[ModelResult], journal: Journal, on_event: OnEvent) -> None:
         """Write the table and the history: of all that is done, also what nobody waited for."""

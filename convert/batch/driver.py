@@ -13,16 +13,16 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert.batch.failures import FULL, Failure, failure_of, of_a_death
+from convert.batch.failures import FULL, Failure, failure_of
 from convert.batch.jobs import Job
 from convert.batch.journal import Journal, moment
 from convert.batch.keeping import Keeper
 from convert.batch.options import Limits
-from convert.batch.pool import STOP_SECONDS, Worker
+from convert.batch.pool import STOP_SECONDS, Pool, Worker
 from convert.batch.resources import Asked, Budget
 from convert.batch.results import ModelResult
 from convert.batch.task import Task
@@ -53,10 +53,10 @@ class Settings:
         memory = self.limits.memory or here.memory_bytes
         return Budget(Machine(self.limits.cores or here.cores, memory), self.limits.accelerators)
 
-    def room(self) -> JsonDict:
+    def room(self, budget: Budget) -> JsonDict:
         """The most that one step may take of the memory, and one model of the disk."""
         disk = shutil.disk_usage(existing_folder(self.out)).total
-        return {"memory": self.budget().machine.memory_bytes, "disk": min(disk, self.limits.disk or disk)}
+        return {"memory": budget.machine.memory_bytes, "disk": min(disk, self.limits.disk or disk)}
 
     @property
     def models_at_a_time(self) -> int:
@@ -66,12 +66,12 @@ class Settings:
 class Driver:
     """One batch while it runs. `results` gives each model's as it comes; `stopped` ends it from another thread."""
 
-    def __init__(
-        self, settings: Settings, jobs: list[Job], journal: Journal, keeper: Keeper, on_event: OnEvent
-    ) -> None:
-        self.settings, self.journal, self.keeper, self.on_event = settings, journal, keeper, on_event
+    def __init__(self, settings: Settings, jobs: Sequence[Job], pool: Pool, keeper: Keeper, on_event: OnEvent) -> None:
+        self.settings, self.pool, self.keeper, self.on_event = settings, pool, keeper, on_event
+        self.journal = Journal(settings.out)
         self.stopped = threading.Event()
-        self._queue = [Task(job, fetched=not job.hub) for job in jobs]
+        self.done: list[ModelResult] = []
+        self._queue = [Task(job, fetched=pool.remote or not job.hub) for job in jobs]
         self._tasks = tuple(self._queue)
         self._to_fetch = sum(not task.fetched for task in self._tasks)
         self._of_model: dict[str, list[Task]] = {}
@@ -79,12 +79,9 @@ class Driver:
             self._of_model.setdefault(task.job.model, []).append(task)
         self._busy: list[Task] = []
         self._failures = self._built = 0
-        self.done: list[ModelResult] = []
-        self._budget = settings.budget()
-        self._jobs, self._room = settings.models_at_a_time, settings.room()
-        self._turns = Turns(settings.out, self._budget, settings.limits.disk, on_event)
+        self._jobs = pool.models_at_a_time()
+        self._turns = Turns(settings.out, pool.budgets(), settings.limits.disk, on_event)
         self._workers: list[Worker] = []
-        self._started = 0  # processes
         self._selector = selectors.DefaultSelector()
         self._since = moment()
 
@@ -100,13 +97,14 @@ class Driver:
                     break
                 if not self._busy and not self._queue:
                     break
-                self._turns.give(self._busy, self._idle_bytes())
+                self._turns.give(self._busy, self._workers)
                 yield from self._listen()
                 self.journal.tell(self.state())
             self._stop()
         finally:
             for worker in self._workers:
                 worker.end()
+            self.pool.close()
             self._selector.close()
             self.journal.tell(self.state(ended=True), now=True)
 
@@ -175,21 +173,15 @@ class Driver:
         worker = next((w for w in self._workers if not w.job), None) or self._new_worker()
         task.worker, task.step, task.seen = worker, "", {}
         out, same = self.settings.out, [t for t in self._of_model[task.job.model] if t.result]
-        words = {"recipe": str(task.job.path), "out": str(out), **self._room}
+        words = {"recipe": str(task.job.path), "out": str(out), **self.settings.room(self._turns.budgets[worker.node])}
         self._say("model_started", task, what=what, attempt=task.attempt)
         worker.start(task.job.name, {"task": what, **words, "beside": [str(out / t.job.name) for t in same]})
 
     def _new_worker(self) -> Worker:
-        self._started += 1
-        worker = Worker(self.journal.folder / "workers" / f"{self._started}.log")
+        worker = self.pool.new()
         self._workers.append(worker)
         self._selector.register(worker.socket, selectors.EVENT_READ, worker)
         return worker
-
-    def _idle_bytes(self) -> int:
-        """What processes hold that run no step."""
-        held = {id(task.worker) for task in self._busy if task.held is not None}
-        return sum(worker.memory_bytes for worker in self._workers if id(worker) not in held)
 
     # ---- what processes say
 
@@ -246,15 +238,13 @@ class Driver:
 
     def _dead(self, worker: Worker, task: Task | None) -> ModelResult | None:
         """A process is gone: with it the model that it was at, and no other."""
-        words = worker.last_words()
         self._forget(worker)
-        code = worker.died()
+        failure = worker.death(task.step if task is not None else "")
         if task is None:
             return None
         self._clear(task.job)
-        step = task.step
         self._release(task)
-        return self._failed(task, of_a_death(code, step, words))
+        return self._failed(task, failure)
 
     def _drop(self, worker: Worker) -> None:
         self._forget(worker)

@@ -18,6 +18,7 @@ import faulthandler
 import json
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -56,7 +57,11 @@ class Link:
     def _listen(self) -> None:
         with contextlib.suppress(OSError), self._end.makefile("r", encoding="utf-8") as lines:
             for line in lines:
-                self.heard.put(json.loads(line))
+                message = json.loads(line)
+                if message.get("stop"):
+                    os.kill(os.getpid(), signal.SIGINT)
+                else:
+                    self.heard.put(message)
         os._exit(1)  # nobody is there any more, whatever native code is running
 
     def say(self, **message: object) -> None:
