@@ -67,10 +67,10 @@ def _pack_iq1_m(some: SuperBlocks) -> np.ndarray:
     d = (d * np.float32(1.1125)).astype("<f2").view("<u2")
     high = (numbers >> 8).astype(np.uint8).reshape(down.shape)
     d[nothing], down[nothing] = 0, 0
-    high = high[:, :, 0] | down[:, :, 0] << 3 | high[:, :, 1] << 4 | down[:, :, 1] << 7
+    above = high[:, :, 0] | down[:, :, 0] << 3 | high[:, :, 1] << 4 | down[:, :, 1] << 7
     words = levels.astype(np.uint16).reshape(len(d), 4, 4) << np.arange(0, 12, 3, dtype=np.uint16)
     words = np.bitwise_or.reduce(words, axis=2) | d[:, None] >> np.arange(0, 16, 4, dtype=np.uint16) << 12
-    return np.concatenate([numbers.astype(np.uint8), high, words.astype("<u2").view(np.uint8)], axis=1)
+    return np.concatenate([numbers.astype(np.uint8), above, words.astype("<u2").view(np.uint8)], axis=1)
 
 
 def _final_scale(
