@@ -17,6 +17,7 @@ from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
 from convert.formats.gguf.stage import STAGE as stage
 from convert.formats.gguf.tensors import StreamedTensor
+from convert.formats.gguf.type_words import MADE
 from convert.formats.gguf.writer import HOT_VALUES, Group, write_files
 from convert.progress import Silent
 from quantize.blocks import TYPES
@@ -24,9 +25,10 @@ from quantize.mixes import MIXES, Asked, Hyper, Tensor, choose
 from tests import tiny
 from tests.fixtures_gguf import convert, edit_weights, read_gguf, source_inputs
 from tests.fixtures_quantize import oracle
+from tests.peer_quantize import ONLY_WEIGHTED
 
 HYPER = Hyper("qwen2", layers=8, heads=8, kv_heads=2)
-QUANTIZED = tuple(name for name, mix in MIXES.items() if not mix.is_plain)
+QUANTIZED = tuple(name for name in MADE if not MIXES[name].is_plain)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_every_file_type_is_what_ggml_makes(
 ) -> None:
     from convert.formats.gguf.imatrix import read_imatrix
 
-    types = [t for t in QUANTIZED if weighted or t != "Q2_K_S"]
+    types = [t for t in QUANTIZED if weighted or t not in ONLY_WEIGHTED]
     bundle = convert(grouped, tmp_path, *types, imatrix=str(imatrix) if weighted else False)
     assert [a.type for a in bundle.of(Role.WEIGHTS)] == types
     for artifact in bundle.of(Role.WEIGHTS):
@@ -149,7 +151,7 @@ def test_every_expert_has_weights_of_its_own(tmp_path: Path) -> None:
 
 def test_a_shard_holds_the_bytes_of_the_whole_file(grouped: Path, tmp_path: Path) -> None:
     whole = convert(grouped, tmp_path / "whole", "Q4_K_M", "Q8_0").of(Role.WEIGHTS)
-    shards = convert(grouped, tmp_path / "shards", "Q4_K_M", "Q8_0", max_shard="2M").of(Role.WEIGHTS)
+    shards = convert(grouped, tmp_path / "shards", "Q4_K_M", "Q8_0", split="2MB").of(Role.WEIGHTS)
     assert len(shards) > len(whole)
     for kind in ("Q4_K_M", "Q8_0"):
         (one,) = (read_gguf(a.path)[1] for a in whole if a.type == kind)
@@ -226,8 +228,10 @@ def test_an_override_about_no_tensor_is_refused(grouped: Path) -> None:
         ({"imatrix": {"calibrate": "a.txt", "chunk": 3}}, "wanted the keys calibrate, chunks, window"),
         ({"types": ["Q4_K"]}, "did you mean Q4_K_M?"),
         ({"imatrix": {"calibrate": "a.txt", "window": 3}}, "window"),
+        ({"split": "45"}, "is no size"),
+        ({"split": 45}, "split"),
         ({"max_shard": "45"}, "is no size"),
-        ({"max_shard": 45}, "max_shard"),
+        ({"max_shard": "45G", "split": "45GB"}, "former name of split"),
     ],
 )
 def test_words_of_a_recipe_are_checked(options: dict[str, Any], said: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +21,7 @@ from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_
 from convert.formats.gguf.ledger import Ledger, match_tensors
 from convert.formats.gguf.projector import projector_spec
 from convert.formats.gguf.sentences import dense_tensors, extended, without_lost_head
+from convert.formats.gguf.shard_names import Split
 from convert.formats.gguf.split import split_plans
 from convert.formats.gguf.tensors import (
     CHUNK_VALUES,
@@ -39,7 +39,20 @@ from convert.source.checkpoint import LazyTensor, open_bundle, shapes_of
 from convert.source.companions import Companions, read_companions
 from convert.source.sentences import read_sentences
 from quantize.blocks import TYPES
-from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Choice, Hyper, Mix, Tensor, choose, needs_imatrix
+from quantize.mixes import (
+    MIXES,
+    QUANTIZATION_VERSION,
+    Asked,
+    Choice,
+    Hyper,
+    Mix,
+    Tensor,
+    choose,
+    needs_imatrix,
+    override_pattern,
+)
+
+EMBEDDING = "token_embd.weight"
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class ConversionSettings:
     awaited: str = ""  # what that file will be called, where it is yet to be made
     dataset: str = ""  # the name of the text it will be made with, where that is known
     weights_key: str = ""  # of the checkpoint, for a matrix that knows what it was made from; empty: not known yet
-    max_shard: int | None = None  # bytes
+    split: Split | None = None  # where files are cut
 
     @property
     def weighted(self) -> bool:
@@ -107,6 +120,8 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
     tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), settings.pre_tokenizer)
     imatrix = imatrix_of(problems, settings, tensors[0])
     problems += strays(settings.asked, tensors[0])
+    if settings.split and settings.split.keep:
+        problems.append(Problem("split", "keep: the source is a checkpoint", "a GGUF file in shards, or a size"))
     if problems:
         raise PlanError(*problems)
     specs = [with_numbers(spec, ledger.numbers) for spec in specs]
@@ -166,25 +181,36 @@ def imatrix_of(
 def strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
     """Overrides that are about no tensor, or only about such as have their blocks already."""
     names = [t.name for t in tensors if not t.output.packed]
-    strays = [p for p, _ in asked.overrides if not any(re.search(p, name) for name in names)]
+    strays = [p for p, _ in asked.overrides if not any(override_pattern(p).search(name) for name in names)]
     remedy = "names are like blk.0.ffn_down.weight; `convert plan --explain-types` without it lists them"
     return [Problem("overrides", f"{pattern!r} matches no tensor's name", "", remedy) for pattern in strays]
 
 
 def lacking_weights(settings: ConversionSettings, text: Group, imatrix: Imatrix | None) -> list[Problem]:
     """Tensors that are garbage without importance weights, and have none."""
-    if settings.awaited:
-        return []
-    known = imatrix.entries if imatrix else {}
+    known: Iterable[str] = imatrix.entries if imatrix else {}
     problems = []
     for kind, plans in zip(dict.fromkeys(settings.types), text.volumes, strict=True):
         infos = [info for plan in plans for info in plan.infos]
-        if bare := [
-            i.name for i in infos if i.name not in known and needs_imatrix(MIXES[kind], Tensor(i.name, i.shape), i.type)
-        ]:
-            got = f"{kind} needs an imatrix, there is none" + (f" for {bare[0]} and others" if imatrix else "")
-            problems.append(Problem("types", got, "", "add `imatrix:`, or use Q2_K"))
+        bare = [i for i in infos if i.name not in known and needs_imatrix(MIXES[kind], Tensor(i.name, i.shape), i.type)]
+        if settings.awaited:  # a pass sees every matrix of the layers; the embedding's rows are looked up
+            bare = [i for i in bare if i.name == EMBEDDING]
+        if bare:
+            problems.append(_needs_weights(kind, bare, imatrix is not None or bool(settings.awaited)))
     return problems
+
+
+def _needs_weights(kind: str, bare: Sequence[TensorInfo], there: bool) -> Problem:
+    """That some tensors have no importance weights."""
+    more = f" and {len(bare) - 1} others" if len(bare) > 1 else ""
+    got = f"{kind} needs an imatrix, and there is none" + (
+        f" for {bare[0].name} ({bare[0].type.name}){more}" if there else ""
+    )
+    if there:
+        remedy = "use another type for what it lacks with overrides, token_embedding or output_tensor"
+    else:
+        remedy = "take from a stage with `use: imatrix`, or say `imatrix: {}` for one made on the way"
+    return Problem("types", got, "", remedy)
 
 
 @dataclass(frozen=True)
@@ -216,8 +242,8 @@ class _About:
             after = (*(imatrix_fields(self.settings, imatrix) if weighted else ()), *vocabulary)
             fields = (self._general(tensors, "model") + list(spec.fields), after)
             plan = _plan(f"{self.start}-{kind}.gguf", mix, spec, fields, infos)
-            most = self.settings.max_shard
-            volumes.append((plan,) if most is None else split_plans(plan, most))
+            split = self.settings.split
+            volumes.append((plan,) if split is None else split_plans(plan, split))
         return Group(tuple(volumes), tuple(tensors), imatrix.weights if imatrix else None)
 
     def projector(self, spec: GraphSpec, tensors: Sequence[StreamedTensor], kind: str) -> Group:
@@ -307,9 +333,21 @@ def _plan(
 
 
 def _infos(mix: Mix, spec: GraphSpec, tensors: Sequence[StreamedTensor], asked: Asked) -> tuple[TensorInfo, ...]:
-    choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], hyper(spec.architecture, spec.fields), asked)
+    rows = [Tensor(t.name, t.shape, t.storage) for t in tensors]
+    choices = choose(mix, rows, hyper(spec.architecture, spec.fields), asked)
     pairs = ((t, _carried(t) or c) for t, c in zip(tensors, choices, strict=True))
-    return tuple(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
+    return whole_blocks(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
+
+
+def whole_blocks(infos: Iterable[TensorInfo]) -> tuple[TensorInfo, ...]:
+    """The tensors. Raises PlanError for rows that are no whole blocks of a type that no other takes the place of."""
+    found = tuple(infos)
+    if unfit := [info for info in found if not info.type.fits(info.shape[-1])]:
+        first, kind = unfit[0], unfit[0].type
+        got = f"{first.name} has rows of {first.shape[-1]} values" + (" and others too" if len(unfit) > 1 else "")
+        wanted, remedy = f"a multiple of {kind.values} for {kind.name}", "use another type for it with overrides"
+        raise PlanError(Problem("overrides", got, wanted, remedy))
+    return found
 
 
 def _carried(tensor: StreamedTensor) -> Choice | None:
@@ -346,7 +384,7 @@ def _problems(error: ConvertError) -> list[Problem]:
 
 def _vocab_size(text: GraphSpec) -> int:
     """Rows of the token embedding."""
-    return next(t.shape[0] for s in text.tensors for t in s.outputs if t.name == "token_embd.weight")
+    return next(t.shape[0] for s in text.tensors for t in s.outputs if t.name == EMBEDDING)
 
 
 def _tokenizer(problems: list[Problem], companions: Companions, size: int, pre_tokenizer: str | None) -> GGUFTokenizer:
