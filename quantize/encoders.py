@@ -28,6 +28,7 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
     "iquants": ("IQ4_NL", "IQ4_XS"),
     "ternary": ("TQ1_0", "TQ2_0"),
     "fp4": ("MXFP4", "NVFP4"),
+    "codebook_quants": ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
 }
 
 
@@ -60,7 +61,15 @@ _SCALES: Mapping[str, tuple[int, ...]] = {
     "IQ4_XS": (0,),
     "TQ1_0": (52,),
     "TQ2_0": (64,),
+    "IQ2_XXS": (0,),
+    "IQ2_XS": (0,),
+    "IQ2_S": (0,),
+    "IQ3_XXS": (0,),
+    "IQ3_S": (0,),
 }
+
+NEED_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS"})
+"""Types whose encoders raise ValueError without importance (ggml.c, ggml_quantize_requires_imatrix)."""
 
 OVERFLOW: Mapping[str, float] = {
     "F32": floats.F32_OVERFLOW,

@@ -16,6 +16,7 @@ from quantize.mix_rules import ANY, CONDITIONS, LOWEST, ROLES, RULES, VALUES_IN_
 
 __all__ = ["CONDITIONS", "MIXES", "ROLES", "RULES", "Asked", "Choice", "Hyper", "Mix", "Tensor", "choose"]
 
+GUESSED = 1024  # llama.h, LLAMA_FTYPE_GUESSED: of a type that no usual file is named after
 QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION: the layout of the block types
 
 
@@ -170,12 +171,36 @@ def kinds_of(mix: Mix) -> frozenset[str]:
     return frozenset(kinds | {FALLBACK.get(kind, "F16") for kind in kinds} | {"F32"})
 
 
+def wants_importance(mix: Mix) -> bool:
+    """Whether llama.cpp refuses to make such files of most models without importance weights."""
+    return mix.rules == "Q2_K_S" or not kinds_of(mix).isdisjoint((*NEVER_PLAIN, *GARBAGE_PLAIN))
+
+
 def needs_imatrix(mix: Mix, tensor: Tensor, kind: BlockType) -> bool:
     """Whether llama.cpp refuses to make this tensor of the file without importance weights."""
     if kind.name in NEVER_PLAIN:
         return True
     asks = kind.name in GARBAGE_PLAIN or (mix.rules == "Q2_K_S" and kind.name == "Q2_K")
     return asks and _role(tensor.name) not in ("output", "token_embd")
+
+
+def is_free(mix: Mix, tensor: Tensor) -> bool:
+    """Whether the type of a tensor is one to choose: it does not stay float32 in every file."""
+    return _kept(mix, tensor) is None
+
+
+def role_of(name: str) -> str:
+    """What a tensor is for, by its name; empty for what no rule is about."""
+    return _role(name)
+
+
+def file_type_of(kind: str) -> int:
+    """general.file_type of a file most of whose weights are of this type of blocks."""
+    by_main: dict[str, Mix] = {}
+    for mix in MIXES.values():
+        by_main.setdefault(mix.main, mix)
+    usual = MIXES.get(f"{kind}_M") or MIXES.get(kind) or by_main.get(kind)
+    return usual.file_type if usual else GUESSED
 
 
 def _choices(mix: Mix, tensors: Sequence[Tensor], model: Hyper, asked: Asked) -> Iterator[tuple[Tensor, Choice]]:

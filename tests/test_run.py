@@ -77,6 +77,22 @@ def test_the_manifest_names_every_file_with_its_hash(place: Path) -> None:
     assert source.bundle.of(Role.WEIGHTS)[0].sha256 == source.key_inputs["files"]["model.txt"]
 
 
+def test_a_manifest_says_nothing_of_this_machines_folders(place: Path) -> None:
+    go(place)
+    texts = [path.read_text() for path in (place / "out/demo").glob("*/manifest.json")]
+    assert len(texts) == 4
+    assert not [text for text in texts if str(place) in text]
+    (elsewhere,) = Manifest.read(place / "out/demo/source").bundle.of(Role.WEIGHTS)
+    assert (elsewhere.path.name, elsewhere.path.is_file()) == ("model.txt", False)
+
+
+def test_the_model_may_be_moved_and_nothing_is_made_again(place: Path) -> None:
+    go(place)
+    (place / "there").mkdir()
+    (place / "model.txt").rename(place / "there/model.txt")
+    assert go(place, RECIPE.replace("model.txt", "there/model.txt")).ran == ()
+
+
 def test_a_changed_option_runs_what_depends_on_it(place: Path) -> None:
     go(place)
     changed = RECIPE.replace('"?"', '"."')

@@ -12,7 +12,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,20 @@ def make_rows(folder: CheckpointFolder, asked: Description) -> list[Row]:
         got = "no row to calibrate on"
         raise StageError("calibration", got, f"at least one of {asked.length} tokens", "name a longer text")
     return rows
+
+
+def held_out(folder: CheckpointFolder, asked: Description, rows: Sequence[Row], count: int) -> list[list[int]]:
+    """About `count` rows of text that none of `rows` is, of the same files; of the default mix where those end.
+
+    What is chosen by its drift is compared on them: what it was calibrated on would flatter it.
+    """
+    known = {tuple(row["input_ids"][0].tolist()) for row in rows}
+    more = replace(asked, screens="", samples=2 * asked.samples + 2 * count, seed=asked.seed + 1)
+    named = make_rows(folder, more) if asked.text or asked.chat else []
+    mixed = mix_windows(folder, len(rows) + 2 * count, asked.length, asked.seed)
+    texts = [row["input_ids"][0].tolist() for row in named]
+    long = [text for text in texts if len(text) > asked.length // 4]
+    return [tokens for tokens in (*long, *mixed) if tuple(tokens) not in known][:count]
 
 
 def summary(rows: Sequence[Row]) -> JsonDict:

@@ -154,7 +154,7 @@ def _gguf_problems(options: SourceOptions, path: Path) -> list[Problem]:
 
 def _gguf_bundle(options: SourceOptions, path: Path) -> Bundle:
     shard = SHARD.fullmatch(path.name)
-    name = options.name or _safe(TYPE_IN_NAME.sub("", shard["start"] if shard else path.stem))
+    name = options.name or safe(TYPE_IN_NAME.sub("", shard["start"] if shard else path.stem))
     files = tuple(Artifact("gguf", file, file.stat().st_size) for file in _gguf_files(path))
     return Bundle(Model(name), {Role.WEIGHTS: files})
 
@@ -246,13 +246,11 @@ def _stored(path: Path) -> Artifact:
 def _model(options: SourceOptions, folder: Path | None) -> Model:
     if options.hub is not None:
         revision = folder.name if folder is not None else ""
-        return Model(options.name or _safe(options.hub.rpartition("/")[2]), options.hub, revision)
-    return Model(
-        options.name or _safe(Path(os.path.normpath(folder)).name if folder is not None else "")
-    )  # of `..` too
+        return Model(options.name or safe(options.hub.rpartition("/")[2]), options.hub, revision)
+    return Model(options.name or safe(Path(os.path.normpath(folder)).name if folder is not None else ""))  # of `..` too
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
     """`name` as it may stand in a file name: other characters become `-`."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 

@@ -14,7 +14,7 @@ from convert import registry
 from convert.bundle import Artifact, Bundle, Role
 from convert.distribution import version
 from convert.errors import ConvertError
-from convert.files import write_text
+from convert.files import portable, write_text
 from convert.formats.base import Output
 from convert.progress import Progress
 from convert.source import quantized
@@ -124,7 +124,9 @@ def report(
         "schema_version": SCHEMA_VERSION,
         "recipe": out.parent.name,
         "reference": compared_with,
-        "texts": [cast("TextEntry", asdict(entry)) for entry in windows.entries],
+        "texts": [
+            cast("TextEntry", asdict(replace(entry, source=portable(entry.source)))) for entry in windows.entries
+        ],
         "window": max(map(len, windows.tokens)),
         "formats": formats(outputs),
         "outputs": list(outputs),
@@ -155,7 +157,7 @@ def provenance(progress: Progress, packages: Sequence[str]) -> ProvenanceEntry:
     """What has to be known to measure the same again."""
     from validate import provenance
 
-    command = ["convert", *sys.argv[1:]]  # however it was started
+    command = ["convert", *map(portable, sys.argv[1:])]  # however it was started
     return {
         "convert": version(),
         "recipe_sha256": progress.recipe_sha256,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
-from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Sample, Support
+from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Release, Sample, Support
 from convert.formats.gguf.constants import MAGIC
 from validate.marks import Mark
 
@@ -86,6 +86,14 @@ def hyperparameters(output: Output, folder: Path) -> Iterable[Hyperparameter]:
     return hyperparameters([file.path for file in output.files], folder)
 
 
+def release(output: Output, folder: Path) -> Release:
+    """All files of a model lie side by side in one repository, its projector and its importance matrix among them."""
+    from convert.formats.gguf.usage import USAGE
+
+    del folder
+    return Release("-GGUF", {file.path.name: file.path for file in output.files}, (Role.IMATRIX,), "gguf", USAGE)
+
+
 RECIPE = (
     RecipeEntry(
         "gguf",
@@ -93,7 +101,7 @@ RECIPE = (
         "For llama.cpp and what is built on it. One pass over the weights writes every type.",
         "types: [Q8_0, Q6_K, Q4_K_M] # F16 and BF16 lose least, Q2_K is the smallest\n"
         "# mmproj: Q8_0             # the projector of a vision model: F16 when left out, false for none\n"
-        "# max_shard: 45G           # split larger files, as llama.cpp does it",
+        "# split: 45GB              # larger files in shards, as llama-gguf-split does it",
     ),
     RecipeEntry(
         "imatrix",
@@ -137,4 +145,5 @@ FORMAT = Format(
     hyperparameters=hyperparameters,
     rank=10,
     recipe=RECIPE,
+    release=release,
 )

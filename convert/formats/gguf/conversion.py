@@ -15,6 +15,7 @@ from convert.architectures._graph_spec import GraphSpec, LeftOut
 from convert.architectures._nearest import family_of
 from convert.bundle import Bundle, Model, Role
 from convert.errors import ConvertError, PlanError, Problem, StageError
+from convert.formats.gguf.demands import EMBEDDING, lacking_weights, strays, whole_blocks
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.general import base_model_notes, general_metadata, size_label
 from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
@@ -39,6 +40,7 @@ from convert.source.checkpoint import LazyTensor, open_bundle, shapes_of
 from convert.source.companions import Companions, read_companions
 from convert.source.sentences import read_sentences
 from quantize.blocks import TYPES
+from quantize.coded import CODED
 from quantize.mixes import (
     MIXES,
     QUANTIZATION_VERSION,
@@ -48,11 +50,10 @@ from quantize.mixes import (
     Mix,
     Tensor,
     choose,
-    needs_imatrix,
-    override_pattern,
 )
 
-EMBEDDING = "token_embd.weight"
+ENCODER = Field.string("quantize.encoder", "error feedback")
+"""What a file says whose blocks are not those that llama-quantize would have written."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class ConversionSettings:
     dataset: str = ""  # the name of the text it will be made with, where that is known
     weights_key: str = ""  # of the checkpoint, for a matrix that knows what it was made from; empty: not known yet
     split: Split | None = None  # where files are cut
+    refine: bool = False  # whether Gram matrices choose levels and scales
+    vocabulary: bool = True  # without it no tokenizer is read: for sizes alone, no file can be written
 
     @property
     def weighted(self) -> bool:
@@ -117,7 +120,9 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
         tensors = [spec_tensors(spec, [e for e in ledger.entries if e.spec == i]) for i, spec in enumerate(specs)]
     else:
         ledger, tensors = Ledger(), [forecast_tensors(spec) for spec in specs]
-    tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), settings.pre_tokenizer)
+    tokenizer = GGUFTokenizer()
+    if settings.vocabulary:
+        tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), settings.pre_tokenizer)
     imatrix = imatrix_of(problems, settings, tensors[0])
     problems += strays(settings.asked, tensors[0])
     if settings.split and settings.split.keep:
@@ -178,41 +183,6 @@ def imatrix_of(
     return imatrix
 
 
-def strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
-    """Overrides that are about no tensor, or only about such as have their blocks already."""
-    names = [t.name for t in tensors if not t.output.packed]
-    strays = [p for p, _ in asked.overrides if not any(override_pattern(p).search(name) for name in names)]
-    remedy = "names are like blk.0.ffn_down.weight; `convert plan --explain-types` without it lists them"
-    return [Problem("overrides", f"{pattern!r} matches no tensor's name", "", remedy) for pattern in strays]
-
-
-def lacking_weights(settings: ConversionSettings, text: Group, imatrix: Imatrix | None) -> list[Problem]:
-    """Tensors that are garbage without importance weights, and have none."""
-    known: Iterable[str] = imatrix.entries if imatrix else {}
-    problems = []
-    for kind, plans in zip(dict.fromkeys(settings.types), text.volumes, strict=True):
-        infos = [info for plan in plans for info in plan.infos]
-        bare = [i for i in infos if i.name not in known and needs_imatrix(MIXES[kind], Tensor(i.name, i.shape), i.type)]
-        if settings.awaited:  # a pass sees every matrix of the layers; the embedding's rows are looked up
-            bare = [i for i in bare if i.name == EMBEDDING]
-        if bare:
-            problems.append(_needs_weights(kind, bare, imatrix is not None or bool(settings.awaited)))
-    return problems
-
-
-def _needs_weights(kind: str, bare: Sequence[TensorInfo], there: bool) -> Problem:
-    """That some tensors have no importance weights."""
-    more = f" and {len(bare) - 1} others" if len(bare) > 1 else ""
-    got = f"{kind} needs an imatrix, and there is none" + (
-        f" for {bare[0].name} ({bare[0].type.name}){more}" if there else ""
-    )
-    if there:
-        remedy = "use another type for what it lacks with overrides, token_embedding or output_tensor"
-    else:
-        remedy = "take from a stage with `use: imatrix`, or say `imatrix: {}` for one made on the way"
-    return Problem("types", got, "", remedy)
-
-
 @dataclass(frozen=True)
 class _About:
     """Whose files they are, and what is asked of them."""
@@ -239,7 +209,12 @@ class _About:
             mix = MIXES[kind]
             infos = _infos(mix, spec, tensors, asked)
             weighted = any(info.type.values > 1 for info in infos)
-            after = (*(imatrix_fields(self.settings, imatrix) if weighted else ()), *vocabulary)
+            refined = self.settings.refine and any(info.type.name in CODED for info in infos)
+            after = (
+                *(imatrix_fields(self.settings, imatrix) if weighted else ()),
+                *((ENCODER,) if refined else ()),
+                *vocabulary,
+            )
             fields = (self._general(tensors, "model") + list(spec.fields), after)
             plan = _plan(f"{self.start}-{kind}.gguf", mix, spec, fields, infos)
             split = self.settings.split
@@ -337,17 +312,6 @@ def _infos(mix: Mix, spec: GraphSpec, tensors: Sequence[StreamedTensor], asked: 
     choices = choose(mix, rows, hyper(spec.architecture, spec.fields), asked)
     pairs = ((t, _carried(t) or c) for t, c in zip(tensors, choices, strict=True))
     return whole_blocks(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
-
-
-def whole_blocks(infos: Iterable[TensorInfo]) -> tuple[TensorInfo, ...]:
-    """The tensors. Raises PlanError for rows that are no whole blocks of a type that no other takes the place of."""
-    found = tuple(infos)
-    if unfit := [info for info in found if not info.type.fits(info.shape[-1])]:
-        first, kind = unfit[0], unfit[0].type
-        got = f"{first.name} has rows of {first.shape[-1]} values" + (" and others too" if len(unfit) > 1 else "")
-        wanted, remedy = f"a multiple of {kind.values} for {kind.name}", "use another type for it with overrides"
-        raise PlanError(Problem("overrides", got, wanted, remedy))
-    return found
 
 
 def _carried(tensor: StreamedTensor) -> Choice | None:

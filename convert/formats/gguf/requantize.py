@@ -22,10 +22,8 @@ from convert.formats.gguf.conversion import (
     hyper,
     imatrix_fields,
     imatrix_of,
-    lacking_weights,
-    strays,
-    whole_blocks,
 )
+from convert.formats.gguf.demands import lacking_weights, strays, whole_blocks
 from convert.formats.gguf.existing import shards_of
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.imatrix import Imatrix

@@ -1,0 +1,410 @@
+"""ggml's search for the scale of a block whose groups of values become entries of a codebook: IQ2 and IQ3.
+
+For every trial of a scale, ggml rounds each group to levels, and where that point is no entry of the codebook it
+measures how far each entry near it is (`codebooks.py`). The trial whose entries fit best, by weighted least squares,
+wins.
+
+One block is in each lane, as in `simd.py`, and every sum is in ggml's order. Entries are measured sixteen at a time:
+a coordinate has few levels, so what it adds to a distance is looked up among as many numbers.
+
+Most of that is not done at all. With weights w, an entry e is at the squared distance
+
+    sum w * (scale * e - x)**2 = scale**2 * A - 2 * scale * B + C,   A = sum w * e**2
+
+so the differences between entries, divided by the scale, are straight lines: from the distances and the A of all
+entries near a point follows down to which scale the nearest one stays the nearest (`_until`). The scales of a block
+only fall, so until then, while the point stays the same, so does the entry. A bound on what rounding can do to the
+computed distances is taken off: only where the order is certain nothing is measured.
+"""
+
+# ruff: noqa: PLR0913, PLR0917 - a kernel has no objects: workspaces and constants are passed one by one
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="import-untyped,misc"
+
+from __future__ import annotations
+
+import numpy as np
+
+from quantize.codebooks import COUNT_SHIFT
+from quantize.searches import positive_search
+from quantize.simd import (
+    LANES,
+    any_lane,
+    counted_nowhere,
+    gather,
+    kernel,
+    lane_bits,
+    load,
+    lowest_lane,
+    maximum,
+    nearest_level,
+    no_lane,
+    put_byte,
+    put_half,
+    splat,
+    splat_int,
+    sqrt,
+    store,
+    to_float,
+    where,
+    workspace,
+)
+from quantize.simd16 import LARGEST, WIDTH, least, load16, lookup, numbered, sixteen, store16, where16
+
+MOST = 304
+"""More entries than any list has, in whole vectors."""
+
+# The levels' numbers as a table of sixteen: of a coordinate of 8 levels, of the lower and of the higher of two of 3
+_OF_EIGHT = np.array([2 * (k & 7) + 1 for k in range(WIDTH)], np.float32)
+_LOWER = np.array([2 * (k & 3) + 1 for k in range(WIDTH)], np.float32)
+_HIGHER = np.array([2 * (k >> 2) + 1 for k in range(WIDTH)], np.float32)
+
+THOSE_OFF_GRID, ALL_OR_NONE, ALL = 0, 1, 2
+"""What is rounded again with the best scale: groups that were no entries; if any was none, all groups; all groups."""
+
+# Where things stand in a room of float32 and one of int32, for LANES blocks of up to 32 values: a vector a value, or a
+# vector a group
+_VALUES, _GROUPS = 32 * LANES, 8 * LANES
+X, W, ROOTS, WX = (k * _VALUES for k in range(4))
+SEEN, UNTIL, SCALE = 4 * _VALUES, 4 * _VALUES + _GROUPS, 4 * _VALUES + 2 * _GROUPS
+DISTANCES, SQUARES = SCALE + LANES, SCALE + LANES + MOST
+FLOATS = SQUARES + MOST
+WORD, CHOSEN, PICKED, SIGNS = (k * _GROUPS for k in range(4))
+LEVELS = 4 * _GROUPS
+INTEGERS = LEVELS + _VALUES
+
+_ENDLESS = np.float32(1e38)
+OFF_GRID = 1 << 16
+"""Beside the number of an entry: the point was none."""
+_ROUNDING = np.float32(2.0**-17)
+
+
+@counted_nowhere
+def _term(table, room, at, scale):
+    """What a coordinate adds to a squared distance, for the sixteen numbers of `table`."""
+    difference = table * scale - room[X + at]
+    return difference * room[ROOTS + at] * difference
+
+
+@counted_nowhere
+def _tables_of_8(room, at, scale):
+    """Seven tables of what coordinates add to a squared distance, the first two together; then A of two at a time."""
+    low, high = load16(_LOWER, 0), load16(_HIGHER, 0)
+    a, b, c, d = at, at + 2 * LANES, at + 4 * LANES, at + 6 * LANES
+    return (
+        _term(low, room, a, scale) + _term(high, room, a + LANES, scale),
+        _term(low, room, b, scale),
+        _term(high, room, b + LANES, scale),
+        _term(low, room, c, scale),
+        _term(high, room, c + LANES, scale),
+        _term(low, room, d, scale),
+        _term(high, room, d + LANES, scale),
+        low * low * room[ROOTS + a] + high * high * room[ROOTS + a + LANES],
+        low * low * room[ROOTS + b] + high * high * room[ROOTS + b + LANES],
+        low * low * room[ROOTS + c] + high * high * room[ROOTS + c + LANES],
+        low * low * room[ROOTS + d] + high * high * room[ROOTS + d + LANES],
+    )
+
+
+@counted_nowhere
+def _measured_of_8(tables, code):
+    """Squared distance and A of sixteen entries."""
+    b, c, d = code >> 4, code >> 8, code >> 12
+    distance = lookup(tables[0], code) + lookup(tables[1], b) + lookup(tables[2], b)
+    distance = distance + lookup(tables[3], c) + lookup(tables[4], c) + lookup(tables[5], d) + lookup(tables[6], d)
+    return distance, lookup(tables[7], code) + lookup(tables[8], b) + lookup(tables[9], c) + lookup(tables[10], d)
+
+
+@counted_nowhere
+def _tables_of_4(room, at, scale):
+    """Four tables of what coordinates add to a squared distance, and four of what they add to A."""
+    table = load16(_OF_EIGHT, 0)
+    a, b, c, d = at, at + LANES, at + 2 * LANES, at + 3 * LANES
+    return (
+        _term(table, room, a, scale),
+        _term(table, room, b, scale),
+        _term(table, room, c, scale),
+        _term(table, room, d, scale),
+        table * table * room[ROOTS + a],
+        table * table * room[ROOTS + b],
+        table * table * room[ROOTS + c],
+        table * table * room[ROOTS + d],
+    )
+
+
+@counted_nowhere
+def _measured_of_4(tables, code):
+    """Squared distance and A of sixteen entries."""
+    b, c, d = code >> 3, code >> 6, code >> 9
+    distance = lookup(tables[0], code) + lookup(tables[1], b) + lookup(tables[2], c) + lookup(tables[3], d)
+    return distance, lookup(tables[4], code) + lookup(tables[5], b) + lookup(tables[6], c) + lookup(tables[7], d)
+
+
+def _nearest(tables_of, measured):
+    """The function that finds the nearest entry, for groups of one size."""
+
+    @counted_nowhere
+    def nearest(room, at, scale, codes, first, count):
+        """The position of the nearest of a list of entries, -1 where ggml finds none; and its squared distance.
+
+        The group's values stand at X from `at` on, LANES apart, the roots of their weights at ROOTS. All squared
+        distances are left at DISTANCES, the A of all entries at SQUARES.
+        """
+        tables = tables_of(room, at, scale)
+        best, position = sixteen(np.float32(LARGEST)), sixteen(np.int32(0))
+        for start in range(0, count, WIDTH):
+            distance, a = measured(tables, load16(codes, first + start))
+            lane = numbered() + start
+            distance = where16(lane < count, distance, np.float32(np.inf))
+            store16(room, DISTANCES + start, distance)
+            store16(room, SQUARES + start, a)
+            nearer = distance < best
+            best = where16(nearer, distance, best)
+            position = where16(nearer, lane, position)
+        distance = least(best)
+        position = least(where16(best == distance, position, np.int32(MOST)))
+        return (position if distance < np.float32(LARGEST) else np.int32(-1)), distance
+
+    return nearest
+
+
+@counted_nowhere
+def _until(room, at, size, scale, position, distance, count):
+    """Down to which scale the entry at `position` of a list is certain to stay the nearest, also after rounding."""
+    energy = np.float32(0)
+    for i in range(size):
+        k = at + i * LANES
+        energy += room[ROOTS + k] * room[X + k] * room[X + k]
+    a = room[SQUARES + position]
+    square = scale * scale
+    # Products of numbers in these ranges are neither infinite nor denormal, so rounding errors are relative ones.
+    ordinary = 1e-24 < energy < 1e24 and 1e-24 < square * a < 1e24 and 1e-12 < scale < 1e12
+    if not ordinary:
+        return np.float32(np.inf)
+    closest = sixteen(_ENDLESS)
+    for start in range(0, count, WIDTH):
+        other = load16(room, SQUARES + start)
+        # what a rounded distance is off is below 32 * 2**-24 of these energies; two distances, twice, and some more
+        error = ((other + a) * square + (energy + energy)) * _ROUNDING
+        certain = load16(room, DISTANCES + start) - distance - error
+        falling = other - a
+        crossing = where16(falling > 0, certain / falling, _ENDLESS)
+        crossing = where16(certain > 0, crossing, np.float32(0))
+        crossing = where16(numbered() + start == position, _ENDLESS, crossing)
+        closest = where16(crossing < closest, crossing, closest)
+    return scale - least(closest) / scale
+
+
+def _entering(nearest, size, top):
+    """The function that makes entries of the values of a group, for groups of `size` values with levels 0..`top`."""
+
+    @counted_nowhere
+    def choose(room, whole, lane, group, book):
+        """Makes an entry of what the group of one lane was rounded to; False where ggml finds none."""
+        lists, members, codes, words = book
+        at = group * LANES + lane
+        entry = lists[np.int64(room[SEEN + at])]
+        count, number = entry >> COUNT_SHIFT, entry & ((1 << COUNT_SHIFT) - 1)
+        room[UNTIL + at] = -np.float32(np.inf)
+        if count == 0:
+            whole[WORD + at], whole[CHOSEN + at] = words[number], number
+            return True
+        position = np.int32(0)
+        if count > 1:
+            values, scale = group * size * LANES + lane, room[SCALE + lane]
+            position, distance = nearest(room, values, scale, codes, number, count)
+            if position < 0:
+                return False
+            room[UNTIL + at] = _until(room, values, size, scale, position, distance, count)
+        number = np.int32(members[number + position])
+        whole[WORD + at], whole[CHOSEN + at] = words[number], number | OFF_GRID
+        return True
+
+    @counted_nowhere
+    def enter(room, whole, group, inverse, scale, active, book):
+        """Rounds a group in all lanes to levels, and chooses entries in the `active` lanes where they may be others.
+
+        `scale` is about 1 / `inverse`. Returns the lanes in which ggml finds no entry.
+        """
+        point, digit, at = splat(0), np.float32(1), group * LANES
+        for i in range(group * size, group * size + size):
+            level = nearest_level(0.5 * (inverse * load(room, X + i * LANES) - 1), 0, top)
+            point += level * digit
+            digit *= np.float32(top + 1)
+        changed = (point != load(room, SEEN + at)) | ~(scale > load(room, UNTIL + at))
+        pending, failed = lane_bits(changed) & active, np.uint64(0)
+        if pending:
+            store(room, SEEN + at, point)
+            store(room, SCALE, scale)
+        while pending:
+            lane = lowest_lane(pending)
+            pending &= pending - np.uint64(1)
+            if not choose(room, whole, lane, group, book):
+                failed |= np.uint64(1) << np.uint64(lane)
+        return failed
+
+    return enter
+
+
+@counted_nowhere
+def _take(room, whole, values, weights, first, n, even):
+    """Fills the room with blocks from `first` on; returns their largest values.
+
+    Signs are apart, eight in a byte. Where their number must be `even`, the value of eight that matters least gets
+    the other sign where it is not, and seven are kept.
+    """
+    gather(values, first * n, n, n, room[X:])
+    gather(weights, first * n, n, n, room[W:])
+    for eight in range(0, n, 8):
+        value, at = load(room, X + eight * LANES), splat_int(0)
+        signs, odd = splat_int(0), no_lane()
+        lowest = load(room, W + eight * LANES) * value * value
+        for i in range(8):
+            k = (eight + i) * LANES
+            value, weight = load(room, X + k), load(room, W + k)
+            negative = ~(value >= 0)
+            odd ^= negative
+            signs |= where(negative, splat_int(1 << i), 0)
+            loss = weight * value * value
+            at = where(loss < lowest, i, at)
+            lowest = where(loss < lowest, loss, lowest)
+            store(room, X + k, where(negative, -value, value))
+            store(room, ROOTS + k, sqrt(weight))
+        if even:
+            for i in range(8):
+                k = (eight + i) * LANES
+                value = load(room, X + k)
+                store(room, X + k, where(odd & (at == i), -value, value))
+            signs = (signs ^ where(odd, splat_int(1) << at, 0)) & 127
+        store(whole, SIGNS + eight // 8 * LANES, signs)
+    largest = load(room, X)
+    for i in range(n):
+        value = load(room, X + i * LANES)
+        largest = maximum(largest, value)
+        store(room, WX + i * LANES, load(room, W + i * LANES) * value)
+    return largest
+
+
+@counted_nowhere
+def _sums(room, whole, groups, size):
+    """Sums of w * x * q and w * q * q, q the numbers of the entries chosen."""
+    product, square = splat(0), splat(0)
+    for group in range(groups):
+        word = load(whole, WORD + group * LANES)
+        for i in range(size):
+            k = (group * size + i) * LANES
+            q = to_float((word >> 4 * i) & 15)
+            product += load(room, WX + k) * q
+            square += load(room, W + k) * q * q
+    return product, square
+
+
+def _searching(nearest, size, top):
+    """The search of a family of types, whose groups have `size` values with levels 0..`top`."""
+    enter = _entering(nearest, size, top)
+
+    @counted_nowhere
+    def best_trial(room, whole, groups, trials, reach, scale, active, book):
+        """The scale whose entries fit best, and the lanes in which ggml fails; `picked` gets the entries."""
+        best, failed = splat(0), np.uint64(0)
+        for t in range(trials.size):
+            inverse = trials[t] / reach
+            for group in range(groups):
+                failed |= enter(room, whole, group, inverse, np.float32(1) / inverse, active, book)
+            product, square = _sums(room, whole, groups, size)
+            better = (square > 0) & (product * product > best * square)
+            if any_lane(better):
+                scale = where(better, product / square, scale)
+                best = where(better, scale * product, best)
+                for k in range(0, groups * LANES, LANES):
+                    store(whole, PICKED + k, where(better, load(whole, CHOSEN + k), load(whole, PICKED + k)))
+        return scale, failed
+
+    @counted_nowhere
+    def once_more(room, whole, groups, scale, live, again, book):
+        """The scale after groups were rounded with the best one, and the lanes in which ggml fails."""
+        off = splat_int(OFF_GRID if again == ALL else 0)
+        for k in range(0, groups * LANES, LANES):
+            off |= load(whole, PICKED + k)
+        rounded = live & (scale > 0) & (off >= OFF_GRID)
+        failed = np.uint64(0)
+        if not any_lane(rounded):
+            return scale, failed
+        for group in range(groups):
+            k = group * LANES
+            store(room, UNTIL + k, splat(np.float32(np.inf)))
+            picked = load(whole, PICKED + k)
+            these = rounded & (picked >= OFF_GRID) if again == THOSE_OFF_GRID else rounded
+            failed |= enter(room, whole, group, np.float32(1) / scale, scale, lane_bits(these), book)
+            picked = where(these, load(whole, CHOSEN + k), picked)
+            store(whole, PICKED + k, picked)
+            for lane in range(k, k + LANES):
+                whole[WORD + lane] = book[3][whole[PICKED + lane] & (OFF_GRID - 1)]
+        product, square = _sums(room, whole, groups, size)
+        return where(rounded & (square > 0), product / square, scale), failed
+
+    @counted_nowhere
+    def search(room, whole, blocks, how, book, found):
+        values, weights = blocks
+        n, trials, least_value, even, again = how
+        groups = n // size
+        count = found[2].size
+        for at in range(0, count, LANES):
+            first = min(at, count - LANES)  # the last lanes search for some blocks once more
+            largest = _take(room, whole, values, weights, first, n, even)
+            live = ~(largest < least_value)
+            reach, scale = largest, largest / np.float32(2 * top + 1)
+            if again == ALL:
+                scale = positive_search(room[X:], room[W:], whole[LEVELS:], n, top + 2)
+                reach = scale * np.float32(top + 1)
+                live &= ~(reach <= 0)
+            for k in range(0, groups * LANES, LANES):
+                store(room, SEEN + k, splat(-1))
+                store(whole, WORD + k, splat_int(0x11111111))
+                store(whole, CHOSEN + k, splat_int(0))
+                store(whole, PICKED + k, splat_int(OFF_GRID if again == ALL_OR_NONE else 0))
+            scale, failed = best_trial(room, whole, groups, trials, reach, scale, lane_bits(live), book)
+            scale, later = once_more(room, whole, groups, scale, live, again, book)
+            _put(room, whole, first, n, groups, live, scale, failed | later, even, found)
+
+    return search
+
+
+@counted_nowhere
+def _put(room, whole, first, n, groups, live, scale, failed, even, found):
+    """Writes what was found for LANES blocks from `first` on; a negative scale turns all signs."""
+    numbers, signs, scales = found
+    turned = where(scale < 0, splat_int(127 if even else 255), 0)
+    store(room, SCALE, where(live, where(scale < 0, -scale, scale), 0))
+    for lane in range(LANES):
+        scales[first + lane] = np.float32(np.inf) if failed >> np.uint64(lane) & np.uint64(1) else room[SCALE + lane]
+    for group in range(groups):
+        number = where(live, load(whole, PICKED + group * LANES) & (OFF_GRID - 1), 0)
+        put_half(numbers, 2 * (first * groups + group), 2 * groups, number)
+    for eight in range(n // 8):
+        byte = where(live, load(whole, SIGNS + eight * LANES) ^ turned, 0)
+        put_byte(signs, first * (n // 8) + eight, n // 8, byte)
+
+
+_of_8 = _searching(_nearest(_tables_of_8, _measured_of_8), 8, 2)
+_of_4 = _searching(_nearest(_tables_of_4, _measured_of_4), 4, 7)
+
+
+@kernel
+def search_2(blocks, how, book, found):
+    """Entries, signs and scales of blocks, in groups of 8 values with three levels.
+
+    `blocks` are the values and weights of at least LANES blocks, flat. `how` they are searched: how many values a block
+    has; the scales tried, as what the largest value is mapped to; below which largest value a block is zeros; whether
+    signs are `even` (see `_take`); and which groups are rounded `again`. `book` are lists, members, codes and words of
+    a codebook. Filled are in `found` the numbers (uint16 of each group, as bytes), the signs (a byte of each 8 values)
+    and the scales (of each block; infinite where ggml finds no entry).
+    """
+    room, whole = workspace(-(-FLOATS // LANES)), np.empty(INTEGERS, np.int32)
+    _of_8(room, whole, blocks, how, book, found)
+
+
+@kernel
+def search_3(blocks, how, book, found):
+    """The same for groups of 4 with eight levels."""
+    room, whole = workspace(-(-FLOATS // LANES)), np.empty(INTEGERS, np.int32)
+    _of_4(room, whole, blocks, how, book, found)
