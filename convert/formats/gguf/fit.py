@@ -18,7 +18,7 @@ from math import prod
 from convert.errors import PlanError, Problem
 from convert.formats.gguf.conversion import Conversion
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo, padded
-from convert.formats.gguf.fit_costs import Costs, types_for
+from convert.formats.gguf.fit_costs import OF_OTHER_MODELS, Costs, types_for
 from convert.formats.gguf.fit_options import Fit
 from convert.formats.gguf.shard_names import Split
 from convert.formats.gguf.split import split_plans
