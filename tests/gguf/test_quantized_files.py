@@ -17,7 +17,6 @@ from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
 from convert.formats.gguf.stage import STAGE as stage
 from convert.formats.gguf.tensors import StreamedTensor
-from convert.formats.gguf.type_words import MADE
 from convert.formats.gguf.writer import HOT_VALUES, Group, write_files
 from convert.progress import Silent
 from quantize.blocks import TYPES
@@ -28,7 +27,7 @@ from tests.fixtures_quantize import oracle
 from tests.peer_quantize import ONLY_WEIGHTED
 
 HYPER = Hyper("qwen2", layers=8, heads=8, kv_heads=2)
-QUANTIZED = tuple(name for name in MADE if not MIXES[name].is_plain)
+QUANTIZED = tuple(name for name, mix in MIXES.items() if not mix.is_plain)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from convert.formats.base import Asked, Sample
-from convert.formats.gguf.type_words import MADE
 from quantize.mixes import MIXES, wants_importance
 
 USUAL = ("F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -19,4 +18,4 @@ def previews(sample: Sample) -> Iterator[Asked]:
 
 def plain_types() -> tuple[str, ...]:
     """The types of GGUF files that need no importance matrix."""
-    return tuple(name for name in MADE if not wants_importance(MIXES[name]))
+    return tuple(name for name, mix in MIXES.items() if not wants_importance(mix))

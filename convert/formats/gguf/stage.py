@@ -13,16 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import install_command
 from convert.errors import ConvertError, Problem
 from convert.formats.gguf.fit_options import Fit, check_words, fits_of
+from convert.formats.gguf.imatrix_option import Calibration, ImatrixOption
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
-from convert.formats.gguf.imatrix_stage import ImatrixOptions
 from convert.formats.gguf.imatrix_stage import file_name as matrix_name
-from convert.formats.gguf.type_words import MADE, BlockType, ProjectorType, TextType, pattern
+from convert.formats.gguf.type_words import BlockType, ProjectorType, TextType, pattern
 from convert.model.memory_needs import cores_for
 from convert.model.statistics import has_grams
 from convert.needs import MB, Needs
@@ -48,60 +48,11 @@ def _split(text: str | None) -> str | None:
     return text
 
 
-class Calibration(Options):
-    """An importance matrix made on the way."""
-
-    calibrate: RecipePath | None = Field(
-        None, description="UTF-8 text that the model reads while its activations are measured; a mix of our own if none"
-    )
-    chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text, from its start")
-    window: int = Field(512, ge=16, le=32768, description="tokens a window")
-    parse_special: bool = Field(
-        default=False,
-        description="read special tokens that the text spells out (<|im_start|>) as special tokens",
-    )
-
-    @property
-    def asked(self) -> ImatrixOptions:
-        """The options of the stage that makes such a matrix."""
-        return ImatrixOptions(
-            text=self.calibrate, chunks=self.chunks, window=self.window, parse_special=self.parse_special, threads=None
-        )
-
-
-def _imatrix_kind(value: object) -> object:
-    """One message where a union's members would each have theirs."""
-    if isinstance(value, Mapping):
-        known = Calibration.model_fields
-        if value.keys() - known:
-            raise ValueError(f"{dict(value)} is not a calibration, wanted the keys {', '.join(known)}")
-    elif not (value is None or value is False or isinstance(value, str | Path | Calibration)):
-        raise ValueError(
-            f"{value!r} is not an imatrix, wanted false, a file, or {{calibrate: text.txt, chunks: 128, window: 512}}"
-        )
-    return value
-
-
-def _which_imatrix(value: object) -> str:
-    return "calibration" if isinstance(value, Mapping | Calibration) else "none" if not value else "file"
-
-
-ImatrixOption = Annotated[
-    Annotated[
-        Annotated[Literal[False] | None, Tag("none")]
-        | Annotated[RecipePath, Tag("file")]
-        | Annotated[Calibration, Tag("calibration")],
-        Discriminator(_which_imatrix),
-    ],
-    BeforeValidator(_imatrix_kind),
-]
-
-
 class GGUFOptions(Options):
     """Which files to make."""
 
     types: list[TextType] = Field(
-        [], description=f"types of the language model's files: {', '.join(MADE)}; `fit:` stands in their place"
+        [], description=f"types of the language model's files: {', '.join(MIXES)}; `fit:` stands in their place"
     )
     fit: Annotated[list[Fit] | None, BeforeValidator(fits_of)] = Field(
         None,

@@ -13,11 +13,9 @@ from pydantic import BeforeValidator, WithJsonSchema
 from convert.errors import PlanError, Problem
 from convert.suggest import suggest
 from quantize.encoders import ENCODERS
-from quantize.mixes import MIXES, kinds_of
+from quantize.mixes import MIXES
 
 PROJECTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
-MADE = tuple(name for name, mix in MIXES.items() if kinds_of(mix) <= ENCODERS.keys())
-"""The types of files all of whose tensors can be encoded."""
 
 
 def _one_of(words: Sequence[str]) -> tuple[BeforeValidator, WithJsonSchema]:
@@ -42,7 +40,7 @@ def _type_or_none(word: object) -> object:
     raise ValueError(f"{word!r} is not a type for a projector, wanted {', '.join(PROJECTOR_TYPES)} or false")
 
 
-TextType = Annotated[str, *_one_of(MADE)]
+TextType = Annotated[str, *_one_of(tuple(MIXES))]
 BlockType = Annotated[str, *_one_of(tuple(ENCODERS))]
 ProjectorType = Annotated[
     str | bool | None,
