@@ -106,6 +106,28 @@ def test_the_shards_of_a_source_are_kept(shards: list[Path], tmp_path: Path) -> 
     assert len(halves) != len(made)
 
 
+def test_types_of_three_values_are_told_from_others(shards: list[Path]) -> None:
+    asked = stage.Options(types=["Q4_0", "TQ1_0", "TQ2_0"])
+    for given in (inputs(shards[0]), source_inputs(shards[0].parent.parent / "Tiny")):
+        (said,) = [line for line in stage.explain(asked, given) if "BitNet" in line]
+        assert said.startswith("note: TQ1_0 and TQ2_0: for models trained on -1, 0 and 1")
+        assert not [line for line in stage.explain(stage.Options(types=["Q4_0"]), given) if "BitNet" in line]
+
+
+def test_a_file_of_tensor_types(shards: list[Path], tmp_path: Path) -> None:
+    listed = tmp_path / "types.txt"
+    listed.write_text("ATTN_q=q5_1 blk\\.0=F16\n\nffn_down=q4_1\n")
+    (made,) = again(shards[0], tmp_path / "out", "Q8_0", overrides={"attn_k": "Q5_0"}, tensor_type_file=listed)
+    found = {name: tensor.tensor_type.name for name, tensor in read_gguf(made)[1].items()}
+    names = ("attn_k", "attn_q", "attn_v", "ffn_down")
+    assert [found[f"blk.0.{name}.weight"] for name in names] == ["Q5_0", "Q5_1", "F16", "F16"]
+    assert [found[f"blk.1.{name}.weight"] for name in names] == ["Q5_0", "Q5_1", "Q8_0", "Q4_1"]
+    listed.write_text("attn_q:q5_1 attn_v=q9 (=q8_0")
+    problems = stage.check(stage.Options(types=["Q8_0"], tensor_type_file=listed), inputs(shards[0]))
+    assert [p.got for p in problems[:2]] == ["'attn_q:q5_1' is not pattern=type", "'attn_v=q9' is not pattern=type"]
+    assert "'(' is not a regular expression" in problems[2].got
+
+
 def test_what_cannot_be_kept_or_is_not_all_there(shards: list[Path], tmp_path: Path) -> None:
     whole = again(shards[0], tmp_path / "whole", "F16")[0]
     (problem,) = stage.check(stage.Options(types=["Q4_0"], split="keep"), inputs(whole))

@@ -15,7 +15,7 @@ from convert.architectures._graph_spec import GraphSpec, LeftOut
 from convert.architectures._nearest import family_of
 from convert.bundle import Bundle, Model, Role
 from convert.errors import ConvertError, PlanError, Problem, StageError
-from convert.formats.gguf.demands import EMBEDDING, lacking_weights, strays, whole_blocks
+from convert.formats.gguf.demands import EMBEDDING, lacking_weights, strays, ternary_notes, whole_blocks
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.general import base_model_notes, general_metadata, size_label
 from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
@@ -144,6 +144,7 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
             *companions.notes,
             *base_model_notes(companions.card),
             *tokenizer.notes,
+            *ternary_notes(settings.types),
         ),
         imatrix,
         tokenizer.asked,

@@ -29,6 +29,13 @@ def whole_blocks(infos: Iterable[TensorInfo]) -> tuple[TensorInfo, ...]:
     return found
 
 
+def ternary_notes(types: Iterable[str]) -> tuple[str, ...]:
+    """What types for models of three values do to all others."""
+    asked = " and ".join(kind for kind in dict.fromkeys(types) if kind.startswith("TQ"))
+    words = "for models trained on -1, 0 and 1, as BitNet: of any other most weights become 0"
+    return (f"{asked}: {words}",) if asked else ()
+
+
 def strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
     """Overrides that are about no tensor, or only about such as have their blocks already."""
     names = [t.name for t in tensors if not t.output.packed]

@@ -23,7 +23,7 @@ from convert.formats.gguf.conversion import (
     imatrix_fields,
     imatrix_of,
 )
-from convert.formats.gguf.demands import lacking_weights, strays, whole_blocks
+from convert.formats.gguf.demands import lacking_weights, strays, ternary_notes, whole_blocks
 from convert.formats.gguf.existing import shards_of
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.imatrix import Imatrix
@@ -66,7 +66,7 @@ def prepare_again(bundle: Bundle, settings: ConversionSettings, allowed: bool) -
         raise PlanError(*problems)
     lost = _lossy(header, settings.asked)
     notes = (f"made of {_counted(lost)}: what was lost with these types does not come back",) if lost else ()
-    return Conversion(group, None, {}, (), notes, imatrix)
+    return Conversion(group, None, {}, (), (*notes, *ternary_notes(settings.types)), imatrix)
 
 
 def _problems(path: Path, header: GGUFHeader, settings: ConversionSettings, allowed: bool) -> Iterator[Problem]:
