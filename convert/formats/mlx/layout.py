@@ -308,4 +308,4 @@ def words_of(layout: Layout) -> JsonDict:
 
 
 def _ends(module: str, ends: tuple[str, ...]) -> bool:
-    return any(module == end or module.endswith(f".{end}") for end in ends)
+    return module.endswith(ends)
