@@ -258,7 +258,7 @@ def test_what_is_refused_before_anything_is_written(llama: Path, tmp_path: Path)
     assert "matches no module" in problems(llama, group_size=32, overrides={"nothing_like_it": {"bits": 8}})[0]
     odd = Path(shutil.copytree(llama, tmp_path / "odd"))
     edit_config(odd, model_type="bamba")
-    assert "no MLX model of the type 'bamba'" in problems(odd)[0]
+    assert "no MLX model of the type" in problems(odd)[0]
     assert "model_type" not in problems(odd)[0]
     wide = problems(llama, group_size=128, mixed="mixed_3_6")
     assert wide == [] or "groups of 128" in wide[0]

@@ -80,6 +80,15 @@ def with_tower(patches: str) -> Model:
     return seeing(*((f"model.{part}", part) for part in parts), patches=patches, axes=PATCHES[0])
 
 
+TEXT_ALONE = Model(  # as mlx-lm has it: mlx-vlm gives Gemma 3 a head of its own, which its text model has not
+    renames=(
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+    ),
+    rules=(Rule(r"(?:model\.)?(?:vision_tower|multi_modal_projector)\..*"),),
+    head="language_model.lm_head.weight",
+)
+
 QWEN_VL = seeing(
     ("model.visual.", "vision_tower."),
     ("visual.", "vision_tower."),
@@ -159,17 +168,20 @@ MODELS: Mapping[str, Model] = {
     ),
     # ---- within models that see
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), QWEN_VL),
+    **dict.fromkeys(("gemma3", "mistral3"), TEXT_ALONE),
     "llava": with_tower(r"vision_tower\.vision_model\.embeddings\.patch_embedding"),
 }
 
 FAMILIES = frozenset(
     {
         *("bailingmoe", "bailingmoe2", "cohere", "cohere2", "deepseek", "deepseek2", "deepseek32", "dots1"),
-        *("ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "gemma", "gemma2", "gemma3", "glm", "glm4", "glm4_moe", "gpt2"),
-        *("granite", "hunyuan_v1_dense", "internlm2", "internlm3", "jamba", "laguna", "lfm2", "lfm2_moe", "llama"),
-        *("mamba", "llava", "mellum", "minicpm", "minicpm3", "minimax_m2", "mistral3", "mixtral", "nanbeige", "nemotron", "olmo2", "olmoe"),
-        *("openelm", "phi", "phi3", "plamo2", "plamo3", "qwen", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl"),
-        *("qwen3", "qwen3_moe", "qwen3_vl", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder", "starcoder2", "xverse"),
+        *("ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "gemma", "gemma2", "gemma3", "gemma3_vision"),
+        *("glm", "glm4", "glm4_moe", "gpt2", "granite", "hunyuan_v1_dense", "internlm2", "internlm3"),
+        *("jamba", "laguna", "lfm2", "lfm2_moe", "llama", "llava", "mamba", "mellum", "minicpm"),
+        *("minicpm3", "minimax_m2", "mistral3", "mistral3_vision", "mixtral", "nanbeige", "nemotron"),
+        *("olmo2", "olmoe", "openelm", "phi", "phi3", "plamo2", "plamo3", "qwen", "qwen2", "qwen2_5_vl"),
+        *("qwen2_moe", "qwen2_vl", "qwen3", "qwen3_moe", "qwen3_vl", "seed_oss", "smollm3", "solar_open"),
+        *("stablelm", "starcoder", "starcoder2", "xverse"),
     }
 )
 """Families of convert/architectures with a class that one of the models is for."""
