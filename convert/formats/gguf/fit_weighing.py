@@ -61,11 +61,13 @@ def weighings(known: Known, tensors: Sequence[StreamedTensor]) -> dict[str, tupl
 def importance(known: Known, tensor: StreamedTensor, how: Sequence[Weighing]) -> np.ndarray | None:
     """What encoders are given for a tensor: (columns,), or (experts, columns); None where nothing is known.
 
-    By gradients, where there are any: tokens that hardly matter weigh little, and the embedding that is the head too
-    has an importance. Else the importance matrix.
+    The importance matrix; where it has no entry, gradients: the embedding that is the head too has an importance then.
+    (With gradients for all, SmolLM2-135M drifts 8 % more at 6.6 bits: the few columns with huge values, of tokens that
+    hardly matter, get errors that are no longer small.)
     """
-    if known.fisher is None:
-        return known.imatrix.weights(tensor.name, tensor.row_values) if known.imatrix else None
+    weights = known.imatrix.weights(tensor.name, tensor.row_values) if known.imatrix else None
+    if weights is not None or known.fisher is None:
+        return weights
     found = np.zeros((_sizes(tensor)[0], tensor.row_values))
     for one in how:
         assert one.rows is not None
