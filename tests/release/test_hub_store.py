@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants
 import pytest
 from click.testing import CliRunner
+from huggingface_hub import constants
 
 from convert.cli import main
 from convert.errors import StageError
