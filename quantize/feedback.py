@@ -17,6 +17,7 @@ callers who want them equal everywhere give it one thread, and cut the rows alik
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,10 @@ PART = 128
 
 CARRIED = 64
 """The same where errors are carried on."""
+
+
+_ONE = threading.Lock()
+"""Of several threads with the same inputs one makes the factor that all use."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,8 @@ class _Work:
         if len(book):
             from quantize.feedback_groups import EIGHT, carry_groups
 
-            inputs = inputs.by_neighbours(EIGHT)
+            with _ONE:
+                inputs = inputs.by_neighbours(EIGHT)
         order, upper = inputs.order, inputs.upper
         left, subs = self.values[order], order // self.grid.width
         every_step, every_offset = self.steps(), self.offsets()

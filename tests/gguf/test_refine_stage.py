@@ -157,6 +157,8 @@ def test_a_refined_file_says_so_and_another_does_not(measured: Bundle, tmp_path:
     plain = make(measured, tmp_path / "plain", "Q4_K_M", "F16")
     fields = [read_gguf(a.path)[0] for bundle in (refined, plain) for a in bundle.of(Role.WEIGHTS)]
     assert [f.get("quantize.encoder") for f in fields] == ["error feedback", None, None, None]
+    names = [[a.path.name for a in bundle.of(Role.WEIGHTS)] for bundle in (refined, plain)]
+    assert names == [["Tiny-refined-Q4_K_M.gguf", "Tiny-refined-F16.gguf"], ["Tiny-Q4_K_M.gguf", "Tiny-F16.gguf"]]
     assert refined.of(Role.WEIGHTS)[1].sha256 == plain.of(Role.WEIGHTS)[1].sha256
     assert not refined.of(Role.STATISTICS)
     lines = "\n".join(said.notes)

@@ -166,12 +166,12 @@ class RefinedTensor:
 
 
 def refinement_bytes(tensors: Sequence[StreamedTensor]) -> int:
-    """Memory: torch, what is kept, the largest Gram matrix three times while it is made, and chunks of rows."""
+    """Memory: torch, what is kept, the largest Gram matrix four times while it is made, and chunks of rows."""
     from convert.model.memory_needs import LIBRARIES
 
     columns = max((t.row_values for t in tensors if _is_matrix(t)), default=0)
     rows = max(CHUNK_VALUES, columns)
-    return LIBRARIES + KEPT_BYTES + 3 * 4 * columns**2 + 2 * cores() * COPIES * 4 * rows
+    return LIBRARIES + KEPT_BYTES + 4 * 4 * columns**2 + 2 * cores() * COPIES * 4 * rows
 
 
 def _is_matrix(tensor: StreamedTensor) -> bool:
