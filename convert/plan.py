@@ -57,6 +57,16 @@ def plan(  # noqa: PLR0913 - all but the first two by name
     return planner.planned()
 
 
+def plan_verified(
+    recipe: Recipe, out: str | Path = "out", *, force: Collection[str] = (), progress: Progress | None = None
+) -> Plan:
+    """As `plan`, every file read again, of inputs and outputs: a step whose bytes are not what they were has to run."""
+    folder = Path(out).absolute() / recipe.name
+    planner = _Planner(recipe, folder, frozenset(force), progress or Silent(), None)
+    planner.hashes = HashMemory(folder / STATE_FOLDER / "hashes.json", trusting=False)
+    return planner.planned()
+
+
 def plan_again(recipe: Recipe, out: str | Path = "out", *, progress: Progress | None = None) -> Plan:
     """The plan to measure once more what is up to date, and to build nothing; `recipe` has a `validate:` section.
 

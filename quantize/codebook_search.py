@@ -12,7 +12,7 @@ Most of that is not done at all. With weights w, an entry e is at the squared di
     sum w * (scale * e - x)**2 = scale**2 * A - 2 * scale * B + C,   A = sum w * e**2
 
 so the differences between entries, divided by the scale, are straight lines: from the distances and the A of all
-entries near a point follows down to which scale the nearest one stays the nearest (`_until`). The scales of a block
+entries near a point follows down to which scale the nearest one stays the nearest (`until`). The scales of a block
 only fall, so until then, while the point stays the same, so does the entry. A bound on what rounding can do to the
 computed distances is taken off: only where the order is certain nothing is measured.
 """
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from quantize.codebook_nearest import METRIC, REST, SECTION, X, nearest_of_4, nearest_of_8, until
 from quantize.codebooks import COUNT_SHIFT
 from quantize.searches import positive_search
 from quantize.simd import (
@@ -48,150 +49,20 @@ from quantize.simd import (
     where,
     workspace,
 )
-from quantize.simd16 import LARGEST, WIDTH, least, load16, lookup, numbered, sixteen, store16, where16
-
-MOST = 304
-"""More entries than any list has, in whole vectors."""
-
-# The levels' numbers as a table of sixteen: of a coordinate of 8 levels, of the lower and of the higher of two of 3
-_OF_EIGHT = np.array([2 * (k & 7) + 1 for k in range(WIDTH)], np.float32)
-_LOWER = np.array([2 * (k & 3) + 1 for k in range(WIDTH)], np.float32)
-_HIGHER = np.array([2 * (k >> 2) + 1 for k in range(WIDTH)], np.float32)
 
 THOSE_OFF_GRID, ALL_OR_NONE, ALL = 0, 1, 2
 """What is rounded again with the best scale: groups that were no entries; if any was none, all groups; all groups."""
 
-# Where things stand in a room of float32 and one of int32, for LANES blocks of up to 32 values: a vector a value, or a
-# vector a group
-_VALUES, _GROUPS = 32 * LANES, 8 * LANES
-X, W, ROOTS, WX = (k * _VALUES for k in range(4))
-SEEN, UNTIL, SCALE = 4 * _VALUES, 4 * _VALUES + _GROUPS, 4 * _VALUES + 2 * _GROUPS
-DISTANCES, SQUARES = SCALE + LANES, SCALE + LANES + MOST
-FLOATS = SQUARES + MOST
-WORD, CHOSEN, PICKED, SIGNS = (k * _GROUPS for k in range(4))
-LEVELS = 4 * _GROUPS
-INTEGERS = LEVELS + _VALUES
-
-_ENDLESS = np.float32(1e38)
 OFF_GRID = 1 << 16
 """Beside the number of an entry: the point was none."""
-_ROUNDING = np.float32(2.0**-17)
 
-
-@counted_nowhere
-def _term(table, room, at, scale):
-    """What a coordinate adds to a squared distance, for the sixteen numbers of `table`."""
-    difference = table * scale - room[X + at]
-    return difference * room[ROOTS + at] * difference
-
-
-@counted_nowhere
-def _tables_of_8(room, at, scale):
-    """Seven tables of what coordinates add to a squared distance, the first two together; then A of two at a time."""
-    low, high = load16(_LOWER, 0), load16(_HIGHER, 0)
-    a, b, c, d = at, at + 2 * LANES, at + 4 * LANES, at + 6 * LANES
-    return (
-        _term(low, room, a, scale) + _term(high, room, a + LANES, scale),
-        _term(low, room, b, scale),
-        _term(high, room, b + LANES, scale),
-        _term(low, room, c, scale),
-        _term(high, room, c + LANES, scale),
-        _term(low, room, d, scale),
-        _term(high, room, d + LANES, scale),
-        low * low * room[ROOTS + a] + high * high * room[ROOTS + a + LANES],
-        low * low * room[ROOTS + b] + high * high * room[ROOTS + b + LANES],
-        low * low * room[ROOTS + c] + high * high * room[ROOTS + c + LANES],
-        low * low * room[ROOTS + d] + high * high * room[ROOTS + d + LANES],
-    )
-
-
-@counted_nowhere
-def _measured_of_8(tables, code):
-    """Squared distance and A of sixteen entries."""
-    b, c, d = code >> 4, code >> 8, code >> 12
-    distance = lookup(tables[0], code) + lookup(tables[1], b) + lookup(tables[2], b)
-    distance = distance + lookup(tables[3], c) + lookup(tables[4], c) + lookup(tables[5], d) + lookup(tables[6], d)
-    return distance, lookup(tables[7], code) + lookup(tables[8], b) + lookup(tables[9], c) + lookup(tables[10], d)
-
-
-@counted_nowhere
-def _tables_of_4(room, at, scale):
-    """Four tables of what coordinates add to a squared distance, and four of what they add to A."""
-    table = load16(_OF_EIGHT, 0)
-    a, b, c, d = at, at + LANES, at + 2 * LANES, at + 3 * LANES
-    return (
-        _term(table, room, a, scale),
-        _term(table, room, b, scale),
-        _term(table, room, c, scale),
-        _term(table, room, d, scale),
-        table * table * room[ROOTS + a],
-        table * table * room[ROOTS + b],
-        table * table * room[ROOTS + c],
-        table * table * room[ROOTS + d],
-    )
-
-
-@counted_nowhere
-def _measured_of_4(tables, code):
-    """Squared distance and A of sixteen entries."""
-    b, c, d = code >> 3, code >> 6, code >> 9
-    distance = lookup(tables[0], code) + lookup(tables[1], b) + lookup(tables[2], c) + lookup(tables[3], d)
-    return distance, lookup(tables[4], code) + lookup(tables[5], b) + lookup(tables[6], c) + lookup(tables[7], d)
-
-
-def _nearest(tables_of, measured):
-    """The function that finds the nearest entry, for groups of one size."""
-
-    @counted_nowhere
-    def nearest(room, at, scale, codes, first, count):
-        """The position of the nearest of a list of entries, -1 where ggml finds none; and its squared distance.
-
-        The group's values stand at X from `at` on, LANES apart, the roots of their weights at ROOTS. All squared
-        distances are left at DISTANCES, the A of all entries at SQUARES.
-        """
-        tables = tables_of(room, at, scale)
-        best, position = sixteen(np.float32(LARGEST)), sixteen(np.int32(0))
-        for start in range(0, count, WIDTH):
-            distance, a = measured(tables, load16(codes, first + start))
-            lane = numbered() + start
-            distance = where16(lane < count, distance, np.float32(np.inf))
-            store16(room, DISTANCES + start, distance)
-            store16(room, SQUARES + start, a)
-            nearer = distance < best
-            best = where16(nearer, distance, best)
-            position = where16(nearer, lane, position)
-        distance = least(best)
-        position = least(where16(best == distance, position, np.int32(MOST)))
-        return (position if distance < np.float32(LARGEST) else np.int32(-1)), distance
-
-    return nearest
-
-
-@counted_nowhere
-def _until(room, at, size, scale, position, distance, count):
-    """Down to which scale the entry at `position` of a list is certain to stay the nearest, also after rounding."""
-    energy = np.float32(0)
-    for i in range(size):
-        k = at + i * LANES
-        energy += room[ROOTS + k] * room[X + k] * room[X + k]
-    a = room[SQUARES + position]
-    square = scale * scale
-    # Products of numbers in these ranges are neither infinite nor denormal, so rounding errors are relative ones.
-    ordinary = 1e-24 < energy < 1e24 and 1e-24 < square * a < 1e24 and 1e-12 < scale < 1e12
-    if not ordinary:
-        return np.float32(np.inf)
-    closest = sixteen(_ENDLESS)
-    for start in range(0, count, WIDTH):
-        other = load16(room, SQUARES + start)
-        # what a rounded distance is off is below 32 * 2**-24 of these energies; two distances, twice, and some more
-        error = ((other + a) * square + (energy + energy)) * _ROUNDING
-        certain = load16(room, DISTANCES + start) - distance - error
-        falling = other - a
-        crossing = where16(falling > 0, certain / falling, _ENDLESS)
-        crossing = where16(certain > 0, crossing, np.float32(0))
-        crossing = where16(numbered() + start == position, _ENDLESS, crossing)
-        closest = where16(crossing < closest, crossing, closest)
-    return scale - least(closest) / scale
+# Where more things stand in the float32 room, and in the int32 one: a vector a value, or a vector a group
+_GROUPS = 8 * LANES
+W, WX, SEEN, UNTIL, SCALE = REST, REST + SECTION, REST + 2 * SECTION, REST + 2 * SECTION + _GROUPS, REST + 3 * SECTION
+FLOATS = SCALE + LANES
+WORD, CHOSEN, PICKED, SIGNS = (k * _GROUPS for k in range(4))
+LEVELS = 4 * _GROUPS
+INTEGERS = LEVELS + SECTION
 
 
 def _entering(nearest, size, top):
@@ -214,7 +85,7 @@ def _entering(nearest, size, top):
             position, distance = nearest(room, values, scale, codes, number, count)
             if position < 0:
                 return False
-            room[UNTIL + at] = _until(room, values, size, scale, position, distance, count)
+            room[UNTIL + at] = until(room, values, size, scale, position, distance, count)
         number = np.int32(members[number + position])
         whole[WORD + at], whole[CHOSEN + at] = words[number], number | OFF_GRID
         return True
@@ -268,7 +139,7 @@ def _take(room, whole, values, weights, first, n, even):
             at = where(loss < lowest, i, at)
             lowest = where(loss < lowest, loss, lowest)
             store(room, X + k, where(negative, -value, value))
-            store(room, ROOTS + k, sqrt(weight))
+            store(room, METRIC + k, sqrt(weight))
         if even:
             for i in range(8):
                 k = (eight + i) * LANES
@@ -385,8 +256,8 @@ def _put(room, whole, first, n, groups, live, scale, failed, even, found):
         put_byte(signs, first * (n // 8) + eight, n // 8, byte)
 
 
-_of_8 = _searching(_nearest(_tables_of_8, _measured_of_8), 8, 2)
-_of_4 = _searching(_nearest(_tables_of_4, _measured_of_4), 4, 7)
+_of_8 = _searching(nearest_of_8, 8, 2)
+_of_4 = _searching(nearest_of_4, 4, 7)
 
 
 @kernel

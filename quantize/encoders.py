@@ -28,6 +28,7 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
     "iquants": ("IQ4_NL", "IQ4_XS"),
     "ternary": ("TQ1_0", "TQ2_0"),
     "fp4": ("MXFP4", "NVFP4"),
+    "iq1_quants": ("IQ1_S", "IQ1_M"),
     "codebook_quants": ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
 }
 
@@ -61,6 +62,7 @@ _SCALES: Mapping[str, tuple[int, ...]] = {
     "IQ4_XS": (0,),
     "TQ1_0": (52,),
     "TQ2_0": (64,),
+    "IQ1_S": (0,),
     "IQ2_XXS": (0,),
     "IQ2_XS": (0,),
     "IQ2_S": (0,),
@@ -68,7 +70,7 @@ _SCALES: Mapping[str, tuple[int, ...]] = {
     "IQ3_S": (0,),
 }
 
-NEED_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS"})
+NEED_IMPORTANCE = frozenset({"IQ1_S", "IQ2_XXS", "IQ2_XS"})
 """Types whose encoders raise ValueError without importance (ggml.c, ggml_quantize_requires_imatrix)."""
 
 OVERFLOW: Mapping[str, float] = {
@@ -91,6 +93,8 @@ def overflowing(name: str, encoded: np.ndarray) -> np.ndarray:
     blocks = encoded.reshape(len(encoded), -1, TYPES[name].bytes)
     if name == "MXFP4":
         return np.asarray(blocks[:, :, 0] == 255)
+    if name == "IQ1_M":  # the four highest bits of d are those of the last word, the next four those before
+        return np.asarray((blocks[:, :, 55] & 0x70 == 0x70) & (blocks[:, :, 53] & 0xC0 == 0xC0))
     found = np.zeros(blocks.shape[:2], bool)
     for at in _SCALES.get(name, ()):
         found |= ~np.isfinite(np.ascontiguousarray(blocks[:, :, at : at + 2]).view(np.float16)[:, :, 0])

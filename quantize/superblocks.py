@@ -13,10 +13,11 @@ import numpy as np
 
 from quantize.blocks import TYPES
 from quantize.importance import mean_squares
+from quantize.simd import LANES
 
 VALUES = 256
 _AT_A_TIME = 512  # super-blocks: what is computed of them fits a processor's second cache
-_LEAST = 16  # so many, with zeros behind, are at least LANES blocks of 32 values on any processor
+_LEAST = LANES  # kernels take no less, of super-blocks too
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def rows_of(case: str, rows: int, n: int, seed: int = 1) -> np.ndarray:
     return _MORE[case](np.random.default_rng(seed), rows, n).astype(np.float32)
 
 
-CODEBOOKS = frozenset({"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"})
+CODEBOOKS = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"})
 """Types for whose blocks ggml ends the process when a distance is infinite, so it cannot be asked about them."""
 
 

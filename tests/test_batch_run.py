@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import threading
 import time
 from collections import namedtuple
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,10 @@ from click.testing import CliRunner
 
 from convert import load_recipe, plan, run
 from convert.batch import driver, turns
+from convert.batch.api import prepare
 from convert.batch.journal import Journal
+from convert.batch.options import Limits
+from convert.batch.request import request_of
 from convert.cli import main
 from convert.errors import BusyError, PlanError
 from convert.needs import Machine
@@ -188,6 +193,46 @@ def test_steps_are_never_beyond_the_memory_together(place: Path, monkeypatch: py
     assert 0 < max(most) <= 900_000_000
 
 
+def test_a_disk_that_takes_no_result_loses_none(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, full = Journal(place / "out"), [True]
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if full.pop() if full else False:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    one, two = (batch_models.ModelResult(name, "m", "r", "w", "passed") for name in "ab")
+    journal.keep(one)
+    journal.keep(two)
+    assert set(journal.results()) == {"a", "b"}
+
+
+def test_an_output_folder_that_cannot_be(place: Path) -> None:
+    texts(place, a="hello")
+    (place / "r.yaml").write_text(RECIPE)
+    result = convert("batch", "a.gguf", "--recipe", "r.yaml", "--out", "a.gguf")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "a.gguf: cannot be made: Not a directory; name another --out" in result.stderr
+
+
+def test_a_batch_that_is_killed_leaves_nothing_that_writes(place: Path) -> None:
+    texts(place, a="slow")
+    (place / "r.yaml").write_text(RECIPE)
+    with started(place, "batch", "a.gguf", "--recipe", "r.yaml", "-v") as process:
+        for line in process.stdout:
+            if "a: one begins" in line:
+                break
+        process.kill()
+        process.wait(30)
+        assert "the batch was killed; start it again, it goes on" in convert("status", "out").stdout
+    (place / "a.gguf").write_text("hello")
+    results, _ = ran(made(place, [place / "a.gguf"]))
+    assert results["a"].status == "passed", "its folder is free, and what was half-made is gone"
+    assert not list((place / "out").glob("*/*.partial"))
+
+
 def test_two_batches_do_not_write_into_one_folder(place: Path) -> None:
     batch = made(place, texts(place, a="hello"))
     results = batch.run()
@@ -229,7 +274,34 @@ def test_outputs_go_where_only_reports_are_kept(place: Path) -> None:
     assert [job.name for job in changed.jobs] == ["a", "b"]
 
 
+def test_models_that_pass_are_published_one_at_a_time(place: Path) -> None:
+    recipe = RECIPE + f"release: {{to: {place}/pub}}\n"
+    files = texts(place, a="hello", b="world", long="x" * 120, bad="fail")
+    results, _ = ran(made(place, files, recipe, jobs=2))
+    assert {name: result.released for name, result in results.items()} == {
+        "a": ("pub/a",),
+        "b": ("pub/b",),
+        "long": (),
+        "bad": (),
+    }
+    assert sorted(path.name for path in (place / "pub").iterdir()) == ["a", "b"]
+
+
 # ---- the command
+
+
+@contextmanager
+def started(place: Path, *words: str) -> Iterator[Any]:
+    """The command in a process of its own, with fake stages."""
+    code = (
+        "import pytest, sys\nfrom convert.cli import main\nfrom tests import batch_models\n"
+        "with pytest.MonkeyPatch.context() as patch, batch_models.installed(patch):\n    main(sys.argv[1:])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-c", code, *words]
+    with processes.started(command, cwd=place, env=environment, text=True, **pipes) as process:
+        yield process
 
 
 def convert(*words: str) -> Any:
@@ -282,14 +354,7 @@ def test_the_status_of_a_batch_that_runs_and_of_one_that_ended(place: Path) -> N
 def test_ctrl_c_ends_it_clean(place: Path, which: signal.Signals) -> None:
     texts(place, a="slow", b="hello")
     (place / "r.yaml").write_text(RECIPE)
-    code = (
-        "import pytest, sys\nfrom convert.cli import main\nfrom tests import batch_models\n"
-        "with pytest.MonkeyPatch.context() as patch, batch_models.installed(patch):\n    main(sys.argv[1:])\n"
-    )
-    command = [sys.executable, "-c", code, "batch", "a.gguf", "b.gguf", "--recipe", "r.yaml", "-v"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with processes.started(command, env=environment, text=True, **pipes) as process:
+    with started(place, "batch", "a.gguf", "b.gguf", "--recipe", "r.yaml", "-v") as process:
         watch = threading.Timer(60, process.kill)
         watch.start()
         seen: list[str] = []
@@ -320,3 +385,53 @@ def test_a_dry_run_says_what_all_would_take_and_builds_nothing(place: Path) -> N
         ("b", "cannot run", 3),
     ]
     assert found["total"]["write_bytes"] > 5
+
+
+def test_what_a_terminal_shows() -> None:
+    from rich.console import Console
+
+    from convert.cli.batch_view import LiveView
+    from convert.events import Event
+
+    view = LiveView()
+    done = {"status": "passed", "seconds": 2.0, "ran": ["one"], "model": "a"}
+    for kind, step, data in [
+        ("batch", "", {"models": 3, "at_a_time": 2}),
+        ("model_started", "", {"model": "a"}),
+        ("model_started", "", {"model": "b\x1b[2J"}),
+        ("step_started", "q4", {"model": "b\x1b[2J"}),
+        ("progress", "q4", {"model": "b\x1b[2J", "what": "writing", "done": 30, "total": 60}),
+        ("model_finished", "", done),
+        ("paused", "", {"text": "paused: the disk has 0 GB free"}),
+    ]:
+        view.take(Event(kind, step, data))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(view.table())
+    text = console.export_text()
+    assert "1 of 3 models" in text
+    assert "1 passed" in text
+    assert "left" in text
+    assert "q4, writing 50%" in text
+    assert "paused: the disk" in text
+    assert "\x1b" not in text
+
+
+def test_a_step_that_another_recipe_has_made_is_not_made_again(place: Path) -> None:
+    (place / "one.yaml").write_text("stages:\n  one: {use: upper}\nvalidate: {limit: 100}\n")
+    (place / "two.yaml").write_text("stages:\n  first: {use: upper}\n  more: {use: upper, suffix: '?'}\n")
+    (place / "a.gguf").write_text("hello")
+    (place / "batch.yaml").write_text("models: [a.gguf]\nrecipes: [one.yaml, two.yaml]\n")
+    batch = prepare(request_of(["batch.yaml"]), "out")
+    results, _ = ran(replace(batch, limits=Limits(jobs=2)))
+    assert {name: result.ran for name, result in results.items()} == {
+        "a-one": ("source", "one", "validate"),
+        "a-two": ("more",),
+    }
+    assert (place / "a.tries").read_text() == "2", "of three steps of that stage two were run"
+    alone(place, "a-two")
+    assert bytes_of(place / "out/a-two") == bytes_of(place / "alone/a-two"), "manifests and all"
+    (place / "out/a-one/one/upper.txt").write_text("spoilt")
+    (place / "three.yaml").write_text("stages:\n  x: {use: upper}\n")
+    (place / "batch.yaml").write_text("models: [a.gguf]\nrecipes: [three.yaml]\nname: a-three\n")
+    results, _ = ran(replace(prepare(request_of(["batch.yaml"]), "out"), limits=Limits(jobs=1)))
+    assert (place / "out/a-three/x/upper.txt").read_text() == "HELLO!"

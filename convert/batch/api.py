@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from convert.batch.jobs import Job, Jobs, jobs_of
 from convert.batch.journal import Journal
 from convert.batch.keeping import Keeper
 from convert.batch.options import Keep, Limits
+from convert.batch.pool import LocalPool, Pool
 from convert.batch.request import Request
 from convert.batch.results import ModelResult
 from convert.batch.summary import write_summary
@@ -23,6 +25,7 @@ from convert.events import Event, OnEvent
 from convert.files import STATE_FOLDER
 from convert.lock import hold
 
+LOCAL = "local"
 SUMMARY_SECONDS = 60.0  # how old the summary of a batch that runs may be
 
 
@@ -37,6 +40,7 @@ class Batch:
     limits: Limits = field(default_factory=Limits)
     stop_after: int | None = None
     max_models: int | None = None
+    engine: str = LOCAL  # or ray, auto, ray://HOST:PORT
     only: str = ""  # failed, missed or pending: those that were so in the last batch
     earlier: tuple[ModelResult, ...] = field(default=(), repr=False)  # of jobs that are not run again
 
@@ -50,11 +54,15 @@ class Batch:
         Leaving the loop ends what runs. Raises BusyError when another batch holds the output folder.
         """
         out, journal = self.out, Journal(self.out)
-        (out / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
+        try:
+            (out / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PlanError(Problem(str(out), f"cannot be made: {error.strerror}", "", "name another --out")) from error
         with hold(out):
             journal.folder.mkdir(parents=True, exist_ok=True)
-            driver = Driver(self.settings, list(self.jobs), journal, Keeper(out, self.keep), on_event)
-            shape = {"models": len(self.jobs), "out": str(out), "at_a_time": self.settings.models_at_a_time}
+            pool = self._pool(journal)
+            driver = Driver(self.settings, self.jobs, pool, Keeper(out, self.keep, not pool.remote), on_event)
+            shape = {"models": len(self.jobs), "out": str(out), "at_a_time": pool.models_at_a_time()}
             on_event(Event("batch", "", {**shape, "left_out": [str(problem) for problem in self.left_out]}))
             written = time.monotonic()
             try:
@@ -64,11 +72,30 @@ class Batch:
                         written = time.monotonic()
                     yield result
             finally:
-                whole = self._whole(driver.done)  # with what nobody waited for
-                journal.compact({**journal.results(), **{r.name: r for r in whole if r.name}}.values())
-                counts = write_summary(out, whole, journal)
-                journal.remember(driver.done)
-                on_event(Event("batch_finished", "", {"counts": counts, "exit_code": exit_code(whole)}))
+                self._conclude(driver.done, journal, on_event)
+
+    def _pool(self, journal: Journal) -> Pool:
+        """Where its processes come from. Raises PlanError where an engine cannot be reached."""
+        folder = journal.folder / "workers"
+        if self.engine == LOCAL:
+            return LocalPool(folder, self.settings.budget(), self.settings.models_at_a_time)
+        from convert.batch.ray_pool import RayPool
+
+        return RayPool(self.engine, self.limits, len(self.jobs))
+
+    def _conclude(self, done: Sequence[ModelResult], journal: Journal, on_event: OnEvent) -> None:
+        """Write the table and the history: of all that is done, also what nobody waited for."""
+        whole = self._whole(done)
+        known = {**journal.results(), **{result.name: result for result in whole if result.name}}
+        try:
+            journal.compact(known.values())
+            write_summary(self.out, whole, journal)
+            journal.remember(done)
+        except OSError as error:  # the models are there all the same
+            text = f"{self.out}: the summary could not be written: {error.strerror}; the same command writes it again"
+            on_event(Event("warning", "", {"text": text}))
+        counts = Counter(result.status for result in whole)
+        on_event(Event("batch_finished", "", {"counts": dict(counts), "exit_code": exit_code(whole)}))
 
     def _whole(self, done: Sequence[ModelResult]) -> list[ModelResult]:
         """A result for every line: those of this batch, of earlier ones, and of what nobody began or was wrong."""

@@ -13,16 +13,16 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert.batch.failures import Failure, of_a_death
+from convert.batch.failures import FULL, Failure, failure_of
 from convert.batch.jobs import Job
 from convert.batch.journal import Journal, moment
 from convert.batch.keeping import Keeper
 from convert.batch.options import Limits
-from convert.batch.pool import STOP_SECONDS, Worker
+from convert.batch.pool import STOP_SECONDS, Pool, Worker
 from convert.batch.resources import Asked, Budget
 from convert.batch.results import ModelResult
 from convert.batch.task import Task
@@ -53,10 +53,10 @@ class Settings:
         memory = self.limits.memory or here.memory_bytes
         return Budget(Machine(self.limits.cores or here.cores, memory), self.limits.accelerators)
 
-    def room(self) -> JsonDict:
+    def room(self, budget: Budget) -> JsonDict:
         """The most that one step may take of the memory, and one model of the disk."""
         disk = shutil.disk_usage(existing_folder(self.out)).total
-        return {"memory": self.budget().machine.memory_bytes, "disk": min(disk, self.limits.disk or disk)}
+        return {"memory": budget.machine.memory_bytes, "disk": min(disk, self.limits.disk or disk)}
 
     @property
     def models_at_a_time(self) -> int:
@@ -66,20 +66,22 @@ class Settings:
 class Driver:
     """One batch while it runs. `results` gives each model's as it comes; `stopped` ends it from another thread."""
 
-    def __init__(
-        self, settings: Settings, jobs: list[Job], journal: Journal, keeper: Keeper, on_event: OnEvent
-    ) -> None:
-        self.settings, self.journal, self.keeper, self.on_event = settings, journal, keeper, on_event
+    def __init__(self, settings: Settings, jobs: Sequence[Job], pool: Pool, keeper: Keeper, on_event: OnEvent) -> None:
+        self.settings, self.pool, self.keeper, self.on_event = settings, pool, keeper, on_event
+        self.journal = Journal(settings.out)
         self.stopped = threading.Event()
-        self._queue = [Task(job, fetched=not job.hub) for job in jobs]
-        self._tasks = tuple(self._queue)
-        self._busy: list[Task] = []
         self.done: list[ModelResult] = []
-        self._budget = settings.budget()
-        self._jobs, self._room = settings.models_at_a_time, settings.room()
-        self._turns = Turns(settings.out, self._budget, settings.limits.disk, on_event)
+        self._queue = [Task(job, fetched=pool.remote or not job.hub) for job in jobs]
+        self._tasks = tuple(self._queue)
+        self._to_fetch = sum(not task.fetched for task in self._tasks)
+        self._of_model: dict[str, list[Task]] = {}
+        for task in self._tasks:
+            self._of_model.setdefault(task.job.model, []).append(task)
+        self._busy: list[Task] = []
+        self._failures = self._built = 0
+        self._jobs = pool.models_at_a_time()
+        self._turns = Turns(settings.out, pool.budgets(), settings.limits.disk, on_event)
         self._workers: list[Worker] = []
-        self._started = 0  # processes
         self._selector = selectors.DefaultSelector()
         self._since = moment()
 
@@ -95,79 +97,91 @@ class Driver:
                     break
                 if not self._busy and not self._queue:
                     break
-                self._turns.give(self._busy, self._idle_bytes())
+                self._turns.give(self._busy, self._workers)
                 yield from self._listen()
                 self.journal.tell(self.state())
             self._stop()
         finally:
             for worker in self._workers:
                 worker.end()
+            self.pool.close()
             self._selector.close()
             self.journal.tell(self.state(ended=True), now=True)
 
     def _enough(self) -> bool:
         """Whether so many have failed, or were built, that no other is to be started."""
-        failed = sum(result.status == "failed" for result in self.done)
-        if self.settings.stop_after is not None and failed >= self.settings.stop_after:
+        stop_after, most = self.settings.stop_after, self.settings.max_models
+        if stop_after is not None and self._failures >= stop_after:
             return True
-        built = sum(bool(result.ran) or result.status == "failed" for result in self.done) + len(self._busy)
-        return self.settings.max_models is not None and built >= self.settings.max_models
+        return most is not None and self._built + len(self._busy) >= most
+
+    def _is_full(self) -> bool:
+        """Whether there is no place for whatever waits."""
+        running = sum(task.fetched for task in self._busy)
+        fetching = len(self._busy) - running
+        return running >= self._jobs and (not self._to_fetch or fetching >= self.settings.limits.downloads)
 
     def _begin(self) -> None:
         """Start what can be."""
         now = time.monotonic()
         for task in list(self._queue):
-            if len(self._busy) >= self._jobs + self.settings.limits.downloads or self._enough():
+            if self._is_full() or self._enough():
                 return
-            if task.not_before > now:
+            self._look(task)
+            may = self._may_run(task) if task.fetched else self._may_fetch(task)
+            if not may or task.not_before > now:
                 continue
-            if not task.fetched:
-                task.fetched = _is_here(task.job)
-            if task.fetched and self._may_run(task):
-                self._start(task, "run")
-            elif not task.fetched and self._may_fetch(task):
-                self._start(task, "fetch")
+            try:
+                self._start(task, "run" if task.fetched else "fetch")
+            except OSError as error:  # its recipe, or a process's log, could not be written
+                if error.errno not in FULL:
+                    raise
+                self._release(task)
+                self._failed(task, failure_of(error))
+                return
+
+    def _look(self, task: Task) -> None:
+        """Look once whether a model of the hub is on this machine."""
+        if not task.fetched and not task.looked:
+            task.looked = True
+            task.fetched = hub.cached(task.job.hub, task.job.revision or hub.DEFAULT_REVISION) is not None
+            self._to_fetch -= task.fetched
 
     def _may_run(self, task: Task) -> bool:
         """Whether there is a place for it; a model's first recipe goes alone, and leaves what all of it share."""
         running = [other for other in self._busy if other.fetched]
         if len(running) >= self._jobs or any(other.alone for other in running) or (task.alone and running):
             return False
-        same = [other for other in self._tasks if other.job.model == task.job.model]
+        same = self._of_model[task.job.model]
         return any(other.result for other in same) or not any(other in running for other in same)
 
     def _may_fetch(self, task: Task) -> bool:
         fetching = [other for other in self._busy if not other.fetched]
-        here = [other for other in self._queue if other.we_fetched]
-        if any(other.job.model == task.job.model for other in fetching):
+        if len(fetching) >= self.settings.limits.downloads or any(
+            other.job.model == task.job.model for other in fetching
+        ):
             return False
-        return len(fetching) < self.settings.limits.downloads and len(here) < AHEAD
+        return sum(other.we_fetched for other in self._queue) < AHEAD
 
     def _start(self, task: Task, what: str) -> None:
         """Hand a job to a process that has none."""
         task.attempt += 1
         task.began = task.began or time.monotonic()
-        worker = next((w for w in self._workers if not w.job), None) or self._new_worker()
-        task.worker, task.step, task.seen = worker, "", {}
         self._queue.remove(task)
         self._busy.append(task)
         task.job.write()
-        out, same = self.settings.out, [t for t in self._tasks if t.job.model == task.job.model and t.result]
-        words = {"recipe": str(task.job.path), "out": str(out), **self._room}
+        worker = next((w for w in self._workers if not w.job), None) or self._new_worker()
+        task.worker, task.step, task.seen = worker, "", {}
+        out, same = self.settings.out, [t for t in self._of_model[task.job.model] if t.result]
+        words = {"recipe": str(task.job.path), "out": str(out), **self.settings.room(self._turns.budgets[worker.node])}
         self._say("model_started", task, what=what, attempt=task.attempt)
         worker.start(task.job.name, {"task": what, **words, "beside": [str(out / t.job.name) for t in same]})
 
     def _new_worker(self) -> Worker:
-        self._started += 1
-        worker = Worker(self.journal.folder / "workers" / f"{self._started}.log")
+        worker = self.pool.new()
         self._workers.append(worker)
         self._selector.register(worker.socket, selectors.EVENT_READ, worker)
         return worker
-
-    def _idle_bytes(self) -> int:
-        """What processes hold that run no step."""
-        held = {id(task.worker) for task in self._busy if task.held is not None}
-        return sum(worker.memory_bytes for worker in self._workers if id(worker) not in held)
 
     # ---- what processes say
 
@@ -191,8 +205,12 @@ class Driver:
             case "step":
                 task.step = message["step"]
                 task.asked = _asked(worker, task, Needs(**message["needs"]))
-            case "released":
+            case "step over":
                 task.held = None
+            case "release":
+                task.step, task.seen, task.publishes = "release", {}, "waits"
+            case "released":
+                task.publishes = ""
             case "disk":
                 task.disk = message["bytes"]
             case "done" | "failed":
@@ -211,21 +229,22 @@ class Driver:
         if not task.fetched:
             task.fetched = task.we_fetched = True
             task.attempt = 0
+            for other in self._of_model[task.job.model]:
+                self._to_fetch -= not other.fetched or other is task
+                other.fetched = True
             self._queue.insert(0, task)
             return None
         return self._finished(task, task.done(message["result"], moment()))
 
     def _dead(self, worker: Worker, task: Task | None) -> ModelResult | None:
         """A process is gone: with it the model that it was at, and no other."""
-        words = worker.last_words()
         self._forget(worker)
-        code = worker.died()
+        failure = worker.death(task.step if task is not None else "")
         if task is None:
             return None
         self._clear(task.job)
-        step = task.step
         self._release(task)
-        return self._failed(task, of_a_death(code, step, words))
+        return self._failed(task, failure)
 
     def _drop(self, worker: Worker) -> None:
         self._forget(worker)
@@ -257,9 +276,12 @@ class Driver:
     def _finished(self, task: Task, result: ModelResult) -> ModelResult:
         task.result = result
         self.done.append(result)
+        self._failures += result.status == "failed"
+        self._built += bool(result.ran) or result.status == "failed"
+        self._to_fetch -= not task.fetched
         self.journal.keep(result)
         self._say("model_finished", task, **result.to_json())
-        for text in self.keeper.let_go(task, self._tasks):
+        for text in self.keeper.let_go(task, self._of_model[task.job.model]):
             self.on_event(Event("note", "", {"text": text, "model": task.job.name}))
         return result
 
@@ -302,10 +324,6 @@ class Driver:
         took = [result.seconds for result in self.done if result.ran]
         left = len(self._queue) + len(self._busy)
         return round(sum(took) / len(took) * left / min(self._jobs, left), 1) if took and left else None
-
-
-def _is_here(job: Job) -> bool:
-    return hub.cached(job.hub, job.revision or hub.DEFAULT_REVISION) is not None
 
 
 def _asked(worker: Worker, task: Task, needs: Needs) -> Asked:

@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass
 from heapq import nlargest
 
 from convert.batch.api import Batch
-from convert.batch.failures import of_a_death
 from convert.batch.jobs import Job
 from convert.batch.journal import folder_of
-from convert.batch.pool import Worker
+from convert.batch.pool import LocalWorker, Worker
 from convert.json_types import JsonDict, JsonObject
 from convert.source import hub
 
@@ -59,9 +58,11 @@ class Total:
 def forecasts(made: Batch) -> Iterator[Forecast]:
     """The forecast of every job, in no order."""
     waiting, workers = list(made.jobs), dict[int, tuple[Worker, Job]]()
-    folder, room = folder_of(made.out) / "workers", made.settings.room()
+    folder, room = folder_of(made.out) / "workers", made.settings.room(made.settings.budget())
     with selectors.DefaultSelector() as selector:
-        idle = [Worker(folder / f"plan-{i}.log") for i in range(min(made.settings.models_at_a_time, len(waiting)))]
+        idle: list[Worker] = [
+            LocalWorker(folder / f"plan-{i}.log") for i in range(min(made.settings.models_at_a_time, len(waiting)))
+        ]
         try:
             while waiting or workers:
                 while waiting and idle:
@@ -75,7 +76,7 @@ def forecasts(made: Batch) -> Iterator[Forecast]:
                     for found, alive in _heard(worker, job):
                         selector.unregister(worker.socket)
                         del workers[id(worker)]
-                        idle.append(worker if alive else Worker(folder / f"again-{job.name}.log"))
+                        idle.append(worker if alive else LocalWorker(folder / f"again-{job.name}.log"))
                         yield found
                         break
         finally:
@@ -87,8 +88,7 @@ def _heard(worker: Worker, job: Job) -> Iterator[tuple[Forecast, bool]]:
     """The forecast, as soon as the process has said it or has died of it."""
     for message in worker.hear():
         if message is None:
-            words, code = worker.last_words(), worker.died()
-            yield _failed(job, of_a_death(code, "", words).problems), False
+            yield _failed(job, worker.death("").problems), False
         elif message["kind"] == "failed":
             yield _failed(job, tuple(message["failure"]["problems"])), True
         elif message["kind"] == "done":

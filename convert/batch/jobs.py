@@ -231,6 +231,8 @@ def _located(words: JsonDict, recipe: Recipe) -> JsonDict:
     whole["model"] = _full(words["model"], recipe.stages[SOURCE].options)
     if isinstance(stages := words.get("stages"), dict):
         whole["stages"] = {name: _full(entry, recipe.stages[name].options) for name, entry in stages.items()}
+    if isinstance(words.get("release"), dict):
+        whole["release"] = _full(words["release"], recipe.release)
     if isinstance(words.get("validate"), dict):
         whole["validate"] = _full(words["validate"], recipe.stages[VALIDATE].options)
     return whole

@@ -40,6 +40,7 @@ class Journal:
     def __init__(self, out: Path) -> None:
         self.folder = folder_of(out)
         self._written = 0.0
+        self._unsaved: list[str] = []  # results that a full disk did not take
 
     def results(self) -> dict[str, ModelResult]:
         """The last result of each model by its name; a line that is none is passed over."""
@@ -51,12 +52,15 @@ class Journal:
         return found
 
     def keep(self, result: ModelResult) -> None:
-        """Write one result down; it survives whatever comes after."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "results.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Write one result down; it survives whatever comes after. What a full disk does not take follows later."""
+        self._unsaved.append(json.dumps(result.to_json(), ensure_ascii=False))
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.folder / "results.jsonl", "a", encoding="utf-8") as file:
+                file.write("".join(f"{line}\n" for line in self._unsaved))
+                file.flush()
+                os.fsync(file.fileno())
+            self._unsaved.clear()
 
     def compact(self, results: Iterable[ModelResult]) -> None:
         """Each model's last result alone."""

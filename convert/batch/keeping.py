@@ -32,17 +32,19 @@ class Keeper:
 
     out: Path
     keep: Keep = "all"
+    sources: bool = True  # whether downloads are this machine's to let go of
 
-    def let_go(self, task: Task, tasks: Sequence[Task]) -> Iterator[str]:
-        """Free what the model that has just ended leaves, and say what that was."""
+    def let_go(self, task: Task, others: Sequence[Task]) -> Iterator[str]:
+        """Free what a job that has just ended leaves, and say what that was; `others` are all of its model."""
         result = task.result
         if self.keep == "all" or result is None or result.status == "failed":
             return
         if self.keep == "report" and result.status in ("passed", "missed") and (freed := self._outputs(result)):
             yield f"{task.job.name}: let go of {freed / 1e6:.1f} MB of outputs, as `keep: report` says"
-        others = [t for t in tasks if t.job.model == task.job.model]
-        if any(t.we_fetched for t in others) and all(
-            t.result is not None and t.result.status != "failed" for t in others
+        if (
+            self.sources
+            and any(t.we_fetched for t in others)
+            and all(t.result is not None and t.result.status != "failed" for t in others)
         ):
             with contextlib.suppress(OSError):
                 freed = hub.forget(task.job.hub, task.job.revision or hub.DEFAULT_REVISION)

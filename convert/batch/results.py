@@ -53,6 +53,7 @@ class ModelResult:
     attempts: int = 0
     ran: tuple[str, ...] = ()  # steps; none where all was up to date
     report: str = ""  # report.html below OUT
+    released: tuple[str, ...] = ()  # where it was published
     finished: str = ""  # when
     recipe_sha256: str = ""
     source_bytes: int = 0
@@ -75,7 +76,7 @@ class ModelResult:
 
 def from_json(words: JsonObject) -> ModelResult:
     """The result that `to_json` wrote. Raises TypeError or KeyError for words of another version."""
-    lists = {name: tuple(words[name]) for name in ("problems", "ran")}
+    lists = {name: tuple(words[name]) for name in ("problems", "ran", "released")}
     return ModelResult(**{**words, **lists, "outputs": tuple(Output(**output) for output in words["outputs"])})
 
 

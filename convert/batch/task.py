@@ -21,6 +21,7 @@ class Task:
     attempt: int = 0
     not_before: float = 0.0
     alone: bool = False
+    looked: bool = False  # whether it is here
     fetched: bool = True  # its source is on this machine
     we_fetched: bool = False  # by this batch
     worker: Worker | None = None
@@ -31,6 +32,7 @@ class Task:
     held: Asked | None = None  # what the step that runs was given
     disk: int | None = None  # bytes that it waits for
     promised: int = 0  # bytes that it was given
+    publishes: str = ""  # waits, or does
     result: ModelResult | None = None
 
     def on_event(self, kind: str, step: str, data: JsonObject) -> None:
@@ -45,7 +47,7 @@ class Task:
     def released(self) -> None:
         """It holds nothing of the machine any more."""
         self.asked = self.held = self.disk = None
-        self.promised = 0
+        self.promised, self.publishes = 0, ""
         self.worker = None
 
     def done(self, words: JsonObject, finished: str) -> ModelResult:
@@ -53,7 +55,8 @@ class Task:
         status: Status = "made" if not words["validated"] else "passed" if words["passed"] else "missed"
         outputs = tuple(Output(**row) for row in words["outputs"])
         report = f"{self.job.name}/report.html" if words["validated"] else ""
-        return self._result(status, finished, outputs=outputs, ran=tuple(words["ran"]), report=report)
+        made = {"outputs": outputs, "ran": tuple(words["ran"]), "released": tuple(words["released"])}
+        return self._result(status, finished, report=report, **made)
 
     def failed(self, failure: Failure, finished: str) -> ModelResult:
         """The result of one that will not be tried again."""
@@ -73,6 +76,7 @@ class Task:
     def to_json(self) -> JsonDict:
         """What `convert status` shows of it."""
         waits = "memory and cores" if self.asked else "disk" if self.disk is not None else ""
+        waits = "another to be published" if self.publishes == "waits" else waits
         words: JsonDict = {"name": self.job.name, "step": self.step, "attempt": self.attempt, "waits_for": waits}
         for word in ("what", "done", "total", "unit", "seconds"):
             if word in self.seen:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from convert.batch.pool import Worker
 from convert.batch.resources import Budget, Disk
 from convert.batch.task import Task
 from convert.events import Event, OnEvent
@@ -21,24 +22,36 @@ class Turns:
     """Gives out the machine."""
 
     out: Path
-    budget: Budget
+    budgets: Mapping[str, Budget]  # of each node
     disk_limit: int | None
     on_event: OnEvent
     paused: str = ""
     _said: float = 0.0
 
-    def give(self, busy: Sequence[Task], idle_bytes: int) -> None:
-        """Let everybody go on for whom there is room. `idle_bytes`: what processes hold that run no step."""
+    def give(self, busy: Sequence[Task], workers: Sequence[Worker]) -> None:
+        """Let everybody go on for whom there is room."""
+        for node, budget in self.budgets.items():
+            mine = [task for task in busy if task.worker is not None and task.worker.node == node]
+            holding = {id(task.worker) for task in mine if task.held is not None}
+            idle = sum(w.memory_bytes for w in workers if w.node == node and id(w) not in holding)
+            self._give_steps(mine, budget, idle)
+        self._give_disk(busy)
+        waiting_to_publish = [task for task in busy if task.publishes == "waits"]
+        if waiting_to_publish and not any(task.publishes == "does" for task in busy):
+            waiting_to_publish[0].publishes = "does"
+            _go(waiting_to_publish[0])
+
+    def _give_steps(self, busy: Sequence[Task], budget: Budget, idle_bytes: int) -> None:
+        """Let steps of one node start. `idle_bytes`: what its processes hold that run no step."""
         while True:
             waiting = sorted((t.asked for t in busy if t.asked is not None), key=lambda asked: asked.since)
             held = [t.held for t in busy if t.held is not None]
-            given = self.budget.next(waiting, held, time.monotonic(), idle_bytes)
+            given = budget.next(waiting, held, time.monotonic(), idle_bytes)
             if given is None:
                 break
             task = next(t for t in busy if t.asked is given)
             task.asked, task.held = None, given
             _go(task)
-        self._give_disk(busy)
 
     def _give_disk(self, busy: Sequence[Task]) -> None:
         waiting = [task for task in busy if task.disk is not None]

@@ -7,6 +7,7 @@ Both sides say lines of JSON. It is told a task, and asks before it takes anythi
     -> {"kind": "event", "event": "step_started", "step": "q4", "data": {…}}
     -> {"kind": "disk", "bytes": 123}      <- {"go": true}      before the first byte is written
     -> {"kind": "step", "step": "q4", "needs": {…}}   <- {"go": true}      before a step starts
+    -> {"kind": "release"}                 <- {"go": true}      before it is published
     -> {"kind": "done", "result": {…}}     or {"kind": "failed", "failure": {…}}
 """
 
@@ -17,6 +18,7 @@ import faulthandler
 import json
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -33,7 +35,7 @@ from convert.formats.base import SOURCE
 from convert.json_types import JsonDict, JsonObject
 from convert.needs import Room
 from convert.plan import plan
-from convert.recipe import load_recipe
+from convert.recipe import Recipe, load_recipe
 from convert.run import run
 from convert.steps import Plan
 
@@ -48,13 +50,18 @@ class Link:
         self._lock = threading.Lock()  # a step's beat is another thread's
         self.heard: queue.SimpleQueue[JsonDict] = queue.SimpleQueue()
         self.step = ""  # that runs, or asks to
+        self.ran_code = False  # of a model, as its recipe allowed: the next model is not to meet what that left
         self._needs: dict[str, object] = {}
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError), self._end.makefile("r", encoding="utf-8") as lines:
             for line in lines:
-                self.heard.put(json.loads(line))
+                message = json.loads(line)
+                if message.get("stop"):
+                    os.kill(os.getpid(), signal.SIGINT)
+                else:
+                    self.heard.put(message)
         os._exit(1)  # nobody is there any more, whatever native code is running
 
     def say(self, **message: object) -> None:
@@ -76,7 +83,7 @@ class Link:
             self.step = event.step
             self.ask(kind="step", step=event.step, needs=self._needs[event.step])
         if event.kind == "step_finished":
-            self.say(kind="released", step=event.step)
+            self.say(kind="step over")
         self.say(kind="event", event=event.kind, step=event.step, data=event.data)
 
 
@@ -87,16 +94,16 @@ def main(descriptor: int) -> None:
     tasks = {"run": _run, "plan": _plan, "fetch": _fetch}
     while True:
         task = link.heard.get()
-        link.step = ""
+        link.step, link.ran_code = "", False
         try:
             result = tasks[task["task"]](task, link)
-            link.say(kind="done", result=result, memory=resident_bytes())
+            link.say(kind="done", result=result, memory=resident_bytes(), recycle=link.ran_code)
         except KeyboardInterrupt:
             os._exit(0)  # what it had begun is cleared
         except Exception as error:
             traceback.print_exc()
             failure = failure_of(error, link.step)
-            stale = failure.kind == "memory" or not isinstance(error, ConvertError)  # nobody knows what is left of it
+            stale = link.ran_code or failure.kind == "memory" or not isinstance(error, ConvertError)
             link.say(kind="failed", failure=asdict(failure), memory=resident_bytes(), recycle=stale)
 
 
@@ -109,15 +116,36 @@ def _planned(task: JsonObject, link: Link) -> Plan:
 
 def _run(task: JsonObject, link: Link) -> JsonDict:
     """What `convert run` does."""
-    folder = Path(task["out"]) / load_recipe(task["recipe"]).name
-    with sharing.lent(folder, [Path(other) for other in task["beside"]]):
+    recipe = load_recipe(task["recipe"])
+    link.ran_code = any(dict(spec.options).get("trust_remote_code") for spec in recipe.stages.values())
+    folder = Path(task["out"]) / recipe.name
+    beside = [Path(other) for other in task["beside"]]
+    with sharing.lent(folder, beside):
         planned = _planned(task, link)
         raise_all(planned.problems, PlanError)
     if not all(step.up_to_date for step in planned.steps):
         link.ask(kind="disk", bytes=planned.write_bytes + planned.scratch_bytes)
+        with StepProgress("plan", link.on_event) as progress:
+            sharing.take_over(planned, beside, progress)
     result = run(planned, link.on_event, jobs=1)
-    rows = outputs_of(result.folder, result.report, result.bundles)
-    return {"ran": list(result.ran), "passed": result.passed, "outputs": rows, "validated": result.report is not None}
+    found: JsonDict = {"ran": list(result.ran), "passed": result.passed, "validated": result.report is not None}
+    found["outputs"] = outputs_of(result.folder, result.report, result.bundles)
+    found["released"] = _released(recipe, Path(task["out"]), link) if found["validated"] and result.passed else []
+    return found
+
+
+def _released(recipe: Recipe, out: Path, link: Link) -> list[str]:
+    """Where a model that passed was published, as its recipe's `release:` says; one model of a batch at a time."""
+    if recipe.release is None or recipe.release.to is None:
+        return []
+    from convert.release.release import Request, release
+
+    link.step = "release"
+    link.ask(kind="release")
+    with StepProgress("release", link.on_event) as progress:
+        made = release(recipe, out, Request(recipe.release), progress)
+    link.say(kind="released")
+    return [one.where for one in made.repositories]
 
 
 def _plan(task: JsonObject, link: Link) -> JsonDict:

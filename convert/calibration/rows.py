@@ -68,18 +68,34 @@ def make_rows(folder: CheckpointFolder, asked: Description) -> list[Row]:
     return rows
 
 
-def held_out(folder: CheckpointFolder, asked: Description, rows: Sequence[Row], count: int) -> list[list[int]]:
-    """About `count` rows of text that none of `rows` is, of the same files; of the default mix where those end.
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows of text that nothing was calibrated on; of the calibration's files first, which are `own`."""
+
+    own: list[list[int]]
+    mixed: list[list[int]]
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """All of them."""
+        return self.own + self.mixed
+
+
+def held_out(folder: CheckpointFolder, asked: Description, rows: Sequence[Row], count: int) -> HeldOut:
+    """About `count` rows that none of `rows` is, of the same files; of the default mix where those end.
 
     What is chosen by its drift is compared on them: what it was calibrated on would flatter it.
     """
     known = {tuple(row["input_ids"][0].tolist()) for row in rows}
-    more = replace(asked, screens="", samples=2 * asked.samples + 2 * count, seed=asked.seed + 1)
+    more = replace(asked, screens="", samples=4 * asked.samples + 4 * count, seed=asked.seed + 1)
     named = make_rows(folder, more) if asked.text or asked.chat else []
-    mixed = mix_windows(folder, len(rows) + 2 * count, asked.length, asked.seed)
     texts = [row["input_ids"][0].tolist() for row in named]
-    long = [text for text in texts if len(text) > asked.length // 4]
-    return [tokens for tokens in (*long, *mixed) if tuple(tokens) not in known][:count]
+    own = [text for text in texts if len(text) > asked.length // 4 and tuple(text) not in known]
+    mixed = mix_windows(folder, len(rows) + count, asked.length, asked.seed)
+    unread = [tokens for tokens in mixed if tuple(tokens) not in known]
+    step = max(1, len(own) // count)  # spread over the text
+    own = own[::step][:count]
+    return HeldOut(own, unread[: count - len(own)])
 
 
 def summary(rows: Sequence[Row]) -> JsonDict:

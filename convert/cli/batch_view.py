@@ -101,7 +101,8 @@ def finished_words(data: JsonObject) -> str:
     if not data["ran"]:
         return f"{data['status']}, was up to date"
     sizes = size(sum(output["size_bytes"] for output in data["outputs"]))
-    return f"{data['status']} in {duration(data['seconds'])}, {len(data['outputs'])} outputs, {sizes}"
+    where = f", published at {', '.join(data['released'])}" if data["released"] else ""
+    return f"{data['status']} in {duration(data['seconds'])}, {len(data['outputs'])} outputs, {sizes}{where}"
 
 
 class _Lines:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from convert.errors import InputError
 from convert.estimate.hyper import Hyper, Layer
 from convert.estimate.setting import Setting, padded
 from quantize.blocks import TYPES
@@ -32,7 +33,7 @@ class LayerCache:
 
 
 def layer_caches(hyper: Hyper, setting: Setting) -> tuple[LayerCache, ...]:
-    """What each layer keeps. Raises ValueError for a type that no row of keys or values can be cut into."""
+    """What each layer keeps. Raises InputError for a type that no row of keys or values can be cut into."""
     widest = max((layer.kv_heads * layer.value for layer in hyper.layers), default=0)
     return tuple(_layer_cache(hyper, layer, setting, widest) for layer in hyper.layers)
 
@@ -56,4 +57,7 @@ def _layer_cache(hyper: Hyper, layer: Layer, setting: Setting, widest: int) -> L
 
 
 def _row(kind: str, values: int) -> int:
-    return TYPES[kind.upper()].row_bytes(values)
+    try:
+        return TYPES[kind.upper()].row_bytes(values)
+    except ValueError as error:
+        raise InputError("the cache", f"{error}", "", "use f16") from None

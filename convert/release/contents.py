@@ -6,7 +6,7 @@ SHA256SUMS everything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from convert.release_options import ReleaseOptions
 
 CARD = "README.md"
+Reader = Callable[[Mapping[str, Artifact]], Mapping[str, FileHash]]
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,11 @@ class Contents:
         return sum(found.size for found in self.hashes.values()) + len(self.texts[SUMS].encode())
 
 
-def contents(
-    made: Made, repository: Repository, options: ReleaseOptions, organization: str, hashes: Mapping[str, FileHash]
-) -> Contents:
-    """The repository with its texts; `hashes` are of the files that come from the run."""
+def contents(made: Made, repository: Repository, options: ReleaseOptions, organization: str, read: Reader) -> Contents:
+    """The repository with its texts; `read` gives the hashes of files."""
     added = extras(made, repository, options, organization)
     repository = replace(repository, files={**repository.files, **added.files})
+    hashes = read(repository.files)
     texts = dict(added.texts)
     known = facts(made, options)
     picture = _picture(made, repository)

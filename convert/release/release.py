@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convert.bundle import Artifact
 from convert.errors import PlanError, Problem, raise_all
 from convert.files import STATE_FOLDER
 from convert.hashes import HashMemory
 from convert.lock import hold
 from convert.progress import Progress
 from convert.recipe import Recipe
-from convert.release import folder_store, signature
+from convert.release import folder_store, signature, triton
 from convert.release.contents import Contents, contents, hashed
-from convert.release.hashing import PartMemory
+from convert.release.hashing import FileHash, PartMemory
 from convert.release.repository import LARGEST, lay_out
 from convert.release.rows import Made, collect, select
 from convert.release.signature import Signer
@@ -83,9 +84,13 @@ def _contents(
     limited = "://" not in to or to.startswith("hf://")
     repositories = lay_out(made, chosen, options.name, LARGEST if limited else None)
     organization = to.removeprefix("hf://").partition("/")[0] if to.startswith("hf://") else ""
-    return [
-        contents(made, one, options, organization, hashed(one.files, made, parts, progress)) for one in repositories
-    ]
+    served = triton.repository(made, chosen, options)
+    repositories += [] if served is None else [served]
+
+    def read(files: Mapping[str, Artifact]) -> Mapping[str, FileHash]:
+        return hashed(files, made, parts, progress)
+
+    return [contents(made, one, options, organization, read) for one in repositories]
 
 
 def _publish(made: Made, every: Sequence[Contents], request: Request, progress: Progress) -> list[Published]:

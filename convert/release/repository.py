@@ -36,7 +36,8 @@ class Repository:
     places: tuple[Place, ...]
     files: Mapping[str, Artifact]
     usage: tuple[Usage, ...] = ()
-    notices: tuple[str, ...] = field(default=())  # licences carried along, among the files
+    notices: tuple[str, ...] = ()  # licences carried along, among the files
+    texts: Mapping[str, str] = field(default_factory=dict)  # written beside them
 
     @property
     def size(self) -> int:

@@ -185,7 +185,9 @@ def test_rows_that_are_held_out_are_none_that_were_read(tmp_path: Path) -> None:
     text.write_text(" ".join(f"word {number} of a text" for number in range(400)), encoding="utf-8")
     for asked in (Description(samples=6, length=24), Description(str(text), samples=6, length=24)):
         rows = make_rows(folder, asked)
-        unread = held_out(folder, asked, rows, 5)
+        found = held_out(folder, asked, rows, 5)
+        unread = found.rows
+        assert bool(found.own) == bool(asked.text)
         assert len(unread) == 5
         assert not {tuple(row) for row in unread} & {tuple(row["input_ids"][0].tolist()) for row in rows}
 

@@ -146,3 +146,16 @@ def test_parts_cover_a_file(tmp_path: Path) -> None:
         found = hash_file(path, Silent())
         assert len(found.parts) == -(-size // found.part_bytes)
     assert part_bytes(45_000_000_000) == 64 << 20
+
+
+def test_a_rebuild_gives_the_same_bytes(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = released.parent
+    monkeypatch.setattr("convert.formats.gguf.tokenizer_proof.prove_tokenizer", lambda *_: None)
+    words = ["verify", str(released), "--rebuild", str(place / "r.yaml"), "--scratch", str(place / "scratch")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert f"{released}: 5 files made again, 5 of them equal" in done.output
+    (place / "Tiny-VL/LICENSE").write_text("You may not.")
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 3
+    assert "error: LICENSE: is not what the recipe makes now, first in bytes 0 to 65,535" in done.output

@@ -65,6 +65,13 @@ class Size(click.ParamType):
 @click.option("--memory", type=Size(), help="Memory of all steps at a time; most of what is free when left out.")
 @click.option("--disk", type=Size(), help="Disk of what is being made at a time; all that is free when left out.")
 @click.option("--retries", type=click.IntRange(0), metavar="N", help="Tries more after a failure that may pass; 3.")
+@click.option(
+    "--engine",
+    metavar="local|ray|auto|ray://HOST:PORT",
+    default="local",
+    show_default=True,
+    help="Where models are converted: here; in Ray started here; in this machine's cluster; in one elsewhere.",
+)
 @json_option
 @quiet_option
 @verbose_option
@@ -87,7 +94,7 @@ def command(
     keep, only = how["keep"] or request.keep, str(how["only"] or "")
     made = prepare(request, out, skip_bad=bool(how["skip_bad"]), only=only, keep=keep)  # type: ignore[arg-type]
     most, failures = how["max_models"], how["stop_after"]
-    made = replace(made, max_models=most, stop_after=failures)  # type: ignore[arg-type]
+    made = replace(made, max_models=most, stop_after=failures, engine=_engine(str(how["engine"])))  # type: ignore[arg-type]
     if how["dry_run"]:
         from convert.cli.batch_plan import show_plans
 
@@ -95,6 +102,12 @@ def command(
     from convert.cli.batch_view import carry_out
 
     return carry_out(made, as_json=bool(how["as_json"]), quiet=bool(how["quiet"]), verbose=bool(how["verbose"]))
+
+
+def _engine(word: str) -> str:
+    if word not in ("local", "ray", "auto") and not word.startswith("ray://"):
+        raise click.BadParameter(f"{word!r}, wanted local, ray, auto or ray://HOST:PORT", param_hint="--engine")
+    return word
 
 
 def _limits(request: Request, how: dict[str, object]) -> Limits:

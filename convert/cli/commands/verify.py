@@ -30,6 +30,13 @@ EPILOG = (
     type=click.Path(path_type=Path),
     help="Certificates of whom it has to be signed by, up to the root's; repeatable.",
 )
+@click.option(
+    "--rebuild",
+    metavar="RECIPE",
+    type=click.Path(path_type=Path),
+    help="Run this recipe again from the source, validation left out, and compare bytes.",
+)
+@click.option("--scratch", metavar="FOLDER", type=click.Path(path_type=Path), help="Where that is made, and stays.")
 @click.option("--identity", metavar="NAME", help="Who has to have signed it at sigstore; with --issuer.")
 @click.option("--issuer", metavar="URL", help="Who vouches for that identity.")
 @json_option
@@ -40,6 +47,8 @@ def command(
     where: Path,
     key: Path | None,
     chain: tuple[Path, ...],
+    rebuild: Path | None,
+    scratch: Path | None,
     identity: str | None,
     issuer: str | None,
     as_json: bool,
@@ -65,10 +74,38 @@ def command(
                 found.append(verify(folder, progress, trusted))
             if not as_json:
                 _show(found[-1], quiet)
+    if rebuild is not None:
+        found = _rebuilt(found, rebuild, scratch, quiet or as_json)
     code = CHANGED if any(one.findings for one in found) else 0
     if as_json:
         say_json({"event": "finished", "exit_code": code, "repositories": [_json(one) for one in found]})
     return code
+
+
+def _rebuilt(found: list[Verified], recipe: Path, scratch: Path | None, quiet: bool) -> list[Verified]:
+    """What was verified, with what the recipe makes otherwise now."""
+    import tempfile
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    from convert.cli.console import event_printer
+    from convert.recipe import load_recipe
+    from convert.release.rebuild import differences, rebuild
+    from convert.release.verify import line
+
+    with ExitStack() as stack:
+        folder = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convert-rebuild-")))
+        on_event = stack.enter_context(event_printer(as_json=False, quiet=quiet, verbose=False))
+        repositories = rebuild(load_recipe(recipe), folder, on_event)
+        results = []
+        for one in found:
+            compared, differing = differences(one.folder, repositories)
+            for finding in differing:
+                click.echo(f"error: {line(finding)}", err=True)
+            if not quiet:
+                click.echo(f"{one.folder}: {compared} files made again, {compared - len(differing)} of them equal")
+            results.append(replace(one, findings=(*one.findings, *differing)))
+    return results
 
 
 def _show(found: Verified, quiet: bool) -> None:

@@ -27,7 +27,9 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
         if not is_later_shard(path.name):
             later = (path.with_name(name) for name in shard_names(path.name)[1:])
             shards = tuple(files[shard] for shard in later if shard in files)
-            yield Output(stage, weights, shards, projector, named_by_file=True, projector_apart=True)
+            start = path.name.removesuffix(".gguf").partition("-0000")[0]
+            fit = next((a for a in bundle.of(Role.FIT) if a.path.name == f"{start}.fit.json"), None)
+            yield Output(stage, weights, shards, projector, named_by_file=True, projector_apart=True, fit=fit)
 
 
 def supports(checkpoint: Checkpoint) -> Support:

@@ -15,23 +15,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from convert.errors import PlanError, Problem
+from convert.errors import ConvertError, PlanError, Problem
+from convert.estimate.fit import room_for_weights
+from convert.estimate.setting import Setting
 from convert.formats.gguf.conversion import Conversion
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo, padded
 from convert.formats.gguf.fit_costs import WEIGHTED, Costs, types_for
 from convert.formats.gguf.fit_options import Fit
+from convert.formats.gguf.memory import planned_file
 from convert.formats.gguf.split import split_plans
 from convert.formats.gguf.tensors import StreamedTensor
 from convert.gguf_field import Field
 from quantize.blocks import TYPES
 from quantize.budget import Best, Cost, TooSmall, best, totalled
 from quantize.mixes import MIXES, Tensor, file_type_of, is_free, role_of
+from validate.kv_cache import CacheTypes
 
 BASE = "Q4_K_M"  # whose plan tells what no choice is about
 FILE_TYPE, BUDGET, PREDICTED = "general.file_type", "convert.fit.bytes", "convert.fit.predicted_kl"
 TEMPERS = (1.0, 0.8, 1.25)
 """Powers of the costs that candidate mixes are chosen by: below 1 a few large costs count for less, above for more.
 Sums of costs to second order are least sure of the largest."""
+LARGEST_ELSEWHERE = TYPES["Q8_0"].bits_per_value
 HOLDERS = 3  # tensors that a message names
 
 
@@ -71,10 +76,16 @@ class Open:
         """Of all tensors."""
         return sum(prod(info.shape) for info in self.base.infos)
 
-    def bits(self, budget: int) -> float:
-        """A weight's, over all tensors of a file that is so large; what pads tensors counts here."""
+    def largest(self, target: Target) -> tuple[int, float]:
+        """Bytes of the largest file that a target allows, and its bits a weight; what pads tensors counts here."""
+        free = target.room + sum(self.size_of(name, "Q8_0") for name in target.elsewhere & self.kinds.keys())
         kept = sum(info.nbytes for info in self.base.infos if info.name not in self.kinds)
-        return 8 * (budget - self.around + kept) / self.values
+        return self.around + free, 8 * (free + kept) / self.values
+
+    @property
+    def metadata(self) -> int:
+        """Bytes before the first tensor."""
+        return self.around - sum(padded(i.nbytes) for i in self.base.infos if i.name not in self.kinds)
 
     def size_of(self, name: str, kind: str) -> int:
         """What a tensor takes in a type, with what pads it."""
@@ -165,72 +176,108 @@ def _kept(kinds: Mapping[str, Sequence[str]], keep: Mapping[str, str], base: Fil
 ROLES = ("output", "token_embd", "attn_v", "attn_k", "attn_output", "ffn_down")
 
 
-def budget_of(one: Fit, opened: Open) -> int:
-    """The bytes that the file may take. Raises PlanError where the smallest is larger."""
+@dataclass(frozen=True)
+class Target:
+    """What a file may take: `asked` bytes of a disk or a memory, of which `room` is for the free tensors.
+
+    Those `elsewhere` lie in another memory and take nothing of it: the embedding, where the rest goes to a GPU.
+    """
+
+    asked: int
+    room: int
+    elsewhere: frozenset[str] = frozenset()
+    of_file: bool = True  # else of a memory
+
+
+def target_of(one: Fit, opened: Open) -> Target:
+    """What a fit comes to for these tensors. Raises PlanError where the smallest is larger."""
+    target = _on_gpu(one, one.gpu, opened) if one.gpu is not None else _on_disk(_file_bytes(one, opened), opened)
+    smallest = sum(opened.size_of(n, kinds[0]) for n, kinds in opened.kinds.items() if n not in target.elsewhere)
+    if target.room < smallest:
+        raise PlanError(_too_small(one, target, smallest, opened))
+    return target
+
+
+def _on_disk(budget: int, opened: Open) -> Target:
+    return Target(budget, budget - opened.around)
+
+
+def _file_bytes(one: Fit, opened: Open) -> int:
     if one.file is not None:
-        budget = one.file
-    elif one.bits is not None:
-        kept = [info for info in opened.base.infos if info.name not in opened.kinds]
-        held, unpadded = sum(padded(i.nbytes) for i in kept), sum(i.nbytes for i in kept)
-        budget = opened.around - held + unpadded + int(one.bits * opened.values / 8)
-    elif one.like is not None:
-        budget = sum(plan.size for plan in opened.shards(opened.presets[one.like]))
-    else:
-        raise PlanError(Problem("fit", "gpu: is not known here yet", "file, bits or like"))
-    smallest = opened.around + sum(opened.size_of(name, kinds[0]) for name, kinds in opened.kinds.items())
-    if budget < smallest:
-        raise PlanError(_too_small(one, budget, smallest, opened))
-    return budget
+        return one.file
+    if one.like is not None:
+        return sum(plan.size for plan in opened.shards(opened.presets[one.like]))
+    kept = [info for info in opened.base.infos if info.name not in opened.kinds]
+    padding = sum(padded(i.nbytes) - i.nbytes for i in kept)
+    return opened.around - sum(i.nbytes for i in kept) - padding + int((one.bits or 0) * opened.values / 8)
 
 
-def _too_small(one: Fit, budget: int, smallest: int, opened: Open) -> Problem:
-    """What the smallest file is, and who holds its bytes."""
+def _on_gpu(one: Fit, memory: int, opened: Open) -> Target:
+    """What cache, buffers and projector leave of a GPU's memory (convert/estimate)."""
+    groups = opened.conversion.groups
+    if one.images and len(groups) < 2:
+        raise PlanError(Problem("fit", "images, and no projector is made", "a model with vision", "leave out images"))
+    setting = Setting(one.context, CacheTypes.parse(one.kv), images=one.images > 0)
+    projector = planned_file(*groups[1].plans) if one.images else None
+    try:
+        left = room_for_weights(planned_file(opened.base), setting, memory, projector=projector)
+    except ConvertError as error:
+        raise PlanError(*(Problem("fit", f"{one}: {problem}") for problem in error.problems)) from None
+    kept = [i for i in opened.base.infos if i.name not in opened.kinds and i.name not in left.elsewhere]
+    return Target(memory, left.nbytes - sum(info.nbytes for info in kept), left.elsewhere, of_file=False)
+
+
+def _too_small(one: Fit, target: Target, smallest: int, opened: Open) -> Problem:
+    """What the smallest is, and who holds its bytes."""
     held = {i.name: i.nbytes for i in opened.base.infos if i.name not in opened.kinds}
     held |= {name: opened.size_of(name, kinds[0]) for name, kinds in opened.kinds.items()}
-    most = sorted(held, key=lambda name: -held[name])[:HOLDERS]
-    metadata = opened.around - sum(padded(i.nbytes) for i in opened.base.infos if i.name not in opened.kinds)
+    most = sorted(held.keys() - target.elsewhere, key=lambda name: (-held[name], name))[:HOLDERS]
     names = ", ".join(f"{name} {held[name]:,}" for name in most)
-    got = f"{one} is {budget:,} bytes, and the smallest file there is takes {smallest:,}"
-    wanted = f"at least that; most of it: {names}, metadata {metadata:,}"
-    return Problem("fit", got, wanted, "ask for more, or let go of `keep:` rules")
+    least = target.asked - target.room + smallest
+    got = f"{one} is {target.asked:,} bytes, and the smallest there is takes {least:,}"
+    beside = f"metadata {opened.metadata:,}" if target.of_file else "the rest is cache and buffers"
+    return Problem("fit", got, f"at least that; most of it: {names}, {beside}", "ask for more, or keep less")
 
 
-def mixtures(opened: Open, costs: Costs, budget: int, *, several: bool) -> list[Mixture]:
+def mixtures(opened: Open, costs: Costs, target: Target, *, several: bool) -> list[Mixture]:
     """The mix of least predicted cost; with `several` those near it that a proof decides between."""
-    room = budget - opened.around
-    tables = {temper: _table(opened, costs, temper) for temper in TEMPERS[: None if several else 1]}
+    tables = {temper: _table(opened, costs, target, temper) for temper in TEMPERS[: None if several else 1]}
     found: dict[tuple[str, ...], Mixture] = {}
     for temper, table in tables.items():
-        chosen = _fitting(opened, table, room, budget)
+        chosen = _fitting(opened, table, target)
         true = totalled(tables[1.0], chosen.choices)
         why = "chosen for the size" + ("" if temper == 1 else f", by costs to the power of {temper}")
         found.setdefault(tuple(chosen.choices.values()), Mixture(chosen.choices, why, true.loss, true.bytes))
-    if several and (preset := _best_preset(opened, tables[1.0], room)):
+    if several and (preset := _best_preset(opened, tables[1.0], target.room)):
         found.setdefault(tuple(preset.types.values()), preset)
     return list(found.values())
 
 
-def _table(opened: Open, costs: Costs, temper: float) -> dict[str, dict[str, Cost]]:
-    return {
-        name: {
-            kind: Cost(opened.size_of(name, kind), cost**temper)
-            for kind, cost in costs[name].items()
-            if cost < float("inf")
+def _table(opened: Open, costs: Costs, target: Target, temper: float) -> dict[str, dict[str, Cost]]:
+    """What each choice takes of the room and costs. Who takes nothing of it is no larger than 8 bits are."""
+    table: dict[str, dict[str, Cost]] = {}
+    for name, kinds in opened.kinds.items():
+        free = name in target.elsewhere
+        there = {kind: cost for kind, cost in costs[name].items() if kind in kinds and cost < float("inf")}
+        small = {
+            kind: cost for kind, cost in there.items() if TYPES[kind].bits_per_value <= TYPES["Q8_0"].bits_per_value
         }
-        for name in opened.kinds
-    }
+        there = small if free and small else there
+        table[name] = {k: Cost(0 if free else opened.size_of(name, k), cost**temper) for k, cost in there.items()}
+    return table
 
 
-def _fitting(opened: Open, table: Mapping[str, Mapping[str, Cost]], room: int, budget: int) -> Best:
-    """The best whose files, all shards together, take no more than the budget."""
+def _fitting(opened: Open, table: Mapping[str, Mapping[str, Cost]], target: Target) -> Best:
+    """The best whose files, all shards together, take no more than what is asked for."""
+    room = target.room
     while True:
         try:
             chosen = best(table, room)
         except TooSmall as error:
-            got = f"{budget:,} bytes, and in shards the smallest takes {budget - room + error.smallest:,}"
+            got = f"{target.asked:,} bytes, and in shards the smallest takes {target.asked - room + error.smallest:,}"
             raise PlanError(Problem("fit", got, "", "ask for more, or for larger shards")) from None
-        plan = opened.plan(Mixture(chosen.choices, "", chosen.loss, chosen.bytes), budget)
-        over = sum(shard.size for shard in opened.shards(plan)) - budget
+        plan = opened.plan(Mixture(chosen.choices, "", chosen.loss, chosen.bytes), target.asked)
+        over = sum(shard.size for shard in opened.shards(plan)) - target.asked if target.of_file else 0
         if over <= 0:
             return chosen
         room -= over

@@ -26,14 +26,14 @@ from convert.model import sensitivity
 from convert.model.sensitivity import Candidate, Matrix, Weighing
 from convert.progress import Progress
 from quantize.blocks import TYPES
-from quantize.encoders import ENCODERS
+from quantize.encoders import ENCODERS, NEED_IMPORTANCE
 from quantize.floats import to_float32
 
 FORM = 1  # raise it when the same tensor and type would cost something else
 Costs = dict[str, dict[str, float]]
 
 OF_OTHER_MODELS = ("TQ1_0", "TQ2_0", "MXFP4", "NVFP4")  # made for weights that were trained in them; few runtimes have
-WEIGHTED = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")  # garbage without importance weights
+WEIGHTED = NEED_IMPORTANCE | {"IQ1_S", "IQ1_M", "IQ2_S", "IQ3_XXS"}  # garbage without importance weights
 ROUNDED_IN_256 = 256  # inputs of types with super-blocks; all other block types round 32 together (ggml-cpu.c)
 
 

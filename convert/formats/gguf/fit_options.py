@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Set
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from convert.estimate.amounts import bytes_of, tokens_of
 from convert.options import Options
 from convert.suggest import suggest
 from quantize.encoders import ENCODERS
 from quantize.mixes import MIXES
 
-UNITS = {
-    "": 1,
-    "B": 1,
-    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)},
-    **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)},
-}
-SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 TARGETS = ("file", "bits", "like", "gpu")
 EXAMPLE = "{file: 4.2GB}, {bits: 4.25}, {like: Q4_K_M} or {gpu: 8GB, context: 16384}"
 
@@ -28,11 +21,19 @@ def size_in_bytes(value: object) -> int:
     """The bytes that `4.2GB`, `4 GiB` or a bare number is. Raises ValueError for anything else."""
     if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value) and value > 0:
         return int(value)
-    match = SIZE.fullmatch(str(value)) if isinstance(value, str) else None
-    unit = match and UNITS.get(match[2].upper())
-    if match is None or unit is None or float(match[1]) <= 0:
-        raise ValueError(f"{value!r} is no size, wanted bytes, or a number with KB, MB, GB or KiB, MiB, GiB")
-    return int(float(match[1]) * unit)
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no size, wanted bytes, or a number with a unit as in 4.2GB or 3.9GiB")
+    return bytes_of(value)
+
+
+def _tokens(value: object) -> object:
+    return tokens_of(value) if isinstance(value, str) else value
+
+
+def _cache(value: object) -> str:
+    from validate.kv_cache import CacheTypes
+
+    return str(CacheTypes.parse(str(value)))
 
 
 def block_type(word: object) -> str:
@@ -51,7 +52,7 @@ def _file_type(word: object) -> str:
 Size = Annotated[
     int,
     BeforeValidator(size_in_bytes),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": SIZE.pattern}]}),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}),
 ]
 FitType = Annotated[str, BeforeValidator(block_type), WithJsonSchema({"enum": list(ENCODERS), "type": "string"})]
 LikeType = Annotated[str, BeforeValidator(_file_type), WithJsonSchema({"enum": list(MIXES), "type": "string"})]
@@ -64,8 +65,10 @@ class Fit(Options):
     bits: float | None = Field(None, gt=1, le=16, description="bits a weight, over all tensors of the file")
     like: LikeType | None = Field(None, description="no larger than a file of this type: Q4_K_M")
     gpu: Size | None = Field(None, description="memory that model, cache, buffers and projector fit into: 8GB")
-    context: int = Field(4096, ge=1, description="with gpu: tokens of context")
-    kv: str = Field("f16", description="with gpu: type of the key-value cache")
+    context: Annotated[int, BeforeValidator(_tokens)] = Field(4096, ge=1, description="with gpu: tokens, or 16k")
+    kv: Annotated[str, BeforeValidator(_cache)] = Field(
+        "f16", description="with gpu: type of the cache, q8_0 or q8_0/q4_0"
+    )
     images: int = Field(0, ge=0, description="with gpu: images in the context, for which the projector is loaded too")
 
     @model_validator(mode="after")

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from convert import architectures
 from convert.bundle import Artifact, Bundle, Role
+from convert.errors import StageError
 from convert.files import write_text
 from convert.formats.gguf import fit_costs
 from convert.formats.gguf.file_plan import FilePlan
-from convert.formats.gguf.fit import Mixture, Open, budget_of, mixtures
+from convert.formats.gguf.fit import Mixture, Open, Target, mixtures, target_of
 from convert.formats.gguf.fit_costs import CostMemory, Costs, Kept
 from convert.formats.gguf.fit_options import Fit
 from convert.formats.gguf.fit_proof import Judge, Proved
@@ -37,6 +38,7 @@ def write_fits(opened: Open, fits: Sequence[Fit], source: Bundle, work: Work) ->
         progress.warn(f"fit: costs are guessed, by {known.words}; {remedy}")
     memory = CostMemory(work.kept, source, _digest(known.imatrix))
     costs = fit_costs.costs(known, opened.free_tensors, opened.kinds, Kept(memory, progress))
+    _check_numbers(costs)
     judge: Judge | None = Judge(source, known.held_out, known.imatrix, work.kept / "reference")
     if judge and (lack := judge.lacks() if work.prove else "prove: false"):
         (progress.warn if work.prove else progress.note)(f"fit: candidates are not compared: {lack}")
@@ -73,6 +75,13 @@ def _known(source: Bundle, opened: Open) -> Known:
     return Known(family, family.text(config), fisher, opened.conversion.imatrix)
 
 
+def _check_numbers(costs: Costs) -> None:
+    """Raise StageError for a tensor that no type can hold."""
+    for name, kinds in costs.items():
+        if not any(cost < float("inf") for cost in kinds.values()):
+            raise StageError(f"tensor {name}", "has values that are not finite", "numbers", "the checkpoint is damaged")
+
+
 def _digest(imatrix: Imatrix | None) -> str:
     """Of the matrix that is used: by what it holds, wherever it lies."""
     found = hashlib.sha256()
@@ -92,9 +101,9 @@ class _Fitting:
 
     def write(self, work: Work, judge: Judge | None, taken: set[str]) -> tuple[tuple[Artifact, ...], Artifact]:
         """The best of the candidates under its name, the others gone; and the report of it."""
-        budget = budget_of(self.fit, self.opened)
-        candidates = mixtures(self.opened, self.costs, budget, several=judge is not None)
-        written = self._written(work, candidates, budget)
+        target = target_of(self.fit, self.opened)
+        candidates = mixtures(self.opened, self.costs, target, several=judge is not None)
+        written = self._written(work, candidates, target)
         proved: Sequence[Proved | None] = [None] * len(written)
         if judge is not None:
             proved = judge.prove([one.files[0].path for one in written], work.out, work.progress)
@@ -103,15 +112,15 @@ class _Fitting:
         for file in (file for one in tried if one is not best for file in one.files):
             file.path.unlink()
         made = _named(best, taken)
-        for line in self._lines(tried, sum(file.size for file in made), best.plan.name, budget):
+        for line in self._lines(tried, sum(file.size for file in made), made[0].path.name, target):
             work.progress.note(line)
-        words = self._report(best, tried, budget)
-        name = made[0].path.name.removesuffix(".gguf") + ".fit.json"
+        words = self._report(best, tried, target)
+        name = made[0].path.name.removesuffix(".gguf").partition("-0000")[0] + ".fit.json"
         return made, write_text(work.out / name, json.dumps(words, indent=1) + "\n", KIND)
 
-    def _written(self, work: Work, candidates: Sequence[Mixture], budget: int) -> list[_Candidate]:
+    def _written(self, work: Work, candidates: Sequence[Mixture], target: Target) -> list[_Candidate]:
         """Every candidate's files, from one pass over the weights; their names are not yet what they will be."""
-        plans = [self.opened.plan(candidate, budget) for candidate in candidates]
+        plans = [self.opened.plan(candidate, target.asked) for candidate in candidates]
         volumes = [self.opened.shards(replace(p, name=f"{CANDIDATE}{n}.gguf")) for n, p in enumerate(plans)]
         group = replace(self.opened.conversion.text, volumes=tuple(volumes))
         work.progress.start(f"writing {plans[0].name}", group.source_bytes)
@@ -122,14 +131,15 @@ class _Fitting:
             if volume[0].name in made  # else a type cannot hold a value, which is said
         ]
 
-    def _lines(self, tried: Sequence[_Candidate], size: int, name: str, budget: int) -> Iterator[str]:
+    def _lines(self, tried: Sequence[_Candidate], size: int, name: str, target: Target) -> Iterator[str]:
         unit = "KL" if self.known.fisher is not None else "cost"
         for one in tried:
             real = f", KL {one.proved.kl:.5f} of {one.proved.tokens} tokens" if one.proved else ""
             yield f"fit {self.fit}: {one.mixture.why}: predicted {unit} {one.mixture.predicted:.5f}{real}"
-        yield f"fit {self.fit}: {name}: {size:,} bytes, {size / budget:.2%} of {budget:,}"
+        used = f", {size / target.asked:.2%} of {target.asked:,}" if target.of_file else ""
+        yield f"fit {self.fit}: {name}: {size:,} bytes{used}"
 
-    def _report(self, best: _Candidate, tried: Sequence[_Candidate], budget: int) -> Mapping[str, object]:
+    def _report(self, best: _Candidate, tried: Sequence[_Candidate], target: Target) -> Mapping[str, object]:
         costs = {name: self.costs[name][kind] for name, kind in best.mixture.types.items()}
         total = sum(costs.values()) or 1.0
         matrices = [
@@ -146,7 +156,7 @@ class _Fitting:
         ]
         return {
             "asked": str(self.fit),
-            "budget": budget,
+            "budget": target.asked,
             "bytes": sum(file.size for file in best.files),
             "by": self.known.words,
             **best.words,

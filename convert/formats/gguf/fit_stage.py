@@ -9,7 +9,7 @@ from pathlib import Path
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, PlanError, Problem
 from convert.formats.gguf.conversion import Conversion
-from convert.formats.gguf.fit import BASE, Open, budget_of, open_types, presets
+from convert.formats.gguf.fit import BASE, Open, Target, open_types, presets, target_of
 from convert.formats.gguf.fit_costs import check_decoder
 from convert.formats.gguf.fit_options import Fit
 from convert.formats.gguf.fit_run import Work, write_fits
@@ -49,7 +49,7 @@ class Wanted:
         found: list[Problem | str] = []
         for one in self.fits:
             try:
-                budget_of(one, opened)
+                target_of(one, opened)
             except ConvertError as error:
                 found += error.problems
         return [p if isinstance(p, Problem) else Problem("fit", p) for p in found]
@@ -57,19 +57,19 @@ class Wanted:
     def forecast(self, conversion: Conversion, source: Bundle) -> tuple[Artifact, ...]:
         """The files at their largest, which they come near to; the bits in a name may be a hundredth less."""
         opened = self.open(conversion, source)
-        return tuple(self._forecast(opened, budget_of(one, opened)) for one in self.fits)
+        return tuple(self._forecast(opened, target_of(one, opened)) for one in self.fits)
 
     @staticmethod
-    def _forecast(opened: Open, budget: int) -> Artifact:
-        label = f"{opened.bits(budget):.2f}bpw"
-        return Artifact(f"gguf/{label}", Path(f"{opened.start}-{label}.gguf"), budget)
+    def _forecast(opened: Open, target: Target) -> Artifact:
+        size, bits = opened.largest(target)
+        return Artifact(f"gguf/{bits:.2f}bpw", Path(f"{opened.start}-{bits:.2f}bpw.gguf"), size)
 
     def explain(self, conversion: Conversion, source: Bundle) -> Iterator[str]:
         """What will be sought."""
         opened = self.open(conversion, source)
         for one in self.fits:
-            budget = budget_of(one, opened)
-            yield f"fit {one}: at most {budget:,} bytes, {opened.bits(budget):.2f} bits a weight"
+            size, bits = opened.largest(target_of(one, opened))
+            yield f"fit {one}: at most {size:,} bytes, {bits:.2f} bits a weight"
         kinds = sorted({kind for of_one in opened.kinds.values() for kind in of_one})
         yield f"  {len(opened.kinds)} tensors of {len(opened.base.infos)}, each in one of {', '.join(kinds)}"
 

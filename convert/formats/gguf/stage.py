@@ -15,19 +15,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import install_command
 from convert.errors import ConvertError, Problem
 from convert.formats.gguf.fit_options import Fit, check_words, fits_of
+from convert.formats.gguf.imatrix_option import Calibration, ImatrixOption
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
-from convert.formats.gguf.imatrix_stage import ImatrixOptions
 from convert.formats.gguf.imatrix_stage import file_name as matrix_name
 from convert.model.memory_needs import cores_for
 from convert.model.statistics import has_grams
 from convert.needs import MB, Needs
-from convert.options import Options, RecipePath
+from convert.options import Options
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
 from convert.suggest import suggest
@@ -87,55 +87,8 @@ def _size(text: str | None) -> str | None:
     return text
 
 
-class Calibration(Options):
-    """An importance matrix made on the way."""
-
-    calibrate: RecipePath | None = Field(
-        None, description="UTF-8 text that the model reads while its activations are measured; a mix of our own if none"
-    )
-    chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text, from its start")
-    window: int = Field(512, ge=16, le=32768, description="tokens a window")
-    parse_special: bool = Field(
-        default=False,
-        description="read special tokens that the text spells out (<|im_start|>) as special tokens",
-    )
-
-    @property
-    def asked(self) -> ImatrixOptions:
-        """The options of the stage that makes such a matrix."""
-        return ImatrixOptions(
-            text=self.calibrate, chunks=self.chunks, window=self.window, parse_special=self.parse_special, threads=None
-        )
-
-
-def _imatrix_kind(value: object) -> object:
-    """One message where a union's members would each have theirs."""
-    if isinstance(value, Mapping):
-        known = Calibration.model_fields
-        if value.keys() - known:
-            raise ValueError(f"{dict(value)} is not a calibration, wanted the keys {', '.join(known)}")
-    elif not (value is None or value is False or isinstance(value, str | Path | Calibration)):
-        raise ValueError(
-            f"{value!r} is not an imatrix, wanted false, a file, or {{calibrate: text.txt, chunks: 128, window: 512}}"
-        )
-    return value
-
-
-def _which_imatrix(value: object) -> str:
-    return "calibration" if isinstance(value, Mapping | Calibration) else "none" if not value else "file"
-
-
 TextType = Annotated[str, *_one_of(tuple(MIXES))]
 BlockType = Annotated[str, *_one_of(tuple(ENCODERS))]
-ImatrixOption = Annotated[
-    Annotated[
-        Annotated[Literal[False] | None, Tag("none")]
-        | Annotated[RecipePath, Tag("file")]
-        | Annotated[Calibration, Tag("calibration")],
-        Discriminator(_which_imatrix),
-    ],
-    BeforeValidator(_imatrix_kind),
-]
 ProjectorType = Annotated[
     str | bool | None,
     BeforeValidator(_type_or_none),
