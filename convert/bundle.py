@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -12,6 +13,7 @@ from convert.json_types import JsonDict, JsonObject
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
+NOWHERE = Path(os.devnull)  # the folder of a file whose name alone is known: nothing can be in it
 
 
 class Role(StrEnum):
@@ -29,7 +31,12 @@ class Role(StrEnum):
     ADAPTER = "adapter"  # what llama.cpp adds to a model while it runs
     IMATRIX = "imatrix"  # how much each column of a matrix matters, by the tensors of its GGUF file
     STATISTICS = "statistics"  # what goes into a checkpoint's matrices: a file a layer
+    GRADIENTS = "gradients"  # what errors in a checkpoint's matrices cost, to choose types by
+    FIT = "fit"  # how the types of a file were chosen for its size: what a report shows of it
     REPORT = "report"
+
+
+MEASURED = (Role.IMATRIX, Role.STATISTICS, Role.GRADIENTS, Role.FIT)  # of a model: no part of it
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,11 @@ class Manifest:
     bundle: Bundle
 
     def to_json(self, folder: Path) -> str:
-        """JSON text; files inside `folder` are written relative to it, others absolute."""
+        """JSON text; files inside `folder` are written relative to it, of others the name alone.
+
+        Where others lie is this machine's affair and no part of what was made: who reads the manifest finds them among
+        the files at hand, by name and content.
+        """
         model = self.bundle.model
         return (
             json.dumps(
@@ -163,7 +174,8 @@ class Manifest:
                 raise TypeError("ingredients, what the key was made from, are not an object")
             roles: dict[Role, tuple[Artifact, ...]] = {}
             for entry in raw["artifacts"]:
-                artifact = Artifact(entry["kind"], folder / entry["path"], entry["size"], entry["sha256"])
+                home = NOWHERE if entry.get("outside") else folder
+                artifact = Artifact(entry["kind"], home / entry["path"], entry["size"], entry["sha256"])
                 role = Role(entry["role"])
                 roles[role] = (*roles.get(role, ()), artifact)
             bundle = Bundle(Model(**raw["model"]), roles)
@@ -174,5 +186,6 @@ class Manifest:
 
 def _artifact_json(role: Role, artifact: Artifact, folder: Path) -> JsonDict:
     inside = artifact.path.is_relative_to(folder)
-    path = artifact.path.relative_to(folder) if inside else artifact.path
-    return {"role": role, "kind": artifact.kind, "path": str(path), "size": artifact.size, "sha256": artifact.sha256}
+    path = artifact.path.relative_to(folder).as_posix() if inside else artifact.path.name
+    words = {"role": role, "kind": artifact.kind, "path": path, "size": artifact.size, "sha256": artifact.sha256}
+    return words if inside else {**words, "outside": True}

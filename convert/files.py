@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -95,6 +96,46 @@ def replace_text(path: Path, text: str) -> None:
     write_text(partial, text)
     partial.replace(path)
     fsync_folder(path.parent)
+
+
+def portable(word: str) -> str:
+    """A path, or an option with one (`--out=/tmp/x`), that tells nobody how this machine's folders are called.
+
+    Relative to the current folder where it lies below that, else its last part. Words that are no absolute path stay.
+    """
+    head, mark, tail = word.partition("=")
+    if mark and head.startswith("-"):
+        return f"{head}={portable(tail)}"
+    path = Path(word)
+    if not path.is_absolute():
+        return word
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.name
+
+
+def beside(folder: Path, suffix: str) -> Path:
+    """The folder's neighbour with a longer name: `.partial` while it is built, `.old` while it is replaced."""
+    return folder.with_name(folder.name + suffix)
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Give a finished folder its final name; at no moment does that name hold a part."""
+    for folder, _, _ in os.walk(partial):
+        fsync_folder(Path(folder))
+    old = beside(final, ".old")
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    fsync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(final: Path) -> None:
+    """Clear what a killed run left: a half-built folder goes, a folder caught in the middle of its rename returns."""
+    shutil.rmtree(beside(final, ".partial"), ignore_errors=True)
+    old = beside(final, ".old")
+    if old.exists() and not final.exists():
+        old.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -65,9 +65,14 @@ def plain(value: object) -> Any:
 
 
 def label(path: Path, paths: Iterable[Path]) -> str:
-    """The file's name, with its folder where two files have the same name."""
-    same = [p for p in paths if p.name == path.name]
-    return path.name if len(same) == 1 else str(path)
+    """The file's name; where several files have it, their paths below the folder that holds them all.
+
+    Never an absolute path: a key is the same wherever the files lie, and a manifest tells nobody where that is.
+    """
+    same = {os.path.normpath(p.absolute()) for p in paths if p.name == path.name}
+    if len(same) < 2:  # one file may be named twice, in two ways
+        return path.name
+    return Path(os.path.relpath(path.absolute(), os.path.commonpath(same))).as_posix()
 
 
 def version(distribution: str) -> str:

@@ -8,15 +8,13 @@ out/<recipe>/<stage>.old/       the folder that a rename is just replacing; gone
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from convert.bundle import MANIFEST_NAME, Artifact, Bundle, Manifest, Role
 from convert.errors import StageError
-from convert.files import fsync_folder, replace_text, write_text
+from convert.files import beside, replace_folder, replace_text, write_text
 from convert.hashes import HashMemory
 from convert.json_types import JsonObject
 from convert.progress import Progress, Silent
@@ -27,7 +25,7 @@ REPORT_NAMES = ("report.json", "report.md", "report.html")
 
 def partial_folder(step: Step) -> Path:
     """Where the step's files are made."""
-    return _beside(step.out, ".partial")
+    return beside(step.out, ".partial")
 
 
 def publish(planned: Plan, step: Step, inputs: Mapping[str, Bundle], made: Bundle, progress: Progress) -> Bundle:
@@ -42,21 +40,12 @@ def publish(planned: Plan, step: Step, inputs: Mapping[str, Bundle], made: Bundl
     _check_unchanged(step, inputs, bundle, memory)
     manifest = Manifest(step.name, step.spec.use, step.key, step.key_inputs, planned.recipe.sha256, bundle)
     write_text(partial / MANIFEST_NAME, manifest.to_json(partial))
-    _rename(partial, step.out)
+    replace_folder(partial, step.out)
     memory.follow(linked)  # the folder that was replaced may have held links too
     bundle = bundle.moved(partial, step.out)
     memory.learn(a for _, a in bundle.artifacts() if a.path.is_relative_to(step.out))
     memory.save()
     return bundle
-
-
-def recover(final: Path) -> None:
-    """Clear what a killed run left: a half-built folder goes, a folder caught in the middle of its rename returns."""
-    shutil.rmtree(_beside(final, ".partial"), ignore_errors=True)
-    old = _beside(final, ".old")
-    if old.exists() and not final.exists():
-        old.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def retract_report(folder: Path) -> None:
@@ -108,19 +97,3 @@ def _check_unchanged(step: Step, inputs: Mapping[str, Bundle], made: Bundle, mem
     if changed:
         got = f"changed while stage '{step.name}' was reading it"
         raise StageError(str(changed[0]), got, "", "let nothing write to the model, then run again")
-
-
-def _rename(partial: Path, final: Path) -> None:
-    """Give a finished folder its final name; at no moment does that name hold a part."""
-    for folder, _, _ in os.walk(partial):
-        fsync_folder(Path(folder))
-    old = _beside(final, ".old")
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    fsync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(folder: Path, suffix: str) -> Path:
-    return folder.with_name(folder.name + suffix)

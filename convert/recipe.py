@@ -1,8 +1,9 @@
 """recipe.yaml -> Recipe; every problem of the file at once, each with its line. Exports the JSON Schema.
 
-A recipe is a mapping with `name`, `model`, `stages` and `validate`. `model` holds the options of the stage `source`,
-`validate` those of the stage `validate`, and every entry of `stages` says `use:` (which stage), `from:` (whose output
-it takes; `source` when left out) and that stage's options. This module knows none of their words: it asks each stage.
+A recipe is a mapping with `name`, `model`, `stages`, `validate` and `release`. `model` holds the options of the stage
+`source`, `validate` those of the stage `validate`, `release` those of `convert release`, and every entry of `stages`
+says `use:` (which stage), `from:` (whose output it takes; `source` when left out) and that stage's options. This module
+knows none of their words: it asks each stage.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from convert import registry
 from convert.errors import Problem, RecipeError, raise_all
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from convert.options import Options
+    from convert.release_options import ReleaseOptions
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_NODES = 10_000  # aliases can make a small file expand without end
-WORDS = ("name", "model", "stages", "validate")
+RELEASE = "release"
+WORDS = ("name", "model", "stages", "validate", RELEASE)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED = (SOURCE, VALIDATE, "logs", "report.json", "report.md")  # what the pipeline itself puts beside the stages
 
@@ -59,6 +62,7 @@ class Recipe:
     sha256: str
     stages: Mapping[str, StageSpec]
     lines: Mapping[Place, int]
+    release: ReleaseOptions | None = None  # None where the recipe does not say
 
     def where(self, *place: str | int) -> str:
         """`file:line` of a place in the YAML, such as ("stages", "q4", "types")."""
@@ -80,9 +84,19 @@ def load_recipe(path: str | Path) -> Recipe:
     return recipe
 
 
-def recipe_of(words: JsonObject, path: Path) -> Recipe:
-    """The recipe that plain words make, as if they stood in a file at `path`. Raises RecipeError."""
-    reader = _Reader(path, {})
+def read_words(path: Path) -> tuple[object, Mapping[Place, int]]:
+    """What a YAML file says, as plain data, and the line of every place in it. Raises RecipeError."""
+    return _parse(_read(path), path)
+
+
+def where_in(path: Path, lines: Mapping[Place, int], place: Place) -> str:
+    """`file:line` of a place, or of the nearest around it that has a line."""
+    return _where(path, lines, place)
+
+
+def recipe_of(words: JsonObject, path: Path, lines: Mapping[Place, int] | None = None) -> Recipe:
+    """The recipe that plain words make, as if they stood in a file at `path`, at `lines`. Raises RecipeError."""
+    reader = _Reader(path, lines or {})
     text = json.dumps(words, sort_keys=True, default=str)
     recipe = reader.recipe(dict(words), hashlib.sha256(text.encode()).hexdigest())
     raise_all(reader.problems, RecipeError)
@@ -102,7 +116,7 @@ def json_schema() -> JsonDict:
     definitions: JsonDict = {}
 
     def options_schema(stage: str) -> JsonDict:
-        schema: JsonDict = registry.load(stage).Options.model_json_schema(ref_template=f"#/$defs/{stage}.{{model}}")
+        schema: JsonDict = _kind(stage).model_json_schema(ref_template=f"#/$defs/{stage}.{{model}}")
         definitions.update({f"{stage}.{name}": inner for name, inner in schema.pop("$defs", {}).items()})
         return schema
 
@@ -138,6 +152,7 @@ def json_schema() -> JsonDict:
                 "additionalProperties": {"oneOf": [entry(s) for s in registry.names() if s not in (SOURCE, VALIDATE)]},
             },
             "validate": {"anyOf": [options_schema(VALIDATE), {"type": "null"}]},
+            RELEASE: {"anyOf": [options_schema(RELEASE), {"type": "null"}]},
         },
         "$defs": definitions,
     }
@@ -171,7 +186,12 @@ class _Reader:
         if "validate" in raw:
             options = self.options(VALIDATE, ("validate",), {} if raw["validate"] is None else raw["validate"])
             specs[VALIDATE] = StageSpec(VALIDATE, tuple(specs), options)
-        return Recipe(str(name), self.path, sha256, self.ordered(specs), self.lines)
+        release = self.release(raw) if RELEASE in raw else None
+        return Recipe(str(name), self.path, sha256, self.ordered(specs), self.lines, release)
+
+    def release(self, raw: JsonObject) -> ReleaseOptions:
+        options = self.options(RELEASE, (RELEASE,), {} if raw[RELEASE] is None else raw[RELEASE])
+        return cast("ReleaseOptions", options)
 
     def mapping(self, place: Place, value: object) -> JsonDict:
         if isinstance(value, dict):
@@ -207,7 +227,7 @@ class _Reader:
         """The stage's options object; what it refuses becomes problems at the refused word's line."""
         from pydantic import ValidationError
 
-        kind: type[Options] = registry.load(stage).Options
+        kind = _kind(stage)
         if not isinstance(raw, dict):
             self.mapping(place, raw)
             return kind.model_construct()
@@ -273,7 +293,7 @@ def _words(stage: str, inside: tuple[int | str, ...]) -> list[str]:
 
     from convert.options import words_of
 
-    model: type[BaseModel] = registry.load(stage).Options
+    model: type[BaseModel] = _kind(stage)
     for part in inside:
         words = words_of(model)
         if not isinstance(part, str) or part not in words:
@@ -281,7 +301,17 @@ def _words(stage: str, inside: tuple[int | str, ...]) -> list[str]:
         annotation = words[part].annotation
         nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
         model = next((a for a in nested if issubclass(a, BaseModel)), model)
-    return [*words_of(model), *(() if inside or stage in (SOURCE, VALIDATE) else ("use", "from"))]
+    return [*words_of(model), *(() if inside or stage in (SOURCE, VALIDATE, RELEASE) else ("use", "from"))]
+
+
+def _kind(word: str) -> type[Options]:
+    """What a section's options are: of a stage, or of what becomes of all outputs."""
+    if word == RELEASE:
+        from convert.release_options import ReleaseOptions  # pydantic: as stages' own, when it is asked for
+
+        return ReleaseOptions
+    kind: type[Options] = registry.load(word).Options
+    return kind
 
 
 def _where(path: Path, lines: Mapping[Place, int], place: Place) -> str:

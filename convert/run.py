@@ -23,12 +23,12 @@ from convert.errors import ConvertError, PlanError, Problem, RemoteError, StageE
 from convert.events import Event, OnEvent, StepProgress
 from convert.execute import Task
 from convert.executors.base import Executor, Future
-from convert.files import STATE_FOLDER
+from convert.files import STATE_FOLDER, recover_folder
 from convert.formats.base import SOURCE
 from convert.json_types import JsonDict, JsonObject
 from convert.lock import hold
 from convert.plan import plan
-from convert.publish import partial_folder, publish, publish_report, recover, retract_report
+from convert.publish import partial_folder, publish, publish_report, retract_report
 from convert.registry import VALIDATE
 from convert.steps import Plan, Step
 
@@ -84,7 +84,7 @@ def run(
         raise PlanError(Problem(str(folder), f"cannot be made: {error.strerror}", "", "name another --out")) from error
     with hold(folder):
         for step in planned.steps:
-            recover(step.out)
+            recover_folder(step.out)
         # What lies on disk may have changed between planning and holding the lock: the other run may have built it.
         planned = _replanned(planned, on_event)
         on_event(Event("plan", "", {"steps": [step.to_json() for step in planned.steps]}))

@@ -132,7 +132,7 @@ def test_the_schema_knows_every_stage(fakes: Any) -> None:
     (entry,) = schema["properties"]["stages"]["additionalProperties"]["oneOf"]
     assert entry["properties"]["use"] == {"const": "upper", "description": "The text in capitals."}
     assert set(entry["properties"]) == {"use", "from", "suffix", "times", "extra"}
-    assert set(schema["properties"]) == {"name", "model", "stages", "validate"}
+    assert set(schema["properties"]) == {"name", "model", "stages", "validate", "release"}
 
 
 def test_the_schema_allows_what_a_recipe_may_say() -> None:

@@ -17,6 +17,7 @@ from convert.bundle import Bundle, Manifest, Role
 from convert.errors import BusyError, ConvertError, PlanError, StageError
 from convert.events import Event
 from convert.hashes import HashMemory
+from convert.plan import plan_verified
 from tests import fake_stages
 
 RECIPE = """\
@@ -75,6 +76,63 @@ def test_the_manifest_names_every_file_with_its_hash(place: Path) -> None:
     source = Manifest.read(place / "out/demo/source")
     assert list(source.key_inputs["files"]) == ["model.txt"]
     assert source.bundle.of(Role.WEIGHTS)[0].sha256 == source.key_inputs["files"]["model.txt"]
+
+
+def test_a_manifest_says_nothing_of_this_machines_folders(place: Path) -> None:
+    go(place)
+    texts = [path.read_text() for path in (place / "out/demo").glob("*/manifest.json")]
+    assert len(texts) == 4
+    assert not [text for text in texts if str(place) in text]
+    (elsewhere,) = Manifest.read(place / "out/demo/source").bundle.of(Role.WEIGHTS)
+    assert (elsewhere.path.name, elsewhere.path.is_file()) == ("model.txt", False)
+
+
+def test_the_model_may_be_moved_and_nothing_is_made_again(place: Path) -> None:
+    go(place)
+    (place / "there").mkdir()
+    (place / "model.txt").rename(place / "there/model.txt")
+    assert go(place, RECIPE.replace("model.txt", "there/model.txt")).ran == ()
+
+
+def rot(path: Path, place: int) -> None:
+    """Change a bit as a bad disk does, under the same size and times (but for ctime, which nobody can set)."""
+    status = path.stat()
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1
+    path.write_bytes(raw)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def forget_ctime(place: Path) -> None:
+    """Let the memory of hashes hold the stamps of this moment."""
+    memory = place / "out/demo/.convert/hashes.json"
+    known = json.loads(memory.read_text())
+    for path, entry in known.items():
+        status = Path(path).stat()
+        entry[0] = [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+    memory.write_text(json.dumps(known))
+
+
+def test_a_rotten_bit_in_a_sampled_place_is_noticed(place: Path) -> None:
+    go(place)
+    rot(place / "out/demo/one/upper.txt", 0)
+    forget_ctime(place)
+    assert reasons(place)["one"] == "upper.txt was changed after it was written"
+    assert "one" in go(place).ran
+    assert (place / "out/demo/one/upper.txt").read_text() == "HELLO?"
+
+
+def test_verify_finds_a_rotten_bit_anywhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convert.hashes.SAMPLE_BYTES", 1)
+    monkeypatch.setattr("convert.hashes.SAMPLES", 2)
+    go(place)
+    rot(place / "out/demo/one/upper.txt", 2)
+    forget_ctime(place)
+    assert reasons(place)["one"] == "up to date"
+    planned = plan_verified(load_recipe(place / "r.yaml"), place / "out")
+    assert planned.steps[1].reason == "upper.txt was changed after it was written"
+    assert run(planned).ran == ("one",)
+    assert (place / "out/demo/one/upper.txt").read_text() == "HELLO?"
 
 
 def test_a_changed_option_runs_what_depends_on_it(place: Path) -> None:

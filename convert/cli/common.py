@@ -104,18 +104,20 @@ def carry_out(
     jobs: int | None = 1,
     executor: str = "local",
     junit: Path | None = None,
+    verify: bool = False,
 ) -> int:
     """Plan and run, shown as it goes on; the exit code."""
     from convert.cli.console import event_printer
     from convert.events import StepProgress
-    from convert.plan import plan, plan_again
+    from convert.plan import plan, plan_again, plan_verified
     from convert.run import run
 
     _check_junit(recipe, junit)
     with event_printer(as_json=as_json, quiet=quiet, verbose=verbose) as on_event:
         with StepProgress("plan", on_event) as progress:
             if builds:
-                planned = plan(recipe, out, force=force, progress=progress)
+                make = plan_verified if verify else plan
+                planned = make(recipe, out, force=force, progress=progress)
             else:
                 planned = plan_again(recipe, out, progress=progress)
         result = run(planned, on_event, jobs=jobs, executor=executor)

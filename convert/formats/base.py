@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convert.source.checkpoint import Checkpoint
 
 SOURCE = "source"
+COMPANIONS = (*(Role.CONFIG, Role.TOKENIZER, Role.CHAT_TEMPLATE, Role.PREPROCESSOR, Role.GENERATION, Role.SENTENCES),)
 EVERYTHING = "*"
 
 
@@ -53,6 +54,7 @@ class Output:
     widened: bool = False  # runtimes on a CPU hold its 16-bit weights as float32
     shares_checkpoint: bool = False  # reads the checkpoint's own files, a vision tower in them
     text_only: str = ""  # why nobody asks for images of it
+    fit: Artifact | None = None  # how its types were chosen for its size
 
     @property
     def files(self) -> tuple[Artifact, ...]:
@@ -136,11 +138,32 @@ class RecipeEntry:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """How a release is run on one runtime, for its card: what the runtime is called, and the commands.
+
+    `{repository}` stands for the repository's id, `{name}` for its name, `{file}` for the file to take first and
+    `{projector}` for the file of its projector; lines that name a projector are left out where there is none.
+    """
+
+    title: str
+    text: str
+    language: str = "sh"
+    hub: bool = False  # makes sense for a repository on the hub alone
+
+
+@dataclass(frozen=True)
 class Release:
-    """The repository that an output is published as: its name behind the model's, and path in it -> file here."""
+    """The repository that an output is published as: its name behind the model's, and path in it -> file here.
+
+    Outputs with the same suffix share one. What travels with them in the bundle lies at the repository's top: all that
+    is in one of these `roles`.
+    """
 
     suffix: str
     files: Mapping[str, Path] = field(default_factory=dict)
+    roles: tuple[Role, ...] = COMPANIONS
+    library: str = ""  # who reads it, as the hub calls libraries: gguf, transformers, transformers.js
+    usage: tuple[Usage, ...] = ()
 
 
 @dataclass(frozen=True)

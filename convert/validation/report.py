@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from convert import registry
 from convert.bundle import Artifact, Bundle, Role
 from convert.distribution import version
 from convert.errors import ConvertError
-from convert.files import write_text
+from convert.files import portable, write_text
 from convert.formats.base import Output
 from convert.progress import Progress
 from convert.source import quantized
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from validate.report import Output as Entry
     from validate.report import Report
     from validate.report.schema import FileEntry, FormatEntry, ProvenanceEntry, ReferenceEntry, TextEntry
+    from validate.report.schema_fit import FitEntry
     from validate.texts import Windows
 
 FORMS = {"report.json": "json", "report.md": "markdown", "report.html": "html"}
@@ -75,7 +77,19 @@ def _report_row(
         row.label,
         tuple(_file(out, file) for file in row.files),
     )
-    return output(subject, _counted(measurement, row, source), limits)
+    entry = output(subject, _counted(measurement, row, source), limits)
+    if fit := _fit(row):
+        entry["fit"] = fit
+    return entry
+
+
+def _fit(row: Output) -> FitEntry | None:
+    """How the row's types were chosen, as its stage wrote it down."""
+    if row.fit is None or row.not_built:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return cast("FitEntry", json.loads(row.fit.path.read_bytes()))
+    return None
 
 
 def reference_entry(out: Path, source: Bundle, vocabulary: int, cached: Cached) -> ReferenceEntry:
@@ -124,7 +138,9 @@ def report(
         "schema_version": SCHEMA_VERSION,
         "recipe": out.parent.name,
         "reference": compared_with,
-        "texts": [cast("TextEntry", asdict(entry)) for entry in windows.entries],
+        "texts": [
+            cast("TextEntry", asdict(replace(entry, source=portable(entry.source)))) for entry in windows.entries
+        ],
         "window": max(map(len, windows.tokens)),
         "formats": formats(outputs),
         "outputs": list(outputs),
@@ -155,7 +171,7 @@ def provenance(progress: Progress, packages: Sequence[str]) -> ProvenanceEntry:
     """What has to be known to measure the same again."""
     from validate import provenance
 
-    command = ["convert", *sys.argv[1:]]  # however it was started
+    command = ["convert", *map(portable, sys.argv[1:])]  # however it was started
     return {
         "convert": version(),
         "recipe_sha256": progress.recipe_sha256,

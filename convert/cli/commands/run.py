@@ -28,6 +28,7 @@ from convert.cli.junit import junit_option
 @force_option
 @jobs_option
 @executor_option
+@click.option("--verify", is_flag=True, help="Read every file again: what a disk has changed is made anew.")
 @junit_option
 @json_option
 @quiet_option
@@ -39,6 +40,7 @@ def command(
     force: tuple[str, ...],
     jobs: int | None,
     executor: str,
+    verify: bool,
     junit: Path | None,
     as_json: bool,
     quiet: bool,
@@ -53,4 +55,6 @@ def command(
         said = f"there is no executor '{executor}'; {suggest(executor, executors())}"
         raise click.BadParameter(said, param_hint="--executor")
     words = {"as_json": as_json, "quiet": quiet, "verbose": verbose}
-    return carry_out(load_recipe(recipe), out, force=force, jobs=jobs, executor=executor, junit=junit, **words)
+    return carry_out(
+        load_recipe(recipe), out, force=force, jobs=jobs, executor=executor, junit=junit, verify=verify, **words
+    )

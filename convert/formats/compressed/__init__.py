@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
-from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Sample, Support, parts_of
+from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Release, Sample, Support, parts_of
 from validate.marks import Mark
 
 if TYPE_CHECKING:
@@ -88,6 +89,19 @@ def _weight_files(output: Output) -> list[Path]:
     return [file.path for file in (output.weights, *output.parts) if file.path.suffix == ".safetensors"]
 
 
+def release(output: Output, folder: Path) -> Release:
+    """The folder as it lies there, which loaders take whole; it is called by its method and its bits: Model-AWQ."""
+    from convert.formats.compressed.usage import USAGE
+
+    del folder
+    home = output.weights.path.parent
+    files = {file.path.relative_to(home).as_posix(): file.path for file in output.files}
+    weights = output.weights
+    named = re.search(r"-FP8-\w+\Z", home.name)  # of two kinds, which the type of the artifact does not tell
+    suffix = {"awq": "-AWQ", "gptq": f"-GPTQ-{weights.type}"}.get(weights.format) or (named[0] if named else "")
+    return Release(suffix or f"-{weights.type or weights.format}", files, library="transformers", usage=USAGE)
+
+
 CALIBRATION = "calibration: {text: train.txt, samples: 128, length: 512} # not what it is tested on"
 RECIPE = (
     RecipeEntry("fp8", "fp8", "For newer GPUs: weights and activations in 8-bit floats. Needs no calibration."),
@@ -140,5 +154,6 @@ FORMAT = Format(
     hyperparameters=hyperparameters,
     rank=20,
     recipe=RECIPE,
+    release=release,
     wanted="the folder of a checkpoint in safetensors, GPTQ, AWQ or compressed-tensors",
 )

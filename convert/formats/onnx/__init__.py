@@ -18,6 +18,7 @@ from convert.formats.base import (
     Kind,
     Output,
     RecipeEntry,
+    Release,
     Sample,
     Support,
     parts_of,
@@ -109,6 +110,21 @@ def hyperparameters(output: Output, folder: Path) -> Iterator[Hyperparameter]:
     return stated(output.weights.path.parent, folder)
 
 
+def release(output: Output, folder: Path) -> Release:
+    """Graphs in `onnx/`, where transformers.js looks for them; onnxruntime-genai wants its own beside the tokenizer."""
+    from convert.formats.onnx import usage
+
+    del folder
+    names = {file.path.name: file.path for file in output.files}
+    if output.weights.format == FORMAT.name:
+        files = {f"onnx/{name}": path for name, path in names.items()}
+        return Release("-ONNX", files, library="transformers.js", usage=usage.PORTABLE)
+    config = output.weights.path.with_name("genai_config.json")
+    names |= {config.name: config} if config.is_file() else {}
+    suffix = f"-ONNX-genai-{output.weights.type}"
+    return Release(suffix, names, library="onnxruntime-genai", usage=usage.FOLDER)
+
+
 RECIPE = (
     RecipeEntry(
         "onnx",
@@ -138,5 +154,6 @@ FORMAT = Format(
     hyperparameters=hyperparameters,
     rank=30,
     recipe=RECIPE,
+    release=release,
     wanted="an ONNX graph, the folder of ONNX graphs or of onnxruntime-genai",
 )

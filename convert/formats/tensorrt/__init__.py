@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError
-from convert.formats.base import Asked, Format, Found, Kind, Output, RecipeEntry, Sample, Support, parts_of
+from convert.formats.base import (
+    Asked,
+    Format,
+    Found,
+    Kind,
+    Output,
+    RecipeEntry,
+    Release,
+    Sample,
+    Support,
+    parts_of,
+    plain_release,
+)
 from validate.marks import Mark
 
 if TYPE_CHECKING:
@@ -68,6 +81,18 @@ def previews(sample: Sample) -> Iterator[Asked]:
     yield Asked("tensorrt", takes="onnx", slow=True)
 
 
+def release(output: Output, folder: Path) -> Release:
+    """Engines run on the GPUs and the version that they were built for alone: the repository's name says both."""
+    from convert.formats.tensorrt.usage import USAGE
+
+    said = json.loads((output.weights.path.with_name("engine.json")).read_text(encoding="utf-8"))
+    devices = [f"sm{word.replace('.', '')}" for word in said["compute_capabilities"]]
+    flavour = "TensorRT-RTX" if "RTX" in said["flavour"] else "TensorRT"
+    version = ".".join(str(said["version"]).split(".")[:2])
+    suffix = "-".join(["", flavour, version, *devices, said["precision"]])
+    return Release(suffix, plain_release(output, folder, "").files, library="tensorrt", usage=USAGE)
+
+
 RECIPE = (
     RecipeEntry(
         "tensorrt",
@@ -91,4 +116,5 @@ FORMAT = Format(
     previews=previews,
     rank=40,
     recipe=RECIPE,
+    release=release,
 )
