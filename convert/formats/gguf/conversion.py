@@ -205,6 +205,7 @@ class _About:
         vocabulary: Sequence[Field],
     ) -> Group:
         asked = replace(self.settings.asked, imatrix=self.settings.weighted)
+        start = self.start if self.settings.name or not self.settings.refine else f"{self.start}-refined"
         volumes = []
         for kind in dict.fromkeys(self.settings.types):
             mix = MIXES[kind]
@@ -217,7 +218,7 @@ class _About:
                 *vocabulary,
             )
             fields = (self._general(tensors, "model") + list(spec.fields), after)
-            plan = _plan(f"{self.start}-{kind}.gguf", mix, spec, fields, infos)
+            plan = _plan(f"{start}-{kind}.gguf", mix, spec, fields, infos)
             split = self.settings.split
             volumes.append((plan,) if split is None else split_plans(plan, split))
         return Group(tuple(volumes), tuple(tensors), imatrix.weights if imatrix else None)

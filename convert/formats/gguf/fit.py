@@ -138,15 +138,19 @@ def presets(*, weighted: bool) -> list[str]:
     return [mix.name for mix in found if weighted or not wants_importance(mix)]
 
 
-def open_types(conversion: Conversion, types: Sequence[str], keep: Mapping[str, str], start: str) -> Open:
-    """What is to be chosen of a conversion that was planned in these `types`. Raises PlanError for rules that fail."""
+def open_types(
+    conversion: Conversion, types: Sequence[str], keep: Mapping[str, str], start: str, *, gradients: bool
+) -> Open:
+    """What is to be chosen of a conversion that was planned in these `types`; `gradients` weigh every tensor's columns.
+
+    Raises PlanError for rules that fail.
+    """
     plans = {kind: volume[0] for kind, volume in zip(types, conversion.text.volumes, strict=True)}
-    base, weighted = plans[BASE], conversion.imatrix is not None
+    base, entries = plans[BASE], conversion.imatrix.entries if conversion.imatrix else {}
     kinds: dict[str, Sequence[str]] = {}
     for tensor in conversion.text.tensors:
         if is_free(MIXES[BASE], Tensor(tensor.name, tensor.shape)) and not (tensor.output.type or tensor.output.packed):
-            known = weighted and tensor.name in (conversion.imatrix.entries if conversion.imatrix else ())
-            kinds[tensor.name] = types_for(tensor, weighted=known)
+            kinds[tensor.name] = types_for(tensor, weighted=gradients or tensor.name in entries)
     return Open(conversion, base, plans, _kept(kinds, keep, base), start)
 
 
@@ -260,9 +264,7 @@ def _table(opened: Open, costs: Costs, target: Target, temper: float) -> dict[st
     for name, kinds in opened.kinds.items():
         free = name in target.elsewhere
         there = {kind: cost for kind, cost in costs[name].items() if kind in kinds and cost < float("inf")}
-        small = {
-            kind: cost for kind, cost in there.items() if TYPES[kind].bits_per_value <= TYPES["Q8_0"].bits_per_value
-        }
+        small = {kind: cost for kind, cost in there.items() if TYPES[kind].bits_per_value <= LARGEST_ELSEWHERE}
         there = small if free and small else there
         table[name] = {k: Cost(0 if free else opened.size_of(name, k), cost**temper) for k, cost in there.items()}
     return table

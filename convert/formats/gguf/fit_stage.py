@@ -41,7 +41,8 @@ class Wanted:
             remedy = "convert the checkpoint it was made from, or name `types:`"
             raise PlanError(Problem("fit", "the source is a GGUF file, which nothing can be measured on", "", remedy))
         types = [volume[0].kind.partition("/")[2] for volume in conversion.text.volumes]
-        opened = open_types(conversion, types, self.keep, self.name or source.model.name)
+        start, gradients = self.name or source.model.name, bool(source.of(Role.GRADIENTS))
+        opened = open_types(conversion, types, self.keep, start, gradients=gradients)
         return replace(opened, split=self.split)
 
     def check(self, conversion: Conversion, source: Bundle) -> list[Problem]:
