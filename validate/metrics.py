@@ -142,6 +142,8 @@ PROJECTOR_LIMITS: Mapping[str, Mapping[str, float]] = {
 # W and A are the bits of weights and activations of compressed-tensors; rounded to nearest, SmolLM2-135M has 0.04 in
 # FP8 and W8A8, 0.004 in W8A16 of rows, 0.3 / 70 % in NVFP4A16, 0.54 / 62 % in NVFP4, 0.63 in MXFP4A16, 1.5 / 39 % in
 # MXFP4, 0.54 / 63 % in W4A16 of 64. Inputs are rounded token by token: read one at a time, they are the same.
+# 8BIT to 2BIT are MLX's, in groups of 64: rounded to nearest, SmolLM2-135M has 0.0035 / 96 % in 8 bits, 0.56 / 58 % in
+# 4, 2.1 / 25 % in 3 and 1.1 / 44 % in MXFP4; a mixed recipe falls under its fewer bits.
 # FP32, FP16, INT8, INT4 are graphs, which compute in that type: activations too are rounded to it, in INT8 by one scale
 # for all the tokens read at once, so that reading them one at a time gives other logits.
 # `decode_kl` is for a cache that is not read, of which prefill shows nothing: fara-nano in INT4 then has 1.2, else 0.
@@ -160,6 +162,16 @@ DEFAULT_LIMITS: Mapping[str, Mapping[str, float]] = {
     "MXFP4A16": {"kl_mean": 1.3, "top1": 0.5},
     "MXFP4_MOE": {"kl_mean": 1.3, "top1": 0.5},  # weights alone, as MXFP4A16
     "MXFP4": {"kl_mean": 3.0, "top1": 0.3, "decode_kl": 0.05},
+    "MXFP8": {"kl_mean": 0.1, "top1": 0.82},
+    "8BIT": {"kl_mean": 0.012, "top1": 0.92},
+    "6BIT": {"kl_mean": 0.09, "top1": 0.85},
+    "5BIT": {"kl_mean": 0.3, "top1": 0.7},
+    "4BIT": {"kl_mean": 1.1, "top1": 0.5},
+    "MIXED_4": {"kl_mean": 1.1, "top1": 0.5},
+    "3BIT": {"kl_mean": 4.0, "top1": 0.2},
+    "MIXED_3": {"kl_mean": 4.0, "top1": 0.2},
+    "2BIT": {"kl_mean": 12.0, "top1": 0.0},
+    "MIXED_2": {"kl_mean": 12.0, "top1": 0.0},
     "F16": {"kl_mean": 0.0002, "top1": 0.985},
     "BF16": {"kl_mean": 0.004, "top1": 0.97, "decode_kl": 0.05},
     "Q8_0": {"kl_mean": 0.012, "top1": 0.92},

@@ -76,13 +76,17 @@ class Grams:
     _layer: tuple[str, Mapping[str, Inputs]] = ("", {})
     _last: tuple[object, gptq.Inputs | None] = (None, None)
 
+    def layer(self, piece: Piece) -> str:
+        """The layer whose statistics say what goes into the piece's columns; empty where none does."""
+        parameter = self.targets.get(piece.source, "") if piece.view.keeps_columns else ""
+        return next((name for name in self.statistics.files if parameter.startswith(f"{name}.")), "")
+
     def inputs(self, piece: Piece, expert: int, columns: int) -> gptq.Inputs | None:
         """What GPTQ has to know; None where nothing was kept of a matrix, or nothing went into it."""
         from quantize import gptq
 
-        parameter = self.targets.get(piece.source, "")
-        layer = next((name for name in self.statistics.files if parameter.startswith(f"{name}.")), "")
-        if not layer or not piece.view.keeps_columns:
+        parameter, layer = self.targets.get(piece.source, ""), self.layer(piece)
+        if not layer:
             return None
         if self._layer[0] != layer:
             self._layer, self._last = (layer, self.statistics.load(layer).found), (None, None)
@@ -128,9 +132,8 @@ class Search:
     counts: dict[str, int] = field(default_factory=dict)  # how many matrices were made how
 
     def rows(self, slab: Slab) -> int | None:
-        """All of a slab where GPTQ may have it: its scales are searched for once."""
-        del slab
-        return None if self.grams is not None else 0
+        """All of a slab that GPTQ may have: its columns are taken one after the other; of another as many as fit."""
+        return None if self.grams is not None and self.grams.layer(slab.piece) else 0
 
     def encode(self, slab: Slab, values: np.ndarray, layout: Layout, dtype: str) -> Encoded:
         """The best that is known."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
+from convert import architectures
 from convert.errors import InputError
 from convert.formats.mlx.models import MODELS
 from convert.formats.mlx.rules import Model, Piece, Placed, placed
@@ -266,7 +267,11 @@ class Folder:
         return dict(sorted(made.items()))
 
     def check(self) -> None:
-        """Raise InputError for a model that is not declared, and for what cannot be quantized so."""
+        """Raise ConvertError for a model that is not declared, and for what cannot be quantized so."""
+        family = architectures.find(self.checkpoint.config)
+        if (gives := family.given_by(self.checkpoint.config)) != architectures.TEXT:
+            got = f"{family.title} gives {gives}, and mlx-lm runs models that write text"
+            raise InputError("mlx", got, "a decoder of text", "the gguf stage knows this family")
         for pattern, _ in self.scheme.overrides:
             if not any(re.search(pattern, tensor.module) for tensor in self.tensors):
                 shown = ", ".join(tensor.module for tensor in self.tensors[:3])

@@ -174,7 +174,7 @@ MODELS: Mapping[str, Model] = {
 
 FAMILIES = frozenset(
     {
-        *("bailingmoe", "bailingmoe2", "cohere", "cohere2", "deepseek", "deepseek2", "deepseek32", "dots1"),
+        *("bailingmoe", "bailingmoe2", "cohere", "cohere2", "deci", "deepseek", "deepseek2", "deepseek32", "dots1"),
         *("ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "gemma", "gemma2", "gemma3", "gemma3_vision"),
         *("glm", "glm4", "glm4_moe", "gpt2", "granite", "hunyuan_v1_dense", "internlm2", "internlm3"),
         *("jamba", "laguna", "lfm2", "lfm2_moe", "llama", "llava", "mamba", "mellum", "minicpm"),
