@@ -6,7 +6,7 @@ token, as greedy answers need many of, takes a fifth to a twelfth of the time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from validate.memory import free_bytes
 
@@ -37,8 +37,13 @@ def keep_decoded(model: nn.Module) -> bool:
     return True
 
 
-def _values(module: Any) -> int:
-    return int(module.in_features) * int(module.out_features)
+class _Linear(Protocol):
+    in_features: int
+    out_features: int
+
+
+def _values(module: _Linear) -> int:
+    return module.in_features * module.out_features
 
 
 def _decode_awq_once() -> None:
@@ -56,7 +61,7 @@ class _Once:
         self._decode = decode
         self._kept = WeakTensorKeyDictionary()  # packed matrix -> the floats in it
 
-    def __call__(self, *, qweight: Tensor, **others: Any) -> Tensor:
+    def __call__(self, *, qweight: Tensor, **others: object) -> Tensor:
         found: Tensor | None = self._kept.get(qweight)
         if found is None:
             found = self._kept[qweight] = self._decode(qweight=qweight, **others)
