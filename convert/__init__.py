@@ -4,6 +4,7 @@ from convert import load_recipe, plan, run
 result = run(plan(load_recipe("recipes/demo.yaml"), out="out"))
 """
 
+from convert.batch import batch
 from convert.errors import ConvertError, PlanError, Problem, RecipeError
 from convert.plan import plan
 from convert.recipe import Recipe, load_recipe
@@ -19,6 +20,7 @@ __all__ = [
     "RecipeError",
     "Result",
     "Step",
+    "batch",
     "load_recipe",
     "plan",
     "run",

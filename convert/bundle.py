@@ -31,7 +31,12 @@ class Role(StrEnum):
     ADAPTER = "adapter"  # what llama.cpp adds to a model while it runs
     IMATRIX = "imatrix"  # how much each column of a matrix matters, by the tensors of its GGUF file
     STATISTICS = "statistics"  # what goes into a checkpoint's matrices: a file a layer
+    GRADIENTS = "gradients"  # what errors in a checkpoint's matrices cost, to choose types by
+    FIT = "fit"  # how the types of a file were chosen for its size: what a report shows of it
     REPORT = "report"
+
+
+MEASURED = (Role.IMATRIX, Role.STATISTICS, Role.GRADIENTS, Role.FIT)  # of a model: no part of it
 
 
 @dataclass(frozen=True)

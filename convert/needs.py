@@ -20,6 +20,14 @@ class Needs:
 
 
 @dataclass(frozen=True)
+class Room:
+    """What a plan may count with. None: what is free at the moment; who runs several models at a time shares it out."""
+
+    memory_bytes: int | None = None  # for one step
+    disk_bytes: int | None = None  # for all that a run writes
+
+
+@dataclass(frozen=True)
 class Machine:
     """What may be used of a machine."""
 

@@ -21,35 +21,40 @@ from convert.formats.base import SOURCE
 from convert.hashes import HashMemory
 from convert.json_types import JsonDict, JsonObject
 from convert.keys import difference, label, plain, sha256, version
-from convert.needs import Needs
+from convert.needs import Needs, Room
 from convert.progress import Progress, Silent
 from convert.recipe import Recipe, StageSpec
 from convert.registry import VALIDATE, AnyStage
 from convert.stage import Inputs, missing_packages
 from convert.steps import Plan, Step, existing_folder
 from convert.suggest import suggest
+from convert.table import size
 from convert.validation.overlap import overlaps
 from validate import memory
 
 DISK_MARGIN_BYTES = 64 << 20
 
 
-def plan(
+def plan(  # noqa: PLR0913 - all but the first two by name
     recipe: Recipe,
     out: str | Path = "out",
     *,
     force: Collection[str] = (),
     progress: Progress | None = None,
     earlier: Plan | None = None,
+    room: Room | None = None,
 ) -> Plan:
     """The plan of `recipe` with its outputs under `out`/<recipe name>; `force` names stages to run in any case.
 
     Reads headers and hashes files; writes nothing but the memory of those hashes. What is wrong is in the plan's
     `problems`, all of it, and never raised. `earlier` is a plan of the same recipe: what still
-    holds of it is not looked at again.
+    holds of it is not looked at again. `room` is what there will be of memory and disk, where that is not what is free
+    now; that of `earlier` counts on.
     """
     folder = Path(out).absolute() / recipe.name
-    return _Planner(recipe, folder, frozenset(force), progress or Silent(), earlier).planned()
+    planner = _Planner(recipe, folder, frozenset(force), progress or Silent(), earlier)
+    planner.room = room or planner.room
+    return planner.planned()
 
 
 def plan_verified(
@@ -87,6 +92,7 @@ class _Planner:
         self.overlaps: list[str] = []
         self.needs_download = False
         self.builds = earlier.builds if earlier else True
+        self.room = earlier.room if earlier else Room()
         for name in sorted(force - set(recipe.stages)):
             remedy = suggest(name, recipe.stages)
             self.problems.append(Problem("--force", f"the recipe has no stage '{name}'", "", remedy))
@@ -115,6 +121,7 @@ class _Planner:
             self.force,
             self.builds,
             tuple(self.overlaps),
+            self.room,
         )
 
     def add(self, name: str) -> None:
@@ -163,15 +170,21 @@ class _Planner:
             forecast = replace(forecast, not_built=reason)
         needs = _stage(spec).needs(spec.options, inputs, forecast)
         work = _stage(spec).work(spec.options, inputs, forecast)
-        if problems := self._room(name, needs):
+        if problems := self._check_memory(name, needs):
             self.problems += problems
         return Step(name, spec, out, key, key_inputs, False, reason, forecast, needs, work)
 
-    def _room(self, name: str, needs: Needs) -> list[Problem]:
+    def _check_memory(self, name: str, needs: Needs) -> list[Problem]:
         """That the step cannot fit into this machine's memory, said before anything has run."""
-        free = memory.free_bytes()
+        free = memory.free_bytes() if self.room.memory_bytes is None else self.room.memory_bytes
         if not self.builds or free is None or needs.memory_bytes <= free:
             return []
+        if self.room.memory_bytes is not None:
+            got = f"stage '{name}' takes about {size(needs.memory_bytes)} of memory"
+            wanted = f"at most the {size(free)} that all steps together may take"
+            return [
+                Problem(self.recipe.where_stage(name), got, wanted, "give them more, or run it where there is more")
+            ]
         got = f"stage '{name}' takes about {needs.memory_bytes / 1e9:.1f} GB of memory"
         total = memory.total_bytes() or free
         wanted = f"at most the {free / 1e9:.1f} GB that are free"
@@ -291,8 +304,8 @@ class _Planner:
             remedy = "change its permissions or name another --out"
             self.problems.append(Problem(str(there), "cannot be written to", "", remedy))
         made = self.plan()
-        scratch = max((step.needs.scratch_bytes for step in made.steps if not step.up_to_date), default=0)
-        need, free = made.write_bytes + scratch, made.free_bytes
+        need = made.write_bytes + made.scratch_bytes
+        free = made.free_bytes if self.room.disk_bytes is None else self.room.disk_bytes
         if need and need + DISK_MARGIN_BYTES > free:
             self.problems.append(
                 Problem(

@@ -84,9 +84,19 @@ def load_recipe(path: str | Path) -> Recipe:
     return recipe
 
 
-def recipe_of(words: JsonObject, path: Path) -> Recipe:
-    """The recipe that plain words make, as if they stood in a file at `path`. Raises RecipeError."""
-    reader = _Reader(path, {})
+def read_words(path: Path) -> tuple[object, Mapping[Place, int]]:
+    """What a YAML file says, as plain data, and the line of every place in it. Raises RecipeError."""
+    return _parse(_read(path), path)
+
+
+def where_in(path: Path, lines: Mapping[Place, int], place: Place) -> str:
+    """`file:line` of a place, or of the nearest around it that has a line."""
+    return _where(path, lines, place)
+
+
+def recipe_of(words: JsonObject, path: Path, lines: Mapping[Place, int] | None = None) -> Recipe:
+    """The recipe that plain words make, as if they stood in a file at `path`, at `lines`. Raises RecipeError."""
+    reader = _Reader(path, lines or {})
     text = json.dumps(words, sort_keys=True, default=str)
     recipe = reader.recipe(dict(words), hashlib.sha256(text.encode()).hexdigest())
     raise_all(reader.problems, RecipeError)

@@ -12,7 +12,7 @@ from convert.bundle import Bundle
 from convert.errors import Problem
 from convert.hashes import HashMemory
 from convert.json_types import JsonDict, JsonObject
-from convert.needs import Needs
+from convert.needs import Needs, Room
 from convert.recipe import Recipe, StageSpec
 from convert.registry import AnyStage
 from convert.stage import Inputs
@@ -86,10 +86,16 @@ class Plan:
     force: frozenset[str] = frozenset()
     builds: bool = True
     overlaps: tuple[str, ...] = ()  # notes that a report has to repeat: what was calibrated on is tested on
+    room: Room = field(default_factory=Room)
 
     @property
     def write_bytes(self) -> int:
         return sum(step.write_bytes for step in self.steps)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The most that one of its steps has on the disk beside what is kept."""
+        return max((step.needs.scratch_bytes for step in self.steps if not step.up_to_date), default=0)
 
     @property
     def free_bytes(self) -> int:

@@ -61,6 +61,7 @@ _ROWS = (
     ("TQ1_0", 34, 256, 48 + 4 + 2),
     ("TQ2_0", 35, 256, 64 + 2),
     ("MXFP4", 39, 32, 1 + 16),  # shared exponent, 4-bit values
+    ("NVFP4", 40, 64, 4 + 32),  # an 8-bit scale for each 16 values, 4-bit values
 )
 
 TYPES = {name: BlockType(name, number, values, size) for name, number, values, size in _ROWS}

@@ -33,11 +33,14 @@ from numba.extending import intrinsic
 from quantize.kernelcache import cached
 from quantize.simd_types import F32, I32, LANES, REGISTER, common, float32xN, int32xN, maskxN, widen
 
+_I1 = ir.IntType(1)
+
 __all__ = [
     "LANES",
     "REGISTER",
     "any_lane",
     "bits",
+    "counted_nowhere",
     "fabs",
     "float32xN",
     "from_bits",
@@ -46,9 +49,11 @@ __all__ = [
     "inlined",
     "int32xN",
     "kernel",
+    "lane_bits",
     "limited",
     "limited_level",
     "load",
+    "lowest_lane",
     "maskxN",
     "maximum",
     "minimum",
@@ -83,6 +88,15 @@ def inlined(function):
     return numba.njit(nogil=True, error_model="numpy", forceinline=True, **entries)(function)
 
 
+def counted_nowhere(function):
+    """`function` as `inlined`, without counting who holds its arrays: for loops too long for numba to see through.
+
+    numba would count at every call that it finds in a branch. No array can be made in it.
+    """
+    entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False, **entries)(function)
+
+
 @intrinsic
 def where(typing_context, mask, then, otherwise):
     """`then` in the lanes where `mask` holds, `otherwise` in the others; one of them may be a scalar."""
@@ -92,7 +106,7 @@ def where(typing_context, mask, then, otherwise):
         branches = (widen(context, builder, args[i], sig.args[i], lanes) for i in (1, 2))
         return builder.select(args[0], *branches)
 
-    return (lanes(maskxN, then, otherwise), codegen) if lanes and mask is maskxN else None
+    return (lanes(mask, then, otherwise), codegen) if lanes and mask is lanes.mask else None
 
 
 @intrinsic
@@ -104,6 +118,29 @@ def any_lane(typing_context, mask):
         return builder.icmp_unsigned("!=", builder.bitcast(args[0], word), word(0))
 
     return (types.boolean(maskxN), codegen) if mask is maskxN else None
+
+
+@intrinsic
+def lane_bits(typing_context, mask):
+    """uint64 with a bit for each lane in which `mask` holds, the first lane's lowest."""
+
+    def codegen(context, builder, sig, args):
+        return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), ir.IntType(64))
+
+    return (types.uint64(maskxN), codegen) if mask is maskxN else None
+
+
+@intrinsic
+def lowest_lane(typing_context, lane_bits):
+    """The first lane of those in `lane_bits`, a uint64 that is not 0."""
+
+    def codegen(context, builder, sig, args):
+        word = ir.IntType(64)
+        kind = ir.FunctionType(word, [word, _I1])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.cttz.i64")
+        return builder.call(function, [args[0], _I1(1)])
+
+    return types.intp(types.uint64), codegen
 
 
 @inlined

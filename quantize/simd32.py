@@ -107,6 +107,31 @@ def largest_magnitude(typing_context, values):
 
 
 @intrinsic
+def magnitudes(typing_context, values, others):
+    """The larger of two |values|, 32 times."""
+
+    def codegen(context, builder, sig, args):
+        larger = _call(builder, f"umax.v{WIDTH}i32", _INTS, *(_magnitudes(builder, arg) for arg in args))
+        return builder.bitcast(larger, _FLOATS)
+
+    return float32x32(values, others), codegen
+
+
+@intrinsic
+def magnitude_of_half(typing_context, values, half):
+    """The largest |value| of the first 16 values, or with a `half` of 1 of the last, as the bits of a float32."""
+
+    def codegen(context, builder, sig, args):
+        bits = _magnitudes(builder, args[0])
+        first, last = (ir.Constant(ir.VectorType(_I32, 16), [*range(start, start + 16)]) for start in (0, 16))
+        parts = (builder.shuffle_vector(bits, bits, part) for part in (first, last))
+        largest = [_call(builder, "vector.reduce.umax.v16i32", _I32, part) for part in parts]
+        return builder.select(builder.icmp_unsigned("==", args[1], args[1].type(0)), *largest)
+
+    return types.uint32(values, half), codegen
+
+
+@intrinsic
 def having_magnitude(typing_context, values, magnitude):
     """A bit for each value, the first lowest: whether its |value| has these bits."""
 
@@ -232,6 +257,63 @@ def nearest_whole(typing_context, value):
 
 
 @intrinsic
+def halves(typing_context, first, last):
+    """16 times the float32 `first`, then 16 times `last`."""
+
+    def codegen(context, builder, sig, args):
+        both = (_splat(builder, _FLOATS, arg) for arg in args)
+        return builder.shuffle_vector(*both, ir.Constant(_INTS, [*range(16), *range(WIDTH + 16, 2 * WIDTH)]))
+
+    return float32x32(types.float32, types.float32), codegen
+
+
+@intrinsic
+def levels_beyond(typing_context, values, scales, middles):
+    """How many of `middles`, a tuple of numbers, times its scale each |value| is above, as a byte.
+
+    With 8 in it where the value is negative and above any.
+    """
+
+    def codegen(context, builder, sig, args):
+        size = builder.bitcast(_magnitudes(builder, args[0]), _FLOATS)
+        count = _all(_BYTES, 0)
+        for i, kind in enumerate(sig.args[2]):
+            middle = context.cast(builder, builder.extract_value(args[2], i), kind, types.float32)
+            limits = builder.fmul(args[1], _splat(builder, _FLOATS, middle))
+            count = builder.add(count, builder.zext(builder.fcmp_ordered(">", size, limits), _BYTES))
+        below = builder.fcmp_ordered("<", args[0], _all(_FLOATS, 0.0))
+        signed = builder.and_(below, builder.icmp_unsigned("!=", count, _all(_BYTES, 0)))
+        return builder.or_(count, builder.select(signed, _all(_BYTES, 8), _all(_BYTES, 0)))
+
+    return uint8x32(values, scales, middles), codegen
+
+
+@intrinsic
+def signs(typing_context, values):
+    """2 where the value rounds to 1 or more, halves away from zero, 0 where to -1 or less, else 1, as bytes."""
+
+    def codegen(context, builder, sig, args):
+        above = builder.zext(builder.fcmp_ordered(">=", args[0], _all(_FLOATS, 0.5)), _BYTES)
+        below = builder.zext(builder.fcmp_ordered("<=", args[0], _all(_FLOATS, -0.5)), _BYTES)
+        return builder.sub(builder.add(above, _all(_BYTES, 1)), below)
+
+    return uint8x32(values), codegen
+
+
+@intrinsic
+def above_bits(typing_context, low, high, shift):
+    """Bytes of `low`, and those of `high` above them, `shift` bits further up."""
+
+    def codegen(context, builder, sig, args):
+        amount = context.cast(builder, args[2], sig.args[2], types.uint8)
+        undefined = ir.Constant(_BYTES, ir.Undefined)
+        amount = builder.shuffle_vector(builder.insert_element(undefined, amount, _I32(0)), undefined, _all(_INTS, 0))
+        return builder.or_(args[0], builder.shl(args[1], amount))
+
+    return uint8x32(low, high, shift), codegen
+
+
+@intrinsic
 def store_bytes(typing_context, out, position, values):
     """32 bytes."""
 
@@ -242,20 +324,25 @@ def store_bytes(typing_context, out, position, values):
     return types.void(out, position, values), codegen
 
 
-@intrinsic
-def store_nibbles(typing_context, out, position, values):
-    """16 bytes: the low halves of values 0..15 below those of values 16..31."""
+def _store_nibbles(first, last):
+    def function(typing_context, out, position, values):
+        def codegen(context, builder, sig, args):
+            half = ir.VectorType(_I8, 16)
+            parts = (ir.Constant(ir.VectorType(_I32, 16), places) for places in (first, last))
+            low, high = (builder.shuffle_vector(args[2], args[2], part) for part in parts)
+            low = builder.and_(low, ir.Constant(half, [15] * 16))
+            packed = builder.or_(low, builder.shl(high, ir.Constant(half, [4] * 16)))
+            builder.store(packed, _at(context, builder, sig, args, half), align=1)
+            return context.get_dummy_value()
 
-    def codegen(context, builder, sig, args):
-        half = ir.VectorType(_I8, 16)
-        first, last = (ir.Constant(ir.VectorType(_I32, 16), list(range(start, start + 16))) for start in (0, 16))
-        low, high = (builder.shuffle_vector(args[2], args[2], part) for part in (first, last))
-        low = builder.and_(low, ir.Constant(half, [15] * 16))
-        packed = builder.or_(low, builder.shl(high, ir.Constant(half, [4] * 16)))
-        builder.store(packed, _at(context, builder, sig, args, half), align=1)
-        return context.get_dummy_value()
+        return types.void(out, position, values), codegen
 
-    return types.void(out, position, values), codegen
+    function.__doc__ = f"""16 bytes: the low halves of values {first} below those of values {last}."""
+    return intrinsic(function)
+
+
+store_nibbles = _store_nibbles([*range(16)], [*range(16, 32)])
+store_nibbles_by_8 = _store_nibbles([*range(8), *range(16, 24)], [*range(8, 16), *range(24, 32)])
 
 
 @intrinsic

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from quantize.blocks import TYPES
+from quantize.encoders import ENCODERS, overflowing
 from tests import fixtures_quantize
 from tests.fixtures_quantize import oracle
 
@@ -47,6 +48,16 @@ def rows_of(case: str, rows: int, n: int, seed: int = 1) -> np.ndarray:
     if case in fixtures_quantize.CASES:
         return fixtures_quantize.rows(case, (rows, n), seed)
     return _MORE[case](np.random.default_rng(seed), rows, n).astype(np.float32)
+
+
+CODEBOOKS = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"})
+"""Types for whose blocks ggml ends the process when a distance is infinite, so it cannot be asked about them."""
+
+
+def fitting(name: str, values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """The rows of `values` of which every block gets a scale that is a number."""
+    fits = ~overflowing(name, ENCODERS[name](values, weights)).any(axis=1)
+    return np.ascontiguousarray(values[fits])
 
 
 def assert_bytes_are_ggmls(encode: Encoder, name: str, values: np.ndarray, weights: np.ndarray | None = None) -> None:

@@ -103,8 +103,6 @@ def test_there_is_something_to_check() -> None:
 
 @pytest.mark.parametrize(("page", "line"), sorted(set(commands())), ids=str)
 def test_a_command_of_a_page_parses(page: str, line: str) -> None:
-    if line.startswith("convert batch"):
-        return  # told as what there is not, in docs/how-to/batch.md
     parse(line.removesuffix(MENTIONED), mentioned=line.endswith(MENTIONED))
 
 

@@ -155,7 +155,7 @@ def test_without_the_packages_of_a_stage_its_entry_is_a_comment(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else there(name))
     assert init(FARA_NANO, "--out", tmp_path / "r.yaml").exit_code == 0
     recipe = load_recipe(tmp_path / "r.yaml")
-    assert set(recipe.stages) == {"source", "gguf"}
+    assert set(recipe.stages) == {"source", "gguf", "mlx"}
     assert "pip install" in (tmp_path / "r.yaml").read_text()
     assert plan(recipe, tmp_path / "out").problems == ()
 

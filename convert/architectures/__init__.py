@@ -10,6 +10,7 @@ A module whose name starts with an underscore is not a family.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
@@ -43,7 +44,12 @@ LIST = "`convert families` lists all"
 
 def names() -> list[str]:
     """Every family, in order."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return list(_names())
+
+
+@functools.cache  # a checkpoint asks often, and the folder does not change under a process
+def _names() -> tuple[str, ...]:
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
 def load(name: str) -> Family:
@@ -67,7 +73,8 @@ def _entry(family: Family) -> Entry:
     return Entry(family.name, family.title, family.classes)
 
 
-def served() -> dict[str, str]:
+@functools.cache
+def served() -> Mapping[str, str]:
     """As `known`, without importing the families."""
     return {name: entry.name for entry in listed() for name in entry.classes}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -210,37 +211,59 @@ def expand(
 
     `layers` is their number, or those of them that have such tensors.
     """
-    rows = list(table)
+    rows = [_Row(row, sizes, transforms or {}) for row in table]
     numbers = range(layers) if isinstance(layers, int) else layers
-    once = [row for row in rows if "{i}" not in row[0]]
-    layered = [(row, layer) for layer in numbers for row in rows if "{i}" in row[0]]
-    return tuple(
-        tensor
-        for row, layer in [*((r, 0) for r in once), *layered]
-        for tensor in _tensors(row, sizes, transforms or {}, layer)
-    )
+    once = [row for row in rows if "{i}" not in row.source]
+    layered = [(row, layer) for layer in numbers for row in rows if "{i}" in row.source]
+    return tuple(tensor for row, layer in [*((r, 0) for r in once), *layered] for tensor in row.tensors(layer))
 
 
-def _tensors(
-    row: TensorRule, sizes: Mapping[str, int], transforms: Mapping[str, Transform], layer: int
-) -> Iterator[SourceTensor]:
-    source = row[0].replace("{i}", str(layer))
-    names = [name.replace("{i}", str(layer)) for name in ((row[1],) if isinstance(row[1], str) else row[1])]
-    extra = row[3] if len(row) > 3 else ""
-    role = extra if isinstance(extra, TensorRole) else None
-    transform = transforms.get(extra, Transform()) if isinstance(extra, str) else Transform()
-    if transform.transpose and len(row[2]) < 2:
-        transform = Transform(change=transform.change)  # a bias beside a weight that is transposed
-    axes = [_Axis(tuple(sizes[word] for word in re.split("[+/]", text)), "/" in text) for text in row[2]]
-    shape = tuple(axis.length for axis in axes)
-    outputs = tuple(_outputs(names, axes, transform))
-    if "{e}" not in source:
-        yield SourceTensor(source, shape, outputs, role)
-        return
-    experts = sizes["experts"]
-    for place in range(experts):
-        stacked = (OutputTensor(o.name, (experts, *o.shape), o.view, place, o.change) for o in outputs)
-        yield SourceTensor(source.replace("{e}", str(place)), shape, tuple(stacked), role)
+class _Row:
+    """A line of a table with real shapes. What is the same in all layers is worked out with the first of them."""
+
+    def __init__(self, rule: TensorRule, sizes: Mapping[str, int], transforms: Mapping[str, Transform]) -> None:
+        self._rule, self._sizes, self._transforms = rule, sizes, transforms
+        self.source = rule[0]
+
+    def tensors(self, layer: int) -> Iterator[SourceTensor]:
+        """Those of a layer: one, or one an expert."""
+        source = self.source.replace("{i}", str(layer))
+        role = self._extra if isinstance(self._extra, TensorRole) else None
+        names = [name.replace("{i}", str(layer)) for name in self._names]
+        outputs = tuple(_outputs(names, self._axes, self._transform))
+        if "{e}" not in source:
+            yield SourceTensor(source, self._shape, outputs, role)
+            return
+        experts = self._sizes["experts"]
+        for place in range(experts):
+            stacked = (OutputTensor(o.name, (experts, *o.shape), o.view, place, o.change) for o in outputs)
+            yield SourceTensor(source.replace("{e}", str(place)), self._shape, tuple(stacked), role)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (self._rule[1],) if isinstance(self._rule[1], str) else self._rule[1]
+
+    @property
+    def _extra(self) -> str | TensorRole:
+        return self._rule[3] if len(self._rule) > 3 else ""
+
+    @cached_property
+    def _transform(self) -> Transform:
+        found = self._transforms.get(self._extra, Transform()) if isinstance(self._extra, str) else Transform()
+        if found.transpose and len(self._rule[2]) < 2:
+            return Transform(change=found.change)  # a bias beside a weight that is transposed
+        return found
+
+    @cached_property
+    def _axes(self) -> tuple[_Axis, ...]:
+        def axis(text: str) -> _Axis:
+            return _Axis(tuple(self._sizes[word] for word in re.split("[+/]", text)), "/" in text)
+
+        return tuple(axis(text) for text in self._rule[2])
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        return tuple(axis.length for axis in self._axes)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,36 @@ def make_rows(folder: CheckpointFolder, asked: Description) -> list[Row]:
         got = "no row to calibrate on"
         raise StageError("calibration", got, f"at least one of {asked.length} tokens", "name a longer text")
     return rows
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows of text that nothing was calibrated on; of the calibration's files first, which are `own`."""
+
+    own: list[list[int]]
+    mixed: list[list[int]]
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """All of them."""
+        return self.own + self.mixed
+
+
+def held_out(folder: CheckpointFolder, asked: Description, rows: Sequence[Row], count: int) -> HeldOut:
+    """About `count` rows that none of `rows` is, of the same files; of the default mix where those end.
+
+    What is chosen by its drift is compared on them: what it was calibrated on would flatter it.
+    """
+    known = {tuple(row["input_ids"][0].tolist()) for row in rows}
+    more = replace(asked, screens="", samples=4 * asked.samples + 4 * count, seed=asked.seed + 1)
+    named = make_rows(folder, more) if asked.text or asked.chat else []
+    texts = [row["input_ids"][0].tolist() for row in named]
+    own = [text for text in texts if len(text) > asked.length // 4 and tuple(text) not in known]
+    mixed = mix_windows(folder, len(rows) + count, asked.length, asked.seed)
+    unread = [tokens for tokens in mixed if tuple(tokens) not in known]
+    step = max(1, len(own) // count)  # spread over the text
+    own = own[::step][:count]
+    return HeldOut(own, unread[: count - len(own)])
 
 
 def summary(rows: Sequence[Row]) -> JsonDict:

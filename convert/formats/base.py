@@ -54,6 +54,7 @@ class Output:
     widened: bool = False  # runtimes on a CPU hold its 16-bit weights as float32
     shares_checkpoint: bool = False  # reads the checkpoint's own files, a vision tower in them
     text_only: str = ""  # why nobody asks for images of it
+    fit: Artifact | None = None  # how its types were chosen for its size
 
     @property
     def files(self) -> tuple[Artifact, ...]:

@@ -207,7 +207,7 @@ def inspect_checkpoint(options: SourceOptions) -> tuple[CheckpointInspection, Bu
     problems = tuple(source.check(options, {}))
     bundle = None if problems else source.forecast(options, {})
     unread: list[str] = []
-    about = _About(folder, config, bundle or _companions(folder), unread)
+    about = _About(folder, config, bundle or companions_of(folder), unread)
     weights = bundle.of(Role.WEIGHTS) if bundle else ()
     tensors = [t for a in weights for t in about.attempt(partial(_tensors, a.path)) or ()]
     whole = (
@@ -317,7 +317,7 @@ class _About:
         return self.family.is_vision(name)
 
 
-def _companions(folder: Path) -> Bundle:
+def companions_of(folder: Path) -> Bundle:
     """Of a checkpoint that no plan takes: its configs and tokenizer, as far as they may be opened."""
     cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith(HUB_REPO_PREFIX)
     try:

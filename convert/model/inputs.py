@@ -173,14 +173,14 @@ class Listening:
     @contextlib.contextmanager
     def open(self, model: PreTrainedModel) -> Iterator[None]:
         """Listen to one call. An input is held until its end: freed memory would soon be another's."""
-        experts: list[_Experts] = []
+        experts: list[Experts] = []
         with contextlib.ExitStack() as stack:
             for path, module in self.layer.module.named_modules(prefix=self.layer.name):
                 if _is_matrix(module):
                     stack.callback(module.register_forward_pre_hook(partial(self._hear, f"{path}.weight")).remove)
                 elif _is_norm(module):
                     stack.callback(module.register_forward_hook(partial(self._hear_norm, f"{path}.weight")).remove)
-                elif mine := _experts_of(path, module):
+                elif mine := experts_of(path, module):
                     experts += mine
                     if self.all_experts:
                         show = partial(self._show_all, len(mine[0].parameter))
@@ -217,7 +217,7 @@ class Listening:
         self.found[name].add(rows)
         self._owner[key] = self.found[name], inputs[0]
 
-    def _hear_experts(self, experts: Sequence[_Experts], inputs: Tensor, weight: Tensor) -> None:
+    def _hear_experts(self, experts: Sequence[Experts], inputs: Tensor, weight: Tensor) -> None:
         for one in () if self._deaf else experts:
             number = one.number(weight)
             if number is not None:
@@ -239,7 +239,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
-class _Experts:
+class Experts:
     """A parameter (experts, rows, columns)."""
 
     name: str
@@ -253,10 +253,10 @@ class _Experts:
         return offset // size if inside and weight.shape == self.parameter.shape[1:] else None
 
 
-def _experts_of(path: str, module: nn.Module) -> list[_Experts]:
+def experts_of(path: str, module: nn.Module) -> list[Experts]:
     """The parameters of a module that hold experts; none of one that holds none."""
     own = module.named_parameters(recurse=False)
-    return [_Experts(f"{path}.{name}", parameter) for name, parameter in own if parameter.ndim == 3]
+    return [Experts(f"{path}.{name}", parameter) for name, parameter in own if parameter.ndim == 3]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.bundle import Bundle, Role
+from convert.bundle import MEASURED, Bundle, Role
 from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
 from convert.model.memory_needs import weights_in, weights_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from validate.runtimes.transformers import TransformersSession
 
 
-NOT_THE_MODELS = (Role.CARD, Role.REPORT, Role.IMATRIX, Role.STATISTICS)
+NOT_THE_MODELS = (Role.CARD, Role.REPORT, *MEASURED)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from convert.model.fisher import Fisher
     from convert.model.layered import Layered, Visitor
     from convert.model.resume import Resume, Statistics
 
@@ -92,6 +93,13 @@ class LayeredSession(TransformersSession):
         with self._running():
             for _ in self.layered.run(inputs, visitor, head=False):
                 pass
+
+    def gradients(self, inputs: Sequence[Mapping[str, Tensor]], on_call: Callable[[int], None]) -> Fisher:
+        """What errors in the matrices cost, over whatever the model takes; `on_call` is told of each layer's pass."""
+        from convert.model.fisher import fisher
+
+        with self._running(), self._torch.inference_mode(mode=False):
+            return fisher(self.layered, inputs, on_call=on_call)
 
     @property
     def bytes_to_load(self) -> int:

@@ -9,7 +9,8 @@ FOLDER/layer-000.safetensors holds, for each thing K that matrices were given,
     K.E.gram   float32 (values,)             of expert E, where Gram matrices are kept: X^T X, `Inputs.stripes`
 
 and in its metadata, as JSON, `layer` (its name in the loaded model), `inputs` (parameter of the loaded model -> K),
-`norms` (parameter -> the weight of the norm whose output it was given) and `rows` (what was read). So several stages
+`norms` (parameter -> the weight of the norm whose output it was given), `matrices` (tensor of the model's GGUF file
+-> K) and `rows` (what was read). So several stages
 quantize from one pass, in as many ways.
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,32 @@ class LayerInputs:
     name: str
     found: Mapping[str, Inputs]
     norms: Mapping[str, str]
+    matrices: Mapping[str, str] = field(default_factory=dict)  # tensor of the GGUF file -> parameter
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What went into a matrix, not read yet: how many columns, and whether of each expert by itself."""
+
+    path: Path
+    place: str
+    experts: int
+    columns: int
+
+    def gram(self, expert: int = 0) -> tuple[Tensor, int] | None:
+        """float32 (columns, columns): X^T X / tokens, and the number of tokens; None of an expert that saw none."""
+        from torch import from_numpy
+
+        from convert.model.inputs import Inputs
+
+        tensors = open_files([self.path])
+        stripes = tensors.get(f"{self.place}.{expert}.gram")
+        if stripes is None:
+            return None
+        made, tokens = Inputs(self.columns), int(tensors[f"{self.place}.counts"].load()[expert])
+        made.counts[0] = tokens
+        made.set_stripes(from_numpy(np.array(stripes.load())))
+        return made.take_gram(), tokens
 
 
 @dataclass(frozen=True)
@@ -78,6 +105,17 @@ class Statistics:
         return LayerInputs(layer, {name: made[place] for name, place in places.items()}, norms)
 
 
+def measured_matrices(bundle: Bundle) -> dict[str, Measured]:
+    """What went into the matrices of the model's GGUF file, by their names. Raises InputError for no statistics."""
+    found = {}
+    for path in (artifact.path for artifact in bundle.of(Role.STATISTICS)):
+        tensors = open_files([path])
+        for name, place in _words(path, "matrices").items():
+            shape = tensors[f"{place}.squares"].shape
+            found[name] = Measured(path, str(place), shape[0], shape[1])
+    return found
+
+
 def has_grams(bundle: Bundle) -> bool:
     """Whether a bundle, or a forecast of one, has statistics that GPTQ and AWQ can be made from."""
     return any(artifact.kind == WITH_GRAMS for artifact in bundle.of(Role.STATISTICS))
@@ -98,6 +136,7 @@ def save(path: Path, layer: LayerInputs, rows: JsonObject, *, grams: bool) -> Ar
     words = {
         "inputs": json.dumps({name: places[id(inputs)] for name, inputs in found.items()}, sort_keys=True),
         "layer": json.dumps(layer.name),
+        "matrices": json.dumps({n: places[id(found[p])] for n, p in sorted(layer.matrices.items())}),
         "norms": json.dumps({name: norm for name, norm in sorted(layer.norms.items()) if name in found}),
         "rows": json.dumps(rows, sort_keys=True),
     }

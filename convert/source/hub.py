@@ -64,6 +64,30 @@ def resolve_revision(hub: str, revision: str) -> str:
     return commit if COMMIT.fullmatch(commit) else ""
 
 
+def download_bytes(hub: str, revision: str) -> int:
+    """What a download of the model takes on the disk, as the hub says it; 0 where that cannot be told now."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().model_info(hub, revision=revision, timeout=NETWORK_SECONDS, files_metadata=True)
+    except Exception:  # the download itself says what is wrong
+        return 0
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    return sum(sizes[name] for name in wanted(sizes))
+
+
+def forget(hub: str, revision: str) -> int:
+    """Take a model's snapshot out of the cache, and the bytes that only it used; how many those were."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        found = scan_cache_dir(cache_folder()).delete_revisions(resolve_revision(hub, revision))
+    except CacheNotFound:
+        return 0
+    found.execute()
+    return int(found.expected_freed_size)
+
+
 def wanted(names: Iterable[str]) -> list[str]:
     """Of a repository's files those a conversion needs: companions, card, and one set of weights.
 

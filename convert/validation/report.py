@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from validate.report import Output as Entry
     from validate.report import Report
     from validate.report.schema import FileEntry, FormatEntry, ProvenanceEntry, ReferenceEntry, TextEntry
+    from validate.report.schema_fit import FitEntry
     from validate.texts import Windows
 
 FORMS = {"report.json": "json", "report.md": "markdown", "report.html": "html"}
@@ -75,7 +77,19 @@ def _report_row(
         row.label,
         tuple(_file(out, file) for file in row.files),
     )
-    return output(subject, _counted(measurement, row, source), limits)
+    entry = output(subject, _counted(measurement, row, source), limits)
+    if fit := _fit(row):
+        entry["fit"] = fit
+    return entry
+
+
+def _fit(row: Output) -> FitEntry | None:
+    """How the row's types were chosen, as its stage wrote it down."""
+    if row.fit is None or row.not_built:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return cast("FitEntry", json.loads(row.fit.path.read_bytes()))
+    return None
 
 
 def reference_entry(out: Path, source: Bundle, vocabulary: int, cached: Cached) -> ReferenceEntry:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from convert import registry
-from convert.bundle import Artifact, Bundle, Role
+from convert.bundle import MEASURED, Artifact, Bundle, Role
 from convert.errors import Problem, StageError
 from convert.files import STATE_FOLDER
 from convert.formats.base import SOURCE, Output
@@ -107,7 +107,7 @@ def _measurement_key(row: Output, bundle: Bundle, runtime: Runtime | None, refer
     """All that decides what is measured of an output but the questions; empty where a file's content is not known."""
     from validate import provenance
 
-    apart = (Role.WEIGHTS, Role.PROJECTOR, Role.CARD, Role.REPORT, Role.IMATRIX, Role.STATISTICS)
+    apart = (Role.WEIGHTS, Role.PROJECTOR, Role.CARD, Role.REPORT, *MEASURED)
     files = [*row.files, *(a for role, a in bundle.artifacts() if role not in apart)]
     if runtime is None or not all(file.sha256 for file in files):
         return ""

@@ -21,6 +21,7 @@ A docstring's first line states the result."""
 LINE = 100
 MODULES = (  # module, and what it is for
     ("convert", "Plan and run recipes"),
+    ("convert.batch.results", "A batch: what came of each model"),
     ("convert.stage", "A stage: what makes files"),
     ("convert.formats.base", "A format: all there is to say of one"),
     ("validate.marks", "Marks: how a report draws a format"),

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig
 
 from convert.model import layered
-from convert.model.fisher import _log_probability, fisher
+from convert.model.fisher import _LinearOutputs, _log_probability, fisher
 from convert.model.hollow import auto_class
 from convert.model.inputs import GatherInputs, Inputs
 from convert.model.layered import Layer, Layered
@@ -92,6 +92,50 @@ def test_the_same_gradients(name: str, tmp_path: Path) -> None:
         assert torch.allclose(found.rows[module], wanted, rtol=1e-4, atol=1e-4 * float(wanted.max())), module
     (got,) = found.by_token.values()
     assert torch.allclose(got, by_token, rtol=1e-4, atol=1e-4 * float(by_token.max()))
+
+
+def test_what_belongs_to_no_layer_is_seen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small embedding and head: the same numbers as where they are layers."""
+    folder = tiny.tiny_llama(tmp_path / "tiny", tied=False)
+    inputs = windows(whole(folder))
+    apart = fisher(Layered.open(folder), inputs)
+    monkeypatch.setattr(layered, "LARGE", 1 << 30)
+    beside = fisher(Layered.open(folder), inputs)
+    assert beside.by_token.keys() == apart.by_token.keys()
+    assert beside.rows.keys() == apart.rows.keys()
+    for name, wanted in (apart.rows | apart.by_token).items():
+        assert torch.allclose((beside.rows | beside.by_token)[name], wanted, rtol=1e-4, atol=1e-9), name
+    for name, wanted in apart.inputs.items():
+        assert torch.allclose(beside.inputs[name].squares, wanted.squares, rtol=1e-4), name
+
+
+def test_what_goes_in_is_weighed_by_its_tokens_gradients_experts_each_by_their_own(tmp_path: Path) -> None:
+    """Against autograd over each expert's linear calls, and the block's largest value squared."""
+    folder = tiny.tiny_qwen3_moe(tmp_path / "tiny")
+    model, inputs = whole(folder), windows(whole(folder))[:1]
+    found = fisher(Layered.open(folder), inputs)
+    model.set_experts_implementation("eager")
+    name, parameter = next((n, p) for n, p in model.named_parameters() if n.endswith("experts.down_proj"))
+    calls: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+
+    def note(x: torch.Tensor, weight: torch.Tensor, output: torch.Tensor) -> None:
+        offset = weight.data_ptr() - parameter.data_ptr()
+        if 0 <= offset < parameter.nbytes and weight.shape == parameter.shape[1:]:
+            expert = offset // parameter[0].nbytes
+            output.register_hook(lambda g: calls.append((expert, x.detach().double(), g.double())))
+
+    model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_())
+    with _LinearOutputs(note):
+        output = model(**inputs[0], use_cache=False)
+    _log_probability(0, 0, output).backward()
+    assert {f"{name}[{expert}]" for expert, _, _ in calls} == {n for n in found.rows if n.startswith(name)}
+    for expert, x, g in calls:
+        squares, got = g.square(), found.inputs[f"{name}[{expert}]"]
+        weights = squares.sum(1) / squares.sum()
+        rows = squares.sum(0) / inputs[0]["input_ids"].numel()
+        assert torch.allclose(found.rows[f"{name}[{expert}]"], rows, rtol=1e-3, atol=1e-4 * float(rows.max()))
+        assert torch.allclose(got.squares, weights @ x.square(), rtol=1e-3)
+        assert torch.allclose(got.peaks[32], weights @ x.view(len(x), -1, 32).abs().amax(-1).square(), rtol=1e-3)
 
 
 def autograd(model: Any, inputs: list[Mapping[str, torch.Tensor]]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -11,18 +11,21 @@ import pytest
 import torch
 
 from convert.bundle import Bundle, Role
+from convert.calibration.rows import Description, held_out, make_rows
 from convert.errors import InputError
 from convert.formats.compressed.awq_stage import STAGE as awq
 from convert.formats.compressed.gptq_stage import STAGE as gptq
 from convert.formats.gguf.calibration_stage import STAGE as calibration
 from convert.formats.gguf.imatrix import read_imatrix
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
+from convert.model import fisher_file
 from convert.model.inputs import Inputs
 from convert.model.statistics import PLAIN, LayerInputs, Statistics, file_of, save
 from convert.progress import Silent
 from tests import tiny
 from tests.fixtures_gptq import source_bundle
 from tests.parity.families import cases
+from validate.runtimes._folder import CheckpointFolder
 
 ROWS = {"samples": 6, "length": 48}
 
@@ -149,3 +152,46 @@ def test_experts_have_statistics_of_their_own(name: str, tmp_path: Path) -> None
     ours = made(gptq, {"group_size": 32}, {"measured": kept}, tmp_path / "ours")
 
     assert ours.of(Role.WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_what_errors_cost_is_kept_beside_and_nothing_else_changes(name: str, tmp_path: Path) -> None:
+    model = source_bundle(cases()[name].make(tmp_path / "model"))
+    plain = made(calibration, ROWS, {"source": model}, tmp_path / "plain")
+    kept = made(calibration, {**ROWS, "fisher": True}, {"source": model}, tmp_path / "kept")
+
+    for role in (Role.STATISTICS, Role.IMATRIX):
+        assert [a.sha256 for a in plain.of(role)] == [a.sha256 for a in kept.of(role)]
+    assert not plain.of(Role.GRADIENTS)
+    (artifact,) = kept.of(Role.GRADIENTS)
+    forecast = calibration.forecast(calibration.Options.model_validate({**ROWS, "fisher": True}), {"source": model})
+    (said,) = forecast.of(Role.GRADIENTS)
+    assert (said.path.name, said.kind) == (artifact.path.name, artifact.kind)
+    found = fisher_file.load(artifact.path)
+    (embedding,) = found.by_token.values()
+    assert embedding.any()
+    names = {"llama": "model.layers.1.mlp.down_proj.weight", "qwen3_moe": "model.layers.1.mlp.experts.gate_up_proj"}
+    one = found.matrices[names[name]]
+    assert len(one.rows) == len(one.squares) == len(one.peaks[32]) == (1 if name == "llama" else 8)
+    assert one.rows.sum() > 0
+    assert (one.squares >= 0).all()
+    assert found.held_out
+    assert len({tuple(row) for row in found.held_out}) == len(found.held_out)
+
+
+def test_rows_that_are_held_out_are_none_that_were_read(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tiny.tiny_llama(tmp_path / "tiny"))
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"word {number} of a text" for number in range(400)), encoding="utf-8")
+    for asked in (Description(samples=6, length=24), Description(str(text), samples=6, length=24)):
+        rows = make_rows(folder, asked)
+        found = held_out(folder, asked, rows, 5)
+        unread = found.rows
+        assert bool(found.own) == bool(asked.text)
+        assert len(unread) == 5
+        assert not {tuple(row) for row in unread} & {tuple(row["input_ids"][0].tolist()) for row in rows}
+
+
+def test_a_damaged_file_of_gradients_gives_one_error(measured: Bundle) -> None:
+    with pytest.raises(InputError, match="holds no gradients"):
+        fisher_file.load(next(iter(measured.of(Role.STATISTICS))).path)

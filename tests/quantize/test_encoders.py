@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from quantize.blocks import TYPES
-from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, overflowing
+from quantize.encoders import ALWAYS_FITS, ENCODERS, NEED_IMPORTANCE, OVERFLOW, overflowing
 from tests import processes
+from tests.fixtures_blocks import CODEBOOKS, fitting
 from tests.fixtures_quantize import importance, oracle
 
 COLUMNS = 256  # a row of every block type
 BLOCKS = [name for name in ENCODERS if TYPES[name].values > 1]
+ANY_SIZE = ("MXFP4", "NVFP4")  # whose scales are no float16: nothing becomes infinite in them
 
 
 def _rows(name: str) -> np.ndarray:
@@ -48,14 +50,21 @@ CASES = (
 )
 
 
+def _needed(name: str) -> np.ndarray | None:
+    """Importance, for the types that cannot do without."""
+    return importance("random", COLUMNS) if name in NEED_IMPORTANCE else None
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ENCODERS)
 def test_bytes_equal_ggmls(name: str, case: str) -> None:
-    values = _rows(case)
-    encoded = ENCODERS[name](values)
+    values, weights = _rows(case), _needed(name)
+    if name in CODEBOOKS:
+        values = fitting(name, values[:32], weights)
+    encoded = ENCODERS[name](values, weights)
     assert encoded.dtype == np.uint8
     assert encoded.shape == (len(values), TYPES[name].row_bytes(COLUMNS))
-    np.testing.assert_array_equal(encoded, oracle(values, name))
+    np.testing.assert_array_equal(encoded, oracle(values, name, weights))
 
 
 def test_bfloat16_keeps_nan_and_infinity() -> None:
@@ -68,7 +77,7 @@ def test_bfloat16_keeps_nan_and_infinity() -> None:
 def test_the_input_is_not_changed(name: str) -> None:
     values = _rows("normal")
     before = values.copy()
-    ENCODERS[name](values)
+    ENCODERS[name](values, _needed(name))
     np.testing.assert_array_equal(values, before)
 
 
@@ -79,6 +88,12 @@ def test_every_encoder_takes_importance(name: str) -> None:
     np.testing.assert_array_equal(
         ENCODERS[name](values, weights), oracle(values, name, None if name in plain else weights)
     )
+
+
+@pytest.mark.parametrize("name", sorted(NEED_IMPORTANCE))
+def test_importance_that_is_needed_and_not_there(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} needs the importance of every column"):
+        ENCODERS[name](_rows("normal"))
 
 
 def _decoded(name: str, encoded: np.ndarray) -> np.ndarray:
@@ -103,18 +118,23 @@ def test_the_overflow_limit_is_exact(name: str) -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", [name for name in BLOCKS if name not in ANY_SIZE])
 def test_blocks_that_are_too_large_are_found(name: str, weighted: bool) -> None:
     """Where the scales are finite all values read back as numbers, and nowhere else."""
     values = np.random.default_rng(5).normal(size=(48, COLUMNS)).astype(np.float32)
     values *= np.geomspace(1e3, 1e12, 48, dtype=np.float32)[:, None]  # from what fits all to what fits none
-    encoded = ENCODERS[name](values, importance("random", COLUMNS) if weighted else None)
+    encoded = ENCODERS[name](values, importance("random", COLUMNS) if weighted else _needed(name))
     found = overflowing(name, encoded)
     finite = np.isfinite(_decoded(name, encoded)).reshape(48, -1, TYPES[name].values)
     np.testing.assert_array_equal(~found, finite.all(axis=2))
     assert found.any()
     assert not found.all()
     assert not found[np.abs(values).max(axis=1) < ALWAYS_FITS].any()
+
+
+@pytest.mark.parametrize("name", ANY_SIZE)
+def test_nothing_becomes_infinite_in_scales_of_eight_bits(name: str) -> None:
+    assert np.isfinite(_decoded(name, ENCODERS[name](_rows("huge")))).all()
 
 
 def test_names_and_sizes_do_not_wait_for_numba() -> None:

@@ -14,6 +14,7 @@ from typing import (
 from typing_extensions import TypedDict
 
 from validate.report.schema_caches import KvCacheEntry
+from validate.report.schema_fit import FitEntry
 
 SCHEMA_VERSION = 2
 
@@ -337,6 +338,7 @@ class Output(TypedDict):
     tool_calls: ToolCallEntry | None
     choices: NotRequired[ChoiceEntry | None]  # reports made before have none
     kv_cache: NotRequired[KvCacheEntry | None]  # where the recipe names types of it
+    fit: NotRequired[FitEntry]  # of a file whose types were chosen for its size
     vision: VisionEntry
     speed: SpeedEntry | None
     tensors: list[TensorEntry]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from validate.distribution import install_command
 from validate.errors import RuntimeFailure
 from validate.runtimes import _compressed, _packed
+from validate.runtimes._decoded_once import keep_decoded
 from validate.runtimes._folder import CheckpointFolder, first_line, quiet
 from validate.runtimes._optional import optional
 from validate.runtimes._telemetry import refuse_telemetry
@@ -55,6 +56,8 @@ class GptqModelSession(TransformersSession):
         if refuse:
             _refuse_incomplete(self.keys)
         self._model.eval()
+        if method in _KERNELS:
+            keep_decoded(self._model)
 
     def _read_compressed(self) -> bool:
         """Load by transformers, where it can: some of its models (Falcon) look for weights that are packed."""

@@ -27,7 +27,9 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
         if not is_later_shard(path.name):
             later = (path.with_name(name) for name in shard_names(path.name)[1:])
             shards = tuple(files[shard] for shard in later if shard in files)
-            yield Output(stage, weights, shards, projector, named_by_file=True, projector_apart=True)
+            start = path.name.removesuffix(".gguf").partition("-0000")[0]
+            fit = next((a for a in bundle.of(Role.FIT) if a.path.name == f"{start}.fit.json"), None)
+            yield Output(stage, weights, shards, projector, named_by_file=True, projector_apart=True, fit=fit)
 
 
 def supports(checkpoint: Checkpoint) -> Support:
@@ -101,7 +103,7 @@ RECIPE = (
         "For llama.cpp and what is built on it. One pass over the weights writes every type.",
         "types: [Q8_0, Q6_K, Q4_K_M] # F16 and BF16 lose least, Q2_K is the smallest\n"
         "# mmproj: Q8_0             # the projector of a vision model: F16 when left out, false for none\n"
-        "# max_shard: 45G           # split larger files, as llama.cpp does it",
+        "# split: 45GB              # larger files in shards, as llama-gguf-split does it",
     ),
     RecipeEntry(
         "imatrix",

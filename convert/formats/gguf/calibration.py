@@ -212,12 +212,28 @@ class Gathered:
         trace in the float32 values. (llama-imatrix adds up in float32.)
         """
         for parameter, inputs in found.items():
-            for name in self.matrices.takers(parameter) or self.matrices.made_of(self.tensors.get(parameter, "")):
+            for name in self._takers(parameter):
                 if not inputs.finite:
                     remedy = "is the checkpoint sound?"
                     raise StageError(f"calibration: {name}", "inputs that are not finite", "finite numbers", remedy)
                 values = np.minimum(inputs.squares.numpy(), np.finfo(np.float32).max).astype(np.float32)
                 self.entries[name] = ImatrixEntry(values, inputs.counts.numpy().astype(np.float32))
+
+    def names(self, found: Mapping[str, Inputs]) -> dict[str, str]:
+        """The GGUF matrices that a layer's parameters become -> the parameter whose inputs are theirs.
+
+        Without those that are put together of parameters with inputs of their own.
+        """
+        named: dict[str, str] = {}
+        several = set()
+        for parameter, inputs in found.items():
+            for name in self._takers(parameter):
+                if found[named.setdefault(name, parameter)] is not inputs:
+                    several.add(name)
+        return {name: parameter for name, parameter in named.items() if name not in several}
+
+    def _takers(self, parameter: str) -> tuple[str, ...]:
+        return self.matrices.takers(parameter) or self.matrices.made_of(self.tensors.get(parameter, ""))
 
     def state(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Name -> squares and counts."""

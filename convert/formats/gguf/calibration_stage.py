@@ -18,6 +18,7 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.calibration import mix
 from convert.calibration.options import Calibration, check_files, check_fit
 from convert.errors import ConvertError, Problem
+from convert.model import fisher_file
 from convert.model.memory_needs import Passes, reference_needs
 from convert.model.statistics import PLAIN, WITH_GRAMS, file_of, gram_bytes
 from convert.needs import Needs
@@ -39,6 +40,11 @@ class CalibrationOptions(Calibration):
     calibrate_all_experts: bool = Field(
         False, description="measure every expert on every token, also on those that the router sends elsewhere"
     )
+    fisher: bool = Field(
+        False,
+        description="keep what an error in each matrix costs too, which `fit:` chooses types by: a pass more, forwards "
+        "and backwards, over 8192 of the tokens",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
 
 
@@ -46,7 +52,7 @@ class CalibrationStage(Stage[CalibrationOptions]):
     """One pass over calibration rows, for imatrix, GPTQ and AWQ stages that take `from:` it."""
 
     NAME = "calibration"
-    VERSION = 1
+    VERSION = 2
     TOOLS = ("torch", "transformers", "tokenizers", "numpy")
     NEEDS: ClassVar[Mapping[str, str]] = {"torch": "validate", "transformers": "validate"}
     Options = CalibrationOptions
@@ -96,7 +102,8 @@ class CalibrationStage(Stage[CalibrationOptions]):
                 layer = int(found[1])
                 sizes[layer] = sizes.get(layer, 0) + _kept_bytes(matrices, name, options.grams)
         layers = (Artifact(kind, Path(FOLDER, file_of(n)), size) for n, size in sorted(sizes.items()))
-        return source.with_(imatrix=Artifact(KIND, Path(plan.name), plan.size), statistics=tuple(layers))
+        made = source.with_(imatrix=Artifact(KIND, Path(plan.name), plan.size), statistics=tuple(layers))
+        return made.with_(gradients=_forecast_gradients(matrices)) if options.fisher else made
 
     def needs(self, options: CalibrationOptions, inputs: Inputs, made: Bundle) -> Needs:
         """The source one layer at a time, and what is kept of a layer, twice while it is written."""
@@ -116,12 +123,18 @@ class CalibrationStage(Stage[CalibrationOptions]):
 
         source = checkpoint(self.NAME, inputs)
         (out / FOLDER).mkdir()
-        imatrix, layers = gather(source, options, out / FOLDER, progress)
+        imatrix, layers, gradients = gather(source, options, out / FOLDER, progress)
         first, *lacking = coverage(imatrix, read_matrices(source).shapes)
         progress.note(first)
         for line in lacking:
             progress.warn(line)
-        return only(inputs).with_(imatrix=write_imatrix(out / file_name(source), imatrix), statistics=layers)
+        matrix = write_imatrix(out / file_name(source), imatrix)
+        return only(inputs).with_(imatrix=matrix, statistics=layers, gradients=gradients)
+
+
+def _forecast_gradients(matrices: Matrices) -> Artifact:
+    shapes = [(shape[0] if len(shape) > 2 else 1, shape[-2], shape[-1]) for shape in matrices.shapes.values()]
+    return Artifact(fisher_file.KIND, Path(FOLDER, fisher_file.FILE), fisher_file.forecast_bytes(shapes, 0))
 
 
 def _kept_bytes(matrices: Matrices, tensor: str, grams: bool) -> int:

@@ -5,145 +5,63 @@ One pass over the checkpoint writes every file; nothing lies in between.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import install_command
 from convert.errors import ConvertError, Problem
+from convert.formats.gguf.fit_options import Fit, check_words, fits_of
+from convert.formats.gguf.imatrix_option import Calibration, ImatrixOption
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
-from convert.formats.gguf.imatrix_stage import ImatrixOptions
 from convert.formats.gguf.imatrix_stage import file_name as matrix_name
+from convert.formats.gguf.type_words import BlockType, ProjectorType, TextType, pattern
 from convert.model.memory_needs import cores_for
+from convert.model.statistics import has_grams
 from convert.needs import MB, Needs
 from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
-from convert.suggest import suggest
 from quantize.encoders import ENCODERS
 from quantize.mixes import MIXES, Asked
 
 if TYPE_CHECKING:
     from convert.formats.gguf.conversion import Conversion, ConversionSettings
+    from convert.formats.gguf.fit_stage import Wanted
 
 
 VOCABULARY_COPIES = 12  # of tokenizer.json: parsed by us and, in the proof, by two libraries
-PROJECTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
 
 
-NOT_MADE = {"IQ1": "Q2_K", "IQ2": "Q2_K", "IQ3": "Q3_K_S", "TQ1": "Q2_K", "TQ2": "Q2_K", "MXFP4": "Q4_0"}
-"""How types begin that llama.cpp has and we do not make -> the nearest in size that we make."""
-
-
-def _one_of(words: Sequence[str]) -> tuple[BeforeValidator, WithJsonSchema]:
-    """What makes a `str` option one of `words`; the message for another names the nearest."""
-
-    def check(word: object) -> object:
-        if word in words:
-            return word
-        meant = str(word).upper().replace("-", "_")
-        if size := next((near for start, near in NOT_MADE.items() if meant.startswith(start)), ""):
-            raise ValueError(f"{word!r} is a type of llama.cpp that is not made here; nearest in size is {size}")
-        usual = [f"{meant}_M"] if f"{meant}_M" in words else []  # as llama.cpp understands Q4_K
-        close = usual or difflib.get_close_matches(meant, words, 1, 0.5)
-        hint = f"did you mean {close[0]}?" if close else suggest(meant, words, "convert stages")
-        raise ValueError(f"{word!r} is not a type that is written here; {hint}")
-
-    return BeforeValidator(check), WithJsonSchema({"enum": list(words), "type": "string"})
-
-
-def _type_or_none(word: object) -> object:
-    """A projector's type, or False or None; one message where a union's members would each have theirs."""
-    if word is None or word is False or word in PROJECTOR_TYPES:
-        return word
-    raise ValueError(f"{word!r} is not a type for a projector, wanted {', '.join(PROJECTOR_TYPES)} or false")
-
-
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
-    return text
-
-
-def _size(text: str | None) -> str | None:
-    from convert.formats.gguf.shard_names import size_in_bytes
+def _split(text: str | None) -> str | None:
+    from convert.formats.gguf.shard_names import read_split
 
     if text is not None:
-        size_in_bytes(text)
+        read_split(text)
     return text
-
-
-class Calibration(Options):
-    """An importance matrix made on the way."""
-
-    calibrate: RecipePath | None = Field(
-        None, description="UTF-8 text that the model reads while its activations are measured; a mix of our own if none"
-    )
-    chunks: int = Field(128, ge=1, le=1 << 20, description="windows of the text, from its start")
-    window: int = Field(512, ge=16, le=32768, description="tokens a window")
-    parse_special: bool = Field(
-        default=False,
-        description="read special tokens that the text spells out (<|im_start|>) as special tokens",
-    )
-
-    @property
-    def asked(self) -> ImatrixOptions:
-        """The options of the stage that makes such a matrix."""
-        return ImatrixOptions(
-            text=self.calibrate, chunks=self.chunks, window=self.window, parse_special=self.parse_special, threads=None
-        )
-
-
-def _imatrix_kind(value: object) -> object:
-    """One message where a union's members would each have theirs."""
-    if isinstance(value, Mapping):
-        known = Calibration.model_fields
-        if value.keys() - known:
-            raise ValueError(f"{dict(value)} is not a calibration, wanted the keys {', '.join(known)}")
-    elif not (value is None or value is False or isinstance(value, str | Path | Calibration)):
-        raise ValueError(
-            f"{value!r} is not an imatrix, wanted false, a file, or {{calibrate: text.txt, chunks: 128, window: 512}}"
-        )
-    return value
-
-
-def _which_imatrix(value: object) -> str:
-    return "calibration" if isinstance(value, Mapping | Calibration) else "none" if not value else "file"
-
-
-TextType = Annotated[str, *_one_of(tuple(MIXES))]
-BlockType = Annotated[str, *_one_of(tuple(ENCODERS))]
-ImatrixOption = Annotated[
-    Annotated[
-        Annotated[Literal[False] | None, Tag("none")]
-        | Annotated[RecipePath, Tag("file")]
-        | Annotated[Calibration, Tag("calibration")],
-        Discriminator(_which_imatrix),
-    ],
-    BeforeValidator(_imatrix_kind),
-]
-ProjectorType = Annotated[
-    str | bool | None,
-    BeforeValidator(_type_or_none),
-    WithJsonSchema({"enum": [*PROJECTOR_TYPES, False, None]}),
-]
 
 
 class GGUFOptions(Options):
     """Which files to make."""
 
-    types: list[TextType] = Field(min_length=1, description=f"types of the language model's files: {', '.join(MIXES)}")
+    types: list[TextType] = Field(
+        [], description=f"types of the language model's files: {', '.join(MIXES)}; `fit:` stands in their place"
+    )
+    fit: Annotated[list[Fit] | None, BeforeValidator(fits_of)] = Field(
+        None,
+        description="the types that lose least in a size, a file each: {file: 4.2GB}, {bits: 4.25}, {like: Q4_K_M}",
+    )
+    keep: dict[Annotated[str, AfterValidator(pattern)], BlockType] = Field(
+        {}, description="with fit: role (output, token_embd, attn_v …) or regular expression -> type that is not chosen"
+    )
+    prove: bool = Field(True, description="with fit: compare candidates on llama.cpp before one is chosen")
     mmproj: ProjectorType = Field(
         None, description="type of the projector's file, F16 when left out; false to make none"
     )
@@ -163,8 +81,14 @@ class GGUFOptions(Options):
         None, description=f"type of output.weight, or of the embedding where the two are one: {', '.join(ENCODERS)}"
     )
     token_embedding: BlockType | None = Field(None, description="type of token_embd.weight")
-    overrides: dict[Annotated[str, AfterValidator(_pattern)], BlockType] = Field(
-        {}, description="regular expression -> type of the tensors whose names it matches; the first match counts"
+    leave_output_tensor: bool = Field(False, description="output.weight in the type that the source has it in")
+    overrides: dict[Annotated[str, AfterValidator(pattern)], BlockType] = Field(
+        {},
+        description="regular expression -> type of the tensors in whose names it is found, in either case of letters; "
+        "the first that is found counts",
+    )
+    tensor_type_file: RecipePath | None = Field(
+        None, description="file of such overrides for llama-quantize, pattern=type; they come after those above"
     )
     pure: bool = Field(False, description="every tensor in the type the file is named after, as llama-quantize --pure")
     imatrix: ImatrixOption = Field(
@@ -172,12 +96,34 @@ class GGUFOptions(Options):
         description="importance weights: a file, or {calibrate: text.txt}, or {} for a mix of our own; false for none, "
         "when left out those of the stage it takes from",
     )
+    refine: bool = Field(
+        False,
+        description="choose levels and scales by what goes into each matrix, which a calibration stage has measured "
+        "(`from:` it): the same types and sizes drift less; no bytes of llama-quantize",
+    )
     allow_requantize: bool = Field(
         False, description="where the source is a GGUF file of other types than F32, F16 and BF16: make these of it"
     )
-    max_shard: Annotated[str | None, AfterValidator(_size)] = Field(
-        None, description="largest size of a file, as 45G or 500M; larger ones are split as llama.cpp does it"
+    split: Annotated[str | None, AfterValidator(_split)] = Field(
+        None,
+        description="45GB, 500MB or 40GiB of tensors a file, or 128 tensors: larger models are split as "
+        "llama-gguf-split does it; keep: in the shards that the source has",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_old(cls, words: object) -> object:
+        """`split` used to be called max_shard."""
+        if not isinstance(words, Mapping) or "max_shard" not in words:
+            return words
+        if "split" in words:
+            raise ValueError("max_shard is the former name of split: give one of them")
+        return {"split" if word == "max_shard" else word: value for word, value in words.items()}
+
+    @model_validator(mode="after")
+    def _types_or_fit(self) -> GGUFOptions:
+        check_words(self.model_fields_set, types=bool(self.types), fit=bool(self.fit))
+        return self
 
 
 def is_gguf(source: Bundle) -> bool:
@@ -199,19 +145,40 @@ def _lacking_modules() -> list[Problem]:
     ]
 
 
+def _unmeasured(inputs: Inputs) -> list[Problem]:
+    """What keeps a file from being refined."""
+    if importlib.util.find_spec("torch") is None:
+        return [Problem("gguf", "refine: true needs torch", "", install_command("validate"))]
+    (stage, source), *_ = inputs.items()
+    if has_grams(source):
+        return []
+    got = f"refine: true, and '{stage}' has no Gram matrices of what goes into the model's matrices"
+    remedy = "take `from:` a stage with `use: calibration`, which keeps them"
+    if source.of(Role.STATISTICS):
+        remedy = f"say `grams: true` in '{stage}'"
+    return [Problem("gguf", got, "", remedy)]
+
+
 def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     """The conversion; worked out once for check, forecast, explain and run, unless a file changes in between."""
     from convert.formats.gguf.conversion import ConversionSettings
-    from convert.formats.gguf.shard_names import size_in_bytes
+    from convert.formats.gguf.shard_names import read_split
+    from convert.formats.gguf.type_words import read_tensor_types
 
     again = len(inputs) == 1 and is_gguf(only(inputs))
     source = only(inputs) if again or _is_streamed(inputs) else checkpoint("gguf", inputs)
     file, awaited = _imatrix_file(options, source)
+    listed = read_tensor_types(options.tensor_type_file) if options.tensor_type_file else ()
+    wanted = _wanted(options)
     tensors = Asked(
-        options.output_tensor or "", options.token_embedding or "", tuple(options.overrides.items()), options.pure
+        options.output_tensor or "",
+        options.token_embedding or "",
+        (*options.overrides.items(), *listed),
+        options.pure,
+        options.leave_output_tensor,
     )
     settings = ConversionSettings(
-        tuple(options.types),
+        wanted.planned_types(weighted=bool(file or awaited)) if wanted else tuple(options.types),
         options.mmproj,
         options.name or "",
         options.pre_tokenizer,
@@ -220,12 +187,26 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
         awaited,
         imatrix.measured_on(options.imatrix.asked) if isinstance(options.imatrix, Calibration) else "",
         _weights_key(source) if file else "",
-        size_in_bytes(options.max_shard) if options.max_shard else None,
+        read_split(options.split) if options.split and not wanted else None,
+        options.refine,
     )
     # A file's hash, which a plan need not know yet, does not change what is made of it; `_stamps` tells its changes.
     roles = tuple((role, tuple(replace(a, sha256="") for a in files)) for role, files in source.roles.items())
     allowed = options.allow_requantize if again else None
-    return _prepared((source.model, roles, source.pending), _stamps(source, file), settings, allowed)
+    return _prepared(
+        (source.model, roles, source.pending), _stamps(source, file, options.tensor_type_file), settings, allowed
+    )
+
+
+def _wanted(options: GGUFOptions) -> Wanted | None:
+    """What is asked of a fit; None where types are named."""
+    if not options.fit:
+        return None
+    from convert.formats.gguf.fit_stage import Wanted
+    from convert.formats.gguf.shard_names import read_split
+
+    split = read_split(options.split) if options.split else None
+    return Wanted(tuple(options.fit), options.keep, options.prove, options.name or "", split)
 
 
 def _imatrix_file(options: GGUFOptions, source: Bundle) -> tuple[Path | None, str]:
@@ -271,8 +252,17 @@ def _stamps(source: Bundle, *others: Path | None) -> tuple[object, ...]:
     return tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
 
 
+def _refined(conversion: Conversion, source: Bundle) -> Conversion:
+    """The same, with what is known of what goes into the text's matrices."""
+    from convert.formats.gguf.refinement import Refinement
+
+    text = conversion.text
+    return replace(conversion, text=replace(text, refinement=Refinement.of(source, text.tensors)))
+
+
 def _bundle(inputs: Inputs, made: Sequence[tuple[Artifact, ...]]) -> Bundle:
-    return only(inputs).with_(weights=made[0], projector=made[1] if len(made) > 1 else (), statistics=())
+    made_of = only(inputs).with_(statistics=(), gradients=())
+    return made_of.with_(weights=made[0], projector=made[1] if len(made) > 1 else ())
 
 
 class GGUFStage(Stage[GGUFOptions]):
@@ -285,7 +275,8 @@ class GGUFStage(Stage[GGUFOptions]):
 
     def tools(self, options: GGUFOptions) -> tuple[str, ...]:
         """The distributions that decide the bytes: those of a calibration too, where the stage makes one."""
-        return (*self.TOOLS, *imatrix.TOOLS) if isinstance(options.imatrix, Calibration) else self.TOOLS
+        calibrated = imatrix.TOOLS if isinstance(options.imatrix, Calibration) else ("torch",) if options.refine else ()
+        return (*self.TOOLS, *calibrated)
 
     def calibrates(self, options: GGUFOptions) -> list[Path]:
         """What an importance matrix made on the way is measured on."""
@@ -299,16 +290,20 @@ class GGUFStage(Stage[GGUFOptions]):
         """What keeps the model from being converted, by its headers and configs."""
         problems = []
         try:
-            _prepare(options, inputs)
+            conversion = _prepare(options, inputs)
+            if wanted := _wanted(options):
+                problems += wanted.check(conversion, only(inputs))
         except ConvertError as error:
             problems += [p if isinstance(p, Problem) else Problem("gguf", p) for p in error.problems]
         if isinstance(options.imatrix, Calibration) and not problems:
             problems += _lacking_modules() or imatrix.check(options.imatrix.asked, inputs)
-        return problems
+        return problems + (_unmeasured(inputs) if options.refine else [])
 
     def lacking(self, options: GGUFOptions, made: Bundle) -> list[str]:
         """The types that cannot hold a value of the model."""
         there = {artifact.type for artifact in made.of(Role.WEIGHTS)}
+        if options.fit:
+            return []
         lost = [kind for kind in dict.fromkeys(options.types) if MIXES[kind].name not in there]
         return [f"{kind} is not made: it cannot hold a value of this model, use BF16" for kind in lost]
 
@@ -319,24 +314,34 @@ class GGUFStage(Stage[GGUFOptions]):
             tuple(Artifact(plan.kind, Path(plan.name), plan.size) for plan in group.plans)
             for group in conversion.groups
         ]
+        if wanted := _wanted(options):
+            made[0] = wanted.forecast(conversion, only(inputs))
         if isinstance(options.imatrix, Calibration):
             inputs = {"source": imatrix.forecast(options.imatrix.asked, inputs)}
         return _bundle(inputs, made)
 
     def needs(self, options: GGUFOptions, inputs: Inputs, made: Bundle) -> Needs:
-        """A few chunks of rows whatever the model's size, and its vocabulary; a calibration runs the model first."""
+        """A few chunks of rows whatever the model's size, and its vocabulary; a calibration runs the model first.
+
+        Refining takes the Gram matrices of two of the model's matrices.
+        """
+        from convert.formats.gguf.refinement import refinement_bytes
+
         if isinstance(options.imatrix, Calibration):
             return imatrix.needs(options.imatrix.asked, inputs, made)
         source = only(inputs)
         tokenizer = sum(a.size for a in source.of(Role.TOKENIZER))
-        return Needs(300 * MB + VOCABULARY_COPIES * tokenizer, cores_for(source))
+        refining = refinement_bytes(_prepare(options, inputs).text.tensors) if options.refine else 0
+        return Needs(300 * MB + VOCABULARY_COPIES * tokenizer + refining, cores_for(source))
 
     def explain(self, options: GGUFOptions, inputs: Inputs) -> Iterator[str]:
         """Lines about every file: its types and the rules that picked them; then what is left out, and notes."""
         from convert.formats.gguf.conversion import imatrix_lines
 
-        conversion = _prepare(options, inputs)
-        for group in conversion.groups:
+        conversion, wanted = _prepare(options, inputs), _wanted(options)
+        if wanted:
+            yield from wanted.explain(conversion, only(inputs))
+        for group in conversion.groups[1:] if wanted else conversion.groups:
             for plan in group.plans:
                 yield f"{plan.name}: {plan.size:,} bytes"
                 count = Counter((info.type.name, info.why) for info in plan.infos)
@@ -350,7 +355,8 @@ class GGUFStage(Stage[GGUFOptions]):
         """File, tensor, type and the rule that picked it, for `convert plan --explain-types`."""
         from convert.formats.gguf.conversion import tensor_types
 
-        return tensor_types(_prepare(options, inputs))
+        conversion, wanted = _prepare(options, inputs), _wanted(options)
+        return wanted.tensor_types(conversion, only(inputs)) if wanted else tensor_types(conversion)
 
     def run(self, options: GGUFOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """Write the files into `out`. Raises ConvertError before a byte is written when the model does not fit."""
@@ -369,13 +375,19 @@ class GGUFStage(Stage[GGUFOptions]):
             progress.note(line)
         for note in conversion.notes:
             progress.warn(note)
-        names = ", ".join(plan.name for group in conversion.groups for plan in group.plans)
-        progress.start(f"writing {names}", sum(group.source_bytes for group in conversion.groups))
-        made = [write_files(out, group, progress) for group in conversion.groups]
-        there = {artifact.path.name for artifact in made[0]}
-        first = next(plan for plan in conversion.text.plans if plan.name in there)
-        prove_tokenizer(out / first.name, first.fields, conversion.tokenizer, options.tokenizer_check, progress)
-        return _bundle(inputs, made)
+        if options.refine:
+            conversion = _refined(conversion, only(inputs))
+        if wanted := _wanted(options):
+            made, reports = wanted.write(conversion, only(inputs), out, progress)
+        else:
+            names = ", ".join(plan.name for group in conversion.groups for plan in group.plans)
+            progress.start(f"writing {names}", sum(group.source_bytes for group in conversion.groups))
+            made, reports = [write_files(out, group, progress) for group in conversion.groups], ()
+        for line in conversion.text.refinement.lines() if conversion.text.refinement else ():
+            progress.note(line)
+        fields = conversion.text.plans[0].fields  # whatever the type, the tokenizer's are the same
+        prove_tokenizer(made[0][0].path, fields, conversion.tokenizer, options.tokenizer_check, progress)
+        return _bundle(inputs, made).with_(fit=reports)
 
 
 STAGE = GGUFStage()

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,8 +21,11 @@ from convert.formats.gguf.tensors import StreamedTensor
 from convert.needs import cores
 from convert.progress import Progress
 from quantize.blocks import BlockType
-from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, overflowing
+from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, TOO_SMALL, overflowing
 from quantize.floats import largest, to_float32
+
+if TYPE_CHECKING:
+    from convert.formats.gguf.refinement import RefinedTensor, Refinement
 
 HOT_VALUES = 1 << 17  # encoded for every file while they are in the cache: 512 KiB as float32
 
@@ -40,6 +44,7 @@ class Group:
     volumes: tuple[tuple[FilePlan, ...], ...]
     tensors: tuple[StreamedTensor, ...]
     importance: Importance | None = None
+    refinement: Refinement | None = None
 
     @property
     def plans(self) -> tuple[FilePlan, ...]:
@@ -64,7 +69,10 @@ def write_files(out: Path, group: Group, progress: Progress, workers: int | None
     lost = _Lost(len(group.volumes))
     with ExitStack() as stack:
         files = [stack.enter_context(SplitFile(out, plans)) for plans in group.volumes]
-        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        if group.refinement:
+            stack.enter_context(group.refinement.threads())
+        begin = group.refinement.begin_thread if group.refinement else None
+        pool = stack.enter_context(ThreadPoolExecutor(workers, initializer=begin))
         for chunk, encoded in _in_order(pool, _chunks(group), workers):
             lost.add(chunk, encoded.large)
             for file, kind in zip(files, chunk.types, strict=True):
@@ -95,6 +103,7 @@ class _Chunk:
     types: tuple[BlockType, ...]
     last: bool
     weights: np.ndarray | None = None  # (columns,) or (experts, columns)
+    refined: RefinedTensor | None = None
 
     @property
     def storage(self) -> str:
@@ -105,10 +114,12 @@ class _Chunk:
         experts = self.weights if self.weights is not None and self.weights.ndim > 1 else None
         per_expert = self.tensor.rows // (1 if experts is None else len(experts))
         most = max(1, HOT_VALUES // self.tensor.row_values)
+        if self.refined:  # as many as there are: products of matrices want many rows
+            per_expert, most = min(per_expert, self.refined.rows), len(self.values)
         row, end = self.first_row, self.first_row + len(self.values)
         while row < end:
             stop = min(end, row + most, (row // per_expert + 1) * per_expert)
-            weights = self.weights if experts is None else experts[row // per_expert]
+            weights = self.weights if experts is None else experts[row * len(experts) // self.tensor.rows]
             values = self.values[row - self.first_row : stop - self.first_row]
             # an odd header leaves a mapped tensor unaligned
             yield row, np.require(values, requirements=("C", "A")), weights
@@ -119,9 +130,10 @@ def _chunks(group: Group) -> Iterator[_Chunk]:
     types = ([info.type for plan in plans for info in plan.infos] for plans in group.volumes)
     for tensor, *kinds in zip(group.tensors, *types, strict=True):
         weights = group.importance(tensor.name, tensor.row_values) if group.importance else None
+        refined = group.refinement.find(tensor) if group.refinement else None
         row = 0
         for values in tensor.chunks():
-            yield _Chunk(tensor, values, row, tuple(kinds), row + len(values) == tensor.rows, weights)
+            yield _Chunk(tensor, values, row, tuple(kinds), row + len(values) == tensor.rows, weights, refined)
             row += len(values)
 
 
@@ -205,15 +217,18 @@ def _encode(chunk: _Chunk) -> _Encoded:
                 continue
             if as_float32 is None:
                 as_float32 = to_float32(values)
-            piece = ENCODERS[name](as_float32, weights)
-            if top >= ALWAYS_FITS and name not in OVERFLOW:
+            if chunk.refined:
+                piece = chunk.refined.encode(name, row, as_float32, weights)
+            else:
+                piece = ENCODERS[name](as_float32, weights)
+            if name in TOO_SMALL or (top >= ALWAYS_FITS and name not in OVERFLOW):
                 _check_scales(row, as_float32, kind, piece, encoded)
             encoded.pieces[name].append(piece)
     return encoded
 
 
 def _check_scales(row: int, values: np.ndarray, kind: BlockType, piece: np.ndarray, encoded: _Encoded) -> None:
-    """Note a block whose scale became infinity: its values are too large for the type."""
+    """Note a block whose scale is no number: its values are too large for the type, or too small."""
     for in_run, block in np.argwhere(overflowing(kind.name, piece)).tolist():
         span = slice(block * kind.values, (block + 1) * kind.values)
         column = span.start + int(np.abs(values[in_run, span]).argmax())
@@ -239,6 +254,11 @@ def _note_large(chunk: _Chunk, row: int, values: np.ndarray, encoded: _Encoded) 
 
 def _too_large(chunk: _Chunk, large: _Large) -> Problem:
     kind = large.kind
+    if abs(large.value) < TOO_SMALL.get(kind, 0.0):
+        place = _place(chunk, large.row, large.column)
+        got = f"the largest value of a block, {large.value:g} at {place}, is too small for {kind}"
+        wanted = f"0, or at least {TOO_SMALL[kind]:g}"
+        return Problem(_where(chunk), got, wanted, "use another type for this tensor, as with overrides")
     got = f"its largest value {large.value:g} at {_place(chunk, large.row, large.column)} is too large for {kind}"
     wanted = f"below {OVERFLOW[kind]:g}" if kind in OVERFLOW else "a block whose scale float16 can hold"
     return Problem(_where(chunk), got, wanted, "use BF16 or F32 for this model")

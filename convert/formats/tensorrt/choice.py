@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert.bundle import Artifact, Bundle, Role
+from convert.bundle import MEASURED, Artifact, Bundle, Role
 from convert.errors import InputError, Problem
 from convert.formats.tensorrt import flavours
 from convert.formats.tensorrt.flavours import Flavour
@@ -269,6 +269,6 @@ def companions_of(bundle: Bundle) -> dict[Role, list[Artifact]]:
     """What travels beside the engines: all that lies in the folder of the graphs and is no graph."""
     found: dict[Role, list[Artifact]] = {}
     for role, artifact in bundle.artifacts():
-        if role not in (Role.WEIGHTS, Role.PROJECTOR, Role.REPORT, Role.IMATRIX, Role.STATISTICS):
+        if role not in (Role.WEIGHTS, Role.PROJECTOR, Role.REPORT, *MEASURED):
             found.setdefault(role, []).append(artifact)
     return found

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from validate.metrics import DEFINITIONS
-from validate.report import cache_words, columns, sections, standing_words, verdicts, words
+from validate.report import cache_words, columns, fit_words, sections, standing_words, verdicts, words
 from validate.report.build import to_json
-from validate.report.html import gauge, images, scatter, spread
+from validate.report.html import gauge, images, predicted, scatter, spread
 from validate.report.html.axes import FLOOR, colours, colours_dark, ten_to
 from validate.report.outputs import short_names
 from validate.report.reading_words import reading
@@ -95,6 +95,10 @@ def _context(report: Report) -> dict[str, object]:
         "caches": cache_words.caches(report),
         "cache_method": cache_words.METHOD,
         "cache_facts": cache_words.FACTS,
+        "fitted": fit_words.fitted(report),
+        "fit_method": fit_words.METHOD,
+        "fit_guessed": fit_words.GUESSED if fit_words.guessed(report) else "",
+        "predicted": predicted.predicted(report),
         "slices": sections.slice_table(report),
         "maps": [(i, found) for i, o in enumerate(outputs) if (found := sections.tensor_map(o["tensors"]))],
         "did": (did := any(o["greedy"] or o["tool_calls"] or o["vision"]["clicks"] for o in outputs)),

@@ -6,13 +6,14 @@ from validate.report.markdown.caches import caches
 from validate.report.markdown.contract import contract, vision
 from validate.report.markdown.drift import drift
 from validate.report.markdown.embeddings import embeddings
+from validate.report.markdown.fits import fits
 from validate.report.markdown.method import method
 from validate.report.markdown.standing import answers, ranking
 from validate.report.markdown.tables import limits, outputs
 from validate.report.markdown.verdict import verdict
 from validate.report.schema import Report
 
-_PARTS = (verdict, outputs, limits, ranking, answers, caches, embeddings, drift, contract, vision, method)
+_PARTS = (verdict, outputs, limits, ranking, answers, caches, fits, embeddings, drift, contract, vision, method)
 
 
 def to_markdown(report: Report) -> str:
