@@ -218,15 +218,9 @@ class _About:
                 *vocabulary,
             )
             fields = (self._general(tensors, "model") + list(spec.fields), after)
-<<<<<<< HEAD
             plan = _plan(f"{start}-{kind}.gguf", mix, spec, fields, infos)
-            most = self.settings.max_shard
-            volumes.append((plan,) if most is None else split_plans(plan, most))
-=======
-            plan = _plan(f"{self.start}-{kind}.gguf", mix, spec, fields, infos)
             split = self.settings.split
             volumes.append((plan,) if split is None else split_plans(plan, split))
->>>>>>> main
         return Group(tuple(volumes), tuple(tensors), imatrix.weights if imatrix else None)
 
     def projector(self, spec: GraphSpec, tensors: Sequence[StreamedTensor], kind: str) -> Group:
