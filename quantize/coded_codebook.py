@@ -27,6 +27,8 @@ def _layout(name: str, width: int, read: Callable[[np.ndarray], Fields], write: 
     book = codebook(name)
     entries = magnitudes[book.levels]
     places = len(magnitudes) ** np.arange(entries.shape[1])
+    number_of = np.zeros(len(magnitudes) ** entries.shape[1], np.uint16)  # by its levels as digits
+    number_of[book.levels @ places] = np.arange(len(entries))
 
     def unpack(blocks: np.ndarray) -> Coded:
         numbers, signs, tops = read(blocks)
@@ -37,7 +39,7 @@ def _layout(name: str, width: int, read: Callable[[np.ndarray], Fields], write: 
 
     def pack(coded: Coded) -> np.ndarray:
         digits = np.searchsorted(magnitudes, np.abs(coded.levels)).reshape(len(coded.levels), -1, len(places))
-        numbers = book.lists[digits @ places].astype(np.uint16)
+        numbers = number_of[digits @ places]
         signs = np.packbits(coded.levels < 0, axis=1, bitorder="little")
         return np.concatenate(
             [half_bytes(coded.d), write(numbers, signs, ((coded.scales - 1) / 2).astype(np.uint8))], 1
