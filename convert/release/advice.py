@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from convert.release.repository import Place
 from validate.gates import PRESETS
@@ -11,6 +13,7 @@ from validate.gates import PRESETS
 MEMORIES_GB = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 192, 256, 384, 512, 768)  # of what people have
 AROUND = 1.1  # what a runtime takes beside the weights: context and buffers, by a tenth …
 BESIDE_BYTES = 500_000_000  # … and half a gigabyte
+CONTEXT = 8192  # tokens that memory is calculated for
 SAME_SIZE = 1.02
 GOOD_KL = PRESETS["good"].limits["kl_mean"]
 
@@ -25,9 +28,33 @@ class Choice:
 
 
 def needed_bytes(place: Place) -> float:
-    """About what it takes to run a file: a rule of thumb, of its size alone."""
+    """What it takes to run a file: calculated for GGUF, a rule of thumb by its size for others."""
     output = place.row.output
-    return (output.weights_size + output.projector_size) * AROUND + BESIDE_BYTES
+    return estimated_bytes(place) or (output.weights_size + output.projector_size) * AROUND + BESIDE_BYTES
+
+
+def estimated_bytes(place: Place) -> int | None:
+    """What llama.cpp takes for CONTEXT tokens, its projector loaded; None where that is not known of a file."""
+    output = place.row.output
+    if output.weights.format != "gguf":
+        return None
+    files = tuple(file.path for file in (output.weights, *output.parts))
+    return _estimated(files, output.projector.path if output.projector else None)
+
+
+@functools.cache
+def _estimated(files: tuple[Path, ...], projector: Path | None) -> int | None:
+    from convert.errors import InputError
+    from convert.estimate.memory import estimate
+    from convert.estimate.setting import Setting
+    from convert.formats.gguf.memory import stored_file
+
+    try:
+        model = stored_file(files)
+        of_images = stored_file([projector]) if projector else None
+        return model.size + estimate(model, Setting(CONTEXT, images=projector is not None), of_images).beside
+    except (InputError, ValueError, LookupError, TypeError, ArithmeticError, OSError):
+        return None
 
 
 def choices(places: Sequence[Place]) -> list[Choice]:

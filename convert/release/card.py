@@ -17,7 +17,7 @@ from convert.errors import PlanError, Problem
 from convert.formats.base import Usage
 from convert.json_types import JsonDict
 from convert.release import lineage
-from convert.release.advice import Choice, choices, first
+from convert.release.advice import CONTEXT, Choice, choices, estimated_bytes, first
 from convert.release.metadata import Facts, header
 from convert.release.repository import Place, Repository
 from convert.release.rows import Made
@@ -117,6 +117,7 @@ def words(source: CardSource) -> JsonDict:
         "formats": _formats(repository.places),
         "lines": [line(place) for place in repository.places],
         "first": line(best),
+        "context": CONTEXT if estimated_bytes(best) else None,
         "choices": [_choice(choice) for choice in choices(repository.places)],
         "usage": list(_usage(source, best)),
         "projectors": list(dict.fromkeys(place.projector for place in repository.places if place.projector)),

@@ -25,6 +25,7 @@ is unknown, a value that does not fit and a stage that is not there are all repo
 | `model` | [which model](#model); required |
 | `stages` | name -> what to make, in any order |
 | `validate` | [how outputs are measured and what they must keep](#validate); nothing is measured without it |
+| `release` | [what `convert release` publishes](#release), where, and what with it |
 
 An entry of `stages` says `use:` (which stage, below), `from:` (the stage or stages whose output it takes; the model
 when left out) and the stage's own options. Its name is the folder that its files get."""
@@ -57,6 +58,7 @@ def recipe_page() -> str:
         _options("model", schema["properties"]["model"], definitions),
         *(_options(_word(stage), stage, definitions) for stage in stages),
         _options("validate", _without_null(schema["properties"]["validate"]), definitions),
+        _options("release", _without_null(schema["properties"]["release"]), definitions),
     )
 
 

@@ -58,6 +58,7 @@ def test_the_card_says_what_a_person_asks(card: ModelCard, place: Path) -> None:
         "For images, take [`mmproj-Tiny-VL-F16.gguf`](./mmproj-Tiny-VL-F16.gguf) too.",
         f"`{Q8}` (",
         "| 2 GB or more |",
+        "calculated: the weights, and what llama.cpp takes for a context of 8192 tokens and an image.",
         f"llama-server -m {Q8} --mmproj mmproj-Tiny-VL-F16.gguf",
         "Apache-2.0, as the original.",
         "Carried along: [`LICENSE`](./LICENSE), [`NOTICE.txt`](./NOTICE.txt).",

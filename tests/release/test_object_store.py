@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
     fsspec.filesystem("s3").clear_instance_cache()
-    fsspec.filesystem("s3").mkdir("bucket")
-    yield "s3://bucket/models"
+    bucket = f"bucket-{uuid.uuid4().hex}"  # moto keeps its buckets for as long as the process lives
+    fsspec.filesystem("s3").mkdir(bucket)
+    yield f"s3://{bucket}/models"
     server.stop()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from convert.formats.base import Usage
 
 READ = """\
-import tensorrt_rtx as tensorrt  # data-centre TensorRT: import tensorrt
+import tensorrt_rtx_bindings as tensorrt  # data-centre TensorRT: import tensorrt
 
 runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.WARNING))
 with open("{file}", "rb") as file:
