@@ -68,7 +68,7 @@ def importance(known: Known, tensor: StreamedTensor, how: Sequence[Weighing]) ->
     weights = known.imatrix.weights(tensor.name, tensor.row_values) if known.imatrix else None
     if weights is not None or known.fisher is None:
         return weights
-    found = np.zeros((_sizes(tensor)[0], tensor.row_values))
+    found: np.ndarray = np.zeros((_sizes(tensor)[0], tensor.row_values))
     for one in how:
         assert one.rows is not None
         found += one.rows.mean(1, keepdims=True, dtype=np.float64) * one.squares
