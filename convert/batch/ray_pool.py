@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -170,12 +171,17 @@ def _connect(address: str) -> None:
     import ray
 
     words = {"address": address} if address != RAY else {"include_dashboard": False}
+    handlers = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(**words, log_to_driver=False, configure_logging=False, ignore_reinit_error=True)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         remedy = "`ray start --head` starts one; --engine ray starts one for this batch"
         raise PlanError(Problem(f"--engine {address}", f"no cluster: {said}", "", remedy)) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for which, handler in handlers.items():
+                signal.signal(which, handler)  # Ray's own would end us with nothing cleared
 
 
 def _route_to(address: str) -> str:
