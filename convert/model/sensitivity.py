@@ -36,11 +36,16 @@ class Weighing:
     peaks: Mapping[int, np.ndarray] = field(default_factory=dict)  # block -> (experts, blocks): largest value squared
 
     def noise(self, block: int, kind: str) -> np.ndarray | None:
-        """(experts, columns) what a runtime's rounding of the inputs adds to each; None where that is not known."""
+        """(experts, columns) what a runtime's rounding of the inputs adds to each; None where that is not known.
+
+        Beside a value a hundred times their size others are rounded to 0: what they lose is themselves, no more.
+        """
         if kind in HALF_PRECISION:
             return self.squares * HALF_PRECISION[kind]
         peaks = self.peaks.get(block)
-        return None if peaks is None else np.repeat(peaks / LEVELS_8_BITS**2 / 12, block, axis=1)
+        if peaks is None:
+            return None
+        return np.minimum(np.repeat(peaks / LEVELS_8_BITS**2 / 12, block, axis=1), self.squares)
 
 
 @dataclass(frozen=True)

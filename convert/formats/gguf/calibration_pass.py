@@ -99,8 +99,8 @@ def _gradients(
     if not all(bool(values.isfinite().all()) for values in (*found.rows.values(), *found.by_token.values())):
         raise StageError("calibration", "gradients that are not finite", "finite numbers", "is the checkpoint sound?")
     unread = held_out(reference, options.description, rows, HELD_OUT_ROWS)
-    if options.files and len(unread.own) < HELD_OUT_ROWS // 2:
+    if options.files and unread.rows is not unread.own:
         got = f"{len(unread.own)} rows of the files are not calibrated on"
-        progress.warn(f"{got}: candidates of a fit are compared on the default mix too; fewer `samples:` leave more")
+        progress.warn(f"{got}: candidates of a fit are compared on the default mix; fewer `samples:` leave more")
     words = summary(chosen_rows := texts[::step]) | {"length": max(row["input_ids"].size for row in chosen_rows)}
     return (fisher_file.save(folder / fisher_file.FILE, found, reference.layered.tensors, unread.rows, words),)

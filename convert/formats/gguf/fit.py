@@ -34,9 +34,9 @@ from validate.kv_cache import CacheTypes
 
 BASE = "Q4_K_M"  # whose plan tells what no choice is about
 FILE_TYPE, BUDGET, PREDICTED = "general.file_type", "convert.fit.bytes", "convert.fit.predicted_kl"
-TEMPERS = (1.0, 0.8, 1.25)
-"""Powers of the costs that candidate mixes are chosen by: below 1 a few large costs count for less, above for more.
-Sums of costs to second order are least sure of the largest."""
+TEMPERS = (1.0, 1.25)
+"""Powers of the costs that candidate mixes are chosen by: above 1 the largest count for more. Sums of costs to second
+order are least sure of those."""
 LARGEST_ELSEWHERE = TYPES["Q8_0"].bits_per_value
 HOLDERS = 3  # tensors that a message names
 
@@ -253,7 +253,7 @@ def mixtures(opened: Open, costs: Costs, target: Target, *, several: bool) -> li
         true = totalled(tables[1.0], chosen.choices)
         why = "chosen for the size" + ("" if temper == 1 else f", by costs to the power of {temper}")
         found.setdefault(tuple(chosen.choices.values()), Mixture(chosen.choices, why, true.loss, true.bytes))
-    if several and (preset := _best_preset(opened, tables[1.0], target.room)):
+    for preset in _usual(opened, tables[1.0], target.room) if several else ():
         found.setdefault(tuple(preset.types.values()), preset)
     return list(found.values())
 
@@ -286,12 +286,18 @@ def _fitting(opened: Open, table: Mapping[str, Mapping[str, Cost]], target: Targ
         room -= over
 
 
-def _best_preset(opened: Open, table: Mapping[str, Mapping[str, Cost]], room: int) -> Mixture | None:
-    """What the usual types that fit would come to, the one of least predicted cost; hard rules are kept."""
+def _usual(opened: Open, table: Mapping[str, Mapping[str, Cost]], room: int) -> Iterator[Mixture]:
+    """What two usual types would come to: of those that fit the largest, and that of least predicted cost.
+
+    Hard rules are kept: a type that breaks one is not among them.
+    """
     found = []
     for kind, plan in opened.presets.items():
         types = {info.name: info.type.name for info in plan.infos if info.name in opened.kinds}
         if all(type_ in table[name] for name, type_ in types.items()):
             true = totalled(table, {name: types[name] for name in table})
             found.append(Mixture(true.choices, f"as in {kind}", true.loss, true.bytes))
-    return min((one for one in found if one.bytes <= room), key=lambda one: (one.predicted, one.bytes), default=None)
+    fitting = [one for one in found if one.bytes <= room]
+    if fitting:
+        yield max(fitting, key=lambda one: (one.bytes, -one.predicted))
+        yield min(fitting, key=lambda one: (one.predicted, one.bytes))

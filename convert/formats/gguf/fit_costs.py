@@ -29,7 +29,7 @@ from quantize.blocks import TYPES
 from quantize.encoders import ENCODERS, NEED_IMPORTANCE
 from quantize.floats import to_float32
 
-FORM = 4  # raise it when the same tensor and type would cost something else
+FORM = 5  # raise it when the same tensor and type would cost something else
 Costs = dict[str, dict[str, float]]
 
 OF_OTHER_MODELS = ("TQ1_0", "TQ2_0", "MXFP4", "NVFP4")  # made for weights that were trained in them; few runtimes have
