@@ -1,16 +1,17 @@
 """The best choice for each of many tensors that a number of bytes has room for.
 
 Every tensor has a few choices, each with its bytes and what it costs; costs add up over tensors. Wanted is the least
-cost in no more bytes than the budget: a knapsack with one choice of each kind (multiple-choice knapsack; Sinha and
-Zoltners, Operations Research 27, 1979). On the lower convex hull of each tensor's (bytes, cost) one price a byte picks
-for all; the price is found by bisection. That is the optimum of the problem in which a tensor may be split between two
-choices, so what is lost to whole choices is one step of one tensor at most. What room is left is then spent, and
-changes of two tensors at a time are made as long as one helps.
+cost in no more bytes than the budget: a knapsack with one choice of each kind (multiple-choice knapsack; Kellerer,
+Pferschy and Pisinger, Knapsack Problems, 11.5). A price a byte for all tensors would nearly do, but not where one of
+them is a fifth of the model: a step of an embedding that does not fit would leave its bytes to others that hardly
+need them. So the least cost is found for every amount of room at once, tensor by tensor, in units of the room's
+131072nd part: exactly where a unit is a byte. Room that rounding up to units leaves is then spent, and changes of two
+tensors at a time are made as long as one helps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ class Cost:
     bytes: int
     loss: float
 
+
+UNITS = 1 << 17
 
 Table = Mapping[str, Mapping[str, Cost]]
 """Tensor -> choice -> what it takes and costs."""
@@ -56,7 +59,7 @@ def best(table: Table, budget: int, together: Iterable[Sequence[str]] = ()) -> B
     least = sum(int(one.bytes[0]) for one in options)
     if least > budget:
         raise TooSmall(budget, least, _smallest(groups, options, table))
-    picked = _exchanged(options, _filled(options, _priced(options, budget), budget), budget)
+    picked = _exchanged(options, _filled(options, _in_units(options, budget - least), budget), budget)
     chosen = {name: one.names[at] for names, one, at in zip(groups, options, picked, strict=True) for name in names}
     chosen = {name: chosen[name] for name in table}
     return totalled(table, chosen)
@@ -88,12 +91,11 @@ def _groups(table: Table, together: Sequence[Sequence[str]]) -> list[tuple[str, 
 
 @dataclass(frozen=True, eq=False)
 class _Options:
-    """Of one tensor, or of some that share a choice: no option costs as much as a smaller one."""
+    """Of one tensor, or of some that share a choice, 255 at most: none costs as much as a smaller one."""
 
     names: tuple[str, ...]
     bytes: np.ndarray  # int64, rising
     loss: np.ndarray  # float64, falling
-    hull: tuple[int, ...]  # places of those on the lower convex hull
 
     @classmethod
     def of(cls, tensors: Sequence[str], table: Table) -> _Options:
@@ -111,48 +113,34 @@ class _Options:
             if not kept or row[1] < kept[-1][1]:
                 kept.append(row)
         sizes, losses = np.array([row[0] for row in kept], np.int64), np.array([row[1] for row in kept])
-        return cls(tuple(row[2] for row in kept), sizes, losses, _hull(sizes, losses))
-
-    def steps(self) -> Iterator[tuple[float, int]]:
-        """From the smallest option on along the hull: what a byte more saves, falling, and where that leads."""
-        for here, there in zip(self.hull, self.hull[1:], strict=False):
-            yield float((self.loss[here] - self.loss[there]) / (self.bytes[there] - self.bytes[here])), there
-
-
-def _hull(sizes: np.ndarray, losses: np.ndarray) -> tuple[int, ...]:
-    """Places on the lower convex hull, from left to right (Andrew's monotone chain)."""
-    found: list[int] = []
-    for place in range(len(sizes)):
-        while len(found) > 1 and _above(sizes, losses, found[-2], found[-1], place):
-            found.pop()
-        found.append(place)
-    return tuple(found)
-
-
-def _above(sizes: np.ndarray, losses: np.ndarray, first: int, middle: int, last: int) -> bool:
-    """Whether the middle point lies on or above the line between the others."""
-    left = (losses[middle] - losses[first]) * float(sizes[last] - sizes[first])
-    return bool(left >= (losses[last] - losses[first]) * float(sizes[middle] - sizes[first]))
+        return cls(tuple(row[2] for row in kept), sizes, losses)
 
 
 # ---- the search
 
 
-def _priced(options: Sequence[_Options], budget: int) -> list[int]:
-    """Places of the options that the least price picks with which they fit; the smallest where none does."""
-    steps = [list(one.steps()) for one in options]
-    prices = sorted({saved for of_one in steps for saved, _ in of_one}, reverse=True)
-
-    def at(count: int) -> list[int]:
-        """With every step whose byte saves at least as much as the price number `count - 1` says."""
-        price = prices[count - 1] if count else np.inf
-        return [max([0, *(there for saved, there in of_one if saved >= price)]) for of_one in steps]
-
-    low, high = 0, len(prices)  # `low` fits
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if _size(options, at(middle)) <= budget else (low, middle - 1)
-    return at(low)
+def _in_units(options: Sequence[_Options], room: int) -> list[int]:
+    """Places of the options of least cost, what they take beyond the smallest rounded up to units of the room."""
+    unit = max(1, -(-room // UNITS))
+    count = room // unit
+    least = np.zeros(count + 1)  # of the tensors so far, by the units that they may take
+    taken = np.zeros((len(options), count + 1), np.uint8)
+    for one, places in zip(options, taken, strict=True):
+        found = least + one.loss[0]
+        for place in range(1, len(one.names)):
+            units = -(-int(one.bytes[place] - one.bytes[0]) // unit)
+            if units > count:
+                break
+            other = least[: count + 1 - units] + one.loss[place]
+            better = other < found[units:]
+            found[units:][better] = other[better]
+            places[units:][better] = place
+        least = found
+    picked, left = [], count
+    for one, places in zip(reversed(options), reversed(taken), strict=True):
+        picked.append(int(places[left]))
+        left -= -(-int(one.bytes[picked[-1]] - one.bytes[0]) // unit)
+    return picked[::-1]
 
 
 def _size(options: Sequence[_Options], picked: Sequence[int]) -> int:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantize.simd import LANES, counted_nowhere
-from quantize.simd16 import LARGEST, WIDTH, least, load16, lookup, numbered, sixteen, store16, where16
+from quantize.codebooks import COUNT_SHIFT
+from quantize.simd import LANES, counted_nowhere, gather, load, sqrt, store
+from quantize.simd16 import LARGEST, WIDTH, first_lane, least, load16, lookup, numbered, sixteen, store16, where16
 
 MOST = 304
 """More entries than any list has, in whole vectors."""
@@ -33,6 +34,24 @@ _HIGHER = np.array([2 * (k >> 2) + 1 for k in range(WIDTH)], np.float32)
 
 _ENDLESS = np.float32(1e38)
 _ROUNDING = np.float32(2.0**-17)
+_LOW, _HIGH = np.float32(1e-12), np.float32(1e12)
+
+
+@counted_nowhere
+def weigh(room, x, w, blocks, first, n, stride):
+    """Fills the room at `w` with the weights of the values at `x`, n of each of LANES blocks from value `first` on.
+
+    `stride` is how many values lie from one block to the next; `blocks` is made by superblocks.py.
+    """
+    _, columns, means, begin, plain = blocks
+    mean = load(means, first // stride)
+    if plain < 0:
+        gather(columns, (begin + first) % (columns.size - 256 * LANES), stride, n, room[w:])
+    for i in range(0, n * LANES, LANES):
+        value = load(room, x + i)
+        square = value * value
+        weight = load(room, w + i) * sqrt(mean + square) if plain < 0 else mean * plain + square
+        store(room, w + i, weight)
 
 
 @counted_nowhere
@@ -98,15 +117,35 @@ def _measured_of_4(tables, code):
     return distance, lookup(tables[4], code) + lookup(tables[5], b) + lookup(tables[6], c) + lookup(tables[7], d)
 
 
+@counted_nowhere
+def _certain(scale, energy, distance, a, nearest, a_nearest):
+    """How far the scale, times itself, may fall until an entry is nearer than the `nearest`; 0 where none is certain.
+
+    What a computed distance is off by rounding is below 32 * 2**-24 of the energies scale**2 * A and C. It counts for
+    two entries at two scales, and for what follows here.
+    """
+    error = ((a + a_nearest) * (scale * scale) + (energy + energy)) * _ROUNDING
+    ahead, falling = distance - nearest - error, a - a_nearest
+    crossing = where16(falling > 0, ahead / falling, _ENDLESS)
+    return where16(ahead > 0, crossing, np.float32(0))
+
+
 def _nearest(measured):
-    """The function that finds the nearest entry, for groups of one size."""
+    """The functions that find the nearest entry, for groups of one size."""
 
     @counted_nowhere
-    def nearest(room, tables, codes, first, count):
-        """The position of the nearest of a list of entries, -1 where ggml finds none; and its squared distance.
+    def among_few(tables, codes, first, count, scale, energy):
+        """Of up to sixteen entries: the position of the nearest, its squared distance, and `_certain` of all others."""
+        distance, a = measured(tables, load16(codes, first))
+        distance = where16(numbered() < count, distance, np.float32(np.inf))
+        nearest = least(distance)
+        position = first_lane(distance == nearest)
+        crossing = _certain(scale, energy, distance, a, nearest, lookup(a, sixteen(position)))
+        return position, nearest, least(where16(numbered() == position, _ENDLESS, crossing))
 
-        All squared distances are left at DISTANCES, the A of all entries at SQUARES.
-        """
+    @counted_nowhere
+    def among_many(room, tables, codes, first, count, scale, energy):
+        """The same of any number."""
         best, position = sixteen(np.float32(LARGEST)), sixteen(np.int32(0))
         for start in range(0, count, WIDTH):
             distance, a = measured(tables, load16(codes, first + start))
@@ -117,9 +156,30 @@ def _nearest(measured):
             nearer = distance < best
             best = where16(nearer, distance, best)
             position = where16(nearer, lane, position)
-        distance = least(best)
-        position = least(where16(best == distance, position, np.int32(MOST)))
-        return (position if distance < np.float32(LARGEST) else np.int32(-1)), distance
+        nearest = least(best)
+        found = min(least(where16(best == nearest, position, np.int32(MOST))), np.int32(MOST - 1))
+        a_nearest, closest = sixteen(room[SQUARES + found]), sixteen(_ENDLESS)
+        for start in range(0, count, WIDTH):
+            distance, a = load16(room, DISTANCES + start), load16(room, SQUARES + start)
+            crossing = _certain(scale, energy, distance, a, nearest, a_nearest)
+            crossing = where16(numbered() + start == found, _ENDLESS, crossing)
+            closest = where16(crossing < closest, crossing, closest)
+        return found, nearest, least(closest)
+
+    @counted_nowhere
+    def nearest(room, tables, codes, first, count, scale, inverse, energy):
+        """The position of the nearest of a list of entries, and down to which scale it is certain to be the nearest.
+
+        The position is -1 where ggml finds none. `inverse` is about 1 / `scale`, `energy` the sum of weight * value**2.
+        """
+        if count <= WIDTH:
+            position, distance, closest = among_few(tables, codes, first, count, scale, energy)
+        else:
+            position, distance, closest = among_many(room, tables, codes, first, count, scale, energy)
+        # Products of numbers in these ranges are neither infinite nor denormal: rounding errors are relative ones.
+        ordinary = (energy > _LOW) & (energy < _HIGH) & (scale > _LOW) & (scale < _HIGH)
+        until = scale - closest * inverse if ordinary else np.float32(np.inf)
+        return (position if distance < np.float32(LARGEST) else np.int32(-1)), until
 
     return nearest
 
@@ -128,48 +188,52 @@ _nearest_of_8, _nearest_of_4 = _nearest(measured_of_8), _nearest(_measured_of_4)
 
 
 @counted_nowhere
-def nearest_of_8(room, at, scale, codes, first, count):
+def nearest_of_8(room, at, scale, inverse, energy, codes, first, count):
     """Of 8 values with levels 1, 3 and 5, which stand from X + `at` on, LANES apart; see `_nearest`."""
     tables = tables_of_8(room, at, scale, load16(_LOWER, 0), load16(_HIGHER, 0))
-    return _nearest_of_8(room, tables, codes, first, count)
+    return _nearest_of_8(room, tables, codes, first, count, scale, inverse, energy)
 
 
 @counted_nowhere
-def nearest_of_4(room, at, scale, codes, first, count):
+def nearest_of_4(room, at, scale, inverse, energy, codes, first, count):
     """Of 4 values with levels 1, 3 ... 15."""
-    return _nearest_of_4(room, _tables_of_4(room, at, scale), codes, first, count)
+    return _nearest_of_4(room, _tables_of_4(room, at, scale), codes, first, count, scale, inverse, energy)
 
 
 @counted_nowhere
 def nearest_shifted(room, at, scale, shift, codes, first, count):
-    """The position, of 8 values with levels `shift` - 1, `shift` and `shift` + 1."""
+    """The position only, -1 for none, of 8 values with levels `shift` - 1, `shift` and `shift` + 1."""
     low, high = (load16(_LOWER, 0) - 3) * 0.5 + shift, (load16(_HIGHER, 0) - 3) * 0.5 + shift
-    position, _ = _nearest_of_8(room, tables_of_8(room, at, scale, low, high), codes, first, count)
-    return position
+    tables = tables_of_8(room, at, scale, low, high)
+    best, position = sixteen(np.float32(LARGEST)), sixteen(np.int32(0))
+    for start in range(0, count, WIDTH):
+        distance, _ = measured_of_8(tables, load16(codes, first + start))
+        nearer = (distance < best) & (numbered() < count - start)
+        best = where16(nearer, distance, best)
+        position = where16(nearer, numbered() + start, position)
+    nearest = least(best)
+    found = least(where16(best == nearest, position, np.int32(MOST)))
+    return found if nearest < np.float32(LARGEST) else np.int32(-1)
 
 
 @counted_nowhere
-def until(room, at, size, scale, position, distance, count):
-    """Down to which scale the entry at `position` of a list is certain to stay the nearest, also after rounding."""
-    energy = np.float32(0)
-    for i in range(size):
-        k = at + i * LANES
-        energy += room[METRIC + k] * room[X + k] * room[X + k]
-    a = room[SQUARES + position]
-    square = scale * scale
-    # Products of numbers in these ranges are neither infinite nor denormal, so rounding errors are relative ones.
-    ordinary = 1e-24 < energy < 1e24 and 1e-24 < square * a < 1e24 and 1e-12 < scale < 1e12
-    if not ordinary:
-        return np.float32(np.inf)
-    closest = sixteen(_ENDLESS)
-    for start in range(0, count, WIDTH):
-        other = load16(room, SQUARES + start)
-        # what a rounded distance is off is below 32 * 2**-24 of these energies; two distances, twice, and some more
-        error = ((other + a) * square + (energy + energy)) * _ROUNDING
-        certain = load16(room, DISTANCES + start) - distance - error
-        falling = other - a
-        crossing = where16(falling > 0, certain / falling, _ENDLESS)
-        crossing = where16(certain > 0, crossing, np.float32(0))
-        crossing = where16(numbered() + start == position, _ENDLESS, crossing)
-        closest = where16(crossing < closest, crossing, closest)
-    return scale - least(closest) / scale
+def word_of_8(code):
+    """The odd numbers 2 * level + 1, four bits each, of a code's 8 levels of two bits."""
+    spread = (code | code << 8) & 0x00FF00FF
+    spread = (spread | spread << 4) & 0x0F0F0F0F
+    spread = (spread | spread << 2) & 0x33333333
+    return (spread << 1) + 0x11111111
+
+
+@counted_nowhere
+def word_of_4(code):
+    """The same of 4 levels of three bits."""
+    spread = code & 7 | (code & 0o70) << 1 | (code & 0o700) << 2 | (code & 0o7000) << 3
+    return (spread << 1) + 0x1111
+
+
+@counted_nowhere
+def list_of(lists, point):
+    """How many entries are near a point, 0 where it is one; and where their codes stand, or its own code."""
+    entry = lists[point]
+    return entry >> COUNT_SHIFT, entry & ((1 << COUNT_SHIFT) - 1)

@@ -25,7 +25,7 @@ import numpy as np
 
 from quantize.codebook_search import ALL, ALL_OR_NONE, THOSE_OFF_GRID, search_2, search_3
 from quantize.codebooks import codebook
-from quantize.superblocks import VALUES, SuperBlocks, Weighing, encode, nibbles, scales_of
+from quantize.superblocks import VALUES, SuperBlocks, Weighing, encode, largest_of, nibbles, scales_of
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,17 @@ def iq2_xs(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
 
 def iq2_s(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """IQ2_S: 1024 entries of 8 values, 2.5625 bits a value."""
-
-    def plain(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        return np.asarray(np.float32(0.25) * mean + x * x)
-
-    return encode("IQ2_S", _pack_iq2_s, Weighing(2, plain), values, weights)
+    return encode("IQ2_S", _pack_iq2_s, Weighing(2, 0.25), values, weights)
 
 
 def iq3_xxs(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """IQ3_XXS: 256 entries of 4 values, 3.0625 bits a value."""
-    return encode("IQ3_XXS", _pack_iq3_xxs, Weighing(2, lambda x, _: x * x), values, weights)
+    return encode("IQ3_XXS", _pack_iq3_xxs, Weighing(2, 0), values, weights)
 
 
 def iq3_s(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """IQ3_S: 512 entries of 4 values, 3.4375 bits a value."""
-    return encode("IQ3_S", _pack_iq3_s, Weighing(2, lambda x, _: x * x), values, weights)
+    return encode("IQ3_S", _pack_iq3_s, Weighing(2, 0), values, weights)
 
 
 def _search(some: SuperBlocks, how: _Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,9 +88,9 @@ def _search(some: SuperBlocks, how: _Search) -> tuple[np.ndarray, np.ndarray, np
     signs = np.empty((rows, VALUES // 8), np.uint8)
     scales = np.empty((rows, VALUES // how.block), np.float32)
     kernel(
-        (some.values.reshape(-1), some.weights.reshape(-1)),
+        some.kernel_input(how.block),
         (how.block, how.trials, np.float32(how.least), how.even, how.again),
-        (book.lists, book.members, book.codes, book.words),
+        book.arrays,
         (numbers.reshape(-1).view(np.uint8), signs.reshape(-1), scales.reshape(-1)),
     )
     return numbers, signs, scales
@@ -111,7 +107,7 @@ def _pack_iq2_xxs(some: SuperBlocks) -> np.ndarray:
     numbers, signs, scales = _search(some, _IQ2_XXS)
     d, levels = scales_of(scales, 31, 1, 15)
     blocks = np.concatenate([numbers.astype(np.uint8).reshape(len(d), -1, 4), _words(signs, levels)], axis=2)
-    blocks[(scales == 0).all(axis=1)] = 0
+    blocks[largest_of(scales) == 0] = 0
     return np.concatenate([d, blocks.reshape(len(d), -1)], axis=1)
 
 
@@ -119,7 +115,7 @@ def _pack_iq2_xs(some: SuperBlocks) -> np.ndarray:
     numbers, signs, scales = _search(some, _IQ2_XS)
     d, levels = scales_of(scales, 31, 1, 15)
     entries = (numbers | signs.astype(np.uint16) << 9).astype("<u2").view(np.uint8)
-    entries[(scales == 0).all(axis=1)] = 0
+    entries[largest_of(scales) == 0] = 0
     return np.concatenate([d, entries, nibbles(levels)], axis=1)
 
 
@@ -135,7 +131,7 @@ def _pack_iq3_xxs(some: SuperBlocks) -> np.ndarray:
     numbers, signs, scales = _search(some, _IQ3_XXS)
     d, levels = scales_of(scales, 31, 1.0125, 15)
     rest = np.concatenate([numbers.astype(np.uint8), _words(signs, levels).reshape(len(d), -1)], axis=1)
-    rest[(scales == 0).all(axis=1)] = 0
+    rest[largest_of(scales) == 0] = 0
     return np.concatenate([d, rest], axis=1)
 
 

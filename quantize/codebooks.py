@@ -76,11 +76,16 @@ class Codebook:
     words: np.ndarray
     """int32 (entries,): the odd numbers 2 * level + 1, four bits each, the first coordinate's lowest."""
     lists: np.ndarray
-    """int32 (points,): an entry's own number; or where a point's list stands and, `COUNT_SHIFT` bits up, its length."""
-    members: np.ndarray
-    """uint16: entries, list after list."""
+    """int32 (points,): an entry's own code; or where a point's list stands and, `COUNT_SHIFT` bits up, its length."""
     codes: np.ndarray
-    """uint16: the levels of the same, 2 or 3 bits each; sixteen more stand behind the last."""
+    """uint16: entries, list after list, as codes: their levels, 2 or 3 bits each; sixteen more behind the last."""
+    numbers: np.ndarray
+    """uint16 (codes,): the number of the entry of a code."""
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """What kernels take."""
+        return self.lists, self.codes, self.numbers
 
 
 @cache
@@ -94,15 +99,17 @@ def codebook(name: str) -> Codebook:
     of_point, members = _near(points, levels, _DISTANCES[name])
     counts = np.bincount(of_point, minlength=len(points))
     lists = (np.cumsum(counts) - counts) | counts << COUNT_SHIFT
-    lists[entries] = np.arange(len(entries))
     bits = (base - 1).bit_length()
     codes = (levels.astype(np.int64) << bits * np.arange(size)).sum(axis=1)
+    lists[entries] = codes
+    numbers = np.zeros(1 << bits * size, np.uint16)
+    numbers[codes] = np.arange(len(entries))
     return Codebook(
         levels=levels,
         words=((2 * levels.astype(np.int64) + 1) << 4 * np.arange(size)).sum(axis=1).astype(np.int32),
         lists=lists.astype(np.int32),
-        members=members.astype(np.uint16),
         codes=np.concatenate([codes[members], np.zeros(16, np.int64)]).astype(np.uint16),
+        numbers=numbers,
     )
 
 

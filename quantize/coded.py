@@ -4,13 +4,14 @@
 
 `level` is one a value, `scale` and `minimum` are whole numbers of `width` neighbours, `d` and `e` float16 numbers of
 `span` neighbours. Types of 32 values have d alone, or d and e: their scale, and minimum, is 1. Where levels are not
-all whole numbers from `low` to `high`, `table` has them. What ggml calls dmin is -e.
+all whole numbers from `low` to `high`, `table` has them; or they come in groups, entries of a `book` with signs. What
+ggml calls dmin is -e.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 
@@ -42,7 +43,10 @@ class Coded:
         return np.asarray(self.levels * steps.repeat(each, 1) + offsets.repeat(each, 1))
 
 
-@dataclass(frozen=True)
+NO_BOOK = np.empty((0, 1), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
     """A type's grid. `unpack` makes Coded of blocks (count, bytes), a row each; `pack` the other way round."""
 
@@ -55,6 +59,9 @@ class Layout:
     scales: tuple[int, int] = (1, 1)  # lowest and highest
     minimums: tuple[int, int] = (0, 0)  # (0, 0): none
     table: tuple[float, ...] = ()  # the levels in rising order, `low` to `high` when empty
+    step: int = 1  # by how much neighbouring scales differ
+    book: np.ndarray = field(default_factory=lambda: NO_BOOK)  # (entries, 8 or 4): magnitudes of levels in groups
+    even: bool = False  # of eight levels an even number is negative
 
     @property
     def span(self) -> int:
@@ -83,6 +90,7 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
     "coded_legacy": ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
     "coded_kquants": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     "coded_iq4": ("IQ4_NL", "IQ4_XS"),
+    "coded_codebook": ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
 }
 
 CODED = frozenset(name for names in _MODULES.values() for name in names)

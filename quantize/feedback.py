@@ -17,6 +17,7 @@ callers who want them equal everywhere give it one thread, and cut the rows alik
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,10 @@ PART = 128
 
 CARRIED = 64
 """The same where errors are carried on."""
+
+
+_ONE = threading.Lock()
+"""Of several threads with the same inputs one makes the factor that all use."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,12 @@ class _Work:
 
         from quantize.feedback_kernels import carry
 
+        book, even = self.grid.book, self.grid.even
+        if len(book):
+            from quantize.feedback_groups import EIGHT, carry_groups
+
+            with _ONE:
+                inputs = inputs.by_neighbours(EIGHT)
         order, upper = inputs.order, inputs.upper
         left, subs = self.values[order], order // self.grid.width
         every_step, every_offset = self.steps(), self.offsets()
@@ -164,7 +175,10 @@ class _Work:
             levels, errors = torch.empty_like(steps), torch.empty_like(steps)
             given = _flat(left[part], steps, offsets)
             square = upper[part, part].contiguous().numpy()
-            carry(*given, square, *self._limits(), table, *_flat(levels, errors), rows)
+            if len(book):
+                carry_groups(*given[:2], square, book, even, *_flat(levels, errors), rows)
+            else:
+                carry(*given, square, *self._limits(), table, *_flat(levels, errors), rows)
             left[rest].addmm_(upper[part, rest].T, errors, alpha=-1)
             self.levels[order[part]] = levels
 
@@ -192,19 +206,17 @@ class _Work:
         subs = slice(part.start // grid.width, part.stop // grid.width)
         spans = slice(part.start // grid.span, part.stop // grid.span)
         sums = square.view(-1, grid.width, len(square)).sum(1)
-        words = grid.width, grid.span, grid.low, grid.high, *grid.scales, *grid.minimums
+        words = grid.width, grid.span, grid.low, grid.high, *grid.scales, *grid.minimums, grid.step
         moves = torch.empty_like(gradient)
         held = self.levels[part], self.d[spans], self.e[spans], self.scales[subs], self.minimums[subs]
-        visit(
-            *_flat(gradient),
-            square.numpy(),
-            sums.numpy(),
-            np.array(words, np.float32),
-            np.array(grid.table, np.float32),
-            *_flat(*held, moves),
-            gradient.shape[1],
-            turn_levels,
-        )
+        given = *_flat(gradient), square.numpy(), sums.numpy(), np.array(words, np.float32)
+        out = *_flat(*held, moves), gradient.shape[1], turn_levels
+        if len(grid.book):
+            from quantize.feedback_groups import visit_groups
+
+            visit_groups(*given, grid.book, grid.even, *out)
+        else:
+            visit(*given, np.array(grid.table, np.float32), *out)
         return moves
 
 

@@ -72,6 +72,7 @@ class Inputs:
         self.upper, self.damp = _inverse_factor(self.damped, self.order, damp, mean)
         self.damped.diagonal().add_(self.damp * mean)
         self.added = self.damped.diagonal() - diagonal
+        self._together: dict[int, Inputs] = {}
 
     @property
     def columns(self) -> int:
@@ -99,6 +100,18 @@ class Inputs:
         costs = torch.empty(self.columns)
         costs[self.order] = self.upper.diagonal() ** -2
         return costs
+
+    def by_neighbours(self, size: int) -> Inputs:
+        """The same with the columns in an order in which so many neighbours stay together; kept for the next time."""
+        import torch
+
+        if size not in self._together:
+            other = copy.copy(self)
+            groups = torch.argsort(self.damped.diagonal().view(-1, size).sum(1), descending=True, stable=True)
+            other.order = (groups[:, None] * size + torch.arange(size)).view(-1)
+            other.upper, _ = _inverse_factor(self.damped, other.order, 0.0, 1.0)
+            self._together[size] = other
+        return self._together[size]
 
     def sorted(self) -> Inputs:
         """The same with the columns in the order in which GPTQ takes them."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from quantize.codebooks import codebook
 from quantize.iq1_search import EIGHTH, final_sums, search_m, search_s
-from quantize.superblocks import VALUES, SuperBlocks, Weighing, encode, scales_of
+from quantize.superblocks import VALUES, SuperBlocks, Weighing, encode, largest_of, nibbles, scales_of
 
 
 def iq1_s(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -31,7 +31,7 @@ def iq1_s(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
 
 def iq1_m(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """IQ1_M: 1.75 bits a value."""
-    return encode("IQ1_M", _pack_iq1_m, Weighing(2, lambda x, _: x * x), values, weights)
+    return encode("IQ1_M", _pack_iq1_m, Weighing(2, 0), values, weights)
 
 
 def _search(some: SuperBlocks, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,8 +42,8 @@ def _search(some: SuperBlocks, block: int) -> tuple[np.ndarray, np.ndarray, np.n
     scales = np.empty((rows, VALUES // block), np.float32)
     kernel = search_s if block == 32 else search_m
     kernel(
-        (some.values.reshape(-1), some.weights.reshape(-1)),
-        (book.lists, book.members, book.codes, book.words),
+        some.kernel_input(block),
+        book.arrays,
         (numbers.reshape(-1).view(np.uint8), directions.reshape(-1), scales.reshape(-1)),
     )
     return numbers, directions, scales
@@ -52,7 +52,7 @@ def _search(some: SuperBlocks, block: int) -> tuple[np.ndarray, np.ndarray, np.n
 def _pack_iq1_s(some: SuperBlocks) -> np.ndarray:
     numbers, down, scales = _search(some, 32)
     d, levels = scales_of(scales, 15, 1.125, 7)
-    down[(scales == 0).all(axis=1)] = 0
+    down[largest_of(scales) == 0] = 0
     high = (numbers >> 8).reshape(len(d), -1, 4) << np.arange(0, 12, 3, dtype=np.uint16)
     words = np.bitwise_or.reduce(high, axis=2) | (levels | down << 3).astype(np.uint16) << 12
     return np.concatenate([d, numbers.astype(np.uint8), words.astype("<u2").view(np.uint8)], axis=1)
@@ -61,15 +61,16 @@ def _pack_iq1_s(some: SuperBlocks) -> np.ndarray:
 def _pack_iq1_m(some: SuperBlocks) -> np.ndarray:
     numbers, directions, scales = _search(some, 16)
     _, levels = scales_of(scales, 15, 1, 7)
-    nothing = (scales == 0).all(axis=1)
+    largest = largest_of(scales)
     down = np.stack([directions >> 1, directions & 1], axis=2)  # of each half
-    d = _final_scale(some, numbers, down.reshape(numbers.shape), levels, scales.max(axis=1) / np.float32(15))
+    d = _final_scale(some, numbers, down.reshape(numbers.shape), levels, largest / np.float32(15))
     d = (d * np.float32(1.1125)).astype("<f2").view("<u2")
     high = (numbers >> 8).astype(np.uint8).reshape(down.shape)
-    d[nothing], down[nothing] = 0, 0
-    high = high[:, :, 0] | down[:, :, 0] << 3 | high[:, :, 1] << 4 | down[:, :, 1] << 7
+    d[largest == 0], down[largest == 0] = 0, 0
+    high |= (down << 3).astype(np.uint8)
     words = levels.astype(np.uint16).reshape(len(d), 4, 4) << np.arange(0, 12, 3, dtype=np.uint16)
     words = np.bitwise_or.reduce(words, axis=2) | d[:, None] >> np.arange(0, 16, 4, dtype=np.uint16) << 12
+    high = nibbles(high.reshape(len(d), -1))
     return np.concatenate([numbers.astype(np.uint8), high, words.astype("<u2").view(np.uint8)], axis=1)
 
 
@@ -78,11 +79,11 @@ def _final_scale(
 ) -> np.ndarray:
     """float32 (super-blocks,): what fits all values best; `scale` where it is infinite or all weights are zero."""
     words = codebook("IQ1_S").words[numbers].view(np.float32)
-    shifts = np.where(down == 0, EIGHTH, -EIGHTH)
+    shifts = EIGHTH - np.float32(0.25) * down.astype(np.float32)
     odds = np.repeat(2 * levels.astype(np.float32) + 1, 2, axis=1)
     product, square = np.empty_like(scale), np.empty_like(scale)
     final_sums(
-        (some.values.reshape(-1), some.weights.reshape(-1)),
+        some.kernel_input(VALUES),
         words.reshape(-1),
         shifts.reshape(-1),
         odds.reshape(-1),

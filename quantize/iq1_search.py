@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantize.codebook_nearest import METRIC, REST, SECTION, X, nearest_shifted
-from quantize.codebooks import COUNT_SHIFT
+from quantize.codebook_nearest import METRIC, REST, SECTION, X, list_of, nearest_shifted, weigh, word_of_8
 from quantize.simd import (
     LANES,
     any_lane,
@@ -39,7 +38,7 @@ from quantize.simd import (
     where,
     workspace,
 )
-from quantize.simd16 import LARGEST
+from quantize.simd16 import LARGEST, prefetch
 
 EIGHTH = np.float32(0.125)
 _OFF_GRID = 1 << 16  # beside the number of an entry: the point was none
@@ -66,7 +65,7 @@ _ORDINARY = 1e-15
 def _take(room, whole, blocks, first, n):
     """Fills the room with blocks from `first` on; returns their largest absolute values. RANK: places in order."""
     gather(blocks[0], first * n, n, n, room[X:])
-    gather(blocks[1], first * n, n, n, room[METRIC:])
+    weigh(room, X, METRIC, blocks, first * n, n, n)
     largest = fabs(load(room, X))
     for j in range(n):
         value, rank = load(room, X + j * LANES), splat_int(0)
@@ -131,6 +130,12 @@ def _fits(product, square, best):
 
 
 @counted_nowhere
+def _may_fit(product, square, best):
+    """Wherever `_fits`, and in a few lanes more: there is little else in the innermost loop."""
+    return product * product > best * square
+
+
+@counted_nowhere
 def _slightly_less(product, square, total):
     """A little less than the score of these sums, where no number came near the limits of floats."""
     score = product / square * (product * np.float32(1 - 2.0**-18))
@@ -155,8 +160,8 @@ def _cuts_s(room, n, largest):
     for i in range(n + 1):
         for j in range(i, n + 1):
             up, w_up, down, w_down = _pair_s(room, i, j)
-            fits = _fits(up, w_up, best)
-            if any_lane(fits | _fits(down, w_down, best)):
+            if any_lane(_may_fit(up, w_up, best) | _may_fit(down, w_down, best)):
+                fits = _fits(up, w_up, best)
                 scale = where(fits, up / w_up, scale)
                 best = where(fits, scale * up, best)
                 cuts = where(fits, 2 * (64 * i + j), cuts)
@@ -182,27 +187,30 @@ def _points(whole, n, i, j, turned):
 @counted_nowhere
 def _enter(room, whole, n, active, book):
     """Makes entries of all groups; returns the lanes in which ggml finds none."""
-    lists, members, codes, words = book
     failed = np.uint64(0)
     for group in range(n // 8):
-        pending = active
+        ahead = pending = active
+        while ahead:
+            count, first = list_of(book[0], whole[POINT + group * LANES + lowest_lane(ahead)])
+            for k in range(first, first + count, 32):
+                prefetch(book[1], k)
+            ahead &= ahead - np.uint64(1)
         while pending:
             lane = lowest_lane(pending)
             pending &= pending - np.uint64(1)
             at = group * LANES + lane
-            entry = lists[whole[POINT + at]]
-            count, number = entry >> COUNT_SHIFT, entry & ((1 << COUNT_SHIFT) - 1)
+            count, code = list_of(book[0], whole[POINT + at])
             flag = 0
             if count > 0:
-                shift = room[SHIFTS + (group * 16 // n) * LANES + lane]
+                shift, first = room[SHIFTS + (group * 16 // n) * LANES + lane], code
                 position = nearest_shifted(
-                    room, group * 8 * LANES + lane, room[SCALE + lane], shift, codes, number, count
+                    room, group * 8 * LANES + lane, room[SCALE + lane], shift, book[1], first, count
                 )
                 if position < 0:
                     failed |= np.uint64(1) << np.uint64(lane)
                     position = np.int32(0)
-                number, flag = np.int32(members[number + position]), _OFF_GRID
-            whole[WORD + at], whole[CHOSEN + at] = words[number], number | flag
+                code, flag = np.int32(book[1][first + position]), _OFF_GRID
+            whole[WORD + at], whole[CHOSEN + at] = word_of_8(code), code | flag
     return failed
 
 
@@ -236,7 +244,9 @@ def _finish(room, whole, first, n, live, turns, book, found):
         scales[first + lane] = np.float32(np.inf) if failed >> np.uint64(lane) & np.uint64(1) else room[SCALE + lane]
     groups = n // 8
     for group in range(groups):
-        number = where(live, load(whole, CHOSEN + group * LANES) & (_OFF_GRID - 1), 0)
+        for k in range(CHOSEN + group * LANES, CHOSEN + group * LANES + LANES):
+            whole[k] = book[2][whole[k] & (_OFF_GRID - 1)]
+        number = where(live, load(whole, CHOSEN + group * LANES), 0)
         put_half(numbers, 2 * (first * groups + group), 2 * groups, number)
     put_byte(kinds, first, 1, where(live, turns, 0))
 
@@ -263,7 +273,7 @@ def _search_s(room, whole, blocks, book, found):
 def search_s(blocks, book, found):
     """Entries, directions and scales of blocks of IQ1_S, 32 values.
 
-    `blocks` are the values and weights of at least LANES blocks, flat; `book` lists, members, codes and words of the
+    `blocks` are at least LANES, as superblocks.py makes them; `book` the arrays of the
     codebook. Filled are in `found` the numbers (uint16 of each group, as bytes), the directions (a byte of each block,
     1 for down) and the scales (of each block; infinite where ggml finds no entry).
     """
@@ -329,12 +339,14 @@ def _cuts_m(room, n, largest):
     for i in range(n + 1):
         for j in range(i, n + 1):
             products, squares = _pair_m(room, n, i, j)
-            fits = _fits(products[0], squares[0], best) | _fits(products[1], squares[1], best)
-            fits |= _fits(products[2], squares[2], best) | _fits(products[3], squares[3], best)
+            fits = _may_fit(products[0], squares[0], best) | _may_fit(products[1], squares[1], best)
+            fits |= _may_fit(products[2], squares[2], best) | _may_fit(products[3], squares[3], best)
             if any_lane(fits):
                 for k in range(4):
                     product, square = products[k], squares[k]
                     fits = _fits(product, square, best)
+                    if not any_lane(fits):
+                        continue
                     scale = where(fits, product / square, scale)
                     best = where(fits, scale * product, best)
                     cuts = where(fits, 4 * (64 * i + j) + k, cuts)
@@ -371,7 +383,7 @@ def search_m(blocks, book, found):
 def final_sums(blocks, words, shifts, odds, sums):
     """The sums of w * q * x and w * q * q over each super-block, in order, q = odd * (level + shift).
 
-    `blocks` are the values and weights of at least LANES super-blocks, flat; of each group of 8 values there is the
+    `blocks` are at least LANES super-blocks, as superblocks.py makes them; of each group of 8 values there is the
     word of its entry (int32, as float32), a shift and an odd number. `sums` are filled, two for each super-block.
     """
     room = workspace(2 * 32 + 3 * 32)
@@ -382,7 +394,7 @@ def final_sums(blocks, words, shifts, odds, sums):
             gather(source, first * 32, 32, 32, room[(2 + k) * SECTION :])
         for start in range(0, 256, 32):
             gather(blocks[0], first * 256 + start, 256, 32, room)
-            gather(blocks[1], first * 256 + start, 256, 32, room[SECTION:])
+            weigh(room, 0, SECTION, blocks, first * 256 + start, 32, 256)
             for i in range(32):
                 k, group = i * LANES, 2 * SECTION + (start + i) // 8 * LANES
                 level = to_float((bits(load(room, group)) >> 4 * (i & 7)) & 15) * 0.5 - 1.5

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from quantize.blocks import TYPES, BlockType
+from quantize.mix_rules import ANY, CONDITIONS, LOWEST, ROLES, RULES, VALUES_IN_70B, Hyper, Place
+
+__all__ = ["CONDITIONS", "MIXES", "ROLES", "RULES", "Asked", "Choice", "Hyper", "Mix", "Tensor", "choose"]
 
 GUESSED = 1024  # llama.h, LLAMA_FTYPE_GUESSED: of a type that no usual file is named after
 QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION: the layout of the block types
@@ -19,33 +22,11 @@ QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION: the layout of the block ty
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a rule may look at: the GGUF name and the shape, rows last but one."""
+    """What a rule may look at: the GGUF name and the shape, rows last but one; `stored`, what the source has."""
 
     name: str
     shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Hyper:
-    """What the rules ask about a model."""
-
-    architecture: str = ""  # general.architecture
-    layers: int = 0
-    heads: int = 1
-    kv_heads: int = 1
-    experts: int = 0
-
-    @property
-    def query_group(self) -> int:
-        """How many query heads share a key and value head."""
-        return self.heads // self.kv_heads if self.kv_heads else 0
-
-    @property
-    def is_70b(self) -> bool:
-        """What llama.cpp takes for a model of 70 billion weights."""
-        if self.layers != 80:
-            return False
-        return self.architecture == "qwen2" or (self.architecture == "llama" and self.heads != self.kv_heads)
+    stored: str = "BF16"
 
 
 @dataclass(frozen=True)
@@ -56,6 +37,8 @@ class Asked:
     token_embedding: str = ""
     overrides: tuple[tuple[str, str], ...] = ()  # regular expression found in a tensor's name, type
     pure: bool = False  # no rules: every tensor in the file's main type
+    leave_output: bool = False  # output.weight as it is in the source
+    in_file_order: bool = False  # the rules count layers in the order of the tensors given, as where shards are kept
     imatrix: bool = False  # there are importance weights
 
 
@@ -83,16 +66,8 @@ class Mix:
         return TYPES[self.main].values == 1
 
 
-# -- the roles ---------------------------------------------------------------------------------------------------------
+# -- names -------------------------------------------------------------------------------------------------------------
 
-ROLES: tuple[tuple[str, str], ...] = (  # what a name is or holds -> role; the first that fits
-    (r"^output\.weight$", "output"),
-    (r"^(per_layer_)?token_embd\.weight$", "token_embd"),
-    (r"attn_(qkv|kv_b|v)\.weight", "attn_v"),  # what holds the values, fused or not
-    (r"attn_k\.weight", "attn_k"),
-    (r"attn_output\.weight", "attn_output"),
-    (r"ffn_down", "ffn_down"),
-)
 _ROLES = tuple((re.compile(pattern), role) for pattern, role in ROLES)
 
 KEPT: tuple[tuple[str, str], ...] = (  # names of tensors that stay float32, and why
@@ -112,109 +87,20 @@ _KEPT = tuple((re.compile(pattern), why) for pattern, why in KEPT)
 _SMALL = re.compile(r"altup|laurel|per_layer_model_proj")  # left alone by llama-quantize, not by the converter's Q8_0
 _PATCHES = re.compile(r"\.patch_(embd|merger)\.weight")  # the second of two frames is called .patch_embd.weight.1
 
-# -- the conditions ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Place:
-    """A tensor as the conditions see it: number `index` of `count` with its role, in which model."""
-
-    index: int
-    count: int
-    model: Hyper
-    imatrix: bool
-
-
-def _more_bits(place: Place) -> bool:
-    first = place.count // 8
-    return place.index < first or place.index >= 7 * place.count // 8 or (place.index - first) % 3 == 2
-
-
-ALWAYS = ""
-FIRST_2 = "the first 2 layers"
-FIRST_4 = "the first 4 layers"
-FIRST_SIXTEENTH = "the first sixteenth of the layers"
-FIRST_EIGHTH = "the first eighth of the layers"
-EIGHTH_WITH = "the first eighth of the layers, with an imatrix"
-EIGHTH_WITHOUT = "the first eighth of the layers, without an imatrix"
-MORE_BITS = "the first and last eighth of the layers and every third between them"
-SHARED_BY_4 = "at least 4 query heads share a value head"
-EXPERTS_8 = "8 experts"
-NOT_EXPERTS_8 = "not 8 experts"
-FALCON = "Falcon"
-FALCON_SIXTEENTH = "Falcon, the first sixteenth of the layers"
-FALCON_MORE_BITS = "Falcon, the first and last eighth of the layers and every third between them"
-
-CONDITIONS: Mapping[str, Callable[[Place], bool]] = {
-    ALWAYS: lambda place: True,
-    FIRST_2: lambda place: place.index < 2,
-    FIRST_4: lambda place: place.index < 4,
-    FIRST_SIXTEENTH: lambda place: place.index < place.count // 16,
-    FIRST_EIGHTH: lambda place: place.index < place.count // 8,
-    EIGHTH_WITH: lambda place: place.imatrix and place.index < place.count // 8,
-    EIGHTH_WITHOUT: lambda place: not place.imatrix and place.index < place.count // 8,
-    MORE_BITS: _more_bits,
-    SHARED_BY_4: lambda place: place.model.query_group >= 4,
-    EXPERTS_8: lambda place: place.model.experts == 8,
-    NOT_EXPERTS_8: lambda place: place.model.experts != 8,
-    FALCON: lambda place: place.model.architecture == "falcon",
-    FALCON_SIXTEENTH: lambda place: place.model.architecture == "falcon" and place.index < place.count // 16,
-    FALCON_MORE_BITS: lambda place: place.model.architecture == "falcon" and _more_bits(place),
+FALLBACK = {
+    **dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
+    **{"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"},
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
 }
-
-# -- the rules ---------------------------------------------------------------------------------------------------------
-
-ANY = "*"
-
-RULES: tuple[tuple[str, str, str, str], ...] = (
-    # role          file types          where                   type
-    ("attn_v",      ANY,                EXPERTS_8,              "Q8_0"),
-    ("attn_v",      "Q2_K",             SHARED_BY_4,            "Q4_K"),
-    ("attn_v",      "Q2_K",             ALWAYS,                 "Q3_K"),
-    ("attn_v",      "Q2_K_S",           SHARED_BY_4,            "Q4_K"),
-    ("attn_v",      "Q3_K_M",           FIRST_2,                "Q5_K"),
-    ("attn_v",      "Q3_K_M",           ALWAYS,                 "Q4_K"),
-    ("attn_v",      "Q3_K_L",           ALWAYS,                 "Q5_K"),
-    ("attn_v",      "Q4_K_S",           FIRST_4,                "Q5_K"),
-    ("attn_v",      "Q4_K_M Q5_K_M",    MORE_BITS,              "Q6_K"),
-    ("attn_v",      "IQ4_NL IQ4_XS",    SHARED_BY_4,            "Q5_K"),
-    ("attn_k",      ANY,                EXPERTS_8,              "Q8_0"),
-    ("attn_output", "Q2_K",             FALCON,                 "Q2_K"),
-    ("attn_output", "Q3_K_M",           FALCON,                 "Q3_K"),
-    ("attn_output", "Q3_K_L",           FALCON,                 "Q4_K"),
-    ("attn_output", "Q2_K Q3_K_S Q3_K_M Q4_K_S Q4_K_M IQ4_NL IQ4_XS", EXPERTS_8, "Q5_K"),
-    ("attn_output", "Q2_K",             NOT_EXPERTS_8,          "Q3_K"),
-    ("attn_output", "Q3_K_M",           NOT_EXPERTS_8,          "Q4_K"),
-    ("attn_output", "Q3_K_L",           NOT_EXPERTS_8,          "Q5_K"),
-    ("ffn_down",    "Q3_K_M",           FALCON_SIXTEENTH,       "Q5_K"),
-    ("ffn_down",    "Q3_K_M",           FALCON_MORE_BITS,       "Q4_K"),
-    ("ffn_down",    "Q3_K_M",           FALCON,                 "Q3_K"),
-    ("ffn_down",    "Q3_K_L",           FALCON,                 "Q4_K"),
-    ("ffn_down",    "Q4_K_S",           FALCON,                 "Q4_K"),
-    ("ffn_down",    "Q4_K_M",           FALCON_SIXTEENTH,       "Q6_K"),
-    ("ffn_down",    "Q4_K_M",           FALCON_MORE_BITS,       "Q5_K"),
-    ("ffn_down",    "Q4_K_M",           FALCON,                 "Q4_K"),
-    ("ffn_down",    "Q2_K",             ALWAYS,                 "Q3_K"),
-    ("ffn_down",    "Q2_K_S",           FIRST_EIGHTH,           "Q4_K"),
-    ("ffn_down",    "Q3_K_M",           FIRST_SIXTEENTH,        "Q5_K"),
-    ("ffn_down",    "Q3_K_M",           ALWAYS,                 "Q4_K"),
-    ("ffn_down",    "Q3_K_L",           ALWAYS,                 "Q5_K"),
-    ("ffn_down",    "Q4_0",             EIGHTH_WITH,            "Q4_1"),
-    ("ffn_down",    "Q5_0",             EIGHTH_WITH,            "Q5_1"),
-    ("ffn_down",    "Q4_K_S",           FIRST_EIGHTH,           "Q5_K"),
-    ("ffn_down",    "Q4_K_M Q5_K_M",    MORE_BITS,              "Q6_K"),
-    ("ffn_down",    "IQ4_NL IQ4_XS",    EIGHTH_WITHOUT,         "Q5_K"),
-    ("output",      ANY,                FALCON,                 "Q8_0"),
-    ("output",      "Q8_0",             ALWAYS,                 "Q8_0"),
-    ("output",      ANY,                ALWAYS,                 "Q6_K"),
-)  # fmt: skip
-"""Of the rules for a tensor's role and file type the first whose condition holds decides."""
-
-VALUES_IN_70B = {"Q3_K": "Q5_K", "Q4_K": "Q5_K"}
-"""attn_v of a model with 70 billion weights, an eighth of the size of attn_q: what the rules say becomes this."""
-
-FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 """The type of a tensor whose rows are no multiple of 256 values; F16 where they are no multiple of 32 either."""
+
+NO_FALLBACK = ("NVFP4",)
+"""Nothing takes the place of these, in llama-quantize either: rows that are no whole blocks cannot be made."""
+
+NEVER_PLAIN = ("IQ1_S", "IQ2_XXS", "IQ2_XS")
+"""ggml encodes these with importance weights only (ggml.c, ggml_quantize_requires_imatrix)."""
+GARBAGE_PLAIN = ("IQ1_M", "IQ2_S", "IQ3_XXS")
+"""llama-quantize asks for weights of these too, but for the embedding and the output."""
 
 MIXES: Mapping[str, Mix] = {
     mix.name: mix
@@ -241,9 +127,22 @@ MIXES: Mapping[str, Mix] = {
         Mix("Q3_K_M", 12, "Q3_K", "Q3_K_M"),
         Mix("Q3_K_S", 11, "Q3_K", "Q3_K_S"),
         Mix("Q3_K_XL", 13, "Q3_K", "Q3_K_L", ends="Q8_0"),
+        Mix("MXFP4_MOE", 38, "MXFP4", "MXFP4_MOE"),
+        Mix("IQ3_M", 27, "IQ3_S", "IQ3_M"),
+        Mix("IQ3_S", 26, "IQ3_S", "IQ3_S"),
+        Mix("IQ3_XS", 22, "IQ3_S", "IQ3_XS"),
+        Mix("IQ3_XXS", 23, "IQ3_XXS", "IQ3_XXS"),
         Mix("Q2_K", 10, "Q2_K", "Q2_K"),
         Mix("Q2_K_S", 21, "Q2_K", "Q2_K_S"),
         Mix("Q2_K_L", 10, "Q2_K", "Q2_K", ends="Q8_0"),
+        Mix("IQ2_M", 29, "IQ2_S", "IQ2_M"),
+        Mix("IQ2_S", 28, "IQ2_XS", "IQ2_S"),
+        Mix("IQ2_XS", 20, "IQ2_XS", "IQ2_XS"),
+        Mix("IQ2_XXS", 19, "IQ2_XXS", "IQ2_XXS"),
+        Mix("IQ1_M", 31, "IQ1_M", "IQ1_M"),
+        Mix("IQ1_S", 24, "IQ1_S", "IQ1_S"),
+        Mix("TQ2_0", 37, "TQ2_0", "TQ2_0"),
+        Mix("TQ1_0", 36, "TQ1_0", "TQ1_0"),
     )
 }
 """File type by the name a recipe uses. The _L and _XL ones are the community's: no file type of llama.cpp, but its
@@ -259,9 +158,30 @@ def choose(mix: Mix, tensors: Sequence[Tensor], model: Hyper, asked: Asked | Non
     return tuple(choices[tensor.name] for tensor in tensors)
 
 
+def override_pattern(text: str) -> re.Pattern[str]:
+    """What an override's pattern looks for: in names, which have no capitals, in either case, as llama-quantize."""
+    return re.compile(text, re.IGNORECASE)
+
+
+def kinds_of(mix: Mix) -> frozenset[str]:
+    """The block types that tensors of such a file may have, whatever the model."""
+    rules = {kind for _, files, _, kind in RULES if files == ANY or mix.rules in files.split()} if mix.rules else set()
+    kinds = {mix.main, *rules, *filter(None, [mix.ends])}
+    kinds |= {VALUES_IN_70B[kind] for kind in kinds & VALUES_IN_70B.keys()}
+    return frozenset(kinds | {FALLBACK.get(kind, "F16") for kind in kinds} | {"F32"})
+
+
+def wants_importance(mix: Mix) -> bool:
+    """Whether llama.cpp refuses to make such files of most models without importance weights."""
+    return mix.rules == "Q2_K_S" or not kinds_of(mix).isdisjoint((*NEVER_PLAIN, *GARBAGE_PLAIN))
+
+
 def needs_imatrix(mix: Mix, tensor: Tensor, kind: BlockType) -> bool:
     """Whether llama.cpp refuses to make this tensor of the file without importance weights."""
-    return mix.rules == "Q2_K_S" and kind.name == "Q2_K" and _role(tensor.name) not in ("output", "token_embd")
+    if kind.name in NEVER_PLAIN:
+        return True
+    asks = kind.name in GARBAGE_PLAIN or (mix.rules == "Q2_K_S" and kind.name == "Q2_K")
+    return asks and _role(tensor.name) not in ("output", "token_embd")
 
 
 def is_free(mix: Mix, tensor: Tensor) -> bool:
@@ -284,21 +204,24 @@ def file_type_of(kind: str) -> int:
 
 
 def _choices(mix: Mix, tensors: Sequence[Tensor], model: Hyper, asked: Asked) -> Iterator[tuple[Tensor, Choice]]:
-    patterns = [(re.compile(pattern), kind) for pattern, kind in asked.overrides]
+    patterns = [(override_pattern(pattern), kind) for pattern, kind in asked.overrides]
     tied = not any(_role(tensor.name) == "output" for tensor in tensors)
     values = sum(_role(tensor.name) == "attn_v" for tensor in tensors)
     ruled: Counter[str] = Counter()  # tensors of each role the rules were asked about so far
-    for tensor in sorted(tensors, key=lambda t: (_layer(t.name), t.name)):
-        if choice := _kept(mix, tensor) or _asked_for(mix, asked, patterns, tensor, tied):
+    order = tensors if asked.in_file_order else sorted(tensors, key=lambda t: (_layer(t.name), t.name))
+    for tensor in order:
+        if choice := _kept(mix, tensor) or _left(asked, tensor) or _asked_for(mix, asked, patterns, tensor, tied):
             yield tensor, choice
             continue
         role = _role(tensor.name)
         if mix.is_plain or asked.pure:
             choice = Choice(TYPES[mix.main], "pure" if asked.pure and not mix.is_plain else "all other weights")
         else:
-            by_name = role == "ffn_down" and model.experts > 1  # there may be several of them in a layer
+            # there may be several of them in a layer
+            by_name = role.startswith("ffn_") and model.experts > 1 and mix.rules not in LOWEST.split()
             index = _layer(tensor.name) if by_name else ruled[role]
-            place = Place(index, values if role == "attn_v" else model.layers, model, asked.imatrix)
+            count = values if role == "attn_v" else model.layers
+            place = Place(index, count, model, asked.imatrix, _is_stacked(tensor, role, model))
             choice = _ruled(mix, tensor, "output" if tied and role == "token_embd" else role, place)
             ruled[role] += 1
         yield tensor, _fitting(choice, tensor)
@@ -315,11 +238,21 @@ def _kept(mix: Mix, tensor: Tensor) -> Choice | None:
     return next((Choice(TYPES["F32"], why) for pattern, why in _KEPT if pattern.search(tensor.name)), None)
 
 
+def _left(asked: Asked, tensor: Tensor) -> Choice | None:
+    """The output as it is in the source, where the recipe says so."""
+    if asked.leave_output and _role(tensor.name) == "output":
+        return Choice(TYPES[tensor.stored], "the recipe's leave_output_tensor: as it is in the source")
+    return None
+
+
 def _asked_for(
     mix: Mix, asked: Asked, patterns: Sequence[tuple[re.Pattern[str], str]], tensor: Tensor, tied: bool
 ) -> Choice | None:
     """What the recipe says about this very tensor, or an _L variant of its embedding and output."""
     role = _role(tensor.name)
+    # the table of the embeddings by layer follows token_embedding, unless an override names it
+    named = tensor.name.startswith("per_layer_") and any(pattern.search(tensor.name) for pattern, _ in patterns)
+    role = "" if named else role
     ends = [("token_embedding", asked.token_embedding)] if role == "token_embd" else []
     ends += [("output_tensor", asked.output_tensor)] if role == "output" else []
     for option, kind in ends:
@@ -343,18 +276,25 @@ def _ruled(mix: Mix, tensor: Tensor, role: str, place: Place) -> Choice:
         return Choice(TYPES["Q8_0"], f"output: rows of {tensor.shape[-1]} values are no whole {mix.main} blocks")
     kind, why = mix.main, "all other weights"
     for rule_role, files, condition, rule_kind in RULES:
-        if rule_role == role and (files == ANY or mix.rules in files.split()) and CONDITIONS[condition](place):
-            kind, why = rule_kind, f"{role}: {condition}" if condition else role
+        if rule_role in (ANY, role) and (files == ANY or mix.rules in files.split()) and CONDITIONS[condition](place):
+            words = (condition or "all other weights",) if rule_role == ANY else (role, condition)
+            kind, why = rule_kind, ": ".join(filter(None, words))
             break
-    if role == "attn_v" and place.model.is_70b and kind in VALUES_IN_70B:
+    if role == "attn_v" and place.model.is_70b and kind in VALUES_IN_70B and mix.rules not in LOWEST.split():
         kind, why = VALUES_IN_70B[kind], "attn_v of a 70B model"
     return Choice(TYPES[kind], why)
+
+
+def _is_stacked(tensor: Tensor, role: str, model: Hyper) -> bool:
+    """Whether llama.cpp takes a tensor for the matrices of several experts: of BailingMoE 3, others have three axes."""
+    many = len(tensor.shape) > 2 and tensor.shape[-3] > 1
+    return many and (model.architecture != "bailingmoe3" or role.startswith("ffn_"))
 
 
 def _fitting(choice: Choice, tensor: Tensor) -> Choice:
     """The choice, or what takes its place where the rows are no whole number of its blocks."""
     row = tensor.shape[-1]
-    if choice.type.fits(row):
+    if choice.type.fits(row) or choice.type.name in NO_FALLBACK:
         return choice
     instead = TYPES[FALLBACK.get(choice.type.name, "F16")]
     if not instead.fits(row):

@@ -46,6 +46,20 @@ def load16(typing_context, array, position):
 
 
 @intrinsic
+def prefetch(typing_context, array, position):
+    """Has the processor fetch what stands in a contiguous array at a position, before it is needed."""
+
+    def codegen(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig, args, ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, I32(0), I32(3), I32(1)])  # to read, into all caches, data
+        return context.get_dummy_value()
+
+    return types.void(array, position), codegen
+
+
+@intrinsic
 def store16(typing_context, array, position, values):
     """Writes float32x16 to sixteen consecutive items of a contiguous float32 array."""
 
@@ -102,6 +116,19 @@ def least(typing_context, values):
 
     result = types.float32 if values is float32x16 else types.int32
     return (result(values), codegen) if values in {float32x16, int32x16} else None
+
+
+@intrinsic
+def first_lane(typing_context, mask):
+    """int32: the first lane in which `mask` holds; of none it is 15."""
+
+    def codegen(context, builder, sig, args):
+        word = builder.or_(builder.zext(builder.bitcast(args[0], ir.IntType(WIDTH)), I32), I32(1 << (WIDTH - 1)))
+        kind = ir.FunctionType(I32, [I32, ir.IntType(1)])
+        count = cgutils.get_or_insert_function(builder.module, kind, "llvm.cttz.i32")
+        return builder.call(count, [word, ir.IntType(1)(1)])
+
+    return (types.int32(mask), codegen) if mask is maskx16 else None
 
 
 @intrinsic

@@ -17,19 +17,31 @@ from quantize.simd import LANES
 
 VALUES = 256
 _AT_A_TIME = 512  # super-blocks: what is computed of them fits a processor's second cache
-_LEAST = LANES  # kernels take no less, of super-blocks too
+
+WEIGHTED = -1.0
+"""As `plain`: there is importance."""
 
 
 @dataclass(frozen=True)
 class SuperBlocks:
-    """Some super-blocks and how much an error in each value matters: float32 (super-blocks, 256), contiguous."""
+    """Some super-blocks and what the weights of their values are made of."""
 
     values: np.ndarray
-    weights: np.ndarray
+    """float32 (super-blocks, 256), contiguous."""
+    means: np.ndarray
+    """float32 (super-blocks,): their mean squares, or twice that."""
+    columns: np.ndarray
+    """float32: the importance of each column; and again from the first, as far as lanes reach into the next rows."""
+    begin: int
+    """The column of the first value."""
+    plain: float
+
+    def kernel_input(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, np.float32]:
+        """What `codebook_nearest.weigh` takes: means are those of blocks of so many values."""
+        means = np.repeat(self.means, VALUES // block)
+        return self.values.reshape(-1), self.columns, means, self.begin, np.float32(self.plain)
 
 
-Plain = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Weights (super-blocks, 256) of the values and, (super-blocks, 1), of sigma times their mean square."""
 Pack = Callable[[SuperBlocks], np.ndarray]
 """uint8 (super-blocks, bytes): what the type makes of them."""
 
@@ -38,18 +50,19 @@ Pack = Callable[[SuperBlocks], np.ndarray]
 class Weighing:
     """How much an error matters in a value x of column j: importance[j] * sqrt(sigma * mean square + x * x).
 
-    The mean square is the super-block's. Without importance it is what `plain` says; None: there must be importance.
+    The mean square is the super-block's. Without importance it is `plain` * sigma * mean square + x * x; where that is
+    negative there must be importance.
     """
 
     sigma: float
-    plain: Plain | None = None
+    plain: float = WEIGHTED
 
 
 def encode(name: str, pack: Pack, weighing: Weighing, values: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
     """uint8 (rows, row bytes): `values` (rows, n) as super-blocks of type `name`, some hundred at a time by `pack`."""
     kind = TYPES[name]
     row_bytes = kind.row_bytes(values.shape[1])
-    if importance is None and weighing.plain is None:
+    if importance is None and weighing.plain < 0:
         raise ValueError(f"{name} needs the importance of every column, none is given; an importance matrix has it")
     if importance is not None and importance.shape != values.shape[1:]:
         raise ValueError(
@@ -65,22 +78,17 @@ def encode(name: str, pack: Pack, weighing: Weighing, values: np.ndarray, import
 
 
 def _some(flat: np.ndarray, weighing: Weighing, importance: np.ndarray | None) -> Iterator[tuple[int, SuperBlocks]]:
-    """Super-blocks from a position on, at least `_LEAST`: there are zeros behind the last."""
-    columns = None if importance is None else np.asarray(importance, np.float32).reshape(-1, VALUES)
+    """Super-blocks from a position on, at least LANES, as kernels take them: there are zeros behind the last."""
+    row, plain = (1, weighing.plain) if importance is None else (importance.size, WEIGHTED)
+    columns = np.zeros(1, np.float32) if importance is None else np.asarray(importance, np.float32)
+    columns = np.resize(columns, row + LANES * VALUES)
     for start in range(0, len(flat), _AT_A_TIME):
         values = flat[start : start + _AT_A_TIME]
-        if len(values) < _LEAST:
-            values = np.concatenate([values, np.zeros((_LEAST - len(values), VALUES), np.float32)])
+        if len(values) < LANES:
+            values = np.concatenate([values, np.zeros((LANES - len(values), VALUES), np.float32)])
         squares = mean_squares(values.reshape(-1), VALUES, lambda sums: sums * np.float32(weighing.sigma / VALUES))
-        mean = squares[:: VALUES // 32, None]
-        with np.errstate(all="ignore"):
-            if columns is not None:
-                weights = np.sqrt(mean + values * values)
-                weights *= columns[np.arange(start, start + len(values)) % len(columns)]
-            else:
-                assert weighing.plain is not None
-                weights = weighing.plain(values, mean)
-        yield start, SuperBlocks(values, weights)
+        means = np.ascontiguousarray(squares[:: VALUES // 32])
+        yield start, SuperBlocks(values, means, columns, start * VALUES % row, plain)
 
 
 def nearest_int(values: np.ndarray) -> np.ndarray:
@@ -94,10 +102,15 @@ def scales_of(scales: np.ndarray, largest: int, factor: float, top: int) -> tupl
     The super-block's scale is the largest of its blocks / `largest`; what is stored is `factor` times that. All zero
     where the largest is.
     """
-    scale = scales.max(axis=1, keepdims=True) / np.float32(largest)
+    scale = largest_of(scales)[:, None] / np.float32(largest)
     levels = nearest_int(np.float32(0.5) * (np.float32(1) / scale * scales - np.float32(1))).clip(0, top)
     levels[scale[:, 0] == 0] = 0
     return (scale * np.float32(factor)).astype("<f2").view(np.uint8), levels.astype(np.uint8)
+
+
+def largest_of(scales: np.ndarray) -> np.ndarray:
+    """float32 (super-blocks,): the largest scale of the blocks of each."""
+    return np.asarray(np.maximum.reduce(np.ascontiguousarray(scales.T), axis=0))
 
 
 def nibbles(levels: np.ndarray) -> np.ndarray:

@@ -1,11 +1,13 @@
 """Compare our quantized GGUF files with llama-quantize's, tensor by tensor. Run by hand; not collected by pytest.
 
-    python -m tests.peer_quantize LLAMA_QUANTIZE [--golden] [TYPE ...]
+    python -m tests.peer_quantize LLAMA_QUANTIZE [TYPE ...]
+    python -m tests.peer_quantize LLAMA_QUANTIZE --golden
 
 For every model of MODELS converts with us into every file type in one pass, without and with an importance matrix,
 runs llama-quantize once a type on our BF16 file (which is that of llama.cpp's converter: tests.peer_compare), prints
-every tensor whose type or bytes differ, and exits with 1 when one does. With --golden, writes
-tests/gguf/golden_quantize.json: llama-quantize's type of every tensor, to which the test suite compares ours.
+every tensor whose type or bytes differ, and exits with 1 when one does. With --golden, only asks llama-quantize which
+type it would give each tensor (its --dry-run), with options too, and writes tests/gguf/golden_quantize.json, to which
+the test suite compares ours.
 Build llama-quantize with cmake -DGGML_NATIVE=OFF: where the compiler may contract to FMA, some bytes differ.
 """
 
@@ -35,7 +37,29 @@ from tests.parity.checkpoints.qwen2_moe import qwen2_moe
 from tests.parity.upstream import tensor_difference
 
 GOLDEN = Path(__file__).parent / "gguf" / "golden_quantize.json"
-ONLY_WEIGHTED = ("Q2_K_S",)  # llama-quantize makes it with an importance matrix only
+ONLY_WEIGHTED = ("Q2_K_S", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS")
+"""Of models with rows in 256s llama-quantize makes these with an importance matrix only."""
+NEEDS = "needs an imatrix"
+
+VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {  # llama-quantize's words and ours
+    "overrides": (
+        ["--tensor-type ATTN_V=q8_0", r"--tensor-type blk\.[0-3]\.attn=iq4_nl", "--tensor-type attn_=bf16"],
+        {"overrides": {"ATTN_V": "Q8_0", r"blk\.[0-3]\.attn": "IQ4_NL", "attn_": "BF16"}},
+    ),
+    "output and embedding": (
+        ["--output-tensor-type q5_1", "--token-embedding-type q3_k"],
+        {"output_tensor": "Q5_1", "token_embedding": "Q3_K"},
+    ),
+    "output": (["--output-tensor-type f16"], {"output_tensor": "F16"}),
+    "pure": (["--pure"], {"pure": True}),
+    "pure, overrides": (
+        ["--pure", "--tensor-type token_embd=mxfp4"],
+        {"pure": True, "overrides": {"token_embd": "MXFP4"}},
+    ),
+    "left": (["--leave-output-tensor"], {"leave_output_tensor": True}),
+}
+VARIED = ("dense, tied", "dense, 4 query heads to a value head", "8 experts")
+KINDS_VARIED = ("Q4_K_M", "IQ3_M", "TQ1_0", "MXFP4_MOE", "F16")
 
 WIDE = {"hidden_size": 256, "num_hidden_layers": 9, "num_attention_heads": 8}
 # keys by head have rows of 128 values, as DeepSeek's own: no whole blocks of a K-quant
@@ -73,16 +97,51 @@ def random_imatrix(file: Path, out: Path) -> Path:
     return out
 
 
+def options_of(kind: str, imatrix: Path | None) -> list[str]:
+    """llama-quantize's words; a community variant is its file type with two options."""
+    ends = MIXES[kind].ends.lower()
+    return [
+        *(["--imatrix", str(imatrix)] if imatrix else []),
+        *(["--output-tensor-type", ends, "--token-embedding-type", ends] if ends else []),
+    ]
+
+
 def run_peer(quantize: Path, source: Path, out: Path, kind: str, imatrix: Path | None) -> None:
-    """Run llama-quantize; a community variant is its file type with two options."""
-    mix = MIXES[kind]
-    options = ["--imatrix", str(imatrix)] if imatrix else []
-    if mix.ends:
-        options += ["--output-tensor-type", mix.ends.lower(), "--token-embedding-type", mix.ends.lower()]
-    command = [str(quantize), *options, str(source), str(out), mix.rules or kind, "2"]
+    """Run llama-quantize."""
+    command = [str(quantize), *options_of(kind, imatrix), str(source), str(out), MIXES[kind].rules or kind, "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+
+
+LINE = re.compile(r"^\[ *\d+/ *\d+\] +(\S+) +- \[.*?\], type = +(\w+), size = [^(\n]*(?:\((\w+)\))?$", re.MULTILINE)
+
+
+def chosen(quantize: Path, source: Path, kind: str, options: list[str]) -> dict[str, str]:
+    """What llama-quantize would make of each tensor, shortened; and whether it would refuse."""
+    command = [str(quantize), "--dry-run", *options, str(source), MIXES[kind].rules or kind, "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    types = {name: (new or old).upper() for name, old, new in LINE.findall(said)}
+    if done.returncode or types.keys() != read_gguf(source)[1].keys():
+        raise SystemExit(f"{' '.join(command)} failed:\n{said[-3000:]}")
+    return summary(types.items()) | ({NEEDS: "yes"} if "will require an imatrix" in said else {})
+
+
+def golden(quantize: Path) -> None:
+    """Write the tables."""
+    tables = {}
+    with tempfile.TemporaryDirectory() as name:
+        for title, source, imatrix, kinds in runs(Path(name), list(MIXES)):
+            print(title, flush=True)
+            every = {f"{title}: {kind}": (kind, options_of(kind, imatrix)) for kind in kinds}
+            for variant, (words, _) in VARIANTS.items():
+                if title in VARIED:
+                    split = [part for word in words for part in word.split(" ", 1)]
+                    every |= {f"{title}, {variant}: {kind}": (kind, split) for kind in KINDS_VARIED}
+            tables |= {key: chosen(quantize, source, *asked) for key, asked in every.items()}
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(table)}" for key, table in tables.items())
+    GOLDEN.write_text(f"{{\n{lines}\n}}\n")
 
 
 def summary(types: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -106,7 +165,7 @@ def runs(folder: Path, types: list[str]) -> Iterator[tuple[str, Path, Path | Non
         checkpoint = make(place / "Tiny")
         (source,) = convert(checkpoint, place / "bf16", "BF16").of(Role.WEIGHTS)
         imatrix = random_imatrix(source.path, place / "imatrix.gguf")
-        yield name, source.path, None, [kind for kind in types if kind not in ONLY_WEIGHTED]
+        yield name, source.path, None, types
         yield f"{name}, imatrix", source.path, imatrix, types
 
 
@@ -118,19 +177,19 @@ def _trimmed(tensor: Any) -> Any:
     return tensor and tensor._replace(shape=shape)
 
 
-def main(quantize: Path, types: list[str], golden: bool) -> int:
+def main(quantize: Path, types: list[str]) -> int:
     """The number of tensors that differ."""
-    bad, tables = 0, {}
+    bad = 0
     with tempfile.TemporaryDirectory() as name:
-        for title, source, imatrix, kinds in runs(Path(name), types):
+        for title, source, imatrix, every in runs(Path(name), types):
             out = Path(name) / "ours"
             checkpoint = source.parent.parent / "Tiny"
+            kinds = [kind for kind in every if NEEDS not in chosen(quantize, source, kind, options_of(kind, imatrix))]
             made = convert(checkpoint, out, *kinds, **({"imatrix": imatrix} if imatrix else {})).of(Role.WEIGHTS)
             for artifact in made:
                 peers = Path(name) / "theirs.gguf"
                 run_peer(quantize, source, peers, artifact.type, imatrix)
                 ours, theirs = read_gguf(artifact.path)[1], read_gguf(peers)[1]
-                tables[f"{title}: {artifact.type}"] = summary((n, t.tensor_type.name) for n, t in theirs.items())
                 wrong = {n: tensor_difference(*map(_trimmed, (ours.get(n), theirs.get(n)))) for n in {**ours, **theirs}}
                 wrong = {n: text for n, text in wrong.items() if text}
                 print(f"{title}: {artifact.type}: {len(theirs)} tensors, {len(wrong)} differ", flush=True)
@@ -139,14 +198,12 @@ def main(quantize: Path, types: list[str], golden: bool) -> int:
                 bad += len(wrong)
                 peers.unlink()
                 artifact.path.unlink()
-    if golden:
-        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(table)}" for key, table in tables.items())
-        GOLDEN.write_text(f"{{\n{lines}\n}}\n")
     return bad
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
-    words = [word for word in sys.argv[2:] if word != "--golden"]
-    sys.exit(bool(main(Path(sys.argv[1]), words or list(MIXES), "--golden" in sys.argv)))
+    if "--golden" in sys.argv:
+        sys.exit(golden(Path(sys.argv[1])))
+    sys.exit(bool(main(Path(sys.argv[1]), sys.argv[2:] or list(MIXES))))

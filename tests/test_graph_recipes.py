@@ -51,7 +51,7 @@ def test_one_layer_to_keep_needs_no_list(tmp_path: Path) -> None:
         ("profiles: [{name: a, sequence: 0}]", "5: sequence: 0 starts at 0"),
         ("profiles: [{name: a, sequence: 1, batch: 0}]", "5: batch: 0 starts at 0"),
         ("profiles: [{name: a, sequence: [5, 3, 1]}]", "5: sequence: [5, 3, 1] is no range"),
-        ("workspace: 1000000", "5: workspace: '1000000' is no size, wanted a whole number and M or G"),
+        ("workspace: 1000000", "5: workspace: '1000000' is no size, wanted a number and MB, GB, MiB or GiB"),
         ("compute_capabilities: sm_86", "wanted one of 7.5, 8.0, 8.6"),
     ],
 )

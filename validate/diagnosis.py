@@ -45,6 +45,7 @@ ROUNDING: Mapping[str, tuple[float, float]] = {
     "W8": (0.03, 0.12),
     "Q3": (0.3, 0.5),
     "IQ3": (0.3, 0.5),
+    "TQ": (1.1, 1.3),  # of weights that are not -1, 0 and 1 most become 0: all that can be lost
     "*": (0.6, 0.9),
 }
 EXACT_ENOUGH = ("F32", "FP32", "F16", "FP16", "BF16", "F8", "INT8", "INT4", "Q8", "Q6", "Q5", "Q4", "IQ4", "Q3", "Q2_K")

@@ -158,6 +158,7 @@ DEFAULT_LIMITS: Mapping[str, Mapping[str, float]] = {
     "NVFP4A16": {"kl_mean": 0.6, "top1": 0.6},
     "NVFP4": {"kl_mean": 1.1, "top1": 0.5, "decode_kl": 0.05},
     "MXFP4A16": {"kl_mean": 1.3, "top1": 0.5},
+    "MXFP4_MOE": {"kl_mean": 1.3, "top1": 0.5},  # weights alone, as MXFP4A16
     "MXFP4": {"kl_mean": 3.0, "top1": 0.3, "decode_kl": 0.05},
     "F16": {"kl_mean": 0.0002, "top1": 0.985},
     "BF16": {"kl_mean": 0.004, "top1": 0.97, "decode_kl": 0.05},

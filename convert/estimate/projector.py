@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convert.estimate.cache import FLOAT32
+from convert.estimate.compute import FLOAT16
 from convert.estimate.model_file import ModelFile
 
 SIDES = {  # projector -> tokens a side of the square
@@ -26,16 +27,23 @@ MERGES = {  # patches a side of a token, where the file does not say
 }
 
 
+HOLES = frozenset(
+    {"qwen2vl_merger", "qwen2.5vl_merger"}
+)  # where what goes into a layer may fit the place of the pixels
+
+
 @dataclass(frozen=True)
 class Tower:
     """The numbers of a vision tower, and the patches of the image that llama.cpp reserves for."""
 
+    projector: str
     width: int
     inner: int
     is_gated: bool
     has_windows: bool
     hands_on: bool  # what some of its layers give, to layers of the language model
     patches: int
+    patch: int  # pixels a side
 
 
 def read_tower(projector: ModelFile) -> Tower | None:
@@ -43,17 +51,19 @@ def read_tower(projector: ModelFile) -> Tower | None:
     width, patch = _number(projector, "embedding_length"), _number(projector, "patch_size")
     if not width or not patch:
         return None
-    kind = projector.fields.get("clip.vision.projector_type", projector.fields.get("clip.projector_type", ""))
+    kind = str(projector.fields.get("clip.vision.projector_type", projector.fields.get("clip.projector_type", "")))
     merge = _number(projector, "spatial_merge_size") or _number(projector, "projector.scale_factor")
-    merge = merge or MERGES.get(str(kind), 2)
-    side = SIDES[str(kind)] * merge if str(kind) in SIDES else _number(projector, "image_size") // patch
+    merge = merge or MERGES.get(kind, 2)
+    side = SIDES[kind] * merge if kind in SIDES else _number(projector, "image_size") // patch
     return Tower(
+        kind,
         width,
         _number(projector, "feed_forward_length"),
         bool(projector.shape("v.blk.0.ffn_gate.weight")),
         _number(projector, "n_wa_pattern") > 0,
         any(key.startswith("clip.vision.is_deepstack") for key in projector.fields),
         side * side,
+        patch,
     )
 
 
@@ -62,16 +72,18 @@ def projector_compute_bytes(projector: ModelFile) -> int:
     tower = read_tower(projector)
     if tower is None:
         return 0
-    # beside what is fed forward, times the width: the residual and what does not fit into holes
-    inner, beside = (3 * tower.inner, 4) if tower.is_gated else (tower.inner, 3)
-    beside += 2 * tower.hands_on
-    layer = FLOAT32 * tower.patches * (inner + beside * tower.width)
-    if not tower.has_windows:
-        return layer
-    # a mask of patches x patches, made in float32 and kept in float16; layers then use the place of the first
-    mask = 2 * tower.patches**2
-    first = 3 * mask + FLOAT32 * tower.patches * 4 * tower.width
-    return max(first, mask + layer - FLOAT32 * tower.patches * tower.width * 3 // 2)
+    mask = FLOAT16 * tower.patches**2 if tower.has_windows else 0  # which patches see which
+    inner = (3 if tower.is_gated else 1) * tower.inner
+    return mask + FLOAT32 * tower.patches * (inner + _beside(tower))
+
+
+def _beside(tower: Tower) -> int:
+    """Values a patch beside what is fed forward: the residual, and what the allocator cannot put into holes."""
+    if tower.projector in HOLES:
+        pixels = 3 * tower.patch**2
+        return pixels + (2 * tower.width if 2 * tower.width > pixels else 0)
+    times = 4 if tower.is_gated else 3
+    return tower.width * (times + 2 * tower.hands_on)
 
 
 def _number(projector: ModelFile, key: str) -> int:

@@ -17,6 +17,7 @@ from convert.estimate.speed import Bandwidth, tokens_per_second
 from convert.inspection.fit_model import Candidate, FitModel
 from convert.json_types import JsonDict
 from convert.table import aligned, plain, size
+from quantize.mixes import MIXES
 
 LEGACY = ("Q4_0", "Q4_1", "Q5_0", "Q5_1")  # a k-quant is better at their size
 HEADS = ("type", "file", "bits/w", "weights", "cache", "buffers", "projector", "all", "fits", "layers", "tok/s", "")
@@ -193,7 +194,8 @@ def _worth(rows: Sequence[Row]) -> set[str]:
     """Types that may be the best: no more bytes than the model's own values need, none that another beats."""
     names = {row.type for row in rows}
     wasteful = {"F32"} if names & {"BF16", "F16"} else set()
-    return names if len(rows) == 1 else names - wasteful - set(LEGACY)
+    at_the_ends = {name for name in names if name in MIXES and MIXES[name].ends}  # the layers are as in a smaller one
+    return names if len(rows) == 1 else names - wasteful - at_the_ends - set(LEGACY)
 
 
 def _too_small(model: ModelFile, smallest: Row, memory: Memory, budget: Budget) -> Problem:

@@ -15,7 +15,7 @@ from convert.hashes import HashMemory
 from convert.lock import hold
 from convert.progress import Progress
 from convert.recipe import Recipe
-from convert.release import folder_store, signature, triton
+from convert.release import folder_store, hub_store, object_store, signature, triton
 from convert.release.contents import Contents, contents, hashed
 from convert.release.hashing import FileHash, PartMemory
 from convert.release.repository import LARGEST, lay_out
@@ -94,10 +94,38 @@ def _contents(
 
 
 def _publish(made: Made, every: Sequence[Contents], request: Request, progress: Progress) -> list[Published]:
-    to, memory = request.options.to or "", made.planned.hashes
-    if "://" in to:
-        raise PlanError(Problem("--to", f"{to}: only folders so far"))
-    home, signer = Path(to).absolute(), _signer(request.options)
+    to = request.options.to or ""
+    if "://" not in to:
+        return _publish_folders(made, every, request, Path(to).absolute(), progress)
+    if not to.startswith("hf://"):
+        object_store.open_store(to)
+    if request.dry_run:
+        return [Published(one.repository.name, _url(to, one), one, "sent where it is not there") for one in every]
+    # Built here first, of links: what is sent is what was hashed, and a server's copy can be told from it.
+    staging = made.planned.folder / STATE_FOLDER / STAGING
+    staged = _publish_folders(made, every, request, staging, progress)
+    found = []
+    for one, local in zip(every, staged, strict=True):
+        where, folder = _url(to, one), Path(local.where)
+        if to.startswith("hf://"):
+            target = hub_store.Target(where.split("/")[2], one.repository.name, request.options.private)
+            state = hub_store.publish(target, folder, progress)
+        else:
+            state = object_store.publish(where, folder, progress)
+        found.append(Published(one.repository.name, where, one, state))
+    return found
+
+
+def _url(to: str, one: Contents) -> str:
+    """Where a repository goes: {name} stands for its name, which is else put at the end."""
+    name = one.repository.name
+    return to.replace("{name}", name) if "{name}" in to else f"{to.rstrip('/')}/{name}"
+
+
+def _publish_folders(
+    made: Made, every: Sequence[Contents], request: Request, home: Path, progress: Progress
+) -> list[Published]:
+    memory, signer = made.planned.hashes, _signer(request.options)
     theirs = [problem for one in every for problem in folder_store.check_ours(home / one.repository.name)]
     raise_all([*signature.check(signer), *theirs])
     found = []

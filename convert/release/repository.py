@@ -133,5 +133,5 @@ def _too_large(repository: Repository, most: int | None) -> Iterable[Problem]:
     for name, artifact in repository.files.items():
         if most is not None and artifact.size > most:
             got = f"{name} has {artifact.size / 1e9:.1f} GB"
-            remedy = "split it with `max_shard: 45G` in its stage" if name.endswith(".gguf") else "leave it out"
+            remedy = "split it with `split: 45GB` in its stage" if name.endswith(".gguf") else "leave it out"
             yield Problem(repository.name, got, f"at most {most / 1e9:.0f} GB, which is what hubs take", remedy)

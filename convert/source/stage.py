@@ -19,6 +19,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from convert.bundle import Artifact, Bundle, Model, Role
 from convert.distribution import install_command
 from convert.errors import InputError, Problem
+from convert.gguf_shards import SHARD, is_later_shard, shard_names
 from convert.options import Options, RecipePath
 from convert.progress import Progress, Silent
 from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled, remake, streamed
@@ -139,8 +140,12 @@ def gguf_file(options: SourceOptions) -> Path | None:
 
 def _gguf_problems(options: SourceOptions, path: Path) -> list[Problem]:
     """What keeps such a file from being a source; what is in it the stages say that read it."""
+    if is_later_shard(path.name):
+        return [Problem(str(path), "is not the first of its files", shard_names(path.name)[0], "name that one")]
     if not path.is_file():
         return [Problem(str(path), "is no file", "a GGUF file", "check the path")]
+    if problems := _problems(lambda: _gguf_files(path)):
+        return problems
     if options.adapter is not None:
         remedy = "merge it into the checkpoint that the file was made from"
         return [Problem(str(path), "is a GGUF file, into which no adapter is merged", "a checkpoint", remedy)]
@@ -148,8 +153,15 @@ def _gguf_problems(options: SourceOptions, path: Path) -> list[Problem]:
 
 
 def _gguf_bundle(options: SourceOptions, path: Path) -> Bundle:
-    name = options.name or safe(TYPE_IN_NAME.sub("", path.stem))
-    return Bundle(Model(name), {Role.WEIGHTS: (Artifact("gguf", path, path.stat().st_size),)})
+    shard = SHARD.fullmatch(path.name)
+    name = options.name or safe(TYPE_IN_NAME.sub("", shard["start"] if shard else path.stem))
+    files = tuple(Artifact("gguf", file, file.stat().st_size) for file in _gguf_files(path))
+    return Bundle(Model(name), {Role.WEIGHTS: files})
+
+
+def _gguf_files(first: Path) -> list[Path]:
+    """The file, or all of those that it is the first of by its name."""
+    return [first, *(inside(first.parent, name, first) for name in shard_names(first.name) if name != first.name)]
 
 
 def _here(options: SourceOptions) -> Path | None:
@@ -283,7 +295,7 @@ class SourceStage(Stage[SourceOptions]):
     def reads(self, options: SourceOptions) -> list[Path]:
         """Every file of the checkpoint that counts: weights, their index, companions. Raises InputError."""
         if path := gguf_file(options):
-            return [path]
+            return _gguf_files(path)
         folder = _here(options)
         if folder is None:
             return []

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from quantize.encoders import ENCODERS
+from quantize.encoders import ENCODERS, NEED_IMPORTANCE
 from tests.fixtures_quantize import oracle
 
 COLUMNS = 4096
@@ -70,7 +70,9 @@ def main() -> None:
     )
     print(f"{'type':8} {'importance':10} {'ours':>8} {'ggml':>8} {'ratio':>7}   ns a weight")
     for name in options.types or [name for name in ENCODERS if name not in NOT_QUANTIZED]:
-        for weights in (None,) if name in PLAIN_ONLY else (None, importance):
+        for weights in (None, importance):
+            if name in (NEED_IMPORTANCE if weights is None else PLAIN_ONLY):
+                continue
             mine, theirs = measure(name, values, weights, options.rounds)
             label = "no" if weights is None else "yes"
             print(f"{name:8} {label:10} {mine:8.2f} {theirs:8.2f} {theirs / mine:7.1f}", flush=True)

@@ -166,7 +166,7 @@ def test_a_plan_forecasts_the_largest(measured: Bundle, tmp_path: Path) -> None:
 
 
 def test_shards_together_take_no_more(measured: Bundle, tmp_path: Path) -> None:
-    options = {"fit": {"bits": 12}, "max_shard": "1M", "name": "x"}
+    options = {"fit": {"bits": 12}, "split": "1MB", "name": "x"}
     found = made(options, {"measured": measured}, tmp_path / "fit").of(Role.WEIGHTS)
     budget = field(found[0].path, "convert.fit.bytes")
     assert isinstance(budget, int)

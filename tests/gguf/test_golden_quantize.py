@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,20 +19,37 @@ from convert.formats.gguf.stage import STAGE as stage
 from convert.formats.gguf.stage import _prepare
 from quantize.mixes import MIXES
 from tests.fixtures_gguf import convert, source_inputs
-from tests.peer_quantize import GOLDEN, MODELS, ONLY_WEIGHTED, random_imatrix, summary
+from tests.peer_quantize import (
+    GOLDEN,
+    KINDS_VARIED,
+    MODELS,
+    NEEDS,
+    VARIANTS,
+    VARIED,
+    random_imatrix,
+    summary,
+)
 
 TABLES: dict[str, dict[str, str]] = json.loads(GOLDEN.read_text())
 
 
 def test_the_tables_are_of_every_model_and_file_type() -> None:
-    wanted = {
-        f"{model}{weighted}: {kind}"
-        for model in MODELS
-        for weighted in ("", ", imatrix")
-        for kind in MIXES
-        if weighted or kind not in ONLY_WEIGHTED
-    }
-    assert set(TABLES) == wanted
+    wanted = {f"{model}{weighted}: {kind}" for model in MODELS for weighted in ("", ", imatrix") for kind in MIXES}
+    varied = {f"{model}, {variant}: {kind}" for model in VARIED for variant in VARIANTS for kind in KINDS_VARIED}
+    assert set(TABLES) == wanted | varied
+
+
+def check_types(folder: Path, title: str, kinds: Sequence[str], options: dict[str, Any]) -> None:
+    """Those that llama-quantize makes have its types, those it refuses for want of importance weights have none."""
+    inputs, made = source_inputs(folder), [kind for kind in kinds if NEEDS not in TABLES[f"{title}: {kind}"]]
+    words = stage.Options.model_validate({"types": made, **options})
+    assert [str(problem) for problem in stage.check(words, inputs)] == []
+    for kind, (plan,) in zip(made, _prepare(words, inputs).text.volumes, strict=True):
+        ours = summary((info.name, info.type.name) for info in plan.infos)
+        assert ours == TABLES[f"{title}: {kind}"], kind
+    if refused := [kind for kind in kinds if kind not in made]:
+        problems = stage.check(stage.Options.model_validate({"types": refused, **options}), inputs)
+        assert [problem.got for problem in problems] == [f"{k} needs an imatrix, and there is none" for k in refused]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -38,15 +57,10 @@ def test_types_are_those_llama_quantize_chooses(name: str, tmp_path: Path) -> No
     folder = MODELS[name](tmp_path / "Tiny")
     (file,) = convert(folder, tmp_path / "bf16", "BF16").of(Role.WEIGHTS)
     imatrix = random_imatrix(file.path, tmp_path / "imatrix.gguf")
-    plain = [kind for kind in MIXES if kind not in ONLY_WEIGHTED]
-    for title, options in (
-        (name, stage.Options(types=plain)),
-        (f"{name}, imatrix", stage.Options(types=list(MIXES), imatrix=imatrix)),
-    ):
-        conversion = _prepare(options, source_inputs(folder))
-        for kind, (plan,) in zip(options.types, conversion.text.volumes, strict=True):
-            ours = summary((info.name, info.type.name) for info in plan.infos)
-            assert ours == TABLES[f"{title}: {kind}"], kind
+    check_types(folder, name, list(MIXES), {})
+    check_types(folder, f"{name}, imatrix", list(MIXES), {"imatrix": imatrix})
+    for variant, (_, options) in VARIANTS.items() if name in VARIED else ():
+        check_types(folder, f"{name}, {variant}", KINDS_VARIED, options)
 
 
 def test_the_tables_hold_what_the_rules_are_about() -> None:

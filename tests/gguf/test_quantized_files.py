@@ -24,6 +24,7 @@ from quantize.mixes import MIXES, Asked, Hyper, Tensor, choose
 from tests import tiny
 from tests.fixtures_gguf import convert, edit_weights, read_gguf, source_inputs
 from tests.fixtures_quantize import oracle
+from tests.peer_quantize import ONLY_WEIGHTED
 
 HYPER = Hyper("qwen2", layers=8, heads=8, kv_heads=2)
 QUANTIZED = tuple(name for name, mix in MIXES.items() if not mix.is_plain)
@@ -88,7 +89,7 @@ def test_every_file_type_is_what_ggml_makes(
 ) -> None:
     from convert.formats.gguf.imatrix import read_imatrix
 
-    types = [t for t in QUANTIZED if weighted or t != "Q2_K_S"]
+    types = [t for t in QUANTIZED if weighted or t not in ONLY_WEIGHTED]
     bundle = convert(grouped, tmp_path, *types, imatrix=str(imatrix) if weighted else False)
     assert [a.type for a in bundle.of(Role.WEIGHTS)] == types
     for artifact in bundle.of(Role.WEIGHTS):
@@ -149,7 +150,7 @@ def test_every_expert_has_weights_of_its_own(tmp_path: Path) -> None:
 
 def test_a_shard_holds_the_bytes_of_the_whole_file(grouped: Path, tmp_path: Path) -> None:
     whole = convert(grouped, tmp_path / "whole", "Q4_K_M", "Q8_0").of(Role.WEIGHTS)
-    shards = convert(grouped, tmp_path / "shards", "Q4_K_M", "Q8_0", max_shard="2M").of(Role.WEIGHTS)
+    shards = convert(grouped, tmp_path / "shards", "Q4_K_M", "Q8_0", split="2MB").of(Role.WEIGHTS)
     assert len(shards) > len(whole)
     for kind in ("Q4_K_M", "Q8_0"):
         (one,) = (read_gguf(a.path)[1] for a in whole if a.type == kind)
@@ -226,8 +227,10 @@ def test_an_override_about_no_tensor_is_refused(grouped: Path) -> None:
         ({"imatrix": {"calibrate": "a.txt", "chunk": 3}}, "wanted the keys calibrate, chunks, window"),
         ({"types": ["Q4_K"]}, "did you mean Q4_K_M?"),
         ({"imatrix": {"calibrate": "a.txt", "window": 3}}, "window"),
+        ({"split": "45"}, "is no size"),
+        ({"split": 45}, "split"),
         ({"max_shard": "45"}, "is no size"),
-        ({"max_shard": 45}, "max_shard"),
+        ({"max_shard": "45G", "split": "45GB"}, "former name of split"),
     ],
 )
 def test_words_of_a_recipe_are_checked(options: dict[str, Any], said: str) -> None:

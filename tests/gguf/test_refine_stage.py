@@ -157,6 +157,8 @@ def test_a_refined_file_says_so_and_another_does_not(measured: Bundle, tmp_path:
     plain = make(measured, tmp_path / "plain", "Q4_K_M", "F16")
     fields = [read_gguf(a.path)[0] for bundle in (refined, plain) for a in bundle.of(Role.WEIGHTS)]
     assert [f.get("quantize.encoder") for f in fields] == ["error feedback", None, None, None]
+    names = [[a.path.name for a in bundle.of(Role.WEIGHTS)] for bundle in (refined, plain)]
+    assert names == [["Tiny-refined-Q4_K_M.gguf", "Tiny-refined-F16.gguf"], ["Tiny-Q4_K_M.gguf", "Tiny-F16.gguf"]]
     assert refined.of(Role.WEIGHTS)[1].sha256 == plain.of(Role.WEIGHTS)[1].sha256
     assert not refined.of(Role.STATISTICS)
     lines = "\n".join(said.notes)
@@ -218,7 +220,7 @@ def test_llama_cpp_runs_a_refined_file_and_it_drifts_less(llama: Path, tmp_path:
     (tmp_path / "r.yaml").write_text(RECIPE)
     command = [sys.executable, "-m", "convert", "run", "r.yaml", "-j", "1"]
     done = processes.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in (0, 3), done.stdout + done.stderr  # 3: two bits of a model of random weights drift much
     report = json.loads((tmp_path / "out/r/validate/report.json").read_text())
     drift = {o["label"]: o["metrics"]["kl_mean"] for o in report["outputs"]}
     assert drift["refined-Q2_K.gguf"] < 0.8 * drift["plain-Q2_K.gguf"], drift

@@ -11,16 +11,15 @@ import pytest
 from click.testing import CliRunner
 from gguf.quants import dequantize
 
-from convert.bundle import Role
+from convert.bundle import Artifact, Role
 from convert.cli import main
-from convert.formats.gguf import shard_names
 from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
 from convert.formats.gguf.stage import STAGE as stage
 from convert.progress import Silent
 from convert.source.stage import STAGE as source
 from convert.source.stage import SourceOptions
 from tests import tiny
-from tests.fixtures_gguf import convert, read_gguf
+from tests.fixtures_gguf import convert, read_gguf, source_inputs
 from tests.parity.families import cases
 
 
@@ -80,14 +79,81 @@ def test_a_matrix_of_importance_counts(tmp_path: Path) -> None:
     assert made.read_bytes() == direct.read_bytes()
 
 
-def test_shards_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_names, "size_in_bytes", lambda text: 100_000)
-    folder = tiny.tiny_llama(tmp_path / "Tiny")
-    (first,) = convert(folder, tmp_path / "first", "BF16").of(Role.WEIGHTS)
-    shards = again(first.path, tmp_path / "shards", "F16", max_shard="1M")
-    assert len(shards) > 1
-    (problem,) = stage.check(stage.Options(types=["Q4_0"]), inputs(shards[0]))
-    assert f"is one of {len(shards)} files, wanted one file" in str(problem)
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A model's BF16 file in shards, its output apart from its embedding."""
+    folder = tmp_path_factory.mktemp("shards")
+    made = convert(tiny.tiny_llama(folder / "Tiny", tied=False), folder / "bf16", "BF16", split="9 tensors")
+    return [artifact.path for artifact in made.of(Role.WEIGHTS)]
+
+
+def test_a_source_in_shards_is_one_model(shards: list[Path], tmp_path: Path) -> None:
+    direct = convert(shards[0].parent.parent / "Tiny", tmp_path / "direct", "Q8_0").of(Role.WEIGHTS)[0].path
+    (made,) = again(shards[0], tmp_path / "again", "Q8_0")
+    assert made.name == "Tiny-Q8_0.gguf"
+    assert made.read_bytes() == direct.read_bytes()
+    assert set(inputs(shards[0])["source"].of(Role.WEIGHTS)[1:]) == {
+        Artifact("gguf", path, path.stat().st_size) for path in shards[1:]
+    }
+
+
+def test_the_shards_of_a_source_are_kept(shards: list[Path], tmp_path: Path) -> None:
+    made = again(shards[0], tmp_path / "again", "Q8_0", split="keep")
+    assert [path.name for path in made] == [path.name.replace("BF16", "Q8_0") for path in shards]
+    for ours, source_file in zip(made, shards, strict=True):
+        assert list(read_gguf(ours)[1]) == list(read_gguf(source_file)[1])
+    halves = again(shards[0], tmp_path / "halves", "Q8_0", split="13 tensors")
+    assert len(halves) != len(made)
+
+
+def test_types_of_three_values_are_told_from_others(shards: list[Path]) -> None:
+    asked = stage.Options(types=["Q4_0", "TQ1_0", "TQ2_0"])
+    for given in (inputs(shards[0]), source_inputs(shards[0].parent.parent / "Tiny")):
+        (said,) = [line for line in stage.explain(asked, given) if "BitNet" in line]
+        assert said.startswith("note: TQ1_0 and TQ2_0: for models trained on -1, 0 and 1")
+        assert not [line for line in stage.explain(stage.Options(types=["Q4_0"]), given) if "BitNet" in line]
+
+
+def test_a_file_of_tensor_types(shards: list[Path], tmp_path: Path) -> None:
+    listed = tmp_path / "types.txt"
+    listed.write_text("ATTN_q=q5_1 blk\\.0=F16\n\nffn_down=q4_1\n")
+    (made,) = again(shards[0], tmp_path / "out", "Q8_0", overrides={"attn_k": "Q5_0"}, tensor_type_file=listed)
+    found = {name: tensor.tensor_type.name for name, tensor in read_gguf(made)[1].items()}
+    names = ("attn_k", "attn_q", "attn_v", "ffn_down")
+    assert [found[f"blk.0.{name}.weight"] for name in names] == ["Q5_0", "Q5_1", "F16", "F16"]
+    assert [found[f"blk.1.{name}.weight"] for name in names] == ["Q5_0", "Q5_1", "Q8_0", "Q4_1"]
+    listed.write_text("attn_q:q5_1 attn_v=q9 (=q8_0")
+    problems = stage.check(stage.Options(types=["Q8_0"], tensor_type_file=listed), inputs(shards[0]))
+    assert [p.got for p in problems[:2]] == ["'attn_q:q5_1' is not pattern=type", "'attn_v=q9' is not pattern=type"]
+    assert "'(' is not a regular expression" in problems[2].got
+
+
+def test_what_cannot_be_kept_or_is_not_all_there(shards: list[Path], tmp_path: Path) -> None:
+    whole = again(shards[0], tmp_path / "whole", "F16")[0]
+    (problem,) = stage.check(stage.Options(types=["Q4_0"], split="keep"), inputs(whole))
+    assert "keep: the source is one file" in str(problem)
+    given = source_inputs(shards[0].parent.parent / "Tiny")
+    (problem,) = stage.check(stage.Options(types=["Q4_0"], split="keep"), given)
+    assert "keep: the source is a checkpoint" in str(problem)
+    (problem,) = source.check(SourceOptions(path=shards[1]), {})
+    assert str(problem).endswith(f"is not the first of its files, wanted {shards[0].name}; name that one")
+    alone = tmp_path / shards[0].name
+    alone.write_bytes(shards[0].read_bytes())
+    (problem,) = source.check(SourceOptions(path=alone), {})
+    assert f"names '{shards[1].name}', which is not there" in str(problem)
+
+
+@pytest.mark.parametrize("kind", ["BF16", "Q4_0"])
+def test_the_output_is_left_as_it_is(kind: str, shards: list[Path], tmp_path: Path) -> None:
+    (first,) = again(shards[0], tmp_path / "first", kind, output_tensor=kind)
+    made = again(first, tmp_path / "again", "Q8_0", "Q5_0", leave_output_tensor=True, allow_requantize=kind == "Q4_0")
+    wanted = read_gguf(first)[1]["output.weight"]
+    assert wanted.tensor_type.name == kind
+    for path in made:
+        tensors = read_gguf(path)[1]
+        assert tensors["output.weight"].tensor_type == wanted.tensor_type
+        np.testing.assert_array_equal(tensors["output.weight"].data, wanted.data)
+        assert tensors["blk.0.attn_q.weight"].tensor_type != wanted.tensor_type
 
 
 @pytest.mark.parametrize(

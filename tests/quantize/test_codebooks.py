@@ -30,11 +30,11 @@ def test_near_entries(name: str, distances: int) -> None:
         apart = np.square(book.levels.astype(int) - point).sum(axis=1)
         count, at = divmod(int(book.lists[number]), 1 << COUNT_SHIFT)
         if apart.min() == 0:
-            assert (count, at) == (0, int(apart.argmin()))
+            assert (count, int(book.numbers[at])) == (0, int(apart.argmin()))
             continue
         limit = np.unique(apart)[:distances].max()
         wanted = sorted(np.flatnonzero(apart <= limit).tolist(), key=lambda entry: (apart[entry], entry))
-        assert book.members[at : at + count].tolist() == wanted
+        assert book.numbers[book.codes[at : at + count]].tolist() == wanted
         codes = (book.levels[wanted].astype(int) << bits * np.arange(size)).sum(axis=1)
         assert book.codes[at : at + count].tolist() == codes.tolist()
 

@@ -8,7 +8,7 @@ import pytest
 
 from quantize.blocks import TYPES
 from quantize.coded import layout
-from quantize.encoders import ENCODERS
+from quantize.encoders import ENCODERS, NEED_IMPORTANCE
 from quantize.feedback import NORMAL, REFINED, Effort, gain, refine
 from quantize.gptq import Inputs
 
@@ -57,6 +57,8 @@ def values() -> np.ndarray:
 def test_blocks_taken_apart_are_what_a_reader_sees_and_go_together_again(
     name: str, weighted: bool, values: np.ndarray
 ) -> None:
+    if not weighted and name in NEED_IMPORTANCE:
+        return
     weights = np.random.default_rng(3).random(COLUMNS).astype(np.float32) if weighted else None
     encoded = ENCODERS[name](values, weights)
     coded = layout(name).coded(encoded)
@@ -70,7 +72,8 @@ def test_every_bit_of_a_block_comes_back(name: str) -> None:
     kind = TYPES[name]
     blocks = np.random.default_rng(4).integers(0, 256, (50, kind.bytes), dtype=np.uint8)
     grid = layout(name)
-    plain = ENCODERS[name](np.random.default_rng(5).standard_normal((50, kind.values)).astype(np.float32))
+    some = np.random.default_rng(5).standard_normal((50, kind.values)).astype(np.float32)
+    plain = ENCODERS[name](some, np.ones(kind.values, np.float32))
     for at in {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)}.get(name, (0, 2) if grid.affine else (0,)):
         blocks[:, at : at + 2] = plain[:, at : at + 2]
     if name == "Q8_0":
@@ -124,6 +127,29 @@ def test_more_turns_make_no_row_worse(name: str, values: np.ndarray, gram: np.nd
     """By the damped error, which descent makes small; the plain one may differ a little."""
     errors = [refine(values, Inputs(gram), name, effort=Effort((n,))).after.sum() for n in (0, 1, 4)]
     assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize("name", ["IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+def test_eight_neighbours_have_signs_and_entries_that_are_hard_to_better(
+    name: str, values: np.ndarray, gram: np.ndarray
+) -> None:
+    """No other entry with the same signs lowers the error of the descended blocks by much."""
+    inputs = Inputs(gram)
+    made = refine(values[4:6], inputs, name, effort=Effort((30,)))
+    grid = layout(name)
+    coded = grid.coded(made.encoded)
+    wide = gram.astype(np.float64) + np.diag(inputs.added.numpy().astype(np.float64))
+    errors = coded.values() - values[4:6].astype(np.float64)
+    step = (coded.d.repeat(grid.span // grid.width, 1) * coded.scales).repeat(grid.width, 1)
+    total = (errors @ wide * errors).sum(1)
+    size = grid.book.shape[1]
+    for row in range(2):
+        slopes = errors[row] @ wide
+        for at in range(0, COLUMNS, size):
+            group = slice(at, at + size)
+            moves = (grid.book * np.sign(coded.levels[row, group]) - coded.levels[row, group]) * step[row, group]
+            gains = -(2 * moves @ slopes[group] + (moves @ wide[group, group] * moves).sum(1))
+            assert gains.max() < 5e-3 * total[row]
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "IQ4_XS", "Q4_0"])

@@ -8,9 +8,20 @@ import gguf
 import pytest
 
 from quantize.blocks import BY_ID, TYPES
-from quantize.encoders import ENCODERS
-from quantize.mixes import CONDITIONS, MIXES, QUANTIZATION_VERSION, ROLES, RULES, Asked, Hyper, Tensor, choose
+from quantize.mixes import (
+    CONDITIONS,
+    MIXES,
+    QUANTIZATION_VERSION,
+    ROLES,
+    RULES,
+    Asked,
+    Hyper,
+    Tensor,
+    choose,
+    wants_importance,
+)
 from quantize.mixes import needs_imatrix as needs
+from tests.peer_quantize import ONLY_WEIGHTED
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -34,17 +45,17 @@ def test_file_types_are_llama_cpps(name: str) -> None:
     of = {"Q2_K_L": "Q2_K", "Q3_K_XL": "Q3_K_L", "Q4_K_L": "Q4_K_M", "Q5_K_L": "Q5_K_M", "Q6_K_L": "Q6_K"}
     theirs = gguf.LlamaFileType["ALL_F32" if name == "F32" else f"MOSTLY_{of.get(name, name)}"]
     assert MIXES[name].file_type == theirs.value
-    assert MIXES[name].main in ENCODERS
+    assert MIXES[name].main in TYPES
     assert QUANTIZATION_VERSION == gguf.GGML_QUANT_VERSION
 
 
 def test_the_table_has_no_word_that_means_nothing() -> None:
     roles = {role for _, role in ROLES}
     for role, files, condition, kind in RULES:
-        assert role in roles
+        assert role in {"*", *roles}
         assert files == "*" or set(files.split()) <= {mix.rules for mix in MIXES.values()}
         assert condition in CONDITIONS
-        assert kind in ENCODERS
+        assert kind in TYPES
 
 
 def model(layers: int = 16, tied: bool = False, row: int = 256, experts: int = 0) -> list[Tensor]:
@@ -172,12 +183,20 @@ def test_pure_is_one_type_but_for_what_no_file_quantizes() -> None:
     assert {kind for name, kind in found.items() if "norm" in name or "gate_inp" in name} == {"F32"}
 
 
-def test_only_q2_k_s_needs_an_imatrix() -> None:
-    tensor, q2_k = Tensor("blk.0.attn_q.weight", (64, 256)), TYPES["Q2_K"]
-    assert needs(MIXES["Q2_K_S"], tensor, q2_k)
+def test_which_tensors_need_an_imatrix() -> None:
+    tensor, embedding = Tensor("blk.0.attn_q.weight", (64, 256)), Tensor("token_embd.weight", (64, 256))
+    assert needs(MIXES["Q2_K_S"], tensor, TYPES["Q2_K"])
     assert not needs(MIXES["Q2_K_S"], tensor, TYPES["Q4_K"])
-    assert not needs(MIXES["Q2_K_S"], Tensor("token_embd.weight", (64, 256)), q2_k)
-    assert not needs(MIXES["Q2_K"], tensor, q2_k)
+    assert not needs(MIXES["Q2_K_S"], embedding, TYPES["Q2_K"])
+    assert not needs(MIXES["Q2_K"], tensor, TYPES["Q2_K"])
+    for kind in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0"):
+        assert needs(MIXES["Q4_K_M"], tensor, TYPES[kind]) == (kind not in {"IQ3_S", "TQ1_0"}), kind
+        # ggml has no way of encoding these without: llama-quantize ends in an assertion of its
+        assert needs(MIXES["Q4_K_M"], embedding, TYPES[kind]) == (kind in {"IQ1_S", "IQ2_XXS", "IQ2_XS"}), kind
+
+
+def test_which_files_want_importance() -> None:
+    assert {name for name, mix in MIXES.items() if wants_importance(mix)} == set(ONLY_WEIGHTED)
 
 
 @pytest.mark.parametrize(

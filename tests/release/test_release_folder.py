@@ -122,7 +122,9 @@ def test_a_file_that_is_too_large_is_refused_with_what_splits_it(
     from convert.release import release as module
 
     monkeypatch.setattr(module, "LARGEST", 200_000)
-    with pytest.raises(PlanError, match=r"F16.gguf has 0.0 GB, wanted at most .* hubs take; split it with `max_shard"):
+    with pytest.raises(
+        PlanError, match=r"F16.gguf has 0.0 GB, wanted at most .* hubs take; split it with `split: 45GB`"
+    ):
         publish(place)
     assert not (place / "to").exists()
 

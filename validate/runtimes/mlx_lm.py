@@ -81,7 +81,8 @@ class MlxSession(CheckpointFolder):
         if not tokens:
             raise RuntimeFailure("mlx-lm: no tokens")
         try:
-            return self._model(self._mx.array([list(map(int, tokens))]), cache=cache)  # type: ignore[no-any-return]
+            logits: mx.array = self._model(self._mx.array([list(map(int, tokens))]), cache=cache)
+            return logits
         except Exception as error:
             raise RuntimeFailure(f"mlx-lm could not run: {first_line(error)}") from error
 

@@ -103,7 +103,7 @@ RECIPE = (
         "For llama.cpp and what is built on it. One pass over the weights writes every type.",
         "types: [Q8_0, Q6_K, Q4_K_M] # F16 and BF16 lose least, Q2_K is the smallest\n"
         "# mmproj: Q8_0             # the projector of a vision model: F16 when left out, false for none\n"
-        "# max_shard: 45G           # split larger files, as llama.cpp does it",
+        "# split: 45GB              # larger files in shards, as llama-gguf-split does it",
     ),
     RecipeEntry(
         "imatrix",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,12 +15,14 @@ from convert.architectures._graph_spec import GraphSpec, LeftOut
 from convert.architectures._nearest import family_of
 from convert.bundle import Bundle, Model, Role
 from convert.errors import ConvertError, PlanError, Problem, StageError
+from convert.formats.gguf.demands import EMBEDDING, lacking_weights, strays, ternary_notes, whole_blocks
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.general import base_model_notes, general_metadata, size_label
 from convert.formats.gguf.imatrix import Imatrix, check_imatrix, coverage, read_imatrix
 from convert.formats.gguf.ledger import Ledger, match_tensors
 from convert.formats.gguf.projector import projector_spec
 from convert.formats.gguf.sentences import dense_tensors, extended, without_lost_head
+from convert.formats.gguf.shard_names import Split
 from convert.formats.gguf.split import split_plans
 from convert.formats.gguf.tensors import (
     CHUNK_VALUES,
@@ -40,7 +41,16 @@ from convert.source.companions import Companions, read_companions
 from convert.source.sentences import read_sentences
 from quantize.blocks import TYPES
 from quantize.coded import CODED
-from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Choice, Hyper, Mix, Tensor, choose, needs_imatrix
+from quantize.mixes import (
+    MIXES,
+    QUANTIZATION_VERSION,
+    Asked,
+    Choice,
+    Hyper,
+    Mix,
+    Tensor,
+    choose,
+)
 
 ENCODER = Field.string("quantize.encoder", "error feedback")
 """What a file says whose blocks are not those that llama-quantize would have written."""
@@ -76,7 +86,7 @@ class ConversionSettings:
     awaited: str = ""  # what that file will be called, where it is yet to be made
     dataset: str = ""  # the name of the text it will be made with, where that is known
     weights_key: str = ""  # of the checkpoint, for a matrix that knows what it was made from; empty: not known yet
-    max_shard: int | None = None  # bytes
+    split: Split | None = None  # where files are cut
     refine: bool = False  # whether Gram matrices choose levels and scales
     vocabulary: bool = True  # without it no tokenizer is read: for sizes alone, no file can be written
 
@@ -115,6 +125,8 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
         tokenizer = _tokenizer(problems, companions, _vocab_size(specs[0]), settings.pre_tokenizer)
     imatrix = imatrix_of(problems, settings, tensors[0])
     problems += strays(settings.asked, tensors[0])
+    if settings.split and settings.split.keep:
+        problems.append(Problem("split", "keep: the source is a checkpoint", "a GGUF file in shards, or a size"))
     if problems:
         raise PlanError(*problems)
     specs = [with_numbers(spec, ledger.numbers) for spec in specs]
@@ -132,6 +144,7 @@ def prepare(bundle: Bundle, settings: ConversionSettings) -> Conversion:
             *companions.notes,
             *base_model_notes(companions.card),
             *tokenizer.notes,
+            *ternary_notes(settings.types),
         ),
         imatrix,
         tokenizer.asked,
@@ -171,30 +184,6 @@ def imatrix_of(
     return imatrix
 
 
-def strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
-    """Overrides that are about no tensor, or only about such as have their blocks already."""
-    names = [t.name for t in tensors if not t.output.packed]
-    strays = [p for p, _ in asked.overrides if not any(re.search(p, name) for name in names)]
-    remedy = "names are like blk.0.ffn_down.weight; `convert plan --explain-types` without it lists them"
-    return [Problem("overrides", f"{pattern!r} matches no tensor's name", "", remedy) for pattern in strays]
-
-
-def lacking_weights(settings: ConversionSettings, text: Group, imatrix: Imatrix | None) -> list[Problem]:
-    """Tensors that are garbage without importance weights, and have none."""
-    if settings.awaited:
-        return []
-    known = imatrix.entries if imatrix else {}
-    problems = []
-    for kind, plans in zip(dict.fromkeys(settings.types), text.volumes, strict=True):
-        infos = [info for plan in plans for info in plan.infos]
-        if bare := [
-            i.name for i in infos if i.name not in known and needs_imatrix(MIXES[kind], Tensor(i.name, i.shape), i.type)
-        ]:
-            got = f"{kind} needs an imatrix, there is none" + (f" for {bare[0]} and others" if imatrix else "")
-            problems.append(Problem("types", got, "", "add `imatrix:`, or use Q2_K"))
-    return problems
-
-
 @dataclass(frozen=True)
 class _About:
     """Whose files they are, and what is asked of them."""
@@ -216,6 +205,7 @@ class _About:
         vocabulary: Sequence[Field],
     ) -> Group:
         asked = replace(self.settings.asked, imatrix=self.settings.weighted)
+        start = self.start if self.settings.name or not self.settings.refine else f"{self.start}-refined"
         volumes = []
         for kind in dict.fromkeys(self.settings.types):
             mix = MIXES[kind]
@@ -228,9 +218,9 @@ class _About:
                 *vocabulary,
             )
             fields = (self._general(tensors, "model") + list(spec.fields), after)
-            plan = _plan(f"{self.start}-{kind}.gguf", mix, spec, fields, infos)
-            most = self.settings.max_shard
-            volumes.append((plan,) if most is None else split_plans(plan, most))
+            plan = _plan(f"{start}-{kind}.gguf", mix, spec, fields, infos)
+            split = self.settings.split
+            volumes.append((plan,) if split is None else split_plans(plan, split))
         return Group(tuple(volumes), tuple(tensors), imatrix.weights if imatrix else None)
 
     def projector(self, spec: GraphSpec, tensors: Sequence[StreamedTensor], kind: str) -> Group:
@@ -320,9 +310,10 @@ def _plan(
 
 
 def _infos(mix: Mix, spec: GraphSpec, tensors: Sequence[StreamedTensor], asked: Asked) -> tuple[TensorInfo, ...]:
-    choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], hyper(spec.architecture, spec.fields), asked)
+    rows = [Tensor(t.name, t.shape, t.storage) for t in tensors]
+    choices = choose(mix, rows, hyper(spec.architecture, spec.fields), asked)
     pairs = ((t, _carried(t) or c) for t, c in zip(tensors, choices, strict=True))
-    return tuple(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
+    return whole_blocks(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
 
 
 def _carried(tensor: StreamedTensor) -> Choice | None:
@@ -359,7 +350,7 @@ def _problems(error: ConvertError) -> list[Problem]:
 
 def _vocab_size(text: GraphSpec) -> int:
     """Rows of the token embedding."""
-    return next(t.shape[0] for s in text.tensors for t in s.outputs if t.name == "token_embd.weight")
+    return next(t.shape[0] for s in text.tensors for t in s.outputs if t.name == EMBEDDING)
 
 
 def _tokenizer(problems: list[Problem], companions: Companions, size: int, pre_tokenizer: str | None) -> GGUFTokenizer:

@@ -25,7 +25,7 @@ FILE_TYPES = {
     **{12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K"},
     **{19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL"},
     **{26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16"},
-    **{36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4"},
+    **{36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4"},
 }
 
 
@@ -60,7 +60,7 @@ def _gguf(path: Path, projector: Path | None) -> Found:
     kind = str(fields.get("general.type", ""))
     if kind in NO_MODEL or fields.get("general.architecture") == "clip":
         raise InputError(str(path), f"is {NO_MODEL.get(kind, NO_MODEL['mmproj'])}", "a language model in GGUF")
-    files, headers = _shards(path, header)
+    files, headers = shards_of(path, header)
     if not any(h.tensors for h in headers):
         raise InputError(str(path), "holds no tensors", "a language model in GGUF", "is it a vocabulary alone?")
     type_ = _gguf_type(headers)
@@ -75,7 +75,7 @@ def _fields(header: GGUFHeader) -> dict[str, object]:
     return {field.key: field.value for field in header.fields}
 
 
-def _shards(first: Path, header: GGUFHeader) -> tuple[list[Path], list[GGUFHeader]]:
+def shards_of(first: Path, header: GGUFHeader) -> tuple[list[Path], list[GGUFHeader]]:
     """Every file of the model and its header; llama.cpp is given the first and finds the others by their names."""
     fields = _fields(header)
     count, number = fields.get("split.count", 0), fields.get("split.no", 0)

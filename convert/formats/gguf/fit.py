@@ -20,15 +20,16 @@ from convert.estimate.fit import room_for_weights
 from convert.estimate.setting import Setting
 from convert.formats.gguf.conversion import Conversion
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo, padded
-from convert.formats.gguf.fit_costs import WEIGHTED, Costs, types_for
+from convert.formats.gguf.fit_costs import OF_OTHER_MODELS, Costs, types_for
 from convert.formats.gguf.fit_options import Fit
 from convert.formats.gguf.memory import planned_file
+from convert.formats.gguf.shard_names import Split
 from convert.formats.gguf.split import split_plans
 from convert.formats.gguf.tensors import StreamedTensor
 from convert.gguf_field import Field
 from quantize.blocks import TYPES
 from quantize.budget import Best, Cost, TooSmall, best, totalled
-from quantize.mixes import MIXES, Tensor, file_type_of, is_free, role_of
+from quantize.mixes import MIXES, Tensor, file_type_of, is_free, role_of, wants_importance
 from validate.kv_cache import CacheTypes
 
 BASE = "Q4_K_M"  # whose plan tells what no choice is about
@@ -59,7 +60,7 @@ class Open:
     presets: Mapping[str, FilePlan]  # by file type, of the whole file
     kinds: Mapping[str, Sequence[str]]
     start: str  # of the file's name
-    max_shard: int | None = None
+    split: Split | None = None
 
     @property
     def free_infos(self) -> list[TensorInfo]:
@@ -128,24 +129,28 @@ class Open:
 
     def shards(self, plan: FilePlan) -> tuple[FilePlan, ...]:
         """The same in files of the size asked for."""
-        return (plan,) if self.max_shard is None else split_plans(plan, self.max_shard)
+        return (plan,) if self.split is None else split_plans(plan, self.split)
 
 
 def presets(*, weighted: bool) -> list[str]:
     """The usual file types that a fit is compared with; without importance those that do without."""
-    found = [mix for mix in MIXES.values() if not mix.is_plain and not mix.ends]
-    return [mix.name for mix in found if weighted or not (mix.name == "Q2_K_S" or mix.main in WEIGHTED)]
+    found = [mix for mix in MIXES.values() if not (mix.is_plain or mix.ends or mix.main in OF_OTHER_MODELS)]
+    return [mix.name for mix in found if weighted or not wants_importance(mix)]
 
 
-def open_types(conversion: Conversion, types: Sequence[str], keep: Mapping[str, str], start: str) -> Open:
-    """What is to be chosen of a conversion that was planned in these `types`. Raises PlanError for rules that fail."""
+def open_types(
+    conversion: Conversion, types: Sequence[str], keep: Mapping[str, str], start: str, *, gradients: bool
+) -> Open:
+    """What is to be chosen of a conversion that was planned in these `types`; `gradients` weigh every tensor's columns.
+
+    Raises PlanError for rules that fail.
+    """
     plans = {kind: volume[0] for kind, volume in zip(types, conversion.text.volumes, strict=True)}
-    base, weighted = plans[BASE], conversion.imatrix is not None
+    base, entries = plans[BASE], conversion.imatrix.entries if conversion.imatrix else {}
     kinds: dict[str, Sequence[str]] = {}
     for tensor in conversion.text.tensors:
         if is_free(MIXES[BASE], Tensor(tensor.name, tensor.shape)) and not (tensor.output.type or tensor.output.packed):
-            known = weighted and tensor.name in (conversion.imatrix.entries if conversion.imatrix else ())
-            kinds[tensor.name] = types_for(tensor, weighted=known)
+            kinds[tensor.name] = types_for(tensor, weighted=gradients or tensor.name in entries)
     return Open(conversion, base, plans, _kept(kinds, keep, base), start)
 
 
@@ -259,9 +264,7 @@ def _table(opened: Open, costs: Costs, target: Target, temper: float) -> dict[st
     for name, kinds in opened.kinds.items():
         free = name in target.elsewhere
         there = {kind: cost for kind, cost in costs[name].items() if kind in kinds and cost < float("inf")}
-        small = {
-            kind: cost for kind, cost in there.items() if TYPES[kind].bits_per_value <= TYPES["Q8_0"].bits_per_value
-        }
+        small = {kind: cost for kind, cost in there.items() if TYPES[kind].bits_per_value <= LARGEST_ELSEWHERE}
         there = small if free and small else there
         table[name] = {k: Cost(0 if free else opened.size_of(name, k), cost**temper) for k, cost in there.items()}
     return table

@@ -20,7 +20,7 @@ from convert.distribution import install_command, version
 from convert.errors import PlanError, Problem
 from convert.files import STATE_FOLDER
 from convert.formats.gguf.calibration import model_key
-from convert.formats.gguf.fit_weighing import Known, weighings
+from convert.formats.gguf.fit_weighing import Known, importance, weighings
 from convert.formats.gguf.tensors import StreamedTensor
 from convert.model import sensitivity
 from convert.model.sensitivity import Candidate, Matrix, Weighing
@@ -29,7 +29,7 @@ from quantize.blocks import TYPES
 from quantize.encoders import ENCODERS, NEED_IMPORTANCE
 from quantize.floats import to_float32
 
-FORM = 1  # raise it when the same tensor and type would cost something else
+FORM = 4  # raise it when the same tensor and type would cost something else
 Costs = dict[str, dict[str, float]]
 
 OF_OTHER_MODELS = ("TQ1_0", "TQ2_0", "MXFP4", "NVFP4")  # made for weights that were trained in them; few runtimes have
@@ -106,7 +106,7 @@ def _matrix(known: Known, tensor: StreamedTensor, how: Sequence[Weighing], kinds
         tensor.row_values,
         partial(_rows, tensor),
         how,
-        known.imatrix.weights(tensor.name, tensor.row_values) if known.imatrix else None,
+        importance(known, tensor, how),
         [_candidate(kind) for kind in kinds],
     )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
+
+import numpy as np
 
 from convert import architectures
 from convert.bundle import Artifact, Bundle, Role
@@ -19,7 +21,7 @@ from convert.formats.gguf.fit import Mixture, Open, Target, mixtures, target_of
 from convert.formats.gguf.fit_costs import CostMemory, Costs, Kept
 from convert.formats.gguf.fit_options import Fit
 from convert.formats.gguf.fit_proof import Judge, Proved
-from convert.formats.gguf.fit_weighing import Known
+from convert.formats.gguf.fit_weighing import Known, importance, weighings
 from convert.formats.gguf.imatrix import Imatrix
 from convert.formats.gguf.writer import write_files
 from convert.model import fisher_file
@@ -75,6 +77,17 @@ def _known(source: Bundle, opened: Open) -> Known:
     return Known(family, family.text(config), fisher, opened.conversion.imatrix)
 
 
+def _importance(known: Known, opened: Open) -> Callable[[str, int], np.ndarray | None]:
+    """What encoders are given, as costs were measured with it."""
+    tensors = {tensor.name: tensor for tensor in opened.free_tensors}
+    how = weighings(known, list(tensors.values()))
+
+    def of(name: str, columns: int) -> np.ndarray | None:
+        return importance(known, tensors[name], how[name]) if name in tensors else None
+
+    return of
+
+
 def _check_numbers(costs: Costs) -> None:
     """Raise StageError for a tensor that no type can hold."""
     for name, kinds in costs.items():
@@ -122,7 +135,8 @@ class _Fitting:
         """Every candidate's files, from one pass over the weights; their names are not yet what they will be."""
         plans = [self.opened.plan(candidate, target.asked) for candidate in candidates]
         volumes = [self.opened.shards(replace(p, name=f"{CANDIDATE}{n}.gguf")) for n, p in enumerate(plans)]
-        group = replace(self.opened.conversion.text, volumes=tuple(volumes))
+        weights = _importance(self.known, self.opened)
+        group = replace(self.opened.conversion.text, volumes=tuple(volumes), importance=weights)
         work.progress.start(f"writing {plans[0].name}", group.source_bytes)
         made = {artifact.path.name: artifact for artifact in write_files(work.out, group, work.progress)}
         return [

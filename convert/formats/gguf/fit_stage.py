@@ -13,6 +13,7 @@ from convert.formats.gguf.fit import BASE, Open, Target, open_types, presets, ta
 from convert.formats.gguf.fit_costs import check_decoder
 from convert.formats.gguf.fit_options import Fit
 from convert.formats.gguf.fit_run import Work, write_fits
+from convert.formats.gguf.shard_names import Split
 from convert.formats.gguf.writer import write_files
 from convert.progress import Progress
 from convert.stage import TensorType
@@ -26,7 +27,7 @@ class Wanted:
     keep: Mapping[str, str]
     prove: bool
     name: str  # start of the file names; the model's where empty
-    max_shard: int | None
+    split: Split | None
 
     def planned_types(self, *, weighted: bool) -> tuple[str, ...]:
         """The usual types that sizes and candidates are taken from."""
@@ -40,8 +41,9 @@ class Wanted:
             remedy = "convert the checkpoint it was made from, or name `types:`"
             raise PlanError(Problem("fit", "the source is a GGUF file, which nothing can be measured on", "", remedy))
         types = [volume[0].kind.partition("/")[2] for volume in conversion.text.volumes]
-        opened = open_types(conversion, types, self.keep, self.name or source.model.name)
-        return replace(opened, max_shard=self.max_shard)
+        start, gradients = self.name or source.model.name, bool(source.of(Role.GRADIENTS))
+        opened = open_types(conversion, types, self.keep, start, gradients=gradients)
+        return replace(opened, split=self.split)
 
     def check(self, conversion: Conversion, source: Bundle) -> list[Problem]:
         """Sizes that no choice of types comes down to. Raises PlanError for rules that fail."""

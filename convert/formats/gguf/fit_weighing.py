@@ -58,6 +58,25 @@ def weighings(known: Known, tensors: Sequence[StreamedTensor]) -> dict[str, tupl
     return found
 
 
+def importance(known: Known, tensor: StreamedTensor, how: Sequence[Weighing]) -> np.ndarray | None:
+    """What encoders are given for a tensor: (columns,), or (experts, columns); None where nothing is known.
+
+    The importance matrix; where it has no entry, gradients: the embedding that is the head too has an importance then.
+    (With gradients for all, SmolLM2-135M drifts 8 % more at 6.6 bits: the few columns with huge values, of tokens that
+    hardly matter, get errors that are no longer small.)
+    """
+    weights = known.imatrix.weights(tensor.name, tensor.row_values) if known.imatrix else None
+    if weights is not None or known.fisher is None:
+        return weights
+    found: np.ndarray = np.zeros((_sizes(tensor)[0], tensor.row_values))
+    for one in how:
+        assert one.rows is not None
+        found += one.rows.mean(1, keepdims=True, dtype=np.float64) * one.squares
+    scale = found.mean(1, keepdims=True)
+    found = np.where(scale > 0, found / np.maximum(scale, 1e-300), 1.0).astype(np.float32)
+    return found[0] if len(found) == 1 else found
+
+
 def _sizes(tensor: StreamedTensor) -> tuple[int, int]:
     """Experts, and outputs of each."""
     experts = tensor.shape[0] if len(tensor.shape) == 3 else 1

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from convert.formats.base import Asked, Sample
-from quantize.blocks import TYPES
-from quantize.mixes import MIXES, Tensor, needs_imatrix
+from quantize.mixes import MIXES, wants_importance
 
 USUAL = ("F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 
@@ -19,5 +18,4 @@ def previews(sample: Sample) -> Iterator[Asked]:
 
 def plain_types() -> tuple[str, ...]:
     """The types of GGUF files that need no importance matrix."""
-    matrix = Tensor("blk.0.attn_q.weight", (256, 256))
-    return tuple(name for name, mix in MIXES.items() if not needs_imatrix(mix, matrix, TYPES[mix.main]))
+    return tuple(name for name, mix in MIXES.items() if not wants_importance(mix))

@@ -20,6 +20,7 @@ from convert.formats.gguf.tensors import CHUNK_VALUES, StreamedTensor
 from convert.model.statistics import Measured, measured_matrices
 from convert.needs import MB, cores
 from convert.source.untrusted import listed
+from quantize.blocks import TYPES
 
 if TYPE_CHECKING:
     from quantize.gptq import Inputs
@@ -49,6 +50,7 @@ class Refinement:
     _errors: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # type, tensor -> before, after
     _ordinary: dict[str, str] = field(default_factory=dict)  # tensor -> why it is encoded as ever
     _unseen: set[tuple[str, int]] = field(default_factory=set)  # tensor, expert
+    _kinds: set[str] = field(default_factory=set)  # types that cannot be refined
 
     @classmethod
     def of(cls, source: Bundle, tensors: Sequence[StreamedTensor]) -> Refinement:
@@ -109,6 +111,11 @@ class Refinement:
         with self._lock:
             self._unseen.add((tensor, expert))
 
+    def note_kind(self, kind: str) -> None:
+        """That a type is encoded as ever."""
+        with self._lock:
+            self._kinds.add(kind)
+
     def lines(self) -> Iterator[str]:
         """What was refined and by how much, and what was not."""
         kinds: dict[str, list[float]] = {}
@@ -119,6 +126,8 @@ class Refinement:
                 f"refined: {len(ratios)} matrices in {kind}, squared errors of their outputs "
                 f"{float(np.median(ratios)):.2f} of the ordinary encoder's (median)"
             )
+        if blocks := [kind for kind in sorted(self._kinds) if TYPES[kind].values > 1]:
+            yield f"not refined: matrices in {', '.join(blocks)}, which the ordinary encoder makes"
         for why in sorted(set(self._ordinary.values())):
             names = [name for name, reason in self._ordinary.items() if reason == why]
             yield f"not refined: {listed(names)}: {why}"
@@ -140,8 +149,11 @@ class RefinedTensor:
     def encode(self, name: str, row: int, values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
         """uint8 (rows, row bytes) of some of its rows, from `row` on, all of one expert."""
         from quantize.encoders import ENCODERS
-        from quantize.feedback import refine
+        from quantize.feedback import REFINED, refine
 
+        if name not in REFINED:
+            self.refinement.note_kind(name)
+            return ENCODERS[name](values, weights)
         expert = row // self.rows
         inputs = self.refinement.inputs(_Key(self.measured, expert, self.order.tobytes()), self.order)
         if inputs is None:
@@ -154,12 +166,12 @@ class RefinedTensor:
 
 
 def refinement_bytes(tensors: Sequence[StreamedTensor]) -> int:
-    """Memory: torch, what is kept, the largest Gram matrix three times while it is made, and chunks of rows."""
+    """Memory: torch, what is kept, the largest Gram matrix four times while it is made, and chunks of rows."""
     from convert.model.memory_needs import LIBRARIES
 
     columns = max((t.row_values for t in tensors if _is_matrix(t)), default=0)
     rows = max(CHUNK_VALUES, columns)
-    return LIBRARIES + KEPT_BYTES + 3 * 4 * columns**2 + 2 * cores() * COPIES * 4 * rows
+    return LIBRARIES + KEPT_BYTES + 4 * 4 * columns**2 + 2 * cores() * COPIES * 4 * rows
 
 
 def _is_matrix(tensor: StreamedTensor) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.architectures._graph_spec import OutputTensor
+from convert.architectures._graph_spec import OutputTensor, Packed
 from convert.bundle import Bundle, Role
 from convert.distribution import install_command
 from convert.errors import PlanError, Problem
@@ -22,9 +22,9 @@ from convert.formats.gguf.conversion import (
     hyper,
     imatrix_fields,
     imatrix_of,
-    lacking_weights,
-    strays,
 )
+from convert.formats.gguf.demands import lacking_weights, strays, ternary_notes, whole_blocks
+from convert.formats.gguf.existing import shards_of
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.imatrix import Imatrix
 from convert.formats.gguf.reader import GGUFHeader, StoredTensor, read_gguf_header
@@ -33,9 +33,10 @@ from convert.formats.gguf.tensors import StreamedTensor
 from convert.formats.gguf.writer import Group
 from convert.gguf_field import Field
 from convert.source.checkpoint import STORAGE, LazyTensor
-from quantize.mixes import MIXES, QUANTIZATION_VERSION, Mix, Tensor, choose
+from quantize.mixes import MIXES, QUANTIZATION_VERSION, Asked, Mix, Tensor, choose
 
 PLAIN = ("F32", "F16", "BF16")
+OUTPUT = "output.weight"
 FILE_TYPE, VERSION = "general.file_type", "general.quantization_version"
 OF_THE_FILE = ("general.alignment", "split.", "quantize.imatrix.")  # said of this file, not of the model
 
@@ -46,22 +47,26 @@ def prepare_again(bundle: Bundle, settings: ConversionSettings, allowed: bool) -
     Raises ConvertError with every problem found.
     """
     path = bundle.of(Role.WEIGHTS)[0].path
-    header = read_gguf_header(path)
+    files = _Files(*shards_of(path, read_gguf_header(path)))
+    header = files.header
     if problems := list(_problems(path, header, settings, allowed)):
         raise PlanError(*problems)
-    tensors = tuple(_streamed(path, tensor) for tensor in header.tensors)
+    keep = settings.split is not None and settings.split.keep
+    if keep and len(files.paths) == 1:
+        raise PlanError(Problem("split", "keep: the source is one file", "a source in shards, or a size"))
+    tensors = tuple(_streamed(file, tensor, settings.asked) for file, tensor in files.tensors())
     imatrix = imatrix_of(problems, settings, tensors)
     problems += strays(settings.asked, tensors)
     if problems:
         raise PlanError(*problems)
-    again = _Again(header, settings, imatrix)
+    again = _Again(header, settings, imatrix, files.names if keep else ())
     volumes = tuple(again.volume(bundle.model.name, MIXES[kind]) for kind in dict.fromkeys(settings.types))
     group = Group(volumes, tensors, imatrix.weights if imatrix else None)
     if problems := lacking_weights(settings, group, imatrix):
         raise PlanError(*problems)
-    lost = _lossy(header)
+    lost = _lossy(header, settings.asked)
     notes = (f"made of {_counted(lost)}: what was lost with these types does not come back",) if lost else ()
-    return Conversion(group, None, {}, (), notes, imatrix)
+    return Conversion(group, None, {}, (), (*notes, *ternary_notes(settings.types)), imatrix)
 
 
 def _problems(path: Path, header: GGUFHeader, settings: ConversionSettings, allowed: bool) -> Iterator[Problem]:
@@ -72,29 +77,32 @@ def _problems(path: Path, header: GGUFHeader, settings: ConversionSettings, allo
             "pre_tokenizer", "the source is a GGUF file, whose tokenizer is carried as it is", "no such option"
         )
     said = {field.key: field.value for field in header.fields}
-    if int(str(said.get("split.count", 0))) > 1:
-        got = f"is one of {said['split.count']} files"
-        yield Problem(str(path), got, "one file", "join them with llama.cpp's `llama-gguf-split --merge`")
     if said.get("general.type", "model") != "model":
         yield Problem(str(path), f"is of the type {said['general.type']!r:.40}", "a model")
     odd = [t for t in header.tensors if t.type.name == "I32"]
     if odd:
         yield Problem(str(path), f"{odd[0].name} is {odd[0].type.name}", "tensors of floats")
-    lost = _lossy(header)
+    lost = _lossy(header, settings.asked)
     if lost and not allowed:
         remedy = "convert the model it was made from, or say `allow_requantize: true`: what was lost does not come back"
         yield Problem(str(path), f"holds {_counted(lost)}", f"{', '.join(PLAIN[:-1])} or {PLAIN[-1]}", remedy)
 
 
-def _lossy(header: GGUFHeader) -> Counter[str]:
-    return Counter(t.type.name for t in header.tensors if t.type.name not in PLAIN)
+def _lossy(header: GGUFHeader, asked: Asked) -> Counter[str]:
+    left = OUTPUT if asked.leave_output else ""
+    return Counter(t.type.name for t in header.tensors if t.type.name not in PLAIN and t.name != left)
 
 
 def _counted(kinds: Counter[str]) -> str:
     return ", ".join(f"{count} tensors of {name}" for name, count in kinds.most_common())
 
 
-def _streamed(path: Path, tensor: StoredTensor) -> StreamedTensor:
+def _streamed(path: Path, tensor: StoredTensor, asked: Asked) -> StreamedTensor:
+    if asked.leave_output and tensor.name == OUTPUT and tensor.type.name not in PLAIN:
+        blocks = LazyTensor(tensor.name, (1, tensor.shape[0]), "U8", _Stored(path, tensor).blocks, path.name)
+        packed = Packed(tensor.type.name, 1, lambda operands: operands[0], tensor.type.values)
+        output = OutputTensor(tensor.name, tensor.shape, packed=packed)
+        return StreamedTensor(output, blocks, parts=(blocks,), views=(None,))
     return StreamedTensor(OutputTensor(tensor.name, tensor.shape), stored_tensor(path, tensor))
 
 
@@ -131,8 +139,34 @@ class _Stored:
         found = dequantize(rows, GGMLQuantizationType(self.tensor.type.id))
         return np.asarray(found, np.float32).reshape(stop - start, *self.tensor.shape[1:])
 
+    def blocks(self) -> np.ndarray:
+        """Its rows as they are, uint8 (1, rows, row bytes)."""
+        return self._bytes().reshape(1, self.tensor.shape[0], -1)
+
     def _bytes(self) -> np.ndarray:
         return np.memmap(self.path, np.uint8, "r", self.tensor.start, (self.tensor.nbytes,))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The file, or the shards it is in."""
+
+    paths: list[Path]
+    headers: list[GGUFHeader]
+
+    @property
+    def header(self) -> GGUFHeader:
+        """The fields of the first, the tensors of all."""
+        return replace(self.headers[0], tensors=tuple(tensor for _, tensor in self.tensors()))
+
+    @property
+    def names(self) -> tuple[tuple[str, ...], ...]:
+        """The tensors of each file, in their order."""
+        return tuple(tuple(tensor.name for tensor in header.tensors) for header in self.headers)
+
+    def tensors(self) -> Iterator[tuple[Path, StoredTensor]]:
+        for path, header in zip(self.paths, self.headers, strict=True):
+            yield from ((path, tensor) for tensor in header.tensors)
 
 
 @dataclass(frozen=True)
@@ -142,18 +176,21 @@ class _Again:
     header: GGUFHeader
     settings: ConversionSettings
     imatrix: Imatrix | None
+    kept: tuple[tuple[str, ...], ...] = ()  # the tensors of each file, where the shards of the source are kept
 
     def volume(self, model: str, mix: Mix) -> tuple[FilePlan, ...]:
         """The files of one type."""
         fields, tensors = self.header.fields, self.header.tensors
         architecture = next((str(f.value) for f in fields if f.key == "general.architecture"), "")
-        asked = replace(self.settings.asked, imatrix=self.settings.weighted)
-        choices = choose(mix, [Tensor(t.name, t.shape) for t in tensors], hyper(architecture, fields), asked)
-        infos = tuple(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in zip(tensors, choices, strict=True))
+        asked = replace(self.settings.asked, imatrix=self.settings.weighted, in_file_order=bool(self.kept))
+        rows = [Tensor(t.name, t.shape, t.type.name) for t in tensors]
+        choices = choose(mix, rows, hyper(architecture, fields), asked)
+        pairs = zip(tensors, choices, strict=True)
+        infos = whole_blocks(TensorInfo(t.name, t.shape, c.type, c.why) for t, c in pairs)
         weighted = any(info.type.values > 1 for info in infos)
         name = f"{self.settings.name or model}-{mix.name}.gguf"
         plan = FilePlan(name, f"gguf/{mix.name}", tuple(self._fields(mix, weighted)), infos)
-        return (plan,) if self.settings.max_shard is None else split_plans(plan, self.settings.max_shard)
+        return (plan,) if self.settings.split is None else split_plans(plan, self.settings.split, self.kept)
 
     def _fields(self, mix: Mix, weighted: bool) -> Iterator[Field]:
         """The file's own, with what the new types say in the place of the old."""

@@ -5,8 +5,8 @@
     Name-Q4_K_M-00003-of-00003.gguf
 
     split.no              uint16   0, 1, 2
-    split.count           uint16   3
     split.tensors.count   int32    of all files together
+    split.count           uint16   3
 
 llama.cpp is given the first file and finds the others by their names. Sources: tools/gguf-split/gguf-split.cpp and
 src/llama-model-loader.cpp, which refuses a number of another type.
@@ -22,64 +22,71 @@ from types import TracebackType
 from convert.bundle import Artifact
 from convert.errors import InputError
 from convert.files import Buffer, HashedFile
-from convert.formats.gguf.file_plan import FilePlan, TensorInfo
-from convert.formats.gguf.shard_names import numbered
+from convert.formats.gguf.file_plan import FilePlan, TensorInfo, padded
+from convert.formats.gguf.shard_names import Split, numbered
 from convert.gguf_field import Field, GGUFValueType
 
 MAX_FILES = 2**16 - 1  # split.count is a uint16
 
 
-def split_plans(plan: FilePlan, max_bytes: int) -> tuple[FilePlan, ...]:
-    """The planned file in files of at most `max_bytes` each: itself alone when it is no larger.
+def split_plans(plan: FilePlan, split: Split, kept: Sequence[Sequence[str]] = ()) -> tuple[FilePlan, ...]:
+    """The planned file in several: itself alone where one would hold all its tensors, whatever is asked for.
 
-    Tensors stay whole and in their order. Where the metadata leaves no room for the first tensor, the first file has
-    none, which llama.cpp can read. Raises InputError for a tensor, or metadata, that no such file can hold.
+    Tensors stay whole and in their order; as llama-gguf-split counts, a file's bytes are those of its tensors, and the
+    metadata in the first come on top. `kept` are the names of the tensors of each file, where those of a source are
+    kept. Raises InputError for a tensor that is larger than a file may be.
     """
-    if plan.size <= max_bytes:
+    groups = [[by_name[n] for n in names] for by_name in [{i.name: i for i in plan.infos}] for names in kept]
+    groups = groups or _groups(plan, split)
+    if len(groups) == 1:
         return (plan,)
-    fields = _split_fields(0, 0, len(plan.infos))
-    # that of a header without tensors is padded already: up to 31 bytes more than it will take
-    first, later = (len(replace(plan, fields=f, infos=()).header) for f in ((*plan.fields, *fields), fields))
-    if first > max_bytes:
-        raise _too_large(f"the metadata of {plan.name}", first, max_bytes)
-    groups: list[list[TensorInfo]] = [[]]
-    size = first
-    for info in plan.infos:
-        if size + _bytes(info) > max_bytes:
-            groups.append([])
-            size = later
-        if size + _bytes(info) > max_bytes:
-            raise _too_large(f"tensor {info.name} of {plan.name}", size + _bytes(info), max_bytes)
-        groups[-1].append(info)
-        size += _bytes(info)
     if len(groups) > MAX_FILES:
-        raise InputError("max_shard", f"{plan.name} would become {len(groups)} files", f"at most {MAX_FILES}")
+        raise InputError("split", f"{plan.name} would become {len(groups)} files", f"at most {MAX_FILES}")
     names = numbered(plan.name.removesuffix(".gguf"), len(groups))
-    metadata = (
-        (*(() if number else plan.fields), *_split_fields(number, len(groups), len(plan.infos)))
-        for number in range(len(groups))
-    )
-    return tuple(
-        replace(plan, name=name, fields=fields, infos=tuple(infos))
-        for name, fields, infos in zip(names, metadata, groups, strict=True)
-    )
+    files = []
+    for number, (name, infos) in enumerate(zip(names, groups, strict=True)):
+        fields = _split_fields(number, len(groups), len(plan.infos), kept=bool(kept))
+        # ggml knows no axes of 1 at the end of its dimensions, and llama-gguf-split writes what ggml has read
+        flat = tuple(replace(info, shape=_without_ones(info.shape)) for info in infos)
+        files.append(replace(plan, name=name, fields=(*(() if number else plan.fields), *fields), infos=flat))
+    return tuple(files)
 
 
-def _split_fields(number: int, count: int, tensors: int) -> tuple[Field, ...]:
-    return (
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    return shape
+
+
+def _groups(plan: FilePlan, split: Split) -> list[list[TensorInfo]]:
+    """The tensors of each file."""
+    groups: list[list[TensorInfo]] = [[]]
+    size = 0
+    for info in plan.infos:
+        nbytes = padded(info.nbytes)
+        full = len(groups[-1]) == split.tensors if split.tensors else bool(split.bytes) and size + nbytes > split.bytes
+        if full and groups[-1]:
+            groups.append([])
+            size = 0
+        if split.bytes and nbytes > split.bytes:
+            raise _too_large(f"tensor {info.name} of {plan.name}", nbytes, split.bytes)
+        groups[-1].append(info)
+        size += nbytes
+    return groups
+
+
+def _split_fields(number: int, count: int, tensors: int, *, kept: bool) -> tuple[Field, ...]:
+    """In llama-gguf-split's order, or where shards are kept in llama-quantize's."""
+    fields = (
         Field("split.no", number, GGUFValueType.UINT16),
         Field("split.count", count, GGUFValueType.UINT16),
         Field.int32("split.tensors.count", tensors),
     )
-
-
-def _bytes(info: TensorInfo) -> int:
-    """What a tensor adds to a file at most: its entry in the header (writer.py draws it), its data, their padding."""
-    return 24 + len(info.name.encode()) + 8 * len(info.shape) + info.nbytes + -info.nbytes % 32
+    return fields if kept else (fields[0], fields[2], fields[1])
 
 
 def _too_large(what: str, size: int, most: int) -> InputError:
-    return InputError("max_shard", f"{what} needs {size:,} bytes in one file", f"at most {most:,}", "raise max_shard")
+    return InputError("split", f"{what} has {size:,} bytes, which stay in one file", f"at most {most:,}", "raise split")
 
 
 class SplitFile:

@@ -5,17 +5,15 @@ One pass over the checkpoint writes every file; nothing lies in between.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import install_command
@@ -24,13 +22,13 @@ from convert.formats.gguf.fit_options import Fit, check_words, fits_of
 from convert.formats.gguf.imatrix_option import Calibration, ImatrixOption
 from convert.formats.gguf.imatrix_stage import STAGE as imatrix
 from convert.formats.gguf.imatrix_stage import file_name as matrix_name
+from convert.formats.gguf.type_words import BlockType, ProjectorType, TextType, pattern
 from convert.model.memory_needs import cores_for
 from convert.model.statistics import has_grams
 from convert.needs import MB, Needs
-from convert.options import Options
+from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
-from convert.suggest import suggest
 from quantize.encoders import ENCODERS
 from quantize.mixes import MIXES, Asked
 
@@ -40,60 +38,14 @@ if TYPE_CHECKING:
 
 
 VOCABULARY_COPIES = 12  # of tokenizer.json: parsed by us and, in the proof, by two libraries
-PROJECTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
 
 
-NOT_MADE = {"IQ1": "Q2_K", "IQ2": "Q2_K", "IQ3": "Q3_K_S", "TQ1": "Q2_K", "TQ2": "Q2_K", "MXFP4": "Q4_0"}
-"""How types begin that llama.cpp has and we do not make -> the nearest in size that we make."""
-
-
-def _one_of(words: Sequence[str]) -> tuple[BeforeValidator, WithJsonSchema]:
-    """What makes a `str` option one of `words`; the message for another names the nearest."""
-
-    def check(word: object) -> object:
-        if word in words:
-            return word
-        meant = str(word).upper().replace("-", "_")
-        if size := next((near for start, near in NOT_MADE.items() if meant.startswith(start)), ""):
-            raise ValueError(f"{word!r} is a type of llama.cpp that is not made here; nearest in size is {size}")
-        usual = [f"{meant}_M"] if f"{meant}_M" in words else []  # as llama.cpp understands Q4_K
-        close = usual or difflib.get_close_matches(meant, words, 1, 0.5)
-        hint = f"did you mean {close[0]}?" if close else suggest(meant, words, "convert stages")
-        raise ValueError(f"{word!r} is not a type that is written here; {hint}")
-
-    return BeforeValidator(check), WithJsonSchema({"enum": list(words), "type": "string"})
-
-
-def _type_or_none(word: object) -> object:
-    """A projector's type, or False or None; one message where a union's members would each have theirs."""
-    if word is None or word is False or word in PROJECTOR_TYPES:
-        return word
-    raise ValueError(f"{word!r} is not a type for a projector, wanted {', '.join(PROJECTOR_TYPES)} or false")
-
-
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
-    return text
-
-
-def _size(text: str | None) -> str | None:
-    from convert.formats.gguf.shard_names import size_in_bytes
+def _split(text: str | None) -> str | None:
+    from convert.formats.gguf.shard_names import read_split
 
     if text is not None:
-        size_in_bytes(text)
+        read_split(text)
     return text
-
-
-TextType = Annotated[str, *_one_of(tuple(MIXES))]
-BlockType = Annotated[str, *_one_of(tuple(ENCODERS))]
-ProjectorType = Annotated[
-    str | bool | None,
-    BeforeValidator(_type_or_none),
-    WithJsonSchema({"enum": [*PROJECTOR_TYPES, False, None]}),
-]
 
 
 class GGUFOptions(Options):
@@ -106,7 +58,7 @@ class GGUFOptions(Options):
         None,
         description="the types that lose least in a size, a file each: {file: 4.2GB}, {bits: 4.25}, {like: Q4_K_M}",
     )
-    keep: dict[Annotated[str, AfterValidator(_pattern)], BlockType] = Field(
+    keep: dict[Annotated[str, AfterValidator(pattern)], BlockType] = Field(
         {}, description="with fit: role (output, token_embd, attn_v …) or regular expression -> type that is not chosen"
     )
     prove: bool = Field(True, description="with fit: compare candidates on llama.cpp before one is chosen")
@@ -129,8 +81,14 @@ class GGUFOptions(Options):
         None, description=f"type of output.weight, or of the embedding where the two are one: {', '.join(ENCODERS)}"
     )
     token_embedding: BlockType | None = Field(None, description="type of token_embd.weight")
-    overrides: dict[Annotated[str, AfterValidator(_pattern)], BlockType] = Field(
-        {}, description="regular expression -> type of the tensors whose names it matches; the first match counts"
+    leave_output_tensor: bool = Field(False, description="output.weight in the type that the source has it in")
+    overrides: dict[Annotated[str, AfterValidator(pattern)], BlockType] = Field(
+        {},
+        description="regular expression -> type of the tensors in whose names it is found, in either case of letters; "
+        "the first that is found counts",
+    )
+    tensor_type_file: RecipePath | None = Field(
+        None, description="file of such overrides for llama-quantize, pattern=type; they come after those above"
     )
     pure: bool = Field(False, description="every tensor in the type the file is named after, as llama-quantize --pure")
     imatrix: ImatrixOption = Field(
@@ -146,9 +104,21 @@ class GGUFOptions(Options):
     allow_requantize: bool = Field(
         False, description="where the source is a GGUF file of other types than F32, F16 and BF16: make these of it"
     )
-    max_shard: Annotated[str | None, AfterValidator(_size)] = Field(
-        None, description="largest size of a file, as 45G or 500M; larger ones are split as llama.cpp does it"
+    split: Annotated[str | None, AfterValidator(_split)] = Field(
+        None,
+        description="45GB, 500MB or 40GiB of tensors a file, or 128 tensors: larger models are split as "
+        "llama-gguf-split does it; keep: in the shards that the source has",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_old(cls, words: object) -> object:
+        """`split` used to be called max_shard."""
+        if not isinstance(words, Mapping) or "max_shard" not in words:
+            return words
+        if "split" in words:
+            raise ValueError("max_shard is the former name of split: give one of them")
+        return {"split" if word == "max_shard" else word: value for word, value in words.items()}
 
     @model_validator(mode="after")
     def _types_or_fit(self) -> GGUFOptions:
@@ -192,14 +162,20 @@ def _unmeasured(inputs: Inputs) -> list[Problem]:
 def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
     """The conversion; worked out once for check, forecast, explain and run, unless a file changes in between."""
     from convert.formats.gguf.conversion import ConversionSettings
-    from convert.formats.gguf.shard_names import size_in_bytes
+    from convert.formats.gguf.shard_names import read_split
+    from convert.formats.gguf.type_words import read_tensor_types
 
     again = len(inputs) == 1 and is_gguf(only(inputs))
     source = only(inputs) if again or _is_streamed(inputs) else checkpoint("gguf", inputs)
     file, awaited = _imatrix_file(options, source)
+    listed = read_tensor_types(options.tensor_type_file) if options.tensor_type_file else ()
     wanted = _wanted(options)
     tensors = Asked(
-        options.output_tensor or "", options.token_embedding or "", tuple(options.overrides.items()), options.pure
+        options.output_tensor or "",
+        options.token_embedding or "",
+        (*options.overrides.items(), *listed),
+        options.pure,
+        options.leave_output_tensor,
     )
     settings = ConversionSettings(
         wanted.planned_types(weighted=bool(file or awaited)) if wanted else tuple(options.types),
@@ -211,13 +187,15 @@ def _prepare(options: GGUFOptions, inputs: Inputs) -> Conversion:
         awaited,
         imatrix.measured_on(options.imatrix.asked) if isinstance(options.imatrix, Calibration) else "",
         _weights_key(source) if file else "",
-        size_in_bytes(options.max_shard) if options.max_shard and not wanted else None,
+        read_split(options.split) if options.split and not wanted else None,
         options.refine,
     )
     # A file's hash, which a plan need not know yet, does not change what is made of it; `_stamps` tells its changes.
     roles = tuple((role, tuple(replace(a, sha256="") for a in files)) for role, files in source.roles.items())
     allowed = options.allow_requantize if again else None
-    return _prepared((source.model, roles, source.pending), _stamps(source, file), settings, allowed)
+    return _prepared(
+        (source.model, roles, source.pending), _stamps(source, file, options.tensor_type_file), settings, allowed
+    )
 
 
 def _wanted(options: GGUFOptions) -> Wanted | None:
@@ -225,10 +203,10 @@ def _wanted(options: GGUFOptions) -> Wanted | None:
     if not options.fit:
         return None
     from convert.formats.gguf.fit_stage import Wanted
-    from convert.formats.gguf.shard_names import size_in_bytes
+    from convert.formats.gguf.shard_names import read_split
 
-    most = size_in_bytes(options.max_shard) if options.max_shard else None
-    return Wanted(tuple(options.fit), options.keep, options.prove, options.name or "", most)
+    split = read_split(options.split) if options.split else None
+    return Wanted(tuple(options.fit), options.keep, options.prove, options.name or "", split)
 
 
 def _imatrix_file(options: GGUFOptions, source: Bundle) -> tuple[Path | None, str]:

@@ -21,7 +21,6 @@ from convert.formats.gguf.tensors import StreamedTensor
 from convert.needs import cores
 from convert.progress import Progress
 from quantize.blocks import BlockType
-from quantize.coded import CODED as REFINED
 from quantize.encoders import ALWAYS_FITS, ENCODERS, OVERFLOW, TOO_SMALL, overflowing
 from quantize.floats import largest, to_float32
 
@@ -218,7 +217,7 @@ def _encode(chunk: _Chunk) -> _Encoded:
                 continue
             if as_float32 is None:
                 as_float32 = to_float32(values)
-            if chunk.refined and name in REFINED:
+            if chunk.refined:
                 piece = chunk.refined.encode(name, row, as_float32, weights)
             else:
                 piece = ENCODERS[name](as_float32, weights)

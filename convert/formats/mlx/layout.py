@@ -18,6 +18,7 @@ from convert.formats.mlx.rules import Model, Piece, Placed, placed
 from convert.json_types import JsonDict, JsonObject
 from convert.source.checkpoint import SAFETENSORS, Checkpoint, shapes_of
 from convert.source.safetensors import BITS
+from convert.source.untrusted import shown
 from quantize.mlx import AFFINE, TYPES, Layout
 
 SHARD_BYTES = 5 << 30  # mlx_lm.utils.MAX_FILE_SIZE_GB
@@ -29,7 +30,7 @@ MIXES: Mapping[str, tuple[int, int]] = {
 }
 """Recipes of mlx-lm, and the last three of mlx-vlm: the bits of most matrices, and of those that matter more."""
 MORE_BITS = ("v_proj", "v_a_proj", "v_b_proj", "down_proj")  # in every third layer, and in the first and last eighth
-ITS_OWN = "every model that mlx-lm has a file for, and that is declared in convert/formats/mlx/models.py"
+ITS_OWN = "one that mlx-lm has a file for, declared in convert/formats/mlx/models.py"
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def model_of(config: JsonObject) -> Model:
     said = config.get("model_type")
     model = MODELS.get(said) if isinstance(said, str) else None
     if model is None:
-        remedy = "the gguf stage knows many more"
-        raise InputError("mlx", f"there is no MLX model of the type {said!r} here", ITS_OWN, remedy)
+        got = f"there is no MLX model of the type {shown(said, 60)} here"
+        raise InputError("mlx", got, ITS_OWN, "the gguf stage knows many more")
     for word, why in model.refuses.items():
         if config.get(word):
             raise InputError("mlx", f"config.json says {word}: {why}", "a model without", "leave it to another format")
@@ -308,4 +309,4 @@ def words_of(layout: Layout) -> JsonDict:
 
 
 def _ends(module: str, ends: tuple[str, ...]) -> bool:
-    return any(module == end or module.endswith(f".{end}") for end in ends)
+    return module.endswith(ends)

@@ -52,39 +52,67 @@ PLAIN = Model()
 MOE = Model(rules=stacked(), raw=("mlp.gate",))
 DEEPSEEK = Model(rules=(*DRAFTS, *stacked(), *LATENT), raw=("mlp.gate",), uncast=BIAS)
 ROUTED = Model(rules=stacked(), eight=("mlp.gate",))
-VISION_WORDS = ("vision", "aligner", "audio_model", "audio_tower", "img_projector", "multi_modal_projector")
+TOWERS = (  # mlx-vlm's: what has such a word in its name stays as it is
+    *("vision", "aligner", "vl_connector", "sam_model", "audio_model", "audio_tower", "code_predictor"),
+    *("img_projector", "multi_modal_projector", "patch_merge_mlp"),
+)
 
-QWEN_VL = Model(
-    renames=(
-        ("model.visual.", "vision_tower."),
-        ("visual.", "vision_tower."),
+
+def seeing(*renames: tuple[str, str], patches: str, axes: View) -> Model:
+    """A model of mlx-vlm, which mlx-lm loads too and leaves the tower out: text in `language_model.`."""
+    inner = (
         ("model.language_model.", "language_model.model."),
         ("language_model.", "language_model."),
-        ("model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+    )
+    return Model(
+        renames=(*renames, *inner),
+        rules=(Rule.renamed(rf"({patches}\.weight)", r"\1", axes),),
+        towers=TOWERS,
+        library="mlx-vlm",
+        head="language_model.lm_head.weight",
+    )
+
+
+def with_tower(patches: str) -> Model:
+    """One whose tower and projector lie beside the text, in a `model.` or not."""
+    parts = ("vision_tower.", "multi_modal_projector.")
+    return seeing(*((f"model.{part}", part) for part in parts), patches=patches, axes=PATCHES[0])
+
+
+TEXT_ALONE = Model(  # as mlx-lm has it: mlx-vlm gives Gemma 3 a head of its own, which its text model has not
+    renames=(
+        ("model.language_model.", "language_model.model."),
         ("lm_head.", "language_model.lm_head."),
     ),
-    rules=(Rule.renamed(r"(vision_tower\.patch_embed\.proj\.weight)", r"\1", PATCHES[1]),),
-    towers=VISION_WORDS,
-    library="mlx-vlm",
+    rules=(Rule(r"(?:model\.)?(?:vision_tower|multi_modal_projector)\..*"),),
     head="language_model.lm_head.weight",
+)
+
+QWEN_VL = seeing(
+    ("model.visual.", "vision_tower."),
+    ("visual.", "vision_tower."),
+    ("model.language_model.", "language_model.model."),
+    ("model.", "language_model.model."),
+    patches=r"vision_tower\.patch_embed\.proj",
+    axes=PATCHES[1],
 )
 
 MODELS: Mapping[str, Model] = {
     **dict.fromkeys(
         (
-            *("apertus", "cohere", "cohere2", "ernie4_5", "exaone", "exaone4", "gemma", "gemma2", "gemma3_text"),
-            *("glm", "glm4", "gpt_bigcode", "helium", "hunyuan_v1_dense", "internlm2", "internlm3", "iquestcoder"),
-            *("llama", "mimo", "minicpm3", "ministral3", "mistral", "nanbeige", "nemotron", "nemotron-nas"),
+            *("cohere", "cohere2", "ernie4_5", "exaone", "exaone4", "gemma", "gemma2", "gemma3_text"),
+            *("glm", "glm4", "gpt_bigcode", "hunyuan_v1_dense", "internlm2", "internlm3", "iquestcoder"),
+            *("llama", "minicpm3", "ministral3", "mistral", "nanbeige", "nemotron", "nemotron-nas"),
             *("olmo2", "olmo3", "openelm", "phi", "phi3", "plamo3", "qwen", "qwen2", "qwen3", "seed_oss", "smollm3"),
-            *("stablelm", "starcoder2", "telechat3", "xverse"),
+            *("stablelm", "starcoder2", "xverse"),
         ),
         PLAIN,
     ),
     "granite": replace(PLAIN, eight=("self_attn.o_proj", "mlp.down_proj", "lm_head")),
     "minicpm": replace(PLAIN, copies_head=True),
-    "spark2_5": replace(PLAIN, whole=("self_attn.g_proj",)),
     "gpt2": Model(
-        renames=(("h.", "model.h."), ("wte.", "model.wte."), ("wpe.", "model.wpe."), ("ln_f.", "model.ln_f.")),
+        renames=(("transformer.", "model."), *((name, f"model.{name}") for name in ("h.", "wte.", "wpe.", "ln_f."))),
         rules=(
             Rule(r"model\.h\.\d+\.attn\.bias"),
             Rule.renamed(
@@ -95,13 +123,12 @@ MODELS: Mapping[str, Model] = {
     # ---- experts
     **dict.fromkeys(("qwen3_moe", "mellum"), ROUTED),
     **dict.fromkeys(("deepseek", "deepseek_v2"), MOE),
-    **dict.fromkeys(("deepseek_v3", "kimi_k2", "deepseek_v32", "glm4_moe_lite"), DEEPSEEK),
+    **dict.fromkeys(("deepseek_v3", "deepseek_v32", "glm4_moe_lite"), DEEPSEEK),
     **dict.fromkeys(("glm4_moe", "solar_open"), replace(MOE, uncast=BIAS)),
     **dict.fromkeys(("olmoe", "qwen2_moe"), Model(rules=stacked())),
     "dots1": Model(rules=stacked(to="mlp.experts"), raw=("mlp.gate",)),
     "ernie4_5_moe": Model(rules=(Rule(r".*\.moe_statics\.e_score_correction_bias"), *stacked())),
     "mixtral": Model(rules=stacked("block_sparse_moe", "block_sparse_moe.switch_mlp", W123)),
-    "phimoe": Model(rules=stacked("block_sparse_moe", "block_sparse_moe.switch_mlp", W123)),
     "minimax_m2": Model(
         rules=stacked("block_sparse_moe", "block_sparse_moe.switch_mlp", W123),
         eight=("block_sparse_moe.gate",),
@@ -122,19 +149,6 @@ MODELS: Mapping[str, Model] = {
         eight=("mlp.gate.proj",),
         uncast=BIAS,
     ),
-    "granitemoe": Model(
-        rules=(
-            Rule(
-                r"(.*\.block_sparse_moe)\.input_linear\.weight",
-                (
-                    (r"\1.switch_mlp.gate_proj.weight", View(axis=1, part="1/2")),
-                    (r"\1.switch_mlp.up_proj.weight", View(axis=1, part="2/2")),
-                ),
-            ),
-            Rule.renamed(r"(.*\.block_sparse_moe)\.output_linear\.weight", r"\1.switch_mlp.down_proj.weight"),
-        ),
-        eight=("block_sparse_moe.router.layer", "self_attn.o_proj", "mlp.down_proj", "lm_head"),
-    ),
     # ---- layers that keep a state
     "lfm2": Model(rules=convolutions(r"\.conv\.conv")),
     "lfm2_moe": Model(
@@ -146,25 +160,28 @@ MODELS: Mapping[str, Model] = {
         eight=("feed_forward.gate",),
         uncast=("expert_bias",),
     ),
-    **dict.fromkeys(("mamba", "falcon_mamba", "mamba2"), Model(rules=convolutions(r"\.conv1d"))),
+    **dict.fromkeys(("mamba", "falcon_mamba"), Model(rules=convolutions(r"\.conv1d"))),
     "plamo2": Model(rules=convolutions(r"\.conv1d")),
     "jamba": Model(
         rules=(*convolutions(r"\.conv1d"), *stacked("feed_forward", "feed_forward.switch_mlp")),
         eight=("feed_forward.router",),
     ),
     # ---- within models that see
-    "qwen2_5_vl": QWEN_VL,
-    "qwen2_vl": QWEN_VL,
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), QWEN_VL),
+    **dict.fromkeys(("gemma3", "mistral3"), TEXT_ALONE),
+    "llava": with_tower(r"vision_tower\.vision_model\.embeddings\.patch_embedding"),
 }
 
 FAMILIES = frozenset(
     {
         *("bailingmoe", "bailingmoe2", "cohere", "cohere2", "deepseek", "deepseek2", "deepseek32", "dots1"),
-        *("ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "gemma", "gemma2", "gemma3", "glm", "glm4", "gpt2"),
-        *("granite", "hunyuan_v1_dense", "internlm2", "internlm3", "jamba", "laguna", "lfm2", "lfm2_moe", "llama"),
-        *("mamba", "mellum", "minicpm", "minicpm3", "mistral3", "mixtral", "nanbeige", "nemotron", "olmo2", "olmoe"),
-        *("openelm", "phi", "phi3", "plamo2", "plamo3", "qwen", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl"),
-        *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder", "starcoder2", "xverse"),
+        *("ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "gemma", "gemma2", "gemma3", "gemma3_vision"),
+        *("glm", "glm4", "glm4_moe", "gpt2", "granite", "hunyuan_v1_dense", "internlm2", "internlm3"),
+        *("jamba", "laguna", "lfm2", "lfm2_moe", "llama", "llava", "mamba", "mellum", "minicpm"),
+        *("minicpm3", "minimax_m2", "mistral3", "mistral3_vision", "mixtral", "nanbeige", "nemotron"),
+        *("olmo2", "olmoe", "openelm", "phi", "phi3", "plamo2", "plamo3", "qwen", "qwen2", "qwen2_5_vl"),
+        *("qwen2_moe", "qwen2_vl", "qwen3", "qwen3_moe", "qwen3_vl", "seed_oss", "smollm3", "solar_open"),
+        *("stablelm", "starcoder", "starcoder2", "xverse"),
     }
 )
 """Families of convert/architectures with a class that one of the models is for."""

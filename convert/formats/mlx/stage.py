@@ -166,6 +166,8 @@ class MLXStage(Stage[MLXOptions]):
         folder, source = _folder(options, inputs), only(inputs)
         made = [tensor for tensor in folder.tensors if tensor.layout is not None]
         yield f"{len(made)} of {len(folder.tensors)} tensors quantized, for {folder.model.library}"
+        if "vision_config" in folder.checkpoint.config and not folder.sees:
+            yield "the text model alone, as mlx-lm makes it: the vision tower is left out"
         if options.method == "search":
             from convert.model.statistics import has_grams
 
