@@ -29,7 +29,7 @@ class OddStage(UpperStage):
     memory     there is none left, once
     full       the disk is, once
     big        it takes more memory than there is
-    slow       a second
+    slow       ten minutes
     """
 
     NAME: ClassVar[str] = "upper"
@@ -56,8 +56,8 @@ class OddStage(UpperStage):
         if word == "full" and not tries:
             raise OSError(28, "No space left on device")
         if word == "slow":
-            progress.start("waiting", 30)
-            time.sleep(30)
+            progress.start("waiting", 600)
+            time.sleep(600)
         (out / "half.txt").unlink()
         return super().run(options, inputs, out, progress)
 
