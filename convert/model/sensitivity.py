@@ -45,7 +45,8 @@ class Weighing:
         peaks = self.peaks.get(block)
         if peaks is None:
             return None
-        return np.minimum(np.repeat(peaks / LEVELS_8_BITS**2 / 12, block, axis=1), self.squares)
+        rounded: np.ndarray = np.minimum(np.repeat(peaks / LEVELS_8_BITS**2 / 12, block, axis=1), self.squares)
+        return rounded
 
 
 @dataclass(frozen=True)
