@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -195,28 +196,19 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_models_on_ray_itself(real: Path) -> None:
-    words = {"good": "hello", "bad": "fail", "crash": "crash", "kill": "killed once"}
-    results, _ = ran(on_ray(made(real, texts(real, **words))))
-    assert {name: (r.status, r.attempts) for name, r in results.items()} == {
-        "good": ("passed", 1),
-        "bad": ("failed", 1),
-        "crash": ("failed", 2),
-        "kill": ("passed", 2),
-    }
-
-
-def test_rays_own_processes_may_be_killed(real: Path) -> None:
-    """What is killed is Ray's process that started ours; ours ends with it or goes on, and the model is made."""
+    """One of Ray's own processes is killed too: ours that it started goes on, or its model is made again."""
     killed: list[int] = []
 
     def kill(event: Any) -> None:
         if event.kind == "step_started" and event.step == "one" and not killed:
             for path in Path("/proc").glob("[0-9]*/cmdline"):
-                if b"ray::run_worker" in path.read_bytes():
-                    killed.append(int(path.parent.name))
-                    os.kill(killed[-1], signal.SIGKILL)
+                with contextlib.suppress(OSError):  # one that is gone by now
+                    ours = str(real).encode() in (path.parent / "environ").read_bytes()
+                    if ours and not killed and b"ray::run_worker" in path.read_bytes():
+                        os.kill(int(path.parent.name), signal.SIGKILL)
+                        killed.append(int(path.parent.name))
 
-    batch = on_ray(made(real, texts(real, a="hello", b="world")))
-    results = {result.name: result for result in batch.run(kill)}
+    batch = on_ray(made(real, texts(real, good="hello", bad="fail", kill="killed once")))
+    results = {result.name: result.status for result in batch.run(kill)}
     assert killed
-    assert {result.status for result in results.values()} == {"passed"}
+    assert results == {"good": "passed", "bad": "failed", "kill": "passed"}
