@@ -2,7 +2,7 @@
 
     K.rows      float32 (experts, outputs)   mean squares of gradients a token; one expert for what is none's
     K.squares   float32 (experts, columns)   what goes in, each token weighed by its gradients
-    K.peaks32   float32 (experts, blocks)    squares of the largest value of 32 columns; K.peaks256 alike
+    K.rounding32   float32 (experts, columns)   squares of what 8 bits a block of 32 columns lose of it; K.rounding256
     K.tokens    float32 (vocabulary,)        of an embedding: mean squares of gradients where a token stands
     held_out    int32 (tokens,)              rows that nothing was calibrated on, one behind the other
     lengths     int32 (rows,)                their lengths
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from convert.model.fisher import Fisher
 
 KIND, FILE = "gradients", "fisher.safetensors"
-PEAKS = {32: "peaks32", 256: "peaks256"}
+ROUNDING = {32: "rounding32", 256: "rounding256"}
 TYPES = {np.dtype(np.float32): "F32", np.dtype(np.int32): "I32"}
 REMEDY = "run the calibration stage again"
 
@@ -44,7 +44,7 @@ class MatrixFisher:
 
     rows: np.ndarray
     squares: np.ndarray
-    peaks: Mapping[int, np.ndarray]
+    rounding: Mapping[int, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def save(
     for place, name in places.items():
         if one := matrices.get(name):
             arrays |= {f"{place}.rows": one.rows, f"{place}.squares": one.squares}
-            arrays |= {f"{place}.{PEAKS[size]}": peaks for size, peaks in one.peaks.items()}
+            arrays |= {f"{place}.{ROUNDING[size]}": rounding for size, rounding in one.rounding.items()}
         if name in tokens:
             arrays[f"{place}.tokens"] = tokens[name]
     arrays["held_out"] = np.array([token for row in held_out for token in row], np.int32)
@@ -107,8 +107,8 @@ def _stack(found: Fisher, names: Sequence[str | None]) -> MatrixFisher:
         stacked([found.rows[name] if name else None for name in names], found.rows[like]),
         stacked([one.squares if one else None for one in inputs], found.inputs[like].squares),
         {
-            size: stacked([one.peaks[size] if one else None for one in inputs], peaks)
-            for size, peaks in found.inputs[like].peaks.items()
+            size: stacked([one.rounding[size] if one else None for one in inputs], rounding)
+            for size, rounding in found.inputs[like].rounding.items()
         },
     )
 
@@ -131,8 +131,10 @@ def load(path: Path) -> FisherFile:
 def _matrices(places: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, MatrixFisher]]:
     for place, name in places.items():
         if f"{place}.rows" in arrays:
-            peaks = {size: arrays[f"{place}.{word}"] for size, word in PEAKS.items() if f"{place}.{word}" in arrays}
-            yield name, MatrixFisher(arrays[f"{place}.rows"], arrays[f"{place}.squares"], peaks)
+            rounding = {
+                size: arrays[f"{place}.{word}"] for size, word in ROUNDING.items() if f"{place}.{word}" in arrays
+            }
+            yield name, MatrixFisher(arrays[f"{place}.rows"], arrays[f"{place}.squares"], rounding)
 
 
 def forecast_bytes(shapes: Sequence[tuple[int, int, int]], vocabulary: int) -> int:

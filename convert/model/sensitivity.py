@@ -6,7 +6,7 @@ To second order the KL that a matrix W becoming W + D costs, mean over positions
 
 F being the Fisher information at the outputs and S the mean squares of what goes in (fisher.py). Products of different
 columns are left out: what rounding does to one has little to do with what it does to another. Runtimes round what goes
-into a matrix as well, to 8 bits a block of columns: that costs half of  F[r] * W[r, c]^2 * (a block's step)^2 / 12.
+into a matrix as well, to 8 bits a block of columns: that costs half of  F[r] * W[r, c]^2 * the square of what c loses.
 
 Where nothing is known of F, the error counts relative to what the matrix gives, and numbers of two matrices compare
 only as far as one holds that every matrix may lose the same share.
@@ -23,7 +23,6 @@ import numpy as np
 from convert.needs import cores
 
 SAMPLE_VALUES, FEWEST_ROWS = 1 << 19, 128  # of a matrix: more change a cost by less than a hundredth
-LEVELS_8_BITS = 127
 HALF_PRECISION = {"F16": 2.0**-24 / 3, "BF16": 2.0**-18 / 3}  # mean square of a relative rounding error
 
 
@@ -33,20 +32,11 @@ class Weighing:
 
     rows: np.ndarray | None  # (experts, outputs): F
     squares: np.ndarray  # (experts, columns): S
-    peaks: Mapping[int, np.ndarray] = field(default_factory=dict)  # block -> (experts, blocks): largest value squared
+    rounding: Mapping[int, np.ndarray] = field(default_factory=dict)  # block -> (experts, columns), of what goes in
 
     def noise(self, block: int, kind: str) -> np.ndarray | None:
-        """(experts, columns) what a runtime's rounding of the inputs adds to each; None where that is not known.
-
-        Beside a value a hundred times their size others are rounded to 0: what they lose is themselves, no more.
-        """
-        if kind in HALF_PRECISION:
-            return self.squares * HALF_PRECISION[kind]
-        peaks = self.peaks.get(block)
-        if peaks is None:
-            return None
-        rounded: np.ndarray = np.minimum(np.repeat(peaks / LEVELS_8_BITS**2 / 12, block, axis=1), self.squares)
-        return rounded
+        """(experts, columns) what a runtime's rounding of the inputs adds to each; None where that is not known."""
+        return self.squares * HALF_PRECISION[kind] if kind in HALF_PRECISION else self.rounding.get(block)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def matrix_of(draw: np.random.Generator, experts: int, outputs: int, columns: in
     weighing = Weighing(
         draw.gamma(0.3, size=(experts, outputs)).astype(np.float32),
         draw.gamma(1, size=(experts, columns)).astype(np.float32),
-        {32: draw.gamma(1, size=(experts, columns // 32)).astype(np.float32)},
+        {32: draw.gamma(1, 1e-5, size=(experts, columns)).astype(np.float32)},
     )
     words = {"weighings": (weighing,), "candidates": (HALVES, EXACT), **words}
     return Matrix("w", experts, outputs, columns, lambda places: values[places], **words)  # type: ignore[arg-type]
@@ -41,8 +41,7 @@ def test_the_cost_is_the_sum_over_rows_and_columns(experts: int) -> None:
         e, r = divmod(row, 24)
         d = np.round(w * 2) / 2 - w
         wanted += one.rows[e, r] * (d**2 * one.squares[e]).sum() / 2
-        rounded = np.minimum(np.repeat(one.peaks[32][e], 32) / 127**2 / 12, one.squares[e])
-        noise += one.rows[e, r] * (w**2 * rounded).sum() / 2
+        noise += one.rows[e, r] * (w**2 * one.rounding[32][e]).sum() / 2
     found = cost(matrix)
     assert found["halves"] == pytest.approx(wanted + noise, rel=1e-5)
     assert 0 < found["BF16"] < 1e-4 * wanted

@@ -172,7 +172,7 @@ def test_what_errors_cost_is_kept_beside_and_nothing_else_changes(name: str, tmp
     assert embedding.any()
     names = {"llama": "model.layers.1.mlp.down_proj.weight", "qwen3_moe": "model.layers.1.mlp.experts.gate_up_proj"}
     one = found.matrices[names[name]]
-    assert len(one.rows) == len(one.squares) == len(one.peaks[32]) == (1 if name == "llama" else 8)
+    assert len(one.rows) == len(one.squares) == len(one.rounding[32]) == (1 if name == "llama" else 8)
     assert one.rows.sum() > 0
     assert (one.squares >= 0).all()
     assert found.held_out

@@ -141,7 +141,7 @@ def _of_experts(
         if rows.shape != (experts, outputs) or matrix.squares.shape[1] != tensor.row_values:
             return []
         done += outputs
-        found.append((tensor.name, (Weighing(rows, matrix.squares, matrix.peaks),)))
+        found.append((tensor.name, (Weighing(rows, matrix.squares, matrix.rounding),)))
     return found
 
 
@@ -151,7 +151,7 @@ def _of_head(
     """The head that is the embedding too: no tensor of the checkpoint has its name."""
     embedding = tensors.get(EMBEDDING)
     if embedding is not None and OUTPUT not in tensors and matrix.rows.shape == (1, embedding.rows):
-        yield EMBEDDING, (Weighing(matrix.rows, matrix.squares, matrix.peaks), *found.get(EMBEDDING, ()))
+        yield EMBEDDING, (Weighing(matrix.rows, matrix.squares, matrix.rounding), *found.get(EMBEDDING, ()))
 
 
 def _rearranged(output: OutputTensor, shape: tuple[int, ...], matrix: MatrixFisher) -> Weighing:
@@ -171,8 +171,8 @@ def _rearranged(output: OutputTensor, shape: tuple[int, ...], matrix: MatrixFish
         rows = rows / np.maximum(np.square(output.row_factors), 1e-30)
     if len(moved) != columns:
         return Weighing(rows[None], np.full((1, columns), squares.mean(), np.float32))
-    peaks = matrix.peaks if np.array_equal(moved, squares) else {}
-    return Weighing(rows[None], moved[None], peaks)
+    rounding = matrix.rounding if np.array_equal(moved, squares) else {}
+    return Weighing(rows[None], moved[None], rounding)
 
 
 def _stacked(parts: Mapping[int, Weighing], tensor: StreamedTensor) -> Weighing:
@@ -182,9 +182,9 @@ def _stacked(parts: Mapping[int, Weighing], tensor: StreamedTensor) -> Weighing:
     for place, one in parts.items():
         assert one.rows is not None
         rows[place], squares[place] = one.rows[0], one.squares[0]
-    like = next(iter(parts.values())).peaks
-    peaks = {size: np.zeros((experts, values.shape[1]), np.float32) for size, values in like.items()}
+    like = next(iter(parts.values())).rounding
+    rounding = {size: np.zeros((experts, values.shape[1]), np.float32) for size, values in like.items()}
     for place, one in parts.items():
-        for size in peaks.keys() & one.peaks.keys():
-            peaks[size][place] = one.peaks[size][0]
-    return Weighing(rows, squares, peaks)
+        for size in rounding.keys() & one.rounding.keys():
+            rounding[size][place] = one.rounding[size][0]
+    return Weighing(rows, squares, rounding)
