@@ -33,7 +33,7 @@ from quantize.mixes import MIXES, Tensor, file_type_of, is_free, role_of, wants_
 from validate.kv_cache import CacheTypes
 
 BASE = "Q4_K_M"  # whose plan tells what no choice is about
-FILE_TYPE, BUDGET, PREDICTED = "general.file_type", "convert.fit.bytes", "convert.fit.predicted_kl"
+FILE_TYPE = "general.file_type"
 TEMPERS = (1.0, 1.25)
 """Powers of the costs that candidate mixes are chosen by: above 1 the largest count for more. Sums of costs to second
 order are least sure of those."""
@@ -100,10 +100,10 @@ class Open:
     def around(self) -> int:
         """Bytes of the file beside its free tensors: metadata, what stays as it is, padding."""
         smallest = {name: kinds[0] for name, kinds in self.kinds.items()}
-        plan = self.plan(Mixture(smallest, "", 0.0, 0), 0)
+        plan = self.plan(Mixture(smallest, "", 0.0, 0))
         return plan.size - sum(padded(info.nbytes) for info in plan.infos if info.name in self.kinds)
 
-    def plan(self, mixture: Mixture, budget: int) -> FilePlan:
+    def plan(self, mixture: Mixture) -> FilePlan:
         """The whole file of a mix; its name says the bits that it came to."""
         infos = tuple(
             replace(info, type=TYPES[mixture.types[info.name]], why=mixture.why) if info.name in self.kinds else info
@@ -115,17 +115,12 @@ class Open:
             values[info.type.name] += prod(info.shape)
         main = values.most_common(1)[0][0]
         label = f"{bits:.2f}bpw"
-        fields = tuple(self._fields(file_type_of(main), mixture, budget))
+        # nothing of our own is said there: a usual type's mix takes the bytes of that type's file, and so fits `like:`
+        fields = tuple(
+            Field.uint32(FILE_TYPE, file_type_of(main)) if field.key == FILE_TYPE else field
+            for field in self.base.fields
+        )
         return FilePlan(f"{self.start}-{label}.gguf", f"gguf/{label}", fields, infos)
-
-    def _fields(self, file_type: int, mixture: Mixture, budget: int) -> Iterator[Field]:
-        for field in self.base.fields:
-            if field.key != FILE_TYPE:
-                yield field
-                continue
-            yield Field.uint32(FILE_TYPE, file_type)
-            yield Field.uint64(BUDGET, budget)
-            yield Field.float32(PREDICTED, mixture.predicted)
 
     def shards(self, plan: FilePlan) -> tuple[FilePlan, ...]:
         """The same in files of the size asked for."""
@@ -244,7 +239,7 @@ def _too_small(one: Fit, target: Target, smallest: int, opened: Open) -> Problem
     return Problem("fit", got, f"at least that; most of it: {names}, {beside}", "ask for more, or keep less")
 
 
-def mixtures(opened: Open, costs: Costs, target: Target, *, several: bool) -> list[Mixture]:
+def mixtures(opened: Open, costs: Costs, target: Target, like: str | None, *, several: bool) -> list[Mixture]:
     """The mix of least predicted cost; with `several` those near it that a proof decides between."""
     tables = {temper: _table(opened, costs, target, temper) for temper in TEMPERS[: None if several else 1]}
     found: dict[tuple[str, ...], Mixture] = {}
@@ -253,7 +248,7 @@ def mixtures(opened: Open, costs: Costs, target: Target, *, several: bool) -> li
         true = totalled(tables[1.0], chosen.choices)
         why = "chosen for the size" + ("" if temper == 1 else f", by costs to the power of {temper}")
         found.setdefault(tuple(chosen.choices.values()), Mixture(chosen.choices, why, true.loss, true.bytes))
-    for preset in _usual(opened, tables[1.0], target.room) if several else ():
+    for preset in _usual(opened, tables[1.0], target.room, like) if several else ():
         found.setdefault(tuple(preset.types.values()), preset)
     return list(found.values())
 
@@ -279,15 +274,15 @@ def _fitting(opened: Open, table: Mapping[str, Mapping[str, Cost]], target: Targ
         except TooSmall as error:
             got = f"{target.asked:,} bytes, and in shards the smallest takes {target.asked - room + error.smallest:,}"
             raise PlanError(Problem("fit", got, "", "ask for more, or for larger shards")) from None
-        plan = opened.plan(Mixture(chosen.choices, "", chosen.loss, chosen.bytes), target.asked)
+        plan = opened.plan(Mixture(chosen.choices, "", chosen.loss, chosen.bytes))
         over = sum(shard.size for shard in opened.shards(plan)) - target.asked if target.of_file else 0
         if over <= 0:
             return chosen
         room -= over
 
 
-def _usual(opened: Open, table: Mapping[str, Mapping[str, Cost]], room: int) -> Iterator[Mixture]:
-    """What two usual types would come to: of those that fit the largest, and that of least predicted cost.
+def _usual(opened: Open, table: Mapping[str, Mapping[str, Cost]], room: int, like: str | None) -> Iterator[Mixture]:
+    """What usual types would come to: that asked for, of those that fit the largest, and that of least predicted cost.
 
     Hard rules are kept: a type that breaks one is not among them.
     """
@@ -298,6 +293,7 @@ def _usual(opened: Open, table: Mapping[str, Mapping[str, Cost]], room: int) -> 
             true = totalled(table, {name: types[name] for name in table})
             found.append(Mixture(true.choices, f"as in {kind}", true.loss, true.bytes))
     fitting = [one for one in found if one.bytes <= room]
+    yield from (one for one in fitting if one.why == f"as in {like}")
     if fitting:
         yield max(fitting, key=lambda one: (one.bytes, -one.predicted))
         yield min(fitting, key=lambda one: (one.predicted, one.bytes))

@@ -115,7 +115,7 @@ class _Fitting:
     def write(self, work: Work, judge: Judge | None, taken: set[str]) -> tuple[tuple[Artifact, ...], Artifact]:
         """The best of the candidates under its name, the others gone; and the report of it."""
         target = target_of(self.fit, self.opened)
-        candidates = mixtures(self.opened, self.costs, target, several=judge is not None)
+        candidates = mixtures(self.opened, self.costs, target, self.fit.like, several=judge is not None)
         written = self._written(work, candidates, target)
         proved: Sequence[Proved | None] = [None] * len(written)
         if judge is not None:
@@ -133,7 +133,7 @@ class _Fitting:
 
     def _written(self, work: Work, candidates: Sequence[Mixture], target: Target) -> list[_Candidate]:
         """Every candidate's files, from one pass over the weights; their names are not yet what they will be."""
-        plans = [self.opened.plan(candidate, target.asked) for candidate in candidates]
+        plans = [self.opened.plan(candidate) for candidate in candidates]
         volumes = [self.opened.shards(replace(p, name=f"{CANDIDATE}{n}.gguf")) for n, p in enumerate(plans)]
         weights = _importance(self.known, self.opened)
         group = replace(self.opened.conversion.text, volumes=tuple(volumes), importance=weights)
