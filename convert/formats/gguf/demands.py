@@ -47,25 +47,29 @@ def strays(asked: Asked, tensors: Sequence[StreamedTensor]) -> list[Problem]:
 def lacking_weights(settings: ConversionSettings, text: Group, imatrix: Imatrix | None) -> list[Problem]:
     """Tensors that are garbage without importance weights, and have none."""
     known: Iterable[str] = imatrix.entries if imatrix else {}
-    problems = []
+    lacking: dict[str, list[TensorInfo]] = {}
     for kind, plans in zip(dict.fromkeys(settings.types), text.volumes, strict=True):
         infos = [info for plan in plans for info in plan.infos]
         bare = [i for i in infos if i.name not in known and needs_imatrix(MIXES[kind], Tensor(i.name, i.shape), i.type)]
         if settings.awaited:  # a pass sees every matrix of the layers; the embedding's rows are looked up
             bare = [i for i in bare if i.name == EMBEDDING]
         if bare:
-            problems.append(_needs_weights(kind, bare, imatrix is not None or bool(settings.awaited)))
-    return problems
+            lacking[kind] = bare
+    if lacking and imatrix is None and not settings.awaited:
+        return [_no_imatrix(list(lacking))]
+    return [_lacks_weights(kind, bare) for kind, bare in lacking.items()]
 
 
-def _needs_weights(kind: str, bare: Sequence[TensorInfo], there: bool) -> Problem:
-    """That some tensors have no importance weights."""
+def _no_imatrix(kinds: Sequence[str]) -> Problem:
+    *first, last = kinds
+    got = f"{', '.join(first)} and {last} need" if first else f"{last} needs"
+    remedy = "take from a stage with `use: imatrix`, or say `imatrix: {}` for one made on the way"
+    return Problem("types", f"{got} an imatrix, and there is none", "", remedy)
+
+
+def _lacks_weights(kind: str, bare: Sequence[TensorInfo]) -> Problem:
+    """That some tensors have no importance weights in the matrix that there is."""
     more = f" and {len(bare) - 1} others" if len(bare) > 1 else ""
-    got = f"{kind} needs an imatrix, and there is none" + (
-        f" for {bare[0].name} ({bare[0].type.name}){more}" if there else ""
-    )
-    if there:
-        remedy = "use another type for what it lacks with overrides, token_embedding or output_tensor"
-    else:
-        remedy = "take from a stage with `use: imatrix`, or say `imatrix: {}` for one made on the way"
+    got = f"{kind} needs an imatrix, and there is none for {bare[0].name} ({bare[0].type.name}){more}"
+    remedy = "use another type for what it lacks with overrides, token_embedding or output_tensor"
     return Problem("types", got, "", remedy)
