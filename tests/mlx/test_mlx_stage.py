@@ -63,7 +63,9 @@ def test_what_lies_in_the_folder(llama: Path, tmp_path: Path) -> None:
     assert 0 <= found.size - wanted.size < 16384  # the header
     (output,) = registry.outputs("mlx", bundle)
     assert [file.path.name for file in output.files] == ["model.safetensors", "model.safetensors.index.json"]
-    assert {"config.json", "tokenizer.json"} <= FORMAT.release(output, folder.parent).files.keys()
+    released = FORMAT.release(output, folder.parent)
+    assert released.suffix == "-4bit-g32"
+    assert {"config.json", "tokenizer.json"} <= released.files.keys()
 
 
 def test_what_is_quantized_and_what_is_kept(llama: Path, tmp_path: Path) -> None:

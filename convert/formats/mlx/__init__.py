@@ -94,9 +94,9 @@ def _weight_files(output: Output) -> list[Path]:
 
 
 def release(output: Output, folder: Path) -> Release:
-    """As mlx-community calls them: Model-4bit, what lies beside the weights with it."""
+    """As mlx-community calls them, Model-4bit, Model-mxfp4; what lies beside the weights goes with it."""
     home = output.weights.path.parent
-    made = plain_release(output, folder, f"-MLX-{output.weights.type}")
+    made = plain_release(output, folder, f"-{output.weights.type.lower()}")
     beside = {path.relative_to(home).as_posix(): path for path in sorted(home.rglob("*")) if path.is_file()}
     return replace(made, files=beside)
 
