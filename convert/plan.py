@@ -242,7 +242,11 @@ class _Planner:
         found = {(a.path.name, a.sha256): a.path for bundle in inputs.values() for _, a in bundle.artifacts()}
         files = _stage(spec).reads(spec.options)
         digests = self.hashes.of(files, self.progress)
-        return found | {(path.name, digest): path.absolute() for path, digest in digests.items()}
+        found |= {(path.name, digest): path.absolute() for path, digest in digests.items()}
+        if inputs:
+            return found
+        own = _stage(spec).forecast(spec.options, inputs)  # weights that stay on a server have no digest of a file's
+        return found | {(a.path.name, a.sha256): a.path for _, a in own.artifacts() if a.elsewhere}
 
     def _within_outputs(self, spec: StageSpec) -> list[Problem]:
         """Files the step reads that lie where a stage's output will be put: replacing it would delete them."""

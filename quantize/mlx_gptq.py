@@ -15,7 +15,7 @@ from quantize import mlx, mlx_search
 from quantize.descent import Work, _descend_group, carry_errors
 from quantize.gptq import NORMAL, Effort, Inputs
 from quantize.grids import checked
-from quantize.mlx import Encoded, Layout
+from quantize.mlx_layout import AFFINE, Encoded, Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ def solved(weight: np.ndarray, layout: Layout, dtype: str, inputs: Inputs, effor
     import torch
 
     values = checked(weight, "the weight")
-    if layout.mode != mlx.AFFINE or values.shape[1] != inputs.columns or inputs.columns % layout.group_size:
+    if layout.mode != AFFINE or values.shape[1] != inputs.columns or inputs.columns % layout.group_size:
         raise ValueError(f"a weight of {values.shape} in {layout} for a Gram matrix of {inputs.columns}")
     costs = mlx_search.costs_of(inputs.remaining().numpy(), inputs.columns)
     scales, biases = mlx_search.affine_scales(values, layout, dtype, costs, torch.get_num_threads())

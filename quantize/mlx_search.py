@@ -18,7 +18,7 @@ import numpy as np
 
 from quantize import e2m1, e4m3, mlx
 from quantize.columns import side_by_side
-from quantize.mlx import Encoded, Layout
+from quantize.mlx_layout import AFFINE, Encoded, Layout
 from quantize.simd import (
     LANES,
     bits,
@@ -150,7 +150,7 @@ def searched(
     `weights` (columns,): what a squared error of a column costs.
     """
     costs = costs_of(weights, values.shape[1])
-    if layout.mode != mlx.AFFINE:
+    if layout.mode != AFFINE:
         return mlx.float_codes(values, layout, _float_scales(values, layout, dtype, costs, threads), dtype)
     return encoded(values, layout, *affine_scales(values, layout, dtype, costs, threads))
 

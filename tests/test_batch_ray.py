@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import json
 import os
@@ -28,6 +29,12 @@ from convert.errors import PlanError
 from tests import batch_models
 from tests.batch_models import RECIPE, made, ran, texts
 from tests.batch_worker import ENVIRONMENT
+
+
+@pytest.fixture(autouse=True)
+def _own_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray puts a print of its own in the place of Python's, which other tests would meet."""
+    monkeypatch.setattr(builtins, "print", print)
 
 
 class Lost(Exception):

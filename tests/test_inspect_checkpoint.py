@@ -330,7 +330,7 @@ def test_json_is_one_object(vl: Path) -> None:
     assert said["family"] == "qwen2_5_vl"
     assert said["parameters"]["vision"] > 0
     assert said["reference"]["float32"] > said["reference"]["least"]
-    assert [stage["stage"] for stage in said["stages"]][:5] == ["gguf", "imatrix", "gptq", "awq", "fp8"]
+    assert [stage["stage"] for stage in said["stages"]][:5] == ["gguf", "imatrix", "mlx", "gptq", "awq"]
     assert said["stages"][0]["outputs"][0]["name"] == "F16"
 
 

@@ -193,7 +193,7 @@ def test_a_whole_run_and_who_needs_the_files_here(hub: Hub, waits: list[float], 
     assert run.exit_code == 0, run.output
     assert (tmp_path / "out" / "x" / "a" / "Tiny-Q8_0.gguf").is_file()
     again = CliRunner().invoke(main, ["plan", str(recipe), "--out", str(tmp_path / "out")])
-    assert "up to date" in again.output
+    assert "up to date" in again.output, again.output
     for changes, message in (
         ({"stages": {"a": {"use": "fp8"}}}, "gives streamed weights, wanted a safetensors checkpoint; leave `stream"),
         ({"validate": {}}, "the reference needs them here"),

@@ -342,10 +342,10 @@ def test_large_numbers_fit_the_types_that_hold_them(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"types": ["F15"]}, "did you mean F1"),
-        ({"types": ["IQ2_XS"]}, "'IQ2_XS' is a type of llama.cpp that is not made here; nearest in size is Q2_K"),
+        ({"types": ["IQ2_XL"]}, "did you mean IQ2_XS?"),
         ({"types": ["q8_0"]}, "did you mean Q8_0?"),
         ({"types": ["banana"]}, "is not a type that is written here; `convert stages` lists all"),
-        ({"types": []}, "at least 1"),
+        ({"types": []}, "neither types nor fit, wanted one of them"),
         ({"types": ["F16"], "mmproj": "Q4"}, "wanted F32, F16, BF16, Q8_0 or false"),
         (
             {"types": ["F16"], "mmproj": True},

@@ -17,7 +17,8 @@ from convert.bundle import Role
 from convert.formats.mlx import FORMAT
 from convert.formats.mlx.stage import STAGE
 from convert.source.checkpoint import open_checkpoint, open_tensors
-from quantize.mlx import Encoded, Layout, decode
+from quantize.mlx import decode
+from quantize.mlx_layout import Encoded, Layout
 from tests import tiny
 from tests.fixtures_gptq import NANO, source_bundle
 from tests.fixtures_mlx import made, stored

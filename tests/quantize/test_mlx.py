@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quantize import mlx, mlx_search
-from quantize.mlx import BITS, FLOATS, GROUPS, Layout
+from quantize.mlx_layout import AFFINE, BITS, FLOATS, GROUPS, TYPES, Layout
 
 LAYOUTS = [Layout("affine", bits, group) for bits in BITS for group in GROUPS]
 LAYOUTS += [Layout(mode, *shape) for mode, shape in FLOATS.items()]
@@ -50,7 +50,7 @@ def test_a_group_by_hand() -> None:
     assert mlx.decode(made, Layout("affine", 4, 32))[0, 13] == pytest.approx(0, abs=1e-7)
 
 
-@pytest.mark.parametrize("dtype", mlx.TYPES)
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=NAMES)
 def test_plain_is_what_mlx_makes(layout: Layout, dtype: str) -> None:
     """Integers, scales and biases; and what they are worth."""
@@ -61,7 +61,7 @@ def test_plain_is_what_mlx_makes(layout: Layout, dtype: str) -> None:
     wanted = mx.quantize(weight, group_size=layout.group_size, bits=layout.bits, mode=layout.mode)
     made = mlx.plain(values, layout, dtype)
     assert (np.array(wanted[0]) == made.weight).all()
-    affine = layout.mode == mlx.AFFINE
+    affine = layout.mode == AFFINE
     parts = [np.array(part.astype(mx.float32) if affine else part) for part in wanted[1:]]
     assert (parts[0] == made.scales).all()
     assert not affine or (parts[1] == made.biases).all()
@@ -81,7 +81,7 @@ def test_a_search_makes_no_group_worse(layout: Layout, dtype: str) -> None:
     for made in (mlx.plain(values, layout, dtype), mlx_search.searched(values, layout, dtype, costs)):
         squared = np.square(mlx.decode(made, layout).astype(np.float64) - values) * costs
         errors.append(squared.reshape(24, -1, layout.group_size).sum(2))
-        assert layout.mode != mlx.AFFINE or (mlx.rounded(made.scales, dtype) == made.scales).all()
+        assert layout.mode != AFFINE or (mlx.rounded(made.scales, dtype) == made.scales).all()
     sizes = np.square(values.astype(np.float64)).reshape((*errors[0].shape, -1)).sum(2)
     assert (errors[1] <= errors[0] * 1.01 + 1e-9 * sizes + 1e-18).all()
     ordinary = slice(12, None)

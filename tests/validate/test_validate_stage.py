@@ -482,7 +482,7 @@ def test_auto_reads_until_limits_are_decided_and_the_report_says_how_far(
     exact, rounded = report["outputs"]
     (entry,) = report["texts"]
     assert "Of it each output read as many tokens as decide all its limits: 1 output after" in page
-    assert (entry["source"], len(entry["tokens_sha256"])) == (str(text), 64)
+    assert (entry["source"], len(entry["tokens_sha256"])) == (text.name, 64)
     assert exact["reading"]["decided"]
     assert exact["metrics"]["positions"] == exact["reading"]["tokens"] == 2048
     assert (len(exact["windows"]), exact["reading"]["windows"]) == (8, 8)

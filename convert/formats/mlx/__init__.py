@@ -104,7 +104,7 @@ def release(output: Output, folder: Path) -> Release:
 FORMAT = Format(
     name="mlx",
     title="MLX",
-    kinds=(Kind("mlx", "MLX", Mark("diamond", "#5b5f66", "#c3c8d0"), ("mlx_lm",), note=NOTE),),
+    kinds=(Kind("mlx", "MLX", Mark("chevron", "#3b6e1f", "#8fd06a"), ("mlx_lm",), note=NOTE),),
     stages={"mlx": "convert.formats.mlx.stage:STAGE"},
     outputs=outputs,
     supports=supports,

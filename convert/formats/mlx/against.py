@@ -16,7 +16,8 @@ from convert.formats.mlx.layout import Folder, ModelTensor, Scheme
 from convert.source.checkpoint import CONFIG_NAME, LazyTensor, open_checkpoint, stored_tensors
 from convert.source.untrusted import read_object
 from quantize import floats
-from quantize.mlx import Encoded, Layout, decode
+from quantize.mlx import decode
+from quantize.mlx_layout import Encoded, Layout
 
 
 def tensor_pairs(files: Sequence[Path], folder: Path) -> Iterator[TensorPair]:

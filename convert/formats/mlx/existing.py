@@ -11,7 +11,7 @@ from convert.json_types import JsonObject
 from convert.source.checkpoint import weight_files
 from convert.source.safetensors import read_header
 from convert.source.untrusted import inside, read_object, shown
-from quantize.mlx import AFFINE, DEFAULT, Layout
+from quantize.mlx_layout import AFFINE, DEFAULT, Layout
 
 KEY = "quantization"
 

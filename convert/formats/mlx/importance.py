@@ -17,7 +17,7 @@ from convert.errors import InputError, StageError
 from convert.formats.mlx.rules import Piece
 from convert.formats.mlx.write import Slab
 from convert.model.statistics import Statistics, has_grams
-from quantize.mlx import AFFINE, Encoded, Layout
+from quantize.mlx_layout import AFFINE, Encoded, Layout
 from quantize.mlx_search import searched
 
 if TYPE_CHECKING:

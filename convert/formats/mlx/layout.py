@@ -20,7 +20,7 @@ from convert.json_types import JsonDict, JsonObject
 from convert.source.checkpoint import SAFETENSORS, Checkpoint, shapes_of
 from convert.source.safetensors import BITS
 from convert.source.untrusted import shown
-from quantize.mlx import AFFINE, TYPES, Layout
+from quantize.mlx_layout import AFFINE, TYPES, Layout
 
 SHARD_BYTES = 5 << 30  # mlx_lm.utils.MAX_FILE_SIZE_GB
 EIGHT = Layout(AFFINE, 8, 64)

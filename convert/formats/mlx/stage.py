@@ -27,7 +27,7 @@ from convert.stage import Inputs, Stage, TensorType, checkpoint, only
 if TYPE_CHECKING:
     from convert.formats.mlx.layout import Folder, Scheme
     from convert.formats.mlx.write import Encoder
-    from quantize.mlx import Layout
+    from quantize.mlx_layout import Layout
 
 CARRIED = (Role.TOKENIZER, Role.CHAT_TEMPLATE, Role.GENERATION)
 CONFIG_BYTES = 1024  # what quantization adds to config.json, about
@@ -59,7 +59,7 @@ class Override(BaseModel):
 
 def layout_of(mode: str, bits: int | None, group_size: int | None, default: Layout | None = None) -> Layout:
     """A layout of what is said of it. ValueError for what MLX does not have."""
-    from quantize.mlx import AFFINE, FLOATS, Layout
+    from quantize.mlx_layout import AFFINE, FLOATS, Layout
 
     if mode != AFFINE:
         return Layout(mode, bits or FLOATS[mode][0], group_size or FLOATS[mode][1])

@@ -8,7 +8,7 @@ from convert.formats.base import Support
 from convert.formats.mlx.layout import Folder, Scheme
 from convert.formats.mlx.models import FAMILIES
 from convert.source.checkpoint import Checkpoint
-from quantize.mlx import Layout
+from quantize.mlx_layout import Layout
 
 
 def supports(checkpoint: Checkpoint) -> Support:

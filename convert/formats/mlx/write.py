@@ -20,7 +20,8 @@ from convert.formats.mlx.layout import Folder, ModelTensor
 from convert.formats.mlx.rules import Piece
 from convert.source.safetensors import write
 from quantize import floats
-from quantize.mlx import Encoded, Layout, plain, rounded
+from quantize.mlx import plain, rounded
+from quantize.mlx_layout import Encoded, Layout
 
 CHUNK = 1 << 22  # numbers
 
