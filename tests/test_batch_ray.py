@@ -68,6 +68,7 @@ class StandIn(ModuleType):
         def of(function: Any) -> Any:
             def start(*arguments: Any) -> Future[Any]:
                 future: Future[Any] = Future()
+                lost = Path(os.environ[ENVIRONMENT]) / "lost"  # read now: the thread may outlive its test
 
                 def run() -> None:
                     try:
@@ -75,7 +76,6 @@ class StandIn(ModuleType):
                     except BaseException as error:
                         future.set_exception(error)
                         return
-                    lost = Path(os.environ[ENVIRONMENT]) / "lost"
                     if found[0] and lost.exists():
                         lost.unlink()
                         future.set_exception(Lost("The node with node id: 12 has been marked dead"))

@@ -24,7 +24,7 @@ def predicted(report: Report) -> list[Markup]:
 
 def _picture(shown: Sequence[Point], canvas: Canvas) -> Markup:
     font = canvas.font
-    room = Box(font * 4.2, font * 1.6, canvas.width - font * 0.5, canvas.height - font * 3.6)
+    room = Box(font * 4.2, font * 1.6, canvas.width - font * 1.6, canvas.height - font * 3.6)
     every = [value for _, predicted, measured, _ in shown for value in (predicted, measured)]
     x, y = kl_axis(every, room.left, room.right), kl_axis(every, room.bottom, room.top)
     body = [*_grid(room, x, y, font), *(_dot(point, x, y) for point in shown)]
