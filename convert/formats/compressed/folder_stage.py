@@ -19,6 +19,7 @@ from pydantic import Field
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, Problem, StageError
 from convert.files import STATE_FOLDER
+from convert.formats.carried import copied
 from convert.json_types import JsonDict, JsonObject
 from convert.model.memory_needs import LIBRARIES, cores_for
 from convert.needs import Needs
@@ -97,7 +98,7 @@ def finished(job: Job[O], weights: Sequence[Artifact], quantization: JsonObject)
     source, layout, folder = job.source, job.layout, job.folder
     config = files.write_configs(folder, layout, quantization)
     companions = read_companions(source)
-    carried = {role: tuple(_copied(a, source, folder) for a in source.of(role)) for role in CARRIED}
+    carried = {role: tuple(copied(a, source, folder) for a in source.of(role)) for role in CARRIED}
     for artifact in source.of(Role.CARD):
         if artifact.path.name.startswith(("LICENSE", "NOTICE")):
             shutil.copyfile(artifact.path, folder / artifact.path.name)
@@ -107,16 +108,6 @@ def finished(job: Job[O], weights: Sequence[Artifact], quantization: JsonObject)
     check_reload(job)
     roles = {role.value: artifacts for role, artifacts in carried.items()}
     return source.with_(weights=kinds(job.scheme, weights), config=config, statistics=(), imatrix=(), **roles)
-
-
-def _copied(artifact: Artifact, source: Bundle, folder: Path) -> Artifact:
-    """The artifact's copy in `folder`, as deep as it lies beside the source's config."""
-    home = next(iter(source.of(Role.CONFIG))).path.parent
-    inside = artifact.path.relative_to(home) if artifact.path.is_relative_to(home) else Path(artifact.path.name)
-    path = folder / inside
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(artifact.path, path)
-    return Artifact(artifact.kind, path, path.stat().st_size, artifact.sha256)
 
 
 def kinds(scheme: Scheme, files: Sequence[Artifact]) -> tuple[Artifact, ...]:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, Problem
 from convert.files import write_text
+from convert.formats.carried import copied
 from convert.model.memory_needs import LIBRARIES, cores_for
 from convert.needs import GB, MB, Needs
 from convert.options import Options
@@ -261,7 +262,7 @@ def _finished(options: MLXOptions, source: Bundle, folder: Folder, home: Path, f
     companions = read_companions(source)
     words = json.dumps(folder.config(companions.generation.get("eos_token_id")), indent=4, ensure_ascii=False)
     config = write_text(home / "config.json", words, "json")
-    carried = {role: tuple(_copied(a, source, home) for a in source.of(role)) for role in _carried(folder)}
+    carried = {role: tuple(copied(a, source, home) for a in source.of(role)) for role in _carried(folder)}
     for artifact in source.of(Role.CARD):
         if artifact.path.name.startswith(("LICENSE", "NOTICE")):
             shutil.copyfile(artifact.path, home / artifact.path.name)
@@ -271,16 +272,6 @@ def _finished(options: MLXOptions, source: Bundle, folder: Folder, home: Path, f
         carried[Role.CHAT_TEMPLATE] += (write_text(home / "chat_template.jinja", template),)
     roles = {role.value: artifacts for role, artifacts in carried.items()}
     return _handed_on(source, folder, _kinds(options, files), config, roles)
-
-
-def _copied(artifact: Artifact, source: Bundle, folder: Path) -> Artifact:
-    """The artifact's copy in `folder`, as deep as it lies beside the source's config."""
-    home = next(iter(source.of(Role.CONFIG))).path.parent
-    inside = artifact.path.relative_to(home) if artifact.path.is_relative_to(home) else Path(artifact.path.name)
-    path = folder / inside
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(artifact.path, path)
-    return Artifact(artifact.kind, path, path.stat().st_size, artifact.sha256)
 
 
 STAGE = MLXStage()
