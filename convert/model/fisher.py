@@ -18,12 +18,11 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from convert.model.backward import backward
 from convert.model.forward import Call, Output
-from convert.model.inputs import Experts, experts_of, experts_one_by_one
+from convert.model.inputs import Experts, LinearCalls, experts_of, experts_one_by_one
 from convert.model.layered import Layer, Layered
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class _Gathering:
                 experts += experts_of(path, module)
         if experts:
             self._hooks.enter_context(experts_one_by_one(self.model))
-            self._hooks.enter_context(_LinearOutputs(partial(self._listen_to_experts, experts)))
+            self._hooks.enter_context(LinearCalls(partial(self._listen_to_experts, experts)))
 
     def after(self, layer: Layer) -> None:
         """Listen no longer."""
@@ -178,23 +177,3 @@ def _rounded(squares: Tensor, block: int) -> Tensor:
     """
     steps = squares.view(len(squares), -1, block).amax(-1, keepdim=True) / LEVELS**2
     return torch.minimum((steps / 12).expand(-1, -1, block).reshape(squares.shape), squares)
-
-
-class _LinearOutputs(TorchFunctionMode):  # type: ignore[misc]  # torch has no types here
-    """A context in which `on_call` gets (inputs, weight, output) of every torch.nn.functional.linear."""
-
-    def __init__(self, on_call: Callable[[Tensor, Tensor, Tensor], None]) -> None:
-        super().__init__()
-        self._on_call = on_call
-
-    def __torch_function__(
-        self,
-        function: Callable[..., object],
-        types: object,
-        args: Sequence[Tensor] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        output = function(*args, **(kwargs or {}))
-        if function is torch.nn.functional.linear:
-            self._on_call(args[0], args[1], cast("Tensor", output))
-        return output

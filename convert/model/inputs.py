@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -187,7 +187,7 @@ class Listening:
                         stack.callback(module.register_forward_pre_hook(show).remove)
             if experts:
                 stack.enter_context(experts_one_by_one(model))
-                stack.enter_context(_LinearCalls(partial(self._hear_experts, experts)))
+                stack.enter_context(LinearCalls(partial(self._hear_experts, experts)))
             yield
         self._owner.clear()
         self._made.clear()
@@ -217,7 +217,7 @@ class Listening:
         self.found[name].add(rows)
         self._owner[key] = self.found[name], inputs[0]
 
-    def _hear_experts(self, experts: Sequence[Experts], inputs: Tensor, weight: Tensor) -> None:
+    def _hear_experts(self, experts: Sequence[Experts], inputs: Tensor, weight: Tensor, _: Tensor) -> None:
         for one in () if self._deaf else experts:
             number = one.number(weight)
             if number is not None:
@@ -270,10 +270,10 @@ def experts_one_by_one(model: PreTrainedModel) -> Iterator[None]:
         model.set_experts_implementation(before)
 
 
-class _LinearCalls(TorchFunctionMode):  # type: ignore[misc]  # torch has no types here
-    """A context in which `on_call` gets (inputs, weight) of every torch.nn.functional.linear."""
+class LinearCalls(TorchFunctionMode):  # type: ignore[misc]  # torch has no types here
+    """A context in which `on_call` gets (inputs, weight, output) of every torch.nn.functional.linear."""
 
-    def __init__(self, on_call: Callable[[Tensor, Tensor], None]) -> None:
+    def __init__(self, on_call: Callable[[Tensor, Tensor, Tensor], None]) -> None:
         super().__init__()
         self._on_call = on_call
 
@@ -284,6 +284,7 @@ class _LinearCalls(TorchFunctionMode):  # type: ignore[misc]  # torch has no typ
         args: Sequence[Tensor] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
+        output = function(*args, **(kwargs or {}))
         if function is torch.nn.functional.linear:
-            self._on_call(args[0], args[1])
-        return function(*args, **(kwargs or {}))
+            self._on_call(args[0], args[1], cast("Tensor", output))
+        return output
