@@ -12,9 +12,9 @@ import torch
 from transformers import AutoConfig
 
 from convert.model import layered
-from convert.model.fisher import _LinearOutputs, _log_probability, fisher
+from convert.model.fisher import _log_probability, fisher
 from convert.model.hollow import auto_class
-from convert.model.inputs import GatherInputs, Inputs
+from convert.model.inputs import GatherInputs, Inputs, LinearCalls
 from convert.model.layered import Layer, Layered
 from convert.model.scratch import Scratch
 from convert.model.session import LayeredSession
@@ -125,7 +125,7 @@ def test_what_goes_in_is_weighed_by_its_tokens_gradients_experts_each_by_their_o
             output.register_hook(lambda g: calls.append((expert, x.detach().double(), g.double())))
 
     model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_())
-    with _LinearOutputs(note):
+    with LinearCalls(note):
         output = model(**inputs[0], use_cache=False)
     _log_probability(0, 0, output).backward()
     assert {f"{name}[{expert}]" for expert, _, _ in calls} == {n for n in found.rows if n.startswith(name)}
