@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convert.errors import InputError
-from convert.formats.onnx.layouts import FOLDER
+from convert.formats.onnx.layouts import DTYPES, FOLDER
 from convert.json_types import JsonDict
 
 DEPTH = 3  # folders below the named one: out/RECIPE/STAGE
 STEMS = ("decoder_model_merged", "model")  # what a graph that gives logits is called before its dtype's suffix
 PARTS = {"decoder_model_merged": ("decoder_model_merged", "embed_tokens", "vision_encoder"), "model": ("model",)}
-DTYPES = {"": "fp32", "_fp16": "fp16", "_quantized": "q8", "_q4": "q4", "_q4f16": "q4f16", "_bnb4": "bnb4"}
 REMEDY = "a stage with `use: onnx` makes one; its `layout` is hub unless the recipe says otherwise"
 
 

@@ -39,6 +39,19 @@ _AXES = {
 _OUTPUTS = {"image_embeds": "image_features"}
 
 
+DTYPES = {
+    **{"_quantized": "q8", "_int8": "int8", "_q4": "q4", "_q4f16": "q4f16", "_bnb4": "bnb4", "_fp16": "fp16"},
+    "": "fp32",
+}
+"""What the name of a graph's file ends with -> the dtype by which transformers.js opens it."""
+
+
+def dtype(graph: str) -> str:
+    """The dtype by which transformers.js opens the file called `graph`, a path or a name."""
+    stem = graph.removesuffix(".onnx")
+    return next(word for suffix, word in DTYPES.items() if stem.endswith(suffix))
+
+
 @dataclass(frozen=True)
 class Names:
     """What the files of one graph are called."""
