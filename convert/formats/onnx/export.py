@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from convert.distribution import RELEASE
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
 from convert.formats.onnx import families
+from convert.formats.onnx.blocks import Encode, Int4, rounded
 from convert.formats.onnx.origin import origin
 from convert.formats.onnx.supports import STAGE, read_kind, transformers_config
 from convert.progress import Progress
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-    from convert.formats.onnx.bind import Ledger
+    from convert.formats.onnx.bind import Ledger, Stored
 
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "bf16": "_bf16", "int8": "_int8", "int4": "_q4"}
 """Precision -> what transformers.js calls its files; each precision asked for alone has bare names."""
@@ -42,8 +43,9 @@ class ExportSettings:
     precisions: tuple[str, ...]
     shared: bool = True
     keep: tuple[str, ...] | None = None
-    block_size: int = 32
-    symmetric: bool = True
+    int4: Int4 = field(default_factory=Int4)
+    encode: Encode = rounded  # who makes the numbers of int4
+    changed: Mapping[str, Stored] = field(default_factory=dict)  # in int4: tensors instead of the checkpoint's
 
     def suffix(self, precision: str) -> str:
         return SUFFIXES[precision] if len(self.precisions) > 1 else ""
@@ -187,6 +189,8 @@ def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: Exp
     from convert.formats.onnx import bind, trace
 
     model = traced.clone()
+    if precision == "int4" and settings.changed:
+        ledger = replace(ledger, of={name: settings.changed.get(t.name, t) for name, t in ledger.of.items()})
     bind.bind(model, ledger, widen=precision == "fp32" and not shared)
     also = frozenset[str]()
     if precision != "fp32":
@@ -211,7 +215,7 @@ def _change(model: ir.Model, precision: str, settings: ExportSettings) -> frozen
     else:
         from convert.formats.onnx.int4 import to_int4
 
-        to_int4(model, settings.block_size, settings.symmetric, keep)
+        to_int4(model, settings.int4, keep, settings.encode)
         return frozenset({"com.microsoft"})
     return frozenset()
 
