@@ -14,7 +14,7 @@ from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import RELEASE
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
-from convert.formats.onnx import families
+from convert.formats.onnx import families, tasks
 from convert.formats.onnx.origin import origin
 from convert.formats.onnx.supports import STAGE, read_kind, transformers_config
 from convert.progress import Progress
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from convert.formats.onnx.bind import Ledger
+    from convert.formats.onnx.tasks import Task
 
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "bf16": "_bf16", "int8": "_int8", "int4": "_q4"}
 """Precision -> what transformers.js calls its files; each precision asked for alone has bare names."""
@@ -85,8 +86,10 @@ def _prepared(
     home = _home(source)
     tensors = stored(source)
     kind = read_kind(home, tensors, pending.config if pending else None)
-    config, cut = kind.config, families.load(kind.cut)
-    ledger = match_tensors(_skeleton(config), tensors)
+    config, cut = kind.config, kind.graphs()
+    if cut.is_whole:
+        tensors = stored(source, heads=True)
+    ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
     made = cut.parts(config) if not ledger.problems else []
     parts = {part.name: tuple(dict.fromkeys(part.parameters.values())) for part in made}
     return Prepared(config, cut, ledger, parts, kind.notes)
@@ -100,15 +103,11 @@ def _home(source: Bundle) -> Path:
     return path.parent
 
 
-def _skeleton(config: PretrainedConfig) -> nn.Module:
+def _skeleton(config: PretrainedConfig, task: Task) -> nn.Module:
     """transformers' whole model on no device: names and shapes."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto import modeling_auto as auto
-
     from convert.formats.onnx.hollow import hollow
 
-    has_vision = config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    return hollow(config, AutoModelForImageTextToText if has_vision else AutoModelForCausalLM)
+    return hollow(config, task.auto_class())
 
 
 def check(source: Bundle, settings: ExportSettings) -> list[Problem]:
@@ -126,7 +125,8 @@ def misfits(source: Bundle) -> list[Problem]:
     try:
         tensors = stored(source)
         planned = source.pending.config if source.pending else None
-        model = _skeleton(transformers_config(_home(source), len(tensors), planned))
+        config = transformers_config(_home(source), len(tensors), planned)
+        model = _skeleton(config, tasks.find(config))
     except InputError as error:
         return [error.problem]
     return list(match_tensors(model, tensors, joins=True).problems)
@@ -148,7 +148,7 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
     for note in prepared.notes:
         progress.warn(note)
     traced = _traced(prepared, progress)
-    bind.check_used(prepared.ledger, bind.used(traced.values()).__contains__)
+    _check_used(prepared, traced, progress)
     sharing = [precision for precision in settings.precisions if settings.shares(precision, prepared.ledger)]
     linked = write.share(source.of(Role.WEIGHTS), out, progress) if sharing else {}
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
@@ -180,6 +180,19 @@ def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
         progress.note(f"{part.name}: {len(model.graph)} nodes, {trace.count(model):,} weights")
         progress.advance(1)
     return traced
+
+
+def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Progress) -> None:
+    """Raise InputError for a weight that is in no graph; of a whole model say only that nothing it gives needs it."""
+    from convert.formats.onnx import bind
+
+    taken = bind.used(traced.values())
+    if not prepared.cut.is_whole:
+        bind.check_used(prepared.ledger, taken.__contains__)
+        return
+    if unused := bind.unused(prepared.ledger, taken.__contains__):
+        progress.note(f"left out: {bind.some(unused)}, which nothing that the model gives depends on")
+    bind.check_found(prepared.ledger, taken)
 
 
 def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: ExportSettings, shared: bool) -> ir.Model:
