@@ -40,7 +40,18 @@ BUILDER = "onnxruntime_genai.models.builder"
 NEEDS = {"onnxruntime_genai": "genai", "onnxruntime": "onnx", "onnx": "onnx", "torch": "onnx", "transformers": "onnx"}
 TOOLS = ("onnxruntime-genai", "onnxruntime", "onnx", "torch", "transformers")
 GRAPH, DATA, CONFIG = "model.onnx", "model.onnx.data", "genai_config.json"
-NOT_ITS = ("keep_fp32", "weights", "opset", "method", "embed", "lm_head", "edge_down", "v_proj", "calibration")
+NOT_ITS = (
+    "keep_fp32",
+    "layout",
+    "weights",
+    "opset",
+    "method",
+    "embed",
+    "lm_head",
+    "edge_down",
+    "v_proj",
+    "calibration",
+)
 """Options of the portable flavor that the builder has no word for."""
 CARRIED = frozenset(ROLES.values()) - {Role.CARD}
 GRAPH_BYTES = 64 << 10

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ATTENTION = "convert_onnx"  # the name under which transformers knows `attention` and `mask`
 MASKED = torch.finfo(torch.float32).min  # not -inf: a row that sees nothing must give numbers, not NaN
 LARGEST_BUFFER = 1 << 26  # values: 2048 positions of 32768 numbers
-UNKNOWN = ("s_aux", "position_bias", "head_mask", "logit_bias")  # what other attentions take and this one does not
+UNKNOWN = ("s_aux", "head_mask", "logit_bias")  # what other attentions take and this one does not
 
 
 def hollow(config: PretrainedConfig, auto_class: type[_BaseAutoModelClass]) -> PreTrainedModel:
@@ -108,10 +108,12 @@ def attention(  # noqa: PLR0913 - transformers calls it so
     *,
     scaling: float | None = None,
     softcap: float | None = None,
+    position_bias: Tensor | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
     """Softmax attention over (batch, heads, sequence, width); gives (batch, sequence, heads, width).
 
+    `position_bias` (1, heads, queries, keys) is added to the scores as the mask is.
     Heads that share keys and values are rows of one matrix: the keys are not repeated, so that a step of decoding reads
     the cache once.
     """
@@ -125,6 +127,8 @@ def attention(  # noqa: PLR0913 - transformers calls it so
     scores = query @ key.transpose(-1, -2)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
+    if position_bias is not None:
+        attention_mask = position_bias if attention_mask is None else attention_mask + position_bias
     weights = _softmax(scores, attention_mask, heads)
     mixed = weights @ value
     if heads != shared:
