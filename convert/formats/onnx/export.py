@@ -14,7 +14,8 @@ from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import RELEASE
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
-from convert.formats.onnx import families
+from convert.formats.onnx import families, tasks
+from convert.formats.onnx.layouts import HUB, Layout, Names, rename
 from convert.formats.onnx.origin import origin
 from convert.formats.onnx.supports import STAGE, read_kind, transformers_config
 from convert.progress import Progress
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from convert.formats.onnx.bind import Ledger
-
-SUFFIXES = {"fp32": "", "fp16": "_fp16", "bf16": "_bf16", "int8": "_int8", "int4": "_q4"}
-"""Precision -> what transformers.js calls its files; each precision asked for alone has bare names."""
+    from convert.formats.onnx.tasks import Task
 
 HALVES = {"fp16": "F16", "bf16": "BF16"}
 PROJECTORS = ("vision_encoder",)  # graphs that turn an image into embeddings
@@ -40,13 +39,15 @@ class ExportSettings:
     """What to make. `keep` None leaves it to each precision which layers stay in float32."""
 
     precisions: tuple[str, ...]
-    shared: bool = True
+    shared: bool = False
     keep: tuple[str, ...] | None = None
     block_size: int = 32
     symmetric: bool = True
+    layout: Layout = HUB
 
-    def suffix(self, precision: str) -> str:
-        return SUFFIXES[precision] if len(self.precisions) > 1 else ""
+    def names(self, part: str, precision: str) -> Names:
+        """What the files of a part are called in a precision."""
+        return Names(part, self.layout.suffix(precision, len(self.precisions)), self.layout.piece_bytes)
 
     def shares(self, precision: str, ledger: Ledger) -> bool:
         """Whether the graphs point into the checkpoint's own files: where no stored value changes."""
@@ -85,8 +86,10 @@ def _prepared(
     home = _home(source)
     tensors = stored(source)
     kind = read_kind(home, tensors, pending.config if pending else None)
-    config, cut = kind.config, families.load(kind.cut)
-    ledger = match_tensors(_skeleton(config), tensors)
+    config, cut = kind.config, kind.graphs()
+    if cut.is_whole:
+        tensors = stored(source, heads=True)
+    ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
     made = cut.parts(config) if not ledger.problems else []
     parts = {part.name: tuple(dict.fromkeys(part.parameters.values())) for part in made}
     return Prepared(config, cut, ledger, parts, kind.notes)
@@ -100,15 +103,11 @@ def _home(source: Bundle) -> Path:
     return path.parent
 
 
-def _skeleton(config: PretrainedConfig) -> nn.Module:
+def _skeleton(config: PretrainedConfig, task: Task) -> nn.Module:
     """transformers' whole model on no device: names and shapes."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto import modeling_auto as auto
-
     from convert.formats.onnx.hollow import hollow
 
-    has_vision = config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    return hollow(config, AutoModelForImageTextToText if has_vision else AutoModelForCausalLM)
+    return hollow(config, task.auto_class())
 
 
 def check(source: Bundle, settings: ExportSettings) -> list[Problem]:
@@ -126,7 +125,8 @@ def misfits(source: Bundle) -> list[Problem]:
     try:
         tensors = stored(source)
         planned = source.pending.config if source.pending else None
-        model = _skeleton(transformers_config(_home(source), len(tensors), planned))
+        config = transformers_config(_home(source), len(tensors), planned)
+        model = _skeleton(config, tasks.find(config))
     except InputError as error:
         return [error.problem]
     return list(match_tensors(model, tensors, joins=True).problems)
@@ -148,9 +148,11 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
     for note in prepared.notes:
         progress.warn(note)
     traced = _traced(prepared, progress)
-    bind.check_used(prepared.ledger, bind.used(traced.values()).__contains__)
+    _check_used(prepared, traced, progress)
     sharing = [precision for precision in settings.precisions if settings.shares(precision, prepared.ledger)]
-    linked = write.share(source.of(Role.WEIGHTS), out, progress) if sharing else {}
+    home = out / settings.layout.folder
+    home.mkdir(exist_ok=True)
+    linked = write.share(source.of(Role.WEIGHTS), home, progress) if sharing else {}
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
     for precision in settings.precisions:
         shared = {path: file.path.name for path, file in linked.items()} if precision in sharing else {}
@@ -160,11 +162,12 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
         }
         for model in graphs.values():
             _label(model, precision, source, progress.key)
-        written = _written(graphs, settings.suffix(precision), out, shared, progress)
-        for role, artifact in _kinds(written, precision):
+            rename(model, settings.layout)
+        names = {name: settings.names(name, precision) for name in graphs}
+        for role, artifact in _kinds(_written(graphs, names, home, shared, progress), precision):
             made[role].append(artifact)
     made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in linked.values()]
-    made[Role.WEIGHTS] += _index(source, out) if linked else []
+    made[Role.WEIGHTS] += _index(source, out) if linked and home == out else []
     return _bundle(source, out, made, _companions(source, prepared.cut, out))
 
 
@@ -180,6 +183,19 @@ def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
         progress.note(f"{part.name}: {len(model.graph)} nodes, {trace.count(model):,} weights")
         progress.advance(1)
     return traced
+
+
+def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Progress) -> None:
+    """Raise InputError for a weight that is in no graph; of a whole model say only that nothing it gives needs it."""
+    from convert.formats.onnx import bind
+
+    taken = bind.used(traced.values())
+    if not prepared.cut.is_whole:
+        bind.check_used(prepared.ledger, taken.__contains__)
+        return
+    if unused := bind.unused(prepared.ledger, taken.__contains__):
+        progress.note(f"left out: {bind.some(unused)}, which nothing that the model gives depends on")
+    bind.check_found(prepared.ledger, taken)
 
 
 def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: ExportSettings, shared: bool) -> ir.Model:
@@ -217,25 +233,28 @@ def _change(model: ir.Model, precision: str, settings: ExportSettings) -> frozen
 
 
 def _written(
-    graphs: Mapping[str, ir.Model], suffix: str, out: Path, shared: Mapping[Path, str], progress: Progress
-) -> Iterator[tuple[str, Artifact, Artifact | None]]:
-    """Write one precision; gives each part's name, graph and weights."""
+    graphs: Mapping[str, ir.Model],
+    names: Mapping[str, Names],
+    home: Path,
+    shared: Mapping[Path, str],
+    progress: Progress,
+) -> Iterator[tuple[str, Artifact, list[Artifact]]]:
+    """Write one precision; gives each part's name, graph and files of weights."""
     from convert.formats.onnx import write
 
     own = sum(place.size for model in graphs.values() for place in write.layout(write.tensors_of(model), shared))
-    progress.start(f"writing {', '.join(f'{name}{suffix}.onnx' for name in graphs)}", own)
+    progress.start(f"writing {', '.join(each.graph for each in names.values())}", own)
     for name, model in graphs.items():
-        yield name, *write.write(model, out, write.Names(name, suffix), shared, progress)
+        yield name, *write.write(model, home, names[name], shared, progress)
 
 
-def _kinds(written: Iterator[tuple[str, Artifact, Artifact | None]], precision: str) -> Iterator[tuple[Role, Artifact]]:
+def _kinds(written: Iterator[tuple[str, Artifact, list[Artifact]]], precision: str) -> Iterator[tuple[Role, Artifact]]:
     """The artifacts with their roles; the main graph is the first, and a projector's graph is main in its own role."""
     for number, (name, graph, data) in enumerate(written):
         role = Role.PROJECTOR if name in PROJECTORS else Role.WEIGHTS
         main = number == 0 or role is Role.PROJECTOR
         yield role, replace(graph, kind=f"{'onnx' if main else 'onnx-part'}/{precision}")
-        if data is not None:
-            yield role, replace(data, kind=f"onnx-part/{precision}")
+        yield from ((role, replace(file, kind=f"onnx-part/{precision}")) for file in data)
 
 
 def _label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:

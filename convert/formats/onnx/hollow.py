@@ -39,7 +39,7 @@ ATTENTION = "convert_onnx"  # the name under which transformers knows `attention
 MASKED = torch.finfo(torch.float32).min  # not -inf: a row that sees nothing must give numbers, not NaN
 LARGEST_BUFFER = 1 << 26  # values: 2048 positions of 32768 numbers
 _AS_NODES: contextvars.ContextVar[bool] = contextvars.ContextVar("attention as nodes", default=False)
-UNKNOWN = ("s_aux", "position_bias", "head_mask", "logit_bias")  # what other attentions take and this one does not
+UNKNOWN = ("s_aux", "head_mask", "logit_bias")  # what other attentions take and this one does not
 
 
 def hollow(config: PretrainedConfig, auto_class: type[_BaseAutoModelClass]) -> PreTrainedModel:
@@ -110,17 +110,20 @@ def attention(  # noqa: PLR0913 - transformers calls it so
     *,
     scaling: float | None = None,
     softcap: float | None = None,
+    position_bias: Tensor | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
     """Softmax attention over (batch, heads, sequence, width); gives (batch, sequence, heads, width).
 
+    `position_bias` (1, heads, queries, keys) is added to the scores as the mask is.
     Heads that share keys and values are rows of one matrix: the keys are not repeated, so that a step of decoding reads
     the cache once.
     """
     if strange := [name for name in UNKNOWN if others.get(name) is not None]:
         raise ValueError(f"its attention takes {', '.join(strange)}")
     if _AS_NODES.get():
-        return _node(query, key, value, attention_mask, scaling, softcap), None
+        added = [bias for bias in (attention_mask, position_bias) if bias is not None]
+        return _node(query, key, value, sum(added) if added else None, scaling, softcap), None
     batch, heads, _, width = query.shape
     shared = key.shape[1]
     query = query * (width**-0.5 if scaling is None else scaling)
@@ -129,6 +132,8 @@ def attention(  # noqa: PLR0913 - transformers calls it so
     scores = query @ key.transpose(-1, -2)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
+    if position_bias is not None:
+        attention_mask = position_bias if attention_mask is None else attention_mask + position_bias
     weights = _softmax(scores, attention_mask, heads)
     mixed = weights @ value
     if heads != shared:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from convert.bundle import Artifact, Bundle, Role
 from convert.formats.onnx.bind import Stored
 from convert.formats.onnx.export import HALVES, PROJECTORS, ExportSettings, Prepared, helper_files, inner_name, prepare
-from convert.formats.onnx.write import INLINE_BYTES, Names
+from convert.formats.onnx.write import INLINE_BYTES
 from convert.source.checkpoint import SAFETENSORS
 from convert.source.companions import ROLES
 
@@ -30,25 +30,38 @@ def forecast(source: Bundle, settings: ExportSettings) -> Bundle:
             made[role].append(artifact)
     if any(settings.shares(precision, prepared.ledger) for precision in settings.precisions):
         made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in source.of(Role.WEIGHTS)]
-        made[Role.WEIGHTS] += _indexes(source)
+        made[Role.WEIGHTS] += [] if settings.layout.folder else _indexes(source)
     roles = {str(role): tuple(files) for role, files in made.items()}
     return source.with_(imatrix=(), report=(), **(roles | _companions(source, prepared)))
 
 
 def _files(prepared: Prepared, precision: str, settings: ExportSettings) -> Iterator[tuple[Role, Artifact]]:
     for number, (part, parameters) in enumerate(prepared.parts.items()):
-        names = Names(part, settings.suffix(precision))
+        names, home = settings.names(part, precision), Path(settings.layout.folder)
         tensors = dict.fromkeys(prepared.ledger.of[name] for name in _own(prepared, part, parameters))
         role = Role.PROJECTOR if part in PROJECTORS else Role.WEIGHTS
         kind = "onnx" if number == 0 or role is Role.PROJECTOR else "onnx-part"
         layers = len({name.split(".layers.")[-1].split(".")[0] for name in parameters})
         graph = NODES * NODE_BYTES * layers + TENSOR_BYTES * len(tensors)
-        yield role, Artifact(f"{kind}/{precision}", Path(names.graph), graph)
+        yield role, Artifact(f"{kind}/{precision}", home / names.graph, graph)
         if settings.shares(precision, prepared.ledger):
             continue
         sizes = [_bytes(tensor, precision, settings, part in PROJECTORS) for tensor in tensors]
-        if data := sum(size for size in sizes if size >= INLINE_BYTES):
-            yield role, Artifact(f"onnx-part/{precision}", Path(names.data), data)
+        pieces = _pieces((size for size in sizes if size >= INLINE_BYTES), names.piece_bytes)
+        for piece, data in enumerate(pieces):
+            yield role, Artifact(f"onnx-part/{precision}", home / names.data(piece), data)
+
+
+def _pieces(sizes: Iterable[int], most: int | None) -> Iterator[int]:
+    """How large the files of weights are, each at most `most` bytes or one weight."""
+    filled = 0
+    for size in sizes:
+        if most is not None and filled and filled + size > most:
+            yield filled
+            filled = 0
+        filled += size
+    if filled:
+        yield filled
 
 
 def _own(prepared: Prepared, part: str, parameters: Sequence[str]) -> list[str]:

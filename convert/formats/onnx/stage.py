@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import InputError, Problem
+from convert.formats.onnx.layouts import LAYOUTS
 from convert.model.memory_needs import LIBRARIES, cores_for
 from convert.needs import MB, Needs
 from convert.options import Options
@@ -83,10 +84,17 @@ class ONNXOptions(Options):
         BeforeValidator(_precisions),
         WithJsonSchema({"anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 1, "uniqueItems": True}]}),
     ] = Field("fp32", description="fp32, fp16, bf16, int8 (dynamic), int4 (MatMulNBits), or a list of them")
-    weights: Literal["shared", "own"] = Field(
-        "shared",
+    layout: Literal["hub", "optimum", "flat"] = Field(
+        "hub",
+        description="hub: graphs in onnx/ with their weights in pieces under 2 GB, as transformers.js opens them by a "
+        "dtype; optimum: the same files beside config.json, for ORTModelForCausalLM; flat: beside config.json, for "
+        "graphs that share the checkpoint's weights",
+    )
+    weights: Literal["shared", "own"] | None = Field(
+        None,
         description="shared: where no stored value changes, the graphs read the checkpoint's own files, which are "
-        "hard-linked into the folder; own: every graph has its weights in a file of its own",
+        "hard-linked into the folder; own: every graph has its weights in files of its own. When left out, shared in "
+        "layout flat, own in the others: a browser reads only those",
     )
     keep_fp32: Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...] | None, BeforeValidator(_listed)] = Field(
         None,
@@ -100,6 +108,11 @@ class ONNXOptions(Options):
         True, description="int4 without zero points, as onnxruntime-genai's builder makes it; false to have them"
     )
     opset: Literal[20] = Field(20, description="version of the standard operators")
+
+    @property
+    def shares(self) -> bool:
+        """Whether graphs read the checkpoint's own files where they can."""
+        return LAYOUTS[self.layout].shared if self.weights is None else self.weights == "shared"
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -137,7 +150,12 @@ def _settings(options: ONNXOptions) -> ExportSettings:
     from convert.formats.onnx.export import ExportSettings
 
     return ExportSettings(
-        options.precisions, options.weights == "shared", options.keep_fp32, options.block_size, options.symmetric
+        options.precisions,
+        options.shares,
+        options.keep_fp32,
+        options.block_size,
+        options.symmetric,
+        LAYOUTS[options.layout],
     )
 
 
@@ -192,10 +210,10 @@ class ONNXStage(Stage[ONNXOptions]):
             said.append(
                 "onnx int4: its MatMulNBits is an operator of com.microsoft: for ONNX Runtime, not for TensorRT"
             )
-        if options.weights == "shared" and set(options.precisions) & {"fp32", "bf16", "fp16"}:
+        if options.shares and set(options.precisions) & {"fp32", "bf16", "fp16"}:
             said.append(
                 "onnx: shared weights are hard links of the checkpoint's files. onnx.load refuses files with two names "
-                "(ONNX Runtime, OpenVINO and TensorRT read them); a copy of the folder has none; "
+                "(ONNX Runtime, OpenVINO and TensorRT read them, a browser does not); a copy of the folder has none; "
                 "`weights: own` never does"
             )
         return said

@@ -53,7 +53,7 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
 
 def supports(checkpoint: Checkpoint) -> Support:
     """What ONNX graphs are made of, where OpenVINO GenAI knows how it is cut."""
-    from convert.formats.onnx.supports import supports
+    from convert.formats.openvino.parts import supports
 
     return supports(checkpoint)
 

@@ -59,7 +59,7 @@ def _cut(source: Bundle, prepared: Prepared) -> str:
     for name in (TEXT_GRAPH, *families.names()):
         if families.load(name) is prepared.cut:
             return name
-    raise InputError(source.model.name, "is cut into graphs by no family", "a text model")
+    raise InputError(source.model.name, "writes no text: no pipeline of OpenVINO GenAI is known for it", "a text model")
 
 
 def forecast(source: Bundle, asked: Asked) -> Bundle:

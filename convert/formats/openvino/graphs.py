@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PAST, PRESENT = "past_key_values.", "present."
 BEAMS = "beam_idx"
+GIVEN = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
 OPSET = 23  # of ONNX: the first that has Attention
 WORDS = 400  # characters of an error worth quoting
 
@@ -40,6 +41,7 @@ def read(model: ir.Model, shared: Mapping[Path, Artifact], scratch: Path) -> ov.
     from openvino.frontend.onnx import ConversionExtension
 
     from convert.formats.onnx import write
+    from convert.formats.onnx.layouts import Names
     from validate.runtimes._telemetry import refuse_telemetry
 
     refuse_telemetry()
@@ -48,7 +50,7 @@ def read(model: ir.Model, shared: Mapping[Path, Artifact], scratch: Path) -> ov.
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=scratch) as folder:
         for file in shared.values():
             (Path(folder) / file.path.name).hardlink_to(file.path)
-        write.write(model, Path(folder), write.Names("model"), names, Silent())
+        write.write(model, Path(folder), Names("model"), names, Silent())
         core = ov.Core()
         core.add_extension(ConversionExtension("Attention", _attention))
         try:
@@ -87,6 +89,9 @@ def make_stateful(model: ov.Model) -> None:
     """Turn the cache's inputs and outputs into state, in place; the caller says with `beam_idx` whose rows go on."""
     from openvino._offline_transformations import apply_make_stateful_transformation
 
+    if strange := [name for name in _names(model.inputs) if name not in GIVEN and not name.startswith(PAST)]:
+        got = f"the model takes {', '.join(strange[:3])}, for which no state is known"
+        raise StageError("openvino", got, "a cache of keys and values", "use the onnx stage")
     pairs = {name: PRESENT + name.removeprefix(PAST) for name in _names(model.inputs) if name.startswith(PAST)}
     if lost := set(pairs.values()) - set(_names(model.outputs)):
         raise StageError("openvino", f"the graph gives no {', '.join(sorted(lost)[:3])}", "a cache that goes on")

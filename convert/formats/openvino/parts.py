@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from convert.architectures import TEXT_GRAPH
-from convert.errors import InputError
+from convert.errors import ConvertError, InputError
+from convert.formats.base import Support
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from convert.formats.onnx.families import GraphCut, TracedGraph
+    from convert.source.checkpoint import Checkpoint
 
 TEXT, LANGUAGE = "openvino_model", "openvino_language_model"
 EMBEDDER = "openvino_text_embeddings_model"
@@ -49,6 +51,18 @@ def check(cut: str) -> None:
     if cut not in (TEXT_GRAPH, *WITH_IMAGES):
         got = f"models cut as {cut} have no OpenVINO models that are known here"
         raise InputError("openvino", got, f"a text model, or {', '.join(WITH_IMAGES)}", "use the onnx stage")
+
+
+def supports(checkpoint: Checkpoint) -> Support:
+    """Yes for what ONNX graphs are made of, where OpenVINO GenAI has a pipeline for it."""
+    from convert.formats.onnx.supports import read_kind
+
+    try:
+        kind = read_kind(checkpoint.folder, checkpoint.tensors)
+        check(kind.cut)
+    except ConvertError as error:
+        return Support(tuple(map(str, error.problems)))
+    return Support()
 
 
 def names(cut: str) -> tuple[str, ...]:
