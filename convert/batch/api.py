@@ -67,7 +67,7 @@ class Batch:
         with hold(out):
             journal.folder.mkdir(parents=True, exist_ok=True)
             courier = self._courier()
-            pool = self._pool(journal)
+            pool = self._pool(journal, on_event)
             keeper = Keeper(out, self.keep, not (pool.remote or self.store))
             driver = Driver(self.settings, self.jobs, pool, keeper, on_event, courier)
             shape = {"models": len(self.jobs), "out": str(out), "at_a_time": pool.models_at_a_time()}
@@ -92,14 +92,14 @@ class Batch:
         courier.store.objects.check()
         return courier
 
-    def _pool(self, journal: Journal) -> Pool:
+    def _pool(self, journal: Journal, on_event: OnEvent) -> Pool:
         """Where its processes come from. Raises PlanError where an engine cannot be reached."""
         folder = journal.folder / "workers"
         if self.engine == LOCAL:
             return LocalPool(folder, self.settings.budget(), self.settings.models_at_a_time)
         from convert.batch.ray_pool import RayPool
 
-        return RayPool(self.engine, self.limits, len(self.jobs))
+        return RayPool(self.engine, self.limits, len(self.jobs), on_event)
 
     def _conclude(self, done: Sequence[ModelResult], journal: Journal, on_event: OnEvent) -> None:
         """Write the table and the history: of all that is done, also what nobody waited for."""

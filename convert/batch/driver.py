@@ -98,8 +98,6 @@ class Driver:
         self._selector = selectors.DefaultSelector()
         self._since = moment()
 
-    # ---- the loop
-
     def results(self) -> Iterator[ModelResult]:
         """Every job's result as soon as it is known, until all are done, enough failed, or it is told to stop."""
         try:
@@ -210,13 +208,15 @@ class Driver:
         return sum(other.we_fetched for other in self._queue) < AHEAD
 
     def _start(self, task: Task, what: str) -> None:
-        """Hand a job to a process that has none."""
+        """Hand a job to a process that has none; where there is none it waits."""
+        worker = self._idle(task) or self._new_worker()
+        if worker is None:
+            return
         task.attempt += 1
         task.began = task.began or time.monotonic()
         self._queue.remove(task)
         self._busy.append(task)
         task.job.write()
-        worker = self._idle(task) or self._new_worker()
         task.worker, task.node, task.step, task.seen = worker, worker.node, "", {}
         out, same = self.settings.out, [t for t in self._of_model[task.job.model] if t.result]
         words = {"recipe": str(task.job.path), "out": str(out), **self.settings.room(self._turns.budgets[worker.node])}
@@ -231,8 +231,10 @@ class Driver:
         idle = [worker for worker in self._workers if not worker.job]
         return next((worker for worker in idle if worker.node in nodes), idle[0] if idle else None)
 
-    def _new_worker(self) -> Worker:
+    def _new_worker(self) -> Worker | None:
         worker = self.pool.new()
+        if worker is None:
+            return None
         self._workers.append(worker)
         self._selector.register(worker.socket, selectors.EVENT_READ, worker)
         return worker

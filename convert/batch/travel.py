@@ -18,26 +18,17 @@ from pathlib import Path
 
 from convert import registry
 from convert.batch.jobs import Job
-from convert.distribution import RELEASE
+from convert.batch.versions import versions
 from convert.errors import ConvertError
 from convert.files import cache_folder
 from convert.hashes import HashMemory
 from convert.json_types import JsonDict, JsonObject
-from convert.keys import sha256, version
+from convert.keys import sha256
 from convert.options import named_paths
 from convert.progress import Silent
 from convert.recipe import Recipe, load_recipe, read_words, runs_code
 from convert.source.hub import COMMIT
 from convert.store.steps import StepStore, blob_name
-
-SAME = ("numpy", "torch", "transformers", "numba", "onnx", "onnxruntime", "xllamacpp")  # what bytes may depend on
-
-
-def versions() -> dict[str, str]:
-    """What decides the bytes that a machine makes."""
-    import platform
-
-    return {"convert": RELEASE, "python": platform.python_version(), **{name: version(name) for name in SAME}}
 
 
 def send(job: Job, store: StepStore) -> JsonDict:
