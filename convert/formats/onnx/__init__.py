@@ -106,8 +106,9 @@ def tensor_pairs(output: Output, folder: Path) -> Iterator[TensorPair]:
 def hyperparameters(output: Output, folder: Path) -> Iterator[Hyperparameter]:
     """What the config.json beside the graphs states of the model."""
     from convert.formats.stated import stated
+    from validate.runtimes._graph_session import home_of
 
-    return stated(output.weights.path.parent, folder)
+    return stated(home_of(output.weights.path), folder)
 
 
 def release(output: Output, folder: Path) -> Release:
@@ -131,7 +132,7 @@ RECIPE = (
         "onnx",
         "Graphs of standard operators for ONNX Runtime, OpenVINO and transformers.js.",
         "precision: [fp32, int8] # also fp16, bf16, int4: one trace serves all\n"
-        "# weights: own         # a browser wants data files of its own; shared links the checkpoint's",
+        "# layout: flat         # graphs beside config.json that read the checkpoint's own weights: almost no bytes",
     ),
 )
 
