@@ -46,6 +46,7 @@ class ExportSettings:
     encode: Encode = rounded  # who makes the numbers of int4
     changed: Mapping[str, Stored] = field(default_factory=dict)  # in int4: tensors instead of the checkpoint's
     layout: Layout = HUB
+    pooling: bool = True  # an embedder's graph gives the vector of a text too
 
     def names(self, part: str, precision: str) -> Names:
         """What the files of a part are called in a precision."""
@@ -67,19 +68,21 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def prepare(source: Bundle) -> Prepared:
+def prepare(source: Bundle, *, pooling: bool = True) -> Prepared:
     """What the headers say of exporting `source`; worked out once, unless a file changes.
+
+    With `pooling` an embedder's graph gives the vector of a text too.
 
     Raises ConvertError for a model that is not exported, and for files that are broken.
     """
     paths = [artifact.path for _, artifact in source.artifacts() if artifact.path.is_file()]
     stamps = tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
-    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps)
+    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps, pooling)
 
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object
+    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object, pooling: bool
 ) -> Prepared:
     from convert.formats.onnx.bind import match_tensors, stored
 
@@ -88,12 +91,14 @@ def _prepared(
     home = _home(source)
     tensors = stored(source)
     kind = read_kind(home, tensors, pending.config if pending else None)
-    config, cut = kind.config, kind.graphs()
+    config, cut = kind.config, kind.graphs(pooling=pooling)
     if cut.is_whole:
         tensors = stored(source, heads=True)
     ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
     made = cut.parts(config) if not ledger.problems else []
-    parts = {part.name: tuple(dict.fromkeys(part.parameters.values())) for part in made}
+    parts = {
+        part.name: tuple(dict.fromkeys(name for name in part.parameters.values() if name in ledger.of)) for part in made
+    }
     return Prepared(config, cut, ledger, parts, kind.notes)
 
 
@@ -107,15 +112,13 @@ def _home(source: Bundle) -> Path:
 
 def _skeleton(config: PretrainedConfig, task: Task) -> nn.Module:
     """transformers' whole model on no device: names and shapes."""
-    from convert.formats.onnx.hollow import hollow
-
-    return hollow(config, task.auto_class())
+    return task.model(config)
 
 
 def check(source: Bundle, settings: ExportSettings) -> list[Problem]:
     """What keeps the model from being exported, by headers and configs."""
     try:
-        return list(prepare(source).ledger.problems)
+        return list(prepare(source, pooling=settings.pooling).ledger.problems)
     except ConvertError as error:
         return [p if isinstance(p, Problem) else Problem(STAGE, p) for p in error.problems]
 
@@ -141,7 +144,7 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
     """
     from convert.formats.onnx import bind, write
 
-    prepared = prepare(source)
+    prepared = prepare(source, pooling=settings.pooling)
     if prepared.ledger.problems:
         raise InputError(*_words(prepared.ledger.problems[0]))
     bind.prove_tied(prepared.ledger)

@@ -25,7 +25,7 @@ TABLE, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 def forecast(source: Bundle, settings: ExportSettings) -> Bundle:
     """The bundle that `export` will return. Shared files are named where they lie now: they take no new bytes."""
-    prepared = prepare(source)
+    prepared = prepare(source, pooling=settings.pooling)
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
     for precision in settings.precisions:
         for role, artifact in _files(prepared, precision, settings):

@@ -21,7 +21,7 @@ from convert.errors import InputError, Problem
 from convert.formats.onnx.layouts import LAYOUTS
 from convert.model.memory_needs import LIBRARIES, cores_for
 from convert.needs import MB, Needs
-from convert.options import Options
+from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
 from validate import memory
@@ -57,7 +57,7 @@ def _precisions(value: object) -> object:
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | Path) else value
 
 
 def _pattern(text: str) -> str:
@@ -141,6 +141,16 @@ class ONNXOptions(Options):
     effort: Literal["normal", "high"] = Field(
         "normal", description="with GPTQ: high for more turns of descent, and a little less drift"
     )
+    images: Annotated[tuple[RecipePath, ...], BeforeValidator(_listed)] = Field(
+        (),
+        description="of an ONNX file as the source: images, or folders of them, that int8 is calibrated on; every "
+        "fourth is kept out, and what the graphs give of those is compared with the source",
+    )
+    pooling: bool = Field(
+        True,
+        description="of an embedding model with sentence-transformers' files: the vector of a text, pooled and "
+        "normalized inside the graph, is an output too: sentence_embedding",
+    )
     opset: Literal[20] = Field(20, description="version of the standard operators")
 
     @property
@@ -216,7 +226,19 @@ def _settings(options: ONNXOptions) -> ExportSettings:
     bits = options.embed, options.lm_head, options.edge_down, options.v_proj
     int4 = Int4(options.block_size, options.symmetric, options.method, *bits)
     layout = LAYOUTS[options.layout]
-    return ExportSettings(options.precisions, options.shares, options.keep_fp32, int4, layout=layout)
+    return ExportSettings(options.precisions, options.shares, options.keep_fp32, int4, layout=layout, pooling=options.pooling)
+
+
+def _graph(inputs: Inputs) -> Bundle | None:
+    """The one input, where that is a graph that somebody else made and no checkpoint."""
+    given = list(inputs.values())
+    is_graph = len(given) == 1 and any(artifact.format == "onnx" for artifact in given[0].of(Role.WEIGHTS))
+    return given[0] if is_graph else None
+
+
+_NO_IMAGES = Problem(
+    "images", "is an option of an ONNX file as the source", "model: {path: net.onnx}", "leave it out for a checkpoint"
+)
 
 
 class ONNXStage(Stage[ONNXOptions]):
@@ -234,8 +256,20 @@ class ONNXStage(Stage[ONNXOptions]):
         """The distributions that decide the bytes."""
         return (*self.TOOLS, "onnxruntime-genai") if options.flavor == "genai" else self.TOOLS
 
+    def reads(self, options: ONNXOptions) -> list[Path]:
+        """The images that a graph is calibrated on and compared with."""
+        from convert.formats.onnx.pixels import image_files
+
+        return image_files([path for path in options.images if path.exists()])
+
     def check(self, options: ONNXOptions, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being exported, by its headers and configs."""
+        if (graph := _graph(inputs)) is not None:
+            from convert.formats.onnx import graph_source
+
+            return graph_source.check(options, graph)
+        if options.images:
+            return [_NO_IMAGES]
         try:
             source = checkpoint("onnx", inputs)
         except InputError as error:
@@ -255,6 +289,10 @@ class ONNXStage(Stage[ONNXOptions]):
 
     def forecast(self, options: ONNXOptions, inputs: Inputs) -> Bundle:
         """The bundle that `run` will return, with sizes that are close."""
+        if (graph := _graph(inputs)) is not None:
+            from convert.formats.onnx import graph_source
+
+            return graph_source.forecast(options, graph, LAYOUTS[options.layout])
         source = checkpoint("onnx", inputs)
         if options.flavor == "genai":
             from convert.formats.onnx import genai
@@ -317,7 +355,7 @@ class ONNXStage(Stage[ONNXOptions]):
         for artifact in files:
             where = "shared with the checkpoint" if artifact.kind == "onnx-part/shared" else artifact.kind
             yield f"{artifact.path.name}: about {artifact.size:,} bytes, {where}"
-        if options.flavor == "portable":
+        if options.flavor == "portable" and _graph(inputs) is None:
             from convert.formats.onnx import export
 
             prepared = export.prepare(checkpoint("onnx", inputs))
@@ -326,6 +364,10 @@ class ONNXStage(Stage[ONNXOptions]):
 
     def run(self, options: ONNXOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """Write the graphs and what belongs beside them into `out`."""
+        if (graph := _graph(inputs)) is not None:
+            from convert.formats.onnx import graph_source
+
+            return graph_source.run(options, graph, LAYOUTS[options.layout], out, progress)
         source = checkpoint("onnx", inputs)
         if options.flavor == "genai":
             from convert.formats.onnx import genai
