@@ -28,8 +28,8 @@ def rates(title: str, series: Sequence[tuple[str, np.ndarray, str]], seconds: fl
     for value in np.linspace(0, most / 1.1, 5):
         parts.append(f'<text x="{LEFT - 8}" y="{y(value) + 4:.0f}" text-anchor="end">{value:,.0f}</text>')
         parts.append(f'<path d="M{LEFT} {y(value):.1f}H{WIDTH - 20}" stroke="#8884"/>')
-    for hour in np.linspace(0, hours, 6):
-        parts.append(f'<text x="{x(hour):.0f}" y="{HEIGHT - 20}" text-anchor="middle">{hour:.1f} h</text>')
+    ticks = np.linspace(0, hours, 6)
+    parts += [f'<text x="{x(h):.0f}" y="{HEIGHT - 20}" text-anchor="middle">{h:.1f} h</text>' for h in ticks]
     for name, value in lines.items():
         parts.append(f'<path d="M{LEFT} {y(value):.1f}H{WIDTH - 20}" stroke="#d33" stroke-dasharray="6 4"/>')
         parts.append(f'<text x="{WIDTH - 24}" y="{y(value) - 4:.0f}" text-anchor="end" fill="#d33">{name}</text>')

@@ -37,7 +37,8 @@ class Echo(Worker):
         for number in range(STEPS):
             step = f"step{number}"
             lines.append({"kind": "step", "step": step, "needs": {"memory_bytes": 10**6, "cores": 1}})
-            lines += [{"kind": "event", "event": "progress", "step": step, "data": {"done": i}} for i in range(PROGRESS)]
+            seen = {"kind": "event", "event": "progress", "step": step}
+            lines += [{**seen, "data": {"done": i}} for i in range(PROGRESS)]
             lines.append({"kind": "step over"})
             lines.append({"kind": "event", "event": "step_finished", "step": step, "data": {"seconds": 1.0}})
         result = {"ran": ["x"], "passed": True, "validated": True, "outputs": [], "released": []}
@@ -78,7 +79,8 @@ def jobs(number: int, folder: Path) -> list[Job]:
     """Jobs without a recipe's text, which is written once and let go of."""
     path = folder / "r.yaml"
     path.write_text("name: x\n")
-    return [Job(f"model-{i}", f"org/model-{i}@main", "r", "list:1", path, "", f"org/model-{i}", "") for i in range(number)]
+    names = [f"model-{i}" for i in range(number)]
+    return [Job(name, f"org/{name}@main", "r", "list:1", path, "", f"org/{name}", "") for name in names]
 
 
 def cost(models: int, at_a_time: int) -> tuple[float, float]:

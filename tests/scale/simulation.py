@@ -143,7 +143,8 @@ def settings(models: int, nodes: int, seed: int, driver_ms: float) -> dict[str, 
 
 def table(found: dict[str, Outcome]) -> list[str]:
     """What came of each, in lines."""
-    lines = [f"{'':38}{'hours':>8}{'bound':>8}{'over':>7}{'failed':>8}{'again':>7}{'PUT/s':>8}{'GET/s':>8}{'driver':>8}"]
+    heads = f"{'hours':>8}{'bound':>8}{'over':>7}{'failed':>8}{'again':>7}{'PUT/s':>8}{'GET/s':>8}{'driver':>8}"
+    lines = [f"{'':38}{heads}"]
     for name, o in found.items():
         over = f"{o.makespan / o.bound - 1:.1%}"
         figures = f"{o.makespan / 3600:8.2f}{o.bound / 3600:8.2f}{over:>7}{o.failures:8d}{o.again:7d}"
