@@ -336,5 +336,3 @@ def _run(model: ir.Model, nodes: Sequence[ir.Node], value: ir.Value, context: in
     (table,) = ReferenceEvaluator(proto).run(None, {"position_ids": np.arange(context)[None]})
     flat = np.asarray(table, np.float32)
     return flat.reshape(context, -1) if flat.size % context == 0 and flat.shape[-2] == context else None
-
-

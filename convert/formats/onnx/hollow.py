@@ -96,7 +96,9 @@ def _compute(model: PreTrainedModel) -> None:
     for path in model._keys_to_ignore_on_save or ():
         inner, _, name = path.rpartition(".")
         module = dict(model.named_modules()).get(inner)
-        parameter = module._parameters.get(name) if module is not None else None
+        if module is None:
+            continue
+        parameter = module._parameters.get(name)
         if parameter is not None and parameter.is_meta:
             del module._parameters[name]
             module.register_buffer(name, torch.empty(parameter.shape, device="cpu"), persistent=False)

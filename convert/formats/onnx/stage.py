@@ -225,8 +225,8 @@ def _settings(options: ONNXOptions) -> ExportSettings:
 
     bits = options.embed, options.lm_head, options.edge_down, options.v_proj
     int4 = Int4(options.block_size, options.symmetric, options.method, *bits)
-    layout = LAYOUTS[options.layout]
-    return ExportSettings(options.precisions, options.shares, options.keep_fp32, int4, layout=layout, pooling=options.pooling)
+    layout, pooling = LAYOUTS[options.layout], options.pooling
+    return ExportSettings(options.precisions, options.shares, options.keep_fp32, int4, layout=layout, pooling=pooling)
 
 
 def _graph(inputs: Inputs) -> Bundle | None:
@@ -255,12 +255,6 @@ class ONNXStage(Stage[ONNXOptions]):
     def tools(self, options: ONNXOptions) -> tuple[str, ...]:
         """The distributions that decide the bytes."""
         return (*self.TOOLS, "onnxruntime-genai") if options.flavor == "genai" else self.TOOLS
-
-    def reads(self, options: ONNXOptions) -> list[Path]:
-        """The images that a graph is calibrated on and compared with."""
-        from convert.formats.onnx.pixels import image_files
-
-        return image_files([path for path in options.images if path.exists()])
 
     def check(self, options: ONNXOptions, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being exported, by its headers and configs."""
@@ -303,8 +297,11 @@ class ONNXStage(Stage[ONNXOptions]):
         return sizes.forecast(source, _settings(options))
 
     def reads(self, options: ONNXOptions) -> list[Path]:
-        """The files calibrated on, and the screenshots they name."""
-        return options.calibration.reads if options.calibration else []
+        """The files calibrated on, and the screenshots they name; the images that a graph is calibrated on."""
+        from convert.formats.onnx.pixels import image_files
+
+        images = image_files([path for path in options.images if path.exists()]) if options.images else []
+        return [*(options.calibration.reads if options.calibration else []), *images]
 
     def versions(self, options: ONNXOptions) -> Mapping[str, str]:
         """What the default mix says, where the model reads that."""
