@@ -50,7 +50,7 @@ def cron_commands(text: str) -> list[str]:
 def test_the_crontab() -> None:
     commands = cron_commands((EXAMPLES / "crontab").read_text())
     ours = [part.strip() for command in commands for part in command.split("&&") if part.strip().startswith("convert ")]
-    assert len(ours) == 2
+    assert len(ours) == 3
     for command in ours:
         parse(command)
     with pytest.raises(AssertionError):

@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import RELEASE
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
-from convert.formats.onnx import families
+from convert.formats.onnx import families, tasks
+from convert.formats.onnx.blocks import Encode, Int4, rounded
 from convert.formats.onnx.layouts import FLAT, HUB, Layout, Names, rename
 from convert.formats.onnx.origin import origin
 from convert.formats.onnx.supports import STAGE, read_kind, transformers_config
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-    from convert.formats.onnx.bind import Ledger
+    from convert.formats.onnx.bind import Ledger, Stored
+    from convert.formats.onnx.tasks import Task
 
 HALVES = {"fp16": "F16", "bf16": "BF16"}
 PROJECTORS = ("vision_encoder",)  # graphs that turn an image into embeddings
@@ -40,9 +42,11 @@ class ExportSettings:
     precisions: tuple[str, ...]
     shared: bool = False
     keep: tuple[str, ...] | None = None
-    block_size: int = 32
-    symmetric: bool = True
+    int4: Int4 = field(default_factory=Int4)
+    encode: Encode = rounded  # who makes the numbers of int4
+    changed: Mapping[str, Stored] = field(default_factory=dict)  # in int4: tensors instead of the checkpoint's
     layout: Layout = HUB
+    pooling: bool = True  # an embedder's graph gives the vector of a text too
 
     def names(self, part: str, precision: str) -> Names:
         """What the files of a part are called in a precision."""
@@ -64,19 +68,21 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def prepare(source: Bundle) -> Prepared:
+def prepare(source: Bundle, *, pooling: bool = True) -> Prepared:
     """What the headers say of exporting `source`; worked out once, unless a file changes.
+
+    With `pooling` an embedder's graph gives the vector of a text too.
 
     Raises ConvertError for a model that is not exported, and for files that are broken.
     """
     paths = [artifact.path for _, artifact in source.artifacts() if artifact.path.is_file()]
     stamps = tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
-    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps)
+    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps, pooling)
 
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object
+    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object, pooling: bool
 ) -> Prepared:
     from convert.formats.onnx.bind import match_tensors, stored
 
@@ -85,10 +91,14 @@ def _prepared(
     home = _home(source)
     tensors = stored(source)
     kind = read_kind(home, tensors, pending.config if pending else None)
-    config, cut = kind.config, families.load(kind.cut)
-    ledger = match_tensors(_skeleton(config), tensors)
+    config, cut = kind.config, kind.graphs(pooling=pooling)
+    if cut.is_whole:
+        tensors = stored(source, heads=True)
+    ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
     made = cut.parts(config) if not ledger.problems else []
-    parts = {part.name: tuple(dict.fromkeys(part.parameters.values())) for part in made}
+    parts = {
+        part.name: tuple(dict.fromkeys(name for name in part.parameters.values() if name in ledger.of)) for part in made
+    }
     return Prepared(config, cut, ledger, parts, kind.notes)
 
 
@@ -100,21 +110,15 @@ def _home(source: Bundle) -> Path:
     return path.parent
 
 
-def _skeleton(config: PretrainedConfig) -> nn.Module:
+def _skeleton(config: PretrainedConfig, task: Task) -> nn.Module:
     """transformers' whole model on no device: names and shapes."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto import modeling_auto as auto
-
-    from convert.formats.onnx.hollow import hollow
-
-    has_vision = config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    return hollow(config, AutoModelForImageTextToText if has_vision else AutoModelForCausalLM)
+    return task.model(config)
 
 
 def check(source: Bundle, settings: ExportSettings) -> list[Problem]:
     """What keeps the model from being exported, by headers and configs."""
     try:
-        return list(prepare(source).ledger.problems)
+        return list(prepare(source, pooling=settings.pooling).ledger.problems)
     except ConvertError as error:
         return [p if isinstance(p, Problem) else Problem(STAGE, p) for p in error.problems]
 
@@ -126,7 +130,8 @@ def misfits(source: Bundle) -> list[Problem]:
     try:
         tensors = stored(source)
         planned = source.pending.config if source.pending else None
-        model = _skeleton(transformers_config(_home(source), len(tensors), planned))
+        config = transformers_config(_home(source), len(tensors), planned)
+        model = _skeleton(config, tasks.find(config))
     except InputError as error:
         return [error.problem]
     return list(match_tensors(model, tensors, joins=True).problems)
@@ -139,7 +144,7 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
     """
     from convert.formats.onnx import bind, write
 
-    prepared = prepare(source)
+    prepared = prepare(source, pooling=settings.pooling)
     if prepared.ledger.problems:
         raise InputError(*_words(prepared.ledger.problems[0]))
     bind.prove_tied(prepared.ledger)
@@ -148,7 +153,7 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
     for note in prepared.notes:
         progress.warn(note)
     traced = _traced(prepared, progress)
-    bind.check_used(prepared.ledger, bind.used(traced.values()).__contains__)
+    _check_used(prepared, traced, progress)
     sharing = [precision for precision in settings.precisions if settings.shares(precision, prepared.ledger)]
     home = out / settings.layout.folder
     home.mkdir(exist_ok=True)
@@ -200,11 +205,26 @@ def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
     return traced
 
 
+def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Progress) -> None:
+    """Raise InputError for a weight that is in no graph; of a whole model say only that nothing it gives needs it."""
+    from convert.formats.onnx import bind
+
+    taken = bind.used(traced.values())
+    if not prepared.cut.is_whole:
+        bind.check_used(prepared.ledger, taken.__contains__)
+        return
+    if unused := bind.unused(prepared.ledger, taken.__contains__):
+        progress.note(f"left out: {bind.some(unused)}, which nothing that the model gives depends on")
+    bind.check_found(prepared.ledger, taken)
+
+
 def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: ExportSettings, shared: bool) -> ir.Model:
     """A copy of the traced graph with its weights, in `precision`."""
     from convert.formats.onnx import bind, trace
 
     model = traced.clone()
+    if precision == "int4" and settings.changed:
+        ledger = replace(ledger, of={name: settings.changed.get(t.name, t) for name, t in ledger.of.items()})
     bind.bind(model, ledger, widen=precision == "fp32" and not shared)
     also = frozenset[str]()
     if precision != "fp32":
@@ -229,7 +249,7 @@ def _change(model: ir.Model, precision: str, settings: ExportSettings) -> frozen
     else:
         from convert.formats.onnx.int4 import to_int4
 
-        to_int4(model, settings.block_size, settings.symmetric, keep)
+        to_int4(model, settings.int4, keep, settings.encode)
         return frozenset({"com.microsoft"})
     return frozenset()
 

@@ -25,7 +25,7 @@ TABLE, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 def forecast(source: Bundle, settings: ExportSettings) -> Bundle:
     """The bundle that `export` will return. Shared files are named where they lie now: they take no new bytes."""
-    prepared = prepare(source)
+    prepared = prepare(source, pooling=settings.pooling)
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
     for precision in settings.precisions:
         for role, artifact in _files(prepared, precision, settings):
@@ -74,7 +74,7 @@ def _own(prepared: Prepared, part: str, parameters: Sequence[str]) -> list[str]:
 
 def _bytes(tensor: Stored, precision: str, settings: ExportSettings, fine: bool) -> int:
     """Bytes of a weight in a precision's own file; `fine` ones have eight bits in int4, as tables and heads have."""
-    from convert.formats.onnx.int4 import BITS, FINE_BITS
+    from convert.formats.onnx.int4 import FINE_BITS
 
     count, kept = prod(tensor.shape), tensor.stop - tensor.start
     if precision == "fp32":
@@ -87,10 +87,12 @@ def _bytes(tensor: Stored, precision: str, settings: ExportSettings, fine: bool)
         return kept
     if precision == "int8":
         return count + tensor.shape[0] * 4
-    bits, outputs = FINE_BITS if fine or tensor.name.endswith((TABLE, HEAD)) else BITS, tensor.shape[0]
-    blocks = -(-(count // outputs) // settings.block_size)
-    zeros = 0 if settings.symmetric else -(-blocks * bits // 8)
-    return outputs * (blocks * (settings.block_size * bits // 8 + 4) + zeros)
+    asked, columns = settings.int4, count // tensor.shape[0]
+    bits = FINE_BITS if fine else asked.embed if tensor.name.endswith(TABLE) else 4
+    bits = asked.lm_head if tensor.name.endswith(HEAD) else bits
+    bits = asked.v_proj if not fine and "v_proj" in tensor.name else bits
+    shapes = asked.layout(bits, columns).shapes(tensor.shape[0], columns)
+    return sum(prod(shape) * size for shape, size in zip(shapes, (1, 4, 1), strict=False))
 
 
 def _kept(name: str, precision: str, settings: ExportSettings) -> bool:
