@@ -184,4 +184,5 @@ class _Inputs:
         made = ir.node("DynamicQuantizeLinear", [even], num_outputs=3, metadata_props=dict(node.metadata_props))
         assert node.graph is not None
         node.graph.insert_before(node, made)
-        return _Read(*made.outputs, half, middle)
+        small, scale, zero = made.outputs
+        return _Read(small, scale, zero, half, middle)
