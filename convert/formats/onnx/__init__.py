@@ -48,7 +48,7 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
                 parts,
                 projector,
                 vision,
-                widened=weights.format == FORMAT.name and not weights.type.startswith("int"),
+                widened=weights.format == FORMAT.name and not weights.type.startswith(("int", "q4")),
                 shares_checkpoint=shares,
                 text_only=texts[weights.format],
             )
@@ -92,7 +92,7 @@ def recognize(path: Path, projector: Path | None) -> Found | None:
 def previews(sample: Sample) -> Iterator[Asked]:
     """The portable graphs, and onnxruntime-genai's folder."""
     del sample
-    yield Asked("onnx", {"precision": ["fp32", "fp16", "int8", "int4"]}, slow=True)
+    yield Asked("onnx", {"precision": ["fp32", "fp16", "int8", "int4", "q4f16"]}, slow=True)
     yield Asked("onnx", {"flavor": "genai", "precision": "int4"}, "genai", slow=True)
 
 
@@ -133,7 +133,7 @@ RECIPE = (
         "onnx",
         "onnx",
         "Graphs of standard operators for ONNX Runtime, OpenVINO and transformers.js.",
-        "precision: [fp32, int8] # also fp16, bf16, int4: one trace serves all\n"
+        "precision: [fp32, int8] # also fp16, bf16, int4, q4f16: one trace serves all\n"
         "# layout: flat         # graphs beside config.json that read the checkpoint's own weights: almost no bytes",
     ),
 )
