@@ -21,7 +21,6 @@ from convert.needs import MB, Needs
 from convert.options import Options
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
-from validate import memory
 
 if TYPE_CHECKING:
     from convert.formats.onnx.export import ExportSettings
@@ -170,10 +169,6 @@ class ONNXStage(Stage[ONNXOptions]):
     )
     Options = ONNXOptions
 
-    def tools(self, options: ONNXOptions) -> tuple[str, ...]:
-        """The distributions that decide the bytes."""
-        return (*self.TOOLS, "onnxruntime-genai") if options.flavor == "genai" else self.TOOLS
-
     def check(self, options: ONNXOptions, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being exported, by its headers and configs."""
         try:
@@ -219,12 +214,8 @@ class ONNXStage(Stage[ONNXOptions]):
         return said
 
     def needs(self, options: ONNXOptions, inputs: Inputs, made: Bundle) -> Needs:
-        """torch and the traced graphs; onnxruntime-genai's builder holds the model as float32, and half of it again."""
-        source = only(inputs)
-        if options.flavor == "portable":
-            return Needs(LIBRARIES + 300 * MB, cores_for(source))
-        files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file()]
-        return Needs(LIBRARIES + memory.weights(files).full_bytes * 3 // 2, cores_for(source))
+        """torch and the traced graphs: one weight is in memory at a time."""
+        return Needs(LIBRARIES + 300 * MB, cores_for(only(inputs)))
 
     def explain(self, options: ONNXOptions, inputs: Inputs) -> Iterator[str]:
         """Lines about every file, for `convert plan -v`."""

@@ -19,6 +19,7 @@ from convert.progress import Progress
 from convert.source.companions import ROLES, read_companions
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
     import openvino as ov
 
@@ -93,8 +94,8 @@ class _Shape:
     outputs: int
     name: str = ""
 
-    def chunks(self) -> Iterator[tuple[slice, object]]:
-        raise NotImplementedError
+    def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        return iter(())
 
 
 def export(source: Bundle, asked: Asked, out: Path, progress: Progress) -> Bundle:
@@ -194,7 +195,13 @@ def _is_fine(name: str, scheme: Scheme) -> bool:
 
 
 def _rename(model: ov.Model, part: parts.Part) -> None:
-    """Inputs and outputs are called as the traced graph calls them, and nothing else."""
+    """Inputs and outputs are called as the traced graph calls them, and nothing else.
+
+    What flows between operators loses its names: of an operator that does nothing, an input would get the name as well.
+    """
+    for node in model.get_ops():
+        for output in node.outputs():
+            output.get_tensor().set_names(set())
     for port, name in zip(model.inputs, part.traced.inputs, strict=True):
         port.get_tensor().set_names({name})
     for port, name in zip(model.outputs, part.traced.outputs, strict=True):

@@ -36,9 +36,10 @@ ALIGNMENT = 64
 class Matrix(Protocol):
     """A weight of a graph; convert.formats.onnx.linears.Linear is one."""
 
-    inputs: int
-    outputs: int
-
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
     @property
     def name(self) -> str: ...
     def chunks(self) -> Iterator[tuple[slice, np.ndarray]]: ...
@@ -235,7 +236,8 @@ def _rows(matrix: Matrix) -> Iterator[tuple[slice, np.ndarray]]:
 def _scales(rows: np.ndarray, bits: int, group: int) -> np.ndarray:
     """The best scales as float16 holds them, as float32: integers are found for these."""
     scales = integers.symmetric_scales(rows, bits, group)
-    return np.maximum(scales, np.finfo(np.float16).smallest_subnormal).astype(np.float16).astype(np.float32)
+    held = np.maximum(scales, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+    return np.asarray(held, np.float32)
 
 
 def _symmetric(rows: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
@@ -262,4 +264,4 @@ def _pairs(numbers: np.ndarray) -> np.ndarray:
 
 
 def _even(numbers: np.ndarray) -> np.ndarray:
-    return np.pad(numbers, ((0, 0), (0, numbers.shape[1] % 2)))
+    return np.asarray(np.pad(numbers, ((0, 0), (0, numbers.shape[1] % 2))))
