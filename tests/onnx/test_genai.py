@@ -17,26 +17,15 @@ import pytest
 
 from convert import child
 from convert.bundle import Bundle, Role
-from convert.formats.onnx import genai, genai_config
+from convert.formats.onnx import genai_config
 from convert.formats.onnx.genai_search import search_settings
-from convert.options import Options
+from convert.formats.onnx.stage import STAGE as stage
 from convert.progress import Silent
 from convert.source.stage import STAGE as source
 from tests import processes, tiny
 from validate import runtimes
 
 FARA = Path(__file__).parents[2] / "recipes" / "models" / "fara-nano"
-
-
-class Asked(Options):
-    """The options of the stage that matter here."""
-
-    precision: Any = "fp32"
-    block_size: int = 32
-    symmetric: bool = True
-    weights: str = "shared"
-    keep_fp32: tuple[str, ...] | None = None
-    opset: int = 20
 
 
 class Notes(Silent):
@@ -70,7 +59,8 @@ def write_config(checkpoint: Path, out: Path) -> None:
 def build(folder: Path, out: Path, **asked: Any) -> tuple[Bundle, Notes]:
     out.mkdir(parents=True)
     notes = Notes()
-    return genai.run(Asked(**asked), bundle_of(folder), out, notes), notes
+    options = stage.Options(flavor="genai", **{"precision": "fp32", **asked})
+    return stage.run(options, {"source": bundle_of(folder)}, out, notes), notes
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +366,8 @@ def test_int4_has_the_portable_graphs_weights(tmp_path: Path, symmetric: bool) -
     for node in quantized:
         assert {a.name: a.i for a in node.attribute}["block_size"] == 64
         assert (len([i for i in node.input if i]) > 3) is not symmetric  # zero points
-    predicted = genai.forecast(Asked(precision="int4", block_size=64, symmetric=symmetric), bundle_of(folder))
+    options = stage.Options(flavor="genai", precision="int4", block_size=64, symmetric=symmetric)
+    predicted = stage.forecast(options, {"source": bundle_of(folder)})
     size, built = (sum(a.size for a in b.of(Role.WEIGHTS)) for b in (predicted, made))
     assert abs(size - built) / built < 0.3
 
@@ -402,15 +393,15 @@ def test_a_window_is_the_models_own(tmp_path: Path) -> None:
 
 def test_what_the_folder_cannot_be_is_said_before_it_is_made(tmp_path: Path) -> None:
     bundle = bundle_of(tiny.tiny_qwen2(tmp_path / "m"))
-    asked = Asked(precision=["bf16", "int4"], weights="own")
-    problems = [str(problem) for problem in genai.check(asked, bundle)]
+    asked = stage.Options(flavor="genai", precision=["bf16", "int4"], weights="own")
+    problems = [str(problem) for problem in stage.check(asked, {"source": bundle})]
     assert problems == [
         "precision: bf16, int4 with flavor: genai, wanted one; make a stage for each: "
         "generate() wants one model in a folder",
         "precision: bf16 with flavor: genai, wanted fp32 or fp16 or int8 or int4; flavor: portable has the others",
         "weights: flavor: genai has no such option; leave it out",
     ]
-    assert genai.check(Asked(precision="int4"), bundle) == []
+    assert stage.check(stage.Options(flavor="genai", precision="int4"), {"source": bundle}) == []
 
 
 # ---- the process

@@ -9,9 +9,9 @@ from convert.bundle import Artifact
 from convert.errors import InputError
 from convert.formats.base import Found
 from convert.formats.existing import artifact, names_in, with_companions
-from convert.formats.onnx.existing_graphs import read_graph
 from convert.formats.onnx.layouts import FOLDER
 from convert.json_types import JsonObject
+from convert.source.onnx_graph import read_graph
 from convert.source.untrusted import inside, listed, read_object, shown
 
 GENAI = "genai_config.json"

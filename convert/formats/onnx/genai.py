@@ -21,7 +21,8 @@ from convert.architectures import TEXT_GRAPH
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.files import HashedFile
-from convert.formats.onnx import export, families, genai_config
+from convert.formats.onnx import export as graphs
+from convert.formats.onnx import families, genai_config
 from convert.formats.onnx.layouts import GENAI
 from convert.progress import Progress
 from convert.source.companions import ROLES, read_companions
@@ -38,22 +39,16 @@ GRAPH, EMBEDDING, VISION = "model", "embedding", "vision"
 CONFIG, PROCESSOR = "genai_config.json", "genai_processor.json"
 WITH_IMAGES = ("qwen2_5_vl",)
 """Cuts of families whose images onnxruntime-genai processes and places as the model does."""
-NOT_ITS = ("layout", "weights", "opset")  # options of the portable flavor that the folder has no place for
+NOT_ITS = ("layout", "weights", "opset", "pooling")  # options of the portable flavor that the folder has no place for
 CARRIED = frozenset(ROLES.values()) - {Role.CARD}
 JSON_BYTES = 2 << 10
 
 
 class Asked(Protocol):
-    """What of ONNXOptions decides the folder."""
+    """What of ONNXOptions may not fit the folder."""
 
     @property
     def precision(self) -> str | tuple[str, ...]: ...
-    @property
-    def block_size(self) -> int: ...
-    @property
-    def symmetric(self) -> bool: ...
-    @property
-    def keep_fp32(self) -> tuple[str, ...] | None: ...
     @property
     def model_fields_set(self) -> set[str]: ...
 
@@ -62,20 +57,20 @@ def check(options: Asked, source: Bundle) -> list[Problem]:
     """What keeps the folder from being made: options, a model without graphs, one the runtime cannot generate from."""
     problems = _option_problems(options)
     try:
-        prepared = export.prepare(source)
+        prepared = graphs.prepare(source)
         _cut(prepared)
         return [*problems, *prepared.ledger.problems]
     except ConvertError as error:
         return [*problems, *(p if isinstance(p, Problem) else Problem("onnx", p) for p in error.problems)]
 
 
-def forecast(options: Asked, source: Bundle) -> Bundle:
-    """The bundle that `run` will return, with sizes that are close."""
+def forecast(source: Bundle, settings: graphs.ExportSettings) -> Bundle:
+    """The bundle that `export` will return, with sizes that are close."""
     from convert.formats.onnx import sizes
 
-    prepared, precision = export.prepare(source), _precision(options)
+    prepared, (precision, *_) = graphs.prepare(source), settings.precisions
     names = _names(_cut(prepared))
-    found = sizes.forecast(source, _settings(options))
+    found = sizes.forecast(source, _here(settings))
     files = [*found.of(Role.WEIGHTS), *found.of(Role.PROJECTOR)]
     data = sum(file.size for file in files if file.path.suffix != ".onnx") + _table_bytes(prepared.config)
     graph = sum(file.size for file in files if file.path.suffix == ".onnx")
@@ -98,11 +93,11 @@ def notes(options: Asked) -> list[str]:
     return ["genai: its attention takes no padding in front of a text; onnxruntime-genai puts none there"]
 
 
-def run(options: Asked, source: Bundle, out: Path, progress: Progress) -> Bundle:
+def export(source: Bundle, settings: graphs.ExportSettings, out: Path, progress: Progress) -> Bundle:
     """The folder, written into `out`. Raises ConvertError before a byte is written when the model does not fit."""
     from convert.formats.onnx import bind, write
 
-    prepared, precision, settings = export.prepare(source), _precision(options), _settings(options)
+    prepared, (precision, *_), settings = graphs.prepare(source), settings.precisions, _here(settings)
     if prepared.ledger.problems:
         first = prepared.ledger.problems[0]
         raise InputError(first.where, first.got, first.wanted, first.remedy)
@@ -111,10 +106,10 @@ def run(options: Asked, source: Bundle, out: Path, progress: Progress) -> Bundle
     bind.check_used(prepared.ledger, bind.used(traced.values()).__contains__)
     files: list[Artifact] = []
     for name, hollow in traced.items():
-        model = export.in_precision(hollow, prepared.ledger, precision, settings, False)
+        model = graphs.in_precision(hollow, prepared.ledger, precision, settings, False)
         if name == GRAPH:
             _fuse(model, prepared.config, progress)
-        export.label(model, precision, source, progress.key)
+        graphs.label(model, precision, source, progress.key)
         names = settings.names(name, precision)
         progress.start(f"writing {names.graph}", sum(place.size for place in write.layout(write.tensors_of(model), {})))
         graph, data = write.write(model, out, names, {}, progress)
@@ -128,14 +123,9 @@ def run(options: Asked, source: Bundle, out: Path, progress: Progress) -> Bundle
 # ---- options
 
 
-def _precision(options: Asked) -> str:
-    asked = options.precision
-    return str(asked if isinstance(asked, str) else next(iter(asked)))
-
-
-def _settings(options: Asked) -> export.ExportSettings:
-    precision = (_precision(options),)
-    return export.ExportSettings(precision, False, options.keep_fp32, options.block_size, options.symmetric, GENAI)
+def _here(settings: graphs.ExportSettings) -> graphs.ExportSettings:
+    """The settings of a folder whose files have the names that genai_config.json says."""
+    return replace(settings, layout=GENAI, shared=False)
 
 
 def _option_problems(options: Asked) -> list[Problem]:
@@ -155,7 +145,7 @@ def _option_problems(options: Asked) -> list[Problem]:
 # ---- the graphs
 
 
-def _cut(prepared: export.Prepared) -> str:
+def _cut(prepared: graphs.Prepared) -> str:
     """The name of the family's cut. Raises InputError for one that onnxruntime-genai does not run."""
     for name in (TEXT_GRAPH, *WITH_IMAGES):
         if families.load(name) is prepared.cut:
@@ -169,7 +159,7 @@ def _names(cut: str) -> tuple[str, ...]:
     return (GRAPH,) if cut == TEXT_GRAPH else (GRAPH, EMBEDDING, VISION)
 
 
-def _graphs(prepared: export.Prepared) -> dict[str, TracedGraph]:
+def _graphs(prepared: graphs.Prepared) -> dict[str, TracedGraph]:
     """Name of a file -> what is traced for it."""
     cut = _cut(prepared)
     parts = prepared.cut.parts(prepared.config)
@@ -184,13 +174,13 @@ def _graphs(prepared: export.Prepared) -> dict[str, TracedGraph]:
     return {GRAPH: decoder, EMBEDDING: with_images(embedder, prepared.config), VISION: seen}
 
 
-def _traced(graphs: Mapping[str, TracedGraph], progress: Progress) -> dict[str, ir.Model]:
+def _traced(parts: Mapping[str, TracedGraph], progress: Progress) -> dict[str, ir.Model]:
     from convert.formats.onnx import trace
     from convert.formats.onnx.hollow import attention_nodes
 
-    progress.start("tracing " + ", ".join(graphs), len(graphs), "graphs")
+    progress.start("tracing " + ", ".join(parts), len(parts), "graphs")
     traced = {}
-    for name, part in graphs.items():
+    for name, part in parts.items():
         with attention_nodes():
             traced[name] = trace.trace(part)
         progress.advance(1)
@@ -238,7 +228,7 @@ def _configs(  # noqa: PLR0913, PLR0917 - all that both files say
 
 def _carried_to(source: Bundle) -> dict[str, tuple[Artifact, ...]]:
     return {
-        role.value: tuple(replace(a, path=export.inner_name(a.path), sha256="") for a in source.of(role))
+        role.value: tuple(replace(a, path=graphs.inner_name(a.path), sha256="") for a in source.of(role))
         for role in sorted(CARRIED)
         if source.of(role)
     }
@@ -247,7 +237,7 @@ def _carried_to(source: Bundle) -> dict[str, tuple[Artifact, ...]]:
 def _copied(source: Bundle, out: Path) -> dict[str, tuple[Artifact, ...]]:
     """The source's own companions, in the folder."""
     return {
-        role.value: tuple(export.copy(a.path, out / export.inner_name(a.path), a.kind) for a in source.of(role))
+        role.value: tuple(graphs.copy(a.path, out / graphs.inner_name(a.path), a.kind) for a in source.of(role))
         for role in sorted(CARRIED)
         if source.of(role)
     }

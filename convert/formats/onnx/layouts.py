@@ -35,8 +35,11 @@ _AXES = {
     "sequence": "sequence_length",
     "past": "past_sequence_length",
     "total": "total_sequence_length",
+    "encoder_sequence": "encoder_sequence_length",
+    "encoder_past": "encoder_past_sequence_length",
 }
 _OUTPUTS = {"image_embeds": "image_features"}
+IMAGES = ("vision_encoder",)  # the graphs whose outputs are called so; CLIP's keep their own word
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def rename(model: ir.Model, layout: Layout) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.shape is not None:
             value.shape = ir.Shape([_renamed(size, axes) for size in value.shape])
-    for output in model.graph.outputs:
+    for output in model.graph.outputs if model.graph.name in IMAGES else ():
         output.name = (layout.outputs or {}).get(str(output.name), output.name)
 
 

@@ -17,7 +17,7 @@ from convert.formats.tensorrt.sizes import engine_bytes, engine_weights
 from convert.json_types import JsonObject
 from convert.source.companions import read_json
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8-qdq")
 REFUSED = {
     "int8": "its DynamicQuantizeLinear and MatMulInteger are operators that TensorRT's parser has not",
     "int4": "its MatMulNBits is an operator of com.microsoft, for ONNX Runtime",

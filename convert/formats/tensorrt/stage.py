@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from convert.formats.tensorrt.choice import BuildSettings
 
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8-qdq")
 MOST = 1 << 31
 
 
