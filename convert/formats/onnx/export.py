@@ -171,7 +171,7 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
             for name, model in traced.items()
         }
         for name, model in graphs.items():
-            _label(model, precision, source, progress.key)
+            label(model, precision, source, progress.key)
             rename(model, name, settings.layout)
         names = {name: settings.names(name, precision) for name in graphs}
         for role, artifact in _kinds(_written(graphs, names, home, shared, progress), precision):
@@ -296,7 +296,7 @@ def _kinds(written: Iterator[tuple[str, Artifact, list[Artifact]]], precision: s
         yield from ((role, replace(file, kind=f"onnx-part/{precision}")) for file in data)
 
 
-def _label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
+def label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
     """Say in the graph what it was made from and by what."""
     model.producer_name, model.producer_version = "convert", RELEASE
     model.metadata_props.update(origin(source, precision, key))

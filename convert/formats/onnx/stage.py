@@ -24,7 +24,6 @@ from convert.needs import MB, Needs
 from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
-from validate import memory
 
 if TYPE_CHECKING:
     from convert.formats.onnx.export import ExportSettings
@@ -262,10 +261,6 @@ class ONNXStage(Stage[ONNXOptions]):
     )
     Options = ONNXOptions
 
-    def tools(self, options: ONNXOptions) -> tuple[str, ...]:
-        """The distributions that decide the bytes."""
-        return (*self.TOOLS, "onnxruntime-genai") if options.flavor == "genai" else self.TOOLS
-
     def check(self, options: ONNXOptions, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being exported, by its headers and configs."""
         if (graph := _graph(inputs)) is not None:
@@ -281,7 +276,7 @@ class ONNXStage(Stage[ONNXOptions]):
         if options.flavor == "genai":
             from convert.formats.onnx import genai
 
-            return genai.check(options, source)
+            return genai.check(options, source) or _int4_only(options) or _unsolved(options, source)
         from convert.formats.onnx import export
 
         return (
@@ -301,7 +296,7 @@ class ONNXStage(Stage[ONNXOptions]):
         if options.flavor == "genai":
             from convert.formats.onnx import genai
 
-            return genai.forecast(options, source)
+            return genai.forecast(source, _settings(options))
         from convert.formats.onnx import sizes
 
         return sizes.forecast(source, _settings(options))
@@ -346,17 +341,12 @@ class ONNXStage(Stage[ONNXOptions]):
         return said
 
     def needs(self, options: ONNXOptions, inputs: Inputs, made: Bundle) -> Needs:
-        """torch and the traced graphs; onnxruntime-genai's builder holds the model as float32, and half of it again."""
+        """torch and the traced graphs: one weight is in memory at a time; what GPTQ takes, where it is asked for."""
         from convert.formats.onnx import solving
 
         source = only(inputs)
-        if options.flavor == "portable":
-            solve = _solve(options, source)
-            return (
-                Needs(LIBRARIES + 300 * MB, cores_for(source)) if solve is None else solving.needs(solve, source, made)
-            )
-        files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file()]
-        return Needs(LIBRARIES + memory.weights(files).full_bytes * 3 // 2, cores_for(source))
+        solve = _solve(options, source)
+        return Needs(LIBRARIES + 300 * MB, cores_for(source)) if solve is None else solving.needs(solve, source, made)
 
     def explain(self, options: ONNXOptions, inputs: Inputs) -> Iterator[str]:
         """Lines about every file, for `convert plan -v`."""
@@ -379,21 +369,17 @@ class ONNXStage(Stage[ONNXOptions]):
 
             return graph_source.run(options, graph, LAYOUTS[options.layout], out, progress)
         source = checkpoint("onnx", inputs)
-        if options.flavor == "genai":
-            from convert.formats.onnx import genai
-
-            return genai.run(options, source, out, progress)
-        from convert.formats.onnx import export
+        from convert.formats.onnx import export, genai
         from convert.formats.onnx.known import known, range_finder
 
-        settings = _settings(options)
+        settings, make = _settings(options), genai.export if options.flavor == "genai" else export.export
         if not BLOCKS & set(options.precisions):
-            return export.export(source, settings, out, progress)
+            return make(source, settings, out, progress)
         if "q4f16" in options.precisions:
             settings = replace(settings, beyond=range_finder(source, options.calibration, out, progress))
         with known(settings.int4, _solve(options, source), source, out, progress) as found:
             settings = replace(settings, encode=found.encode, changed=found.changed)
-            made = export.export(source, settings, out, progress)
+            made = make(source, settings, out, progress)
         if found.words:
             progress.note(f"matrices: {found.words}")
         return made
