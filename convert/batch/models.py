@@ -21,6 +21,7 @@ from pathlib import Path
 from convert.batch.options import ModelEntry, Value
 from convert.batch.variables import name_problem, typed
 from convert.errors import Problem
+from convert.files import read_regular
 from convert.inspection.checkpoint_ref import FILES, hub_name
 from convert.source.stage import TYPE_IN_NAME, safe
 from convert.source.untrusted import shown
@@ -120,7 +121,7 @@ def add_list(found: Found, path: Path, variables: Mapping[str, Value] | None = N
     try:
         if path.stat().st_size > MAX_LIST_BYTES:
             return found.say(str(path), "is larger than 64 MiB", "a list of models")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         return found.say(str(path), "is not UTF-8", "a list of models as text")
     except OSError as error:
