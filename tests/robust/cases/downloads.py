@@ -74,6 +74,7 @@ def _served(wicked: Callable[[Asked], Answer | None], recipe: str = HUB) -> Call
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # who asked was ended, or had enough
         url = f"http://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         place.close += [server.shutdown, server.server_close]
