@@ -8,7 +8,7 @@ CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --
 # uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-full test test-web web browser check lowest test-lowest constraints lock bench faults parity variants \
+.PHONY: demo demo-full test test-web web browser check lowest test-lowest constraints lock bench scale faults parity variants \
 	format docs clean hostile crash fuzz audit sbom
 
 demo: .venv/installed
@@ -80,6 +80,13 @@ bench: .venv/installed
 	$(BIN)/python -m tests.bench.encoders
 	$(BIN)/python -m tests.bench.fixed_cost
 	$(BIN)/python -m tests.bench.end_to_end $(if $(LLAMA_CPP),--peer $(LLAMA_CPP)) $(BENCH)
+
+# Batches at scale: beside a shell loop, on a Ray cluster of processes whose parts are killed, and a simulated one of
+# 1,000 nodes. About half an hour on two idle cores.
+scale: .venv/installed
+	$(BIN)/python -m tests.scale batch
+	$(BIN)/python -m tests.scale kills
+	$(BIN)/python -m tests.scale simulation
 
 # Real damage of many kinds, made on honest outputs of six models: whether validation finds each and names its place.
 # About fifteen minutes on two idle cores; the honest outputs are kept in .cache/faults.

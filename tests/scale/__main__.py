@@ -6,7 +6,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-PARTS = ("batch", "kills", "simulation", "streamed")
+PARTS = ("batch", "kills", "simulation")
 
 
 def simulated(words: argparse.Namespace) -> None:
