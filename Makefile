@@ -8,7 +8,7 @@ CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --
 # uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-full test browser check lowest test-lowest constraints bench faults parity variants format docs clean
+.PHONY: demo demo-full test test-web web browser check lowest test-lowest constraints bench faults parity variants format docs clean
 
 demo: .venv/installed
 	$(BIN)/convert run $(RECIPE)
@@ -26,6 +26,17 @@ browser:
 		command -v apt-get >/dev/null && test "$$(id -u)" = 0 && echo "installing Chromium for the tests of report.html" && \
 		{ $(CHROMIUM) || { timeout 300 apt-get update -qq && $(CHROMIUM); }; } >/dev/null 2>&1; \
 	} || echo "no Chromium: the tests of report.html in a browser are skipped"
+
+# transformers.js for the page of `convert serve`, the runtime transformers_js and the tests of both: from npm, by node 20.
+web: .cache/web/node_modules/.package-lock.json
+.cache/web/node_modules/.package-lock.json: web/package-lock.json
+	@command -v npm >/dev/null || { echo "no npm: install Node.js 20 or newer, then \`make web\`"; exit 1; }
+	mkdir -p .cache/web
+	cp web/package.json web/package-lock.json .cache/web
+	npm ci --prefix .cache/web --ignore-scripts --no-audit --no-fund
+
+test-web: .venv/installed web browser
+	$(BIN)/pytest tests/web
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""ONNX graphs on OpenVINO, on the CPU in float32: a second runtime for graphs that claim to be portable.
+"""OpenVINO's own folders on OpenVINO, on the CPU in float32; and a second runtime for graphs that claim to be portable.
 
 Its default on a CPU that can is to compute in bfloat16 and to quantize activations: differences of 0.1 that say nothing
 about the graph. Both are off here.
@@ -74,6 +74,10 @@ class OpenVinoGraph:
         data = self._request.get_tensor(name).data
         return np.array(data if data.dtype == dtype else data.view(dtype))
 
+    def forget(self) -> None:
+        """Empty the state of a model that holds its cache."""
+        self._request.reset_state()
+
     def close(self) -> None:
         del self._request
 
@@ -98,6 +102,7 @@ class OpenVino(Runtime):
 
     NAME = "OpenVINO"
     DISTRIBUTIONS = ("openvino",)
+    FORMATS = ("openvino",)
     ALSO_RUNS = ("onnx",)
 
     def available(self) -> str | None:
@@ -117,6 +122,10 @@ class OpenVino(Runtime):
         from validate.runtimes._threads import useful_threads, weights_of
 
         count = threads or useful_threads(*weights_of(model))
+        if model.suffix == ".xml":
+            from validate.runtimes._openvino_folder import StatefulSession
+
+            return StatefulSession(model, lambda path: OpenVinoGraph(path, count), count)
         return GraphSession(model, lambda path: OpenVinoGraph(path, count), projector, count)
 
 

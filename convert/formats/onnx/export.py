@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from convert.distribution import RELEASE
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
 from convert.formats.onnx import families, tasks
-from convert.formats.onnx.layouts import HUB, Layout, Names, rename
+from convert.formats.onnx.blocks import Encode, Int4, rounded
+from convert.formats.onnx.layouts import FLAT, HUB, Layout, Names, rename
 from convert.formats.onnx.origin import origin
 from convert.formats.onnx.supports import STAGE, read_kind, transformers_config
 from convert.progress import Progress
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-    from convert.formats.onnx.bind import Ledger
+    from convert.formats.onnx.bind import Ledger, Stored
     from convert.formats.onnx.tasks import Task
 
 HALVES = {"fp16": "F16", "bf16": "BF16"}
@@ -41,8 +42,9 @@ class ExportSettings:
     precisions: tuple[str, ...]
     shared: bool = False
     keep: tuple[str, ...] | None = None
-    block_size: int = 32
-    symmetric: bool = True
+    int4: Int4 = field(default_factory=Int4)
+    encode: Encode = rounded  # who makes the numbers of int4
+    changed: Mapping[str, Stored] = field(default_factory=dict)  # in int4: tensors instead of the checkpoint's
     layout: Layout = HUB
     pooling: bool = True  # an embedder's graph gives the vector of a text too
 
@@ -171,7 +173,22 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
             made[role].append(artifact)
     made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in linked.values()]
     made[Role.WEIGHTS] += _index(source, out) if linked and home == out else []
-    return _bundle(source, out, made, _companions(source, prepared.cut, out))
+    edited = _edited(source, prepared, made, settings)
+    return _bundle(source, out, made, _companions(source, prepared.cut, out, edited))
+
+
+def _edited(
+    source: Bundle, prepared: Prepared, made: Mapping[Role, Sequence[Artifact]], settings: ExportSettings
+) -> dict[str, str]:
+    """The texts of the companions that the layout's readers want otherwise than the checkpoint has them."""
+    from convert.formats.onnx import web_configs
+
+    if settings.layout is FLAT:
+        return {}
+    names = [artifact.path.name for files in made.values() for artifact in files]
+    graphs = [name for name in names if name.endswith(".onnx")]
+    pieces = {graph: sum(name.startswith(f"{graph}_data") for name in names) for graph in graphs}
+    return web_configs.texts(source, prepared.config, pieces, settings.precisions)
 
 
 def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
@@ -206,6 +223,8 @@ def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: Exp
     from convert.formats.onnx import bind, trace
 
     model = traced.clone()
+    if precision == "int4" and settings.changed:
+        ledger = replace(ledger, of={name: settings.changed.get(t.name, t) for name, t in ledger.of.items()})
     bind.bind(model, ledger, widen=precision == "fp32" and not shared)
     also = frozenset[str]()
     if precision != "fp32":
@@ -230,7 +249,7 @@ def _change(model: ir.Model, precision: str, settings: ExportSettings) -> frozen
     else:
         from convert.formats.onnx.int4 import to_int4
 
-        to_int4(model, settings.block_size, settings.symmetric, keep)
+        to_int4(model, settings.int4, keep, settings.encode)
         return frozenset({"com.microsoft"})
     return frozenset()
 
@@ -272,13 +291,19 @@ def _index(source: Bundle, out: Path) -> list[Artifact]:
     return [copy(path, out / path.name, "onnx-part/shared") for path in sorted(paths) if path.is_file()]
 
 
-def _companions(source: Bundle, cut: families.GraphCut, out: Path) -> dict[Role, tuple[Artifact, ...]]:
-    """Copies of tokenizer, templates, processors and configs, and the helper modules: the folder is whole."""
+def _companions(
+    source: Bundle, cut: families.GraphCut, out: Path, edited: Mapping[str, str]
+) -> dict[Role, tuple[Artifact, ...]]:
+    """Tokenizer, templates, processors and configs, as they are or by `edited`, and helper modules: a whole folder."""
     copies: dict[Role, tuple[Artifact, ...]] = {}
     for role, artifact in source.artifacts():
-        if role in set(ROLES.values()):
-            inside = inner_name(artifact.path)
+        inside = inner_name(artifact.path)
+        if role in set(ROLES.values()) and inside.as_posix() not in edited:
             copies[role] = (*copies.get(role, ()), copy(artifact.path, out / inside, artifact.kind))
+    for name, text in edited.items():
+        with HashedFile(out / name) as file:
+            file.write(text.encode())
+        copies[ROLES[name]] = (*copies.get(ROLES[name], ()), file.artifact("json"))
     for path, helper in helper_files(cut):
         copies[Role.PREPROCESSOR] = (*copies.get(Role.PREPROCESSOR, ()), copy(path, out / helper, "python"))
     return copies

@@ -40,7 +40,19 @@ BUILDER = "onnxruntime_genai.models.builder"
 NEEDS = {"onnxruntime_genai": "genai", "onnxruntime": "onnx", "onnx": "onnx", "torch": "onnx", "transformers": "onnx"}
 TOOLS = ("onnxruntime-genai", "onnxruntime", "onnx", "torch", "transformers")
 GRAPH, DATA, CONFIG = "model.onnx", "model.onnx.data", "genai_config.json"
-NOT_ITS = ("keep_fp32", "layout", "weights", "opset")  # options of the portable flavor that the builder has no word for
+NOT_ITS = (
+    "keep_fp32",
+    "layout",
+    "weights",
+    "opset",
+    "method",
+    "embed",
+    "lm_head",
+    "edge_down",
+    "v_proj",
+    "calibration",
+)
+"""Options of the portable flavor that the builder has no word for."""
 CARRIED = frozenset(ROLES.values()) - {Role.CARD}
 GRAPH_BYTES = 64 << 10
 NOISE = re.compile(r"it/s|\?it|matmul_nbits_quantizer|^Extra options:|^Valid precision")

@@ -7,6 +7,7 @@ real. Attention is ours: it never repeats keys for the heads that share them, an
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import math
 import warnings
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 ATTENTION = "convert_onnx"  # the name under which transformers knows `attention` and `mask`
 MASKED = torch.finfo(torch.float32).min  # not -inf: a row that sees nothing must give numbers, not NaN
 LARGEST_BUFFER = 1 << 26  # values: 2048 positions of 32768 numbers
+_AS_NODES: contextvars.ContextVar[bool] = contextvars.ContextVar("attention as nodes", default=False)
 UNKNOWN = ("s_aux", "head_mask", "logit_bias")  # what other attentions take and this one does not
 
 
@@ -91,10 +93,12 @@ def fill(model: PreTrainedModel) -> None:
 
 def _compute(model: PreTrainedModel) -> None:
     """Make constants of the parameters that are never saved, with the values they start with: Marian's positions."""
+    modules = dict(model.named_modules())
     for path in model._keys_to_ignore_on_save or ():
         inner, _, name = path.rpartition(".")
-        module = dict(model.named_modules()).get(inner)
-        parameter = module._parameters.get(name) if module is not None else None
+        if (module := modules.get(inner)) is None:
+            continue
+        parameter = module._parameters.get(name)
         if parameter is not None and parameter.is_meta:
             del module._parameters[name]
             module.register_buffer(name, torch.empty(parameter.shape, device="cpu"), persistent=False)
@@ -146,6 +150,9 @@ def attention(  # noqa: PLR0913 - transformers calls it so
     """
     if strange := [name for name in UNKNOWN if others.get(name) is not None]:
         raise ValueError(f"its attention takes {', '.join(strange)}")
+    if _AS_NODES.get():
+        added = [bias for bias in (attention_mask, position_bias) if bias is not None]
+        return _node(query, key, value, sum(added) if added else None, scaling, softcap), None
     batch, heads, _, width = query.shape
     shared = key.shape[1]
     query = query * (width**-0.5 if scaling is None else scaling)
@@ -161,6 +168,27 @@ def attention(  # noqa: PLR0913 - transformers calls it so
     if heads != shared:
         mixed = mixed.reshape(batch, heads, -1, value.shape[-1])
     return mixed.transpose(1, 2), None
+
+
+def _node(  # noqa: PLR0913, PLR0917 - what an attention takes
+    query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, scaling: float | None, softcap: float | None
+) -> Tensor:
+    """The same as one node, ONNX's Attention of opset 23: a writer for an engine puts the engine's own in its place."""
+    attributes = {"scale": float(query.shape[-1] ** -0.5 if scaling is None else scaling), "softcap": softcap or 0.0}
+    shape = (*query.shape[:-1], value.shape[-1])
+    inputs = (query, key, value) if added is None else (query, key, value, added)
+    mixed: Tensor = torch.onnx.ops.symbolic("Attention", inputs, attributes, dtype=query.dtype, shape=shape)
+    return mixed.transpose(1, 2)
+
+
+@contextlib.contextmanager
+def attention_nodes() -> Iterator[None]:
+    """Attention that is traced inside is a single node, which no runtime of portable graphs is given."""
+    token = _AS_NODES.set(True)
+    try:
+        yield
+    finally:
+        _AS_NODES.reset(token)
 
 
 def _softmax(scores: Tensor, added: Tensor | None, heads: int) -> Tensor:

@@ -23,6 +23,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which c
 SIZE = 224
 LARGEST = 1 << 26  # pixels of an image: 8192 x 8192
 BILINEAR = 2  # PIL's number
+HELD_OUT = 4  # one in so many is measured with
 
 
 @dataclass(frozen=True)
@@ -124,3 +125,18 @@ def image_files(named: Sequence[Path]) -> list[Path]:
         else:
             raise InputError(str(path), "does not exist", "an image, or a folder of images", "check the path")
     return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Images:
+    """Those that calibrate, and those that are measured with."""
+
+    calibrate: Sequence[Path]
+    measure: Sequence[Path]
+
+
+def split(named: Sequence[Path]) -> Images:
+    """The images of the recipe, every fourth of them to measure with. Raises InputError."""
+    found = image_files(named)
+    held = found[HELD_OUT - 1 :: HELD_OUT]
+    return Images([path for path in found if path not in set(held)], held)

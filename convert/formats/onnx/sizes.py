@@ -8,8 +8,10 @@ from math import prod
 from pathlib import Path
 
 from convert.bundle import Artifact, Bundle, Role
+from convert.formats.onnx import web_configs
 from convert.formats.onnx.bind import Stored
 from convert.formats.onnx.export import HALVES, PROJECTORS, ExportSettings, Prepared, helper_files, inner_name, prepare
+from convert.formats.onnx.layouts import FLAT
 from convert.formats.onnx.write import INLINE_BYTES
 from convert.source.checkpoint import SAFETENSORS
 from convert.source.companions import ROLES
@@ -32,7 +34,7 @@ def forecast(source: Bundle, settings: ExportSettings) -> Bundle:
         made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in source.of(Role.WEIGHTS)]
         made[Role.WEIGHTS] += [] if settings.layout.folder else _indexes(source)
     roles = {str(role): tuple(files) for role, files in made.items()}
-    return source.with_(imatrix=(), report=(), **(roles | _companions(source, prepared)))
+    return source.with_(imatrix=(), report=(), **(roles | _companions(source, prepared, settings)))
 
 
 def _files(prepared: Prepared, precision: str, settings: ExportSettings) -> Iterator[tuple[Role, Artifact]]:
@@ -72,7 +74,7 @@ def _own(prepared: Prepared, part: str, parameters: Sequence[str]) -> list[str]:
 
 def _bytes(tensor: Stored, precision: str, settings: ExportSettings, fine: bool) -> int:
     """Bytes of a weight in a precision's own file; `fine` ones have eight bits in int4, as tables and heads have."""
-    from convert.formats.onnx.int4 import BITS, FINE_BITS
+    from convert.formats.onnx.int4 import FINE_BITS
 
     count, kept = prod(tensor.shape), tensor.stop - tensor.start
     if precision == "fp32":
@@ -85,10 +87,12 @@ def _bytes(tensor: Stored, precision: str, settings: ExportSettings, fine: bool)
         return kept
     if precision == "int8":
         return count + tensor.shape[0] * 4
-    bits, outputs = FINE_BITS if fine or tensor.name.endswith((TABLE, HEAD)) else BITS, tensor.shape[0]
-    blocks = -(-(count // outputs) // settings.block_size)
-    zeros = 0 if settings.symmetric else -(-blocks * bits // 8)
-    return outputs * (blocks * (settings.block_size * bits // 8 + 4) + zeros)
+    asked, columns = settings.int4, count // tensor.shape[0]
+    bits = FINE_BITS if fine else asked.embed if tensor.name.endswith(TABLE) else 4
+    bits = asked.lm_head if tensor.name.endswith(HEAD) else bits
+    bits = asked.v_proj if not fine and "v_proj" in tensor.name else bits
+    shapes = asked.layout(bits, columns).shapes(tensor.shape[0], columns)
+    return sum(prod(shape) * size for shape, size in zip(shapes, (1, 4, 1), strict=False))
 
 
 def _kept(name: str, precision: str, settings: ExportSettings) -> bool:
@@ -106,12 +110,15 @@ def _indexes(source: Bundle) -> list[Artifact]:
     return [Artifact("onnx-part/shared", Path(p.name), p.stat().st_size) for p in paths if p.is_file()]
 
 
-def _companions(source: Bundle, prepared: Prepared) -> dict[str, tuple[Artifact, ...]]:
+def _companions(source: Bundle, prepared: Prepared, settings: ExportSettings) -> dict[str, tuple[Artifact, ...]]:
     copies: dict[str, tuple[Artifact, ...]] = {}
     for role, artifact in source.artifacts():
         if role in set(ROLES.values()):
             copy = Artifact(artifact.kind, inner_name(artifact.path), artifact.size)
             copies[str(role)] = (*copies.get(str(role), ()), copy)
+    if settings.layout is not FLAT and web_configs.lacks_image_settings(source):
+        made = Artifact("json", Path(web_configs.IMAGES), 1000)
+        copies[str(Role.PREPROCESSOR)] = (*copies[str(Role.PREPROCESSOR)], made)
     for path, name in helper_files(prepared.cut):
         name_of = str(Role.PREPROCESSOR)
         copies[name_of] = (*copies.get(name_of, ()), Artifact("python", Path(name), path.stat().st_size))

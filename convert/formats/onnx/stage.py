@@ -8,12 +8,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from convert.bundle import Artifact, Bundle, Role
+from convert.calibration import mix
+from convert.calibration.options import Calibration
 from convert.errors import InputError, Problem
 from convert.formats.onnx.layouts import LAYOUTS
 from convert.model.memory_needs import LIBRARIES, cores_for
@@ -25,6 +28,7 @@ from validate import memory
 
 if TYPE_CHECKING:
     from convert.formats.onnx.export import ExportSettings
+    from convert.formats.onnx.solving import Asked
 
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
@@ -70,6 +74,18 @@ def _power_of_two(number: int) -> int:
     return number
 
 
+INT4_ONLY = (
+    "block_size",
+    "symmetric",
+    "method",
+    "embed",
+    "lm_head",
+    "edge_down",
+    "v_proj",
+    "calibration",
+    "scale",
+    "effort",
+)
 _ONE = {"enum": list(PRECISIONS), "type": "string"}
 
 
@@ -105,7 +121,25 @@ class ONNXOptions(Options):
         32, ge=16, le=256, description="weights that share a scale in int4: 16, 32, 64, 128 or 256"
     )
     symmetric: bool = Field(
-        True, description="int4 without zero points, as onnxruntime-genai's builder makes it; false to have them"
+        True, description="int4 without zero points; false to have them: a fortieth larger, and a little less drift"
+    )
+    method: Literal["search", "plain"] = Field(
+        "search",
+        description="of int4, search: scales of less error, weighed by importance where the stage it takes from has "
+        "some; plain: as ONNX Runtime's quantizer rounds, byte for byte",
+    )
+    embed: Literal[4, 8] = Field(8, description="bits of the table that tokens are looked up in, in int4")
+    lm_head: Literal[4, 8] = Field(8, description="bits of the layer that gives the logits, in int4")
+    edge_down: Literal[4, 8] = Field(4, description="bits of the first and the last down_proj, in int4")
+    v_proj: Literal[4, 8] = Field(8, description="bits of v_proj, small where heads share their keys, in int4")
+    calibration: Calibration | None = Field(
+        None,
+        description="of int4: have GPTQ find the integers, measured on this; {} for a mix of our own. From a "
+        "calibration stage with Gram matrices it does so unasked",
+    )
+    scale: bool = Field(False, description="with GPTQ: AWQ's factors too, folded into the norms")
+    effort: Literal["normal", "high"] = Field(
+        "normal", description="with GPTQ: high for more turns of descent, and a little less drift"
     )
     images: Annotated[tuple[RecipePath, ...], BeforeValidator(_listed)] = Field(
         (),
@@ -137,7 +171,7 @@ def _int4_only(options: ONNXOptions) -> list[Problem]:
         Problem(
             name, "is an option of int4, and `precision` has no int4", "", "leave it out, or add int4 to `precision`"
         )
-        for name in ("block_size", "symmetric")
+        for name in INT4_ONLY
         if name in options.model_fields_set
     ]
 
@@ -156,17 +190,44 @@ def _keeps_nothing(options: ONNXOptions, source: Bundle) -> list[Problem]:
     ]
 
 
+def _solve(options: ONNXOptions, source: Bundle) -> Asked | None:
+    """What GPTQ is asked for; None where nothing is calibrated."""
+    from convert.formats.onnx.solving import Asked
+    from convert.model.statistics import has_grams
+
+    if "int4" not in options.precisions or options.method == "plain":
+        return None
+    if options.calibration is None and not has_grams(source):
+        return None
+    calibration = options.calibration or Calibration.model_validate({})
+    return Asked(_settings(options).int4, calibration, options.scale, options.effort)
+
+
+def _unsolved(options: ONNXOptions, source: Bundle) -> list[Problem]:
+    """Options of GPTQ where nothing is calibrated, and what keeps the model from being."""
+    from convert.formats.onnx import solving
+
+    asked = _solve(options, source)
+    if asked is not None:
+        return solving.check(asked, source, named=options.calibration is not None)
+    remedy = "say `calibration: {}`, or leave it out"
+    remedy = "leave it out, or `method: plain`" if options.method == "plain" else remedy
+    return [
+        Problem(name, "is an option of GPTQ, which needs a calibration", "", remedy)
+        for name in ("calibration", "scale", "effort")
+        if name in options.model_fields_set
+    ]
+
+
 def _settings(options: ONNXOptions) -> ExportSettings:
+    from convert.formats.onnx.blocks import Int4
     from convert.formats.onnx.export import ExportSettings
 
+    bits = options.embed, options.lm_head, options.edge_down, options.v_proj
+    int4 = Int4(options.block_size, options.symmetric, options.method, *bits)
+    layout = LAYOUTS[options.layout]
     return ExportSettings(
-        options.precisions,
-        options.shares,
-        options.keep_fp32,
-        options.block_size,
-        options.symmetric,
-        LAYOUTS[options.layout],
-        options.pooling,
+        options.precisions, options.shares, options.keep_fp32, int4, layout=layout, pooling=options.pooling
     )
 
 
@@ -175,6 +236,12 @@ def _graph(inputs: Inputs) -> Bundle | None:
     given = list(inputs.values())
     is_graph = len(given) == 1 and any(artifact.format == "onnx" for artifact in given[0].of(Role.WEIGHTS))
     return given[0] if is_graph else None
+
+
+def _images(options: ONNXOptions) -> list[Path]:
+    from convert.formats.onnx.pixels import image_files
+
+    return image_files([path for path in options.images if path.exists()])
 
 
 _NO_IMAGES = Problem(
@@ -186,7 +253,7 @@ class ONNXStage(Stage[ONNXOptions]):
     """ONNX graphs of standard operators, in any number of precisions, or onnxruntime-genai's folder."""
 
     NAME = "onnx"
-    VERSION = 1
+    VERSION = 2
     TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
     NEEDS: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "ml_dtypes"), "onnx"
@@ -196,12 +263,6 @@ class ONNXStage(Stage[ONNXOptions]):
     def tools(self, options: ONNXOptions) -> tuple[str, ...]:
         """The distributions that decide the bytes."""
         return (*self.TOOLS, "onnxruntime-genai") if options.flavor == "genai" else self.TOOLS
-
-    def reads(self, options: ONNXOptions) -> list[Path]:
-        """The images that a graph is calibrated on and compared with."""
-        from convert.formats.onnx.pixels import image_files
-
-        return image_files([path for path in options.images if path.exists()])
 
     def check(self, options: ONNXOptions, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being exported, by its headers and configs."""
@@ -221,7 +282,12 @@ class ONNXStage(Stage[ONNXOptions]):
             return genai.check(options, source)
         from convert.formats.onnx import export
 
-        return _int4_only(options) or export.check(source, _settings(options)) or _keeps_nothing(options, source)
+        return (
+            _int4_only(options)
+            or export.check(source, _settings(options))
+            or _keeps_nothing(options, source)
+            or _unsolved(options, source)
+        )
 
     def forecast(self, options: ONNXOptions, inputs: Inputs) -> Bundle:
         """The bundle that `run` will return, with sizes that are close."""
@@ -237,6 +303,22 @@ class ONNXStage(Stage[ONNXOptions]):
         from convert.formats.onnx import sizes
 
         return sizes.forecast(source, _settings(options))
+
+    def reads(self, options: ONNXOptions) -> list[Path]:
+        """The files calibrated on, and the screenshots they name; of a graph, all its images."""
+        return [*_images(options), *(options.calibration.reads if options.calibration else [])]
+
+    def versions(self, options: ONNXOptions) -> Mapping[str, str]:
+        """What the default mix says, where the model reads that."""
+        return options.calibration.versions if options.calibration else {}
+
+    def calibrates(self, options: ONNXOptions) -> list[Path]:
+        """The same files, or those of the mix: the integers are fitted to them."""
+        if options.calibration is None:
+            from convert.formats.onnx.pixels import split
+
+            return list(split(_images(options)).calibrate)
+        return self.reads(options) if options.calibration.files else mix.files()
 
     def notes(self, options: ONNXOptions) -> list[str]:
         """What a user should know of the files before they are made."""
@@ -259,9 +341,14 @@ class ONNXStage(Stage[ONNXOptions]):
 
     def needs(self, options: ONNXOptions, inputs: Inputs, made: Bundle) -> Needs:
         """torch and the traced graphs; onnxruntime-genai's builder holds the model as float32, and half of it again."""
+        from convert.formats.onnx import solving
+
         source = only(inputs)
         if options.flavor == "portable":
-            return Needs(LIBRARIES + 300 * MB, cores_for(source))
+            solve = _solve(options, source)
+            return (
+                Needs(LIBRARIES + 300 * MB, cores_for(source)) if solve is None else solving.needs(solve, source, made)
+            )
         files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file()]
         return Needs(LIBRARIES + memory.weights(files).full_bytes * 3 // 2, cores_for(source))
 
@@ -291,8 +378,17 @@ class ONNXStage(Stage[ONNXOptions]):
 
             return genai.run(options, source, out, progress)
         from convert.formats.onnx import export
+        from convert.formats.onnx.known import known
 
-        return export.export(source, _settings(options), out, progress)
+        settings = _settings(options)
+        if "int4" not in options.precisions:
+            return export.export(source, settings, out, progress)
+        with known(settings.int4, _solve(options, source), source, out, progress) as found:
+            settings = replace(settings, encode=found.encode, changed=found.changed)
+            made = export.export(source, settings, out, progress)
+        if found.words:
+            progress.note(f"matrices: {found.words}")
+        return made
 
 
 STAGE = ONNXStage()
