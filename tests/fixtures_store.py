@@ -21,7 +21,7 @@ class Faulty:
 
     rate: float = 0.0
     seed: int = 0
-    asked: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, status
+    asked: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, status: of what was done
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -42,11 +42,10 @@ class Faulty:
                 return start(line, headers, info) if not fails else lambda data: None
 
             body = list(application(environment, begin))
-            if fails:
-                return self._refuse(method, path, start)
-            with self.lock:
-                self.asked.append((method, path, status[0]))
-            return body
+            with self.lock:  # PUT+: only where there is none
+                how = "PUT+" if "HTTP_IF_NONE_MATCH" in environment else method
+                self.asked.append((how, path, status[0]))
+            return self._refuse(method, path, start) if fails else body
 
         return answer
 

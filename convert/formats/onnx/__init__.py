@@ -119,7 +119,9 @@ def release(output: Output, folder: Path) -> Release:
     names = {file.path.name: file.path for file in output.files}
     if output.weights.format == FORMAT.name:
         files = {f"onnx/{name}": path for name, path in names.items()}
-        return Release("-ONNX", files, library="transformers.js", usage=usage.PORTABLE)
+        return Release(
+            "-ONNX", files, library="transformers.js", usage=usage.IMAGES if output.projector else usage.PORTABLE
+        )
     config = output.weights.path.with_name("genai_config.json")
     names |= {config.name: config} if config.is_file() else {}
     suffix = f"-ONNX-genai-{output.weights.type}"

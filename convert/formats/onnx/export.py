@@ -166,9 +166,9 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
             name: in_precision(model, prepared.ledger, precision, settings, bool(shared))
             for name, model in traced.items()
         }
-        for model in graphs.values():
+        for name, model in graphs.items():
             _label(model, precision, source, progress.key)
-            rename(model, settings.layout)
+            rename(model, name, settings.layout)
         names = {name: settings.names(name, precision) for name in graphs}
         for role, artifact in _kinds(_written(graphs, names, home, shared, progress), precision):
             made[role].append(artifact)

@@ -17,8 +17,9 @@ import numpy as np
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
+from convert.formats.onnx.image_files import split
 from convert.formats.onnx.layouts import Layout, Names
-from convert.formats.onnx.pixels import Preprocessing, preprocessing, split
+from convert.formats.onnx.pixels import Preprocessing, preprocessing
 from convert.progress import Progress
 from convert.source.companions import ROLES
 from convert.source.onnx_graph import read_graph

@@ -18,12 +18,10 @@ from convert.json_types import JsonObject
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm"})
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which classifiers are trained on
 SIZE = 224
 LARGEST = 1 << 26  # pixels of an image: 8192 x 8192
 BILINEAR = 2  # PIL's number
-HELD_OUT = 4  # one in so many is measured with
 
 
 @dataclass(frozen=True)
@@ -112,31 +110,3 @@ def _three(value: object, default: tuple[float, ...]) -> tuple[float, ...]:
 
 def _number(value: object, default: float) -> float:
     return float(value) if isinstance(value, int | float) and value else default
-
-
-def image_files(named: Sequence[Path]) -> list[Path]:
-    """The images among files and folders, in order. Raises InputError for a name that is nothing."""
-    found: list[Path] = []
-    for path in named:
-        if path.is_dir():
-            found += sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise InputError(str(path), "does not exist", "an image, or a folder of images", "check the path")
-    return list(dict.fromkeys(found))
-
-
-@dataclass(frozen=True)
-class Images:
-    """Those that calibrate, and those that are measured with."""
-
-    calibrate: Sequence[Path]
-    measure: Sequence[Path]
-
-
-def split(named: Sequence[Path]) -> Images:
-    """The images of the recipe, every fourth of them to measure with. Raises InputError."""
-    found = image_files(named)
-    held = found[HELD_OUT - 1 :: HELD_OUT]
-    return Images([path for path in found if path not in set(held)], held)

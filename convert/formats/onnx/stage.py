@@ -18,6 +18,7 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.calibration import mix
 from convert.calibration.options import Calibration
 from convert.errors import InputError, Problem
+from convert.formats.onnx.image_files import image_files, split
 from convert.formats.onnx.layouts import LAYOUTS
 from convert.model.memory_needs import LIBRARIES, cores_for
 from convert.needs import MB, Needs
@@ -225,10 +226,8 @@ def _settings(options: ONNXOptions) -> ExportSettings:
 
     bits = options.embed, options.lm_head, options.edge_down, options.v_proj
     int4 = Int4(options.block_size, options.symmetric, options.method, *bits)
-    layout = LAYOUTS[options.layout]
-    return ExportSettings(
-        options.precisions, options.shares, options.keep_fp32, int4, layout=layout, pooling=options.pooling
-    )
+    layout, pooling = LAYOUTS[options.layout], options.pooling
+    return ExportSettings(options.precisions, options.shares, options.keep_fp32, int4, layout=layout, pooling=pooling)
 
 
 def _graph(inputs: Inputs) -> Bundle | None:
@@ -238,10 +237,8 @@ def _graph(inputs: Inputs) -> Bundle | None:
     return given[0] if is_graph else None
 
 
-def _images(options: ONNXOptions) -> list[Path]:
-    from convert.formats.onnx.pixels import image_files
-
-    return image_files([path for path in options.images if path.exists()])
+def _there(options: ONNXOptions) -> list[Path]:
+    return [path for path in options.images if path.exists()]
 
 
 _NO_IMAGES = Problem(
@@ -306,7 +303,7 @@ class ONNXStage(Stage[ONNXOptions]):
 
     def reads(self, options: ONNXOptions) -> list[Path]:
         """The files calibrated on, and the screenshots they name; of a graph, all its images."""
-        return [*_images(options), *(options.calibration.reads if options.calibration else [])]
+        return [*image_files(_there(options)), *(options.calibration.reads if options.calibration else [])]
 
     def versions(self, options: ONNXOptions) -> Mapping[str, str]:
         """What the default mix says, where the model reads that."""
@@ -315,9 +312,7 @@ class ONNXStage(Stage[ONNXOptions]):
     def calibrates(self, options: ONNXOptions) -> list[Path]:
         """The same files, or those of the mix: the integers are fitted to them."""
         if options.calibration is None:
-            from convert.formats.onnx.pixels import split
-
-            return list(split(_images(options)).calibrate)
+            return list(split(_there(options)).calibrate)
         return self.reads(options) if options.calibration.files else mix.files()
 
     def notes(self, options: ONNXOptions) -> list[str]:
