@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 INT4 = ("int4", "q4f16")
 HALVES = {"fp16": "F16", "bf16": "BF16"}
+INNER = re.compile(r"additional_chat_templates|[0-9]_(Pooling|Dense)")  # folders of companions
 PROJECTORS = ("vision_encoder",)  # graphs that turn an image into embeddings
 
 
@@ -337,8 +338,7 @@ def helper_files(cut: families.GraphCut) -> Iterator[tuple[Path, str]]:
 
 def inner_name(path: Path) -> Path:
     """Where a companion lies in a model's folder."""
-    inner = "additional_chat_templates"
-    return Path(inner, path.name) if path.parent.name == inner else Path(path.name)
+    return Path(path.parent.name, path.name) if INNER.fullmatch(path.parent.name) else Path(path.name)
 
 
 def copy(path: Path, target: Path, kind: str) -> Artifact:

@@ -22,7 +22,7 @@ Patterns = Sequence[re.Pattern[str]]
 _Of = TypeVar("_Of")
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 BETWEEN = frozenset({"Cast", "Transpose", "Reshape", "Identity"})  # on the way from a weight to its MatMul
-PRODUCTS = (re.compile(r"\bdown_proj\b"),)
+PRODUCTS = (re.compile(r"\bdown_proj\b"), re.compile(r"\bDenseReluDense\.wo\b"), re.compile(r"\bmlp\.Wo\b"))
 """Layers that read a product of two activations: in some tokens it is thousands of times what it is in others."""
 CHUNK = 1 << 20  # weights widened to float32 at a time: 4 MB
 

@@ -18,6 +18,7 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.calibration import mix
 from convert.calibration.options import Calibration
 from convert.errors import InputError, Problem
+from convert.formats.onnx.image_files import image_files, split
 from convert.formats.onnx.layouts import LAYOUTS
 from convert.model.memory_needs import LIBRARIES, cores_for
 from convert.needs import MB, Needs
@@ -245,6 +246,10 @@ def _graph(inputs: Inputs) -> Bundle | None:
     return given[0] if is_graph else None
 
 
+def _there(options: ONNXOptions) -> list[Path]:
+    return [path for path in options.images if path.exists()]
+
+
 _NO_IMAGES = Problem(
     "images", "is an option of an ONNX file as the source", "model: {path: net.onnx}", "leave it out for a checkpoint"
 )
@@ -302,11 +307,8 @@ class ONNXStage(Stage[ONNXOptions]):
         return sizes.forecast(source, _settings(options))
 
     def reads(self, options: ONNXOptions) -> list[Path]:
-        """The files calibrated on, and the screenshots they name; the images that a graph is calibrated on."""
-        from convert.formats.onnx.pixels import image_files
-
-        images = image_files([path for path in options.images if path.exists()]) if options.images else []
-        return [*(options.calibration.reads if options.calibration else []), *images]
+        """The files calibrated on, and the screenshots they name; of a graph, all its images."""
+        return [*image_files(_there(options)), *(options.calibration.reads if options.calibration else [])]
 
     def versions(self, options: ONNXOptions) -> Mapping[str, str]:
         """What the default mix says, where the model reads that."""
@@ -317,7 +319,7 @@ class ONNXStage(Stage[ONNXOptions]):
     def calibrates(self, options: ONNXOptions) -> list[Path]:
         """The same files, or those of the mix: the integers are fitted to them."""
         if options.calibration is None:
-            return []
+            return list(split(_there(options)).calibrate)
         return self.reads(options) if options.calibration.files else mix.files()
 
     def notes(self, options: ONNXOptions) -> list[str]:
