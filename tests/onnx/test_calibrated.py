@@ -12,6 +12,7 @@ import pytest
 from convert.bundle import Artifact, Bundle, Role
 from convert.formats.gguf.imatrix import Imatrix, ImatrixEntry, write_imatrix
 from convert.formats.onnx import known, solving
+from convert.formats.onnx.against import tensor_pairs
 from convert.formats.onnx.blocks import Int4
 from convert.formats.onnx.stage import STAGE as stage
 from convert.formats.onnx.stage import _solve
@@ -95,6 +96,8 @@ def test_factors_go_into_the_norms_of_the_graph(home: Path) -> None:
     graph = ir.load(home / "out" / "model_q4.onnx").graph
     for name, wanted in norms.items():
         np.testing.assert_array_equal(graph.initializers[name].const_value.numpy(), wanted)
+    pairs = tensor_pairs([home / "out" / "model_q4.onnx"], home / "Tiny")
+    assert {pair.name.rpartition(".layers.")[0] for pair in pairs} == {""}, "what took factors is not compared"
 
 
 def with_imatrix(source: Bundle, folder: Path) -> Bundle:

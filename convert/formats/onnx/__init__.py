@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from convert.source.checkpoint import Checkpoint
 
 PART = "onnx-part"  # the kind of the other files of a graph: its data, the embedder
+SEES = "vision.onnx"  # of a folder for onnxruntime-genai that takes images
 TEXT_ONLY = "this format holds the text decoder alone"
 
 
@@ -50,7 +51,7 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
                 vision,
                 widened=weights.format == FORMAT.name and not weights.type.startswith(("int", "q4")),
                 shares_checkpoint=shares,
-                text_only=texts[weights.format],
+                text_only="" if any(file.path.name == SEES for file in parts) else texts[weights.format],
             )
 
 
@@ -119,9 +120,9 @@ def release(output: Output, folder: Path) -> Release:
     names = {file.path.name: file.path for file in output.files}
     if output.weights.format == FORMAT.name:
         files = {f"onnx/{name}": path for name, path in names.items()}
-        return Release("-ONNX", files, library="transformers.js", usage=usage.PORTABLE)
-    config = output.weights.path.with_name("genai_config.json")
-    names |= {config.name: config} if config.is_file() else {}
+        return Release(
+            "-ONNX", files, library="transformers.js", usage=usage.IMAGES if output.projector else usage.PORTABLE
+        )
     suffix = f"-ONNX-genai-{output.weights.type}"
     return Release(suffix, names, library="onnxruntime-genai", usage=usage.FOLDER)
 

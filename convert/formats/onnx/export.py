@@ -16,7 +16,7 @@ from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
 from convert.formats.onnx import families, tasks
 from convert.formats.onnx.blocks import Encode, Int4, rounded
-from convert.formats.onnx.layouts import HUB, Layout, Names, rename
+from convert.formats.onnx.layouts import FLAT, HUB, Layout, Names, rename
 from convert.formats.onnx.origin import origin
 from convert.formats.onnx.supports import STAGE, read_kind, transformers_config
 from convert.progress import Progress
@@ -51,6 +51,7 @@ class ExportSettings:
     changed: Mapping[str, Stored] = field(default_factory=dict)  # in int4: tensors instead of the checkpoint's
     beyond: Beyond | None = None  # of q4f16: which values pass float16's range
     layout: Layout = HUB
+    pooling: bool = True  # an embedder's graph gives the vector of a text too
 
     def names(self, part: str, precision: str) -> Names:
         """What the files of a part are called in a precision."""
@@ -72,19 +73,21 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def prepare(source: Bundle) -> Prepared:
+def prepare(source: Bundle, *, pooling: bool = True) -> Prepared:
     """What the headers say of exporting `source`; worked out once, unless a file changes.
+
+    With `pooling` an embedder's graph gives the vector of a text too.
 
     Raises ConvertError for a model that is not exported, and for files that are broken.
     """
     paths = [artifact.path for _, artifact in source.artifacts() if artifact.path.is_file()]
     stamps = tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
-    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps)
+    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps, pooling)
 
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object
+    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object, pooling: bool
 ) -> Prepared:
     from convert.formats.onnx.bind import match_tensors, stored
 
@@ -93,12 +96,14 @@ def _prepared(
     home = _home(source)
     tensors = stored(source)
     kind = read_kind(home, tensors, pending.config if pending else None)
-    config, cut = kind.config, kind.graphs()
+    config, cut = kind.config, kind.graphs(pooling=pooling)
     if cut.is_whole:
         tensors = stored(source, heads=True)
     ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
     made = cut.parts(config) if not ledger.problems else []
-    parts = {part.name: tuple(dict.fromkeys(part.parameters.values())) for part in made}
+    parts = {
+        part.name: tuple(dict.fromkeys(name for name in part.parameters.values() if name in ledger.of)) for part in made
+    }
     return Prepared(config, cut, ledger, parts, kind.notes)
 
 
@@ -112,15 +117,13 @@ def _home(source: Bundle) -> Path:
 
 def _skeleton(config: PretrainedConfig, task: Task) -> nn.Module:
     """transformers' whole model on no device: names and shapes."""
-    from convert.formats.onnx.hollow import hollow
-
-    return hollow(config, task.auto_class())
+    return task.model(config)
 
 
 def check(source: Bundle, settings: ExportSettings) -> list[Problem]:
     """What keeps the model from being exported, by headers and configs."""
     try:
-        return list(prepare(source).ledger.problems)
+        return list(prepare(source, pooling=settings.pooling).ledger.problems)
     except ConvertError as error:
         return [p if isinstance(p, Problem) else Problem(STAGE, p) for p in error.problems]
 
@@ -146,7 +149,7 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
     """
     from convert.formats.onnx import bind, write
 
-    prepared = prepare(source)
+    prepared = prepare(source, pooling=settings.pooling)
     if prepared.ledger.problems:
         raise InputError(*_words(prepared.ledger.problems[0]))
     bind.prove_tied(prepared.ledger)
@@ -167,15 +170,30 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
             name: in_precision(model, prepared.ledger, precision, settings, bool(shared))
             for name, model in traced.items()
         }
-        for model in graphs.values():
-            _label(model, precision, source, progress.key)
-            rename(model, settings.layout)
+        for name, model in graphs.items():
+            label(model, precision, source, progress.key)
+            rename(model, name, settings.layout)
         names = {name: settings.names(name, precision) for name in graphs}
         for role, artifact in _kinds(_written(graphs, names, home, shared, progress), precision):
             made[role].append(artifact)
     made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in linked.values()]
     made[Role.WEIGHTS] += _index(source, out) if linked and home == out else []
-    return _bundle(source, out, made, _companions(source, prepared.cut, out))
+    edited = _edited(source, prepared, made, settings)
+    return _bundle(source, out, made, _companions(source, prepared.cut, out, edited))
+
+
+def _edited(
+    source: Bundle, prepared: Prepared, made: Mapping[Role, Sequence[Artifact]], settings: ExportSettings
+) -> dict[str, str]:
+    """The texts of the companions that the layout's readers want otherwise than the checkpoint has them."""
+    from convert.formats.onnx import web_configs
+
+    if settings.layout is FLAT:
+        return {}
+    names = [artifact.path.name for files in made.values() for artifact in files]
+    graphs = [name for name in names if name.endswith(".onnx")]
+    pieces = {graph: sum(name.startswith(f"{graph}_data") for name in names) for graph in graphs}
+    return web_configs.texts(source, prepared.config, pieces, settings.precisions)
 
 
 def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
@@ -208,9 +226,11 @@ def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Pr
 def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: ExportSettings, shared: bool) -> ir.Model:
     """A copy of the traced graph with its weights, in `precision`."""
     from convert.formats.onnx import bind, trace
+    from convert.formats.onnx.against import FACTORS
 
     model = traced.clone()
     if precision in INT4 and settings.changed:
+        model.metadata_props[FACTORS] = "folded into norms"
         ledger = replace(ledger, of={name: settings.changed.get(t.name, t) for name, t in ledger.of.items()})
     bind.bind(model, ledger, widen=precision == "fp32" and not shared)
     also = frozenset[str]()
@@ -278,7 +298,7 @@ def _kinds(written: Iterator[tuple[str, Artifact, list[Artifact]]], precision: s
         yield from ((role, replace(file, kind=f"onnx-part/{precision}")) for file in data)
 
 
-def _label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
+def label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
     """Say in the graph what it was made from and by what."""
     model.producer_name, model.producer_version = "convert", RELEASE
     model.metadata_props.update(origin(source, precision, key))
@@ -290,13 +310,19 @@ def _index(source: Bundle, out: Path) -> list[Artifact]:
     return [copy(path, out / path.name, "onnx-part/shared") for path in sorted(paths) if path.is_file()]
 
 
-def _companions(source: Bundle, cut: families.GraphCut, out: Path) -> dict[Role, tuple[Artifact, ...]]:
-    """Copies of tokenizer, templates, processors and configs, and the helper modules: the folder is whole."""
+def _companions(
+    source: Bundle, cut: families.GraphCut, out: Path, edited: Mapping[str, str]
+) -> dict[Role, tuple[Artifact, ...]]:
+    """Tokenizer, templates, processors and configs, as they are or by `edited`, and helper modules: a whole folder."""
     copies: dict[Role, tuple[Artifact, ...]] = {}
     for role, artifact in source.artifacts():
-        if role in set(ROLES.values()):
-            inside = inner_name(artifact.path)
+        inside = inner_name(artifact.path)
+        if role in set(ROLES.values()) and inside.as_posix() not in edited:
             copies[role] = (*copies.get(role, ()), copy(artifact.path, out / inside, artifact.kind))
+    for name, text in edited.items():
+        with HashedFile(out / name) as file:
+            file.write(text.encode())
+        copies[ROLES[name]] = (*copies.get(ROLES[name], ()), file.artifact("json"))
     for path, helper in helper_files(cut):
         copies[Role.PREPROCESSOR] = (*copies.get(Role.PREPROCESSOR, ()), copy(path, out / helper, "python"))
     return copies

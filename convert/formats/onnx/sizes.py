@@ -8,8 +8,10 @@ from math import prod
 from pathlib import Path
 
 from convert.bundle import Artifact, Bundle, Role
+from convert.formats.onnx import web_configs
 from convert.formats.onnx.bind import Stored
 from convert.formats.onnx.export import HALVES, PROJECTORS, ExportSettings, Prepared, helper_files, inner_name, prepare
+from convert.formats.onnx.layouts import FLAT
 from convert.formats.onnx.write import INLINE_BYTES
 from convert.source.checkpoint import SAFETENSORS
 from convert.source.companions import ROLES
@@ -23,7 +25,7 @@ TABLE, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 def forecast(source: Bundle, settings: ExportSettings) -> Bundle:
     """The bundle that `export` will return. Shared files are named where they lie now: they take no new bytes."""
-    prepared = prepare(source)
+    prepared = prepare(source, pooling=settings.pooling)
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
     for precision in settings.precisions:
         for role, artifact in _files(prepared, precision, settings):
@@ -32,7 +34,7 @@ def forecast(source: Bundle, settings: ExportSettings) -> Bundle:
         made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in source.of(Role.WEIGHTS)]
         made[Role.WEIGHTS] += [] if settings.layout.folder else _indexes(source)
     roles = {str(role): tuple(files) for role, files in made.items()}
-    return source.with_(imatrix=(), report=(), **(roles | _companions(source, prepared)))
+    return source.with_(imatrix=(), report=(), **(roles | _companions(source, prepared, settings)))
 
 
 def _files(prepared: Prepared, precision: str, settings: ExportSettings) -> Iterator[tuple[Role, Artifact]]:
@@ -109,12 +111,15 @@ def _indexes(source: Bundle) -> list[Artifact]:
     return [Artifact("onnx-part/shared", Path(p.name), p.stat().st_size) for p in paths if p.is_file()]
 
 
-def _companions(source: Bundle, prepared: Prepared) -> dict[str, tuple[Artifact, ...]]:
+def _companions(source: Bundle, prepared: Prepared, settings: ExportSettings) -> dict[str, tuple[Artifact, ...]]:
     copies: dict[str, tuple[Artifact, ...]] = {}
     for role, artifact in source.artifacts():
         if role in set(ROLES.values()):
             copy = Artifact(artifact.kind, inner_name(artifact.path), artifact.size)
             copies[str(role)] = (*copies.get(str(role), ()), copy)
+    if settings.layout is not FLAT and web_configs.lacks_image_settings(source):
+        made = Artifact("json", Path(web_configs.IMAGES), 1000)
+        copies[str(Role.PREPROCESSOR)] = (*copies[str(Role.PREPROCESSOR)], made)
     for path, name in helper_files(prepared.cut):
         name_of = str(Role.PREPROCESSOR)
         copies[name_of] = (*copies.get(name_of, ()), Artifact("python", Path(name), path.stat().st_size))

@@ -21,10 +21,9 @@ from convert.errors import InputError, Problem
 from convert.formats.onnx.layouts import LAYOUTS
 from convert.model.memory_needs import LIBRARIES, cores_for
 from convert.needs import MB, Needs
-from convert.options import Options
+from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
-from validate import memory
 
 if TYPE_CHECKING:
     from convert.formats.onnx.export import ExportSettings
@@ -58,7 +57,7 @@ def _precisions(value: object) -> object:
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | Path) else value
 
 
 def _pattern(text: str) -> str:
@@ -151,6 +150,16 @@ class ONNXOptions(Options):
     effort: Literal["normal", "high"] = Field(
         "normal", description="with GPTQ: high for more turns of descent, and a little less drift"
     )
+    images: Annotated[tuple[RecipePath, ...], BeforeValidator(_listed)] = Field(
+        (),
+        description="of an ONNX file as the source: images, or folders of them, that int8 is calibrated on; every "
+        "fourth is kept out, and what the graphs give of those is compared with the source",
+    )
+    pooling: bool = Field(
+        True,
+        description="of an embedding model with sentence-transformers' files: the vector of a text, pooled and "
+        "normalized inside the graph, is an output too: sentence_embedding",
+    )
     opset: Literal[20] = Field(20, description="version of the standard operators")
 
     @property
@@ -225,8 +234,20 @@ def _settings(options: ONNXOptions) -> ExportSettings:
 
     bits = options.embed, options.lm_head, options.edge_down, options.v_proj
     int4 = Int4(options.block_size, options.symmetric, options.method, *bits)
-    layout = LAYOUTS[options.layout]
-    return ExportSettings(options.precisions, options.shares, options.keep_fp32, int4, layout=layout)
+    layout, pooling = LAYOUTS[options.layout], options.pooling
+    return ExportSettings(options.precisions, options.shares, options.keep_fp32, int4, layout=layout, pooling=pooling)
+
+
+def _graph(inputs: Inputs) -> Bundle | None:
+    """The one input, where that is a graph that somebody else made and no checkpoint."""
+    given = list(inputs.values())
+    is_graph = len(given) == 1 and any(artifact.format == "onnx" for artifact in given[0].of(Role.WEIGHTS))
+    return given[0] if is_graph else None
+
+
+_NO_IMAGES = Problem(
+    "images", "is an option of an ONNX file as the source", "model: {path: net.onnx}", "leave it out for a checkpoint"
+)
 
 
 class ONNXStage(Stage[ONNXOptions]):
@@ -240,12 +261,14 @@ class ONNXStage(Stage[ONNXOptions]):
     )
     Options = ONNXOptions
 
-    def tools(self, options: ONNXOptions) -> tuple[str, ...]:
-        """The distributions that decide the bytes."""
-        return (*self.TOOLS, "onnxruntime-genai") if options.flavor == "genai" else self.TOOLS
-
     def check(self, options: ONNXOptions, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being exported, by its headers and configs."""
+        if (graph := _graph(inputs)) is not None:
+            from convert.formats.onnx import graph_source
+
+            return graph_source.check(options, graph)
+        if options.images:
+            return [_NO_IMAGES]
         try:
             source = checkpoint("onnx", inputs)
         except InputError as error:
@@ -253,7 +276,7 @@ class ONNXStage(Stage[ONNXOptions]):
         if options.flavor == "genai":
             from convert.formats.onnx import genai
 
-            return genai.check(options, source)
+            return genai.check(options, source) or _int4_only(options) or _unsolved(options, source)
         from convert.formats.onnx import export
 
         return (
@@ -265,18 +288,25 @@ class ONNXStage(Stage[ONNXOptions]):
 
     def forecast(self, options: ONNXOptions, inputs: Inputs) -> Bundle:
         """The bundle that `run` will return, with sizes that are close."""
+        if (graph := _graph(inputs)) is not None:
+            from convert.formats.onnx import graph_source
+
+            return graph_source.forecast(options, graph, LAYOUTS[options.layout])
         source = checkpoint("onnx", inputs)
         if options.flavor == "genai":
             from convert.formats.onnx import genai
 
-            return genai.forecast(options, source)
+            return genai.forecast(source, _settings(options))
         from convert.formats.onnx import sizes
 
         return sizes.forecast(source, _settings(options))
 
     def reads(self, options: ONNXOptions) -> list[Path]:
-        """The files calibrated on, and the screenshots they name."""
-        return options.calibration.reads if options.calibration else []
+        """The files calibrated on, and the screenshots they name; the images that a graph is calibrated on."""
+        from convert.formats.onnx.pixels import image_files
+
+        images = image_files([path for path in options.images if path.exists()]) if options.images else []
+        return [*(options.calibration.reads if options.calibration else []), *images]
 
     def versions(self, options: ONNXOptions) -> Mapping[str, str]:
         """What the default mix says, where the model reads that."""
@@ -311,17 +341,12 @@ class ONNXStage(Stage[ONNXOptions]):
         return said
 
     def needs(self, options: ONNXOptions, inputs: Inputs, made: Bundle) -> Needs:
-        """torch and the traced graphs; onnxruntime-genai's builder holds the model as float32, and half of it again."""
+        """torch and the traced graphs: one weight is in memory at a time; what GPTQ takes, where it is asked for."""
         from convert.formats.onnx import solving
 
         source = only(inputs)
-        if options.flavor == "portable":
-            solve = _solve(options, source)
-            return (
-                Needs(LIBRARIES + 300 * MB, cores_for(source)) if solve is None else solving.needs(solve, source, made)
-            )
-        files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file()]
-        return Needs(LIBRARIES + memory.weights(files).full_bytes * 3 // 2, cores_for(source))
+        solve = _solve(options, source)
+        return Needs(LIBRARIES + 300 * MB, cores_for(source)) if solve is None else solving.needs(solve, source, made)
 
     def explain(self, options: ONNXOptions, inputs: Inputs) -> Iterator[str]:
         """Lines about every file, for `convert plan -v`."""
@@ -330,7 +355,7 @@ class ONNXStage(Stage[ONNXOptions]):
         for artifact in files:
             where = "shared with the checkpoint" if artifact.kind == "onnx-part/shared" else artifact.kind
             yield f"{artifact.path.name}: about {artifact.size:,} bytes, {where}"
-        if options.flavor == "portable":
+        if options.flavor == "portable" and _graph(inputs) is None:
             from convert.formats.onnx import export
 
             prepared = export.prepare(checkpoint("onnx", inputs))
@@ -339,22 +364,22 @@ class ONNXStage(Stage[ONNXOptions]):
 
     def run(self, options: ONNXOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """Write the graphs and what belongs beside them into `out`."""
-        source = checkpoint("onnx", inputs)
-        if options.flavor == "genai":
-            from convert.formats.onnx import genai
+        if (graph := _graph(inputs)) is not None:
+            from convert.formats.onnx import graph_source
 
-            return genai.run(options, source, out, progress)
-        from convert.formats.onnx import export
+            return graph_source.run(options, graph, LAYOUTS[options.layout], out, progress)
+        source = checkpoint("onnx", inputs)
+        from convert.formats.onnx import export, genai
         from convert.formats.onnx.known import known, range_finder
 
-        settings = _settings(options)
+        settings, make = _settings(options), genai.export if options.flavor == "genai" else export.export
         if not BLOCKS & set(options.precisions):
-            return export.export(source, settings, out, progress)
+            return make(source, settings, out, progress)
         if "q4f16" in options.precisions:
             settings = replace(settings, beyond=range_finder(source, options.calibration, out, progress))
         with known(settings.int4, _solve(options, source), source, out, progress) as found:
             settings = replace(settings, encode=found.encode, changed=found.changed)
-            made = export.export(source, settings, out, progress)
+            made = make(source, settings, out, progress)
         if found.words:
             progress.note(f"matrices: {found.words}")
         return made
