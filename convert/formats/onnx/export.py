@@ -227,9 +227,11 @@ def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Pr
 def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: ExportSettings, shared: bool) -> ir.Model:
     """A copy of the traced graph with its weights, in `precision`."""
     from convert.formats.onnx import bind, trace
+    from convert.formats.onnx.against import FACTORS
 
     model = traced.clone()
     if precision in INT4 and settings.changed:
+        model.metadata_props[FACTORS] = "folded into norms"
         ledger = replace(ledger, of={name: settings.changed.get(t.name, t) for name, t in ledger.of.items()})
     bind.bind(model, ledger, widen=precision == "fp32" and not shared)
     also = frozenset[str]()
