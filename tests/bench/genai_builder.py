@@ -1,6 +1,6 @@
 """The folder for onnxruntime-genai beside the one that its own builder makes: logits, bytes, time to make, speed.
 
-    python -m tests.bench.genai_builder CHECKPOINT [--precision int4] [--text FILE] [--tokens 256]
+    python -m tests.bench.genai_builder CHECKPOINT [--precision int4] [--text FILE] [--tokens 256] [--only ours]
 
 Both are made of the same checkpoint and run by the same runtime; KL is against transformers in float32, over the first
 tokens of the text.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,11 @@ def theirs(checkpoint: Path, precision: str, out: Path) -> Made:
     words = ["-i", str(checkpoint), "-o", str(out), "-p", precision, "-e", "cpu", "-c", str(out / "cache")]
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", BUILDER, *words], check=True, stdout=subprocess.DEVNULL)
-    return Made("builder", out, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    for path in checkpoint.glob("*.json"):  # it leaves config.json out
+        if not (out / path.name).exists():
+            shutil.copyfile(path, out / path.name)
+    return Made("builder", out, seconds)
 
 
 def measure(made: Made, tokens: list[int], reference_tv: np.ndarray) -> str:
@@ -87,6 +92,7 @@ def main() -> None:
     parser.add_argument("--precision", default="int4")
     parser.add_argument("--text", type=Path)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--only", choices=("ours", "theirs"), help="one of both")
     asked = parser.parse_args()
     text = asked.text.read_text(encoding="utf-8") if asked.text else TEXT
     with transformers.RUNTIME.open(asked.checkpoint) as reference:
@@ -94,6 +100,8 @@ def main() -> None:
         reference_tv = reference.logits(tokens)
     with tempfile.TemporaryDirectory(prefix="genai-") as folder, contextlib.suppress(KeyboardInterrupt):
         for name, make in (("theirs", theirs), ("ours", ours)):
+            if asked.only not in (None, name):
+                continue
             made = make(asked.checkpoint, asked.precision, Path(folder) / name)
             print(measure(made, tokens, reference_tv), flush=True)
 

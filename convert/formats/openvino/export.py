@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from convert.formats.openvino.weights import Store
 
 TABLES = ("embed_tokens.weight", "lm_head.weight")
+VALUES = ".v_proj."  # small where heads share their keys, and dear: 8 bits, as in the 4-bit ONNX graphs
 CARRIED = frozenset(ROLES.values()) - {Role.CARD}
 NODE_BYTES, NODES = 700, 130  # of an operator in XML; operators a layer, about
 
@@ -207,12 +208,15 @@ def _matrices(model: ir.Model, fine: bool, scheme: Scheme) -> dict[str, tuple[Li
         found[linear.name] = linear, True
     for linear in linears(model):
         is_fine = fine or linear.name in found or (linear.node is last and not scheme.whole_4bit)
+        is_fine |= VALUES in linear.name and not scheme.whole_4bit
         found[linear.name] = linear, is_fine
     return found
 
 
 def _is_fine(name: str, scheme: Scheme) -> bool:
-    return name.endswith(TABLES[: 1 if scheme.whole_4bit else 2]) or "visual." in name
+    if name.endswith(TABLES[:1]) or "visual." in name:
+        return True
+    return not scheme.whole_4bit and (name.endswith(TABLES) or VALUES in name)
 
 
 def _rename(model: ov.Model, part: parts.Part) -> None:

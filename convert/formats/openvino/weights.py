@@ -10,7 +10,8 @@
 With zero points a Subtract stands before the Multiply and both constants are u4. The integers are those of the 4-bit
 ONNX graphs, by an `encode` of convert.formats.onnx.blocks (searched, weighed by importance, or GPTQ's), where groups
 are what its blocks can be; else scales of the least error (quantize/integers.py). A table of embeddings and the layer
-that gives the logits have 8 bits, as NNCF leaves them; a layer whose inputs no whole number of groups has, too.
+that gives the logits have 8 bits, as NNCF leaves them; v_proj has, and a layer whose inputs no whole number of groups
+has.
 
 Source: NNCF, weight compression.
 """
