@@ -1,8 +1,8 @@
 """What a stranger's file makes a library do, in a process that may take only so much: chat templates, tokenizers.
 
 A template is a program and so is a regular expression: either can go on for ever or fill the memory, and no sandbox of
-Jinja's counts time or bytes. The process is a fork of this one, made when it is first asked, so that it has what was
-loaded here and answers as this one would. Seconds are of its processor: a busy or sleeping machine makes nothing fail.
+Jinja's counts time or bytes. The process is a fork of this one, so that it has what was loaded here and answers as
+this one would. Seconds are of its processor: a busy or sleeping machine makes nothing fail.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ class Confined(Generic[T]):
         self._target, self._what = target, what
         self._pipe: Connection | None = None
         self._child = 0
+        self._inside = False
         self._words = ""  # why nothing more is asked
 
-    def ask(self, answer: type[A], method: Callable[..., A], *args: object) -> A:
-        """`method(target, *args)`, of the type `answer`, done there; what it raises is raised here.
+    def ask(self, method: Callable[..., A], *args: object) -> A:
+        """`method(target, *args)`, done there; what it raises is raised here.
 
         Raises Endless where it takes too much, then and ever after.
         """
         if self._words:
             raise Endless(self._words)
-        if not hasattr(os, "fork"):
+        if self._inside or not hasattr(os, "fork"):
             return method(self._target, *args)
-        if self._pipe is None:
-            self._start()
+        self.start()
         pipe = cast(Connection, self._pipe)
         try:
             pipe.send((method.__name__, args))
@@ -75,13 +75,17 @@ class Confined(Generic[T]):
                 self._end(f"{self._what} took more than {SECONDS:.0f} seconds, wanted an answer at once")
                 raise Endless(self._words)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Make the process, where it is not there: it keeps what this one has in memory at that moment."""
+        if self._pipe is not None or self._words or not hasattr(os, "fork"):
+            return
         self._pipe, theirs = Pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: the child uses none of them
             self._child = os.fork()
         if self._child == 0:
             self._pipe.close()
+            self._inside = True  # what it is asked may ask in turn
             _serve(self._target, theirs)
         theirs.close()
 

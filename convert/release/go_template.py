@@ -74,7 +74,7 @@ def renderer(template: str, special: Mapping[str, str]) -> Render:
     confined = Confined(_Template(template, special), "the chat template")
 
     def render(messages: Sequence[JsonObject], prompt: bool, tools: Sequence[JsonObject] | None = None) -> str:
-        return confined.ask(str, _Template.render, list(messages), prompt, tools)
+        return confined.ask(_Template.render, list(messages), prompt, tools)
 
     return render
 

@@ -91,6 +91,7 @@ def _faults(case: Case, place: Place, ran: Ran, errors: Sequence[str]) -> list[s
         "code of the input was run" if place.witness.exists() else "",
         "" if refused or ignored else f"exit code {ran.code}, {len(errors)} errors",
         f"{len(errors)} errors" if len(errors) > case.errors else "",
+        "the case's own recipe is wrong" if case.group != "recipe" and "unknown key" in "".join(errors) else "",
         "an error of more than a line" if _unprintable(errors) else "",
         f"says nothing of {case.says!r}" if refused and not re.search(case.says, "\n".join(errors)) else "",
         "something half-made is left" if list(final.glob("*.partial")) else "",

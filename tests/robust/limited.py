@@ -40,7 +40,7 @@ class Limits:
 
     seconds: float  # of processors, in all
     memory_bytes: int
-    idle_seconds: float = 40.0  # without a tick of any
+    idle_seconds: float = 150.0  # without a tick of any
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tests.robust.limited import members
 LIGHT = ("gguf", "imatrix", "weighted", "mlx", "fp8", "w8a16")
 STAGES: dict[str, str] = {
     "gguf": "{use: gguf, types: [F16, Q8_0, Q4_K_M], tokenizer_check: warn}",
-    "imatrix": "{use: imatrix, text: text.txt, tokens: 512}",
+    "imatrix": "{use: imatrix, text: text.txt, chunks: 2, window: 64}",
     "weighted": "{use: gguf, from: [source, imatrix], types: [IQ4_NL, Q5_K_M], tokenizer_check: warn}",
     "mlx": "{use: mlx}",
     "fp8": "{use: fp8}",

@@ -48,7 +48,9 @@ class CheckpointFolder(ReferenceSession):
         except Exception as error:  # transformers raises anything from OSError to KeyError for a folder it cannot read
             raise RuntimeFailure(f"transformers could not load {folder}: {first_line(error)}") from error
         self._text = self._config.get_text_config()
+        self._file_tokenizer: tuple[FileTokenizer | None] | None = None  # once it was looked for
         self._confined = Confined(self, f"{folder}: its chat template or tokenizer")
+        self._confined.start()  # before there are weights in this process, which a fork would keep
 
     # ---- the vocabulary
 
@@ -97,7 +99,7 @@ class CheckpointFolder(ReferenceSession):
         return {}
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        return self._confined.ask(list[int], CheckpointFolder._encode, text, add_special, parse_special)
+        return self._confined.ask(CheckpointFolder._encode, text, add_special, parse_special)
 
     def _encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         how = {"add_special_tokens": add_special, "split_special_tokens": not parse_special, "verbose": False}
@@ -105,18 +107,18 @@ class CheckpointFolder(ReferenceSession):
 
     def tokenize_by_file(self, text: str) -> list[int] | None:
         """By tokenizer.json, else tokenizer.model; transformers 5 takes classes such as LlamaTokenizer apart."""
-        if self._file_tokenizer is None:
-            return None
-        return self._confined.ask(list[int], CheckpointFolder._encode_by_file, text)
+        return self._confined.ask(CheckpointFolder._encode_by_file, text, self._lead)
 
-    def _encode_by_file(self, text: str) -> list[int]:
-        return self._file_tokenizer.encode(text) if self._file_tokenizer else []
+    def _encode_by_file(self, text: str, lead: list[int]) -> list[int] | None:
+        if self._file_tokenizer is None:
+            self._file_tokenizer = (file_tokenizer(self._folder, self.tokenizer.added_tokens_encoder, lead),)
+        (library,) = self._file_tokenizer
+        return None if library is None else library.encode(text)
 
     @functools.cached_property
-    def _file_tokenizer(self) -> FileTokenizer | None:
+    def _lead(self) -> list[int]:
         identity = self.identity()
-        lead = [identity.bos] if identity.adds_bos else []
-        return file_tokenizer(self._folder, self.tokenizer.added_tokens_encoder, lead)
+        return [identity.bos] if identity.adds_bos else []
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -164,7 +166,7 @@ class CheckpointFolder(ReferenceSession):
         if name not in templates:
             raise RuntimeFailure("there is no default chat template")
         asked = (list(messages), list(tools) if tools else None, templates[name], generation_prompt)
-        return self._confined.ask(str, CheckpointFolder._render, *asked)
+        return self._confined.ask(CheckpointFolder._render, *asked)
 
     def _render(
         self, messages: list[Message], tools: list[Message] | None, template: str, generation_prompt: bool

@@ -47,7 +47,7 @@ def nearest(pre_tokenizer: object, texts: Sequence[str] | None = None) -> Neares
     if wanted is None:
         return None
     try:  # a stranger's expressions may go on for ever
-        own = Confined(_Cutter(wanted), "the pre-tokenizer").ask(dict, _Cutter.cut_all, texts)
+        own = Confined(_Cutter(wanted), "the pre-tokenizer").ask(_Cutter.cut_all, texts)
     except RuntimeFailure:
         return None
     found = []

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tests.robust.cases.base import Case, Place
 
-CALIBRATED = "name: r\nmodel: {path: Tiny}\nstages:\n  imatrix: {use: imatrix, tokens: 64}\n"
+CALIBRATED = "name: r\nmodel: {path: Tiny}\nstages:\n  imatrix: {use: imatrix, chunks: 2, window: 64}\n"
 VALIDATED = (
     "name: r\nmodel: {path: Tiny}\nstages:\n  gguf: {use: gguf, types: [F16]}\nvalidate: {tokens: 128, window: 32}\n"
 )
