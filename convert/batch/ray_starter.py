@@ -149,5 +149,7 @@ def node_name() -> str:
 if __name__ == "__main__":
     import importlib
 
-    itself = importlib.import_module("convert.batch.ray_starter")  # Ray then finds what it is sent by name, not by value
+    itself = importlib.import_module(
+        "convert.batch.ray_starter"
+    )  # Ray then finds what it is sent by name, not by value
     itself.main(int(sys.argv[1]), sys.argv[2])
