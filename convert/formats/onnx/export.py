@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-    from convert.formats.onnx.bind import Ledger, Stored
+    from convert.formats.onnx.bind import Ledger
+    from convert.formats.onnx.joined import Stored
     from convert.formats.onnx.tasks import Task
 
 HALVES = {"fp16": "F16", "bf16": "BF16"}
@@ -65,6 +66,7 @@ class Prepared:
     ledger: Ledger
     parts: Mapping[str, tuple[str, ...]]  # graph -> the parameters that may be in it
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()  # beginnings of names that need not be in any
 
 
 def prepare(source: Bundle) -> Prepared:
@@ -92,9 +94,13 @@ def _prepared(
     if cut.is_whole:
         tensors = stored(source, heads=True)
     ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
-    made = cut.parts(config) if not ledger.problems else []
-    parts = {part.name: tuple(dict.fromkeys(part.parameters.values())) for part in made}
-    return Prepared(config, cut, ledger, parts, kind.notes)
+    made = families.parts_of(cut, config) if not ledger.problems else []
+    parts = {
+        part.name: tuple(dict.fromkeys(entry for name in part.parameters.values() for entry in ledger.entries(name)))
+        for part in made
+    }
+    unused = tuple(start for part in made for start in part.unused)
+    return Prepared(config, cut, ledger, parts, kind.notes, unused)
 
 
 def _home(source: Bundle) -> Path:
@@ -131,7 +137,7 @@ def misfits(source: Bundle) -> list[Problem]:
         model = _skeleton(config, tasks.find(config))
     except InputError as error:
         return [error.problem]
-    return list(match_tensors(model, tensors, joins=True).problems)
+    return list(match_tensors(model, tensors).problems)
 
 
 def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progress) -> Bundle:
@@ -208,7 +214,7 @@ def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Pr
 
     taken = bind.used(traced.values())
     if not prepared.cut.is_whole:
-        bind.check_used(prepared.ledger, taken.__contains__)
+        bind.check_used(prepared.ledger, lambda name: name in taken or name.startswith(prepared.unused))
         return
     if unused := bind.unused(prepared.ledger, taken.__contains__):
         progress.note(f"left out: {bind.some(unused)}, which nothing that the model gives depends on")

@@ -149,11 +149,31 @@ class _Inputs:
     def evened(self, x: ir.Value, node: ir.Node) -> tuple[ir.Value, ir.Value]:
         """An activation whose tokens all have the largest value 1, and what each was divided by."""
         if x not in self._evened:
-            axis, tiny = self._constants = self._constants or (
-                initializer(self._model, ir.tensor(np.array([-1]), name="int8.last_axis")),
-                initializer(self._model, ir.tensor(np.float32(TINY), name="int8.tiny")),
-            )
-            rows = before(node, "ReduceMax", [before(node, "Abs", [x]), axis], keepdims=1)
-            rows = before(node, "Max", [rows, tiny])
-            self._evened[x] = before(node, "Div", [x, rows]), rows
+            split = x.producer()
+            if split is not None and split.op_type == "Split" and not split.attributes.get_int("axis", 0):
+                self._even_parts(split)
+            else:
+                self._evened[x] = self._even(x, node)
         return self._evened[x]
+
+    def _even(self, x: ir.Value, node: ir.Node) -> tuple[ir.Value, ir.Value]:
+        axis, tiny = self._constants = self._constants or (
+            initializer(self._model, ir.tensor(np.array([-1]), name="int8.last_axis")),
+            initializer(self._model, ir.tensor(np.float32(TINY), name="int8.tiny")),
+        )
+        rows = before(node, "ReduceMax", [before(node, "Abs", [x]), axis], keepdims=1)
+        rows = before(node, "Max", [rows, tiny])
+        return before(node, "Div", [x, rows]), rows
+
+    def _even_parts(self, split: ir.Node) -> None:
+        """Even the whole before it is split: of a part without rows ONNX Runtime gives ReduceMax a wrong shape."""
+        whole, *counts = split.inputs
+        assert whole is not None
+        assert split.graph is not None
+        parts = []
+        for value in self.evened(whole, split):
+            made = ir.node("Split", [value, *counts], {"axis": 0}, num_outputs=len(split.outputs))
+            made.metadata_props.update(split.metadata_props)
+            split.graph.insert_before(split, made)
+            parts.append(made.outputs)
+        self._evened |= dict(zip(split.outputs, zip(*parts, strict=True), strict=True))

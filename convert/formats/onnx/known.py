@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from convert.formats.onnx import solving
-    from convert.formats.onnx.bind import Stored
+    from convert.formats.onnx.joined import Stored
 
 
 @dataclass(frozen=True)
