@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import uuid
@@ -21,7 +22,7 @@ class Faulty:
 
     rate: float = 0.0
     seed: int = 0
-    asked: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, status
+    asked: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, status: of what was done
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -42,11 +43,10 @@ class Faulty:
                 return start(line, headers, info) if not fails else lambda data: None
 
             body = list(application(environment, begin))
-            if fails:
-                return self._refuse(method, path, start)
-            with self.lock:
-                self.asked.append((method, path, status[0]))
-            return body
+            with self.lock:  # PUT+: only where there is none
+                how = "PUT+" if "HTTP_IF_NONE_MATCH" in environment else method
+                self.asked.append((how, path, status[0]))
+            return self._refuse(method, path, start) if fails else body
 
         return answer
 
@@ -67,6 +67,7 @@ def s3_server(faulty: Faulty | None = None, port: int = 0) -> Iterator[str]:
     application: Any = DomainDispatcherApplication(create_backend_app)
     if faulty is not None:
         application = faulty.around(application)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", port, application, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -49,8 +49,8 @@ def test_int8_is_close_to_float32(storage: str, tmp_path: Path) -> None:
     assert counts(small)["MatMulInteger"] == 15
 
 
-def test_int8_gives_the_numbers_of_quantize_dynamic(tmp_path: Path) -> None:
-    """The same weights and scales to the bit; the same logits."""
+def test_int8_gives_the_weights_of_quantize_dynamic_and_less_error(tmp_path: Path) -> None:
+    """The same weights and scales to the bit; of lopsided activations, some much larger, an eighth of the error."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = layer(70, 33)
@@ -66,8 +66,13 @@ def test_int8_gives_the_numbers_of_quantize_dynamic(tmp_path: Path) -> None:
     to_int8(model, EVERYTHING)
     np.testing.assert_array_equal(values(model, "w_int8"), values(theirs, "w_quantized"))
     np.testing.assert_array_equal(values(model, "w_scales"), values(theirs, "w_scale"))
-    feeds = {"x": np.random.default_rng(1).standard_normal((5, 70)).astype(np.float32)}
-    np.testing.assert_array_equal(run(model, feeds, tmp_path)["y"], run(theirs, feeds, tmp_path)["y"])
+    decoded = values(model, "w_int8").astype(np.float64) * values(model, "w_scales")
+    np.testing.assert_allclose(values(model, "w_sums"), decoded.sum(0), rtol=1e-4, atol=1e-4)
+    x = np.random.default_rng(1).standard_normal((5, 70)).astype(np.float32) + 2
+    x[0] *= 20
+    wanted = x @ decoded
+    ours, other = (np.abs(run(one, {"x": x}, tmp_path)["y"] - wanted)[1:].max() for one in (model, theirs))
+    assert ours < other / 8  # measured: a 20th
 
 
 def test_an_activation_is_quantized_once_for_all_its_layers() -> None:
@@ -176,23 +181,21 @@ def test_the_head_has_eight_bits_tied_or_not() -> None:
 
 
 def test_a_token_of_large_values_takes_no_precision_from_the_others(tmp_path: Path) -> None:
-    """What down_proj reads is quantized token by token, in effect; what others read is not."""
-    worst = {}
-    for name in ("down_proj.weight", "other.weight"):
-        weight = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
-        text = """<ir_version: 10, opset_import: ["" : 20]>
-        graph (float[n, 64] x) => (float[n, 32] y) { y = MatMul (x, w) }"""
-        model = graph(text, [ir.tensor(weight, name="w")])
-        next(iter(model.graph.initializers.values())).name = name
-        to_int8(model)
-        x = np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)
-        x[0] *= 10000
-        x[1] = 0
-        got = run(model, {"x": x}, tmp_path)["y"]
-        assert not got[1].any()
-        worst[name] = np.abs(got - x @ weight)[2:].max() / np.abs(x @ weight)[2:].max()
-    assert worst["down_proj.weight"] < 0.02
-    assert worst["other.weight"] > 0.9  # why
+    """Each token is quantized by itself, in effect; one whose values are all the same is exact."""
+    weight = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    graph (float[n, 64] x) => (float[n, 32] y) { y = MatMul (x, w) }"""
+    model = graph(text, [ir.tensor(weight, name="w")])
+    to_int8(model)
+    x = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    x[0] *= 10000
+    x[1] = 0
+    x[2] = 3
+    got = run(model, {"x": x}, tmp_path)["y"]
+    assert not got[1].any()
+    decoded = values(model, "w_int8").astype(np.float32) * values(model, "w_scales")
+    np.testing.assert_allclose(got[2], 3 * decoded.sum(0), rtol=1e-4, atol=1e-4)
+    assert np.abs(got - x @ weight)[3:].max() < 0.02 * np.abs(x @ weight)[3:].max()
 
 
 def test_int4_says_what_it_is_not_for() -> None:

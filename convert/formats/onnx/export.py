@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +32,13 @@ if TYPE_CHECKING:
     from convert.formats.onnx.joined import Stored
     from convert.formats.onnx.tasks import Task
 
+INT4 = ("int4", "q4f16")
 HALVES = {"fp16": "F16", "bf16": "BF16"}
+INNER = re.compile(r"additional_chat_templates|[0-9]_(Pooling|Dense)")  # folders of companions
 PROJECTORS = ("vision_encoder",)  # graphs that turn an image into embeddings
+
+
+Beyond = Callable[["ir.Model"], frozenset[str] | None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ class ExportSettings:
     int4: Int4 = field(default_factory=Int4)
     encode: Encode = rounded  # who makes the numbers of int4
     changed: Mapping[str, Stored] = field(default_factory=dict)  # in int4: tensors instead of the checkpoint's
+    beyond: Beyond | None = None  # of q4f16: which values pass float16's range
     layout: Layout = HUB
+    pooling: bool = True  # an embedder's graph gives the vector of a text too
 
     def names(self, part: str, precision: str) -> Names:
         """What the files of a part are called in a precision."""
@@ -69,19 +76,21 @@ class Prepared:
     unused: tuple[str, ...] = ()  # beginnings of names that need not be in any
 
 
-def prepare(source: Bundle) -> Prepared:
+def prepare(source: Bundle, *, pooling: bool = True) -> Prepared:
     """What the headers say of exporting `source`; worked out once, unless a file changes.
+
+    With `pooling` an embedder's graph gives the vector of a text too.
 
     Raises ConvertError for a model that is not exported, and for files that are broken.
     """
     paths = [artifact.path for _, artifact in source.artifacts() if artifact.path.is_file()]
     stamps = tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
-    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps)
+    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps, pooling)
 
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object
+    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object, pooling: bool
 ) -> Prepared:
     from convert.formats.onnx.bind import match_tensors, stored
 
@@ -90,17 +99,22 @@ def _prepared(
     home = _home(source)
     tensors = stored(source)
     kind = read_kind(home, tensors, pending.config if pending else None)
-    config, cut = kind.config, kind.graphs()
+    config, cut = kind.config, kind.graphs(pooling=pooling)
     if cut.is_whole:
         tensors = stored(source, heads=True)
     ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
     made = families.parts_of(cut, config) if not ledger.problems else []
     parts = {
-        part.name: tuple(dict.fromkeys(entry for name in part.parameters.values() for entry in ledger.entries(name)))
+        part.name: tuple(dict.fromkeys(entry for name in part.parameters.values() for entry in _entries(ledger, name)))
         for part in made
     }
     unused = tuple(start for part in made for start in part.unused)
     return Prepared(config, cut, ledger, parts, kind.notes, unused)
+
+
+def _entries(ledger: Ledger, parameter: str) -> list[str]:
+    """What a parameter is called in a graph; nothing for one that the checkpoint lacks."""
+    return [name for name in ledger.entries(parameter) if name in ledger.of]
 
 
 def _home(source: Bundle) -> Path:
@@ -113,15 +127,13 @@ def _home(source: Bundle) -> Path:
 
 def _skeleton(config: PretrainedConfig, task: Task) -> nn.Module:
     """transformers' whole model on no device: names and shapes."""
-    from convert.formats.onnx.hollow import hollow
-
-    return hollow(config, task.auto_class())
+    return task.model(config)
 
 
 def check(source: Bundle, settings: ExportSettings) -> list[Problem]:
     """What keeps the model from being exported, by headers and configs."""
     try:
-        return list(prepare(source).ledger.problems)
+        return list(prepare(source, pooling=settings.pooling).ledger.problems)
     except ConvertError as error:
         return [p if isinstance(p, Problem) else Problem(STAGE, p) for p in error.problems]
 
@@ -147,7 +159,7 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
     """
     from convert.formats.onnx import bind, write
 
-    prepared = prepare(source)
+    prepared = prepare(source, pooling=settings.pooling)
     if prepared.ledger.problems:
         raise InputError(*_words(prepared.ledger.problems[0]))
     bind.prove_tied(prepared.ledger)
@@ -168,9 +180,9 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
             name: in_precision(model, prepared.ledger, precision, settings, bool(shared))
             for name, model in traced.items()
         }
-        for model in graphs.values():
-            _label(model, precision, source, progress.key)
-            rename(model, settings.layout)
+        for name, model in graphs.items():
+            label(model, precision, source, progress.key)
+            rename(model, name, settings.layout)
         names = {name: settings.names(name, precision) for name in graphs}
         for role, artifact in _kinds(_written(graphs, names, home, shared, progress), precision):
             made[role].append(artifact)
@@ -224,16 +236,30 @@ def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Pr
 def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: ExportSettings, shared: bool) -> ir.Model:
     """A copy of the traced graph with its weights, in `precision`."""
     from convert.formats.onnx import bind, trace
+    from convert.formats.onnx.against import FACTORS
 
     model = traced.clone()
-    if precision == "int4" and settings.changed:
+    if precision in INT4 and settings.changed:
+        model.metadata_props[FACTORS] = "folded into norms"
         ledger = replace(ledger, of={name: settings.changed.get(t.name, t) for name, t in ledger.of.items()})
     bind.bind(model, ledger, widen=precision == "fp32" and not shared)
     also = frozenset[str]()
-    if precision != "fp32":
+    if precision == "q4f16":
+        also = _to_q4f16(model, settings)
+    elif precision != "fp32":
         also = _change(model, precision, settings)
     trace.check_domains(model, also)
     return model
+
+
+def _to_q4f16(model: ir.Model, settings: ExportSettings) -> frozenset[str]:
+    """Change the graph to 4 bits and float16, after it was run to see what that has no room for."""
+    from convert.formats.onnx.q4f16 import to_q4f16
+
+    keep = [re.compile(pattern) for pattern in settings.keep] if settings.keep is not None else None
+    beyond = settings.beyond(model.clone()) if settings.beyond is not None else None
+    to_q4f16(model, settings.int4, keep, settings.encode, beyond)
+    return frozenset({"com.microsoft"})
 
 
 def _change(model: ir.Model, precision: str, settings: ExportSettings) -> frozenset[str]:
@@ -282,7 +308,7 @@ def _kinds(written: Iterator[tuple[str, Artifact, list[Artifact]]], precision: s
         yield from ((role, replace(file, kind=f"onnx-part/{precision}")) for file in data)
 
 
-def _label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
+def label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
     """Say in the graph what it was made from and by what."""
     model.producer_name, model.producer_version = "convert", RELEASE
     model.metadata_props.update(origin(source, precision, key))
@@ -323,8 +349,7 @@ def helper_files(cut: families.GraphCut) -> Iterator[tuple[Path, str]]:
 
 def inner_name(path: Path) -> Path:
     """Where a companion lies in a model's folder."""
-    inner = "additional_chat_templates"
-    return Path(inner, path.name) if path.parent.name == inner else Path(path.name)
+    return Path(path.parent.name, path.name) if INNER.fullmatch(path.parent.name) else Path(path.name)
 
 
 def copy(path: Path, target: Path, kind: str) -> Artifact:

@@ -274,10 +274,10 @@ def _tabulated(
     tables: list[ir.Value] = []
     for table, name in zip(found, ("cos_cache", "sin_cache"), strict=True):
         assert table is not None
-        halves = np.split(table, 2, -1)
-        if table.shape[1] % 2 or not np.array_equal(*halves):
+        width = table.shape[1] // 2
+        if not np.array_equal(table[:, :width], table[:, width:]):
             return None
-        tensor = ir.tensor(np.ascontiguousarray(halves[0]), name=f"{name}.{number}" if number else name)
+        tensor = ir.tensor(np.ascontiguousarray(table[:, :width]), name=f"{name}.{number}" if number else name)
         tables.append(initializer(model, tensor))
     return tables[0], tables[1]
 
@@ -336,5 +336,3 @@ def _run(model: ir.Model, nodes: Sequence[ir.Node], value: ir.Value, context: in
     (table,) = ReferenceEvaluator(proto).run(None, {"position_ids": np.arange(context)[None]})
     flat = np.asarray(table, np.float32)
     return flat.reshape(context, -1) if flat.size % context == 0 and flat.shape[-2] == context else None
-
-

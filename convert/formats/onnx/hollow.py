@@ -48,15 +48,18 @@ _AS_NODES: contextvars.ContextVar[bool] = contextvars.ContextVar("attention as n
 IN_MASK = frozenset({"position_ids", "cache_position"})  # tensors that say no more than the mask does
 
 
-def hollow(config: PretrainedConfig, auto_class: type[_BaseAutoModelClass]) -> PreTrainedModel:
+def hollow(
+    config: PretrainedConfig, auto_class: type[_BaseAutoModelClass], attention_kind: str = ATTENTION
+) -> PreTrainedModel:
     """The model of `config` in float32, ready to trace: `hollow(config, AutoModelForCausalLM)`.
 
+    `attention_kind` is transformers' own word where a model knows no other implementations than its own.
     Raises InputError for a config that transformers makes no model of.
     """
     with quiet():
         try:
             with torch.device("meta"):
-                model = _made(config, auto_class)
+                model = _made(config, auto_class, attention_kind)
             experts.use(model)
             fill(model)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
@@ -65,10 +68,10 @@ def hollow(config: PretrainedConfig, auto_class: type[_BaseAutoModelClass]) -> P
     return model.eval()
 
 
-def _made(config: PretrainedConfig, auto_class: type[_BaseAutoModelClass]) -> PreTrainedModel:
+def _made(config: PretrainedConfig, auto_class: type[_BaseAutoModelClass], attention_kind: str) -> PreTrainedModel:
     """The model with our attention; of code that chooses among its own classes, with its plain one and our mask."""
     try:
-        return auto_class.from_config(config, dtype=torch.float32, attn_implementation=ATTENTION)
+        return auto_class.from_config(config, dtype=torch.float32, attn_implementation=attention_kind)
     except KeyError as error:
         if error.args != (ATTENTION,):
             raise
@@ -83,6 +86,10 @@ def fill(model: PreTrainedModel) -> None:
     Buffers that are part of a checkpoint (a router's correction, a layer's factor) become parameters: their values are
     the checkpoint's.
     """
+    _compute(model)
+    for module in model.modules():
+        for name in [name for name, buffer in module._buffers.items() if _is_stored(module, name, buffer)]:
+            module.register_parameter(name, torch.nn.Parameter(module._buffers.pop(name), requires_grad=False))
     _start(model)
     for module in model.modules():
         kind = getattr(module, "rope_type", None)
@@ -91,13 +98,25 @@ def fill(model: PreTrainedModel) -> None:
         elif kind == "dynamic":
             _choose_frequencies(module, _growing)
     for module in model.modules():
-        for name in [name for name, buffer in module._buffers.items() if _is_stored(module, name, buffer)]:
-            module.register_parameter(name, torch.nn.Parameter(module._buffers.pop(name), requires_grad=False))
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
                 spread = torch.zeros(()).expand(parameter.shape)
                 module._parameters[name] = torch.nn.Parameter(spread, requires_grad=False)
     model.tie_weights()
+
+
+def _compute(model: PreTrainedModel) -> None:
+    """Make constants of the parameters that are never saved, with the values they start with: Marian's positions."""
+    modules = dict(model.named_modules())
+    for path in model._keys_to_ignore_on_save or ():
+        inner, _, name = path.rpartition(".")
+        if (module := modules.get(inner)) is None:
+            continue
+        parameter = module._parameters.get(name)
+        if parameter is not None and parameter.is_meta:
+            del module._parameters[name]
+            module.register_buffer(name, torch.empty(parameter.shape, device="cpu"), persistent=False)
+            model._init_weights(module)
 
 
 def _start(model: PreTrainedModel) -> None:
@@ -120,8 +139,7 @@ def _start(model: PreTrainedModel) -> None:
     for module in {**dict.fromkeys(module for module, _ in started), **dict.fromkeys(inside)}:
         owners[module]._init_weights(module)
     for module, names in started:
-        left = [name for name in names if module._buffers[name].isnan().any()]
-        if lost := [name for name in left if not _is_stored(module, name, module._buffers[name])]:
+        if lost := [name for name in names if module._buffers[name].isnan().any()]:
             raise ValueError(f"{type(module).__name__} says of {', '.join(lost)} no value to start with")
 
 

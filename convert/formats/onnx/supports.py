@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,10 +46,17 @@ class ModelKind:
     notes: tuple[str, ...] = ()
     task: tasks.Task = tasks.TEXT_GENERATION
     sentences: Sentences | None = None  # what becomes of an encoder's vectors of tokens
+    files: Mapping[str, Path] = field(default_factory=dict)  # sentence-transformers', by their names
 
-    def graphs(self) -> families.GraphCut:
-        """How it is cut into graphs."""
-        return families.load(self.cut) if self.task.is_text else families.load_task(self.task, self.sentences)
+    def graphs(self, *, pooling: bool = True) -> families.GraphCut:
+        """How it is cut into graphs; with `pooling`, an embedder's give the vector of a text too."""
+        if self.task.is_text:
+            return families.load(self.cut)
+        from convert.formats.onnx.families._pooling import Embedder
+
+        if self.sentences is None or not pooling:
+            return families.load_task(self.task, None)
+        return families.load_task(self.task, Embedder(self.sentences, self.files))
 
 
 def supports(checkpoint: Checkpoint) -> Support:
@@ -77,11 +84,16 @@ def read_kind(home: Path, tensors: Collection[str], planned: JsonObject | None =
     """
     config = transformers_config(home, len(tensors), planned)
     raw = read_config(home) if planned is None else planned
-    sentences = read_sentences(sentence_files(home))
+    files = sentence_files(home)
+    sentences = read_sentences(files)
     task = tasks.find(config, is_embedder=sentences is not None)
     if not task.is_text:
-        return ModelKind(config, task.cut, task=task, sentences=sentences)
+        return ModelKind(config, task.cut, task=task, sentences=sentences, files=files)
     family = _family(raw)
+    name = (config.architectures or [""])[0]
+    if family is None and name and not tasks.writes_text(name):
+        remedy = "name the class of the same model whose outputs you need in config.json's architectures"
+        raise InputError("config.json", f"no graph is known for what {name} gives", tasks.known(), remedy)
     if family:
         raise_all(list(_misfits(family, family.roles(raw, tensors))))
     cut = _cut(config, family)

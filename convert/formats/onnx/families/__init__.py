@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
+    from convert.formats.onnx.families._pooling import Embedder
     from convert.formats.onnx.tasks import Task
-    from validate.sentences import Sentences
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def load(cut: str) -> GraphCut:
     return found
 
 
-def load_task(task: Task, sentences: Sentences | None) -> GraphCut:
+def load_task(task: Task, embedder: Embedder | None) -> GraphCut:
     """The graphs of a whole model: what its task's module cuts it into."""
-    parts: Callable[[PretrainedConfig, Task, Sentences | None], list[TracedGraph]]
+    parts: Callable[[PretrainedConfig, Task, Embedder | None], list[TracedGraph]]
     parts = importlib.import_module(f"{__name__}.{task.cut}").parts
-    return GraphCut(lambda config: parts(config, task, sentences), is_whole=True)
+    return GraphCut(lambda config: parts(config, task, embedder), is_whole=True)

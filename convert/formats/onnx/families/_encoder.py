@@ -6,28 +6,28 @@ input_ids, attention_mask[, token_type_ids] -> last_hidden_state[, sentence_embe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from convert.formats.onnx.families import Input, TracedGraph
 from convert.formats.onnx.families._forward import Forward, parameter_names, takes
-from convert.formats.onnx.hollow import hollow
+from convert.formats.onnx.families._pooling import OUTPUT, Embedder, Pooled
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from convert.formats.onnx.tasks import Task
-    from validate.sentences import Sentences
 
 BATCH, SEQUENCE = 2, 5  # none is 0 or 1, which tracing takes for constants
 AXES: Mapping[int, str] = {0: "batch", 1: "sequence"}
 PER_TEXT = ("AutoModelForSequenceClassification",)  # whose outputs are one row a text
 
 
-def parts(config: PretrainedConfig, task: Task, sentences: Sentences | None) -> list[TracedGraph]:
+def parts(config: PretrainedConfig, task: Task, embedder: Embedder | None) -> list[TracedGraph]:
     """The one graph."""
-    model = hollow(config, task.auto_class())
+    model = task.model(config)
     drop_pooler(model, task)
     inputs = text_inputs(model, config)
     axes = {0: "batch"} if task.auto in PER_TEXT else AXES
@@ -39,7 +39,18 @@ def parts(config: PretrainedConfig, task: Task, sentences: Sentences | None) -> 
         dict.fromkeys(task.outputs, axes),
         parameters=parameter_names("model", model),
     )
-    return [graph]
+    return [graph if embedder is None else _with_embedding(graph, embedder)]
+
+
+def _with_embedding(graph: TracedGraph, embedder: Embedder) -> TracedGraph:
+    """The graph with one more output, the vector of each text."""
+    return replace(
+        graph,
+        module=Pooled(graph.module, list(graph.inputs).index("attention_mask"), embedder),
+        outputs=(*graph.outputs, OUTPUT),
+        output_axes={**graph.output_axes, OUTPUT: {0: "batch"}},
+        parameters={f"inner.{here}": there for here, there in graph.parameters.items()},
+    )
 
 
 def text_inputs(model: PreTrainedModel, config: PretrainedConfig) -> dict[str, Input]:
