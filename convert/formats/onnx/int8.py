@@ -162,7 +162,8 @@ def _split_so(split: ir.Node, value: ir.Value) -> Sequence[ir.Value]:
     made.metadata_props.update(split.metadata_props)
     assert split.graph is not None
     split.graph.insert_before(split, made)
-    return made.outputs
+    parts: Sequence[ir.Value] = made.outputs
+    return parts
 
 
 class _Inputs:
