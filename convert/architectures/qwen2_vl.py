@@ -76,4 +76,5 @@ FAMILY = Family(
     vision_prefix=("visual.",),
     renames=qwen.RENAMES,
     graphs="qwen2_vl",
+    tested=("onnx",),
 )
