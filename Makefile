@@ -8,7 +8,7 @@ CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --
 # uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-full test test-web web browser check lowest test-lowest constraints lock bench scale faults parity variants \
+.PHONY: demo demo-full test test-web web browser check lowest test-lowest constraints lock bench scale faults parity variants onnx-classes \
 	format docs clean hostile crash fuzz audit sbom
 
 demo: .venv/installed
@@ -137,6 +137,10 @@ parity: .venv/installed $(if $(LLAMA_CPP),,.cache/llama.cpp)
 # Every family's tiny checkpoint in every variant, as F32: how many were run, and how many were called wrong.
 variants: .venv/installed
 	$(BIN)/python -m tests.parity.variants
+
+# Every class of the page docs/reference/onnx-classes.md, exported in every precision and compared with transformers.
+onnx-classes: .venv/installed
+	$(BIN)/python -m tests.onnx.table --write
 
 # The documentation, into build/docs. Strict: a link that leads nowhere, or a page outside the navigation, fails it.
 docs: .venv/docs

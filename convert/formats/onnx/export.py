@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-    from convert.formats.onnx.bind import Ledger, Stored
+    from convert.formats.onnx.bind import Ledger
+    from convert.formats.onnx.joined import Stored
     from convert.formats.onnx.tasks import Task
 
 INT4 = ("int4", "q4f16")
@@ -72,6 +73,7 @@ class Prepared:
     ledger: Ledger
     parts: Mapping[str, tuple[str, ...]]  # graph -> the parameters that may be in it
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()  # beginnings of names that need not be in any
 
 
 def prepare(source: Bundle, *, pooling: bool = True) -> Prepared:
@@ -101,11 +103,18 @@ def _prepared(
     if cut.is_whole:
         tensors = stored(source, heads=True)
     ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
-    made = cut.parts(config) if not ledger.problems else []
+    made = families.parts_of(cut, config) if not ledger.problems else []
     parts = {
-        part.name: tuple(dict.fromkeys(name for name in part.parameters.values() if name in ledger.of)) for part in made
+        part.name: tuple(dict.fromkeys(entry for name in part.parameters.values() for entry in _entries(ledger, name)))
+        for part in made
     }
-    return Prepared(config, cut, ledger, parts, kind.notes)
+    unused = tuple(start for part in made for start in part.unused)
+    return Prepared(config, cut, ledger, parts, kind.notes, unused)
+
+
+def _entries(ledger: Ledger, parameter: str) -> list[str]:
+    """What a parameter is called in a graph; nothing for one that the checkpoint lacks."""
+    return [name for name in ledger.entries(parameter) if name in ledger.of]
 
 
 def _home(source: Bundle) -> Path:
@@ -140,7 +149,7 @@ def misfits(source: Bundle) -> list[Problem]:
         model = _skeleton(config, tasks.find(config))
     except InputError as error:
         return [error.problem]
-    return list(match_tensors(model, tensors, joins=True).problems)
+    return list(match_tensors(model, tensors).problems)
 
 
 def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progress) -> Bundle:
@@ -217,7 +226,7 @@ def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Pr
 
     taken = bind.used(traced.values())
     if not prepared.cut.is_whole:
-        bind.check_used(prepared.ledger, taken.__contains__)
+        bind.check_used(prepared.ledger, lambda name: name in taken or name.startswith(prepared.unused))
         return
     if unused := bind.unused(prepared.ledger, taken.__contains__):
         progress.note(f"left out: {bind.some(unused)}, which nothing that the model gives depends on")

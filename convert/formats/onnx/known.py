@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from convert.calibration.options import Calibration
     from convert.formats.onnx import solving
-    from convert.formats.onnx.bind import Stored
     from convert.formats.onnx.export import Beyond
+    from convert.formats.onnx.joined import Stored
 
 ROWS, ROW = 8, 256
 """Of tokens that are read to find what float16 has no room for."""

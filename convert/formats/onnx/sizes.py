@@ -9,8 +9,8 @@ from pathlib import Path
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.formats.onnx import web_configs
-from convert.formats.onnx.bind import Stored
 from convert.formats.onnx.export import HALVES, PROJECTORS, ExportSettings, Prepared, helper_files, inner_name, prepare
+from convert.formats.onnx.joined import Joined, Stored
 from convert.formats.onnx.layouts import FLAT
 from convert.formats.onnx.write import INLINE_BYTES
 from convert.source.checkpoint import SAFETENSORS
@@ -72,7 +72,7 @@ def _own(prepared: Prepared, part: str, parameters: Sequence[str]) -> list[str]:
     return [name for name in parameters if not (apart and name.endswith(TABLE))]
 
 
-def _bytes(tensor: Stored, precision: str, settings: ExportSettings, fine: bool) -> int:
+def _bytes(tensor: Stored | Joined, precision: str, settings: ExportSettings, fine: bool) -> int:
     """Bytes of a weight in a precision's own file; `fine` ones have eight bits in int4, as tables and heads have."""
     from convert.formats.onnx.int4 import FINE_BITS
 

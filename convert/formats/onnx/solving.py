@@ -23,8 +23,8 @@ from convert.formats.compressed.calibrated_stage import CalibratedOptions, arith
 from convert.formats.compressed.folder_stage import Job, layout_of
 from convert.formats.compressed.kept_layers import WORDS, KeptLayers, unpacked
 from convert.formats.compressed.scheme import Scheme
-from convert.formats.onnx.bind import Stored
 from convert.formats.onnx.int4 import VALUES
+from convert.formats.onnx.joined import Stored
 from convert.formats.onnx.linears import PRODUCTS
 from convert.model.memory_needs import Passes, reference_needs
 from convert.model.reference import check_memory

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import openvino as ov
 
-    from convert.formats.onnx.bind import Stored
     from convert.formats.onnx.export import Prepared
+    from convert.formats.onnx.joined import Joined, Stored
     from convert.formats.onnx.known import Known
     from convert.formats.onnx.linears import Linear
     from convert.formats.openvino.weights import Store
@@ -74,7 +74,7 @@ def forecast(source: Bundle, asked: Asked) -> Bundle:
     return source.with_(weights=weights, projector=(), imatrix=(), statistics=(), report=())
 
 
-def _bytes(tensor: Stored, scheme: Scheme) -> int:
+def _bytes(tensor: Stored | Joined, scheme: Scheme) -> int:
     stored = tensor.stop - tensor.start
     if scheme.precision == "fp32" or len(tensor.shape) < 2:
         return stored
