@@ -14,11 +14,11 @@ from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import RELEASE
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
-from convert.formats.onnx import families, tasks
+from convert.formats.onnx import families
 from convert.formats.onnx.blocks import Encode, Int4, rounded
 from convert.formats.onnx.layouts import FLAT, HUB, Layout, Names, rename
 from convert.formats.onnx.origin import origin
-from convert.formats.onnx.supports import STAGE, read_kind, transformers_config
+from convert.formats.onnx.supports import STAGE, read_kind
 from convert.progress import Progress
 from convert.source.checkpoint import SAFETENSORS
 from convert.source.companions import ROLES
@@ -136,20 +136,6 @@ def check(source: Bundle, settings: ExportSettings) -> list[Problem]:
         return list(prepare(source, pooling=settings.pooling).ledger.problems)
     except ConvertError as error:
         return [p if isinstance(p, Problem) else Problem(STAGE, p) for p in error.problems]
-
-
-def misfits(source: Bundle) -> list[Problem]:
-    """Where weights and config.json disagree, for a builder that would fill what lacks with random numbers."""
-    from convert.formats.onnx.bind import match_tensors, stored
-
-    try:
-        tensors = stored(source)
-        planned = source.pending.config if source.pending else None
-        config = transformers_config(_home(source), len(tensors), planned)
-        model = _skeleton(config, tasks.find(config))
-    except InputError as error:
-        return [error.problem]
-    return list(match_tensors(model, tensors).problems)
 
 
 def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progress) -> Bundle:
