@@ -8,7 +8,8 @@ CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --
 # uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-full test browser check lowest test-lowest constraints bench scale faults parity variants format docs clean
+.PHONY: demo demo-full test test-web web browser check lowest test-lowest constraints lock bench scale faults parity variants \
+	format docs clean hostile crash fuzz audit sbom
 
 demo: .venv/installed
 	$(BIN)/convert run $(RECIPE)
@@ -26,6 +27,17 @@ browser:
 		command -v apt-get >/dev/null && test "$$(id -u)" = 0 && echo "installing Chromium for the tests of report.html" && \
 		{ $(CHROMIUM) || { timeout 300 apt-get update -qq && $(CHROMIUM); }; } >/dev/null 2>&1; \
 	} || echo "no Chromium: the tests of report.html in a browser are skipped"
+
+# transformers.js for the page of `convert serve`, the runtime transformers_js and the tests of both: from npm, by node 20.
+web: .cache/web/node_modules/.package-lock.json
+.cache/web/node_modules/.package-lock.json: web/package-lock.json
+	@command -v npm >/dev/null || { echo "no npm: install Node.js 20 or newer, then \`make web\`"; exit 1; }
+	mkdir -p .cache/web
+	cp web/package.json web/package-lock.json .cache/web
+	npm ci --prefix .cache/web --ignore-scripts --no-audit --no-fund
+
+test-web: .venv/installed web browser
+	$(BIN)/pytest tests/web
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -53,6 +65,16 @@ constraints: .venv/installed
 	{ sed -n '/^#/p' constraints.txt; sed 's/+cpu$$//' .cache/pins.txt | sort -f; } > .cache/constraints.txt
 	mv .cache/constraints.txt constraints.txt
 
+# The container's packages by hash. torch is not among them: the CPU's build has another index (Dockerfile).
+LOCKED := validate pickle inspect onnx genai openvino sign stores
+lock: .venv/installed
+	mkdir -p .cache
+	sed '/^#/d' constraints.txt > .cache/pins.txt
+	$(UV) pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_36 $(addprefix --extra ,$(LOCKED)) \
+		--generate-hashes --no-emit-package torch --no-annotate --no-header -c .cache/pins.txt -o .cache/lock.txt pyproject.toml
+	{ sed -n '/^#/p' requirements.lock; cat .cache/lock.txt; } > .cache/requirements.lock
+	mv .cache/requirements.lock requirements.lock
+
 # About twenty minutes on two cores, and 25 GB of disk: LLAMA_CPP is a checkout with llama-quantize built in it; without one it says how to get it.
 bench: .venv/installed
 	$(BIN)/python -m tests.bench.encoders
@@ -70,6 +92,32 @@ scale: .venv/installed
 # About fifteen minutes on two idle cores; the honest outputs are kept in .cache/faults.
 faults: .venv/installed
 	$(BIN)/python -m tests.faults
+
+# Every hostile input there is through the command line, each in a process of its own with limits of time and memory:
+# about fifteen minutes on two idle cores. HOSTILE="--only pickle" for a part.
+hostile: .venv/installed
+	$(BIN)/python -m tests.robust.hostile $(HOSTILE)
+
+# 200 kills over all stages, full and read-only disks, EIO, little memory, a clock set back: about an hour. As root it makes
+# small file systems of its own; CRASH="--light --kills 20" for less.
+crash: .venv/installed
+	$(BIN)/python -m tests.robust.crash $(CRASH)
+
+# Coverage-guided fuzzing (atheris) of every reader, so many minutes in all.
+MINUTES ?= 60
+fuzz: .venv/fuzz
+	$(BIN)/python -m tests.robust.fuzz --minutes $(MINUTES) $(FUZZ)
+
+.venv/fuzz: .venv/installed
+	$(UV) pip install -c constraints.txt -e '.[fuzz]'
+	touch $@
+
+# Known holes in what is pinned (asks PyPI), licences of what is installed, and a bill of materials in build/.
+audit: .venv/installed
+	$(BIN)/python .ci/audit
+
+sbom: .venv/installed
+	$(BIN)/python .ci/audit --sbom
 
 # llama.cpp's own converter beside ours on every tiny checkpoint, and all that `make test` tries on one of each family
 # on every variant: LLAMA_CPP is a checkout of llama.cpp; without one its sources are fetched (77 MB, the sdist of

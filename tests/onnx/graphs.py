@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 
 def export(folder: Path, out: Path, **options: Any) -> Bundle:
-    """Run the stage as the pipeline does: check, then run."""
-    inputs, words = source_inputs(folder), stage.Options(**options)
+    """Run the stage as the pipeline does: check, then run; all in one folder unless a layout is named."""
+    beside = {} if options.get("flavor") == "genai" else {"layout": "flat"}
+    inputs, words = source_inputs(folder), stage.Options(**(beside | options))
     assert [str(p) for p in stage.check(words, inputs)] == []
     out.mkdir(parents=True, exist_ok=True)
     return stage.run(words, inputs, out, Silent())

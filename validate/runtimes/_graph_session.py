@@ -6,7 +6,8 @@
         session.detokenize(session.generate(ids, 20))
 
 The graph that gives logits is named; the others lie beside it under the same suffix (`decoder_model_merged_fp16.onnx`
-finds `embed_tokens_fp16.onnx` and `vision_encoder_fp16.onnx`), and so do tokenizer, templates and config.json.
+finds `embed_tokens_fp16.onnx` and `vision_encoder_fp16.onnx`); tokenizer, templates and config.json lie there too, or
+one folder up where the graphs are in `onnx/`, as on the hub.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from validate.runtimes.base import Identity
 
 MAIN_STEMS = ("decoder_model_merged", "model")  # what a file that gives logits is called before its suffix
 PAST, PRESENT = "past_key_values.", "present."
+IMAGE_ROWS = ("image_features", "image_embeds")  # what a vision graph's output is called
 PREFILL_TOKENS = 512  # read at once where only the last logits are wanted: 311 MB of logits for a vocabulary of 152k
 
 
@@ -81,7 +83,7 @@ class GraphSession(CheckpointFolder):
     """A model in graphs; see Session for the methods."""
 
     def __init__(self, model: Path, load: Load, vision: Path | None = None, threads: int | None = None) -> None:
-        super().__init__(model.parent)
+        super().__init__(home_of(model))
         self.threads = threads
         self._model = model
         self._graphs: list[Graph] = []
@@ -169,7 +171,8 @@ class GraphSession(CheckpointFolder):
     def _embed_images(self, processed: Mapping[str, np.ndarray]) -> np.ndarray:
         """float32 (image token, hidden) of all images, one after the other."""
         assert self._vision is not None
-        return self._vision.run(_feeds(self._vision, processed))["image_embeds"].astype(np.float32, copy=False)
+        wanted = next((name for name in IMAGE_ROWS if name in self._vision.outputs), IMAGE_ROWS[0])
+        return self._vision.run(_feeds(self._vision, processed))[wanted].astype(np.float32, copy=False)
 
     def _read_images(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> tuple[np.ndarray, _State]:
         """The last logits of prompts with an image each, a batch padded on the left, and the state after them."""
@@ -251,6 +254,13 @@ class GraphSession(CheckpointFolder):
             raise RuntimeFailure(f"{self._model.name}: the logits of a token it wrote are not finite")
         best: np.ndarray = logits.argmax(-1)
         return best
+
+
+def home_of(model: Path) -> Path:
+    """The folder of what a graph goes with, config.json and the tokenizer: its own, or the one that `onnx/` is in."""
+    folder, outer = model.parent, model.parent.parent
+    inner = folder.name == "onnx" and not (folder / "config.json").exists() and (outer / "config.json").is_file()
+    return outer if inner else folder
 
 
 def sibling(model: Path, part: str) -> Path | None:

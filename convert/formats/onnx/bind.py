@@ -6,7 +6,7 @@ The names are those transformers itself gives the checkpoint's tensors when it l
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +55,7 @@ class Ledger:
     left_out: Mapping[str, str] = field(default_factory=dict)  # tensor -> why no graph has it
     tied: tuple[tuple[Stored, Stored], ...] = ()  # (left out because equal, kept): to be proven
     problems: tuple[Problem, ...] = ()
+    missing: frozenset[str] = frozenset()  # parameters of a whole model without a tensor: no graph may need them
 
     @property
     def type(self) -> str:
@@ -65,8 +66,11 @@ class Ledger:
         return max(count, key=lambda name: count[name], default="F32")
 
 
-def stored(source: Bundle) -> dict[str, Stored]:
-    """Every tensor of the checkpoint, by its own name. Raises InputError for files that are broken."""
+def stored(source: Bundle, *, heads: bool = False) -> dict[str, Stored]:
+    """Every tensor of the checkpoint, by its own name; with `heads`, those too that no text is made with.
+
+    Raises InputError for files that are broken.
+    """
     found = open_bundle(source).tensors
     if source.pending is not None:  # not written yet: what a plan needs is there
         home = Path(SAFETENSORS.single)
@@ -74,20 +78,23 @@ def stored(source: Bundle) -> dict[str, Stored]:
     return {
         entry.name: Stored(entry.name, entry.dtype, entry.shape, file.path, entry.start, entry.stop)
         for file in source.of(Role.WEIGHTS)
-        for entry in model_entries(read_header(file.path))
+        for entry in model_entries(read_header(file.path), heads=heads)
     }
 
 
-def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: bool = False) -> Ledger:
+def match_tensors(
+    model: nn.Module, tensors: Mapping[str, Stored], *, joins: bool = False, whole: bool = False
+) -> Ledger:
     """The ledger of a checkpoint for transformers' `model` (hollow, or on the meta device), problems included.
 
-    With `joins` tensors may be pieces of a parameter: somebody else joins them, and counts those parameters.
+    With `joins` tensors may be pieces of a parameter: somebody else joins them, and counts those parameters. Of a
+    `whole` model other heads than its own are left out, and what lacks is a problem only where a graph needs it.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     tied = _tied(model)
     renamed, merged = _renamed(model, tensors, parameters)
     found = {name: tensors[own] for name, own in renamed.items() if name in parameters}
-    left_out, unknown = _unused(model, renamed, parameters)
+    left_out, unknown = _unused(model, renamed, parameters, whole)
     pairs = []
     for name, keeper in tied.items():
         if name in found and keeper in found:
@@ -99,6 +106,8 @@ def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: boo
         if keeper in found:
             found[name] = found[keeper]
     missing = [name for name in parameters if name not in found]
+    optional = frozenset(missing) if whole else frozenset[str]()
+    missing = [name for name in missing if name not in optional]
     problems = [
         *_merged({} if joins else merged),
         *([] if merged else _headless(missing)),
@@ -106,7 +115,7 @@ def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: boo
         *_lacking(unknown, "has unknown tensors:", "config.json describes another model, or they are new"),
         *_misfits(found, parameters),
     ]
-    return Ledger(found, left_out, tuple(pairs), tuple(problems))
+    return Ledger(found, left_out, tuple(pairs), tuple(problems), optional)
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
@@ -144,9 +153,13 @@ def _renamed(
 
 
 def _unused(
-    model: nn.Module, renamed: Mapping[str, str], parameters: Mapping[str, nn.Parameter]
+    model: nn.Module, renamed: Mapping[str, str], parameters: Mapping[str, nn.Parameter], whole: bool
 ) -> tuple[dict[str, str], list[str]]:
-    """(tensors that the model says it computes itself -> why they are left out, tensors nobody knows)."""
+    """(tensors that the model says it computes itself -> why they are left out, tensors nobody knows).
+
+    Of a `whole` model those beside its own modules are other heads.
+    """
+    modules = {name.partition(".")[0] for name in parameters}
     patterns = [re.compile(p) for p in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     buffers = {name for name, _ in model.named_buffers()}
     left_out, unknown = {}, []
@@ -157,6 +170,8 @@ def _unused(
             left_out[own] = "the graph has it computed from config.json"
         elif any(pattern.search(name) for pattern in patterns):
             left_out[own] = "transformers leaves it out too"
+        elif whole and name.partition(".")[0] not in modules:
+            left_out[own] = f"no part of {type(model).__name__}"
         else:
             unknown.append(own)
     return left_out, unknown
@@ -165,7 +180,7 @@ def _unused(
 def _merged(merged: Mapping[str, str]) -> list[Problem]:
     if not merged:
         return []
-    got = f"{_some(list(merged))} would have to be joined into {next(iter(merged.values()))}"
+    got = f"{some(list(merged))} would have to be joined into {next(iter(merged.values()))}"
     remedy = "models with a mixture of experts, or otherwise stored in pieces, are not exported to ONNX yet"
     return [Problem("onnx", got, "one tensor a parameter", remedy)]
 
@@ -188,7 +203,7 @@ def _headless(missing: Sequence[str]) -> list[Problem]:
 def _lacking(names: Sequence[str], what: str, remedy: str) -> list[Problem]:
     if not names:
         return []
-    return [Problem("checkpoint", f"{what} {_some(names)}", "every tensor used once or left out on purpose", remedy)]
+    return [Problem("checkpoint", f"{what} {some(names)}", "every tensor used once or left out on purpose", remedy)]
 
 
 def _misfits(found: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter]) -> list[Problem]:
@@ -196,7 +211,7 @@ def _misfits(found: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter]
     problems = []
     if no_floats := sorted({f"{t.name} of {t.dtype}" for t in found.values() if t.dtype not in TYPES}):
         remedy = "convert the model it was made from"
-        problems.append(Problem("checkpoint", f"holds {_some(no_floats)}", f"one of {', '.join(TYPES)}", remedy))
+        problems.append(Problem("checkpoint", f"holds {some(no_floats)}", f"one of {', '.join(TYPES)}", remedy))
     misshapen = dict.fromkeys(  # of tied parameters both names have the one tensor
         f"{t.name} {list(t.shape)} where it says {list(parameters[name].shape)}"
         for name, t in found.items()
@@ -204,11 +219,12 @@ def _misfits(found: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter]
     )
     if misshapen:
         remedy = "config.json and weights are of two models, or one is damaged"
-        problems.append(Problem("config.json", f"disagrees with the weights: {_some(list(misshapen))}", "", remedy))
+        problems.append(Problem("config.json", f"disagrees with the weights: {some(list(misshapen))}", "", remedy))
     return problems
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
@@ -342,7 +358,19 @@ def used(models: Iterable[ir.Model]) -> set[str]:
 
 def check_used(ledger: Ledger, taken: Callable[[str], bool]) -> None:
     """Raise InputError when a parameter that has a tensor is in no graph: what it does to the logits is lost."""
+    if lost := unused(ledger, taken):
+        raise InputError("checkpoint", f"has unknown tensors: {some(lost)}", "every tensor in a graph")
+
+
+def unused(ledger: Ledger, taken: Callable[[str], bool]) -> list[str]:
+    """The tensors that no graph takes."""
     kept = {tensor for name, tensor in ledger.of.items() if taken(name)}
-    lost = sorted({tensor.name for tensor in ledger.of.values() if tensor not in kept})
-    if lost:
-        raise InputError("checkpoint", f"has unknown tensors: {_some(lost)}", "every tensor in a graph")
+    return sorted({tensor.name for tensor in ledger.of.values() if tensor not in kept})
+
+
+def check_found(ledger: Ledger, taken: Collection[str]) -> None:
+    """Raise InputError where a graph needs what the checkpoint lacks."""
+    if lacking := sorted(ledger.missing & set(taken)):
+        got, wanted = f"lacks {some(lacking)}", "every tensor that the model's class computes with"
+        remedy = "download the model again; a base model without a head is exported by its own class in config.json"
+        raise InputError("checkpoint", got, wanted, remedy)

@@ -7,6 +7,7 @@ real. Attention is ours: it never repeats keys for the heads that share them, an
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import math
 import warnings
@@ -37,18 +38,22 @@ if TYPE_CHECKING:
 ATTENTION = "convert_onnx"  # the name under which transformers knows `attention` and `mask`
 MASKED = torch.finfo(torch.float32).min  # not -inf: a row that sees nothing must give numbers, not NaN
 LARGEST_BUFFER = 1 << 26  # values: 2048 positions of 32768 numbers
-UNKNOWN = ("s_aux", "position_bias", "head_mask", "logit_bias")  # what other attentions take and this one does not
+_AS_NODES: contextvars.ContextVar[bool] = contextvars.ContextVar("attention as nodes", default=False)
+UNKNOWN = ("s_aux", "head_mask", "logit_bias")  # what other attentions take and this one does not
 
 
-def hollow(config: PretrainedConfig, auto_class: type[_BaseAutoModelClass]) -> PreTrainedModel:
+def hollow(
+    config: PretrainedConfig, auto_class: type[_BaseAutoModelClass], attention_kind: str = ATTENTION
+) -> PreTrainedModel:
     """The model of `config` in float32, ready to trace: `hollow(config, AutoModelForCausalLM)`.
 
+    `attention_kind` is transformers' own word where a model knows no other implementations than its own.
     Raises InputError for a config that transformers makes no model of.
     """
     with quiet():
         try:
             with torch.device("meta"):
-                model = auto_class.from_config(config, dtype=torch.float32, attn_implementation=ATTENTION)
+                model = auto_class.from_config(config, dtype=torch.float32, attn_implementation=attention_kind)
             fill(model)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
             got = f"transformers makes no model of it ({type(error).__name__}: {_first_line(error)})"
@@ -57,8 +62,15 @@ def hollow(config: PretrainedConfig, auto_class: type[_BaseAutoModelClass]) -> P
 
 
 def fill(model: PreTrainedModel) -> None:
-    """Give the parameters of a model on the meta device one zero each, and its buffers the values they start with."""
+    """Give the parameters of a model on the meta device one zero each, and its buffers the values they start with.
+
+    Buffers that are part of a checkpoint (a router's correction, a layer's factor) become parameters: their values are
+    the checkpoint's.
+    """
+    _compute(model)
     for module in model.modules():  # while parameters have no memory: what starts a module off may write to them
+        for name in [name for name, buffer in module._buffers.items() if _is_stored(module, name, buffer)]:
+            module.register_parameter(name, torch.nn.Parameter(module._buffers.pop(name), requires_grad=False))
         buffers = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
         if any(buffer.is_meta for buffer in buffers.values()):
             for name, buffer in buffers.items():
@@ -77,6 +89,25 @@ def fill(model: PreTrainedModel) -> None:
                 spread = torch.zeros(()).expand(parameter.shape)
                 module._parameters[name] = torch.nn.Parameter(spread, requires_grad=False)
     model.tie_weights()
+
+
+def _compute(model: PreTrainedModel) -> None:
+    """Make constants of the parameters that are never saved, with the values they start with: Marian's positions."""
+    modules = dict(model.named_modules())
+    for path in model._keys_to_ignore_on_save or ():
+        inner, _, name = path.rpartition(".")
+        if (module := modules.get(inner)) is None:
+            continue
+        parameter = module._parameters.get(name)
+        if parameter is not None and parameter.is_meta:
+            del module._parameters[name]
+            module.register_buffer(name, torch.empty(parameter.shape, device="cpu"), persistent=False)
+            model._init_weights(module)
+
+
+def _is_stored(module: nn.Module, name: str, buffer: Tensor | None) -> bool:
+    """Whether a buffer's numbers are saved with the model."""
+    return buffer is not None and buffer.is_floating_point() and name not in module._non_persistent_buffers_set
 
 
 def _choose_frequencies(rotary: nn.Module) -> None:
@@ -108,15 +139,20 @@ def attention(  # noqa: PLR0913 - transformers calls it so
     *,
     scaling: float | None = None,
     softcap: float | None = None,
+    position_bias: Tensor | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
     """Softmax attention over (batch, heads, sequence, width); gives (batch, sequence, heads, width).
 
+    `position_bias` (1, heads, queries, keys) is added to the scores as the mask is.
     Heads that share keys and values are rows of one matrix: the keys are not repeated, so that a step of decoding reads
     the cache once.
     """
     if strange := [name for name in UNKNOWN if others.get(name) is not None]:
         raise ValueError(f"its attention takes {', '.join(strange)}")
+    if _AS_NODES.get():
+        added = [bias for bias in (attention_mask, position_bias) if bias is not None]
+        return _node(query, key, value, sum(added) if added else None, scaling, softcap), None
     batch, heads, _, width = query.shape
     shared = key.shape[1]
     query = query * (width**-0.5 if scaling is None else scaling)
@@ -125,11 +161,34 @@ def attention(  # noqa: PLR0913 - transformers calls it so
     scores = query @ key.transpose(-1, -2)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
+    if position_bias is not None:
+        attention_mask = position_bias if attention_mask is None else attention_mask + position_bias
     weights = _softmax(scores, attention_mask, heads)
     mixed = weights @ value
     if heads != shared:
         mixed = mixed.reshape(batch, heads, -1, value.shape[-1])
     return mixed.transpose(1, 2), None
+
+
+def _node(  # noqa: PLR0913, PLR0917 - what an attention takes
+    query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, scaling: float | None, softcap: float | None
+) -> Tensor:
+    """The same as one node, ONNX's Attention of opset 23: a writer for an engine puts the engine's own in its place."""
+    attributes = {"scale": float(query.shape[-1] ** -0.5 if scaling is None else scaling), "softcap": softcap or 0.0}
+    shape = (*query.shape[:-1], value.shape[-1])
+    inputs = (query, key, value) if added is None else (query, key, value, added)
+    mixed: Tensor = torch.onnx.ops.symbolic("Attention", inputs, attributes, dtype=query.dtype, shape=shape)
+    return mixed.transpose(1, 2)
+
+
+@contextlib.contextmanager
+def attention_nodes() -> Iterator[None]:
+    """Attention that is traced inside is a single node, which no runtime of portable graphs is given."""
+    token = _AS_NODES.set(True)
+    try:
+        yield
+    finally:
+        _AS_NODES.reset(token)
 
 
 def _softmax(scores: Tensor, added: Tensor | None, heads: int) -> Tensor:

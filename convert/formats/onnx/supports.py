@@ -9,20 +9,24 @@ import json
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert import architectures
-from convert.architectures import DENSE, TEXT, TEXT_GRAPH, VISION, Family, Roles, in_words
+from convert.architectures import DENSE, TASK_GRAPH, TEXT, TEXT_GRAPH, VISION, Family, Roles, in_words
 from convert.errors import ConvertError, InputError, Problem, raise_all
 from convert.formats.base import Support
+from convert.formats.onnx import families, tasks
 from convert.json_types import JsonObject
 from convert.source import quantized
 from convert.source.checkpoint import Checkpoint, read_config, stored_config
+from convert.source.sentences import read_sentences, sentence_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from validate.sentences import Sentences
 
 STAGE = "onnx"  # as families call it that are tested in it
 LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # whose cache is keys and values
@@ -39,10 +43,23 @@ class ModelKind:
     config: PretrainedConfig
     cut: str  # a name of families/
     notes: tuple[str, ...] = ()
+    task: tasks.Task = tasks.TEXT_GENERATION
+    sentences: Sentences | None = None  # what becomes of an encoder's vectors of tokens
+    files: Mapping[str, Path] = field(default_factory=dict)  # sentence-transformers', by their names
+
+    def graphs(self, *, pooling: bool = True) -> families.GraphCut:
+        """How it is cut into graphs; with `pooling`, an embedder's give the vector of a text too."""
+        if self.task.is_text:
+            return families.load(self.cut)
+        from convert.formats.onnx.families._pooling import Embedder
+
+        if self.sentences is None or not pooling:
+            return families.load_task(self.task, None)
+        return families.load_task(self.task, Embedder(self.sentences, self.files))
 
 
 def supports(checkpoint: Checkpoint) -> Support:
-    """Yes for decoders of text with attention and MLP, and for families whose own graphs are known."""
+    """Yes for what a task is known for, and for decoders of text with attention and MLP."""
     try:
         read_kind(checkpoint.folder, checkpoint.tensors)
     except ConvertError as error:
@@ -64,7 +81,17 @@ def read_kind(home: Path, tensors: Collection[str], planned: JsonObject | None =
     """
     config = transformers_config(home, len(tensors), planned)
     raw = read_config(home) if planned is None else planned
+    files = sentence_files(home)
+    sentences = read_sentences(files)
+    task = tasks.find(config, is_embedder=sentences is not None)
+    if not task.is_text:
+        _check_rope(config)
+        return ModelKind(config, task.cut, task=task, sentences=sentences, files=files)
     family = _family(raw)
+    name = (config.architectures or [""])[0]
+    if family is None and name and not tasks.writes_text(name):
+        remedy = "name the class of the same model whose outputs you need in config.json's architectures"
+        raise InputError("config.json", f"no graph is known for what {name} gives", tasks.known(), remedy)
     if family:
         raise_all(list(_misfits(family, family.roles(raw, tensors))))
     _check_layers(config, family)
@@ -72,7 +99,7 @@ def read_kind(home: Path, tensors: Collection[str], planned: JsonObject | None =
     if family is None or STAGE not in family.tested:
         kind = config.model_type
         notes = (f"'{kind}' is exported as any decoder of text; no test covers it: let a validate stage look at it",)
-    return ModelKind(config, family.graphs if family else TEXT_GRAPH, notes)
+    return ModelKind(config, family.graphs if family else TEXT_GRAPH, notes, task)
 
 
 def _family(raw: JsonObject) -> Family | None:
@@ -84,6 +111,8 @@ def _family(raw: JsonObject) -> Family | None:
 
 def _misfits(family: Family, roles: Roles) -> Iterator[Problem]:
     """What of the model has no graph, by what its tensors are for."""
+    if family.graphs == TASK_GRAPH:
+        return
     if roles.gives != TEXT:
         got = f"{family.title} gives {roles.gives}: no graph is known for that"
         yield Problem(STAGE, got, "a decoder of text with rotary positions", "the gguf stage knows this family")
@@ -147,6 +176,12 @@ def _check_layers(config: PretrainedConfig, family: Family | None) -> None:
         raise InputError(
             where, f"'{kind}' has layers of {', '.join(strange)}", "attention whose cache is keys and values"
         )
+    _check_rope(config)
+
+
+def _check_rope(config: PretrainedConfig) -> None:
+    """Raise InputError for rotary embeddings that a graph cannot hold."""
+    where, text = "config.json", config.get_text_config()
     if "dynamic" in _rope_types(getattr(text, "rope_parameters", None) or {}):
         remedy = "set rope_parameters to another type in config.json, for the lengths you will use"
         raise InputError(where, "its rotary embedding changes with the text's length (dynamic)", "a fixed one", remedy)

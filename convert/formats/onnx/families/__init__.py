@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
+    from convert.formats.onnx.families._pooling import Embedder
+    from convert.formats.onnx.tasks import Task
+
 
 @dataclass(frozen=True)
 class Input:
@@ -49,6 +52,7 @@ class GraphCut:
 
     parts: Callable[[PretrainedConfig], list[TracedGraph]]
     helpers: tuple[str, ...] = ()  # modules of ours that are shipped beside the graphs: what happens between them
+    is_whole: bool = False  # the graphs give all that the model gives: a weight that is in none changes nothing
 
 
 def names() -> list[str]:
@@ -60,3 +64,10 @@ def load(cut: str) -> GraphCut:
     """The cut that a family's file names."""
     found: GraphCut = importlib.import_module(f"{__name__}.{'_decoder' if cut == TEXT_GRAPH else cut}").CUT
     return found
+
+
+def load_task(task: Task, embedder: Embedder | None) -> GraphCut:
+    """The graphs of a whole model: what its task's module cuts it into."""
+    parts: Callable[[PretrainedConfig, Task, Embedder | None], list[TracedGraph]]
+    parts = importlib.import_module(f"{__name__}.{task.cut}").parts
+    return GraphCut(lambda config: parts(config, task, embedder), is_whole=True)
