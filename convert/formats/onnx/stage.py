@@ -343,12 +343,19 @@ class ONNXStage(Stage[ONNXOptions]):
         return said
 
     def needs(self, options: ONNXOptions, inputs: Inputs, made: Bundle) -> Needs:
-        """torch and the traced graphs: one weight is in memory at a time; what GPTQ takes, where it is asked for."""
+        """torch and the traced graphs: one weight is in memory at a time; what GPTQ takes, where it is asked for.
+
+        To find what float16 has no room for, the graph is run: it is on the disk once more, and in memory.
+        """
         from convert.formats.onnx import solving
 
         source = only(inputs)
+        run = sum(file.size for file in made.of(Role.WEIGHTS) if file.type == "q4f16") * 5 // 4  # with float32 scales
         solve = _solve(options, source)
-        return Needs(LIBRARIES + 300 * MB, cores_for(source)) if solve is None else solving.needs(solve, source, made)
+        plain = Needs(LIBRARIES + 300 * MB, cores_for(source))
+        needs = plain if solve is None else solving.needs(solve, source, made)
+        memory = max(needs.memory_bytes, LIBRARIES + 300 * MB + run)
+        return replace(needs, memory_bytes=memory, scratch_bytes=max(needs.scratch_bytes, run))
 
     def explain(self, options: ONNXOptions, inputs: Inputs) -> Iterator[str]:
         """Lines about every file, for `convert plan -v`."""
