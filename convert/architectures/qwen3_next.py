@@ -65,4 +65,5 @@ FAMILY = Family(
     title="Qwen3-Next",
     classes=("Qwen3NextForCausalLM",),
     text=text,
+    tested=("onnx",),
 )

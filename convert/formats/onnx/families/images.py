@@ -14,8 +14,10 @@ there and else 1; a runtime that writes 1 for all, as transformers.js does, gets
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +28,7 @@ from convert.formats.onnx.families import _decoder as text
 from convert.formats.onnx.hollow import hollow, layout_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel
@@ -122,7 +124,46 @@ class Vision(torch.nn.Module):  # type: ignore[misc]  # torch is not followed by
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor]:
-        return (_rows(self.model.get_image_features(pixel_values=pixel_values).pooler_output),)
+        with _last_step(self.model) as seen:
+            made = self.model.get_image_features(pixel_values=pixel_values).pooler_output
+        return (_rows(seen.features if isinstance(made, _Images) else made),)
+
+
+class _Images(list[object]):
+    """What a model makes of the features of its images: a list, which a graph cannot hold."""
+
+
+@dataclass
+class _Seen:
+    features: Tensor | None = None
+
+
+@contextlib.contextmanager
+def _last_step(model: nn.Module) -> Iterator[_Seen]:
+    """What the projector gives, where a model's file makes a list of it: of tensors that list is ours and empty.
+
+    LLaVA's code ends with `list(image_features)`, which would fix the number of images; nothing else is done with them.
+    """
+    seen = _Seen()
+    names = vars(sys.modules[type(model).__module__])
+
+    def listed(given: object = ()) -> list[object]:
+        if seen.features is not None and given is seen.features:
+            return _Images()
+        return list(given)  # type: ignore[call-overload, no-any-return]
+
+    def keep(_: nn.Module, __: object, output: Tensor) -> None:
+        seen.features = output
+
+    projectors = [module for path, module in model.named_modules() if path.endswith("multi_modal_projector")]
+    hooks = [module.register_forward_hook(keep) for module in projectors]
+    names["list"] = listed
+    try:
+        yield seen
+    finally:
+        del names["list"]
+        for hook in hooks:
+            hook.remove()
 
 
 class TiledVision(torch.nn.Module):  # type: ignore[misc]  # torch is not followed by mypy here
