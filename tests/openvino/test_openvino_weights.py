@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.formats.openvino.weights import WHOLE_ROWS, Scheme, Store, compress
+from convert.formats.openvino.scheme import WHOLE_ROWS, Scheme
+from convert.formats.openvino.weights import Store, compress
 
 ov = pytest.importorskip("openvino")
 
@@ -95,6 +96,24 @@ def test_what_float16_cannot_hold_stays_as_it_is(tmp_path: Path) -> None:
     got, kinds, _ = stored(large, Scheme("fp16"), tmp_path)
     assert kinds == {"f32", "i64"}
     np.testing.assert_array_equal(got, large.values)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_numbers_of_onnx_runtimes_blocks_are_the_same_numbers_here(symmetric: bool) -> None:
+    """Three groups a row: zero points of two rows share no byte there, and do here."""
+    from convert.formats.openvino.weights import _of_blocks
+    from quantize import nbits
+    from quantize.nbits_layout import Layout
+
+    values = matrix(inputs=96).values
+    made = nbits.plain(values, Layout(4, 32, symmetric))
+    parts = (made.values, made.scales) if made.zeros is None else (made.values, made.scales, made.zeros)
+    numbers, scales, zeros = _of_blocks(parts)
+    each = np.stack([numbers & 15, numbers >> 4], -1).reshape(len(numbers), 3, 32).astype(np.int32)
+    if symmetric:
+        each = np.where(each > 7, each - 16, each)  # i4
+    decoded = (each - np.asarray(zeros, np.int32).reshape(-1, 3 if not symmetric else 1, 1)) * scales[:, :, None]
+    assert np.abs(decoded.reshape(values.shape) - values).max() < 0.4
 
 
 def test_values_of_one_group_alone_and_zeros_are_exact(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from convert.bundle import Bundle
 from tests import processes, tiny
 from tests.onnx.graphs import export
 from validate import transformers_js
@@ -20,6 +21,7 @@ ASKED = "Select the yellow box."
 PICTURE = FARA / "heldout" / "000.png"
 TARGET = (11, 67, 52, 108)  # of that picture: left, top, right, bottom, as clicks.jsonl has it
 HOMES: list[Path] = []
+MADE: dict[str, Bundle] = {}  # of each output in it
 
 
 def lacking() -> str:
@@ -40,9 +42,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of outputs: `fara` with images, in four dtypes; `qwen` likewise, and `llama` in one, of text."""
     if not HOMES:
         home = tmp_path_factory.mktemp("web")
-        export(FARA, home / "out" / "fara", layout="hub", precision=tuple(DTYPES.values()))
-        export(tiny.tiny_qwen2(home / "qwen"), home / "out" / "qwen", layout="hub", precision=tuple(DTYPES.values()))
-        export(tiny.tiny_llama(home / "llama", layers=1), home / "out" / "llama", layout="hub", precision="fp32")
+        qwen, llama = tiny.tiny_qwen2(home / "qwen"), tiny.tiny_llama(home / "llama", layers=1)
+        for folder, types in ((FARA, tuple(DTYPES.values())), (qwen, tuple(DTYPES.values())), (llama, ("fp32",))):
+            name = folder.name.removesuffix("-nano")
+            MADE[name] = export(folder, home / "out" / name, layout="hub", precision=types)
         HOMES.append(home / "out")
     return HOMES[0]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from validate.runtimes._graph_session import Graph, GraphSession, Port, _Batch, _feeds, _State
-from validate.runtimes.openvino import OpenVinoGraph
+from validate.runtimes._openvino_graph import OpenVinoGraph
 
 EMBEDDER = "openvino_text_embeddings_model.xml"
 PATCHES, MERGER = "openvino_vision_embeddings_model.xml", "openvino_vision_embeddings_merger_model.xml"
@@ -142,11 +142,11 @@ class Tower:
 
     def _angles(self, height: int, width: int) -> np.ndarray:
         """float32 (patch, half): rows turn the first half of them, columns the second; patches unit by unit."""
-        places = np.stack(np.indices((height, width)), -1).astype(np.float32)
+        places = np.moveaxis(np.indices((height, width), np.float32), 0, -1)
         units = places.reshape(height // self.merge, self.merge, width // self.merge, self.merge, 2)
         flat = units.transpose(0, 2, 1, 3, 4).reshape(-1, 2, 1)
         frequencies = THETA ** -(np.arange(0, self.half, 2, dtype=np.float32) / self.half)
-        return (flat * frequencies).reshape(len(flat), -1).astype(np.float32)
+        return np.asarray((flat * frequencies).reshape(len(flat), -1), np.float32)
 
 
 def _mask(bounds: Sequence[int]) -> np.ndarray:

@@ -19,10 +19,10 @@ from validate.distribution import install_command
 from validate.errors import RuntimeFailure
 from validate.json_types import Message
 from validate.runtimes._openvino_folder import StatefulSession
+from validate.runtimes._openvino_graph import OpenVinoGraph
 from validate.runtimes._telemetry import refuse_telemetry
 from validate.runtimes._threads import useful_threads, weights_of
 from validate.runtimes.base import IMAGE_MARK, Runtime
-from validate.runtimes.openvino import OpenVinoGraph
 
 if TYPE_CHECKING:
     from openvino_genai import GenerationConfig, LLMPipeline, Tokenizer, VLMPipeline

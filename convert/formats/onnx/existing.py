@@ -10,6 +10,7 @@ from convert.errors import InputError
 from convert.formats.base import Found
 from convert.formats.existing import artifact, names_in, with_companions
 from convert.formats.onnx.layouts import FOLDER
+from convert.json_types import JsonObject
 from convert.source.onnx_graph import read_graph
 from convert.source.untrusted import inside, listed, read_object, shown
 
@@ -96,12 +97,29 @@ def _genai(folder: Path) -> Found:
     if not isinstance(name, str):
         raise InputError(str(where), f"model.decoder.filename is {shown(name)}", "the name of a graph beside it")
     main = read_graph(inside(folder, name, where))
-    parts = (*main.data, where)
+    parts = [*main.data, where, *_genai_images(folder, config)]
     weights = (
         artifact(f"onnx-genai/{main.type}", main.path),
         *(artifact(f"onnx-part/{main.type}", file) for file in parts),
     )
     return with_companions(folder, Found(weights, ""), f"a folder of onnxruntime-genai, {main.type}")
+
+
+def _genai_images(folder: Path, config: JsonObject) -> list[Path]:
+    """The files of a folder that takes images: its embedding and vision graphs, and what its processor reads."""
+    model = config["model"] if isinstance(config.get("model"), dict) else {}
+    found: list[Path] = []
+    for part in ("embedding", "vision"):
+        said = model.get(part)
+        name = said.get("filename") if isinstance(said, dict) else None
+        if isinstance(name, str):
+            graph = read_graph(inside(folder, name, folder / GENAI))
+            found += [graph.path, *graph.data]
+    vision = model.get("vision")
+    processor = vision.get("config_filename") if isinstance(vision, dict) else None
+    if isinstance(processor, str) and processor != "processor_config.json" and (folder / processor).is_file():
+        found.append(inside(folder, processor, folder / GENAI))
+    return list(dict.fromkeys(found))
 
 
 def _refuse_libraries(where: Path, value: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,11 @@ from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import RELEASE
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
-from convert.formats.onnx import families, tasks
+from convert.formats.onnx import families
 from convert.formats.onnx.blocks import Encode, Int4, rounded
 from convert.formats.onnx.layouts import FLAT, HUB, Layout, Names, rename
 from convert.formats.onnx.origin import origin
-from convert.formats.onnx.supports import STAGE, read_kind, transformers_config
+from convert.formats.onnx.supports import STAGE, read_kind
 from convert.progress import Progress
 from convert.source.checkpoint import SAFETENSORS
 from convert.source.companions import ROLES
@@ -28,12 +28,17 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-    from convert.formats.onnx.bind import Ledger, Stored
+    from convert.formats.onnx.bind import Ledger
+    from convert.formats.onnx.joined import Stored
     from convert.formats.onnx.tasks import Task
 
+INT4 = ("int4", "q4f16")
 HALVES = {"fp16": "F16", "bf16": "BF16"}
 INNER = re.compile(r"additional_chat_templates|[0-9]_(Pooling|Dense)")  # folders of companions
 PROJECTORS = ("vision_encoder",)  # graphs that turn an image into embeddings
+
+
+Beyond = Callable[["ir.Model"], frozenset[str] | None]
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class ExportSettings:
     int4: Int4 = field(default_factory=Int4)
     encode: Encode = rounded  # who makes the numbers of int4
     changed: Mapping[str, Stored] = field(default_factory=dict)  # in int4: tensors instead of the checkpoint's
+    beyond: Beyond | None = None  # of q4f16: which values pass float16's range
     layout: Layout = HUB
     pooling: bool = True  # an embedder's graph gives the vector of a text too
 
@@ -67,6 +73,7 @@ class Prepared:
     ledger: Ledger
     parts: Mapping[str, tuple[str, ...]]  # graph -> the parameters that may be in it
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()  # beginnings of names that need not be in any
 
 
 def prepare(source: Bundle, *, pooling: bool = True) -> Prepared:
@@ -96,11 +103,18 @@ def _prepared(
     if cut.is_whole:
         tensors = stored(source, heads=True)
     ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
-    made = cut.parts(config) if not ledger.problems else []
+    made = families.parts_of(cut, config) if not ledger.problems else []
     parts = {
-        part.name: tuple(dict.fromkeys(name for name in part.parameters.values() if name in ledger.of)) for part in made
+        part.name: tuple(dict.fromkeys(entry for name in part.parameters.values() for entry in _entries(ledger, name)))
+        for part in made
     }
-    return Prepared(config, cut, ledger, parts, kind.notes)
+    unused = tuple(start for part in made for start in part.unused)
+    return Prepared(config, cut, ledger, parts, kind.notes, unused)
+
+
+def _entries(ledger: Ledger, parameter: str) -> list[str]:
+    """What a parameter is called in a graph; nothing for one that the checkpoint lacks."""
+    return [name for name in ledger.entries(parameter) if name in ledger.of]
 
 
 def _home(source: Bundle) -> Path:
@@ -122,20 +136,6 @@ def check(source: Bundle, settings: ExportSettings) -> list[Problem]:
         return list(prepare(source, pooling=settings.pooling).ledger.problems)
     except ConvertError as error:
         return [p if isinstance(p, Problem) else Problem(STAGE, p) for p in error.problems]
-
-
-def misfits(source: Bundle) -> list[Problem]:
-    """Where weights and config.json disagree, for a builder that would fill what lacks with random numbers."""
-    from convert.formats.onnx.bind import match_tensors, stored
-
-    try:
-        tensors = stored(source)
-        planned = source.pending.config if source.pending else None
-        config = transformers_config(_home(source), len(tensors), planned)
-        model = _skeleton(config, tasks.find(config))
-    except InputError as error:
-        return [error.problem]
-    return list(match_tensors(model, tensors, joins=True).problems)
 
 
 def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progress) -> Bundle:
@@ -167,7 +167,7 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
             for name, model in traced.items()
         }
         for name, model in graphs.items():
-            _label(model, precision, source, progress.key)
+            label(model, precision, source, progress.key)
             rename(model, name, settings.layout)
         names = {name: settings.names(name, precision) for name in graphs}
         for role, artifact in _kinds(_written(graphs, names, home, shared, progress), precision):
@@ -212,7 +212,7 @@ def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Pr
 
     taken = bind.used(traced.values())
     if not prepared.cut.is_whole:
-        bind.check_used(prepared.ledger, taken.__contains__)
+        bind.check_used(prepared.ledger, lambda name: name in taken or name.startswith(prepared.unused))
         return
     if unused := bind.unused(prepared.ledger, taken.__contains__):
         progress.note(f"left out: {bind.some(unused)}, which nothing that the model gives depends on")
@@ -222,16 +222,30 @@ def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Pr
 def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: ExportSettings, shared: bool) -> ir.Model:
     """A copy of the traced graph with its weights, in `precision`."""
     from convert.formats.onnx import bind, trace
+    from convert.formats.onnx.against import FACTORS
 
     model = traced.clone()
-    if precision == "int4" and settings.changed:
+    if precision in INT4 and settings.changed:
+        model.metadata_props[FACTORS] = "folded into norms"
         ledger = replace(ledger, of={name: settings.changed.get(t.name, t) for name, t in ledger.of.items()})
     bind.bind(model, ledger, widen=precision == "fp32" and not shared)
     also = frozenset[str]()
-    if precision != "fp32":
+    if precision == "q4f16":
+        also = _to_q4f16(model, settings)
+    elif precision != "fp32":
         also = _change(model, precision, settings)
     trace.check_domains(model, also)
     return model
+
+
+def _to_q4f16(model: ir.Model, settings: ExportSettings) -> frozenset[str]:
+    """Change the graph to 4 bits and float16, after it was run to see what that has no room for."""
+    from convert.formats.onnx.q4f16 import to_q4f16
+
+    keep = [re.compile(pattern) for pattern in settings.keep] if settings.keep is not None else None
+    beyond = settings.beyond(model.clone()) if settings.beyond is not None else None
+    to_q4f16(model, settings.int4, keep, settings.encode, beyond)
+    return frozenset({"com.microsoft"})
 
 
 def _change(model: ir.Model, precision: str, settings: ExportSettings) -> frozenset[str]:
@@ -280,7 +294,7 @@ def _kinds(written: Iterator[tuple[str, Artifact, list[Artifact]]], precision: s
         yield from ((role, replace(file, kind=f"onnx-part/{precision}")) for file in data)
 
 
-def _label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
+def label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
     """Say in the graph what it was made from and by what."""
     model.producer_name, model.producer_version = "convert", RELEASE
     model.metadata_props.update(origin(source, precision, key))

@@ -274,10 +274,10 @@ def _tabulated(
     tables: list[ir.Value] = []
     for table, name in zip(found, ("cos_cache", "sin_cache"), strict=True):
         assert table is not None
-        halves = np.split(table, 2, -1)
-        if table.shape[1] % 2 or not np.array_equal(*halves):
+        width = table.shape[1] // 2
+        if not np.array_equal(table[:, :width], table[:, width:]):
             return None
-        tensor = ir.tensor(np.ascontiguousarray(halves[0]), name=f"{name}.{number}" if number else name)
+        tensor = ir.tensor(np.ascontiguousarray(table[:, :width]), name=f"{name}.{number}" if number else name)
         tables.append(initializer(model, tensor))
     return tables[0], tables[1]
 

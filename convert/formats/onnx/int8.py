@@ -25,6 +25,7 @@ ARM, is exact as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replace_
 
@@ -154,6 +155,17 @@ class _Read:
     middle: ir.Value
 
 
+def _split_so(split: ir.Node, value: ir.Value) -> Sequence[ir.Value]:
+    """A value split as another is."""
+    inputs = [value, *split.inputs[1:]]
+    made = ir.node("Split", inputs, {"axis": 0}, num_outputs=len(split.outputs))
+    made.metadata_props.update(split.metadata_props)
+    assert split.graph is not None
+    split.graph.insert_before(split, made)
+    parts: Sequence[ir.Value] = made.outputs
+    return parts
+
+
 class _Inputs:
     """What the layers read, prepared once for all that read the same."""
 
@@ -165,8 +177,20 @@ class _Inputs:
     def of(self, x: ir.Value, node: ir.Node) -> _Read:
         """An activation that the node reads."""
         if x not in self._read:
-            self._read[x] = self._quantized(x, node)
+            split = x.producer()
+            if split is not None and split.op_type == "Split" and not split.attributes.get_int("axis", 0):
+                self._read_parts(split)
+            else:
+                self._read[x] = self._quantized(x, node)
         return self._read[x]
+
+    def _read_parts(self, split: ir.Node) -> None:
+        """Read the whole and split that: of a part without rows ONNX Runtime gives ReduceMax a wrong shape."""
+        assert split.inputs[0] is not None
+        whole = self.of(split.inputs[0], split)
+        parts = [_split_so(split, value) for value in (whole.small, whole.half, whole.middle)]
+        for output, small, half, middle in zip(split.outputs, *parts, strict=True):
+            self._read[output] = _Read(small, whole.scale, whole.zero, half, middle)
 
     def _quantized(self, x: ir.Value, node: ir.Node) -> _Read:
         axis, tiny, half_of = self._constants = self._constants or tuple(

@@ -93,6 +93,7 @@ class Layout:
 HUB = Layout("hub", FOLDER, _SUFFIXES, False, False, PIECE_BYTES, _AXES, _OUTPUTS)
 OPTIMUM = Layout("optimum", "", _SUFFIXES, True, False, PIECE_BYTES, _AXES, _OUTPUTS)
 FLAT = Layout("flat", "", _SUFFIXES | {"int8": "_int8"}, True, True)
+GENAI = Layout("genai", "", dict.fromkeys(_SUFFIXES, ""), True, False, None, _AXES, _OUTPUTS)
 LAYOUTS = {layout.name: layout for layout in (HUB, OPTIMUM, FLAT)}
 
 

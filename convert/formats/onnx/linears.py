@@ -72,8 +72,8 @@ class Memo:
 
 def linears(model: ir.Model) -> list[Linear]:
     """Every matrix multiplication with a weight, in the graph's order; rotary frequencies are no weight."""
-    angles = _angles(model)
-    found = (_linear(node) for node in model.graph if node not in angles)
+    rotary = angles(model)
+    found = (_linear(node) for node in model.graph if node not in rotary)
     return [linear for linear in found if linear is not None]
 
 
@@ -217,7 +217,7 @@ def _moved(array: np.ndarray, moves: Sequence[tuple[str, tuple[int, ...]]]) -> n
     return array
 
 
-def _angles(model: ir.Model) -> set[ir.Node]:
+def angles(model: ir.Model) -> set[ir.Node]:
     """What gives the angles that Sin and Cos are taken of: positions times frequencies, which 16 bits cannot hold."""
     open_ = [node for node in model.graph if node.op_type in ("Sin", "Cos")]
     found: set[ir.Node] = set()

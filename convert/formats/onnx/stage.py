@@ -25,14 +25,14 @@ from convert.needs import MB, Needs
 from convert.options import Options, RecipePath
 from convert.progress import Progress
 from convert.stage import Inputs, Stage, checkpoint, only
-from validate import memory
 
 if TYPE_CHECKING:
     from convert.formats.onnx.export import ExportSettings
     from convert.formats.onnx.solving import Asked
 
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4", "q4f16")
+BLOCKS = {"int4", "q4f16"}
 OTHER_WORDS = {
     "q4": "int4",
     "q8": "int8",
@@ -75,6 +75,11 @@ def _power_of_two(number: int) -> int:
     return number
 
 
+WEBGPU = (
+    "onnx int8: for processors and WASM. On WebGPU decoders of dynamic int8 write nonsense and embedding models give "
+    "wrong vectors, without an error (huggingface/transformers.js, issues 1317, 1512 and 1728): take q4f16, int4 or "
+    "fp16 there, and for embeddings fp32 until they are compared"
+)
 INT4_ONLY = (
     "block_size",
     "symmetric",
@@ -100,7 +105,11 @@ class ONNXOptions(Options):
         str | tuple[str, ...],
         BeforeValidator(_precisions),
         WithJsonSchema({"anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 1, "uniqueItems": True}]}),
-    ] = Field("fp32", description="fp32, fp16, bf16, int8 (dynamic), int4 (MatMulNBits), or a list of them")
+    ] = Field(
+        "fp32",
+        description="fp32, fp16, bf16, int8 (dynamic), int4 (MatMulNBits), q4f16 (the same, and float16 between "
+        "them: for browsers' GPUs), or a list of them",
+    )
     layout: Literal["hub", "optimum", "flat"] = Field(
         "hub",
         description="hub: graphs in onnx/ with their weights in pieces under 2 GB, as transformers.js opens them by a "
@@ -166,7 +175,7 @@ class ONNXOptions(Options):
 
 def _int4_only(options: ONNXOptions) -> list[Problem]:
     """ONNXOptions of int4 where there is none: they would do nothing, and be missed later."""
-    if "int4" in options.precisions:
+    if BLOCKS & set(options.precisions):
         return []
     return [
         Problem(
@@ -196,7 +205,7 @@ def _solve(options: ONNXOptions, source: Bundle) -> Asked | None:
     from convert.formats.onnx.solving import Asked
     from convert.model.statistics import has_grams
 
-    if "int4" not in options.precisions or options.method == "plain":
+    if not BLOCKS & set(options.precisions) or options.method == "plain":
         return None
     if options.calibration is None and not has_grams(source):
         return None
@@ -257,10 +266,6 @@ class ONNXStage(Stage[ONNXOptions]):
     )
     Options = ONNXOptions
 
-    def tools(self, options: ONNXOptions) -> tuple[str, ...]:
-        """The distributions that decide the bytes."""
-        return (*self.TOOLS, "onnxruntime-genai") if options.flavor == "genai" else self.TOOLS
-
     def check(self, options: ONNXOptions, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being exported, by its headers and configs."""
         if (graph := _graph(inputs)) is not None:
@@ -276,7 +281,7 @@ class ONNXStage(Stage[ONNXOptions]):
         if options.flavor == "genai":
             from convert.formats.onnx import genai
 
-            return genai.check(options, source)
+            return genai.check(options, source) or _int4_only(options) or _unsolved(options, source)
         from convert.formats.onnx import export
 
         return (
@@ -296,7 +301,7 @@ class ONNXStage(Stage[ONNXOptions]):
         if options.flavor == "genai":
             from convert.formats.onnx import genai
 
-            return genai.forecast(options, source)
+            return genai.forecast(source, _settings(options))
         from convert.formats.onnx import sizes
 
         return sizes.forecast(source, _settings(options))
@@ -307,6 +312,8 @@ class ONNXStage(Stage[ONNXOptions]):
 
     def versions(self, options: ONNXOptions) -> Mapping[str, str]:
         """What the default mix says, where the model reads that."""
+        if options.calibration is None and "q4f16" in options.precisions:
+            return {mix.NAME: mix.sha256()}
         return options.calibration.versions if options.calibration else {}
 
     def calibrates(self, options: ONNXOptions) -> list[Path]:
@@ -322,10 +329,11 @@ class ONNXStage(Stage[ONNXOptions]):
 
             return genai.notes(options)
         said = []
-        if "int4" in options.precisions:
+        if BLOCKS & set(options.precisions):
             said.append(
                 "onnx int4: its MatMulNBits is an operator of com.microsoft: for ONNX Runtime, not for TensorRT"
             )
+        said += [WEBGPU] if "int8" in options.precisions else []
         if options.shares and set(options.precisions) & {"fp32", "bf16", "fp16"}:
             said.append(
                 "onnx: shared weights are hard links of the checkpoint's files. onnx.load refuses files with two names "
@@ -335,17 +343,12 @@ class ONNXStage(Stage[ONNXOptions]):
         return said
 
     def needs(self, options: ONNXOptions, inputs: Inputs, made: Bundle) -> Needs:
-        """torch and the traced graphs; onnxruntime-genai's builder holds the model as float32, and half of it again."""
+        """torch and the traced graphs: one weight is in memory at a time; what GPTQ takes, where it is asked for."""
         from convert.formats.onnx import solving
 
         source = only(inputs)
-        if options.flavor == "portable":
-            solve = _solve(options, source)
-            return (
-                Needs(LIBRARIES + 300 * MB, cores_for(source)) if solve is None else solving.needs(solve, source, made)
-            )
-        files = [a.path for a in source.of(Role.WEIGHTS) if a.path.is_file()]
-        return Needs(LIBRARIES + memory.weights(files).full_bytes * 3 // 2, cores_for(source))
+        solve = _solve(options, source)
+        return Needs(LIBRARIES + 300 * MB, cores_for(source)) if solve is None else solving.needs(solve, source, made)
 
     def explain(self, options: ONNXOptions, inputs: Inputs) -> Iterator[str]:
         """Lines about every file, for `convert plan -v`."""
@@ -368,19 +371,17 @@ class ONNXStage(Stage[ONNXOptions]):
 
             return graph_source.run(options, graph, LAYOUTS[options.layout], out, progress)
         source = checkpoint("onnx", inputs)
-        if options.flavor == "genai":
-            from convert.formats.onnx import genai
+        from convert.formats.onnx import export, genai
+        from convert.formats.onnx.known import known, range_finder
 
-            return genai.run(options, source, out, progress)
-        from convert.formats.onnx import export
-        from convert.formats.onnx.known import known
-
-        settings = _settings(options)
-        if "int4" not in options.precisions:
-            return export.export(source, settings, out, progress)
+        settings, make = _settings(options), genai.export if options.flavor == "genai" else export.export
+        if not BLOCKS & set(options.precisions):
+            return make(source, settings, out, progress)
+        if "q4f16" in options.precisions:
+            settings = replace(settings, beyond=range_finder(source, options.calibration, out, progress))
         with known(settings.int4, _solve(options, source), source, out, progress) as found:
             settings = replace(settings, encode=found.encode, changed=found.changed)
-            made = export.export(source, settings, out, progress)
+            made = make(source, settings, out, progress)
         if found.words:
             progress.note(f"matrices: {found.words}")
         return made

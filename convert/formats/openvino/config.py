@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from convert.formats.openvino.weights import Scheme
+from convert.formats.openvino.scheme import Scheme
 from convert.json_types import JsonDict
 
 NAME = "openvino_config.json"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,29 +15,25 @@ from convert.errors import ConvertError, InputError, Problem, StageError
 from convert.files import CHUNK_BYTES, HashedFile
 from convert.formats.onnx.origin import origin
 from convert.formats.openvino import config, parts
-from convert.formats.openvino.weights import Scheme, Store, compress
+from convert.formats.openvino.scheme import BLOCKS, Asked, Scheme
 from convert.progress import Progress
 from convert.source.companions import ROLES, read_companions
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
     import openvino as ov
 
-    from convert.formats.onnx.bind import Stored
     from convert.formats.onnx.export import Prepared
+    from convert.formats.onnx.joined import Joined, Stored
+    from convert.formats.onnx.known import Known
     from convert.formats.onnx.linears import Linear
+    from convert.formats.openvino.weights import Store
 
 TABLES = ("embed_tokens.weight", "lm_head.weight")
+VALUES = ".v_proj."  # small where heads share their keys, and dear: 8 bits, as in the 4-bit ONNX graphs
 CARRIED = frozenset(ROLES.values()) - {Role.CARD}
 NODE_BYTES, NODES = 700, 130  # of an operator in XML; operators a layer, about
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What to make."""
-
-    scheme: Scheme
-    tokenizer: bool = True
 
 
 def check(source: Bundle) -> list[Problem]:
@@ -77,7 +74,7 @@ def forecast(source: Bundle, asked: Asked) -> Bundle:
     return source.with_(weights=weights, projector=(), imatrix=(), statistics=(), report=())
 
 
-def _bytes(tensor: Stored, scheme: Scheme) -> int:
+def _bytes(tensor: Stored | Joined, scheme: Scheme) -> int:
     stored = tensor.stop - tensor.start
     if scheme.precision == "fp32" or len(tensor.shape) < 2:
         return stored
@@ -93,14 +90,15 @@ class _Shape:
     outputs: int
     name: str = ""
 
-    def chunks(self) -> Iterator[tuple[slice, object]]:
-        raise NotImplementedError
+    def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        return iter(())
 
 
 def export(source: Bundle, asked: Asked, out: Path, progress: Progress) -> Bundle:
     """The folder in `out`. Raises ConvertError, before a byte is written where the model does not fit."""
     from convert.formats.onnx import bind, write
     from convert.formats.onnx.export import prepare
+    from convert.formats.openvino.weights import Store
 
     prepared = prepare(source)
     if prepared.ledger.problems:
@@ -110,14 +108,38 @@ def export(source: Bundle, asked: Asked, out: Path, progress: Progress) -> Bundl
     wanted = parts.parts(prepared.config, prepared.cut, _cut(source, prepared))
     traced = _traced(wanted, progress)
     bind.check_used(prepared.ledger, bind.used(traced.values()).__contains__)
-    with tempfile.TemporaryDirectory(prefix=".weights-", dir=out) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix=".weights-", dir=out) as folder,
+        _known(source, asked, out, progress) as known,
+    ):
         scratch = Path(folder)
         shared = write.share(source.of(Role.WEIGHTS), scratch, progress)
+        scheme = replace(asked.scheme, encode=known.encode if known else None)
         for part in wanted:
             store = Store(scratch / f"{part.file}.data")
-            making = _Making(source, prepared, asked.scheme, shared, scratch, progress)
+            making = _Making(source, prepared, scheme, shared, scratch, progress)
             making.save(part, traced.pop(part.file), store, out / f"{part.file}.xml")
+    if known is not None and known.words:
+        progress.note(f"matrices: {known.words}")
     return _bundle(source, asked, out, [part.file for part in wanted], progress)
+
+
+@contextmanager
+def _known(source: Bundle, asked: Asked, out: Path, progress: Progress) -> Iterator[Known | None]:
+    """Who makes the 4-bit numbers: the same as of a 4-bit ONNX graph, GPTQ where Gram matrices are at hand."""
+    from convert.calibration.options import Calibration
+    from convert.formats.onnx import solving
+    from convert.formats.onnx.blocks import Int4
+    from convert.formats.onnx.known import known
+    from convert.model.statistics import has_grams
+
+    if asked.scheme.precision != "int4" or asked.scheme.group_size not in BLOCKS:
+        yield None
+        return
+    int4 = Int4(asked.scheme.group_size, asked.scheme.symmetric)
+    solve = solving.Asked(int4, Calibration.model_validate({}), False, "normal") if has_grams(source) else None
+    with known(int4, solve, source, out, progress) as found:
+        yield found
 
 
 def _traced(wanted: Sequence[parts.Part], progress: Progress) -> dict[str, ir.Model]:
@@ -155,6 +177,7 @@ class _Making:
         """The finished model, its weights mapped from the checkpoint's files and that of `store`."""
         from convert.formats.onnx import bind
         from convert.formats.openvino import graphs
+        from convert.formats.openvino.weights import compress
 
         bind.bind(traced, self.prepared.ledger)
         matrices = _matrices(traced, part.is_vision, self.scheme)
@@ -185,16 +208,25 @@ def _matrices(model: ir.Model, fine: bool, scheme: Scheme) -> dict[str, tuple[Li
         found[linear.name] = linear, True
     for linear in linears(model):
         is_fine = fine or linear.name in found or (linear.node is last and not scheme.whole_4bit)
+        is_fine |= VALUES in linear.name and not scheme.whole_4bit
         found[linear.name] = linear, is_fine
     return found
 
 
 def _is_fine(name: str, scheme: Scheme) -> bool:
-    return name.endswith(TABLES[: 1 if scheme.whole_4bit else 2]) or "visual." in name
+    if name.endswith(TABLES[:1]) or "visual." in name:
+        return True
+    return not scheme.whole_4bit and (name.endswith(TABLES) or VALUES in name)
 
 
 def _rename(model: ov.Model, part: parts.Part) -> None:
-    """Inputs and outputs are called as the traced graph calls them, and nothing else."""
+    """Inputs and outputs are called as the traced graph calls them, and nothing else.
+
+    What flows between operators loses its names: of an operator that does nothing, an input would get the name as well.
+    """
+    for node in model.get_ops():
+        for output in node.outputs():
+            output.get_tensor().set_names(set())
     for port, name in zip(model.inputs, part.traced.inputs, strict=True):
         port.get_tensor().set_names({name})
     for port, name in zip(model.outputs, part.traced.outputs, strict=True):

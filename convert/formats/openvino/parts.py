@@ -22,7 +22,7 @@ from convert.formats.base import Support
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from convert.formats.onnx.families import GraphCut, TracedGraph
+    from convert.formats.onnx.families import GraphCut, Input, TracedGraph
     from convert.source.checkpoint import Checkpoint
 
 TEXT, LANGUAGE = "openvino_model", "openvino_language_model"
@@ -85,6 +85,6 @@ def parts(config: PretrainedConfig, cut: GraphCut, name: str) -> list[Part]:
     return [Part(LANGUAGE, decoder), Part(EMBEDDER, table), *(Part(file, graph, True) for file, graph in seen)]
 
 
-def _renamed(inputs: Mapping[str, object], name: str) -> Mapping[str, object]:
+def _renamed(inputs: Mapping[str, Input], name: str) -> Mapping[str, Input]:
     (given,) = inputs.values()
     return {name: given}

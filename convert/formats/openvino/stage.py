@@ -13,8 +13,7 @@ from pydantic import Field, model_validator
 
 from convert.bundle import Bundle, Role
 from convert.errors import ConvertError, Problem
-from convert.formats.openvino.export import Asked
-from convert.formats.openvino.weights import WHOLE_ROWS, Scheme
+from convert.formats.openvino.scheme import WHOLE_ROWS, Asked, Scheme
 from convert.model.memory_needs import LIBRARIES, cores_for
 from convert.needs import MB, Needs
 from convert.options import Options

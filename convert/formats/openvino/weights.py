@@ -7,11 +7,13 @@
     Reshape (outputs, inputs)               Convert f32
     Convert f32
 
-With zero points a Subtract stands before the Multiply and both constants are u4. The integers are ours: scales of the
-least error where they are symmetric (quantize/integers.py). A table of embeddings and the layer that gives the logits
-have 8 bits, as NNCF leaves them; a layer whose inputs no whole number of groups has, too.
+With zero points a Subtract stands before the Multiply and both constants are u4. The integers are those of the 4-bit
+ONNX graphs, by an `encode` of convert.formats.onnx.blocks (searched, weighed by importance, or GPTQ's), where groups
+are what its blocks can be; else scales of the least error (quantize/integers.py). A table of embeddings and the layer
+that gives the logits have 8 bits, as NNCF leaves them; v_proj has, and a layer whose inputs no whole number of groups
+has.
 
-Source: NNCF, nncf/openvino/optimized_functions and quantization/ignored_patterns; OpenVINO, weight compression.
+Source: NNCF, weight compression.
 """
 
 from __future__ import annotations
@@ -19,57 +21,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convert.formats.openvino.scheme import BLOCKS, Matrix, Scheme
 from quantize import integers
+from quantize.nbits_layout import Layout
 
 if TYPE_CHECKING:
     import openvino as ov
     from openvino import Node, Output
 
-WHOLE_ROWS = -1  # a group is all inputs of an output
 ALIGNMENT = 64
-
-
-class Matrix(Protocol):
-    """A weight of a graph; convert.formats.onnx.linears.Linear is one."""
-
-    inputs: int
-    outputs: int
-
-    @property
-    def name(self) -> str: ...
-    def chunks(self) -> Iterator[tuple[slice, np.ndarray]]: ...
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How matrices are stored."""
-
-    precision: str  # fp32 (as they are stored), fp16, int8, int4
-    group_size: int = 128
-    symmetric: bool = True
-    whole_4bit: bool = False  # the head too, as an NPU wants all its layers alike
-
-    def bits(self, matrix: Matrix, fine: bool) -> int:
-        """4, 8 or 16 bits for a matrix; `fine` ones are never in fewer than 8."""
-        if self.precision != "int4":
-            return {"int8": 8, "fp16": 16}[self.precision]
-        return 8 if fine or matrix.inputs % self.group_of(matrix) or matrix.inputs % 2 else 4
-
-    def group_of(self, matrix: Matrix) -> int:
-        """Inputs that share a scale in 4 bits."""
-        return matrix.inputs if self.group_size == WHOLE_ROWS else self.group_size
-
-    def size(self, matrix: Matrix, fine: bool) -> int:
-        """Bytes of a matrix with its scales and zero points."""
-        bits, count = self.bits(matrix, fine), matrix.inputs * matrix.outputs
-        if bits != 4:
-            return count * bits // 8 + (2 * matrix.outputs if bits == 8 else 0)
-        groups = matrix.outputs * (matrix.inputs // self.group_of(matrix))
-        return count // 2 + groups * 2 + (0 if self.symmetric else -(-groups // 2))
 
 
 @dataclass
@@ -187,15 +151,20 @@ def _four(matrix: Matrix, scheme: Scheme, store: Store) -> Output:
     import openvino as ov
     import openvino.opset13 as op
 
+    from convert.formats.onnx.linears import Linear
+
     group = scheme.group_of(matrix)
     groups = matrix.inputs // group
     numbers = np.empty((matrix.outputs, matrix.inputs // 2), np.uint8)
     scales = np.empty((matrix.outputs, groups, 1), np.float16)
     zeros = np.empty((matrix.outputs, groups), np.uint8)
-    for part, rows in _rows(matrix):
-        found = _symmetric(rows, group) if scheme.symmetric else _asymmetric(rows, group)
-        numbers[part], scales[part, :, 0] = _pairs(found[0]), found[1]
-        zeros[part] = found[2] if len(found) > 2 else 0
+    if scheme.encode is not None and group in BLOCKS and isinstance(matrix, Linear):
+        numbers[:], scales[:, :, 0], zeros[:] = _of_blocks(scheme.encode(matrix, Layout(4, group, scheme.symmetric)))
+    else:
+        for part, rows in _rows(matrix):
+            found = _symmetric(rows, group) if scheme.symmetric else _asymmetric(rows, group)
+            numbers[part], scales[part, :, 0] = _pairs(found[0]), found[1]
+            zeros[part] = found[2] if len(found) > 2 else 0
     kind = ov.Type.i4 if scheme.symmetric else ov.Type.u4
     value = op.convert(_nibbles(store.keep(numbers), (matrix.outputs, groups, group), kind), ov.Type.f16)
     if not scheme.symmetric:
@@ -235,7 +204,19 @@ def _rows(matrix: Matrix) -> Iterator[tuple[slice, np.ndarray]]:
 def _scales(rows: np.ndarray, bits: int, group: int) -> np.ndarray:
     """The best scales as float16 holds them, as float32: integers are found for these."""
     scales = integers.symmetric_scales(rows, bits, group)
-    return np.maximum(scales, np.finfo(np.float16).smallest_subnormal).astype(np.float16).astype(np.float32)
+    held = np.maximum(scales, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+    return np.asarray(held, np.float32)
+
+
+def _of_blocks(made: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray | int]:
+    """ONNX Runtime's blocks, whose numbers are 0..15 around 8, or around zeros of their own, as i4 or u4 has them."""
+    values, scales, *zeros = made
+    rows = values.reshape(len(values), -1)
+    if not zeros:
+        return rows ^ 0x88, scales.reshape(len(rows), -1), 0  # 8 less, in two's complement
+    each = np.stack([zeros[0] & 15, zeros[0] >> 4], -1).reshape(len(rows), -1)
+    scales = scales.reshape(len(rows), -1)
+    return rows, scales, each[:, : scales.shape[1]]
 
 
 def _symmetric(rows: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
@@ -262,4 +243,4 @@ def _pairs(numbers: np.ndarray) -> np.ndarray:
 
 
 def _even(numbers: np.ndarray) -> np.ndarray:
-    return np.pad(numbers, ((0, 0), (0, numbers.shape[1] % 2)))
+    return np.asarray(np.pad(numbers, ((0, 0), (0, numbers.shape[1] % 2))))

@@ -22,6 +22,7 @@ class Refused extends Error {
 }
 
 let library, model, tokenizer, vocabulary;
+let literal; // the same tokenizer, told of no special tokens: transformers.js reads each that it finds in a text
 
 const packageOf = (folder, name) => path.join(folder, "node_modules", name);
 const versionOf = (folder, name) => JSON.parse(readFileSync(path.join(packageOf(folder, name), "package.json"))).version;
@@ -98,6 +99,9 @@ const methods = {
     Object.assign(library.env, { allowRemoteModels: false, localModelPath: path.dirname(home) + path.sep, useFSCache: false });
     const name = path.basename(home);
     tokenizer = await library.AutoTokenizer.from_pretrained(name);
+    const said = tokenizer._tokenizerJSON;
+    const added_tokens = (said.added_tokens ?? []).filter((each) => !each.special);
+    literal = new tokenizer.constructor({ ...said, added_tokens }, tokenizer.config);
     const auto = stem === "model" ? library.AutoModelForCausalLM : library.AutoModelForImageTextToText;
     const session_options = threads ? { intraOpNumThreads: threads } : {};
     model = await auto.from_pretrained(name, { dtype, subfolder, session_options });
@@ -124,11 +128,7 @@ const methods = {
   },
 
   tokenize({ text, add_special, parse_special }) {
-    const added = (tokenizer._tokenizerJSON.added_tokens ?? []).filter((each) => text.includes(each.content));
-    if (!parse_special && added.length) {
-      throw new Refused("unsupported", "transformers.js reads every special token that it finds in a text");
-    }
-    return tokenizer.encode(text, { add_special_tokens: add_special });
+    return (parse_special ? tokenizer : literal).encode(text, { add_special_tokens: add_special });
   },
 
   detokenize({ tokens }) {
