@@ -71,6 +71,8 @@ class _Listed(torch.nn.Module):  # type: ignore[misc]  # torch is not followed b
 
 def _export(part: TracedGraph) -> ir.Model:
     dynamic = [dict.fromkeys(given.axes, torch.export.Dim.DYNAMIC) for given in part.inputs.values()]
+    examples = {id(given.example) for given in part.inputs.values()}
+    assert len(examples) == len(part.inputs), "two inputs with one example: torch.export takes them for one input"
     try:
         with torch.no_grad(), quiet(), scans.in_place(part.module):
             exported = torch.export.export(

@@ -36,12 +36,12 @@ def parts(config: PretrainedConfig, task: Task, embedder: Embedder | None) -> li
     model = task.model(config)
     names = parameter_names("model", model)
     size = config.prompt_encoder_config.image_embedding_size
-    read = torch.zeros(BATCH, config.prompt_encoder_config.hidden_size, size, size)
+    read = (BATCH, config.prompt_encoder_config.hidden_size, size, size)
     points = {0: "batch", 1: "point_batch", 2: "points"}
     prompts = {
         "input_points": Input(torch.zeros(BATCH, PROMPTS, POINTS, 2), points),
         "input_labels": Input(torch.ones(BATCH, PROMPTS, POINTS, dtype=torch.long), points),
-        **{name: Input(read, {0: "batch"}) for name in READ},
+        **{name: Input(torch.zeros(read), {0: "batch"}) for name in READ},  # one each: a tensor is taken for one input
     }
     height, width = image_size(config.vision_config)
     channels = config.vision_config.to_dict().get("num_channels", CHANNELS)
