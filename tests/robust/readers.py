@@ -34,7 +34,7 @@ class Reader:
 @functools.cache
 def model() -> Path:
     """A tiny checkpoint, for the whole process."""
-    return tiny.tiny_llama(Path(tempfile.mkdtemp(prefix="readers-")) / "Tiny", layers=1, hidden=32, heads=2, vocab=300)
+    return tiny.tiny_llama(Path(tempfile.mkdtemp(prefix="readers-")) / "Tiny", layers=1)
 
 
 def _of_model(name: str) -> Callable[[], list[bytes]]:
@@ -64,10 +64,15 @@ def _inspects(path: Path) -> None:
 
 
 def _fits(path: Path) -> None:
+    from convert.estimate.setting import Setting
+    from convert.estimate.speed import Bandwidth
+    from convert.inspection.fit import Budget, fit
     from convert.inspection.fit_model import read_model
     from convert.progress import Silent
+    from validate.kv_cache import CacheTypes
 
-    read_model(path, mmproj=None, images=False, progress=Silent())
+    found = read_model(path, mmproj=None, images=False, progress=Silent())
+    fit(found, Setting(4096, CacheTypes.parse("f16")), Budget(None, 8 << 30, 0), Bandwidth(None, None))
 
 
 def _gguf_source(path: Path) -> None:

@@ -23,7 +23,7 @@ LIGHT = ("gguf", "imatrix", "weighted", "mlx", "fp8", "w8a16")
 STAGES: dict[str, str] = {
     "gguf": "{use: gguf, types: [F16, Q8_0, Q4_K_M], tokenizer_check: warn}",
     "imatrix": "{use: imatrix, text: text.txt, chunks: 2, window: 64}",
-    "weighted": "{use: gguf, from: [source, imatrix], types: [IQ4_NL, Q5_K_M], tokenizer_check: warn}",
+    "weighted": "{use: gguf, from: imatrix, types: [IQ4_NL, Q5_K_M], tokenizer_check: warn}",
     "mlx": "{use: mlx}",
     "fp8": "{use: fp8}",
     "w8a16": "{use: compressed, scheme: W8A16}",

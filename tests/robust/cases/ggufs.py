@@ -150,7 +150,7 @@ def _shards(place: Place) -> None:
 
 CASES = [
     *cases("GGUF, inspected", {n: _file(raw) for n, raw in HEADERS.items()}, command=INSPECT, harmless=True),
-    *cases("GGUF, as a source", {n: _with(SOURCE, raw) for n, raw in list(HEADERS.items())[::3]}),
+    *cases("GGUF, as a source", {n: _with(SOURCE, raw) for n, raw in list(HEADERS.items())[::3]}, harmless=True),
     *cases("GGUF, judged", {n: _with(EXISTING, raw) for n, raw in list(HEADERS.items())[1::3]}, harmless=True),
     *cases("GGUF metadata", {n: _with(SOURCE, _llama(**words)) for n, words in SAYS.items()}, harmless=True),
     *cases("GGUF metadata, fitted", {n: _file(_llama(**w)) for n, w in SAYS.items()}, command=FIT, harmless=True),
