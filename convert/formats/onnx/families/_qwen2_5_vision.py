@@ -46,7 +46,7 @@ class Sizes:
         """Those of a vision config."""
         merge = config.spatial_merge_size
         side = config.window_size // merge // config.patch_size if hasattr(config, "window_size") else 1
-        width = getattr(config, "embed_dim", config.hidden_size)  # Qwen2-VL's hidden_size is the text's
+        width = config.to_dict().get("embed_dim", config.hidden_size)  # Qwen2-VL's hidden_size is the text's
         return cls(merge, side, config.num_heads, width // config.num_heads)
 
     @property

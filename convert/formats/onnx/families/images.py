@@ -75,7 +75,7 @@ def _check(model: PreTrainedModel, takes: Collection[str]) -> None:
     """Raise InputError for a decoder that has to be told more than its tokens' embeddings and where images are."""
     kind, text_config = model.config.model_type, model.config.get_text_config()
     remedy = "save its language model alone as a checkpoint, and export that"
-    if getattr(text_config, "hidden_size_per_layer_input", 0):
+    if text_config.to_dict().get("hidden_size_per_layer_input", 0):
         got = f"the decoder of '{kind}' takes an input for each layer beside the embeddings: no graph is known for that"
         raise InputError("config.json", got, "a decoder of embeddings", remedy)
     if MARKS in takes and BLOCKS not in vars(sys.modules[type(model).__module__]):
@@ -192,7 +192,7 @@ def _rows(features: Tensor | Sequence[Tensor]) -> Tensor:
 def _vision(model: PreTrainedModel, config: PretrainedConfig) -> TracedGraph:
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    channels = getattr(config, "num_channels", 3)
+    channels = config.to_dict().get("num_channels", 3)
     names = {f"model.{name}": name for name, _ in model.named_parameters(remove_duplicate=False)}
     pixels = torch.zeros(IMAGES, channels, height, width)
     given, module = {"pixel_values": Input(pixels, {0: "images"})}, Vision(model)
