@@ -113,4 +113,5 @@ FAMILY = Family(
     renames=pixtral.RENAMES,
     token_ids=pixtral.TOKEN_IDS,
     graphs="images",
+    tested=("onnx",),
 )
