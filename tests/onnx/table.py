@@ -1,4 +1,4 @@
-"""The table of classes whose graphs are proven: every tiny checkpoint of a decoder, measured by the whole contract.
+"""The table of classes whose graphs are proven: every tiny checkpoint, measured by the whole contract of its kind.
 
 python -m tests.onnx.table NAME ...         measures these and prints their rows
 python -m tests.onnx.table --write [NAME …] measures these, or all, and puts them into docs/reference/onnx-classes.md
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.marked import between, put_between
-from tests.onnx import contract
+from tests.onnx import contract, task_contract
 from tests.onnx.graphs import reference_model
+from tests.onnx.task_checkpoints import CASES
 from tests.parity.families import every_case
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "onnx-classes.md"
@@ -36,14 +37,15 @@ class Subject:
 
 
 def subjects() -> dict[str, Subject]:
-    """Name -> what is measured, among the tiny checkpoints of families."""
+    """Name -> what is measured: tiny checkpoints of families, and of classes that write no text by one stack."""
     cases = every_case()
     measures = (
         (contract.DECODERS, contract.measure),
         (contract.IMAGES, contract.measure_images),
         (contract.GRIDS, contract.measure_grids),
     )
-    return {name: Subject(cases[name].make, measure) for names, measure in measures for name in names}
+    found = {name: Subject(cases[name].make, measure) for names, measure in measures for name in names}
+    return found | {kind: Subject(tiny.make, task_contract.measure) for kind, tiny in CASES.items()}
 
 
 def row(name: str, subject: Subject) -> str:

@@ -8,30 +8,21 @@ size that the graph takes. Towers: other numbers of texts than of images. Points
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tests.onnx.contract import Measured
 from tests.onnx.graphs import export, open_graph
 from tests.onnx.task_checkpoints import VOCAB
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LIMIT = 1e-4  # largest difference, where outputs are of 1 and less; of larger ones so much of the largest
 PRECISIONS = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "int4": "_q4"}
 Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was found of one class."""
-
-    apart: float  # the largest difference in float32
-    precisions: tuple[str, ...]  # that load and give numbers
 
 
 def measure(source: Path, out: Path, precisions: tuple[str, ...] = tuple(PRECISIONS)) -> Measured:

@@ -16,6 +16,7 @@ from convert.formats.onnx.export import prepare
 from convert.formats.onnx.stage import STAGE
 from tests.fixtures_gguf import source_inputs
 from tests.onnx import task_contract as contract
+from tests.onnx.contract import LIMIT
 from tests.onnx.graphs import config_of, export
 from tests.onnx.task_checkpoints import CASES, STACKS, TEXT, Tiny
 
@@ -37,7 +38,7 @@ ENDINGS = {
 @pytest.mark.parametrize("tiny", IN_THE_SUITE, ids=lambda tiny: tiny.kind)
 def test_graphs_give_what_transformers_gives(tiny: Tiny, tmp_path: Path) -> None:
     found = contract.measure(tiny.make(tmp_path / "tiny"), tmp_path / "out", ("fp32", "int8"))
-    assert found.apart < contract.LIMIT
+    assert found.apart < LIMIT
     assert found.precisions == ("fp32", "int8")
 
 
