@@ -8,7 +8,8 @@ CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --
 # uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-full test test-web web browser check lowest test-lowest constraints bench faults parity variants format docs clean
+.PHONY: demo demo-full test test-web web browser check lowest test-lowest constraints lock bench scale faults parity variants \
+	format docs clean hostile crash fuzz audit sbom
 
 demo: .venv/installed
 	$(BIN)/convert run $(RECIPE)
@@ -64,16 +65,59 @@ constraints: .venv/installed
 	{ sed -n '/^#/p' constraints.txt; sed 's/+cpu$$//' .cache/pins.txt | sort -f; } > .cache/constraints.txt
 	mv .cache/constraints.txt constraints.txt
 
+# The container's packages by hash. torch is not among them: the CPU's build has another index (Dockerfile).
+LOCKED := validate pickle inspect onnx genai openvino sign stores
+lock: .venv/installed
+	mkdir -p .cache
+	sed '/^#/d' constraints.txt > .cache/pins.txt
+	$(UV) pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_36 $(addprefix --extra ,$(LOCKED)) \
+		--generate-hashes --no-emit-package torch --no-annotate --no-header -c .cache/pins.txt -o .cache/lock.txt pyproject.toml
+	{ sed -n '/^#/p' requirements.lock; cat .cache/lock.txt; } > .cache/requirements.lock
+	mv .cache/requirements.lock requirements.lock
+
 # About twenty minutes on two cores, and 25 GB of disk: LLAMA_CPP is a checkout with llama-quantize built in it; without one it says how to get it.
 bench: .venv/installed
 	$(BIN)/python -m tests.bench.encoders
 	$(BIN)/python -m tests.bench.fixed_cost
 	$(BIN)/python -m tests.bench.end_to_end $(if $(LLAMA_CPP),--peer $(LLAMA_CPP)) $(BENCH)
 
+# Batches at scale: beside a shell loop, on a Ray cluster of processes whose parts are killed, and a simulated one of
+# 1,000 nodes. About half an hour on two idle cores.
+scale: .venv/installed
+	$(BIN)/python -m tests.scale batch
+	$(BIN)/python -m tests.scale kills
+	$(BIN)/python -m tests.scale simulation
+
 # Real damage of many kinds, made on honest outputs of six models: whether validation finds each and names its place.
 # About fifteen minutes on two idle cores; the honest outputs are kept in .cache/faults.
 faults: .venv/installed
 	$(BIN)/python -m tests.faults
+
+# Every hostile input there is through the command line, each in a process of its own with limits of time and memory:
+# about fifteen minutes on two idle cores. HOSTILE="--only pickle" for a part.
+hostile: .venv/installed
+	$(BIN)/python -m tests.robust.hostile $(HOSTILE)
+
+# 200 kills over all stages, full and read-only disks, EIO, little memory, a clock set back: about an hour. As root it makes
+# small file systems of its own; CRASH="--light --kills 20" for less.
+crash: .venv/installed
+	$(BIN)/python -m tests.robust.crash $(CRASH)
+
+# Coverage-guided fuzzing (atheris) of every reader, so many minutes in all.
+MINUTES ?= 60
+fuzz: .venv/fuzz
+	$(BIN)/python -m tests.robust.fuzz --minutes $(MINUTES) $(FUZZ)
+
+.venv/fuzz: .venv/installed
+	$(UV) pip install -c constraints.txt -e '.[fuzz]'
+	touch $@
+
+# Known holes in what is pinned (asks PyPI), licences of what is installed, and a bill of materials in build/.
+audit: .venv/installed
+	$(BIN)/python .ci/audit
+
+sbom: .venv/installed
+	$(BIN)/python .ci/audit --sbom
 
 # llama.cpp's own converter beside ours on every tiny checkpoint, and all that `make test` tries on one of each family
 # on every variant: LLAMA_CPP is a checkout of llama.cpp; without one its sources are fetched (77 MB, the sdist of

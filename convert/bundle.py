@@ -167,7 +167,7 @@ class Manifest:
         Raises FileNotFoundError where there is none, ValueError where it is not one of ours.
         """
         try:
-            raw = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+            raw = json.loads(_text(folder / MANIFEST_NAME))
             if raw["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(f"schema_version {raw['schema_version']}, wanted {SCHEMA_VERSION}")
             if not isinstance(raw["ingredients"], dict):
@@ -182,6 +182,13 @@ class Manifest:
             return cls(raw["stage"], raw["use"], raw["key"], raw["ingredients"], raw["recipe_sha256"], bundle)
         except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{folder / MANIFEST_NAME} is not a manifest: {error!r}") from error
+
+
+def _text(path: Path) -> str:
+    """What is written there. Raises FileNotFoundError, and ValueError for what is no file."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file")
+    return path.read_text(encoding="utf-8")
 
 
 def _artifact_json(role: Role, artifact: Artifact, folder: Path) -> JsonDict:

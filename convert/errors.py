@@ -81,6 +81,10 @@ class BusyError(ConvertError):
     """Another run holds the output folder; the message names its process."""
 
 
+ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What ends a program on purpose. Whatever else is no Exception is an error all the same: a panic in Rust."""
+
+
 def raise_all(problems: Sequence[Problem], error: type[PlanError] = PlanError) -> None:
     """Raise `error` with all problems, or return when there are none."""
     if problems:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import stat
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from convert.bundle import Artifact
 
@@ -77,6 +79,27 @@ def write_text(path: Path, text: str, kind: str = "text") -> Artifact:
     with HashedFile(path) as file:
         file.write(text.encode())
     return file.artifact(kind)
+
+
+def open_regular(path: Path, buffering: int = -1) -> BinaryIO:
+    """The file at `path`, open for its bytes. Raises OSError for what is none: a pipe is silent, a device has no end.
+
+    Looked at once it is open, so that nothing else can be put in its place meanwhile.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else a pipe waits for who writes
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb", buffering=buffering)
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, f"it is a {'pipe' if stat.S_ISFIFO(mode) else 'device'}, not a file", str(path))
+
+
+def read_regular(path: Path) -> bytes:
+    """What is in the file at `path`. Raises OSError as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
 
 
 def cache_folder() -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from convert.bundle import Artifact
-from convert.files import CHUNK_BYTES, replace_text
+from convert.files import CHUNK_BYTES, open_regular, replace_text
 from convert.progress import Progress
 
 SAMPLES, SAMPLE_BYTES = 16, 4096
@@ -87,7 +87,7 @@ class HashMemory:
             time.sleep((wait + 1_000_000) / 1e9)
             stamp, now = _stamp(path), time.time_ns()
         hasher = hashlib.sha256()
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path, buffering=0) as file:
             while chunk := file.read(CHUNK_BYTES):
                 hasher.update(chunk)
                 progress.advance(len(chunk))
@@ -112,7 +112,7 @@ def _sample(path: Path) -> str:
     size = path.stat().st_size
     step = max(SAMPLE_BYTES, (size - SAMPLE_BYTES) // (SAMPLES - 1))
     hasher = hashlib.blake2b(digest_size=16)
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path, buffering=0) as file:
         for start in range(0, size, step):
             file.seek(start)
             hasher.update(file.read(SAMPLE_BYTES))

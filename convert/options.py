@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +25,12 @@ def words_of(options: type[BaseModel]) -> dict[str, FieldInfo]:
 
 def _from_recipe(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder")
-    return path if folder is None else Path(folder) / path.expanduser()
+    found = path if folder is None else Path(folder) / path.expanduser()
+    with contextlib.suppress(OSError):  # who reads it says what else is wrong with it
+        mode = found.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError(f"{path} is a pipe or a device, not a file or a folder")
+    return found
 
 
 RecipePath = Annotated[Path, AfterValidator(_from_recipe)]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 from convert import registry
 from convert.errors import Problem, RecipeError, raise_all
+from convert.files import open_regular
 from convert.formats.base import SOURCE
 from convert.json_types import JsonDict, JsonObject
 from convert.registry import VALIDATE
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from convert.options import Options
     from convert.release_options import ReleaseOptions
 
+LONGEST_GOT = 400  # characters of what is quoted
 MAX_RECIPE_BYTES = 1 << 20
 MAX_NODES = 10_000  # aliases can make a small file expand without end
 RELEASE = "release"
@@ -170,7 +172,7 @@ class _Reader:
         self.path, self.lines, self.problems = path, lines, list[Problem]()
 
     def say(self, place: Place, got: str, wanted: str = "", remedy: str = "") -> None:
-        self.problems.append(Problem(_where(self.path, self.lines, place), got, wanted, remedy))
+        self.problems.append(Problem(_where(self.path, self.lines, place), _readable(got), wanted, remedy))
 
     def recipe(self, tree: object, sha256: str) -> Recipe:
         if tree is None:
@@ -288,6 +290,12 @@ class _Reader:
         return {name: specs[name] for name in sorted(order, key=lambda n: (n == VALIDATE, depth[n], rank[n]))}
 
 
+def _readable(got: str) -> str:
+    """On one line and not without an end, whatever the file says there."""
+    got = got if len(got) <= LONGEST_GOT else f"{got[:LONGEST_GOT]}…"
+    return got if got.isprintable() else got.encode("unicode_escape").decode("ascii")
+
+
 def _section(stage: str) -> Place:
     return {SOURCE: ("model",), VALIDATE: ("validate",)}.get(stage, ("stages", stage))
 
@@ -328,7 +336,7 @@ def _where(path: Path, lines: Mapping[Place, int], place: Place) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_RECIPE_BYTES + 1)
     except OSError as error:
         problem = Problem(str(path), f"cannot be read: {error.strerror}", "", "give the path of a recipe")

@@ -19,7 +19,7 @@ from typing import cast
 
 from convert import plugins, timings
 from convert.bundle import Artifact, Bundle
-from convert.errors import ConvertError, PlanError, Problem, RemoteError, StageError, raise_all
+from convert.errors import ENDS, ConvertError, PlanError, Problem, RemoteError, StageError, raise_all
 from convert.events import Event, OnEvent, StepProgress
 from convert.execute import Task
 from convert.executors.base import Executor, Future
@@ -280,7 +280,7 @@ def _failing(step: Step, progress: StepProgress) -> Iterator[None]:
         where = f"stage '{step.name}'"
         if isinstance(error, PlanError):  # found only now, in what an earlier step made
             raise ConvertError(*error.problems) from error
-        if isinstance(error, ConvertError) or not isinstance(error, Exception):
+        if isinstance(error, (ConvertError, *ENDS)):
             raise  # it says all there is to say; or Ctrl-C
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             got, remedy = DISK_ERRORS[error.errno]

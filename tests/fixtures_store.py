@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import uuid
@@ -66,6 +67,7 @@ def s3_server(faulty: Faulty | None = None, port: int = 0) -> Iterator[str]:
     application: Any = DomainDispatcherApplication(create_backend_app)
     if faulty is not None:
         application = faulty.around(application)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", port, application, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -20,6 +21,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 @contextlib.contextmanager
 def default_signals() -> Iterator[None]:
     """Processes that are started meanwhile have the default for every signal; this one ignores what it ignored."""
+    if threading.current_thread() is not threading.main_thread():  # whose handlers these are not to change
+        yield
+        return
     ignored = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
 
     def ignore(number: int, frame: FrameType | None) -> None:

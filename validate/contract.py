@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from validate import known_limits
 from validate.embeddings import TEXT
-from validate.errors import RuntimeFailure, Unsupported
+from validate.errors import Endless, RuntimeFailure, Unsupported
 from validate.json_types import Message
 from validate.runtimes.base import IMAGE_MARK, Identity, ReferenceSession, Session
 from validate.samples import CONVERSATIONS, HARD_STRINGS, Conversation
@@ -326,7 +326,7 @@ def rendered(render: Callable[..., str], *asked: object) -> str:
     """The text, or that the template refused: a template may raise on purpose, and so must its copy."""
     try:
         return render(*asked)
-    except Unsupported:
+    except (Unsupported, Endless):
         raise
     except RuntimeFailure as error:
         return f"{REFUSED}{error}"

@@ -3,6 +3,7 @@
 RuntimeFailure            the runtime could not load or run the model
     Unsupported           it has no such ability
         NotOnThisMachine  this machine has no device, or no kernels, for it
+    Endless               what a stranger wrote takes more time or memory than it may
 Killed                    somebody else ended it
 """
 
@@ -19,6 +20,10 @@ class Killed(Exception):
 
 class Unsupported(RuntimeFailure):
     """This runtime, or this session, has no such ability; not the model's fault."""
+
+
+class Endless(RuntimeFailure):
+    """What a stranger wrote, a template or an expression, takes more time or memory than it may."""
 
 
 class NotOnThisMachine(Unsupported):

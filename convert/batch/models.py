@@ -21,6 +21,7 @@ from pathlib import Path
 from convert.batch.options import ModelEntry, Value
 from convert.batch.variables import name_problem, typed
 from convert.errors import Problem
+from convert.files import read_regular
 from convert.inspection.checkpoint_ref import FILES, hub_name
 from convert.source.stage import TYPE_IN_NAME, safe
 from convert.source.untrusted import shown
@@ -129,7 +130,7 @@ def list_lines(found: Found, path: Path) -> Iterator[tuple[str, dict[str, Value]
     try:
         if path.stat().st_size > MAX_LIST_BYTES:
             return found.say(str(path), "is larger than 64 MiB", "a list of models")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         return found.say(str(path), "is not UTF-8", "a list of models as text")
     except OSError as error:

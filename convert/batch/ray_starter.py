@@ -147,6 +147,9 @@ def node_name() -> str:
 
 
 if __name__ == "__main__":
-    from convert.batch.ray_starter import main as start  # so that what Ray sends is found by its name, not by value
+    import importlib
 
-    start(int(sys.argv[1]), sys.argv[2])
+    itself = importlib.import_module(
+        "convert.batch.ray_starter"
+    )  # Ray then finds what it is sent by name, not by value
+    itself.main(int(sys.argv[1]), sys.argv[2])

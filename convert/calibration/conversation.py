@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from convert.json_types import JsonDict, JsonObject
+from validate.errors import Endless
 
 if TYPE_CHECKING:
     from validate.runtimes.base import ReferenceSession
@@ -25,6 +26,8 @@ def rendered(session: ReferenceSession, messages: Sequence[JsonDict], tools: Seq
         for form in _forms(talk):
             try:
                 text = session.render(form[0], form[1] or None, False)
+            except Endless:
+                raise
             except Exception:
                 continue
             if all(word in text for word in _words(talk)):

@@ -68,7 +68,7 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
     @wraps(command)
     def wrapped(**options: object) -> None:
         from convert.cli.console import ReaderGone
-        from convert.errors import ConvertError, Problem
+        from convert.errors import ENDS, ConvertError, Problem
 
         junit, name = options.get("junit"), f"convert {click.get_current_context().info_name}"
         try:
@@ -86,6 +86,16 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
             where = str(error.filename or "the operating system")
             problem = Problem(where, error.strerror or str(error))
             say_problems([problem], bool(options.get("as_json")), ConvertError.exit_code)
+            code = ConvertError.exit_code
+        except MemoryError:
+            problem = Problem("this machine", "out of memory", "", "run it on a machine with more")
+            say_problems([problem], bool(options.get("as_json")), ConvertError.exit_code)
+            code = ConvertError.exit_code
+        except BaseException as error:
+            if isinstance(error, (Exception, *ENDS)):
+                raise
+            problem = Problem(type(error).__name__, str(error), "", "a library failed on a file that it was given")
+            say_problems([problem], bool(options.get("as_json")), ConvertError.exit_code)  # a panic in Rust
             code = ConvertError.exit_code
         sys.exit(code)
 

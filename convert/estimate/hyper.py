@@ -94,9 +94,14 @@ UNKNOWN = frozenset(
 """What they keep is of a kind of its own."""
 
 
+MAX_LAYERS = 512  # llama-hparams.h, LLAMA_MAX_LAYERS
+
+
 def read_hyper(model: ModelFile) -> Hyper:
     """The model's numbers. Raises InputError for a file that does not say them, or of an architecture not known."""
     arch, count = model.architecture, model.number("block_count")
+    if count * model.number("num_loops", 1) > MAX_LAYERS or count < 0:
+        raise InputError("the model", f"says {count} layers", f"at most {MAX_LAYERS}, as llama.cpp has it")
     if arch in UNKNOWN or not count or not model.number("embedding_length"):
         got = f"is of the architecture {arch!r}, whose memory is not known" if arch in UNKNOWN else "says no layers"
         raise InputError(

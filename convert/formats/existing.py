@@ -10,6 +10,7 @@ from pathlib import Path
 
 from convert.bundle import Artifact, Role
 from convert.errors import InputError
+from convert.files import open_regular
 from convert.formats.base import Format, Found
 from convert.source.companions import ROLES, collect
 from convert.source.untrusted import HUB_REPO_PREFIX, listed, refuse_pointer
@@ -85,7 +86,7 @@ def names_in(folder: Path) -> list[str]:
 def start_of(path: Path) -> bytes:
     """The first bytes of a file. Raises InputError where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(START_BYTES)
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from convert import registry
 from convert.errors import InputError
+from convert.files import open_regular
 from convert.formats.facts import Facts, TensorSummary, facts
 from convert.source.safetensors import read_header
 
@@ -19,7 +20,7 @@ def inspect_file(path: Path) -> Facts:
     if path.is_dir():
         raise InputError(str(path), "is a folder", KINDS)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(START_BYTES)
         size = path.stat().st_size
     except FileNotFoundError:

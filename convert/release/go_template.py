@@ -11,13 +11,19 @@ conversations with such neighbours say nothing here.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from convert.json_types import JsonObject
+from validate.confined import Confined
 from validate.samples import CONVERSATIONS, Conversation
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 SYSTEM, USER, ANSWER, AGAIN, TOOL = (f"\ue0f1{word}\ue0f2" for word in ("sys", "one", "two", "three", "tool"))
 Render = Callable[[Sequence[JsonObject], bool, Sequence[JsonObject] | None], str]
@@ -64,20 +70,34 @@ def translated(template: str, special: Mapping[str, str], *, adds_bos: bool) -> 
 
 
 def renderer(template: str, special: Mapping[str, str]) -> Render:
-    """The template as transformers renders it: sandboxed, blocks trimmed."""
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    environment.globals["raise_exception"] = _refuse
-    compiled = environment.from_string(template)
+    """The template as transformers renders it: sandboxed, blocks trimmed; in a process that may take only so much."""
+    confined = Confined(_Template(template, special), "the chat template")
 
     def render(messages: Sequence[JsonObject], prompt: bool, tools: Sequence[JsonObject] | None = None) -> str:
-        words = {"messages": list(messages), "add_generation_prompt": prompt, "tools": tools, **special}
-        return compiled.render(**words)
+        return confined.ask(_Template.render, list(messages), prompt, tools)
 
     return render
+
+
+class _Template:
+    """A template that is compiled when it is first rendered."""
+
+    def __init__(self, source: str, special: Mapping[str, str]) -> None:
+        self._source, self._special = source, dict(special)
+
+    def render(self, messages: list[JsonObject], prompt: bool, tools: Sequence[JsonObject] | None) -> str:
+        words = {"messages": messages, "add_generation_prompt": prompt, "tools": tools, **self._special}
+        return self._compiled.render(**words)
+
+    @functools.cached_property
+    def _compiled(self) -> Template:
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+        environment.globals["raise_exception"] = _refuse
+        return environment.from_string(self._source)
 
 
 def _refuse(message: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.files import CHUNK_BYTES, replace_text
+from convert.files import CHUNK_BYTES, open_regular, replace_text
 from convert.json_types import JsonDict, JsonObject
 from convert.progress import Progress
 
@@ -51,7 +51,7 @@ def hash_file(path: Path, progress: Progress, parts_of: int | None = None) -> Fi
     """The file's hashes, read once. `parts_of` are the bytes of a part, those that fit its size when None."""
     each = parts_of or part_bytes(path.stat().st_size)
     whole, size, parts = hashlib.sha256(), 0, list[str]()
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path, buffering=0) as file:
         part, left = hashlib.sha256(), each
         while piece := file.read(min(left, CHUNK_BYTES)):
             whole.update(piece)

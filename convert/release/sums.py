@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from convert.errors import InputError
+from convert.files import read_regular
 from convert.json_types import JsonDict, JsonObject
 from convert.release.hashing import FileHash
 from convert.source.untrusted import shown
@@ -73,7 +74,7 @@ def is_whole(text: str, words: JsonObject) -> bool:
 def read_release(path: Path) -> tuple[JsonObject, dict[str, FileHash]]:
     """What release.json says of the release, and of each file. Raises InputError for what is none."""
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
         words = json.loads(raw)
         if words["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version {words['schema_version']!r}, wanted {SCHEMA_VERSION}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convert.errors import InputError
+from convert.files import read_regular
 from convert.json_types import JsonObject
 from convert.progress import Progress
 from convert.release import folder_store, signature, structure
@@ -121,7 +122,7 @@ def _merged(findings: Iterable[Finding]) -> Iterator[Finding]:
 def _read_lists(folder: Path) -> _Lists:
     lists = _Lists()
     try:
-        lists.sums = read_sums((folder / SUMS).read_bytes().decode("utf-8"))
+        lists.sums = read_sums(read_regular(folder / SUMS).decode("utf-8"))
     except (OSError, ValueError) as error:
         said = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
         lists.findings.append(Finding(SUMS, said))
@@ -130,7 +131,7 @@ def _read_lists(folder: Path) -> _Lists:
     except InputError as error:
         lists.findings.append(Finding(RELEASE, error.problem.got))
     try:
-        lists.subjects = subjects(json.loads((folder / PROVENANCE).read_bytes()))
+        lists.subjects = subjects(json.loads(read_regular(folder / PROVENANCE)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         missing = isinstance(error, FileNotFoundError)
         said = "is missing" if missing else f"cannot be read ({shown(str(error), 100)[1:-1]})"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from convert.errors import InputError
-from convert.formats.onnx.layouts import FOLDER
+from convert.formats.onnx.layouts import DTYPES, FOLDER
 from convert.json_types import JsonDict
 
 DEPTH = 3  # folders below the named one: out/RECIPE/STAGE
 STEMS = ("decoder_model_merged", "model")  # what a graph that gives logits is called before its dtype's suffix
 PARTS = {"decoder_model_merged": ("decoder_model_merged", "embed_tokens", "vision_encoder"), "model": ("model",)}
-DTYPES = {"": "fp32", "_fp16": "fp16", "_quantized": "q8", "_q4": "q4", "_q4f16": "q4f16", "_bnb4": "bnb4"}
 REMEDY = "a stage with `use: onnx` makes one; its `layout` is hub unless the recipe says otherwise"
 
 
@@ -58,7 +58,7 @@ def _folders(folder: Path, depth: int) -> Iterator[Path]:
 
 def _served(folder: Path, out: Path) -> Served | None:
     graphs = folder / FOLDER
-    if not (folder / "config.json").is_file() or not graphs.is_dir():
+    if not graphs.is_dir() or not _writes(folder / "config.json"):
         return None
     for stem in STEMS:
         found = {dtype: _files(graphs, PARTS[stem], suffix) for suffix, dtype in DTYPES.items()}
@@ -70,9 +70,19 @@ def _served(folder: Path, out: Path) -> Served | None:
     return None
 
 
+def _writes(config: Path) -> bool:
+    """Whether the model writes text: what the page asks of one. An encoder's graph is called model.onnx too."""
+    try:
+        said = json.loads(config.read_text(encoding="utf-8-sig"))
+        classes = said.get("architectures") or ["ForCausalLM"]
+        return str(classes[0]).endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        return False
+
+
 def _files(graphs: Path, parts: tuple[str, ...], suffix: str) -> Files | None:
-    """None where the graph that gives logits is not there in this dtype."""
-    if not (graphs / f"{parts[0]}{suffix}.onnx").is_file():
+    """None where a graph that a text needs is not there in this dtype: Whisper has no embed_tokens."""
+    if not all((graphs / f"{part}{suffix}.onnx").is_file() for part in parts[:2]):
         return None
     names = [f"{part}{suffix}.onnx" for part in parts]
     sizes = [path.stat().st_size for name in names for path in graphs.glob(f"{name}*") if path.is_file()]

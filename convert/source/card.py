@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from convert.files import open_regular
 from convert.json_types import JsonDict, JsonObject
 
 CARD_HEADER_BYTES = 256 << 10
@@ -18,7 +19,7 @@ def read_card(path: Path | None) -> tuple[JsonDict, list[str]]:
         return {}, []
     from ruamel.yaml import YAML
 
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         head = file.read(CARD_HEADER_BYTES).decode("utf-8-sig", errors="replace").splitlines()
     if not head or head[0].rstrip() != "---":
         return {}, []

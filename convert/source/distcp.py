@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.errors import InputError
+from convert.files import open_regular
 from convert.source.checkpoint import LazyTensor
 from convert.source.names import plain_name, unused
 from convert.source.pickle_scan import DTYPES
@@ -188,7 +189,7 @@ def _loader(home: Path, place: tuple[str, int, int], sizes: tuple[int, ...], kin
 
         from convert.source.pickled import as_lazy
 
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(start)
             raw = file.read(length)
         try:

@@ -16,7 +16,7 @@ import numpy as np
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import InputError, Problem
-from convert.files import HashedFile, write_text
+from convert.files import HashedFile, open_regular, write_text
 from convert.json_types import JsonObject
 from convert.progress import Progress
 from convert.source import checkpoint, quantized, unpack
@@ -139,7 +139,7 @@ def with_config(bundle: Bundle, folder: Path, out: Path, config: JsonObject) -> 
 def _is_odd(path: Path) -> bool:
     if path.suffix not in TEXTS:
         return False
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return not is_plain(file.read(4))
 
 

@@ -12,11 +12,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from convert.errors import InputError
+from convert.files import open_regular
 from convert.source.untrusted import listed, refuse_pointer
 
 MAX_PROGRAM_BYTES = 64 << 20  # of one pickle; that of a 3000-tensor model takes 300 kB
+MAX_OPCODES = 3_000_000  # of one pickle; a tensor takes about thirty
 LEGACY_PICKLES = 5  # magic number, protocol, system info, the state dict, the storages' keys
 ZIP_START = b"PK\x03\x04"  # what torch.load goes by
 TORCH_SCRIPT = "constants.pkl"
@@ -53,7 +56,7 @@ def scan(path: Path) -> frozenset[str]:
     Nothing of it is run, nothing is unpacked; sizes are checked before anything is read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
             refuse_pointer(path, start)
             file.seek(0)
@@ -105,7 +108,7 @@ def _zipped_program(path: Path) -> bytes:
         ) from None
 
 
-def _legacy_programs(path: Path, file: io.BufferedReader) -> Iterator[bytes]:
+def _legacy_programs(path: Path, file: BinaryIO) -> Iterator[bytes]:
     """The pickles at the start of a file older than PyTorch 1.6; the tensors' bytes come after them."""
     raw = file.read(MAX_PROGRAM_BYTES)
     if raw[257:262] == b"ustar":
@@ -113,16 +116,24 @@ def _legacy_programs(path: Path, file: io.BufferedReader) -> Iterator[bytes]:
     reader = io.BytesIO(raw)
     for _ in range(LEGACY_PICKLES):
         start = reader.tell()
-        for _ in pickletools.genops(reader):
+        for _ in _opcodes(reader):
             pass
         yield raw[start : reader.tell()]
+
+
+def _opcodes(program: bytes | io.BytesIO) -> Iterator[tuple[pickletools.OpcodeInfo, object]]:
+    """Each with its argument. Raises ValueError for a program that is no pickle, or longer than any model's."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+        if number >= MAX_OPCODES:
+            raise ValueError(f"more than {MAX_OPCODES:,} steps")
+        yield opcode, argument
 
 
 def _imports(program: bytes) -> Iterator[str]:
     """`module.name` of everything the pickle would import; "?" stands for a name that is only made when it runs."""
     recent: list[str] = []  # the texts on top of the stack, as far as they are literal
     memo: dict[int, str] = {}
-    for opcode, argument, _ in pickletools.genops(program):
+    for opcode, argument in _opcodes(program):
         match opcode.name:
             case "GLOBAL" | "INST":
                 yield ".".join(str(argument).split(" ", 1))

@@ -6,6 +6,8 @@ name it would import is held against a short list; the first one that is not on 
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convert.bundle import Artifact
+from convert.distribution import install_command
 from convert.errors import InputError
+from convert.files import open_regular
 from convert.progress import Progress
-from convert.source.checkpoint import PICKLES, SAFETENSORS, STORAGE, LazyTensor, check_index, is_classifier
+from convert.source.checkpoint import (
+    PICKLES,
+    SAFETENSORS,
+    STORAGE,
+    LazyTensor,
+    check_index,
+    is_classifier,
+    weight_files,
+)
 from convert.source.names import kept_name, refuse_unmerged
 from convert.source.pickle_scan import DTYPES, ZIP_START, scan
 from convert.source.safetensors import write
@@ -48,12 +60,7 @@ def convert(
     scores = bool(files) and is_classifier(files[0].parent)
     for path, name in zip(files, SAFETENSORS.names(len(files)), strict=True):
         scan(path)
-        tensors = _model_tensors(path, scores)
-        twice = [tensor for tensor in tensors if tensor in found]
-        if twice:
-            raise InputError(str(path), f"holds {listed(twice)}, which {found[twice[0]]} holds too", "each tensor once")
-        found |= dict.fromkeys(tensors, path.name)
-        kept = _without_aliases(tensors) if tied else tensors
+        kept = _of_shard(path, scores, tied, found)
         specs = {tensor: (DTYPES[_dtype(value)], tuple(value.shape)) for tensor, value in kept.items()}
         artifacts.append(write(out / name, specs, _bytes(kept.values()), {"format": "pt"}))
         progress.advance(path.stat().st_size)
@@ -61,6 +68,49 @@ def convert(
         named = {plain: file for tensor, file in index.items() if (plain := kept_name(tensor, scores))}
         check_index(files[0].parent / PICKLES.index, named, found)
     return tuple(artifacts)
+
+
+class Planned(Mapping[str, LazyTensor]):
+    """The tensors that `convert` will write of the pickles in a folder; those are read when the first is asked for."""
+
+    def __init__(self, folder: Path, *, tied: bool) -> None:
+        self._folder, self._tied = folder, tied
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @functools.cached_property
+    def _tensors(self) -> Mapping[str, LazyTensor]:
+        return _planned(self._folder, self._tied)
+
+
+def _planned(folder: Path, tied: bool) -> dict[str, LazyTensor]:
+    """Mapped where they are. Raises InputError."""
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(str(folder), "has pickled weights", "torch to read them", install_command("pickle"))
+    found: dict[str, str] = {}
+    tensors: dict[str, LazyTensor] = {}
+    for path in weight_files(folder, PICKLES)[0]:
+        scan(path)
+        kept = _of_shard(path, is_classifier(folder), tied, found)
+        tensors |= {name: as_lazy(name, value, path.name) for name, value in kept.items()}
+    return tensors
+
+
+def _of_shard(path: Path, scores: bool, tied: bool, found: dict[str, str]) -> dict[str, torch.Tensor]:
+    """The tensors of one file that are written; `found`, tensor -> file, is told of all of them."""
+    tensors = _model_tensors(path, scores)
+    twice = [tensor for tensor in tensors if tensor in found]
+    if twice:
+        raise InputError(str(path), f"holds {listed(twice)}, which {found[twice[0]]} holds too", "each tensor once")
+    found |= dict.fromkeys(tensors, path.name)
+    return _without_aliases(tensors) if tied else tensors
 
 
 def lazy_tensors(path: Path) -> dict[str, LazyTensor]:
@@ -101,7 +151,7 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in the file, mapped where its format allows it."""
     import torch
 
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         zipped = file.read(4) == ZIP_START
     try:
         with warnings.catch_warnings(action="ignore"):  # what torch thinks of a stranger's file is in the error

@@ -24,7 +24,7 @@ import numpy as np
 
 from convert.bundle import Artifact
 from convert.errors import InputError
-from convert.files import Buffer, HashedFile
+from convert.files import Buffer, HashedFile, open_regular
 from convert.json_types import JsonDict
 from convert.source.untrusted import parse_object, refuse_pointer, shown
 
@@ -69,7 +69,7 @@ def read_header(path: Path) -> Header:
     Raises InputError for a header that is not one, or that does not describe this file exactly.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())
             prefix = file.read(64)
             refuse_pointer(path, prefix)

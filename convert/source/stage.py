@@ -11,12 +11,13 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from convert.bundle import Artifact, Bundle, Model, Role
+from convert.bundle import Artifact, Bundle, Model, Pending, Role
 from convert.distribution import install_command
 from convert.errors import InputError, Problem
 from convert.gguf_shards import SHARD, is_later_shard, shard_names
@@ -372,8 +373,11 @@ class SourceStage(Stage[SourceOptions]):
             return made.forecast(Bundle(_model(options, folder), roles))
         kind = checkpoint.layout(folder)
         files, _ = checkpoint.weight_files(folder, kind)
-        weights = pickled.forecast(files) if kind is PICKLES else tuple(map(_stored, files))
-        return Bundle(_model(options, folder), {Role.WEIGHTS: weights, **roles})
+        if kind is not PICKLES:
+            return Bundle(_model(options, folder), {Role.WEIGHTS: tuple(map(_stored, files)), **roles})
+        config = checkpoint.read_config(folder)
+        pending = Pending(config, pickled.Planned(folder, tied=bool(config.get("tie_word_embeddings"))))
+        return Bundle(_model(options, folder), {Role.WEIGHTS: pickled.forecast(files), **roles}, pending=pending)
 
     def run(self, options: SourceOptions, inputs: Inputs, out: Path, progress: Progress) -> Bundle:
         """The checkpoint's bundle; pickled weights become safetensors in `out`. Files left in place have no hash."""
@@ -388,7 +392,7 @@ class SourceStage(Stage[SourceOptions]):
         bundle = self.forecast(options, inputs)
         if folder is None:
             return bundle
-        bundle = mend.mend(bundle, folder.absolute(), out, progress)
+        bundle = mend.mend(replace(bundle, pending=None), folder.absolute(), out, progress)
         if checkpoint.layout(folder) is not PICKLES:
             return bundle
         files, index = checkpoint.weight_files(folder, PICKLES)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from convert.errors import InputError
+from convert.files import open_regular
 from convert.json_types import JsonDict
 
 MAX_JSON_BYTES = 64 << 20  # the largest tokenizer.json of the field is about 40 MB
@@ -126,7 +127,7 @@ def _unreadable(path: Path, where: Path, error: Exception) -> InputError:
 def read_bytes(path: Path, limit: int) -> bytes:
     """What the file at `path` holds. Raises InputError when it cannot be read or is larger than `limit` bytes."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None

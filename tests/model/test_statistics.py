@@ -57,7 +57,7 @@ def measured(model: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No folder is loaded again in a process of its own, which takes longer than all else: test_gptq_stage.py does it."""
+    """No folder is loaded again in another process, which takes longer than all else: test_gptq_stage.py does it."""
     monkeypatch.setattr(folder_stage, "check_reload", lambda job: None)
 
 

@@ -85,7 +85,8 @@ REM = {**TEXT, "input_embedding_size": 16, "output_embedding_size": 32}
 ENCODERS = (
     *(Tiny(f"Bert{kind}", "BertConfig", TEXT) for kind in ("Model", "ForMaskedLM", "ForSequenceClassification")),
     *(Tiny(f"Bert{kind}", "BertConfig", TEXT) for kind in ("ForTokenClassification", "ForQuestionAnswering")),
-    *(Tiny(f"DistilBert{kind}", "DistilBertConfig", DISTIL) for kind in ("Model", "ForSequenceClassification")),
+    *(Tiny(f"DistilBert{kind}", "DistilBertConfig", DISTIL) for kind in ("Model", "ForMaskedLM")),
+    Tiny("DistilBertForSequenceClassification", "DistilBertConfig", DISTIL),
     *(Tiny(f"Roberta{kind}", "RobertaConfig", TEXT) for kind in ("Model", "ForMaskedLM", "ForSequenceClassification")),
     *(Tiny(f"XLMRoberta{kind}", "XLMRobertaConfig", TEXT) for kind in ("Model", "ForSequenceClassification")),
     Tiny("XLMRobertaForTokenClassification", "XLMRobertaConfig", TEXT),

@@ -12,6 +12,7 @@ import pytest
 from convert.bundle import Bundle, Role
 from convert.formats.existing_stage import STAGE as existing
 from convert.formats.onnx import FORMAT
+from convert.formats.onnx.layouts import dtype
 from convert.formats.onnx.stage import STAGE as stage
 from convert.formats.tensorrt.graphs import read_graph
 from tests import tiny
@@ -103,3 +104,17 @@ def test_a_repository_of_the_hub_is_taken_by_its_folder_or_by_a_graph(named: str
     assert bundle.of(Role.TOKENIZER)[0].path.parent == home(hub)
     (output, *_) = FORMAT.outputs("a", bundle)
     assert {h.name: h.got for h in FORMAT.hyperparameters(output, home(hub))}["hidden_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("file", "word"),
+    [
+        ("onnx/model.onnx", "fp32"),
+        ("model_quantized.onnx", "q8"),
+        ("model_int8.onnx", "int8"),
+        ("decoder_model_merged_q4f16.onnx", "q4f16"),
+        ("model_q4.onnx", "q4"),
+    ],
+)
+def test_a_dtype_is_told_by_the_files_name(file: str, word: str) -> None:
+    assert dtype(file) == word

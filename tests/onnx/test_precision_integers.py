@@ -54,7 +54,6 @@ def test_int8_gives_the_weights_of_quantize_dynamic_and_less_error(tmp_path: Pat
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = layer(70, 33)
-    values(model, "w")
     ir.save(model, tmp_path / "plain.onnx")
     quantize_dynamic(
         tmp_path / "plain.onnx",

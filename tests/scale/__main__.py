@@ -6,7 +6,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-PARTS = ("batch", "kills", "simulation", "streamed")
+PARTS = ("batch", "kills", "simulation")
 
 
 def simulated(words: argparse.Namespace) -> None:
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--models", type=int)
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--without-ray", action="store_true", help="two batches at once in place of a cluster")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--driver-models", type=int, default=2000)
     parser.add_argument("--folder", type=Path, help="where to work; a temporary one when left out")

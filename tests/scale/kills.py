@@ -1,11 +1,14 @@
 """A Ray cluster of processes on this machine, an S3 store with faults, and kills at random.
 
-    python -m tests.scale kills [--models 12] [--kills 12] [--seed 1] [--folder DIR]
+    python -m tests.scale kills [--models 12] [--kills 12] [--seed 1] [--folder DIR] [--without-ray]
 
 Three nodes and a head, each with a folder of its own for what it keeps: nothing is shared but the store. While the
 batch runs one of these is killed by SIGKILL every few seconds: a process that converts, a node with all on it, the
 driver, the head with the whole cluster; what was killed is started again. At the end: the bytes are those of a batch
 on this machine alone, every object in the store is what its name says, and no name was given twice.
+
+`--without-ray`: two batches of the same models at once, each with a folder of its own; processes and drivers are
+killed.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ HEAD, NODES = "head", ("one", "two", "three")
 MARK = "CONVERT_NODE_NAME"
 FAULTS = 0.03  # of requests to the store
 WHAT = ("worker", "worker", "node", "driver", HEAD)
+FAILED = 1  # exit code
+DRIVERS = ("first", "second")  # without Ray: two batches of the same models, at once
 
 
 class Cluster:
@@ -91,12 +96,67 @@ def kill(process: psutil.Process) -> bool:
 def workers() -> list[psutil.Process]:
     """The processes that convert."""
     found = []
-    for name in NODES:
+    for name in (*NODES, *DRIVERS):
         for process in marked(name):
             with contextlib.suppress(psutil.Error):
                 if "convert.batch.worker" in process.cmdline():
                     found.append(process)
     return found
+
+
+class Pair:
+    """Two batches of the same models at once, on this machine: they share the store and nothing else."""
+
+    def __init__(self, words: argparse.Namespace, folder: Path, store: str, given: dict[str, str]) -> None:
+        self.folder, self.random, self.left = folder, random.Random(words.seed), words.kills
+        models, recipe = prepare(folder, words.models or 12)
+        self.killed, self.again = Counter[str](), 0
+        self._command = [sys.executable, "-m", "convert", "batch", *map(str, models), "--recipe", str(recipe)]
+        self._command += ["--store", store, "--retries", "20", "--json", "-j", "1"]
+        self._given = given
+
+    def run(self) -> int:
+        """Until both have ended by themselves; the larger exit code."""
+        running = {name: self._drive(name) for name in DRIVERS}
+        codes: dict[str, int] = {}
+        next_kill = time.monotonic() + 4
+        while running:
+            for name, driver in list(running.items()):
+                if (code := driver.poll()) is None:
+                    continue
+                if code < 0 or code == FAILED:  # a model that was killed twice is given up
+                    self.again += code == FAILED
+                    running[name] = self._drive(name)
+                else:
+                    codes[name] = code
+                    del running[name]
+            if self.left and running and time.monotonic() > next_kill:
+                self._kill(list(running.values()))
+                next_kill = time.monotonic() + self.random.uniform(0.5, 3)
+            time.sleep(0.1)
+        return max(codes.values())
+
+    def _drive(self, name: str) -> subprocess.Popen[bytes]:
+        place = {"CONVERT_NODE_FOLDER": str(self.folder / "nodes" / name), MARK: name}
+        with open(self.folder / f"{name}.log", "ab") as log:
+            command = [*self._command, "--out", f"ray-out-{name}"]
+            return subprocess.Popen(command, cwd=self.folder, env={**self._given, **place}, stdout=log, stderr=log)
+
+    def _kill(self, drivers: list[subprocess.Popen[bytes]]) -> None:
+        what = self.random.choice(("worker", "worker", "driver"))
+        found = workers()
+        if what == "worker" and not (found and kill(self.random.choice(found))):
+            return
+        if what == "driver":
+            self.random.choice(drivers).send_signal(signal.SIGKILL)
+        self.killed[what] += 1
+        self.left -= 1
+        print(f"killed: {what}", flush=True)
+
+    def end(self) -> None:
+        for name in DRIVERS:
+            for process in marked(name):
+                kill(process)
 
 
 class Drill:
@@ -106,7 +166,7 @@ class Drill:
         self.folder, self.random, self.left = folder, random.Random(words.seed), words.kills
         models, recipe = prepare(folder, words.models or 12)
         self.cluster = Cluster(folder, given)
-        self.killed: Counter[str] = Counter()
+        self.killed, self.again = Counter[str](), 0
         named = [str(model) for model in models]
         self._command = [sys.executable, "-m", "convert", "batch", *named, "--recipe", str(recipe), "--out", "ray-out"]
         self._command += ["--engine", "auto", "--store", store, "--retries", "20", "--json"]
@@ -117,8 +177,9 @@ class Drill:
         for name in (HEAD, *NODES):
             self.cluster.start(name)
         driver, next_kill = self._drive(), time.monotonic() + 5
-        while (code := driver.poll()) is None or code < 0:
+        while (code := driver.poll()) is None or code < 0 or code == FAILED:
             if code is not None:
+                self.again += code == FAILED
                 driver = self._drive()
             if self.left and time.monotonic() > next_kill and (what := self._kill(driver)):
                 self.killed[what] += 1
@@ -178,7 +239,8 @@ def check_store(url: str, store: str) -> tuple[int, int]:
 
 def main(words: argparse.Namespace) -> None:
     folder = words.folder or Path(tempfile.mkdtemp(prefix="convert-kills-"))
-    for name in ("ray-out", "nodes", "ray"):
+    outs = [f"ray-out-{name}" for name in DRIVERS] if words.without_ray else ["ray-out"]
+    for name in (*outs, "nodes", "ray"):
         shutil.rmtree(folder / name, ignore_errors=True)
     models, recipe = prepare(folder, words.models or 12)
     alone = folder / "alone"
@@ -191,7 +253,8 @@ def main(words: argparse.Namespace) -> None:
         store = bucket(url)
         faulty.rate = FAULTS
         given = {**os.environ, **environment(url), "CONVERT_SCALE": str(os.getpid()), "OMP_NUM_THREADS": "1"}
-        drill, began = Drill(words, folder, store, given), time.monotonic()
+        kind = Pair if words.without_ray else Drill
+        drill, began = kind(words, folder, store, given), time.monotonic()
         try:
             code = drill.run()
         finally:
@@ -199,12 +262,13 @@ def main(words: argparse.Namespace) -> None:
         took = time.monotonic() - began
         faulty.rate = 0.0
         blobs, steps = check_store(url, store)
-    equal = hashes(folder / "ray-out") == hashes(alone)
+    equal = all(hashes(folder / name) == hashes(alone) for name in outs)
     named = Counter(p for m, p, s in faulty.asked if m.startswith("PUT") and s == 200 and "/steps/" in p)
     named_twice = [path for path, times in named.items() if times > 1]
     begun = sum(1 for m, p, s in faulty.asked if m == "PUT+" and s == 200 and "/leases/" in p)
     refused = sum(1 for _, _, s in faulty.asked if s == 503)
     print(f"{len(models)} models, kills {dict(drill.killed)}: exit code {code} after {took:.0f} s")
+    print(f"a batch that gave a model up, killed twice, was asked again {drill.again} times")
     print(f"bytes {'equal' if equal else 'DIFFER'}; {blobs} blobs and {steps} steps, all what their names say")
     print(f"{begun} leases taken for {steps - len(models)} steps: {begun - steps + len(models)} begun again")
     print(f"named twice: {len(named_twice)}; {refused} of {len(faulty.asked)} requests refused by the store")

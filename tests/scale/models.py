@@ -31,7 +31,7 @@ def hashes(out: Path) -> dict[str, str]:
     return {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in out.glob("[A-Za-z]*/*/*")
-        if path.is_file() and path.parent.name != "logs"
+        if path.is_file() and path.parent.name not in ("logs", ".convert")  # which say when, and where
     }
 
 

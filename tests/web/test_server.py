@@ -31,7 +31,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (graphs / f"{stem}_q4.onnx").write_bytes(bytes(range(100)))
         (graphs / f"{stem}_q4.onnx_data").write_bytes(bytes(1000))
         (graphs / f"{stem}_bf16.onnx").write_bytes(b"no dtype of its own")
-    (home / "out" / "demo" / "fara" / "onnx" / "vision_encoder_q4.onnx").write_bytes(bytes(5))
+    for name, size in (("vision_encoder", 5), ("embed_tokens", 10)):
+        (home / "out" / "demo" / "fara" / "onnx" / f"{name}_q4.onnx").write_bytes(bytes(size))
+    (home / "out" / "bert" / "onnx").mkdir(parents=True)
+    (home / "out" / "bert" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    (home / "out" / "bert" / "onnx" / "model.onnx").write_bytes(b"an encoder's")
     (home / "out" / "flat").mkdir()
     (home / "out" / "flat" / "model.onnx").write_bytes(b"beside no folder onnx")
     (home / "secret").write_text("secret")
@@ -68,7 +72,7 @@ def test_outputs_are_listed_with_their_dtypes_and_sizes(port: int) -> None:
     status, headers, body = ask(port, "/outputs.json")
     assert (status, headers["Content-Type"]) == (200, "application/json")
     assert json.loads(body)["outputs"] == [
-        {"name": "demo/fara", "images": True, "dtypes": {"q4": {"bytes": 1105, "largest": 1000}}},
+        {"name": "demo/fara", "images": True, "dtypes": {"q4": {"bytes": 1115, "largest": 1000}}},
         {"name": "demo/text", "images": False, "dtypes": {"q4": {"bytes": 1100, "largest": 1000}}},
     ]
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.web.exported import ASKED, DTYPES, FARA, PICTURE, TARGET, ask_node, needs_node, outputs
 from validate import runtimes, transformers_js
-from validate.errors import RuntimeFailure, Unsupported
+from validate.errors import NotOnThisMachine, RuntimeFailure, Unsupported
 from validate.vision import clicked
 
 __all__ = ["outputs"]
@@ -100,10 +100,13 @@ def test_its_session_says_what_onnx_runtime_says_of_the_graph(file: str, outputs
 
 
 @needs_node
-def test_a_file_that_no_dtype_names_is_not_opened(outputs: Path, tmp_path: Path) -> None:
+def test_what_it_has_no_dtype_or_no_call_for_is_not_opened(tmp_path: Path) -> None:
     file = tmp_path / "onnx" / "model_bf16.onnx"
-    with pytest.raises(Unsupported, match=r"no dtype for a file called model_bf16\.onnx; wanted model\.onnx"):
+    with pytest.raises(NotOnThisMachine, match=r"no dtype for a file called model_bf16\.onnx; wanted model\.onnx"):
         runtimes.open_session(runtimes.load("transformers_js"), file)
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
+    with pytest.raises(NotOnThisMachine, match="measures what models write, and BertModel is asked otherwise"):
+        runtimes.open_session(runtimes.load("transformers_js"), tmp_path / "onnx" / "model.onnx")
 
 
 @needs_node

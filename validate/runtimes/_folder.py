@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from validate.errors import RuntimeFailure, Unsupported
+from validate.confined import Confined
+from validate.errors import Endless, RuntimeFailure, Unsupported
 from validate.json_types import Message
 from validate.runtimes import _folder_settings, _images
 from validate.runtimes._file_tokenizer import FileTokenizer, file_tokenizer
@@ -47,12 +48,15 @@ class CheckpointFolder(ReferenceSession):
         except Exception as error:  # transformers raises anything from OSError to KeyError for a folder it cannot read
             raise RuntimeFailure(f"transformers could not load {folder}: {first_line(error)}") from error
         self._text = self._config.get_text_config()
+        self._file_tokenizer: tuple[FileTokenizer | None] | None = None  # once it was looked for
+        self._confined = Confined(self, f"{folder}: its chat template or tokenizer")
+        self._confined.start()  # before there are weights in this process, which a fork would keep
 
     # ---- the vocabulary
 
     def identity(self) -> Identity:
         tokenizer = self.tokenizer
-        plain, special = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+        plain, special = self.tokenize("a"), self.tokenize("a", add_special=True)
         eos = token_id(tokenizer.eos_token_id)
         if eos < 0 and len(special) > len(plain) and special[-1:] == [tokenizer.sep_token_id]:
             eos = special[-1]  # and behind it
@@ -95,21 +99,26 @@ class CheckpointFolder(ReferenceSession):
         return {}
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        return list(
-            self.tokenizer.encode(
-                text, add_special_tokens=add_special, split_special_tokens=not parse_special, verbose=False
-            )
-        )
+        return self._confined.ask(CheckpointFolder._encode, text, add_special, parse_special)
+
+    def _encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        how = {"add_special_tokens": add_special, "split_special_tokens": not parse_special, "verbose": False}
+        return list(self.tokenizer.encode(text, **how))
 
     def tokenize_by_file(self, text: str) -> list[int] | None:
         """By tokenizer.json, else tokenizer.model; transformers 5 takes classes such as LlamaTokenizer apart."""
-        return None if self._file_tokenizer is None else self._file_tokenizer.encode(text)
+        return self._confined.ask(CheckpointFolder._encode_by_file, text, self._lead)
+
+    def _encode_by_file(self, text: str, lead: list[int]) -> list[int] | None:
+        if self._file_tokenizer is None:
+            self._file_tokenizer = (file_tokenizer(self._folder, self.tokenizer.added_tokens_encoder, lead),)
+        (library,) = self._file_tokenizer
+        return None if library is None else library.encode(text)
 
     @functools.cached_property
-    def _file_tokenizer(self) -> FileTokenizer | None:
+    def _lead(self) -> list[int]:
         identity = self.identity()
-        lead = [identity.bos] if identity.adds_bos else []
-        return file_tokenizer(self._folder, self.tokenizer.added_tokens_encoder, lead)
+        return [identity.bos] if identity.adds_bos else []
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -156,15 +165,14 @@ class CheckpointFolder(ReferenceSession):
         name = "tool_use" if tools and "tool_use" in templates else "default"
         if name not in templates:
             raise RuntimeFailure("there is no default chat template")
-        return str(
-            self.tokenizer.apply_chat_template(
-                list(messages),
-                tools=list(tools) if tools else None,
-                chat_template=templates[name],
-                add_generation_prompt=generation_prompt,
-                tokenize=False,
-            )
-        )
+        asked = (list(messages), list(tools) if tools else None, templates[name], generation_prompt)
+        return self._confined.ask(CheckpointFolder._render, *asked)
+
+    def _render(
+        self, messages: list[Message], tools: list[Message] | None, template: str, generation_prompt: bool
+    ) -> str:
+        how = {"chat_template": template, "add_generation_prompt": generation_prompt, "tokenize": False}
+        return str(self.tokenizer.apply_chat_template(messages, tools=tools, **how))
 
     # ---- images
 
@@ -244,6 +252,8 @@ class CheckpointFolder(ReferenceSession):
         for templates in (self._templates(), self._processor_templates()):
             try:
                 prompt = self.render([message], tools, True, templates)
+            except Endless:
+                raise
             except Exception:  # a template raises what it likes when content is not a string
                 continue
             if prompt.count(span) == 1:

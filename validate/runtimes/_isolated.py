@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from validate.errors import Killed, NotOnThisMachine, RuntimeFailure, Unsupported
+from validate.errors import Endless, Killed, NotOnThisMachine, RuntimeFailure, Unsupported
 from validate.json_types import Message
 from validate.kv_cache import CacheSize, CacheTypes
 from validate.runtimes._pipe import receive, send
@@ -26,7 +26,8 @@ from validate.speed import Speed
 
 LAST_WORDS = 600  # characters of the process's stderr worth quoting
 CLOSE_SECONDS = 10
-_FAILURES = {kind.__name__: kind for kind in (Unsupported, NotOnThisMachine)}
+QUICK_SECONDS = {"render": 60.0, "tokenize": 600.0, "identity": 600.0}  # of a processor: what a stranger's file decides
+_FAILURES = {kind.__name__: kind for kind in (Unsupported, NotOnThisMachine, Endless)}
 _Answer = TypeVar("_Answer")
 
 
@@ -92,7 +93,7 @@ class IsolatedSession(Session):
         """Wait for the answer that is owed."""
         self._owed = None
         try:
-            with self._watchdog:
+            with self._watchdog.within(QUICK_SECONDS.get(question.method)):
                 question.answer = receive(self._pipe)
         except (EOFError, OSError) as error:
             raise self._death(question.method) from error

@@ -27,8 +27,14 @@ class Watchdog:
         self.reason = ""  # why the process was ended, once it was
         self._process = process
         self._question = 0  # odd while an answer is owed
+        self._busy: float | None = None  # seconds of processors that the answer may take
         self._over = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+
+    def within(self, seconds: float | None) -> Watchdog:
+        """Itself: the next answer may take so many seconds of processors, None: as many as any."""
+        self._busy = seconds
+        return self
 
     def __enter__(self) -> None:
         self._question += 1
@@ -42,12 +48,13 @@ class Watchdog:
         self._over.set()
 
     def _watch(self) -> None:
-        question, used, idle, total = 0, -1.0, 0.0, 0.0
+        question, used, idle, total, began = 0, -1.0, 0.0, 0.0, 0.0
         while not self._over.wait(CHECK_SECONDS):
             if self._question % 2 == 0 or self._question != question:
                 question, used, idle, total = self._question, -1.0, 0.0, 0.0
+                began = self._seconds() or 0.0
                 continue
-            now = (group_seconds if self._group else processor_seconds)(self._process.pid)
+            now = self._seconds()
             idle = idle + CHECK_SECONDS if now == used else 0.0
             used, total = -1.0 if now is None else now, total + CHECK_SECONDS
             if idle >= IDLE_SECONDS or total >= ANSWER_SECONDS:
@@ -55,6 +62,13 @@ class Watchdog:
                 self.reason = f"did nothing for {idle:.0f} s" if stuck else f"gave no answer for {total:.0f} s"
                 self._end()
                 return
+            if self._busy is not None and now is not None and now - began > self._busy:
+                self.reason = f"gave no answer in {now - began:.0f} s of a processor"
+                self._end()
+                return
+
+    def _seconds(self) -> float | None:
+        return (group_seconds if self._group else processor_seconds)(self._process.pid)
 
     def _end(self) -> None:
         if not self._group:

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from validate.errors import Endless
 from validate.json_types import Message
 from validate.runtimes.base import Session
 from validate.samples import Conversation
@@ -199,6 +200,8 @@ def _rendered(
     """The ids of a conversation as the model is sent it, without the BOS that a window begins with anyway."""
     try:
         text = reference.render(messages, tools, generation_prompt)
+    except Endless:
+        raise
     except Exception as error:  # a template raises what it likes: jinja2's errors, and those of what it calls
         lines = str(error).strip().splitlines()
         raise _Refused(f"the chat template refuses it: {lines[0] if lines else type(error).__name__}") from error

@@ -28,7 +28,7 @@ import numpy as np
 
 from convert.bundle import Artifact
 from convert.errors import InputError, Problem
-from convert.files import HashedFile
+from convert.files import HashedFile, open_regular
 from convert.formats.gguf.constants import ALIGNMENT, MAGIC
 from convert.formats.gguf.file_plan import FilePlan, TensorInfo
 from convert.formats.gguf.reader import StoredTensor, read_gguf_header
@@ -198,7 +198,7 @@ def imatrix_plan(file_name: str, shapes: Mapping[str, tuple[int, ...]], about: I
 def read_imatrix(path: Path) -> Imatrix:
     """The importance matrix in a file from a stranger, of either format. Raises InputError."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
         refuse_pointer(path, start)
         return _read_gguf(path) if start[: len(MAGIC)] == MAGIC else _read_legacy(path)
@@ -295,7 +295,7 @@ class _Legacy:
 
 
 def _read_legacy(path: Path) -> Imatrix:
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _legacy(path, _Legacy(path, data))
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convert.formats.gguf.pretokenizer_table import BYTES, PUNCTUATION_EACH, PUNCTUATION_RUNS, TABLE, Entry, written
+from validate.confined import Confined
+from validate.errors import RuntimeFailure
 
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer
@@ -44,7 +46,10 @@ def nearest(pre_tokenizer: object, texts: Sequence[str] | None = None) -> Neares
     wanted = _library(pre_tokenizer)
     if wanted is None:
         return None
-    own = {text: _cut(wanted, text) for text in texts}
+    try:  # a stranger's expressions may go on for ever
+        own = Confined(_Cutter(wanted), "the pre-tokenizer").ask(_Cutter.cut_all, texts)
+    except RuntimeFailure:
+        return None
     found = []
     for entry in TABLE:
         theirs = _of_entry(entry)
@@ -93,6 +98,16 @@ def _cut(pre_tokenizer: PreTokenizer | None, text: str) -> tuple[str, ...]:
     if pre_tokenizer is None:
         return (text,)
     return tuple(text[start:end] for _, (start, end) in pre_tokenizer.pre_tokenize_str(text))
+
+
+@dataclass(frozen=True)
+class _Cutter:
+    """Cuts texts."""
+
+    by: PreTokenizer
+
+    def cut_all(self, texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        return {text: _cut(self.by, text) for text in texts}
 
 
 def _parts(parts: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from convert.errors import InputError
+from convert.files import open_regular
 from convert.formats.gguf.constants import ALIGNMENT, MAGIC
 from convert.gguf_field import SCALARS, Field, GGUFValueType
 from convert.source.untrusted import refuse_pointer, shown
@@ -55,7 +56,7 @@ class GGUFHeader:
 def read_gguf_header(path: Path) -> GGUFHeader:
     """The checked header of the GGUF file at `path`; no byte of a tensor is read. Raises InputError."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
             refuse_pointer(path, start)
             if start[:4] != MAGIC:
@@ -166,7 +167,7 @@ def _info(cursor: _Cursor) -> tuple[str, tuple[int, ...], BlockType, int]:
     n_dimensions = cursor.number("I", what)
     if n_dimensions > MAX_DIMENSIONS:
         raise cursor.complain(f"{what} has {n_dimensions} dimensions", f"at most {MAX_DIMENSIONS}")
-    shape = tuple(cursor.number("Q", what) for _ in range(n_dimensions))[::-1]
+    shape = tuple(cursor.number("Q", what) for _ in range(n_dimensions))[::-1] or (1,)  # as ggml: one value
     if prod(shape) >= 1 << 63 or any(n >= 1 << 63 for n in shape):
         raise cursor.complain(f"{what} has the shape {list(shape)}", "a shape that a file can hold")
     kind = cursor.known(cursor.number("I", what), BY_ID.__getitem__, what)

@@ -13,6 +13,7 @@ import ctypes as C
 import json
 import os
 import re
+import resource
 import sys
 import threading
 import unicodedata
@@ -26,6 +27,8 @@ from convert.formats.gguf.tokenizer_references import REFERENCES, VARIANTS, OfJs
 from validate.runtimes import RuntimeFailure
 from validate.runtimes._llama_api import LogCallback, library
 
+SECONDS = 180  # of a processor
+MEMORY_BYTES, MEMORY_TIMES = 1 << 30, 40
 SHOWN = 5  # differences that are shown; the count is of all
 
 NORMALIZATION = "text that the tokenizer normalizes and llama.cpp does not"
@@ -238,9 +241,20 @@ def answer(request: Request) -> Result:
     return Comparison(request, reference, candidate, variant).result()
 
 
+def confine(file: Path) -> None:
+    """Take only so much for the tokenizer in `file`, whose expressions and normalizers a stranger wrote.
+
+    A good one takes seconds, and some twenty times its file.
+    """
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    most = MEMORY_BYTES + MEMORY_TIMES * file.stat().st_size
+    resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
 def main(request: Path) -> None:
     """Report the result, and leave without tidying up: the process is all there is to free."""
     asked = Request(**json.loads(request.read_text(encoding="utf-8")))
+    confine(Path(asked.path))
     messages.parent().result(asdict(answer(asked)))
     os._exit(0)
 

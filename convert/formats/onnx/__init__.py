@@ -49,7 +49,7 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
                 parts,
                 projector,
                 vision,
-                widened=weights.format == FORMAT.name and not weights.type.startswith("int"),
+                widened=weights.format == FORMAT.name and not weights.type.startswith(("int", "q4")),
                 shares_checkpoint=shares,
                 text_only="" if any(file.path.name == SEES for file in parts) else texts[weights.format],
             )
@@ -93,7 +93,7 @@ def recognize(path: Path, projector: Path | None) -> Found | None:
 def previews(sample: Sample) -> Iterator[Asked]:
     """The portable graphs, and onnxruntime-genai's folder."""
     del sample
-    yield Asked("onnx", {"precision": ["fp32", "fp16", "int8", "int4"]}, slow=True)
+    yield Asked("onnx", {"precision": ["fp32", "fp16", "int8", "int4", "q4f16"]}, slow=True)
     yield Asked("onnx", {"flavor": "genai", "precision": "int4"}, "genai", slow=True)
 
 
@@ -120,7 +120,9 @@ def release(output: Output, folder: Path) -> Release:
     names = {file.path.name: file.path for file in output.files}
     if output.weights.format == FORMAT.name:
         files = {f"onnx/{name}": path for name, path in names.items()}
-        return Release("-ONNX", files, library="transformers.js", usage=usage.PORTABLE)
+        return Release(
+            "-ONNX", files, library="transformers.js", usage=usage.IMAGES if output.projector else usage.PORTABLE
+        )
     suffix = f"-ONNX-genai-{output.weights.type}"
     return Release(suffix, names, library="onnxruntime-genai", usage=usage.FOLDER)
 
@@ -130,7 +132,7 @@ RECIPE = (
         "onnx",
         "onnx",
         "Graphs of standard operators for ONNX Runtime, OpenVINO and transformers.js.",
-        "precision: [fp32, int8] # also fp16, bf16, int4: one trace serves all\n"
+        "precision: [fp32, int8] # also fp16, bf16, int4, q4f16: one trace serves all\n"
         "# layout: flat         # graphs beside config.json that read the checkpoint's own weights: almost no bytes",
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +31,13 @@ if TYPE_CHECKING:
     from convert.formats.onnx.bind import Ledger, Stored
     from convert.formats.onnx.tasks import Task
 
+INT4 = ("int4", "q4f16")
 HALVES = {"fp16": "F16", "bf16": "BF16"}
+INNER = re.compile(r"additional_chat_templates|[0-9]_(Pooling|Dense)")  # folders of companions
 PROJECTORS = ("vision_encoder",)  # graphs that turn an image into embeddings
+
+
+Beyond = Callable[["ir.Model"], frozenset[str] | None]
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class ExportSettings:
     int4: Int4 = field(default_factory=Int4)
     encode: Encode = rounded  # who makes the numbers of int4
     changed: Mapping[str, Stored] = field(default_factory=dict)  # in int4: tensors instead of the checkpoint's
+    beyond: Beyond | None = None  # of q4f16: which values pass float16's range
     layout: Layout = HUB
     pooling: bool = True  # an embedder's graph gives the vector of a text too
 
@@ -151,9 +157,9 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
             name: in_precision(model, prepared.ledger, precision, settings, bool(shared))
             for name, model in traced.items()
         }
-        for model in graphs.values():
+        for name, model in graphs.items():
             label(model, precision, source, progress.key)
-            rename(model, settings.layout)
+            rename(model, name, settings.layout)
         names = {name: settings.names(name, precision) for name in graphs}
         for role, artifact in _kinds(_written(graphs, names, home, shared, progress), precision):
             made[role].append(artifact)
@@ -207,16 +213,30 @@ def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Pr
 def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: ExportSettings, shared: bool) -> ir.Model:
     """A copy of the traced graph with its weights, in `precision`."""
     from convert.formats.onnx import bind, trace
+    from convert.formats.onnx.against import FACTORS
 
     model = traced.clone()
-    if precision == "int4" and settings.changed:
+    if precision in INT4 and settings.changed:
+        model.metadata_props[FACTORS] = "folded into norms"
         ledger = replace(ledger, of={name: settings.changed.get(t.name, t) for name, t in ledger.of.items()})
     bind.bind(model, ledger, widen=precision == "fp32" and not shared)
     also = frozenset[str]()
-    if precision != "fp32":
+    if precision == "q4f16":
+        also = _to_q4f16(model, settings)
+    elif precision != "fp32":
         also = _change(model, precision, settings)
     trace.check_domains(model, also)
     return model
+
+
+def _to_q4f16(model: ir.Model, settings: ExportSettings) -> frozenset[str]:
+    """Change the graph to 4 bits and float16, after it was run to see what that has no room for."""
+    from convert.formats.onnx.q4f16 import to_q4f16
+
+    keep = [re.compile(pattern) for pattern in settings.keep] if settings.keep is not None else None
+    beyond = settings.beyond(model.clone()) if settings.beyond is not None else None
+    to_q4f16(model, settings.int4, keep, settings.encode, beyond)
+    return frozenset({"com.microsoft"})
 
 
 def _change(model: ir.Model, precision: str, settings: ExportSettings) -> frozenset[str]:
@@ -306,8 +326,7 @@ def helper_files(cut: families.GraphCut) -> Iterator[tuple[Path, str]]:
 
 def inner_name(path: Path) -> Path:
     """Where a companion lies in a model's folder."""
-    inner = "additional_chat_templates"
-    return Path(inner, path.name) if path.parent.name == inner else Path(path.name)
+    return Path(path.parent.name, path.name) if INNER.fullmatch(path.parent.name) else Path(path.name)
 
 
 def copy(path: Path, target: Path, kind: str) -> Artifact:

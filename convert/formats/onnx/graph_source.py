@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ import numpy as np
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
+from convert.formats.onnx.image_files import split
 from convert.formats.onnx.layouts import Layout, Names
-from convert.formats.onnx.pixels import Preprocessing, image_files, preprocessing
+from convert.formats.onnx.pixels import Preprocessing, preprocessing
 from convert.progress import Progress
 from convert.source.companions import ROLES
 from convert.source.onnx_graph import read_graph
@@ -33,18 +34,9 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "fp16", "int8")
 TYPES = {"int8": "int8-qdq"}  # what an output is called: static, unlike the int8 that is made of checkpoints
 FEWEST = 8  # images
-HELD_OUT = 4  # one in so many is measured with
 REPORT = "agreement.json"
 STEM = "model"
 COMPANIONS = (Role.PREPROCESSOR, Role.CONFIG)
-
-
-@dataclass(frozen=True)
-class Images:
-    """Those that calibrate, and those that are measured with."""
-
-    calibrate: Sequence[Path]
-    measure: Sequence[Path]
 
 
 def is_graph(source: Bundle) -> bool:
@@ -73,13 +65,6 @@ def check(options: ONNXOptions, source: Bundle) -> list[Problem]:
         remedy = "name a folder of pictures like those that it will see: `images: calibration/`"
         problems.append(Problem("onnx", got, f"at least {FEWEST + FEWEST // 3} images", remedy))
     return problems
-
-
-def split(named: Sequence[Path]) -> Images:
-    """The images of the recipe, every fourth of them to measure with. Raises InputError."""
-    found = image_files(named)
-    held = found[HELD_OUT - 1 :: HELD_OUT]
-    return Images([path for path in found if path not in set(held)], held)
 
 
 def forecast(options: ONNXOptions, source: Bundle, layout: Layout) -> Bundle:

@@ -83,7 +83,7 @@ def to_half(model: ir.Model, dtype: ir.DataType, keep: Patterns | None = None) -
         weight.const_value = stored(_held(weight), dtype)
         weight.type = ir.TensorType(dtype)  # not weight.dtype: that changes the type other copies share
     widen_small(model, dtype, dict.fromkeys(weights))
-    _Types(model.graph, dtype, layers | multiplications, weights).apply()
+    Types(model.graph, dtype, layers | multiplications, weights).apply()
     RemoveUnusedNodesPass()(model)
 
 
@@ -162,7 +162,7 @@ def _held(weight: ir.Value) -> ir.TensorProtocol:
     return weight.const_value
 
 
-class _Types:
+class Types:
     """Which values of a graph are half, and the Casts where two types meet."""
 
     def __init__(self, graph: ir.Graph, dtype: ir.DataType, halves: set[ir.Node], weights: Iterable[ir.Value]) -> None:

@@ -12,10 +12,12 @@ from onnx import TensorProto, helper
 
 from convert.errors import InputError
 from convert.formats.onnx import portability
+from convert.source.untrusted import shown
 
 STANDARD = ("", "ai.onnx")  # the default domain has two names
 OPERATORS = 4  # the most frequent that are named
 LARGEST = 1 << 31  # bytes; what protobuf reads
+MAX_DIGITS = 18  # of a number of bytes
 
 
 def read_onnx(path: Path) -> tuple[Mapping[str, object], list[tuple[str, str, tuple[int, ...], int]]]:
@@ -43,7 +45,7 @@ def read_onnx(path: Path) -> tuple[Mapping[str, object], list[tuple[str, str, tu
         "weights in": ", ".join(dict.fromkeys(files)) or "this file",
         **{prop.key: prop.value for prop in model.metadata_props},
     }
-    return facts, [_weight(tensor) for tensor in graph.initializer]
+    return facts, [_weight(path, tensor) for tensor in graph.initializer]
 
 
 def _custom(graph: onnx.GraphProto) -> str:
@@ -54,10 +56,25 @@ def _custom(graph: onnx.GraphProto) -> str:
 def _shape(value: onnx.ValueInfoProto) -> str:
     kind = value.type.tensor_type
     axes = ", ".join(str(axis.dim_param or axis.dim_value) for axis in kind.shape.dim)
-    return f"{TensorProto.DataType.Name(kind.elem_type).lower()} ({axes})"
+    return f"{(_type(kind.elem_type) or 'undefined').lower()} ({axes})"
 
 
-def _weight(tensor: TensorProto) -> tuple[str, str, tuple[int, ...], int]:
-    shape, stored = tuple(tensor.dims), [int(e.value) for e in tensor.external_data if e.key == "length"]
-    size = stored[0] if stored else prod(shape) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return tensor.name, TensorProto.DataType.Name(tensor.data_type), shape, size
+def _type(number: int) -> str:
+    """The name of a type, empty of a number that stands for none."""
+    return TensorProto.DataType.Name(number) if number in TensorProto.DataType.values() and number else ""
+
+
+def _weight(path: Path, tensor: TensorProto) -> tuple[str, str, tuple[int, ...], int]:
+    """Raises InputError for a weight of no type, of a shape that nothing has, or of a length that is no number."""
+    where = f"{path}: weight {shown(tensor.name)}"
+    kind, shape = _type(tensor.data_type), tuple(tensor.dims)
+    if not kind:
+        raise InputError(where, f"is of the unknown type {tensor.data_type}", "a type of ONNX")
+    if any(n < 0 for n in shape) or prod(shape) >= 1 << 63:
+        raise InputError(where, f"has the shape {shown(list(shape))}", "a shape that a file can hold")
+    stored = [entry.value for entry in tensor.external_data if entry.key == "length"]
+    if not stored:
+        return tensor.name, kind, shape, prod(shape) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    if not stored[0].isascii() or not stored[0].isdigit() or len(stored[0]) > MAX_DIGITS:
+        raise InputError(where, f"takes {shown(stored[0])} bytes", "a number of bytes")
+    return tensor.name, kind, shape, int(stored[0])

@@ -93,10 +93,10 @@ def fill(model: PreTrainedModel) -> None:
 
 def _compute(model: PreTrainedModel) -> None:
     """Make constants of the parameters that are never saved, with the values they start with: Marian's positions."""
+    modules = dict(model.named_modules())
     for path in model._keys_to_ignore_on_save or ():
         inner, _, name = path.rpartition(".")
-        module = dict(model.named_modules()).get(inner)
-        if module is None:
+        if (module := modules.get(inner)) is None:
             continue
         parameter = module._parameters.get(name)
         if parameter is not None and parameter.is_meta:

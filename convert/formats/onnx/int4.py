@@ -4,16 +4,17 @@
                                 not symmetric, a 4-bit zero point; the last block is filled up with zeros
 
 The operator's domain is com.microsoft: ONNX Runtime runs it, TensorRT's parser does not know it, and the graph's
-metadata says so. Quantized by the function under `MatMulNBitsQuantizer`, a few outputs at a time: blocks do not cross
+metadata says so. Who makes the numbers is said by `encode` (blocks.py), a few outputs at a time: blocks do not cross
 outputs, so the bytes are those of the whole weight.
 
 Choices, measured on the model in recipes/models/fara-nano (8192 positions of text, blocks of 32, symmetric):
 
-- the layer that gives the logits has 8 bits (FINE_BITS): mean KL against float32 is 0.9e-3 with it and with the stored
+- the layer that gives the logits has 8 bits: mean KL against float32 is 0.9e-3 with it and with the stored
   weights, 2.0e-3 with 4 bits. Stored weights would be widened to float32 by ONNX Runtime, four times what the
   processor then has to read for every token. A vision tower, which is a small part of a model, has 8 bits throughout:
   the embeddings of six images are 0.9 % off, with 4 bits 8.6 %. So has a table of embeddings (mean KL 1e-6 by itself),
   whose rows are widened by standard operators; a head that is tied to it reads the same bytes.
+- v_proj has 8 bits: mean KL of SmolLM2-135M falls by a quarter, for a hundredth of the bytes where heads share keys.
 - accuracy_level is 4: activations are multiplied as int8, in blocks with a scale each. Mean KL 1.0e-3 against 0.9e-3
   with level 1 (float32), and a token at a time 2.7 times as fast (1536 x 8960, one core, AVX-512 VNNI). It is what
   onnxruntime-genai's builder writes; where two tokens are almost equally likely it may choose the other
@@ -24,8 +25,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_
 
 import numpy as np
 import onnx_ir as ir
@@ -58,22 +60,30 @@ NOTE = "convert.not_for", "TensorRT: MatMulNBits is an operator of com.microsoft
 KEEP: Patterns = ()
 FINE_BITS = 8  # of a vision tower
 ACCURACY = 4  # the type activations are multiplied in: 1 float32, 4 int8
-ENDINGS = (("Q{bits}", ir.DataType.UINT8), ("scales", ir.DataType.FLOAT), ("zero_points", ir.DataType.UINT8))
+ENDINGS = ("Q{bits}", "scales", "zero_points")
+SCALES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16}
 VALUES = (re.compile(r"\bv_proj\b"),)
 NUMBER = re.compile(r"\.(\d+)\.")
 
 
-def to_int4(model: ir.Model, asked: Int4 | None = None, keep: Patterns | None = None, encode: Encode = rounded) -> None:
+def to_int4(
+    model: ir.Model,
+    asked: Int4 | None = None,
+    keep: Patterns | None = None,
+    encode: Encode = rounded,
+    is_half: Callable[[Linear], bool] | None = None,
+) -> None:
     """The bound model with 4-bit weights, in place; weights are quantized, by `encode`, when they are written.
 
-    `keep`: parameter names whose layers stay as they are; None is KEEP.
+    `keep`: parameter names whose layers stay as they are; None is KEEP. `is_half`: which layers' activations will be
+    float16, and so are their scales; of one that is a table too, the scales that both read.
     """
     split_gemms(model)
     words = KEEP if keep is None else keep
     layers = chosen(model, words)
     tables = chosen_lookups(model, words, layers)
     widen_small(model, None, [found.weight for found in (*linears(model), *lookups(model))])
-    layouts = _Layouts.of(model, asked or Int4(), layers, tables)
+    layouts = _Layouts.of(model, asked or Int4(), layers, tables, is_half)
     memo = Memo()
     weights: dict[tuple[ir.Value, Layout], list[ir.Value]] = {}
     for linear in (*layers, *tables):
@@ -97,13 +107,22 @@ class _Layouts:
     last: ir.Node | None
     tables: Sequence[Linear]
     edges: frozenset[str]  # the first and the last of those that read products
+    halves: frozenset[str]  # whose scales are float16
 
     @classmethod
-    def of(cls, model: ir.Model, asked: Int4, layers: Sequence[Linear], tables: Sequence[Linear]) -> _Layouts:
+    def of(
+        cls,
+        model: ir.Model,
+        asked: Int4,
+        layers: Sequence[Linear],
+        tables: Sequence[Linear],
+        is_half: Callable[[Linear], bool] | None,
+    ) -> _Layouts:
         products = {_number(one.name): one.name for one in layers if named(one, PRODUCTS, is_head=False)}
         edges = frozenset(products[number] for number in (min(products), max(products))) if products else frozenset()
         is_vision = all(output.name != "logits" for output in model.graph.outputs)
-        return cls(asked, is_vision, head(model), tables, edges)
+        halves = frozenset(layer.name for layer in layers if is_half is not None and is_half(layer))
+        return cls(asked, is_vision, head(model), tables, edges, halves)
 
     def of_layer(self, linear: Linear) -> Layout:
         if linear in self.tables:
@@ -116,7 +135,8 @@ class _Layouts:
             bits = self.asked.v_proj
         else:
             bits = FINE_BITS if self.is_vision else 4
-        return self.asked.layout(bits, linear.inputs)
+        layout = self.asked.layout(bits, linear.inputs)
+        return replace_(layout, scales="F16") if linear.name in self.halves else layout
 
 
 def _number(name: str) -> int:
@@ -135,8 +155,9 @@ class Form:
     def parts(self) -> list[tuple[str, tuple[int, ...], ir.DataType]]:
         """Ending, shape and type of what stands for the weight: values, scales and, where there are some, zeros."""
         shapes = self.layout.shapes(self.linear.outputs, self.linear.inputs)
-        bits = self.layout.bits
-        return [(word.format(bits=bits), shape, kind) for (word, kind), shape in zip(ENDINGS, shapes, strict=False)]
+        kinds = ir.DataType.UINT8, SCALES[self.layout.scales], ir.DataType.UINT8
+        words = [word.format(bits=self.layout.bits) for word in ENDINGS]
+        return list(zip(words, shapes, kinds, strict=False))
 
 
 def _weights(model: ir.Model, form: Form, memo: Memo, encode: Encode) -> list[ir.Value]:
@@ -146,7 +167,8 @@ def _weights(model: ir.Model, form: Form, memo: Memo, encode: Encode) -> list[ir
         return encode(form.linear, form.layout)
 
     def part(position: int) -> np.ndarray:
-        return memo(form, made)[position]
+        array = memo(form, made)[position]
+        return array.astype(np.float16) if position == 1 and form.layout.scales == "F16" else array
 
     return [
         initializer(model, lazy(f"{form.linear.name}_{ending}", dtype, shape, functools.partial(part, position)))
@@ -170,6 +192,7 @@ def _look_up(form: Form, weights: list[ir.Value]) -> None:
     for node in widened_rows(form.linear):
         values, scales, *zeros = (before(node, "Gather", [part, tokens]) for part in weights)
         values = _numbers(node, values, layout.bits)
+        scales = scales if layout.scales == "F32" else before(node, "Cast", [scales], to=ir.DataType.FLOAT)
         last = before(node, "Constant", [], value_ints=[-1])
         zero = before(node, "Constant", [], value_float=float(layout.middle))
         if zeros:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.bundle import Bundle, Role
+from convert.errors import ConvertError
 from convert.formats.onnx.blocks import Encode, Int4, Search, Solved, rounded
 from convert.progress import Progress
 from validate.runtimes._threads import useful_threads
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx_ir as ir
 
+    from convert.calibration.options import Calibration
     from convert.formats.onnx import solving
     from convert.formats.onnx.bind import Stored
+    from convert.formats.onnx.export import Beyond
+
+ROWS, ROW = 8, 256
+"""Of tokens that are read to find what float16 has no room for."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,35 @@ def known(asked: Int4, solve: solving.Asked | None, source: Bundle, out: Path, p
     names = {name: tensor.name for name, tensor in prepare(source).ledger.of.items()}
     with solving.solved(solve, source, out, progress) as found:
         yield Known(Solved(lambda name: found.of_tensor(names.get(name, name)), search), found.changed)
+
+
+def range_finder(source: Bundle, calibration: Calibration | None, out: Path, progress: Progress) -> Beyond:
+    """Who finds a graph's values that pass float16's range, over some rows of what is calibrated on, or of our mix."""
+    from convert.formats.onnx import ranges
+
+    @functools.cache
+    def rows() -> list[np.ndarray]:
+        from convert.calibration.rows import Description, make_rows
+        from validate.errors import RuntimeFailure
+        from validate.runtimes._folder import CheckpointFolder
+
+        asked = replace(calibration.description if calibration else Description(), samples=ROWS, length=ROW, screens="")
+        home = next(file.path.parent for file in source.of(Role.CONFIG) if file.path.name == "config.json")
+        try:
+            made = make_rows(CheckpointFolder(home), asked)
+        except (RuntimeFailure, ConvertError) as error:
+            progress.warn(f"q4f16: nothing was run ({error}); only multiplications are float16")
+            return []
+        return [row["input_ids"] for row in made]
+
+    def find(model: ir.Model) -> frozenset[str] | None:
+        with tempfile.TemporaryDirectory(prefix=".ranges-", dir=out) as folder:
+            found = ranges.beyond(model, rows(), Path(folder))
+        if found is not None:
+            progress.note(f"q4f16: {len(found)} values come near float16's end, and stay float32")
+        return found
+
+    return find
 
 
 def importance(source: Bundle) -> dict[str, np.ndarray]:

@@ -38,8 +38,21 @@ _AXES = {
     "encoder_sequence": "encoder_sequence_length",
     "encoder_past": "encoder_past_sequence_length",
 }
-_OUTPUTS = {"image_embeds": "image_features"}
+_OUTPUTS = {("vision_encoder", "image_embeds"): "image_features"}  # of a model that writes; CLIP's keep their name
 IMAGES = ("vision_encoder",)  # the graphs whose outputs are called so; CLIP's keep their own word
+
+
+DTYPES = {
+    **{"_quantized": "q8", "_int8": "int8", "_q4": "q4", "_q4f16": "q4f16", "_bnb4": "bnb4", "_fp16": "fp16"},
+    "": "fp32",
+}
+"""What the name of a graph's file ends with -> the dtype by which transformers.js opens it."""
+
+
+def dtype(graph: str) -> str:
+    """The dtype by which transformers.js opens the file called `graph`, a path or a name."""
+    stem = graph.removesuffix(".onnx")
+    return next(word for suffix, word in DTYPES.items() if stem.endswith(suffix))
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ class Layout:
     shared: bool  # whether graphs read the checkpoint's own files where they can
     piece_bytes: int | None = None  # the most in one file of weights
     axes: Mapping[str, str] | None = None
-    outputs: Mapping[str, str] | None = None
+    outputs: Mapping[tuple[str, str], str] | None = None  # by graph and output
 
     def suffix(self, precision: str, precisions: int) -> str:
         """What the files of a precision end with, of so many that are made."""
@@ -84,8 +97,8 @@ GENAI = Layout("genai", "", dict.fromkeys(_SUFFIXES, ""), True, False, None, _AX
 LAYOUTS = {layout.name: layout for layout in (HUB, OPTIMUM, FLAT)}
 
 
-def rename(model: ir.Model, layout: Layout) -> None:
-    """Give the graph's inputs and outputs the names of the layout."""
+def rename(model: ir.Model, graph: str, layout: Layout) -> None:
+    """Give the inputs and outputs of the graph called so the names of the layout."""
     import onnx_ir as ir
 
     axes = layout.axes or {}
@@ -93,7 +106,7 @@ def rename(model: ir.Model, layout: Layout) -> None:
         if value.shape is not None:
             value.shape = ir.Shape([_renamed(size, axes) for size in value.shape])
     for output in model.graph.outputs if model.graph.name in IMAGES else ():
-        output.name = (layout.outputs or {}).get(str(output.name), output.name)
+        output.name = (layout.outputs or {}).get((graph, str(output.name)), output.name)
 
 
 def _renamed(size: int | ir.SymbolicDim, axes: Mapping[str, str]) -> int | ir.SymbolicDim | str:

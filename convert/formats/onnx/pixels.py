@@ -18,7 +18,6 @@ from convert.json_types import JsonObject
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm"})
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which classifiers are trained on
 SIZE = 224
 LARGEST = 1 << 26  # pixels of an image: 8192 x 8192
@@ -111,16 +110,3 @@ def _three(value: object, default: tuple[float, ...]) -> tuple[float, ...]:
 
 def _number(value: object, default: float) -> float:
     return float(value) if isinstance(value, int | float) and value else default
-
-
-def image_files(named: Sequence[Path]) -> list[Path]:
-    """The images among files and folders, in order. Raises InputError for a name that is nothing."""
-    found: list[Path] = []
-    for path in named:
-        if path.is_dir():
-            found += sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise InputError(str(path), "does not exist", "an image, or a folder of images", "check the path")
-    return list(dict.fromkeys(found))

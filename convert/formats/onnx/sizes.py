@@ -92,7 +92,8 @@ def _bytes(tensor: Stored, precision: str, settings: ExportSettings, fine: bool)
     bits = asked.lm_head if tensor.name.endswith(HEAD) else bits
     bits = asked.v_proj if not fine and "v_proj" in tensor.name else bits
     shapes = asked.layout(bits, columns).shapes(tensor.shape[0], columns)
-    return sum(prod(shape) * size for shape, size in zip(shapes, (1, 4, 1), strict=False))
+    sizes = 1, 2 if precision == "q4f16" else 4, 1
+    return sum(prod(shape) * size for shape, size in zip(shapes, sizes, strict=False))
 
 
 def _kept(name: str, precision: str, settings: ExportSettings) -> bool:
@@ -100,7 +101,7 @@ def _kept(name: str, precision: str, settings: ExportSettings) -> bool:
 
     from convert.formats.onnx import int4, int8
 
-    default = {"int8": int8.KEEP, "int4": int4.KEEP}[precision]
+    default = {"int8": int8.KEEP}.get(precision, int4.KEEP)
     patterns = default if settings.keep is None else [re.compile(pattern) for pattern in settings.keep]
     return any(pattern.search(name) for pattern in patterns)
 

@@ -32,9 +32,11 @@ from convert.model.statistics import has_grams
 from convert.needs import Needs
 from convert.progress import Progress
 from convert.source.safetensors import read_header
+from quantize import gptq_layout
 
 if TYPE_CHECKING:
     from convert.calibration.options import Calibration
+    from convert.formats.compressed.folder import Layout
     from convert.formats.onnx.blocks import Int4
     from convert.source.checkpoint import LazyTensor
     from quantize.grids import Quantized
@@ -102,7 +104,8 @@ def check(asked: Asked, source: Bundle, *, named: bool) -> list[Problem]:
 
     try:
         layout = layout_of(source, _options(asked, source).scheme)
-        layout.check()
+        layout.check_layers()
+        _check_blocks(layout)
         check_files("onnx", asked.calibration)
         check_fit("onnx", asked.calibration, layout.checkpoint.config, layout.has_vision)
     except ConvertError as error:
@@ -111,6 +114,14 @@ def check(asked: Asked, source: Bundle, *, named: bool) -> list[Problem]:
         got = "calibration: beside a stage that has calibrated, which says what was read"
         return [Problem("onnx", got, "", "leave one of them out")]
     return check_memory(source, "onnx")
+
+
+def _check_blocks(layout: Layout) -> None:
+    """Raise InputError for a matrix that GPTQ's arithmetic cannot put into blocks: it fills none up."""
+    for module in layout.decision.quantized:
+        if reason := gptq_layout.unsuitable(layout.matrices[module], layout.scheme.group_size):
+            got = reason.replace("group_size", "block_size")
+            raise InputError(f"{module}.weight", got, "", "another block_size, or leave `calibration` out")
 
 
 def needs(asked: Asked, source: Bundle, made: Bundle) -> Needs:

@@ -18,6 +18,7 @@ from convert.bundle import Artifact, Bundle, Role
 from convert.calibration import mix
 from convert.calibration.options import Calibration
 from convert.errors import InputError, Problem
+from convert.formats.onnx.image_files import image_files, split
 from convert.formats.onnx.layouts import LAYOUTS
 from convert.model.memory_needs import LIBRARIES, cores_for
 from convert.needs import MB, Needs
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from convert.formats.onnx.solving import Asked
 
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4", "q4f16")
+BLOCKS = {"int4", "q4f16"}
 OTHER_WORDS = {
     "q4": "int4",
     "q8": "int8",
@@ -73,6 +75,11 @@ def _power_of_two(number: int) -> int:
     return number
 
 
+WEBGPU = (
+    "onnx int8: for processors and WASM. On WebGPU decoders of dynamic int8 write nonsense and embedding models give "
+    "wrong vectors, without an error (huggingface/transformers.js, issues 1317, 1512 and 1728): take q4f16, int4 or "
+    "fp16 there, and for embeddings fp32 until they are compared"
+)
 INT4_ONLY = (
     "block_size",
     "symmetric",
@@ -98,7 +105,11 @@ class ONNXOptions(Options):
         str | tuple[str, ...],
         BeforeValidator(_precisions),
         WithJsonSchema({"anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 1, "uniqueItems": True}]}),
-    ] = Field("fp32", description="fp32, fp16, bf16, int8 (dynamic), int4 (MatMulNBits), or a list of them")
+    ] = Field(
+        "fp32",
+        description="fp32, fp16, bf16, int8 (dynamic), int4 (MatMulNBits), q4f16 (the same, and float16 between "
+        "them: for browsers' GPUs), or a list of them",
+    )
     layout: Literal["hub", "optimum", "flat"] = Field(
         "hub",
         description="hub: graphs in onnx/ with their weights in pieces under 2 GB, as transformers.js opens them by a "
@@ -164,7 +175,7 @@ class ONNXOptions(Options):
 
 def _int4_only(options: ONNXOptions) -> list[Problem]:
     """ONNXOptions of int4 where there is none: they would do nothing, and be missed later."""
-    if "int4" in options.precisions:
+    if BLOCKS & set(options.precisions):
         return []
     return [
         Problem(
@@ -194,7 +205,7 @@ def _solve(options: ONNXOptions, source: Bundle) -> Asked | None:
     from convert.formats.onnx.solving import Asked
     from convert.model.statistics import has_grams
 
-    if "int4" not in options.precisions or options.method == "plain":
+    if not BLOCKS & set(options.precisions) or options.method == "plain":
         return None
     if options.calibration is None and not has_grams(source):
         return None
@@ -233,6 +244,10 @@ def _graph(inputs: Inputs) -> Bundle | None:
     given = list(inputs.values())
     is_graph = len(given) == 1 and any(artifact.format == "onnx" for artifact in given[0].of(Role.WEIGHTS))
     return given[0] if is_graph else None
+
+
+def _there(options: ONNXOptions) -> list[Path]:
+    return [path for path in options.images if path.exists()]
 
 
 _NO_IMAGES = Problem(
@@ -292,20 +307,19 @@ class ONNXStage(Stage[ONNXOptions]):
         return sizes.forecast(source, _settings(options))
 
     def reads(self, options: ONNXOptions) -> list[Path]:
-        """The files calibrated on, and the screenshots they name; the images that a graph is calibrated on."""
-        from convert.formats.onnx.pixels import image_files
-
-        images = image_files([path for path in options.images if path.exists()]) if options.images else []
-        return [*(options.calibration.reads if options.calibration else []), *images]
+        """The files calibrated on, and the screenshots they name; of a graph, all its images."""
+        return [*image_files(_there(options)), *(options.calibration.reads if options.calibration else [])]
 
     def versions(self, options: ONNXOptions) -> Mapping[str, str]:
         """What the default mix says, where the model reads that."""
+        if options.calibration is None and "q4f16" in options.precisions:
+            return {mix.NAME: mix.sha256()}
         return options.calibration.versions if options.calibration else {}
 
     def calibrates(self, options: ONNXOptions) -> list[Path]:
         """The same files, or those of the mix: the integers are fitted to them."""
         if options.calibration is None:
-            return []
+            return list(split(_there(options)).calibrate)
         return self.reads(options) if options.calibration.files else mix.files()
 
     def notes(self, options: ONNXOptions) -> list[str]:
@@ -315,10 +329,11 @@ class ONNXStage(Stage[ONNXOptions]):
 
             return genai.notes(options)
         said = []
-        if "int4" in options.precisions:
+        if BLOCKS & set(options.precisions):
             said.append(
                 "onnx int4: its MatMulNBits is an operator of com.microsoft: for ONNX Runtime, not for TensorRT"
             )
+        said += [WEBGPU] if "int8" in options.precisions else []
         if options.shares and set(options.precisions) & {"fp32", "bf16", "fp16"}:
             said.append(
                 "onnx: shared weights are hard links of the checkpoint's files. onnx.load refuses files with two names "
@@ -357,11 +372,13 @@ class ONNXStage(Stage[ONNXOptions]):
             return graph_source.run(options, graph, LAYOUTS[options.layout], out, progress)
         source = checkpoint("onnx", inputs)
         from convert.formats.onnx import export, genai
-        from convert.formats.onnx.known import known
+        from convert.formats.onnx.known import known, range_finder
 
         settings, make = _settings(options), genai.export if options.flavor == "genai" else export.export
-        if "int4" not in options.precisions:
+        if not BLOCKS & set(options.precisions):
             return make(source, settings, out, progress)
+        if "q4f16" in options.precisions:
+            settings = replace(settings, beyond=range_finder(source, options.calibration, out, progress))
         with known(settings.int4, _solve(options, source), source, out, progress) as found:
             settings = replace(settings, encode=found.encode, changed=found.changed)
             made = make(source, settings, out, progress)

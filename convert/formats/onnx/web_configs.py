@@ -50,7 +50,11 @@ def texts(
 
     `pieces` says of each graph's file in how many files its weights are.
     """
-    paths = {artifact.path.name: artifact.path for _, artifact in source.artifacts() if artifact.path.suffix == ".json"}
+    paths = {
+        artifact.path.name: artifact.path
+        for role, artifact in source.artifacts()
+        if artifact.path.suffix == ".json" and role is not Role.SENTENCES  # which has config.json files of its own
+    }
     made = {
         CONFIG: _with_sizes(read_object(paths[CONFIG]), config) | {KEY: settings(pieces, precisions)},
         TOKENIZER: _with_template(paths.get(TOKENIZER), source),

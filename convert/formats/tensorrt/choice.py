@@ -21,6 +21,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8-qdq")
 REFUSED = {
     "int8": "its DynamicQuantizeLinear and MatMulInteger are operators that TensorRT's parser has not",
     "int4": "its MatMulNBits is an operator of com.microsoft, for ONNX Runtime",
+    "q4f16": "its MatMulNBits is an operator of com.microsoft, for ONNX Runtime",
 }
 MAIN, SIDECAR = "model.engine", "engine.json"
 PARTS = ("embed_tokens", "vision_encoder")  # graphs that are not the one with logits, by how their files start

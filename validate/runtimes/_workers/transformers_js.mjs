@@ -26,6 +26,8 @@ let library, model, tokenizer, vocabulary;
 const packageOf = (folder, name) => path.join(folder, "node_modules", name);
 const versionOf = (folder, name) => JSON.parse(readFileSync(path.join(packageOf(folder, name), "package.json"))).version;
 
+const WRITES = /(ForCausalLM|LMHeadModel|ForConditionalGeneration)$/; // classes whose logits are asked for here
+
 function placeOf(file) {
   const folder = path.dirname(file);
   const beside = existsSync(path.join(folder, "config.json"));
@@ -34,7 +36,11 @@ function placeOf(file) {
   const suffix = stem === undefined ? undefined : path.basename(file, ".onnx").slice(stem.length);
   if (!(suffix in DTYPES)) {
     const known = Object.keys(DTYPES).map((each) => `model${each}.onnx`).join(", ");
-    throw new Refused("unsupported", `transformers.js has no dtype for a file called ${path.basename(file)}; wanted ${known}`);
+    throw new Refused("not_on_this_machine", `transformers.js has no dtype for a file called ${path.basename(file)}; wanted ${known}`);
+  }
+  const [name = "ForCausalLM"] = JSON.parse(readFileSync(path.join(home, "config.json"))).architectures ?? [];
+  if (!WRITES.test(name) || (stem !== "model" && !existsSync(path.join(folder, `embed_tokens${suffix}.onnx`)))) {
+    throw new Refused("not_on_this_machine", `this runtime measures what models write, and ${name} is asked otherwise`);
   }
   return { home, stem, dtype: DTYPES[suffix], subfolder: home === folder ? "" : FOLDER };
 }

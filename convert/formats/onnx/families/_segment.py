@@ -72,7 +72,10 @@ class Images(torch.nn.Module):  # type: ignore[misc]  # torch is not followed by
 
 
 class Masks(torch.nn.Module):  # type: ignore[misc]  # torch is not followed by mypy here
-    """Points and their labels -> three masks of each prompt, and how sure it is of them."""
+    """Points and their labels -> three masks of each prompt, and how sure it is of them.
+
+    Prompts are decoded as images of their own: onnxscript repeats the wrong axis where their number is free.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -84,11 +87,17 @@ class Masks(torch.nn.Module):  # type: ignore[misc]  # torch is not followed by 
         sparse, dense = self.model.prompt_encoder(
             input_points=input_points, input_labels=input_labels, input_boxes=None, input_masks=None
         )
+        batch, prompts = input_points.shape[:2]
+
+        def each(tensor: Tensor) -> Tensor:
+            """What is of an image, once for each of its prompts."""
+            return tensor[:, None].expand(-1, prompts, -1, -1, -1).flatten(0, 1)
+
         masks, scores = self.model.mask_decoder(
-            image_embeddings=image_embeddings,
-            image_positional_embeddings=places,
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
+            image_embeddings=each(image_embeddings),
+            image_positional_embeddings=each(places),
+            sparse_prompt_embeddings=sparse.flatten(0, 1).unsqueeze(1),
+            dense_prompt_embeddings=each(dense),
             multimask_output=True,
         )
-        return scores, masks
+        return scores[:, 0].unflatten(0, (batch, prompts)), masks[:, 0].unflatten(0, (batch, prompts))

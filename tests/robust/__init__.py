@@ -1,0 +1,1 @@
+"""What the command line stands: `make hostile`, `make crash`, `make fuzz`."""
