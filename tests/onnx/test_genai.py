@@ -373,7 +373,7 @@ def test_int4_has_the_portable_graphs_weights(tmp_path: Path, symmetric: bool) -
 
 
 def test_a_window_is_the_models_own(tmp_path: Path) -> None:
-    """Every layer sees six tokens back: what stands before them changes nothing, and is not in the kernel's sum."""
+    """Every layer sees six tokens back; its heads are too narrow for the kernel to turn, and are turned before it."""
     from validate.runtimes import onnxruntime_genai, transformers
 
     folder = tiny.tiny_mistral(tmp_path / "m", window=6)

@@ -25,6 +25,7 @@ from convert.errors import StageError
 from convert.formats.onnx.linears import before, initializer, replace
 
 DOMAIN = "com.microsoft"
+ROTATED = 16  # the kernel turns heads whose width is a multiple of it
 ANGLES = frozenset({"Cast", "Unsqueeze", "MatMul", "Mul", "Cos", "Sin", "Concat", "Transpose", "Reshape", "Identity"})
 """What may lie between positions and their sines: each row comes of one position alone."""
 
@@ -132,6 +133,9 @@ class _Fused:
         """cos_cache and sin_cache of a layer's angles; None where the kernel cannot turn so."""
         query, key = turns
         if query is None or key is None or (query.cos, query.sin) != (key.cos, key.sin):
+            return None
+        width = query.x.shape[-1] if query.x.shape is not None else None
+        if not isinstance(width, int) or width % ROTATED:
             return None
         pair = query.cos, query.sin
         if pair not in tables:
