@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convert.formats.onnx.linears import Linear
 from quantize import floats
 from quantize.grids import Quantized
 from quantize.nbits_layout import Encoded, Layout
+
+if TYPE_CHECKING:
+    from convert.formats.onnx.linears import Linear
 
 Encode = Callable[[Linear, Layout], tuple[np.ndarray, ...]]
 """(values, scales[, zeros]) of a layer's weight."""
