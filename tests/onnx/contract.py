@@ -25,8 +25,8 @@ DECODERS = (  # tiny checkpoints of families that transformers has a decoder of
     *("ernie4_5", "hunyuan_v1_dense", "nemotron", "minicpm3", "youtu", "jais2", "internlm3", "mellum"),
     *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "granitemoe_swa", "dots1", "ernie4_5_moe"),
     *("exaone_moe", "glm4_moe", "hunyuan_v1_moe", "hy_v3", "minimax_m2", "laguna", "afmoe", "dbrx", "solar_open"),
-    *("cohere2_moe", "mimo2", "lfm2", "lfm2_moe", "mamba", "mamba2", "falcon_h1", "jamba", "bamba", "granite_hybrid"),
-    *("nemotron_h", "qwen3_next", "kimi_linear"),
+    *("cohere2_moe", "mimo2", "lfm2", "lfm2_moe", "mamba", "jamba"),
+    *("qwen3_next", "kimi_linear"),
 )
 IMAGES: tuple[str, ...] = ("gemma3_vision", "idefics3", "internvl", "llava")
 GRIDS: tuple[str, ...] = ("qwen2_vl",)
