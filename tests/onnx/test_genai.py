@@ -363,7 +363,9 @@ def test_int4_has_the_portable_graphs_weights(tmp_path: Path, symmetric: bool) -
     graph = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
     quantized = [node for node in graph.node if node.op_type == "MatMulNBits"]
     assert len(quantized) == 8
-    for node in quantized:
+    fours = [node for node in quantized if {a.name: a.i for a in node.attribute}["bits"] == 4]
+    assert len(fours) == 6  # v_proj and the head have eight
+    for node in fours:
         assert {a.name: a.i for a in node.attribute}["block_size"] == 64
         assert (len([i for i in node.input if i]) > 3) is not symmetric  # zero points
     options = stage.Options(flavor="genai", precision="int4", block_size=64, symmetric=symmetric)
