@@ -8,8 +8,8 @@ CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --
 # uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-full test browser check lowest test-lowest constraints lock bench faults parity variants format docs clean \
-	hostile crash fuzz audit sbom
+.PHONY: demo demo-full test test-web web browser check lowest test-lowest constraints lock bench scale faults parity variants onnx-classes \
+	format docs clean hostile crash fuzz audit sbom
 
 demo: .venv/installed
 	$(BIN)/convert run $(RECIPE)
@@ -27,6 +27,17 @@ browser:
 		command -v apt-get >/dev/null && test "$$(id -u)" = 0 && echo "installing Chromium for the tests of report.html" && \
 		{ $(CHROMIUM) || { timeout 300 apt-get update -qq && $(CHROMIUM); }; } >/dev/null 2>&1; \
 	} || echo "no Chromium: the tests of report.html in a browser are skipped"
+
+# transformers.js for the page of `convert serve`, the runtime transformers_js and the tests of both: from npm, by node 20.
+web: .cache/web/node_modules/.package-lock.json
+.cache/web/node_modules/.package-lock.json: web/package-lock.json
+	@command -v npm >/dev/null || { echo "no npm: install Node.js 20 or newer, then \`make web\`"; exit 1; }
+	mkdir -p .cache/web
+	cp web/package.json web/package-lock.json .cache/web
+	npm ci --prefix .cache/web --ignore-scripts --no-audit --no-fund
+
+test-web: .venv/installed web browser
+	$(BIN)/pytest tests/web
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -69,6 +80,13 @@ bench: .venv/installed
 	$(BIN)/python -m tests.bench.encoders
 	$(BIN)/python -m tests.bench.fixed_cost
 	$(BIN)/python -m tests.bench.end_to_end $(if $(LLAMA_CPP),--peer $(LLAMA_CPP)) $(BENCH)
+
+# Batches at scale: beside a shell loop, on a Ray cluster of processes whose parts are killed, and a simulated one of
+# 1,000 nodes. About half an hour on two idle cores.
+scale: .venv/installed
+	$(BIN)/python -m tests.scale batch
+	$(BIN)/python -m tests.scale kills
+	$(BIN)/python -m tests.scale simulation
 
 # Real damage of many kinds, made on honest outputs of six models: whether validation finds each and names its place.
 # About fifteen minutes on two idle cores; the honest outputs are kept in .cache/faults.
@@ -119,6 +137,10 @@ parity: .venv/installed $(if $(LLAMA_CPP),,.cache/llama.cpp)
 # Every family's tiny checkpoint in every variant, as F32: how many were run, and how many were called wrong.
 variants: .venv/installed
 	$(BIN)/python -m tests.parity.variants
+
+# Every class of the page docs/reference/onnx-classes.md, exported in every precision and compared with transformers.
+onnx-classes: .venv/installed
+	$(BIN)/python -m tests.onnx.table --write
 
 # The documentation, into build/docs. Strict: a link that leads nowhere, or a page outside the navigation, fails it.
 docs: .venv/docs

@@ -19,6 +19,7 @@ from convert.recipe import RESERVED, Recipe, recipe_of
 
 COMMAND_LINE = Path("command line")  # where the words stand that errors are about
 SUFFIXES = (".gguf", ".onnx")
+WHOLE = ("*.safetensors", "*.onnx", "onnx/*.onnx")  # what a folder has that is taken as a whole
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def each_once(paths: Sequence[Path], projector: Path | None) -> list[tuple[Path,
 
 def _has_others(path: Path) -> bool:
     """Whether `path` is no folder, or one that is taken as a whole: of a checkpoint, of graphs, of engines."""
-    return not path.is_dir() or any(path.glob("*.safetensors")) or any(path.glob("*.onnx"))
+    return not path.is_dir() or any(any(path.glob(pattern)) for pattern in WHOLE)
 
 
 def _is_gguf(path: Path) -> bool:

@@ -113,6 +113,11 @@ def with_validation(recipe: Recipe) -> Recipe:
     return replace(recipe, stages={**recipe.stages, VALIDATE: last})
 
 
+def runs_code(recipe: Recipe) -> bool:
+    """Whether the recipe lets a model's own code run."""
+    return any(dict(spec.options).get("trust_remote_code") for spec in recipe.stages.values())
+
+
 def json_schema() -> JsonDict:
     """The JSON Schema of a recipe, for editors: every stage's own words included."""
     definitions: JsonDict = {}

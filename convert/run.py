@@ -68,9 +68,11 @@ class Result:
 
 
 def run(
-    planned: Plan, on_event: OnEvent = lambda event: None, *, jobs: int | None = 1, executor: str = LOCAL
+    planned: Plan, on_event: OnEvent = lambda event: None, *, jobs: int | None = 1, executor: str | Executor = LOCAL
 ) -> Result:
     """Build every step of the plan that is not up to date; `jobs` at a time, None: as many as fit the machine.
+
+    `executor` is one, or the name of one.
 
     Raises PlanError when the plan has problems (nothing was started), BusyError when another run holds the output
     folder, StageError when a step fails; finished steps stay and the next run continues after them.
@@ -101,10 +103,12 @@ def run(
 def executors() -> Mapping[str, str]:
     """Name -> where its EXECUTOR is, of every executor there is."""
     found = plugins.found("convert.executors", "EXECUTOR", "convert.executors", packages=False)
-    return {name: place for name, place in found.items() if name not in ("base", "worker")}
+    return {name: place for name, place in found.items() if name not in ("base", "worker", "stored")}
 
 
-def _executor(name: str, jobs: int | None) -> Executor:
+def _executor(name: str | Executor, jobs: int | None) -> Executor:
+    if isinstance(name, Executor):
+        return name
     kind = cast(type[Executor], plugins.load(executors()[name]))
     return kind(jobs)
 
@@ -254,9 +258,11 @@ class _Run:
         with progress, _failing(step, progress):
             made = started.future.result()
             bundle = publish(self.planned, step, started.inputs, made, progress)
+            made_here = self.executor.published(step.name, step.out, bundle)
         self._pass_on(0)
         seconds = round(time.monotonic() - started.since, 3)
-        timings.remember(step.spec.use, step.work, seconds)
+        if made_here:
+            timings.remember(step.spec.use, step.work, seconds)
         files = [_artifact_json(a) for _, a in bundle.artifacts() if a.path.is_relative_to(step.out)]
         self.on_event(Event("step_finished", step.name, {"seconds": seconds, "folder": str(step.out), "files": files}))
         return bundle

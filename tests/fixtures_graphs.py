@@ -22,7 +22,7 @@ def export_tiny(make: Callable[..., Path], home: Path, precisions: tuple[str, ..
     source_out.mkdir()
     onnx_out.mkdir()
     source = source_stage.run(source_stage.Options(path=checkpoint), {}, source_out, Silent())
-    wish = onnx_stage.Options(precision=precisions)
+    wish = onnx_stage.Options(precision=precisions, layout="flat")
     return {"source": source, "onnx": onnx_stage.run(wish, {"source": source}, onnx_out, Silent())}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 NAME = "Org/Tiny"
@@ -28,6 +29,8 @@ class Hub:
     etags: dict[str, str] = field(default_factory=dict)
     gated: bool = False
     tokens: list[str] = field(default_factory=list)
+    listing: list[dict[str, Any]] = field(default_factory=list)  # what the hub lists, the latest change first
+    page: int = 100  # models on a page of it
 
     def once(self, kind: str, times: int = 1, where: str = ".safetensors") -> None:
         """The next few requests for ranges of such files go wrong so."""
@@ -74,6 +77,8 @@ def serving(folder: Path) -> Iterator[Hub]:
 def _answer(to: BaseHTTPRequestHandler, hub: Hub, span: str) -> None:
     if hub.gated:
         return _send(to, 403, b"no")
+    if to.path.startswith("/api/models?"):
+        return _list(to, hub)
     if to.path.startswith(f"/api/models/{NAME}/revision/"):
         files = [{"rfilename": path.name} for path in sorted(hub.folder.iterdir())]
         return _send(to, 200, json.dumps({"sha": COMMIT, "siblings": files}).encode())
@@ -106,6 +111,20 @@ def _answer(to: BaseHTTPRequestHandler, hub: Hub, span: str) -> None:
         to.close_connection = True
     _send(to, 206, part, words)
     return None
+
+
+def _list(to: BaseHTTPRequestHandler, hub: Hub) -> None:
+    """A page of an owner's models; what goes wrong is asked for with the page's number as range."""
+    asked = dict(parse_qsl(urlsplit(to.path).query))
+    number = int(asked.get("cursor", 0))
+    if fault := hub.fault("/api/models", str(number)):
+        return _send(to, int(fault), b"busy", {"Retry-After": "7"})
+    theirs = [model for model in hub.listing if model["id"].startswith(asked["author"] + "/")]
+    words = {}
+    if len(theirs) > (number + 1) * hub.page:
+        query = urlencode({**asked, "cursor": number + 1})
+        words["Link"] = f'<{hub.url}/api/models?{query}>; rel="next"'
+    return _send(to, 200, json.dumps(theirs[number * hub.page :][: hub.page]).encode(), words)
 
 
 def _send(to: BaseHTTPRequestHandler, code: int, body: bytes, words: dict[str, str] | None = None) -> None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import json
 import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from convert.batch import ray_pool
+from convert.batch import ray_pool, stored, versions
 from convert.batch.api import Batch
 from convert.batch.options import Limits
 from convert.batch.ray_pool import RayPool
@@ -31,73 +27,12 @@ from tests.batch_models import RECIPE, made, ran, texts
 from tests.batch_worker import ENVIRONMENT
 
 
-@pytest.fixture(autouse=True)
-def _own_print(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray puts a print of its own in the place of Python's, which other tests would meet."""
-    monkeypatch.setattr(builtins, "print", print)
-
-
-class Lost(Exception):
-    """A node went away."""
-
-
-class StandIn(ModuleType):
-    """As much of Ray as is asked of it: functions run in threads; where a file `lost` is, one takes its node along."""
-
-    exceptions = SimpleNamespace(RayError=Lost)
-    util = SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1")
-
-    def __init__(self) -> None:
-        super().__init__("ray")
-        self.started: list[dict[str, Any]] = []
-
-    def init(self, **words: Any) -> None:
-        if words.get("address") == "auto":
-            raise ConnectionError("Could not find any running Ray instance.")
-        self.started.append(words)
-
-    def shutdown(self) -> None:
-        self.started.clear()
-
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
-
-    def remote(self, **options: Any) -> Any:
-        assert options == {"num_cpus": 1, "max_retries": 0}
-
-        def of(function: Any) -> Any:
-            def start(*arguments: Any) -> Future[Any]:
-                future: Future[Any] = Future()
-                lost = Path(os.environ[ENVIRONMENT]) / "lost"  # read now: the thread may outlive its test
-
-                def run() -> None:
-                    try:
-                        found = function(*arguments)
-                    except BaseException as error:
-                        future.set_exception(error)
-                        return
-                    if found[0] and lost.exists():
-                        lost.unlink()
-                        future.set_exception(Lost("The node with node id: 12 has been marked dead"))
-                    else:
-                        future.set_result(found)
-
-                threading.Thread(target=run, daemon=True).start()
-                return future
-
-            return SimpleNamespace(remote=start)
-
-        return of
-
-    @staticmethod
-    def get(future: Future[Any], timeout: float) -> Any:
-        return future.result(timeout)
-
-
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    stand_in = str(Path(__file__).parent / "ray_stand_in")
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
-    monkeypatch.setitem(sys.modules, "ray", StandIn())
+    monkeypatch.setenv("PYTHONPATH", stand_in)
+    monkeypatch.syspath_prepend(stand_in)
     monkeypatch.chdir(tmp_path)
     with batch_models.installed(monkeypatch):
         monkeypatch.setattr(ray_pool, "COMMAND", batch_models.COMMAND)
@@ -140,11 +75,36 @@ def test_leaving_the_loop_ends_what_runs_there(place: Path) -> None:
 
 def test_other_versions_are_refused_by_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = on_ray(made(place, texts(place, a="hello")))
-    real = ray_pool._versions()
-    calls = iter([real, {**real, "torch": "9.9"}])
-    monkeypatch.setattr(ray_pool, "_versions", lambda: next(calls, real))
+    monkeypatch.setattr(ray_pool, "versions", lambda: {**versions.versions(), "torch": "9.9"})
     with pytest.raises(PlanError, match=r"node .*: has torch .*, wanted torch 9\.9; install the same versions"):
         list(batch.run())
+
+
+def test_a_cluster_whose_head_dies_is_reached_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's process here dies with it; what runs on nodes goes on, and what was killed there is made elsewhere."""
+    monkeypatch.setattr(ray_pool, "AGAIN_SECONDS", 0.1)
+    batch = on_ray(made(place, texts(place, a="killed once", b="hello", c="world")), jobs=1)
+
+    events: list[Any] = []
+
+    def dies(event: Any) -> None:
+        events.append(event)
+        if event.kind == "step_started" and event.step == "one" and event.data["model"] == "a":
+            (place / "head").touch()
+
+    results = {r.name: r.status for r in batch.run(dies)}
+    assert results == {"a": "passed", "b": "passed", "c": "passed"}
+    warnings = [event.data["text"] for event in events if event.kind == "warning"]
+    assert "the cluster is out of reach: connecting again" in warnings
+    assert not (place / "head").exists()
+
+
+def test_by_a_store_nodes_share_no_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(stored.NODE_FOLDER, str(place / "node"))
+    batch = replace(on_ray(made(place, texts(place, a="killed once", b="hello"))), store=str(place / "store"))
+    results, _ = ran(batch)
+    assert {name: r.status for name, r in results.items()} == {"a": "passed", "b": "passed"}
+    assert (place / "out/b/one/upper.txt").read_text() == "HELLO!"
 
 
 def test_strangers_are_turned_away(place: Path) -> None:
@@ -183,7 +143,7 @@ def test_an_engine_that_is_not_there(place: Path, engine: str, wanted: str) -> N
 
 
 def test_without_ray_the_command_that_installs_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=r"--engine: Ray is not installed; pip install .*\[ray\]"):
         RayPool("ray", Limits(), 1)
 

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 import convert
 from convert.batch.jobs import jobs_of
 from convert.batch.request import request_of
+from tests import processes
 from tests.test_docs import DOCS, ROOT, Block, blocks, parse
 
 EXAMPLES = DOCS / "examples"
@@ -26,8 +27,8 @@ CRON = re.compile(r"((?:[\d*,/-]+ ){5})(.+)")
 
 def test_every_example_is_looked_at_here_and_told_on_a_page() -> None:
     files = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
-    assert files == {"crontab", "batch-workflow.yaml", "airflow_batch.py"}
-    page = (DOCS / "how-to/batch.md").read_text()
+    assert files == {"crontab", "batch-workflow.yaml", "airflow_batch.py", "slurm-batch.sh", "kuberay-batch.yaml"}
+    page = "".join((DOCS / "how-to" / name).read_text() for name in ("batch.md", "cluster.md"))
     assert all(f"(../examples/{name})" in page for name in files)
 
 
@@ -50,7 +51,7 @@ def cron_commands(text: str) -> list[str]:
 def test_the_crontab() -> None:
     commands = cron_commands((EXAMPLES / "crontab").read_text())
     ours = [part.strip() for command in commands for part in command.split("&&") if part.strip().startswith("convert ")]
-    assert len(ours) == 2
+    assert len(ours) == 3
     for command in ours:
         parse(command)
     with pytest.raises(AssertionError):
@@ -70,6 +71,37 @@ def test_the_workflow() -> None:
     assert len(commands) == 1
     parse(commands[0])
     cron_commands(f"{workflow['on']['schedule'][0]['cron']} x")
+
+
+def test_the_slurm_script() -> None:
+    """Bash reads it, Slurm's options are ones of sbatch, and the batch is one."""
+    path = EXAMPLES / "slurm-batch.sh"
+    processes.run(["bash", "-n", str(path)], check=True)
+    text = path.read_text()
+    options = re.findall(r"^#SBATCH --([\w-]+)(?:=\S+)?$", text, re.MULTILINE)
+    assert len(options) == text.count("#SBATCH")
+    known = {"job-name", "nodes", "ntasks-per-node", "cpus-per-task", "mem", "exclusive", "time", "signal"}
+    assert set(options) <= known
+    assert text.index("#SBATCH") < text.index("set -euo"), "sbatch reads no option behind the first command"
+    (command,) = re.findall(r"^(convert batch .*) &$", text, re.MULTILINE)
+    parse(command)
+
+
+def test_the_kubernetes_objects() -> None:
+    cluster, job = YAML(typ="safe").load_all((EXAMPLES / "kuberay-batch.yaml").read_text())
+    assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    pods = [*(group["template"]["spec"] for group in groups), job["spec"]["template"]["spec"]]
+    (batch,) = job["spec"]["template"]["spec"]["containers"]
+    parse(" ".join(batch["command"]))
+    assert len({pod["containers"][0]["image"] for pod in pods}) == 1, "the same versions everywhere"
+    for pod in pods:
+        volumes = {volume["name"] for volume in pod.get("volumes", [])}
+        assert {mount["name"] for mount in pod["containers"][0].get("volumeMounts", [])} == volumes
+    name = cluster["metadata"]["name"]
+    assert f"ray://{name}-head-svc:10001" in batch["command"]
+    assert cluster["spec"]["rayVersion"].startswith("2.60")
 
 
 class Mapped:

@@ -224,7 +224,9 @@ stages:
 """
 
 
-def test_a_killed_run_leaves_nothing_under_a_final_name_and_the_next_completes(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_nothing_under_a_final_name_and_the_next_completes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny.tiny_llama(tmp_path / "Tiny", layers=4)
     (tmp_path / "text.txt").write_text("\n".join(tiny._text()), encoding="utf-8")
     recipe = tmp_path / "r.yaml"
@@ -250,6 +252,7 @@ def test_a_killed_run_leaves_nothing_under_a_final_name_and_the_next_completes(t
     assert not list(home.glob("*.partial"))
     assert not first.exists(), "what was kept goes when the folder is there"
     anew = tmp_path / "anew"
+    monkeypatch.setattr(_folder, "check_reload", lambda job: None)
     run(plan(load_recipe(recipe), anew))
     assert made.read_bytes() == (anew / "r/four/Tiny-GPTQ-Int4/model.safetensors").read_bytes()
     assert before

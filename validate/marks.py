@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SHAPES = ("circle", "square", "diamond", "up", "down", "hexagon", "cross", "flag", "bow", "chevron")
+SHAPES = ("circle", "square", "diamond", "up", "down", "hexagon", "cross", "flag", "bow", "chevron", "star")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from convert.architectures._family import ANSWERS as ANSWERS
 from convert.architectures._family import EMBEDDINGS as EMBEDDINGS
 from convert.architectures._family import SCORES as SCORES
+from convert.architectures._family import TASK_GRAPH as TASK_GRAPH
 from convert.architectures._family import TEXT as TEXT
 from convert.architectures._family import TEXT_GRAPH as TEXT_GRAPH
 from convert.architectures._family import Family as Family

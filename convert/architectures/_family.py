@@ -17,6 +17,8 @@ from convert.source.model_types import class_of
 
 TEXT_GRAPH = "decoder"
 """The one graph of a text model: token ids and the cache in, logits and the longer cache out."""
+TASK_GRAPH = "task"
+"""The graphs of what transformers' class is for: an encoder's, a classifier's, those of an encoder and a decoder."""
 TEXT, EMBEDDINGS, SCORES, ANSWERS = "text", "embeddings", "scores", "text after an encoder's reading"
 """What models give: the next token; a vector of a text; a classifier's outputs; the next token, by two stacks."""
 USUAL_LAYERS = 8  # more than there are dense ones before the first experts
@@ -36,7 +38,9 @@ class Family:
     renames: tuple[tuple[str, str], ...] = ()  # other writers' beginnings of tensor names -> those of its tables
     takes: tuple[str, ...] = ("images",)  # what its mmproj file is for: images, sounds
     token_ids: tuple[tuple[str, str], ...] = ()  # words of a config that its mmproj needs -> tokens they are ids of
-    graphs: str = TEXT_GRAPH  # how it is cut into graphs (ONNX, TensorRT): this, a word of its own, or empty: not known
+    graphs: str = (
+        TEXT_GRAPH  # how it is cut into graphs (ONNX, TensorRT): these, a word of its own, or empty: not known
+    )
     gives: Mapping[str, str] = field(default_factory=dict, hash=False)  # of a class that gives no TEXT, what it gives
     endings: tuple[tuple[str, str], ...] = ()  # as `renames`, of the ends of tensor names
     tested: tuple[str, ...] = ()  # stages that a test runs on it, of those that take most families: for their notes

@@ -43,5 +43,4 @@ FAMILY = Family(
     title="Bamba",
     classes=("BambaForCausalLM",),
     text=text,
-    graphs="",
 )

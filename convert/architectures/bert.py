@@ -16,7 +16,7 @@ from convert.architectures._encoder import (
     encoder_spec,
     token_types,
 )
-from convert.architectures._family import EMBEDDINGS, SCORES, Family
+from convert.architectures._family import EMBEDDINGS, SCORES, TASK_GRAPH, Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, TensorRule
 from convert.architectures._rows import B, biases
 from convert.gguf_field import Field
@@ -102,5 +102,5 @@ FAMILY = Family(
         "BertForMaskedLM": EMBEDDINGS,
         "BertForSequenceClassification": SCORES,
     },
-    graphs="",
+    graphs=TASK_GRAPH,
 )

@@ -64,5 +64,4 @@ FAMILY = Family(
     classes=("BloomForCausalLM", "BloomModel"),
     text=text,
     renames=(("transformer.", ""),),  # BigScience's own files have the names without
-    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
 )

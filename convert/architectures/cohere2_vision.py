@@ -28,5 +28,5 @@ FAMILY = Family(
     classes=("Cohere2VisionForConditionalGeneration",),
     text=text,
     renames=(("language_model.", ""), ("model.language_model.", "model.")),
-    graphs="",
+    graphs="images",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convert.architectures._config import Config
 from convert.architectures._encoder import MASKED_HEAD, Encoding, classifier, encoder_spec
-from convert.architectures._family import EMBEDDINGS, SCORES, Family
+from convert.architectures._family import EMBEDDINGS, SCORES, TASK_GRAPH, Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, TensorRule
 from convert.architectures._rows import B, biases
 from convert.architectures.bert import EMBEDDED, GRAPH, read_bert
@@ -72,5 +72,5 @@ FAMILY = Family(
         "DistilBertForMaskedLM": EMBEDDINGS,
         "DistilBertForSequenceClassification": SCORES,
     },
-    graphs="",
+    graphs=TASK_GRAPH,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from convert.architectures._config import Config
 from convert.architectures._decoder import Graph, read_decoder
 from convert.architectures._encoder import MASKED_HEAD, Encoding, encoder_spec
-from convert.architectures._family import EMBEDDINGS, Family
+from convert.architectures._family import EMBEDDINGS, TASK_GRAPH, Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut
 from convert.architectures._rope import Rotary
 from convert.architectures._rows import ATTENTION, ENDS, MLP, NORMS
@@ -36,5 +36,5 @@ FAMILY = Family(
     classes=("EuroBertModel", "EuroBertForMaskedLM", "JinaEmbeddingsV5Model"),
     text=text,
     gives={"EuroBertModel": EMBEDDINGS, "EuroBertForMaskedLM": EMBEDDINGS, "JinaEmbeddingsV5Model": EMBEDDINGS},
-    graphs="",
+    graphs=TASK_GRAPH,
 )

@@ -100,5 +100,5 @@ FAMILY = Family(
     title="Falcon",
     classes=("FalconForCausalLM", OLD),
     text=text,
-    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
+    tested=("onnx",),
 )

@@ -112,5 +112,4 @@ FAMILY = Family(
     title="Falcon-H1",
     classes=("FalconH1ForCausalLM",),
     text=text,
-    graphs="",
 )

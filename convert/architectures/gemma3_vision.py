@@ -63,5 +63,5 @@ FAMILY = Family(
     vision=vision,
     vision_prefix=("vision.", "multi_modal_projector."),
     renames=vit.RENAMES,
-    graphs="",
+    graphs="images",
 )

@@ -212,5 +212,4 @@ FAMILY = Family(
     classes=("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
     text=text,
     renames=(NESTED,),
-    graphs="",
 )

@@ -242,5 +242,4 @@ FAMILY = Family(
     ),
     text=text,
     renames=(NESTED,),
-    graphs="",
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Decoder, head_size_fields, read_decoder
 from convert.architectures._encoder import Encoding, encoder_spec
-from convert.architectures._family import EMBEDDINGS, Family
+from convert.architectures._family import EMBEDDINGS, TASK_GRAPH, Family
 from convert.architectures._graph_spec import PLUS_ONE, GraphSpec
 from convert.architectures._rope import sliding_theta
 from convert.architectures._rows import ATTENTION, ENDS, MLP, QK_NORM
@@ -57,5 +57,5 @@ FAMILY = Family(
     classes=("Gemma3TextModel",),
     text=text,
     gives={"Gemma3TextModel": EMBEDDINGS},
-    graphs="",
+    graphs=TASK_GRAPH,
 )

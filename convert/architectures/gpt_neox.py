@@ -69,5 +69,4 @@ FAMILY = Family(
     classes=("GPTNeoXForCausalLM",),
     text=text,
     renames=(("lm_head.", "embed_out."),),  # transformers 5
-    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
 )

@@ -137,5 +137,4 @@ FAMILY = Family(
     title="Granite 4",
     classes=("GraniteMoeHybridForCausalLM",),
     text=text,
-    graphs="",
 )

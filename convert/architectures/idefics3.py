@@ -82,5 +82,5 @@ FAMILY = Family(
     vision=vision,
     vision_prefix=("vision.", "connector."),
     renames=RENAMES,
-    graphs="",
+    graphs="images",
 )

@@ -143,5 +143,5 @@ FAMILY = Family(
     vision=vision,
     vision_prefix=("vision.", "multi_modal_projector."),
     renames=RENAMES,
-    graphs="",
+    graphs="images",
 )

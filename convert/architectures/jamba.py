@@ -88,5 +88,4 @@ FAMILY = Family(
     title="Jamba",
     classes=("JambaForCausalLM",),
     text=text,
-    graphs="",
 )

@@ -188,5 +188,4 @@ FAMILY = Family(
     title="Kimi-Linear",
     classes=("KimiLinearForCausalLM", "KimiLinearModel"),
     text=text,
-    graphs="",
 )

@@ -112,5 +112,5 @@ FAMILY = Family(
     title="LFM2",
     classes=("Lfm2ForCausalLM", "LFM2ForCausalLM"),
     text=text,
-    graphs="",
+    tested=("onnx",),
 )

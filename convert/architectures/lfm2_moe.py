@@ -55,5 +55,4 @@ FAMILY = Family(
     title="LFM2-MoE",
     classes=("Lfm2MoeForCausalLM",),
     text=text,
-    graphs="",
 )

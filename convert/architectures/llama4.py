@@ -103,5 +103,4 @@ FAMILY = Family(
     classes=("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
     text=text,
     renames=(("language_model.", ""), ("model.language_model.", "model.")),
-    graphs="",
 )

@@ -112,5 +112,6 @@ FAMILY = Family(
     vision_prefix=("vision.", "multi_modal_projector."),
     renames=pixtral.RENAMES,
     token_ids=pixtral.TOKEN_IDS,
-    graphs="",
+    graphs="images",
+    tested=("onnx",),
 )

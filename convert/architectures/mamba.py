@@ -65,5 +65,5 @@ FAMILY = Family(
     classes=("MambaForCausalLM", "MambaLMHeadModel", FALCON),
     text=text,
     renames=(("backbone.embedding.", "backbone.embeddings."),),
-    graphs="",
+    tested=("onnx",),
 )

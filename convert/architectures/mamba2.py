@@ -40,5 +40,4 @@ FAMILY = Family(
     classes=("Mamba2ForCausalLM",),
     text=text,
     renames=(("model.backbone.", "backbone."), ("model.lm_head.", "lm_head.")),  # Mamba-Codestral's
-    graphs="",
 )

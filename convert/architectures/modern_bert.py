@@ -5,7 +5,7 @@ from __future__ import annotations
 from convert.architectures._config import MAX_CONTEXT, Config
 from convert.architectures._decoder import Decoder, Graph, read_decoder
 from convert.architectures._encoder import MASKED_HEAD, Encoding, classifier, encoder_spec
-from convert.architectures._family import EMBEDDINGS, SCORES, Family
+from convert.architectures._family import EMBEDDINGS, SCORES, TASK_GRAPH, Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, TensorRule, expand
 from convert.architectures._roles import TensorRole
 from convert.architectures._rope import Rotary, sliding_theta
@@ -115,5 +115,5 @@ FAMILY = Family(
         "ModernBertForMaskedLM": EMBEDDINGS,
         "ModernBertForSequenceClassification": SCORES,
     },
-    graphs="",
+    graphs=TASK_GRAPH,
 )

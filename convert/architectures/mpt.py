@@ -77,5 +77,4 @@ FAMILY = Family(
     title="MPT",
     classes=("MPTForCausalLM", "MptForCausalLM"),
     text=text,
-    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
 )

@@ -181,5 +181,4 @@ FAMILY = Family(
     classes=("NemotronHForCausalLM",),
     text=text,
     renames=(("model.", "backbone."),),
-    graphs="",
 )

@@ -11,7 +11,7 @@ from dataclasses import replace
 from convert.architectures._config import Config
 from convert.architectures._decoder import Decoder, Graph, read_decoder
 from convert.architectures._encoder import NO_POOLER, Encoding, encoder_spec, token_types
-from convert.architectures._family import EMBEDDINGS, Family
+from convert.architectures._family import EMBEDDINGS, TASK_GRAPH, Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, OutputTensor, SourceTensor, TensorRule, expand
 from convert.architectures._roles import TensorRole
 from convert.architectures._rope import Rotary
@@ -138,5 +138,5 @@ FAMILY = Family(
     classes=("NomicBertModel",),
     text=text,
     gives={"NomicBertModel": EMBEDDINGS},
-    graphs="",
+    graphs=TASK_GRAPH,
 )

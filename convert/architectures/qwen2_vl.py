@@ -75,5 +75,6 @@ FAMILY = Family(
     vision=vision,
     vision_prefix=("visual.",),
     renames=qwen.RENAMES,
-    graphs="",
+    graphs="qwen2_vl",
+    tested=("onnx",),
 )

@@ -39,4 +39,5 @@ FAMILY = Family(
     title="Qwen3-MoE",
     classes=("Qwen3MoeForCausalLM",),
     text=text,
+    tested=("onnx",),
 )

@@ -65,5 +65,5 @@ FAMILY = Family(
     title="Qwen3-Next",
     classes=("Qwen3NextForCausalLM",),
     text=text,
-    graphs="",
+    tested=("onnx",),
 )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from convert.architectures import _jina_bert_v3 as jina_bert_v3
 from convert.architectures._config import Config
 from convert.architectures._encoder import Encoding, classifier, encoder_spec
-from convert.architectures._family import EMBEDDINGS, SCORES, Family
+from convert.architectures._family import EMBEDDINGS, SCORES, TASK_GRAPH, Family
 from convert.architectures._graph_spec import GraphSpec, TensorRule, skipping
 from convert.architectures._rows import biases
 from convert.architectures.bert import DEFAULTS, GRAPH, HEADS, ROWS, UNUSED_POOLER, read_bert
@@ -62,5 +62,5 @@ FAMILY = Family(
         "XLMRobertaForSequenceClassification": SCORES,
         "CamembertModel": EMBEDDINGS,
     },
-    graphs="",
+    graphs=TASK_GRAPH,
 )

@@ -62,5 +62,4 @@ FAMILY = Family(
     classes=("GPTBigCodeForCausalLM",),
     text=text,
     renames=(("transformer.", ""),),
-    graphs="",  # config.json says no num_key_value_heads, by which the cache is shaped
 )

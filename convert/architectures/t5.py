@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convert.architectures._config import MAX_CONTEXT, MAX_LAYERS, Config
-from convert.architectures._family import ANSWERS, EMBEDDINGS, Family
+from convert.architectures._family import ANSWERS, EMBEDDINGS, TASK_GRAPH, Family
 from convert.architectures._graph_spec import GraphSpec, LeftOut, SourceTensor, TensorRule, Transform, expand
 from convert.architectures._rows import HEAD
 from convert.gguf_field import Field
@@ -181,5 +181,5 @@ FAMILY = Family(
     classes=(*WRITES, *ENCODER),
     text=text,
     gives={**dict.fromkeys(WRITES, ANSWERS), **dict.fromkeys(ENCODER, EMBEDDINGS)},
-    graphs="",
+    graphs=TASK_GRAPH,
 )

@@ -28,6 +28,7 @@ def batch(  # noqa: PLR0913 - all but the first three by name
     stop_after: int | None = None,
     max_models: int | None = None,
     engine: str = "local",
+    store: str = "",
     on_event: OnEvent = lambda event: None,
 ) -> Iterator[ModelResult]:
     """The result of every model as soon as it is done; in OUT lie the outputs, and a summary at the end.
@@ -50,4 +51,4 @@ def batch(  # noqa: PLR0913 - all but the first three by name
     request = request_of(words, recipes, lists)
     request = replace(request, limits=limits or request.limits, order=order or request.order)
     made = prepare(request, out, skip_bad=skip_bad, only=only, keep=keep)
-    return replace(made, stop_after=stop_after, max_models=max_models, engine=engine).run(on_event)
+    return replace(made, stop_after=stop_after, max_models=max_models, engine=engine, store=store).run(on_event)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convert.batch.driver import Driver, Settings
 from convert.batch.jobs import Job, Jobs, jobs_of
@@ -24,6 +25,9 @@ from convert.errors import PlanError, Problem, raise_all
 from convert.events import Event, OnEvent
 from convert.files import STATE_FOLDER
 from convert.lock import hold
+
+if TYPE_CHECKING:
+    from convert.batch.courier import Courier
 
 LOCAL = "local"
 SUMMARY_SECONDS = 60.0  # how old the summary of a batch that runs may be
@@ -41,6 +45,8 @@ class Batch:
     stop_after: int | None = None
     max_models: int | None = None
     engine: str = LOCAL  # or ray, auto, ray://HOST:PORT
+    store: str = ""  # where steps are kept that machines share: a folder, s3://bucket/prefix …
+    node_cache: int | None = None  # bytes of the store that a machine keeps
     only: str = ""  # failed, missed or pending: those that were so in the last batch
     earlier: tuple[ModelResult, ...] = field(default=(), repr=False)  # of jobs that are not run again
 
@@ -60,8 +66,10 @@ class Batch:
             raise PlanError(Problem(str(out), f"cannot be made: {error.strerror}", "", "name another --out")) from error
         with hold(out):
             journal.folder.mkdir(parents=True, exist_ok=True)
-            pool = self._pool(journal)
-            driver = Driver(self.settings, self.jobs, pool, Keeper(out, self.keep, not pool.remote), on_event)
+            courier = self._courier()
+            pool = self._pool(journal, on_event)
+            keeper = Keeper(out, self.keep, not (pool.remote or self.store))
+            driver = Driver(self.settings, self.jobs, pool, keeper, on_event, courier)
             shape = {"models": len(self.jobs), "out": str(out), "at_a_time": pool.models_at_a_time()}
             on_event(Event("batch", "", {**shape, "left_out": [str(problem) for problem in self.left_out]}))
             written = time.monotonic()
@@ -74,14 +82,24 @@ class Batch:
             finally:
                 self._conclude(driver.done, journal, on_event)
 
-    def _pool(self, journal: Journal) -> Pool:
+    def _courier(self) -> Courier | None:
+        """Who goes between this batch and its store. Raises PlanError where that may not be written to."""
+        if not self.store:
+            return None
+        from convert.batch.courier import Courier
+
+        courier = Courier(self.store, self.out, self.keep, self.node_cache)
+        courier.store.objects.check()
+        return courier
+
+    def _pool(self, journal: Journal, on_event: OnEvent) -> Pool:
         """Where its processes come from. Raises PlanError where an engine cannot be reached."""
         folder = journal.folder / "workers"
         if self.engine == LOCAL:
             return LocalPool(folder, self.settings.budget(), self.settings.models_at_a_time)
         from convert.batch.ray_pool import RayPool
 
-        return RayPool(self.engine, self.limits, len(self.jobs))
+        return RayPool(self.engine, self.limits, len(self.jobs), on_event)
 
     def _conclude(self, done: Sequence[ModelResult], journal: Journal, on_event: OnEvent) -> None:
         """Write the table and the history: of all that is done, also what nobody waited for."""

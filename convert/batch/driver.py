@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convert.batch.failures import FULL, Failure, failure_of
 from convert.batch.jobs import Job
@@ -32,6 +33,9 @@ from convert.json_types import JsonDict, JsonObject
 from convert.needs import GB, Machine, Needs, this_machine
 from convert.source import hub
 from convert.steps import existing_folder
+
+if TYPE_CHECKING:
+    from convert.batch.courier import Courier
 
 WAKE_SECONDS = 0.2
 RECYCLE_BYTES = 3 * GB  # a process that holds more when it is idle is ended
@@ -66,12 +70,21 @@ class Settings:
 class Driver:
     """One batch while it runs. `results` gives each model's as it comes; `stopped` ends it from another thread."""
 
-    def __init__(self, settings: Settings, jobs: Sequence[Job], pool: Pool, keeper: Keeper, on_event: OnEvent) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - all it works with
+        self,
+        settings: Settings,
+        jobs: Sequence[Job],
+        pool: Pool,
+        keeper: Keeper,
+        on_event: OnEvent,
+        courier: Courier | None = None,
+    ) -> None:
         self.settings, self.pool, self.keeper, self.on_event = settings, pool, keeper, on_event
+        self.courier = courier  # where a store keeps what is made
         self.journal = Journal(settings.out)
         self.stopped = threading.Event()
         self.done: list[ModelResult] = []
-        self._queue = [Task(job, fetched=pool.remote or not job.hub) for job in jobs]
+        self._queue = [Task(job, fetched=pool.remote or courier is not None or not job.hub) for job in jobs]
         self._tasks = tuple(self._queue)
         self._to_fetch = sum(not task.fetched for task in self._tasks)
         self._of_model: dict[str, list[Task]] = {}
@@ -85,26 +98,27 @@ class Driver:
         self._selector = selectors.DefaultSelector()
         self._since = moment()
 
-    # ---- the loop
-
     def results(self) -> Iterator[ModelResult]:
         """Every job's result as soon as it is known, until all are done, enough failed, or it is told to stop."""
         try:
             while not self.stopped.is_set():
                 if not self._enough():
                     self._begin()
-                elif not self._busy:
+                elif not self._busy and not self._carries:
                     break
-                if not self._busy and not self._queue:
+                if not self._busy and not self._queue and not self._carries:
                     break
                 self._turns.give(self._busy, self._workers)
                 yield from self._listen()
+                yield from self._carried()
                 self.journal.tell(self.state())
             self._stop()
         finally:
             for worker in self._workers:
                 worker.end()
             self.pool.close()
+            if self.courier is not None:
+                self.courier.close()
             self._selector.close()
             self.journal.tell(self.state(ended=True), now=True)
 
@@ -132,13 +146,43 @@ class Driver:
             if not may or task.not_before > now:
                 continue
             try:
-                self._start(task, "run" if task.fetched else "fetch")
+                if self.courier is None or self._is_sent(task, self.courier):
+                    self._start(task, "run" if task.fetched else "fetch")
             except OSError as error:  # its recipe, or a process's log, could not be written
                 if error.errno not in FULL:
                     raise
                 self._release(task)
                 self._failed(task, failure_of(error))
                 return
+
+    def _is_sent(self, task: Task, courier: Courier) -> bool:
+        """Whether a process can begin with it; what was done before is brought, and no process asked."""
+        if not courier.ready(task):
+            return False
+        found = courier.done(task.job)
+        if found is not None:
+            self._queue.remove(task)
+            task.began = time.monotonic()
+            courier.collect(task, task.done(found, moment()), found)
+        return found is None
+
+    @property
+    def _carries(self) -> bool:
+        return self.courier is not None and self.courier.is_busy
+
+    def _carried(self) -> Iterator[ModelResult]:
+        """The results of jobs whose outputs have come, and of those that could not be sent."""
+        if self.courier is None:
+            return
+        for task, failure in self.courier.failed():
+            self._queue.remove(task)
+            task.began, task.attempt = task.began or time.monotonic(), task.attempt + 1
+            if (failed := self._failed(task, failure)) is not None:
+                yield failed
+        for task, result, why in self.courier.collected():
+            found = self._finished(task, result) if why is None else self._failed(task, why)
+            if found is not None:
+                yield found
 
     def _look(self, task: Task) -> None:
         """Look once whether a model of the hub is on this machine."""
@@ -164,21 +208,33 @@ class Driver:
         return sum(other.we_fetched for other in self._queue) < AHEAD
 
     def _start(self, task: Task, what: str) -> None:
-        """Hand a job to a process that has none."""
+        """Hand a job to a process that has none; where there is none it waits."""
+        worker = self._idle(task) or self._new_worker()
+        if worker is None:
+            return
         task.attempt += 1
         task.began = task.began or time.monotonic()
         self._queue.remove(task)
         self._busy.append(task)
         task.job.write()
-        worker = next((w for w in self._workers if not w.job), None) or self._new_worker()
-        task.worker, task.step, task.seen = worker, "", {}
+        task.worker, task.node, task.step, task.seen = worker, worker.node, "", {}
         out, same = self.settings.out, [t for t in self._of_model[task.job.model] if t.result]
         words = {"recipe": str(task.job.path), "out": str(out), **self.settings.room(self._turns.budgets[worker.node])}
+        if self.courier is not None:
+            words |= self.courier.words(task.job)
         self._say("model_started", task, what=what, attempt=task.attempt)
         worker.start(task.job.name, {"task": what, **words, "beside": [str(out / t.job.name) for t in same]})
 
-    def _new_worker(self) -> Worker:
+    def _idle(self, task: Task) -> Worker | None:
+        """A process that has nothing to do, where there is one on a node that has the model already."""
+        nodes = {other.node for other in self._of_model[task.job.model] if other.attempt}
+        idle = [worker for worker in self._workers if not worker.job]
+        return next((worker for worker in idle if worker.node in nodes), idle[0] if idle else None)
+
+    def _new_worker(self) -> Worker | None:
         worker = self.pool.new()
+        if worker is None:
+            return None
         self._workers.append(worker)
         self._selector.register(worker.socket, selectors.EVENT_READ, worker)
         return worker
@@ -234,7 +290,11 @@ class Driver:
                 other.fetched = True
             self._queue.insert(0, task)
             return None
-        return self._finished(task, task.done(message["result"], moment()))
+        result = task.done(message["result"], moment())
+        if self.courier is not None:
+            self.courier.collect(task, result, message["result"])
+            return None
+        return self._finished(task, result)
 
     def _dead(self, worker: Worker, task: Task | None) -> ModelResult | None:
         """A process is gone: with it the model that it was at, and no other."""

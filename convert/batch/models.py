@@ -115,6 +115,15 @@ def add_entry(found: Found, entry: ModelEntry, where: str, folder: Path) -> None
 
 def add_list(found: Found, path: Path, variables: Mapping[str, Value] | None = None) -> None:
     """The models of a list, and every line of it that is wrong."""
+    before = len(found.models) + len(found.problems)
+    for where, words in list_lines(found, path):
+        _add_line(found, words, where, path.parent, variables or {})
+    if before == len(found.models) + len(found.problems):
+        found.say(str(path), "names no model", "a line a model")
+
+
+def list_lines(found: Found, path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
+    """What each line of a list says, and where; what is wrong with others goes to `found`."""
     readers = {".txt": _text_lines, ".csv": _csv_lines, ".jsonl": _json_lines}
     if path.suffix not in readers:
         return found.say(str(path), f"is called {path.suffix or 'nothing'}", ".txt, .csv or .jsonl")
@@ -126,11 +135,8 @@ def add_list(found: Found, path: Path, variables: Mapping[str, Value] | None = N
         return found.say(str(path), "is not UTF-8", "a list of models as text")
     except OSError as error:
         return found.say(str(path), f"cannot be read: {error.strerror}", "a list of models")
-    before = len(found.models) + len(found.problems)
     for number, words in readers[path.suffix](found, path, text):
-        _add_line(found, words, f"{path}:{number}", path.parent, variables or {})
-    if before == len(found.models) + len(found.problems):
-        found.say(str(path), "names no model", "a line a model")
+        yield f"{path}:{number}", words
     return None
 
 

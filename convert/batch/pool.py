@@ -81,8 +81,8 @@ class Pool(ABC):
     remote = False  # whether they run elsewhere, on files that all see
 
     @abstractmethod
-    def new(self) -> Worker:
-        """One more process. Raises OSError where it cannot be started."""
+    def new(self) -> Worker | None:
+        """One more process; None where there is no place for it now. Raises OSError where it cannot be started."""
 
     @abstractmethod
     def budgets(self) -> Mapping[str, Budget]:

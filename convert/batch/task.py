@@ -25,6 +25,7 @@ class Task:
     fetched: bool = True  # its source is on this machine
     we_fetched: bool = False  # by this batch
     worker: Worker | None = None
+    node: str = ""  # where it was begun last
     began: float = 0.0  # its first attempt
     step: str = ""
     seen: JsonDict = field(default_factory=dict)  # the last progress of the step

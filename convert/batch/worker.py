@@ -35,7 +35,7 @@ from convert.formats.base import SOURCE
 from convert.json_types import JsonDict, JsonObject
 from convert.needs import Room
 from convert.plan import plan
-from convert.recipe import Recipe, load_recipe
+from convert.recipe import Recipe, load_recipe, runs_code
 from convert.run import run
 from convert.steps import Plan
 
@@ -116,8 +116,13 @@ def _planned(task: JsonObject, link: Link) -> Plan:
 
 def _run(task: JsonObject, link: Link) -> JsonDict:
     """What `convert run` does."""
+    if "told" in task:
+        from convert.batch.stored import convert_by_store
+
+        link.ran_code = task["told"]["runs_code"]
+        return convert_by_store(task, link.on_event, lambda recipe, out: _released(recipe, out, link))
     recipe = load_recipe(task["recipe"])
-    link.ran_code = any(dict(spec.options).get("trust_remote_code") for spec in recipe.stages.values())
+    link.ran_code = runs_code(recipe)
     folder = Path(task["out"]) / recipe.name
     beside = [Path(other) for other in task["beside"]]
     with sharing.lent(folder, beside):

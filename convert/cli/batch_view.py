@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from convert.events import Event, OnEvent
     from convert.json_types import JsonDict, JsonObject
 
+    Run = Callable[[Batch, OnEvent], Iterable[ModelResult]]
+
 SHOWN = 12  # models that run, on a terminal
 WORDS = {"passed": "passed", "made": "passed", "missed": "failed", "failed": "failed"}  # a status as a verdict's colour
 
 
-def carry_out(made: Batch, *, as_json: bool, quiet: bool, verbose: bool) -> int:
-    """Run the batch, shown as it goes on; the exit code."""
+def carry_out(made: Batch, *, as_json: bool, quiet: bool, verbose: bool, run: Run | None = None) -> int:
+    """Run the batch, by `run` where that is given, shown as it goes on; the exit code."""
     from convert.batch.api import exit_code
 
     for problem in made.left_out:
@@ -38,11 +40,11 @@ def carry_out(made: Batch, *, as_json: bool, quiet: bool, verbose: bool) -> int:
     found = list(made.earlier)
     try:
         with printer(as_json=as_json, quiet=quiet, verbose=verbose) as on_event:
-            found += made.run(on_event)
+            found += made.run(on_event) if run is None else run(made, on_event)
     except KeyboardInterrupt:
         click.echo("stopped; what is done is kept, the next batch continues after it", err=True)
         return INTERRUPTED
-    code = exit_code(found)
+    code = exit_code(found if run is None else found[len(made.earlier) :])  # a watch has failed only where today's do
     if as_json:
         say_json({"event": "finished", "exit_code": code, "models": [result.to_json() for result in found]})
     elif not quiet:
@@ -89,7 +91,7 @@ def batch_line(event: Event) -> str:
             return f"{data['model']}: tried again{after}, {data['failure']}: {data['problems'][0]}"
         case "model_finished":
             return f"{data['model']}: {finished_words(data)}"
-        case "paused" | "resumed":
+        case "paused" | "resumed" | "queued":
             return str(data["text"])
     return ""
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, WithJsonSchema
 
 AMOUNT = re.compile(r"(?P<number>\d{1,15}(?:\.\d{1,9})?)\s*(?P<unit>[a-zA-Z]*)")
 UNITS = {
@@ -44,3 +47,20 @@ def _amount(text: str, units: dict[str, int], wanted: str) -> int:
         raise ValueError(f"{text!r} is not {wanted}")
     whole = found * units[match["unit"].lower()]
     return int(match["number"]) * units[match["unit"].lower()] if "." not in match["number"] else round(whole)
+
+
+def size_in_bytes(value: object) -> int:
+    """The bytes that `4.2GB`, `4 GiB` or a bare number is. Raises ValueError for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value) and value > 0:
+        return int(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no size, wanted bytes, or a number with a unit as in 4.2GB or 3.9GiB")
+    return bytes_of(value)
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(size_in_bytes),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}),
+]
+"""Of an option that is an amount of memory."""

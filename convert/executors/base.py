@@ -44,6 +44,10 @@ class Executor(ABC):
         `progress` may be called from any thread.
         """
 
+    def published(self, name: str, folder: Path, bundle: Bundle) -> bool:
+        """The step of that name has its final folder; whether it was made here, and not brought from elsewhere."""
+        return True
+
     @abstractmethod
     def stop(self) -> None:
         """End all that runs, and return when nothing of it writes any more."""

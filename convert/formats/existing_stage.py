@@ -51,7 +51,7 @@ def _stamps(path: Path, projector: Path | None) -> tuple[object, ...]:
     """What changes when a file does: a split file's and a graph's others lie beside it."""
     home = path if path.is_dir() else path.parent
     try:
-        paths = sorted(home.iterdir())
+        paths = sorted([*home.iterdir(), *home.glob("onnx/*")])
     except OSError:
         paths = []
     named = [p for p in (*paths, path, projector) if p is not None and p.exists()]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from convert import distribution
 from convert.errors import PlanError, Problem
 from convert.formats.base import Usage
+from convert.formats.onnx.layouts import dtype
 from convert.json_types import JsonDict
 from convert.release import lineage
 from convert.release.advice import CONTEXT, Choice, choices, estimated_bytes, first
@@ -196,7 +197,7 @@ def _usage(source: CardSource, best: Place) -> Iterable[Shown]:
         "projector": best.projector,
         "task": source.facts.task,
         "loader": LOADERS.get(source.facts.task, "AutoModelForCausalLM"),
-        "dtype": {"int8": "int8", "int4": "q4"}.get(best.row.output.weights.type, best.row.output.weights.type),
+        "dtype": dtype(best.weights),
     }
     for usage in source.repository.usage:
         if (usage.hub and not source.organization) or ("Modelfile" in usage.text and "Modelfile" not in source.extras):

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from convert.errors import StageError
 from convert.progress import Progress
 from convert.release import folder_store
-from convert.release.retry import PASSING, reason, response_of, retrying
 from convert.release.sums import SUMS, read_sums
+from convert.retry import PASSING, reason, response_of, retrying
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi

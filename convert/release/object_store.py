@@ -10,31 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.distribution import install_command
-from convert.errors import PlanError, Problem, StageError
+from convert.errors import StageError
 from convert.progress import Progress
-from convert.release.retry import reason, response_of, retrying
 from convert.release.sums import SUMS, read_sums, write_sums
+from convert.retry import reason, retrying
+from convert.store.objects import open_store, passes
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
 
 PARTIAL = f"{SUMS}.partial"
-EXTRA = "stores"
-REFUSED = (400, 401, 403, 404, 405, 409)  # a server that means it
-
-
-def open_store(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL, and the path in it. Raises PlanError where a package is missing."""
-    import fsspec
-
-    try:
-        system, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise PlanError(Problem("to", f"{url}: {reason(error)}", "", install_command(EXTRA))) from None
-    except ValueError as error:
-        raise PlanError(Problem("to", f"{url}: {reason(error)}", "a place that fsspec knows")) from None
-    return system, path.rstrip("/")
 
 
 def publish(url: str, folder: Path, progress: Progress) -> str:
@@ -109,15 +94,15 @@ def _read(system: AbstractFileSystem, path: str, progress: Progress) -> str | No
         except FileNotFoundError:
             return None
 
-    return retrying(path, read, progress, _passes)
+    return retrying(path, read, progress, passes)
 
 
 def _write(system: AbstractFileSystem, path: str, text: str, progress: Progress) -> None:
-    retrying(path, lambda: system.pipe_file(path, text.encode()), progress, _passes)
+    retrying(path, lambda: system.pipe_file(path, text.encode()), progress, passes)
 
 
 def _put(system: AbstractFileSystem, file: Path, path: str, progress: Progress) -> None:
-    retrying(path, lambda: system.put_file(str(file), path), progress, _passes)
+    retrying(path, lambda: system.put_file(str(file), path), progress, passes)
     progress.advance(file.stat().st_size)
 
 
@@ -126,12 +111,4 @@ def _remove(system: AbstractFileSystem, path: str, progress: Progress) -> None:
         if system.exists(path):
             system.rm_file(path)
 
-    retrying(path, remove, progress, _passes)
-
-
-def _passes(error: Exception) -> bool:
-    """Whether it may go well another time."""
-    if isinstance(error, PermissionError | FileNotFoundError | ValueError | TypeError):
-        return False
-    status, _ = response_of(error)
-    return status not in REFUSED
+    retrying(path, remove, progress, passes)

@@ -22,6 +22,7 @@ from convert.release.repository import LARGEST, lay_out
 from convert.release.rows import Made, collect, select
 from convert.release.signature import Signer
 from convert.release_options import ReleaseOptions
+from convert.store.objects import open_store
 
 if TYPE_CHECKING:
     from convert.release.rows import Row
@@ -98,7 +99,7 @@ def _publish(made: Made, every: Sequence[Contents], request: Request, progress: 
     if "://" not in to:
         return _publish_folders(made, every, request, Path(to).absolute(), progress)
     if not to.startswith("hf://"):
-        object_store.open_store(to)
+        open_store(to)
     if request.dry_run:
         return [Published(one.repository.name, _url(to, one), one, "sent where it is not there") for one in every]
     # Built here first, of links: what is sent is what was hashed, and a server's copy can be told from it.

@@ -17,7 +17,7 @@ from convert.errors import InputError
 from convert.json_types import JsonDict, JsonObject
 from convert.source import pickle_scan, quantized, unpack
 from convert.source.model_types import class_of, gives_scores
-from convert.source.names import kept_name, refuse_unmerged
+from convert.source.names import kept_name, plain_name, refuse_unmerged
 from convert.source.remote import RemoteBytes, remote_of
 from convert.source.safetensors import Entry, Header, MappedFile, read_header
 from convert.source.untrusted import check_bare, inside, listed, read_object, shown
@@ -362,10 +362,13 @@ def _tensors(files: Sequence[Path], scores: bool = False, words: JsonObject | No
     return tensors
 
 
-def model_entries(header: Header, scores: bool = False) -> Iterator[Entry]:
-    """The tensors of a file that are part of the model, by their plain names (see convert.source.names)."""
+def model_entries(header: Header, scores: bool = False, *, heads: bool = False) -> Iterator[Entry]:
+    """The tensors of a file that are part of the model, by their plain names (see convert.source.names).
+
+    With `heads`, whatever is stored: classifiers and the like are part of models that write no text.
+    """
     for entry in header.entries:
-        if kept := kept_name(entry.name, scores):
+        if kept := plain_name(entry.name) if heads else kept_name(entry.name, scores):
             yield entry if kept == entry.name else replace(entry, name=kept)
 
 

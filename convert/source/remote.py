@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ SECONDS = 30.0  # without a byte
 TRIES = 8  # without a byte in between
 LONGEST_WAIT = 60.0
 PIECE = 1 << 20
+NEXT = re.compile(r'<([^<>]{1,4000})>;\s*rel="next"')
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 REMEDIES = {
     401: "log in with `hf auth login`",
@@ -133,15 +135,21 @@ def _seconds(text: str | None) -> float:
 
 def fetch(url: str, token: str, most: int) -> bytes:
     """A small file, whole. Raises InputError."""
+    return fetch_page(url, token, most)[0]
+
+
+def fetch_page(url: str, token: str, most: int) -> tuple[bytes, str]:
+    """A small file, and where the next one is, as its `Link` header says; empty for the last. Raises InputError."""
     for tried in range(TRIES):
         try:
             with ask(url, token) as answer:
                 raw = answer.read(most + 1)
                 wanted = answer.headers.get("Content-Length")
+                link = NEXT.search(answer.headers.get("Link", ""))
             if len(raw) > most:
                 raise InputError(url, f"is larger than {most} bytes", "a small file")
             if wanted is None or len(raw) == int(wanted):
-                return raw
+                return raw, link[1] if link else ""
         except _BusyError as error:
             sleep(min(LONGEST_WAIT, max(error.wait, 0.5 * 2**tried)))
         except (OSError, http.client.HTTPException):

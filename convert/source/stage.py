@@ -26,6 +26,7 @@ from convert.progress import Progress, Silent
 from convert.source import checkpoint, companions, hub, mend, pickle_scan, pickled, remake, streamed
 from convert.source.card import read_card
 from convert.source.checkpoint import PICKLES
+from convert.source.onnx_graph import read_graph
 from convert.source.remake import Remade, artifact
 from convert.source.remote import LIST, remote_of
 from convert.source.untrusted import inside
@@ -35,7 +36,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 """What may stand in a file name of every system."""
 
 
-GGUF = ".gguf"
+GGUF, ONNX = ".gguf", ".onnx"
+BESIDE = {"preprocessor_config.json": Role.PREPROCESSOR, "config.json": Role.CONFIG}  # what goes with a graph
 TYPE_IN_NAME = re.compile(r"[-.](F32|F16|BF16|I?Q\d\w*|TQ\d\w*|MXFP4\w*)$", re.IGNORECASE)
 
 
@@ -61,7 +63,7 @@ AdapterOption = Annotated[
 class SourceOptions(Options):
     """Which model, and what to call it."""
 
-    path: RecipePath | None = Field(None, description="the folder of a Hugging Face checkpoint, or a GGUF file")
+    path: RecipePath | None = Field(None, description="the folder of a Hugging Face checkpoint, or a GGUF or ONNX file")
     hub: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$",
@@ -137,6 +139,34 @@ def locate(options: SourceOptions, *, download: bool, progress: Progress) -> Pat
 def gguf_file(options: SourceOptions) -> Path | None:
     """The GGUF file that is the source; None where that is a checkpoint."""
     return options.path.absolute() if options.path is not None and options.path.suffix == GGUF else None
+
+
+def onnx_file(options: SourceOptions) -> Path | None:
+    """The ONNX file that is the source; None where that is a checkpoint."""
+    return options.path.absolute() if options.path is not None and options.path.suffix == ONNX else None
+
+
+def _onnx_problems(options: SourceOptions, path: Path) -> list[Problem]:
+    """What keeps such a file from being a source: broken, or with weights outside of its folder."""
+    if not path.is_file():
+        return [Problem(str(path), "is no file", "an ONNX file", "check the path")]
+    if options.adapter is not None:
+        remedy = "merge it into the checkpoint that the graph was made from"
+        return [Problem(str(path), "is an ONNX file, into which no adapter is merged", "a checkpoint", remedy)]
+    return _problems(lambda: _onnx_files(path))
+
+
+def _onnx_files(path: Path) -> dict[Role, tuple[Artifact, ...]]:
+    """The graph, the files its weights are in, and what lies beside it by name. Raises InputError."""
+    graph = read_graph(path)
+    weights = [Artifact(f"onnx/{graph.type}", path, path.stat().st_size)]
+    weights += [Artifact(f"onnx-part/{graph.type}", file, file.stat().st_size) for file in graph.data]
+    beside = {role: inside(path.parent, name) for name, role in BESIDE.items() if (path.parent / name).exists()}
+    return {Role.WEIGHTS: tuple(weights), **{role: (artifact(file),) for role, file in beside.items()}}
+
+
+def _onnx_bundle(options: SourceOptions, path: Path) -> Bundle:
+    return Bundle(Model(options.name or safe(path.stem)), _onnx_files(path))
 
 
 def _gguf_problems(options: SourceOptions, path: Path) -> list[Problem]:
@@ -275,6 +305,10 @@ class SourceStage(Stage[SourceOptions]):
         """That the model has to be fetched, that a branch is no pinned revision, and what is odd in the checkpoint."""
         if gguf_file(options):
             return ["the source is a GGUF file: its tensors are written again, its metadata and tokenizer are carried"]
+        if onnx_file(options):
+            return [
+                "the source is an ONNX graph: other precisions are made of it, and it is what they are compared with"
+            ]
         folder = _here(options)
         odd = mend.notes(folder) if folder is not None and folder.is_dir() else []
         return [*self._hub_notes(options), *odd, *_remake_notes(options, folder)]
@@ -297,6 +331,8 @@ class SourceStage(Stage[SourceOptions]):
         """Every file of the checkpoint that counts: weights, their index, companions. Raises InputError."""
         if path := gguf_file(options):
             return _gguf_files(path)
+        if path := onnx_file(options):
+            return [file.path for _, file in _onnx_bundle(options, path).artifacts()]
         folder = _here(options)
         if folder is None:
             return []
@@ -308,6 +344,8 @@ class SourceStage(Stage[SourceOptions]):
         """What is wrong with the checkpoint, by its headers; nothing for a hub model that is not downloaded yet."""
         if path := gguf_file(options):
             return _gguf_problems(options, path)
+        if path := onnx_file(options):
+            return _onnx_problems(options, path)
         folder = _here(options)
         if folder is None:
             return []
@@ -325,6 +363,8 @@ class SourceStage(Stage[SourceOptions]):
         """The checkpoint's files where they are; those that will be converted by their bare names."""
         if path := gguf_file(options):
             return _gguf_bundle(options, path)
+        if path := onnx_file(options):
+            return _onnx_bundle(options, path)
         folder = _here(options)
         if folder is None:
             return Bundle(_model(options, None))
@@ -343,6 +383,8 @@ class SourceStage(Stage[SourceOptions]):
         """The checkpoint's bundle; pickled weights become safetensors in `out`. Files left in place have no hash."""
         if path := gguf_file(options):
             return _gguf_bundle(options, path)
+        if path := onnx_file(options):
+            return _onnx_bundle(options, path)
         folder = locate(options, download=True, progress=progress)
         if folder is not None and (made := remade(options, folder.absolute())):
             roles = {role: tuple(map(artifact, paths)) for role, paths in _companions(folder.absolute()).items()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from convert import architectures
 from convert.bundle import Bundle, Role
 from convert.errors import ConvertError, InputError, Problem
+from convert.source.model_types import class_of
 from convert.validation.checks import config_of, window_of
 from convert.validation.options import AUTO, ValidateOptions
 from validate.embeddings import EMBEDDINGS, TEXT
@@ -45,6 +46,7 @@ def check_given(options: ValidateOptions, source: Bundle) -> Iterator[Problem]:
     """What is asked that a model can be asked only where it writes text."""
     given = gives(source)
     if given == TEXT:
+        yield from _other(config_of(source) or {})
         return
     asked = {
         "choices": options.choices,
@@ -59,5 +61,27 @@ def check_given(options: ValidateOptions, source: Bundle) -> Iterator[Problem]:
             "validate", f"{name}, and the model gives {given}", "a model that writes text", f"leave out {name}"
         )
     if given == architectures.ANSWERS:
+        got = f"the model gives {given}, which is not measured here"
+        yield Problem("validate", got, "a model that writes text, or an encoder", "leave out `validate:`")
+
+
+OTHERS = {
+    "ForImageClassification": "classes of images",
+    "ForObjectDetection": "boxes in images",
+    "ForSemanticSegmentation": "classes of pixels",
+    "ForDepthEstimation": "depths of pixels",
+    "ForTokenClassification": "classes of tokens",
+    "ForQuestionAnswering": "places of answers",
+}
+"""How names of classes end that write no text and have no family here -> what they give."""
+
+
+def _other(config: JsonDict) -> Iterator[Problem]:
+    """That nothing is measured of what a model gives, of classes that only graphs are made of."""
+    name = str(class_of(config) or "")
+    given = next((what for end, what in OTHERS.items() if name.endswith(end)), "")
+    if not given and config.get("is_encoder_decoder") is True:
+        given = architectures.ANSWERS
+    if given:
         got = f"the model gives {given}, which is not measured here"
         yield Problem("validate", got, "a model that writes text, or an encoder", "leave out `validate:`")

@@ -316,7 +316,7 @@ class ValidateStage(Stage[ValidateOptions]):
 
     def check(self, options: ValidateOptions, inputs: Inputs) -> list[Problem]:
         """Missing files, clicks that are none, limits and demands for outputs that do not exist."""
-        if any(artifact.format == "gguf" for artifact in inputs[SOURCE].of(Role.WEIGHTS)):
+        if any(artifact.format in {"gguf", "onnx"} for artifact in inputs[SOURCE].of(Role.WEIGHTS)):
             got = "the source is no checkpoint that transformers runs, so there is nothing to compare with"
             remedy = (
                 "leave `validate` out, or judge the files by `convert validate --candidate FILE --reference FOLDER`"

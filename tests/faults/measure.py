@@ -34,7 +34,7 @@ class Verdict:
 CALIBRATION = {"text": str(NANO / "heldout/train_text.txt"), "samples": 8, "length": 128}
 STAGES = {
     "gguf": {"use": "gguf", "types": ["F16", "Q8_0", "Q4_K_M", "Q2_K"], "mmproj": "F16"},
-    "onnx": {"use": "onnx", "precision": "int4"},
+    "onnx": {"use": "onnx", "precision": "int4", "layout": "flat"},
     "fp8": {"use": "fp8"},
     "w4a16": {"use": "compressed", "scheme": "W4A16"},
     "nvfp4": {"use": "compressed", "scheme": "NVFP4"},

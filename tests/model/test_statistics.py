@@ -13,6 +13,7 @@ import torch
 from convert.bundle import Bundle, Role
 from convert.calibration.rows import Description, held_out, make_rows
 from convert.errors import InputError
+from convert.formats.compressed import folder_stage
 from convert.formats.compressed.awq_stage import STAGE as awq
 from convert.formats.compressed.gptq_stage import STAGE as gptq
 from convert.formats.gguf.calibration_stage import STAGE as calibration
@@ -54,6 +55,12 @@ def measured(model: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return made(calibration, {**ROWS, "threads": 1}, {"source": model}, out)
 
 
+@pytest.fixture
+def not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder is loaded again in another process, which takes longer than all else: test_gptq_stage.py does it."""
+    monkeypatch.setattr(folder_stage, "check_reload", lambda job: None)
+
+
 @pytest.mark.parametrize("experts", [1, 3])
 @pytest.mark.parametrize("columns", [1, 511, 512, 700])
 def test_what_is_kept_comes_back(experts: int, columns: int, tmp_path: Path) -> None:
@@ -77,6 +84,7 @@ def test_what_is_kept_comes_back(experts: int, columns: int, tmp_path: Path) -> 
         assert torch.equal(back.gram(expert), inputs.gram(expert))
 
 
+@pytest.mark.usefixtures("not_loaded_again")
 @pytest.mark.parametrize(("stage", "words"), [(gptq, {"bits": 8}), (gptq, {"bits": 4}), (awq, {})])
 def test_a_stage_makes_of_them_what_it_makes_by_running_the_model(
     stage: Any, words: dict[str, Any], model: Bundle, measured: Bundle, tmp_path: Path
@@ -144,6 +152,7 @@ def test_a_damaged_file_gives_one_error(measured: Bundle, tmp_path: Path) -> Non
         Statistics.read([path]).load(layer)
 
 
+@pytest.mark.usefixtures("not_loaded_again")
 @pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
 def test_experts_have_statistics_of_their_own(name: str, tmp_path: Path) -> None:
     model = source_bundle(cases()[name].make(tmp_path / "model"))

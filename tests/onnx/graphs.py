@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 
 
 def export(folder: Path, out: Path, **options: Any) -> Bundle:
-    """Run the stage as the pipeline does: check, then run."""
-    inputs, words = source_inputs(folder), stage.Options(**options)
-    assert [str(p) for p in stage.check(words, inputs)] == []
+    """Run the stage as the pipeline does: check, then run; all in one folder unless a layout is named."""
+    beside = {} if options.get("flavor") == "genai" else {"layout": "flat"}
+    inputs, words = source_inputs(folder), stage.Options(**(beside | options))
+    problems = [str(problem) for problem in stage.check(words, inputs)]
+    assert problems == [], problems
     out.mkdir(parents=True, exist_ok=True)
     return stage.run(words, inputs, out, Silent())
 
@@ -41,44 +44,76 @@ def open_graph(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
 class TextGraph:
     """A text model's graph: logits, and the cache that goes from one call to the next."""
 
     def __init__(self, path: Path) -> None:
         self._session = open_graph(path)
-        self._cache = {i.name: i for i in self._session.get_inputs() if i.name.startswith("past_key_values.")}
+        self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def empty(self, batch: int) -> dict[str, np.ndarray]:
-        """A cache of no tokens."""
-        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-        return {n: np.zeros((batch, i.shape[1], 0, i.shape[3]), types[i.type]) for n, i in self._cache.items()}
+        """A cache of no tokens: none of the rows that grow, and states of zeros."""
+        return {name: _empty(one, batch) for name, one in self._inputs.items() if name.startswith("past_")}
 
     def __call__(
-        self, tokens: np.ndarray, cache: Mapping[str, np.ndarray] | None = None, mask: np.ndarray | None = None
+        self,
+        tokens: np.ndarray,
+        cache: Mapping[str, np.ndarray] | None = None,
+        mask: np.ndarray | None = None,
+        embeds: np.ndarray | None = None,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """(logits, longer cache) of tokens (batch, sequence) after a cache; `mask` covers both."""
+        """(logits, longer cache) of tokens (batch, sequence) after a cache; `mask` covers both.
+
+        `embeds` are what a graph takes in the place of tokens.
+        """
         batch, sequence = tokens.shape
         cache = self.empty(batch) if cache is None else cache
-        past = next(iter(cache.values())).shape[2]
+        past = next((held.shape[2] for name, held in cache.items() if name.endswith(".key")), 0)
         mask = np.ones((batch, past + sequence), np.int64) if mask is None else mask
-        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, past:]
-        feeds = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, **cache}
+        positions = np.maximum(np.cumsum(mask > 0, axis=1) - 1, 0)[:, -sequence:]
+        given = {"input_ids": tokens, "inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}
+        given |= cache
+        feeds = {name: given[name] for name in self._inputs}
         made = dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
-        return made.pop("logits"), {n.replace("present", "past_key_values"): v for n, v in made.items()}
+        return made.pop("logits"), {
+            n.replace("present_", "past_").replace("present.", "past_key_values."): v for n, v in made.items()
+        }
 
 
-def reference_logits(folder: Path, tokens: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+def _empty(port: Any, batch: int) -> np.ndarray:
+    shape = [size if isinstance(size, int) else 0 if axis else batch for axis, size in enumerate(port.shape)]
+    return np.zeros(shape, TYPES[port.type])
+
+
+@cache
+def reference_model(folder: Path, images: bool = False) -> Any:
+    """transformers' model in float32, plain attention; with `images` the whole of one that has a vision tower."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    torch.set_num_threads(1)
+    auto = AutoModelForImageTextToText if images else AutoModelForCausalLM
+    return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def reference_logits(
+    folder: Path, tokens: np.ndarray, mask: np.ndarray | None = None, images: bool = False, **others: Any
+) -> np.ndarray:
     """transformers' logits in float32."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = reference_model(folder, images)
     mask = np.ones_like(tokens) if mask is None else mask
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    given = {"attention_mask": torch.tensor(mask), "position_ids": torch.tensor(positions), **others}
+    takes = inspect.signature(model.forward).parameters
+    given = {name: value for name, value in given.items() if name in takes}
     with torch.no_grad():
-        made = model(torch.tensor(tokens), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions))
-    return made.logits.numpy()
+        return model(input_ids=torch.tensor(tokens), use_cache=False, **given).logits.numpy()  # type: ignore[no-any-return]
 
 
 @cache

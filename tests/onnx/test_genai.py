@@ -17,27 +17,15 @@ import pytest
 
 from convert import child
 from convert.bundle import Bundle, Role
-from convert.errors import StageError
-from convert.formats.onnx import genai
+from convert.formats.onnx import genai_config
 from convert.formats.onnx.genai_search import search_settings
-from convert.options import Options
+from convert.formats.onnx.stage import STAGE as stage
 from convert.progress import Silent
 from convert.source.stage import STAGE as source
 from tests import processes, tiny
 from validate import runtimes
 
 FARA = Path(__file__).parents[2] / "recipes" / "models" / "fara-nano"
-
-
-class Asked(Options):
-    """The options of the stage that matter here."""
-
-    precision: Any = "fp32"
-    block_size: int = 32
-    symmetric: bool = True
-    weights: str = "shared"
-    keep_fp32: list[str] | None = None
-    opset: int = 20
 
 
 class Notes(Silent):
@@ -56,10 +44,23 @@ def bundle_of(folder: Path) -> Bundle:
     return source.run(source.Options(path=folder), {}, folder, Silent())  # type: ignore[call-arg]
 
 
+def write_config(checkpoint: Path, out: Path) -> None:
+    """genai_config.json of another checkpoint's files, in a folder that there is."""
+    import transformers
+
+    from convert.source.companions import read_companions
+
+    facts = genai_config.Facts.of(transformers.AutoConfig.from_pretrained(checkpoint))
+    inputs = ("input_ids", "attention_mask")
+    said = genai_config.document(read_companions(bundle_of(checkpoint)), facts, inputs, False, Silent())
+    (out / "genai_config.json").write_text(json.dumps(said))
+
+
 def build(folder: Path, out: Path, **asked: Any) -> tuple[Bundle, Notes]:
     out.mkdir(parents=True)
     notes = Notes()
-    return genai.run(Asked(**asked), bundle_of(folder), out, notes), notes
+    options = stage.Options(flavor="genai", **{"precision": "fp32", **asked})
+    return stage.run(options, {"source": bundle_of(folder)}, out, notes), notes
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_the_folder_is_whole_and_says_what_each_file_is(qwen: tuple[Path, Path, 
     kinds = {a.path.name: a.kind for a in made.of(Role.WEIGHTS)}
     assert kinds == {
         "model.onnx": "onnx-genai/fp32",
-        "model.onnx.data": "onnx-part/fp32",
+        "model.onnx_data": "onnx-part/fp32",
         "genai_config.json": "onnx-part/fp32",
     }
     inside = {a.path.name for _, a in made.artifacts() if a.path.is_relative_to(out)}
@@ -106,10 +107,9 @@ def test_the_folder_is_whole_and_says_what_each_file_is(qwen: tuple[Path, Path, 
 
 
 def test_the_companions_are_the_sources_own(qwen: tuple[Path, Path, Bundle, Notes]) -> None:
-    folder, out, _, notes = qwen
+    folder, out, _, _ = qwen
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"):
         assert (out / name).read_bytes() == (folder / name).read_bytes()
-    assert any("tokenizer_config.json: the source's, not what transformers" in note for note in notes.notes)
     assert not (out / "chat_template.jinja").exists()  # it is in tokenizer_config.json, once is enough
 
 
@@ -125,30 +125,12 @@ def test_the_config_is_held_against_the_source(qwen: tuple[Path, Path, Bundle, N
     assert model["context_length"] == config["max_position_embeddings"]
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("eos_token_id", [3]), ("context_length", 9)])
-def test_a_config_that_says_otherwise_is_set_right(
-    qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path, name: str, wrong: Any
-) -> None:
-    from convert.source.companions import read_companions
-
-    folder, out, _, _ = qwen
-    path = shutil.copy(out / "genai_config.json", tmp_path)
-    config = json.loads(Path(path).read_text())
-    right, config["model"][name] = config["model"][name], wrong
-    Path(path).write_text(json.dumps(config))
-    notes = Notes()
-    genai._correct_config(Path(path), read_companions(bundle_of(folder)), notes)
-    fixed = json.loads(Path(path).read_text())["model"][name]
-    assert (set(fixed) if isinstance(fixed, list) else fixed) == (set(right) if isinstance(right, list) else right)
-    assert [note.split()[1] for note in notes.notes] == [name]
-
-
 @pytest.mark.parametrize(
     ("word", "value"),
     [
         ("do_sample", False),
         ("temperature", 0.6),
-        ("top_k", 50),  # the builder takes this and the next two for unsaid
+        ("top_k", 50),
         ("top_p", 1.0),
         ("temperature", 1.0),
         ("repetition_penalty", 1.05),
@@ -165,15 +147,13 @@ def test_every_word_of_sampling_travels_and_the_runtime_takes_it(
 ) -> None:
     import onnxruntime_genai as og
 
-    from convert.source.companions import read_companions
-
     checkpoint, out = tmp_path / "m", tmp_path / "out"
     shutil.copytree(qwen[0], checkpoint)
     shutil.copytree(qwen[1], out)
     generation = json.loads((checkpoint / "generation_config.json").read_text())
     greedy = {"do_sample": False} if word == "num_beams" else {}
     (checkpoint / "generation_config.json").write_text(json.dumps(generation | greedy | {word: value}))
-    genai._correct_config(out / "genai_config.json", read_companions(bundle_of(checkpoint)), Silent())
+    write_config(checkpoint, out)
     assert json.loads((out / "genai_config.json").read_text())["search"][word] == value
     model = og.Model(og.Config(str(out)))
     generator = og.Generator(model, og.GeneratorParams(model))
@@ -205,7 +185,6 @@ def test_beams_with_sampling_are_no_setting_that_its_runtime_has() -> None:
 def test_validation_finds_a_word_that_is_lost_or_another(
     qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path, section: str, word: str, value: Any
 ) -> None:
-    from convert.source.companions import read_companions
     from validate.runtimes._folder import CheckpointFolder
     from validate.settings import compare_settings
 
@@ -215,7 +194,7 @@ def test_validation_finds_a_word_that_is_lost_or_another(
     shutil.copytree(qwen[1], out)
     generation = json.loads((checkpoint / "generation_config.json").read_text())
     (checkpoint / "generation_config.json").write_text(json.dumps(generation | says))
-    genai._correct_config(out / "genai_config.json", read_companions(bundle_of(checkpoint)), Silent())
+    write_config(checkpoint, out)
     wanted = CheckpointFolder(checkpoint).settings().values
 
     def differences() -> set[str]:
@@ -238,23 +217,10 @@ def test_validation_finds_a_word_that_is_lost_or_another(
         assert differences() == {setting}
 
 
-def test_words_of_the_wrong_type_stay_the_builders() -> None:
+def test_words_of_the_wrong_type_stay_the_runtimes() -> None:
     nonsense = {"temperature": "hot", "top_k": 2.5, "top_p": float("nan"), "do_sample": 1, "num_beams": True}
     assert search_settings(nonsense, 512) == {}
     assert search_settings({"max_length": 4096}, 512) == {"max_length": 512}  # the runtime refuses more
-
-
-def test_another_vocabulary_than_the_sources_is_an_error(
-    qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path
-) -> None:
-    from convert.source.companions import read_companions
-
-    folder, out, _, _ = qwen
-    config = json.loads((out / "genai_config.json").read_text())
-    config["model"]["vocab_size"] += 1
-    (tmp_path / "genai_config.json").write_text(json.dumps(config))
-    with pytest.raises(StageError, match="vocab_size 513, wanted 512"):
-        genai._correct_config(tmp_path / "genai_config.json", read_companions(bundle_of(folder)), Silent())
 
 
 def test_two_runs_give_equal_bytes(qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path) -> None:
@@ -272,7 +238,10 @@ def test_the_graph_says_where_it_is_from(qwen: tuple[Path, Path, Bundle, Notes])
         "convert.precision": "fp32",
         "convert.model": "tiny-qwen2",
     }
-    assert "+" not in graph.producer_version  # the builder puts the commit of the folder it runs in there
+    kernels = [node for node in graph.graph.node if node.op_type == "GroupQueryAttention"]
+    assert [node.domain for node in kernels] == ["com.microsoft"] * 2
+    assert all({a.name: a.i for a in node.attribute}["do_rotary"] == 1 for node in kernels)
+    assert [value.name for value in graph.graph.input][:2] == ["input_ids", "attention_mask"]
 
 
 # ---- its runtime
@@ -284,20 +253,6 @@ def test_its_logits_are_the_sources(session: Any, reference: Any) -> None:
     assert np.abs(logits - reference.logits(ids)).max() < 1e-4
     assert np.abs(session.decode_logits(ids) - logits).max() < 1e-4
     assert session.generate(ids, 6) == reference.generate(ids, 6)
-
-
-def test_no_token_of_a_text_is_taken_for_padding(tmp_path: Path) -> None:
-    """Of a model that sees, the runtime masks every pad token of a prompt; its own stands in many a text."""
-    from validate.runtimes import onnxruntime_genai, transformers
-
-    folder = tiny.tiny_qwen2_5_vl(tmp_path / "m")
-    _, notes = build(folder, tmp_path / "out")
-    assert any("pad_token_id 511 instead of 48" in note for note in notes.notes)
-    with transformers.RUNTIME.open(folder, threads=1) as reference:
-        identity = reference.identity()
-        ids = [40, 50, identity.pad, 60, *sorted(identity.end_of_generation), identity.eos, 70]
-        with onnxruntime_genai.RUNTIME.open(tmp_path / "out" / "model.onnx", threads=1) as session:
-            assert np.abs(session.logits(ids) - reference.logits(ids)).max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -313,7 +268,7 @@ def test_what_pads_is_in_no_text(vocab: int, tokens: dict[str, int], unk: int, w
     from types import SimpleNamespace
 
     known: Any = SimpleNamespace(token_ids=tokens, special_ids={"unk": unk} if unk >= 0 else {}, end_ids=(1,))
-    assert genai._harmless_pad(known, vocab) == wanted
+    assert genai_config.harmless_pad(known, vocab) == wanted
 
 
 def test_its_tokenizer_agrees(session: Any, reference: Any) -> None:
@@ -343,8 +298,8 @@ def test_images_are_not_its_business(session: Any) -> None:
 
 def test_a_broken_folder_fails_in_its_own_words(qwen: tuple[Path, Path, Bundle, Notes], tmp_path: Path) -> None:
     folder = shutil.copytree(qwen[1], tmp_path / "cut")
-    data = (folder / "model.onnx.data").read_bytes()
-    (folder / "model.onnx.data").write_bytes(data[: len(data) // 2])
+    data = (folder / "model.onnx_data").read_bytes()
+    (folder / "model.onnx_data").write_bytes(data[: len(data) // 2])
     runtime = runtimes.load("onnxruntime_genai")
     with pytest.raises(runtimes.RuntimeFailure, match="could not load"):
         runtimes.open_session(runtime, folder / "model.onnx")
@@ -353,69 +308,100 @@ def test_a_broken_folder_fails_in_its_own_words(qwen: tuple[Path, Path, Bundle, 
         runtimes.open_session(runtime, folder / "model.onnx")
 
 
+# ---- images
+
+
+@pytest.fixture(scope="module")
+def sees(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Bundle, Notes]:
+    """A model that sees: checkpoint, folder, bundle and what was said."""
+    root = tmp_path_factory.mktemp("sees")
+    folder = tiny.tiny_qwen2_5_vl(root / "m", layers=1, vision_layers=2)
+    made, notes = build(folder, root / "out")
+    return folder, root / "out", made, notes
+
+
+def test_a_model_that_sees_answers_about_an_image_as_the_source(sees: tuple[Path, Path, Bundle, Notes]) -> None:
+    """Its own processor, its own positions; a token that pads elsewhere may stand in a text."""
+    from validate.runtimes import onnxruntime_genai, transformers
+
+    folder, out, _, notes = sees
+    assert any("pad_token_id 511 instead of 480" in note for note in notes.notes)
+    pixels = np.random.default_rng(0).integers(0, 255, (112, 168, 3)).astype(np.uint8)
+    with transformers.RUNTIME.open(folder, threads=1) as reference:
+        identity, prompt = reference.identity(), reference.image_prompt("where?")
+        ids = [40, 50, identity.pad, 60, *sorted(identity.end_of_generation), identity.eos, 70]
+        with onnxruntime_genai.RUNTIME.open(out / "model.onnx", threads=1) as session:
+            assert np.abs(session.logits(ids) - reference.logits(ids)).max() < 1e-4
+            assert session.identity().has_vision
+            assert session.image_tokens(168, 112) == reference.image_tokens(168, 112) == 24
+            seen = session.image_logits(prompt, pixels)
+            assert np.abs(seen - reference.image_logits(prompt, pixels)).max() < 1e-3
+            assert session.image_generate([prompt], [pixels], 4) == reference.image_generate([prompt], [pixels], 4)
+
+
+def test_the_graphs_of_a_model_that_sees_are_one_output(sees: tuple[Path, Path, Bundle, Notes]) -> None:
+    from convert.formats.onnx import FORMAT
+
+    _, out, made, _ = sees
+    (row,) = FORMAT.outputs("genai", made)
+    assert row.text_only == ""
+    assert {file.path.name for file in row.files} >= {"model.onnx", "embedding.onnx", "vision.onnx"}
+    found = FORMAT.recognize(out, None)
+    assert found is not None
+    assert {a.path.name for a in found.weights} == {file.path.name for file in row.files}
+
+
 # ---- other precisions and models
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_int4_of_a_model_that_sees_is_its_text_decoder(tmp_path: Path, symmetric: bool) -> None:
+def test_int4_has_the_portable_graphs_weights(tmp_path: Path, symmetric: bool) -> None:
     import onnx
 
-    made, notes = build(FARA, tmp_path / "out", precision="int4", block_size=64, symmetric=symmetric)
-    assert any("takes no images" in warning for warning in notes.warnings)
-    assert made.of(Role.PROJECTOR) == ()
+    folder = tiny.tiny_qwen2(tmp_path / "m", layers=1)
+    made, _ = build(folder, tmp_path / "out", precision="int4", block_size=64, symmetric=symmetric)
     graph = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
     quantized = [node for node in graph.node if node.op_type == "MatMulNBits"]
-    assert quantized
+    assert len(quantized) == 8
     for node in quantized:
         assert {a.name: a.i for a in node.attribute}["block_size"] == 64
         assert (len([i for i in node.input if i]) > 3) is not symmetric  # zero points
-    assert graph.input[0].name == "input_ids"
-    predicted = genai.forecast(Asked(precision="int4", block_size=64, symmetric=symmetric), bundle_of(FARA))
+    options = stage.Options(flavor="genai", precision="int4", block_size=64, symmetric=symmetric)
+    predicted = stage.forecast(options, {"source": bundle_of(folder)})
     size, built = (sum(a.size for a in b.of(Role.WEIGHTS)) for b in (predicted, made))
-    assert abs(size - built) / built < 0.15
+    assert abs(size - built) / built < 0.3
+
+
+def test_a_window_is_the_models_own(tmp_path: Path) -> None:
+    """Every layer sees six tokens back; its heads are too narrow for the kernel to turn, and are turned before it."""
+    from validate.runtimes import onnxruntime_genai, transformers
+
+    folder = tiny.tiny_mistral(tmp_path / "m", window=6)
+    build(folder, tmp_path / "out")
+    ids = [int(token) for token in np.random.default_rng(0).integers(3, 380, 24)]
+    with (
+        transformers.RUNTIME.open(folder, threads=1) as reference,
+        onnxruntime_genai.RUNTIME.open(tmp_path / "out" / "model.onnx", threads=1) as session,
+    ):
+        want = reference.logits(ids)
+        assert np.abs(session.logits(ids) - want).max() < 1e-4
+        assert np.abs(session.decode_logits(ids) - want).max() < 1e-4
 
 
 # ---- before anything runs
 
 
-def test_what_the_builder_cannot_do_is_said_before_it_runs(tmp_path: Path) -> None:
+def test_what_the_folder_cannot_be_is_said_before_it_is_made(tmp_path: Path) -> None:
     bundle = bundle_of(tiny.tiny_qwen2(tmp_path / "m"))
-    asked = Asked(precision=["fp16", "int4"], keep_fp32=["lm_head"], weights="own")
-    problems = [str(problem) for problem in genai.check(asked, bundle)]
+    asked = stage.Options(flavor="genai", precision=["bf16", "int4"], weights="own")
+    problems = [str(problem) for problem in stage.check(asked, {"source": bundle})]
     assert problems == [
-        "precision: fp16, int4 with flavor: genai, wanted one; make a stage for each: "
+        "precision: bf16, int4 with flavor: genai, wanted one; make a stage for each: "
         "generate() wants one model in a folder",
-        "precision: fp16 with flavor: genai, wanted fp32 or int4; flavor: portable has the others",
-        "keep_fp32: the genai builder has no such option; leave it out",
-        "weights: the genai builder has no such option; leave it out",
+        "precision: bf16 with flavor: genai, wanted fp32 or fp16 or int8 or int4; flavor: portable has the others",
+        "weights: flavor: genai has no such option; leave it out",
     ]
-    assert genai.check(Asked(precision="int4"), bundle) == []
-
-
-def test_a_model_the_builder_does_not_know_is_said_before_it_runs(tmp_path: Path) -> None:
-    folder = tiny.tiny_qwen2(tmp_path / "m")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["MambaForCausalLM"]}))
-    (problem,) = genai.check(Asked(), bundle_of(folder))
-    assert "builds no MambaForCausalLM" in str(problem)
-    assert problem.wanted.startswith("one of the 38 classes that it builds, such as ")
-
-
-def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = genai.importlib.util.find_spec
-    monkeypatch.setattr(
-        genai.importlib.util, "find_spec", lambda name: None if name == "onnxruntime_genai" else found(name)
-    )
-    (problem,) = genai.check(Asked(), bundle_of(FARA))
-    assert "needs onnxruntime_genai, not installed; pip install 'convert-quantize-validate[genai]'" in str(problem)
-
-
-def test_a_builder_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path) -> None:
-    folder = tiny.tiny_qwen2(tmp_path / "m")
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(StageError, match=r"onnxruntime-genai's builder ended with exit code 1: .+"):
-        build(folder, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert stage.check(stage.Options(flavor="genai", precision="int4"), {"source": bundle}) == []
 
 
 # ---- the process

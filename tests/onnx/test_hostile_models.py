@@ -75,7 +75,7 @@ def test_sizes_beyond_memory_cost_none(changes: dict[str, Any], llama: Path, tmp
 def test_weights_that_are_not_the_configs(
     flavor: str, change: Callable[[dict[str, Any]], dict[str, Any]], words: str, tmp_path: Path
 ) -> None:
-    """genai's builder loads such a model without complaint, with random numbers for what lacks."""
+    """Of both flavors: what lacks is no random number."""
     folder = tiny.tiny_llama(tmp_path / "Tiny", layers=1)
     edit_weights(folder, change)
     assert any(words in line for line in problems(folder, flavor=flavor))

@@ -160,7 +160,7 @@ def test_qwen2_5_vl_is_three_graphs_and_a_helper(tmp_path: Path) -> None:
 def test_the_forecast_names_the_files_and_is_close(
     options: dict[str, Any], source: Path, several: Bundle, own: Bundle
 ) -> None:
-    predicted = stage.forecast(stage.Options(**options), source_inputs(source))
+    predicted = stage.forecast(stage.Options(layout="flat", **options), source_inputs(source))
     made = own if "weights" in options else several
     assert {r: [a.path.name for a in predicted.of(r)] for r in Role} == {
         r: [a.path.name for a in made.of(r)] for r in Role
@@ -172,10 +172,11 @@ def test_the_forecast_names_the_files_and_is_close(
 
 
 def test_shared_files_are_forecast_where_they_lie_for_they_take_no_space(source: Path) -> None:
-    predicted = stage.forecast(stage.Options(), source_inputs(source))
+    words = stage.Options(layout="flat")
+    predicted = stage.forecast(words, source_inputs(source))
     shared = [a for a in predicted.of(Role.WEIGHTS) if a.path.suffix == ".safetensors"]
     assert [a.path for a in shared] == sorted(source.glob("*.safetensors"))
-    assert any("shared with the checkpoint" in line for line in stage.explain(stage.Options(), source_inputs(source)))
+    assert any("shared with the checkpoint" in line for line in stage.explain(words, source_inputs(source)))
 
 
 # ---- what is refused

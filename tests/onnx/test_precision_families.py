@@ -12,6 +12,7 @@ import pytest
 
 from convert.formats.onnx import bind
 from convert.formats.onnx.attention import multiplications
+from convert.formats.onnx.blocks import Int4
 from convert.formats.onnx.half import to_half
 from convert.formats.onnx.int4 import to_int4
 from convert.formats.onnx.int8 import to_int8
@@ -24,7 +25,7 @@ SHAPES = ("llama", "qwen2 tied", "qwen3", "phi3", "gemma2")  # all that differ i
 PASSES: dict[str, tuple[Callable[[ir.Model], None], float]] = {  # and the largest difference of a logit, of 1 and less
     "fp16": (lambda model: to_half(model, ir.DataType.FLOAT16), 0.004),
     "int8": (to_int8, 0.1),
-    "int4": (lambda model: to_int4(model, 16), 0.5),
+    "int4": (lambda model: to_int4(model, Int4(16)), 0.5),
 }
 
 
@@ -88,7 +89,7 @@ def test_casts_do_not_multiply(bound: Callable[[], ir.Model]) -> None:
 def test_integers_take_every_layer(bound: Callable[[], ir.Model]) -> None:
     layers = len(linears(bound()))
     to_int8(eight := bound())
-    to_int4(four := bound(), 16)
+    to_int4(four := bound(), Int4(16))
     assert counts(eight)["MatMulInteger"] == layers
     assert counts(four)["MatMulNBits"] == layers
     assert not linears(eight)
@@ -100,5 +101,5 @@ def test_the_head_is_found_and_can_be_kept(bound: Callable[[], ir.Model]) -> Non
     model = bound()
     last = head(model)
     assert last is not None
-    to_int4(model, 16, keep=[re.compile(r"^lm_head\.")])
+    to_int4(model, Int4(16), keep=[re.compile(r"^lm_head\.")])
     assert [found.node for found in linears(model)] == [last]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -10,9 +11,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from convert.formats.onnx import int4, int8, linears
+from convert.formats.onnx import blocks, int4, int8, linears
+from convert.formats.onnx.blocks import Int4
 from convert.formats.onnx.int4 import to_int4
 from convert.formats.onnx.int8 import to_int8
+from quantize import nbits
+from quantize.grids import Quantized
+from quantize.nbits_layout import Encoded, Layout
 from tests.fixtures_onnx_graphs import counts, decoder, graph, inputs, run
 
 STORAGE = ("FLOAT", "FLOAT16", "BFLOAT16")
@@ -44,8 +49,8 @@ def test_int8_is_close_to_float32(storage: str, tmp_path: Path) -> None:
     assert counts(small)["MatMulInteger"] == 15
 
 
-def test_int8_gives_the_numbers_of_quantize_dynamic(tmp_path: Path) -> None:
-    """The same weights and scales to the bit; the same logits."""
+def test_int8_gives_the_weights_of_quantize_dynamic_and_less_error(tmp_path: Path) -> None:
+    """The same weights and scales to the bit; of lopsided activations, some much larger, an eighth of the error."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = layer(70, 33)
@@ -61,8 +66,13 @@ def test_int8_gives_the_numbers_of_quantize_dynamic(tmp_path: Path) -> None:
     to_int8(model, EVERYTHING)
     np.testing.assert_array_equal(values(model, "w_int8"), values(theirs, "w_quantized"))
     np.testing.assert_array_equal(values(model, "w_scales"), values(theirs, "w_scale"))
-    feeds = {"x": np.random.default_rng(1).standard_normal((5, 70)).astype(np.float32)}
-    np.testing.assert_array_equal(run(model, feeds, tmp_path)["y"], run(theirs, feeds, tmp_path)["y"])
+    decoded = values(model, "w_int8").astype(np.float64) * values(model, "w_scales")
+    np.testing.assert_allclose(values(model, "w_sums"), decoded.sum(0), rtol=1e-4, atol=1e-4)
+    x = np.random.default_rng(1).standard_normal((5, 70)).astype(np.float32) + 2
+    x[0] *= 20
+    wanted = x @ decoded
+    ours, other = (np.abs(run(one, {"x": x}, tmp_path)["y"] - wanted)[1:].max() for one in (model, theirs))
+    assert ours < other / 8  # measured: a 20th
 
 
 def test_an_activation_is_quantized_once_for_all_its_layers() -> None:
@@ -99,7 +109,7 @@ def test_int4_gives_the_bytes_of_onnx_runtimes_quantizer(
     peer = MatMulNBitsQuantizer(ir.to_proto(model), algo_config=config)
     peer.process()
     theirs = {t.name: onnx.numpy_helper.to_array(t) for t in peer.model.model.graph.initializer}
-    to_int4(model, block, symmetric, EVERYTHING)
+    to_int4(model, Int4(block, symmetric, "plain"), EVERYTHING)
     names = [f"w_Q{bits}", "w_scales", "w_zero_points"][: 2 if symmetric else 3]
     assert sorted(model.graph.initializers) == sorted(names) == sorted(theirs)
     for name in names:
@@ -118,7 +128,7 @@ def test_int4_runs_and_is_what_its_weights_say(storage: str, symmetric: bool, mo
     monkeypatch.setattr(int4, "ACCURACY", 1)
     model, rounded = decoder(storage), decoder("FLOAT")
     source = decoder(storage)
-    to_int4(model, 16, symmetric, EVERYTHING)
+    to_int4(model, Int4(16, symmetric), EVERYTHING)
     for name, value in rounded.graph.initializers.items():
         if name != "frequencies":
             array = source.graph.initializers[name].const_value.numpy().astype(np.float32)
@@ -132,11 +142,11 @@ def test_int4_runs_and_is_what_its_weights_say(storage: str, symmetric: bool, mo
 
 def dequantized(model: ir.Model, found: linears.Linear, symmetric: bool) -> np.ndarray:
     """(outputs, inputs) float32 of what MatMulNBits holds, by its documentation."""
-    bits = 8 if found.name in ("lm_head.weight", "model.embed_tokens.weight") else 4
+    bits = 8 if f"{found.name}_Q8" in model.graph.initializers else 4
     scales = values(model, f"{found.name}_scales")
     numbers = unpacked(values(model, f"{found.name}_Q{bits}"), bits).reshape(*scales.shape, -1)
     zeros = np.full(scales.shape, 1 << (bits - 1), np.float32)
-    if not symmetric:
+    if not symmetric and bits == 4:
         zeros = unpacked(values(model, f"{found.name}_zero_points"), bits)[:, : scales.shape[1]]
     whole = ((numbers - zeros[..., None]) * scales[..., None]).reshape(len(scales), -1)
     return whole[:, : found.inputs]
@@ -165,29 +175,27 @@ def test_the_head_has_eight_bits_tied_or_not() -> None:
         model = decoder(tied=tied)
         to_int4(model)
         bits = {node.inputs[1].name: node.attributes["bits"].value for node in model.graph if node.domain}
-        wide = [name for name, number in bits.items() if number == 8]
+        wide = [name for name, number in bits.items() if number == 8 and "v_proj" not in name]
         assert wide == ["model.embed_tokens.weight_Q8" if tied else "lm_head.weight_Q8"]
         assert set(bits.values()) == {4, 8}
 
 
 def test_a_token_of_large_values_takes_no_precision_from_the_others(tmp_path: Path) -> None:
-    """What down_proj reads is quantized token by token, in effect; what others read is not."""
-    worst = {}
-    for name in ("down_proj.weight", "other.weight"):
-        weight = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
-        text = """<ir_version: 10, opset_import: ["" : 20]>
-        graph (float[n, 64] x) => (float[n, 32] y) { y = MatMul (x, w) }"""
-        model = graph(text, [ir.tensor(weight, name="w")])
-        next(iter(model.graph.initializers.values())).name = name
-        to_int8(model)
-        x = np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)
-        x[0] *= 10000
-        x[1] = 0
-        got = run(model, {"x": x}, tmp_path)["y"]
-        assert not got[1].any()
-        worst[name] = np.abs(got - x @ weight)[2:].max() / np.abs(x @ weight)[2:].max()
-    assert worst["down_proj.weight"] < 0.02
-    assert worst["other.weight"] > 0.9  # why
+    """Each token is quantized by itself, in effect; one whose values are all the same is exact."""
+    weight = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    graph (float[n, 64] x) => (float[n, 32] y) { y = MatMul (x, w) }"""
+    model = graph(text, [ir.tensor(weight, name="w")])
+    to_int8(model)
+    x = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    x[0] *= 10000
+    x[1] = 0
+    x[2] = 3
+    got = run(model, {"x": x}, tmp_path)["y"]
+    assert not got[1].any()
+    decoded = values(model, "w_int8").astype(np.float32) * values(model, "w_scales")
+    np.testing.assert_allclose(got[2], 3 * decoded.sum(0), rtol=1e-4, atol=1e-4)
+    assert np.abs(got - x @ weight)[3:].max() < 0.02 * np.abs(x @ weight)[3:].max()
 
 
 def test_int4_says_what_it_is_not_for() -> None:
@@ -218,7 +226,9 @@ def test_nothing_stays_in_the_stored_type(to) -> None:
 
 
 @pytest.mark.parametrize("storage", ["FLOAT", "BFLOAT16"])
-@pytest.mark.parametrize("to", [to_int8, lambda m: to_int4(m, 16), lambda m: to_int4(m, 16, False)])
+@pytest.mark.parametrize(
+    "to", [to_int8, lambda m: to_int4(m, Int4(16)), lambda m: to_int4(m, Int4(16, False, embed=4, lm_head=4))]
+)
 def test_a_tied_table_is_stored_once(to, storage: str, tmp_path: Path) -> None:
     """The same logits as those of a head of its own with equal weights, and a table less."""
     tied, apart = decoder(storage, tied=True), decoder(storage)
@@ -233,11 +243,13 @@ def test_a_tied_table_is_stored_once(to, storage: str, tmp_path: Path) -> None:
     names = [name for name in tied.graph.initializers if "embed" in name or "head" in name]
     assert len(names) in (2, 3)
     assert all(name.startswith("model.embed_tokens.weight_") for name in names)
-    assert values(tied, names[0]).nbytes == table.size
+    assert values(tied, names[0]).nbytes in (table.size, table.size // 2)
 
 
 @pytest.mark.parametrize("ids", [np.array([3, 8]), np.array([[3], [0]])])
-@pytest.mark.parametrize("to", [to_int8, lambda m: to_int4(m, 16), lambda m: to_int4(m, 16, False)])
+@pytest.mark.parametrize(
+    "to", [to_int8, lambda m: to_int4(m, Int4(16)), lambda m: to_int4(m, Int4(16, False, embed=4, lm_head=4))]
+)
 def test_rows_of_a_table_in_eight_bits(to, ids: np.ndarray, tmp_path: Path) -> None:
     """Standard operators; rows that blocks do not divide are cut where they were filled up."""
     axes = "n" if ids.ndim == 1 else "batch, sequence"
@@ -254,39 +266,46 @@ def test_rows_of_a_table_in_eight_bits(to, ids: np.ndarray, tmp_path: Path) -> N
     assert all("weight_" in name for name in model.graph.initializers)
     got = run(model, {"ids": ids}, tmp_path)["inputs_embeds"]
     wanted = table[ids].astype(np.float32)
-    assert 0 < np.abs(got - wanted).max() < np.abs(wanted).max() / 200
+    bits = 4 if any(name.endswith("_Q4") for name in model.graph.initializers) else 8
+    assert 0 < np.abs(got - wanted).max() < np.abs(wanted).max() / (200 if bits == 8 else 10)
 
 
-@pytest.mark.parametrize(("to", "module"), [(to_int8, int8), (to_int4, int4)])
-def test_a_weight_is_quantized_once_when_written_in_order(to, module, monkeypatch, tmp_path: Path) -> None:
+def test_a_weight_is_quantized_once_when_written_in_order(monkeypatch, tmp_path: Path) -> None:
     asked: list[str] = []
-    original = module.quantize
+    original = int8.quantize
 
-    def counted(layer: linears.Linear | int4.Form) -> tuple[np.ndarray, ...]:
-        asked.append(layer.linear.name if isinstance(layer, int4.Form) else layer.name)
+    def counted(layer: linears.Linear) -> tuple[np.ndarray, ...]:
+        asked.append(layer.name)
         return original(layer)
 
-    monkeypatch.setattr(module, "quantize", counted)
-    model = decoder()
-    to(model)
-    assert not asked  # nothing before it is written
-    for value in model.graph.initializers.values():
-        value.const_value.numpy()
-    assert len(asked) == len(set(asked)) == 16
+    def encode(layer: linears.Linear, layout: Layout) -> tuple[np.ndarray, ...]:
+        asked.append(layer.name)
+        return blocks.rounded(layer, layout)
+
+    monkeypatch.setattr(int8, "quantize", counted)
+    for to in (to_int8, functools.partial(to_int4, encode=encode)):
+        asked.clear()
+        model = decoder()
+        to(model)
+        assert not asked  # nothing before it is written
+        for value in model.graph.initializers.values():
+            value.const_value.numpy()
+        assert len(asked) == len(set(asked)) == 16
 
 
-@pytest.mark.parametrize("to", [to_int8, lambda m, keep: to_int4(m, 16, False, keep)])
+@pytest.mark.parametrize("to", [to_int8, lambda m, keep: to_int4(m, Int4(16, False), keep)])
 def test_weights_in_pieces_give_the_same_bytes(to, monkeypatch) -> None:
     whole, pieces = layer(70, 33), layer(70, 33)
     to(whole, EVERYTHING)
     to(pieces, EVERYTHING)
     wanted = {name: values(whole, name) for name in whole.graph.initializers}
-    monkeypatch.setattr(linears, "CHUNK", 70 * 4)
+    for module in (linears, blocks):
+        monkeypatch.setattr(module, "CHUNK", 70 * 4)
     for name, array in wanted.items():
         np.testing.assert_array_equal(values(pieces, name), array, err_msg=name)
 
 
-@pytest.mark.parametrize("to", [to_int8, lambda m, keep: to_int4(m, 16, True, keep)])
+@pytest.mark.parametrize("to", [to_int8, lambda m, keep: to_int4(m, Int4(16), keep)])
 def test_a_weight_is_read_after_the_graph_has_changed(to) -> None:
     """A flattened kernel is read through operators that are gone by then."""
     text = """<ir_version: 10, opset_import: ["" : 20]>
@@ -309,3 +328,46 @@ def test_a_weight_is_read_after_the_graph_has_changed(to) -> None:
     to(plain, EVERYTHING)
     for name in model.graph.initializers:
         np.testing.assert_array_equal(values(model, name), values(plain, name))
+
+
+def test_the_matrices_that_matter_most_have_eight_bits() -> None:
+    """v_proj unasked; the first and the last down_proj, and others, as they are asked for."""
+
+    def wide(asked: Int4) -> set[str]:
+        model = decoder()
+        to_int4(model, asked)
+        return {name.removesuffix("_Q8") for name in model.graph.initializers if name.endswith("_Q8")}
+
+    values_ = {f"model.layers.{number}.self_attn.v_proj.weight" for number in (0, 1)}
+    ends = {"model.embed_tokens.weight", "lm_head.weight"}
+    downs = {f"model.layers.{number}.mlp.down_proj.weight" for number in (0, 1)}
+    assert wide(Int4()) == values_ | ends
+    assert wide(Int4(edge_down=8, v_proj=4)) == downs | ends
+    assert wide(Int4(embed=4, lm_head=4, v_proj=4)) == set()
+
+
+def test_a_block_of_eight_bits_is_never_filled_up() -> None:
+    assert Int4().layout(8, 576).block_size == 64
+    assert Int4().layout(8, 512).block_size == 128
+    assert Int4(block_size=256).layout(8, 512).block_size == 256
+    assert Int4(method="plain").layout(8, 512).block_size == 32
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_integers_of_gptq_are_written_as_they_are(symmetric: bool) -> None:
+    """What a reader computes with is what GPTQ's own reader computes with."""
+    rng = np.random.default_rng(0)
+    zeros = np.full((33, 3), 8, np.uint8) if symmetric else rng.integers(1, 16, (33, 3), np.uint8)
+    scales = rng.random((33, 3)).astype(np.float16)
+    given = Quantized(rng.integers(0, 16, (33, 96), np.uint8), scales, zeros)
+    model = layer(96, 33)
+    (found,) = linears.linears(model)
+    solved = blocks.Solved({"w": given}.get, blocks.Search())
+    layout = Layout(4, 32, symmetric)
+    parts = solved(found, layout)
+    assert [part.shape for part in parts] == layout.shapes(33, 96)
+    decoded = nbits.decode(Encoded(*parts), layout, 96)
+    np.testing.assert_array_equal(decoded, given.dequantized())
+    assert solved.search.counts == {"by GPTQ": 1}
+    solved(found, Layout(8, 32))
+    assert solved.search.counts == {"by GPTQ": 1, "searched": 1}

@@ -16,7 +16,8 @@ import pytest
 from convert.bundle import Artifact
 from convert.errors import StageError
 from convert.formats.onnx import write
-from convert.formats.onnx.write import ALIGNMENT, PAGE_BYTES, Names
+from convert.formats.onnx.layouts import HUB, Names
+from convert.formats.onnx.write import ALIGNMENT, PAGE_BYTES
 from convert.progress import Silent
 from convert.source.checkpoint import open_tensors
 from tests.onnx.graphs import bound, open_graph, traced
@@ -51,8 +52,7 @@ def external(path: Path) -> dict[str, dict[str, str]]:
 
 def test_large_weights_lie_on_pages_and_small_ones_in_the_graph(tmp_path: Path) -> None:
     weights = {"scalar": floats(1), "small": floats(1000), "large": floats(1 << 16, 1), "last": floats(300, 2)}
-    graph, data = write.write(model_of(dict(weights)), tmp_path, Names("model"), {}, Silent())
-    assert data is not None
+    graph, (data,) = write.write(model_of(dict(weights)), tmp_path, Names("model"), {}, Silent())
     places = external(tmp_path / "model.onnx")
     assert places["scalar"] == {}
     assert int(places["small"]["offset"]) == 0
@@ -76,6 +76,19 @@ def test_equal_graphs_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("model_x.onnx", "model_x.onnx_data"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert str(tmp_path).encode() not in (tmp_path / "a" / "model_x.onnx").read_bytes()
+
+
+def test_a_file_of_weights_ends_before_it_is_too_large(tmp_path: Path) -> None:
+    sizes = {"a": 3000, "b": 2000, "c": 6000, "d": 1500}  # float32: 12, 8, 24 and 6 kB
+    weights = {name: floats(size, i) for i, (name, size) in enumerate(sizes.items())}
+    _, data = write.write(model_of(dict(weights)), tmp_path, Names("model", "", 20_500), {}, Silent())
+    assert [file.path.name for file in data] == ["model.onnx_data", "model.onnx_data_1", "model.onnx_data_2"]
+    assert [file.size for file in data] == [12_032 + 8000, 24_000, 6000]  # a weight larger than that is by itself
+    x = np.ones(1, np.float32)
+    total = 1 + sum(tensor.numpy().sum() for tensor in weights.values())
+    assert open_graph(tmp_path / "model.onnx").run(None, {"x": x})[0] == pytest.approx(total, rel=1e-4)
+    assert HUB.piece_bytes is not None
+    assert HUB.piece_bytes < 1 << 31  # one array of a browser
 
 
 def test_one_weight_is_in_memory_at_a_time(tmp_path: Path) -> None:
@@ -119,7 +132,7 @@ def shared_graph(tmp_path: Path, weights: Path) -> tuple[Path, dict[Path, Artifa
     folder, graph = traced()
     names = {path: file.path.name for path, file in made.items()}
     _, data = write.write(bound(folder, graph), out, Names("model"), names, Silent())
-    assert data is None
+    assert data == []
     return out, made
 
 
@@ -154,6 +167,5 @@ def test_a_tensor_that_does_not_start_at_a_multiple_of_its_size_is_written_apart
     path = tmp_path / "odd.safetensors"
     path.write_bytes(bytes(1) + np.arange(600, dtype=np.float32).tobytes())
     odd = ir.ExternalTensor(str(path), 1, 2400, ir.DataType.FLOAT, shape=ir.Shape([600]), name="w")
-    _, data = write.write(model_of({"w": odd}), tmp_path, Names("model"), {path: path.name}, Silent())
-    assert data is not None
+    _, (data,) = write.write(model_of({"w": odd}), tmp_path, Names("model"), {path: path.name}, Silent())
     assert data.path.read_bytes() == np.arange(600, dtype=np.float32).tobytes()

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from huggingface_hub import constants
 
+from convert import retry
 from convert.cli import main
 from convert.errors import StageError
-from convert.release import retry
 from convert.release.release import Published
 from tests.release import hub as hubs
 from tests.release.test_release_folder import Q8, publish

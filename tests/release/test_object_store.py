@@ -9,9 +9,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from convert import retry
 from convert.errors import PlanError, StageError
 from convert.progress import Silent
-from convert.release import object_store, retry
+from convert.release import object_store
 from convert.release.verify import verify
 from tests.release.test_release_folder import F16, Q8, publish
 

@@ -339,8 +339,21 @@ def test_options_that_this_tensorrt_has_not(source: Bundle, monkeypatch: pytest.
     assert "runtime cache" in said[1]
     assert "version_compatible: TensorRT for RTX 1.7.1.116 has no lean runtime" in said[2]
     assert "refittable: " in said[3]
+    assert ["strip_weights: " in problem for problem in problems(source, strip_weights=True)] == [True]
     monkeypatch.setattr(flavours, "has_driver", lambda: True)
     assert problems(source, refittable=True) == []
+    assert problems(source, strip_weights=True) == []
+
+
+def test_an_engine_without_its_weights_is_its_kernels(source: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flavours, "find", lambda: DATA_CENTRE)
+    whole, stripped = (tensorrt.forecast(options(strip_weights=strip), {"onnx": source}) for strip in (False, True))
+    sizes = [{a.path.name: a.size for a in b.of(Role.WEIGHTS)}["model.engine"] for b in (whole, stripped)]
+    assert sizes[1] == 2 * (4 << 20)  # two profiles
+    assert sizes[0] > sizes[1]
+    from convert.formats.tensorrt.choice import BuildSettings
+
+    assert BuildSettings(strip_weights=True).flags == ("STRIP_PLAN",)
 
 
 def test_data_centre_tensorrt_builds_for_the_gpu_it_sees(source: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

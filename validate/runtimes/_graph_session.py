@@ -6,7 +6,8 @@
         session.detokenize(session.generate(ids, 20))
 
 The graph that gives logits is named; the others lie beside it under the same suffix (`decoder_model_merged_fp16.onnx`
-finds `embed_tokens_fp16.onnx` and `vision_encoder_fp16.onnx`), and so do tokenizer, templates and config.json.
+finds `embed_tokens_fp16.onnx` and `vision_encoder_fp16.onnx`); tokenizer, templates and config.json lie there too, or
+one folder up where the graphs are in `onnx/`, as on the hub.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from validate.runtimes._images.base import ImageInputs
 from validate.runtimes.base import Identity
 
 MAIN_STEMS = ("decoder_model_merged", "model")  # what a file that gives logits is called before its suffix
-PAST, PRESENT = "past_key_values.", "present."
+PAST = "past_"  # what the cache's inputs begin with: past_key_values.0.key, past_conv.0, past_ssm.0
+KEYS, PRESENT = "past_key_values.", "present."  # the cache of attention, and the outputs that take its place
+MARKED = "token_type_ids"  # where a source takes it its images' tokens see each other: a graph's mask is 2 for them
+IMAGE_ROWS = ("image_features", "image_embeds")  # what a vision graph's output is called
 PREFILL_TOKENS = 512  # read at once where only the last logits are wanted: 311 MB of logits for a vocabulary of 152k
 
 
@@ -81,7 +85,7 @@ class GraphSession(CheckpointFolder):
     """A model in graphs; see Session for the methods."""
 
     def __init__(self, model: Path, load: Load, vision: Path | None = None, threads: int | None = None) -> None:
-        super().__init__(model.parent)
+        super().__init__(home_of(model))
         self.threads = threads
         self._model = model
         self._graphs: list[Graph] = []
@@ -169,16 +173,22 @@ class GraphSession(CheckpointFolder):
     def _embed_images(self, processed: Mapping[str, np.ndarray]) -> np.ndarray:
         """float32 (image token, hidden) of all images, one after the other."""
         assert self._vision is not None
-        return self._vision.run(_feeds(self._vision, processed))["image_embeds"].astype(np.float32, copy=False)
+        wanted = next((name for name in IMAGE_ROWS if name in self._vision.outputs), IMAGE_ROWS[0])
+        made = self._vision.run(_feeds(self._vision, processed))[wanted].astype(np.float32, copy=False)
+        return made.reshape(-1, made.shape[-1])
 
     def _read_images(self, prompts: Sequence[str], images: Sequence[np.ndarray]) -> tuple[np.ndarray, _State]:
         """The last logits of prompts with an image each, a batch padded on the left, and the state after them."""
         from validate.runtimes import _qwen2_5_vl_inputs as inputs  # shipped beside the graphs, and so proven with them
 
         processed = self.process_images(images)
-        grid, image_id = processed.arrays["image_grid_thw"], self._identity.image_ids.get("image_token_id", -1)
+        image_id = self._identity.image_ids.get("image_token_id", -1)
         ids, mask = self.image_rows(prompts, processed)
         embeds = inputs.merge_images(self._embed(ids), ids, self._embed_images(processed.arrays), image_id)
+        grid = processed.arrays.get("image_grid_thw")
+        if grid is None:  # image tokens are counted as text is
+            seen = mask + (ids == image_id) * mask if self.images.kinds == MARKED else mask
+            return self._read(_Batch(ids, seen, np.maximum(mask.cumsum(1) - 1, 0), embeds))
         positions, deltas = inputs.position_ids(
             ids, mask, grid, image_token_id=image_id, spatial_merge_size=self._processor.merge_size
         )
@@ -198,7 +208,7 @@ class GraphSession(CheckpointFolder):
     def _empty_state(self, rows: int) -> _State:
         """The state before the first token: a cache of no tokens."""
         past = {
-            name: np.zeros(tuple(_fixed(port, name, axis, rows) for axis in range(4)), port.dtype)
+            name: np.zeros(tuple(_fixed(port, name, axis, rows) for axis in range(len(port.shape))), port.dtype)
             for name, port in self._main.inputs.items()
             if name.startswith(PAST)
         }
@@ -207,13 +217,14 @@ class GraphSession(CheckpointFolder):
     def _read(self, batch: _Batch) -> tuple[np.ndarray, _State]:
         """The last logits of a batch, float32 (row, vocab), and the state after it; read in pieces."""
         state, logits = self._empty_state(len(batch.ids)), np.empty(0)
-        for start in range(0, batch.ids.shape[1], PREFILL_TOKENS):
-            logits, state = self._run(batch[start : start + PREFILL_TOKENS], state, keep=True)
+        count = batch.ids.shape[1] if (batch.mask > 1).any() else PREFILL_TOKENS  # an image sees itself as a whole
+        for start in range(0, batch.ids.shape[1], count):
+            logits, state = self._run(batch[start : start + count], state, keep=True)
         return logits[:, -1], state
 
     def _next(self, ids: np.ndarray, state: _State) -> tuple[np.ndarray, _State]:
         """Logits (row, 1, vocab) of one more token a row."""
-        positions = state.mask.sum(1, keepdims=True) + state.deltas
+        positions = (state.mask > 0).sum(1, keepdims=True) + state.deltas
         return self._run(_Batch(ids, np.ones_like(ids), positions), state, keep=True)
 
     def _run(self, batch: _Batch, state: _State, keep: bool = False) -> tuple[np.ndarray, _State]:
@@ -226,7 +237,7 @@ class GraphSession(CheckpointFolder):
         if self._embedder is not None:
             given["inputs_embeds"] = self._embed(batch.ids) if batch.embeds is None else batch.embeds
         out = self._main.run(_feeds(self._main, given), None if keep else ["logits"])
-        past = {name: out[PRESENT + name.removeprefix(PAST)] for name in state.past} if keep else {}
+        past = {name: out[_present(name)] for name in state.past} if keep else {}
         return out["logits"].astype(np.float32, copy=False), _State(past, mask, state.deltas)
 
     def _embed(self, ids: np.ndarray) -> np.ndarray:
@@ -253,6 +264,13 @@ class GraphSession(CheckpointFolder):
         return best
 
 
+def home_of(model: Path) -> Path:
+    """The folder of what a graph goes with, config.json and the tokenizer: its own, or the one that `onnx/` is in."""
+    folder, outer = model.parent, model.parent.parent
+    inner = folder.name == "onnx" and not (folder / "config.json").exists() and (outer / "config.json").is_file()
+    return outer if inner else folder
+
+
 def sibling(model: Path, part: str) -> Path | None:
     """The graph of another part of the model in the same precision; None where there is none."""
     for stem in MAIN_STEMS:
@@ -275,11 +293,17 @@ def _feeds(graph: Graph, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     return {name: np.ascontiguousarray(given[name], port.dtype) for name, port in graph.inputs.items()}
 
 
+def _present(name: str) -> str:
+    """The output that takes an input's place: present.0.key of past_key_values.0.key, present_conv.0 of past_conv.0."""
+    return PRESENT + name.removeprefix(KEYS) if name.startswith(KEYS) else f"present_{name.removeprefix(PAST)}"
+
+
 def _fixed(port: Port, name: str, axis: int, rows: int) -> int:
-    """The size of an axis of an empty cache: (row, head, token, width)."""
-    if axis in (0, 2):
+    """The size of an axis of an empty cache: (row, head, token, width), or (row, ...) of a state."""
+    keys = name.startswith(KEYS)
+    if axis == 0 or (keys and axis == 2):
         return rows if axis == 0 else 0
-    size = port.shape[axis] if len(port.shape) == 4 else None
+    size = None if keys and len(port.shape) != 4 else port.shape[axis]
     if not isinstance(size, int):
         raise RuntimeFailure(
             f"{name} has the shape {port.shape}, wanted (row, head, token, width), heads and width fixed"

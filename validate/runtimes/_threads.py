@@ -25,4 +25,4 @@ def useful_threads(*weights: Path) -> int:
 def weights_of(graph: Path) -> list[Path]:
     """The files that may hold a graph's weights: itself, external data beside it, a checkpoint that it shares."""
     beside = graph.parent
-    return [*beside.glob(f"{graph.name}*"), *beside.glob("*.safetensors")]
+    return [*beside.glob(f"{graph.name}*"), *beside.glob(f"{graph.stem}.bin"), *beside.glob("*.safetensors")]

@@ -23,6 +23,7 @@ from validate.runtimes.base import Runtime
 if TYPE_CHECKING:
     from onnxruntime import NodeArg
 
+    from validate.runtimes._graph_encoder import GraphEncoder
     from validate.runtimes._graph_session import GraphSession, Port
 
 
@@ -93,13 +94,17 @@ class OnnxRuntime(Runtime):
 
     def open(
         self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
-    ) -> GraphSession:
-        """A session on the graph that gives logits; `projector` is the vision graph, else the one beside it."""
+    ) -> GraphSession | GraphEncoder:
+        """A session on the graph that gives logits or vectors; `projector` is the vision graph, else the one beside."""
+        from validate.runtimes._graph_encoder import GraphEncoder, is_encoder
         from validate.runtimes._graph_session import GraphSession
         from validate.runtimes._threads import useful_threads, weights_of
 
         count = threads or useful_threads(*weights_of(model))
-        return GraphSession(model, lambda path: OnnxGraph(path, count), projector, count)
+        graph = OnnxGraph(model, count)
+        if is_encoder(graph):
+            return GraphEncoder(model, graph, count)
+        return GraphSession(model, lambda path: graph if path == model else OnnxGraph(path, count), projector, count)
 
 
 RUNTIME = OnnxRuntime()

@@ -6,8 +6,10 @@ an application gets, which is not the one the model was trained with but a secon
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,10 +24,10 @@ from validate.json_types import JsonObject
 from validate.runtimes._folder import CheckpointFolder
 from validate.runtimes._folder_settings import IMAGES, POSITIONS
 from validate.runtimes._threads import useful_threads, weights_of
-from validate.runtimes.base import Identity, ModelSettings, Runtime, Setting
+from validate.runtimes.base import IMAGE_MARK, Identity, ModelSettings, Runtime, Setting
 
 if TYPE_CHECKING:
-    from onnxruntime_genai import Generator
+    from onnxruntime_genai import Generator, MultiModalProcessor, NamedTensors
 
 CONFIG = "genai_config.json"
 WORDS = 400  # characters of an error worth quoting
@@ -81,6 +83,7 @@ class OnnxGenaiSession(CheckpointFolder):
         except _READ as error:
             raise RuntimeFailure(f"onnxruntime-genai could not load {folder.name}: {_words(error)}") from error
         self._adds_special: bool | None = None
+        self._sees = isinstance(self._config_json["model"].get("vision"), dict)
 
     def identity(self) -> Identity:
         """The graph's vocabulary and what stops generate(); special tokens and templates as the folder has them."""
@@ -88,7 +91,9 @@ class OnnxGenaiSession(CheckpointFolder):
         ends = model.get("eos_token_id")
         listed = ends if isinstance(ends, list) else [ends]
         stops = frozenset(i for i in listed if isinstance(i, int) and i >= 0)
-        return replace(super().identity(), vocab=int(model["vocab_size"]), end_of_generation=stops, has_vision=False)
+        return replace(
+            super().identity(), vocab=int(model["vocab_size"]), end_of_generation=stops, has_vision=self._sees
+        )
 
     def settings(self) -> ModelSettings:
         """What genai_config.json says; what its runtime has no word for is the application's."""
@@ -133,7 +138,9 @@ class OnnxGenaiSession(CheckpointFolder):
         return np.concatenate(rows)
 
     def generate(self, tokens: Sequence[int], count: int) -> list[int]:
-        generator = self._generator(tokens, count)
+        return self._written(self._generator(tokens, count), count)
+
+    def _written(self, generator: Generator, count: int) -> list[int]:
         made: list[int] = []
         try:
             while len(made) < count and not generator.is_done():
@@ -150,7 +157,13 @@ class OnnxGenaiSession(CheckpointFolder):
         if wrong or not tokens:  # its own answer to either is to read memory that is not its
             got = f"token id {wrong[0]} of a vocabulary of {vocab}" if wrong else "no tokens"
             raise RuntimeFailure(f"onnxruntime-genai: {got}")
-        length = min(max(self._context, len(tokens) + count), self._longest)
+        generator = self._started(len(tokens) + count)
+        self._append(generator, tokens)
+        return generator
+
+    def _started(self, length: int) -> Generator:
+        """A generator with room for so many tokens, greedy."""
+        length = min(max(self._context, length), self._longest)
         try:
             params = self._og.GeneratorParams(self._model)
             params.set_search_options(
@@ -161,11 +174,9 @@ class OnnxGenaiSession(CheckpointFolder):
                 no_repeat_ngram_size=0,
                 max_length=length,
             )
-            generator = self._og.Generator(self._model, params)
+            return self._og.Generator(self._model, params)
         except _READ as error:
             raise RuntimeFailure(f"onnxruntime-genai could not start: {_words(error)}") from error
-        self._append(generator, tokens)
-        return generator
 
     def _append(self, generator: Generator, tokens: Sequence[int]) -> None:
         try:
@@ -173,26 +184,61 @@ class OnnxGenaiSession(CheckpointFolder):
         except _READ as error:
             raise RuntimeFailure(f"onnxruntime-genai could not run: {_words(error)}") from error
 
-    def _logits(self, generator: Generator, count: int) -> np.ndarray:
+    def _logits(self, generator: Generator, count: int | None) -> np.ndarray:
         """float32 (count, vocab): the graph's output for the tokens just read."""
         out = np.array(generator.get_output("logits")[0], np.float32)
-        if len(out) != count:
+        if count is not None and len(out) != count:
             raise RuntimeFailure(f"onnxruntime-genai gave {len(out)} rows of logits for {count} tokens")
         return out
 
     # ---- images
 
     def image_tokens(self, width: int, height: int) -> int:
-        raise Unsupported("this folder holds a text decoder only")
+        """As many as its own processor makes of a grey image of that size."""
+        read = self._seen(IMAGE_MARK, np.full((height, width, 3), 127, np.uint8))
+        return int(read["num_image_tokens"].as_numpy().reshape(-1)[0])
 
     def image_embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        raise Unsupported("this folder holds a text decoder only")
+        raise Unsupported("onnxruntime-genai does not give an image's embeddings away")
 
     def image_logits(self, prompt: str, pixels: np.ndarray) -> np.ndarray:
-        raise Unsupported("this folder holds a text decoder only")
+        logits_tv = self._logits(self._generator_of(self._seen(prompt, pixels), 0), None)
+        return np.asarray(logits_tv[-1])
 
     def image_generate(self, prompts: Sequence[str], images: Sequence[np.ndarray], count: int) -> list[list[int]]:
-        raise Unsupported("this folder holds a text decoder only")
+        rows = zip(prompts, images, strict=True)
+        return [self._written(self._generator_of(self._seen(*row), count), count) for row in rows]
+
+    @functools.cached_property
+    def _image_processor(self) -> MultiModalProcessor:
+        try:
+            return self._model.create_multimodal_processor()
+        except _READ as error:
+            raise RuntimeFailure(f"onnxruntime-genai has no image processor: {_words(error)}") from error
+
+    def _seen(self, prompt: str, pixels: np.ndarray) -> NamedTensors:
+        """All that the graphs take of a prompt with one IMAGE_MARK, by its own processor."""
+        if not self._sees:
+            raise Unsupported("this folder holds a text decoder only")
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        text = prompt.replace(IMAGE_MARK, self.images.span)
+        try:
+            return self._image_processor(text, images=self._og.Images.open_bytes(file.getvalue()))
+        except _READ as error:
+            raise RuntimeFailure(f"onnxruntime-genai cannot read the image: {_words(error)}") from error
+
+    def _generator_of(self, read: NamedTensors, count: int) -> Generator:
+        """A generator that has read a prompt with an image."""
+        length = int(read["input_ids"].as_numpy().size)
+        generator = self._started(length + count)
+        try:
+            generator.set_inputs(read)
+        except _READ as error:
+            raise RuntimeFailure(f"onnxruntime-genai could not run: {_words(error)}") from error
+        return generator
 
     def close(self) -> None:
         """Free the model; its library wants that before the process ends."""
@@ -232,7 +278,7 @@ class OnnxRuntimeGenai(Runtime):
     def open(
         self, model: Path, *, projector: Path | None = None, context: int = 512, threads: int | None = None
     ) -> OnnxGenaiSession:
-        """A session on the folder that `model`, its graph, lies in. Images are no part of such a folder."""
+        """A session on the folder that `model`, its graph, lies in, with its vision graph where there is one."""
         del projector
         return OnnxGenaiSession(model.parent, context, threads or useful_threads(*weights_of(model)))
 

@@ -1,4 +1,4 @@
-"""ONNX graphs on OpenVINO, on the CPU in float32: a second runtime for graphs that claim to be portable.
+"""OpenVINO's own folders on OpenVINO, on the CPU in float32; and a second runtime for graphs that claim to be portable.
 
 Its default on a CPU that can is to compute in bfloat16 and to quantize activations: differences of 0.1 that say nothing
 about the graph. Both are off here.
@@ -8,89 +8,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from validate.distribution import install_command
-from validate.errors import RuntimeFailure
-from validate.runtimes._telemetry import refuse_telemetry
+from validate.runtimes._openvino_graph import OpenVinoGraph
 from validate.runtimes.base import Runtime
 
 if TYPE_CHECKING:
-    from openvino import ConstOutput, Tensor
-
-    from validate.runtimes._graph_session import GraphSession, Port
-
-
-WORDS = 400  # characters of an error worth quoting
-_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32", "boolean": "bool"}
-
-
-class OpenVinoGraph:
-    """A graph in OpenVINO; see Graph."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        refuse_telemetry()
-        import openvino
-
-        self._openvino, self._name = openvino, path.name
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "EXECUTION_MODE_HINT": "ACCURACY",  # no dynamic quantization of activations
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-        }
-        try:
-            self._request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-        except Exception as error:
-            raise _failure(error, f"could not load {path.name}") from error
-        model = self._request.get_compiled_model()
-        self.inputs = {port.any_name: _port(port) for port in model.inputs}
-        self.outputs = {port.any_name: _port(port) for port in model.outputs}
-
-    def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        try:
-            self._request.infer({name: self._tensor(array) for name, array in feeds.items()})
-            names = self.outputs if wanted is None else wanted
-            return {name: self._array(name) for name in names}
-        except Exception as error:
-            raise _failure(error, f"could not run {self._name}") from error
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        """OpenVINO knows no bfloat16 of numpy's; the bytes are put into a tensor of its own."""
-        if array.dtype.name != "bfloat16":
-            shared = bool(array.size) and array.flags.writeable
-            return self._openvino.Tensor(array, shared_memory=shared)
-        tensor = self._openvino.Tensor(self._openvino.Type.bf16, self._openvino.Shape(array.shape))
-        tensor.data[...] = array.view(tensor.data.dtype)
-        return tensor
-
-    def _array(self, name: str) -> np.ndarray:
-        """A copy: the next run writes into the same memory."""
-        dtype = self.outputs[name].dtype
-        data = self._request.get_tensor(name).data
-        return np.array(data if data.dtype == dtype else data.view(dtype))
-
-    def close(self) -> None:
-        del self._request
-
-
-def _failure(error: Exception, what: str) -> RuntimeFailure:
-    """The error in OpenVINO's own words: the last of the lines it stacks up says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("Exception from src", "Check "))] or lines
-    return RuntimeFailure(f"OpenVINO {what}: {' '.join(said)[:WORDS]}")
-
-
-def _port(port: ConstOutput) -> Port:
-    from validate.runtimes._graph_session import Port, numpy_type
-
-    word = port.element_type.to_string()
-    shape = tuple(axis.get_length() if axis.is_static else None for axis in port.partial_shape)
-    return Port(numpy_type(_TYPES.get(word, word)), shape)
+    from validate.runtimes._graph_session import GraphSession
 
 
 class OpenVino(Runtime):
@@ -98,6 +24,7 @@ class OpenVino(Runtime):
 
     NAME = "OpenVINO"
     DISTRIBUTIONS = ("openvino",)
+    FORMATS = ("openvino",)
     ALSO_RUNS = ("onnx",)
 
     def available(self) -> str | None:
@@ -117,6 +44,10 @@ class OpenVino(Runtime):
         from validate.runtimes._threads import useful_threads, weights_of
 
         count = threads or useful_threads(*weights_of(model))
+        if model.suffix == ".xml":
+            from validate.runtimes._openvino_folder import StatefulSession
+
+            return StatefulSession(model, lambda path: OpenVinoGraph(path, count), count)
         return GraphSession(model, lambda path: OpenVinoGraph(path, count), projector, count)
 
 

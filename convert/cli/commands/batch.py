@@ -72,6 +72,13 @@ class Size(click.ParamType):
     show_default=True,
     help="Where models are converted: here; in Ray started here; in this machine's cluster; in one elsewhere.",
 )
+@click.option(
+    "--store",
+    metavar="URL",
+    default="",
+    help="Keep what steps make there, by their keys: s3://bucket/prefix, a folder. Machines then need no shared disk.",
+)
+@click.option("--node-cache", type=Size(), help="With --store: what each machine keeps of it; all when left out.")
 @json_option
 @quiet_option
 @verbose_option
@@ -95,6 +102,7 @@ def command(
     made = prepare(request, out, skip_bad=bool(how["skip_bad"]), only=only, keep=keep)  # type: ignore[arg-type]
     most, failures = how["max_models"], how["stop_after"]
     made = replace(made, max_models=most, stop_after=failures, engine=_engine(str(how["engine"])))  # type: ignore[arg-type]
+    made = replace(made, store=str(how["store"]), node_cache=how["node_cache"])  # type: ignore[arg-type]
     if how["dry_run"]:
         from convert.cli.batch_plan import show_plans
 

@@ -63,13 +63,13 @@ class CalibratedOptions(SchemeOptions):
 C = TypeVar("C", bound=CalibratedOptions)
 
 
-def _arithmetic_bytes(rows: int, columns: int) -> int:
+def arithmetic_bytes(rows: int, columns: int) -> int:
     """What a matrix takes while its integers are found; one that has more rows than columns has another beside it."""
     together = 2 if rows > columns else 1
     return int(4 * (GRAMS * columns**2 + COPIES * together * rows * columns))
 
 
-def _quantize(job: Job[C]) -> tuple[JsonDict, Path]:
+def quantized_layers(job: Job[C]) -> tuple[JsonDict, Path]:
     """Have the worker make the weights; what it says of the calibration, and where the layers lie."""
     progress, layers, asked = job.progress, job.layout.decision.layers, job.options.calibration
     progress.start(f"quantizing {layers} layers", layers, "layer")
@@ -158,7 +158,7 @@ class CalibratedStage(CompressedStage[C]):
         source, asked = only(inputs), options.calibration
         layout = layout_of(source, options.scheme)
         shapes = [layout.matrices[module] for module in layout.decision.quantized]
-        arithmetic = max((_arithmetic_bytes(*shape) for shape in shapes), default=0)
+        arithmetic = max((arithmetic_bytes(*shape) for shape in shapes), default=0)
         written = sum(a.size for a in made.of(Role.WEIGHTS))
         passes = Passes(0 if source.of(Role.STATISTICS) else asked.samples * asked.length)
         return reference_needs(source, arithmetic, scratch_bytes=written, passes=passes)
@@ -187,7 +187,7 @@ class CalibratedStage(CompressedStage[C]):
         from convert.formats.compressed.scheme import quantization_config
 
         with job(options, inputs, out, progress) as this:
-            measured, layers = _quantize(this)
+            measured, layers = quantized_layers(this)
             weights = write_weights(this.folder, this.layout, KeptLayers(layers).tensors())
             words = quantization_config(this.layout.scheme, this.layout.towers, measured, this.layout.head)
             return finished(this, weights, words)

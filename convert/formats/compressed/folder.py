@@ -133,7 +133,7 @@ class Layout:
     def decision(self) -> Decision:
         """What is quantized and what is kept: every matrix of a decoder layer but routers."""
         linears = {name.removesuffix(".weight") for name, role in self.roles.of.items() if role in QUANTIZED}
-        return gptq_layout.decide(self.matrices, linears)
+        return gptq_layout.decide(self.matrices, linears - set(self.scheme.keep))
 
     @cached_property
     def tensors(self) -> tuple[FolderTensor, ...]:

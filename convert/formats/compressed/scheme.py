@@ -31,6 +31,7 @@ class Scheme:
     effort: str = "normal"
     sequential: bool = True
     calibrate_all_experts: bool = False
+    keep: tuple[str, ...] = ()  # modules that stay as they are, for a format that has more bits for them
 
     @property
     def layout(self) -> types.ModuleType:

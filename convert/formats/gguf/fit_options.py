@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from convert.estimate.amounts import bytes_of, tokens_of
+from convert.estimate.amounts import Size, tokens_of
 from convert.options import Options
 from convert.suggest import suggest
 from quantize.encoders import ENCODERS
@@ -15,15 +15,6 @@ from quantize.mixes import MIXES
 
 TARGETS = ("file", "bits", "like", "gpu")
 EXAMPLE = "{file: 4.2GB}, {bits: 4.25}, {like: Q4_K_M} or {gpu: 8GB, context: 16384}"
-
-
-def size_in_bytes(value: object) -> int:
-    """The bytes that `4.2GB`, `4 GiB` or a bare number is. Raises ValueError for anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value) and value > 0:
-        return int(value)
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no size, wanted bytes, or a number with a unit as in 4.2GB or 3.9GiB")
-    return bytes_of(value)
 
 
 def _tokens(value: object) -> object:
@@ -49,11 +40,6 @@ def _file_type(word: object) -> str:
     raise ValueError(f"{word!r} is not a type of files; {suggest(str(word), MIXES, 'convert stages')}")
 
 
-Size = Annotated[
-    int,
-    BeforeValidator(size_in_bytes),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}),
-]
 FitType = Annotated[str, BeforeValidator(block_type), WithJsonSchema({"enum": list(ENCODERS), "type": "string"})]
 LikeType = Annotated[str, BeforeValidator(_file_type), WithJsonSchema({"enum": list(MIXES), "type": "string"})]
 

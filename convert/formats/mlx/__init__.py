@@ -37,7 +37,9 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
     for weights in files:
         if weights.format == "mlx":
             parts = tuple(file for file in files if file.kind == f"mlx-part/{weights.type}")
-            yield Output(stage, weights, parts, text_only=NO_IMAGES if bundle.of(Role.PREPROCESSOR) else "")
+            fit = next((a for a in bundle.of(Role.FIT) if a.path.name == f"{weights.path.parent.name}.fit.json"), None)
+            text_only = NO_IMAGES if bundle.of(Role.PREPROCESSOR) else ""
+            yield Output(stage, weights, parts, text_only=text_only, fit=fit)
 
 
 def supports(checkpoint: Checkpoint) -> Support:

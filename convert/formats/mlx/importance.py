@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convert.bundle import Bundle, Role
-from convert.errors import InputError, StageError
+from convert.bundle import Bundle
+from convert.errors import StageError
+from convert.formats.gguf.column_importance import ColumnImportance
 from convert.formats.mlx.rules import Piece
 from convert.formats.mlx.write import Slab
 from convert.model.statistics import Statistics, has_grams
@@ -21,8 +22,6 @@ from quantize.mlx_layout import AFFINE, Encoded, Layout
 from quantize.mlx_search import searched
 
 if TYPE_CHECKING:
-    from convert.formats.gguf.calibration import Matrices
-    from convert.formats.gguf.imatrix import Imatrix
     from convert.model.inputs import Inputs
     from quantize import gptq
 
@@ -33,32 +32,20 @@ EXPERT = re.compile(r"\.experts\.(\d+)\.")
 class Importance:
     """Mean squares of inputs, by the checkpoint's tensors; of an importance matrix, whose names are GGUF's."""
 
-    imatrix: Imatrix
-    matrices: Matrices
+    known: ColumnImportance
 
     @classmethod
     def of(cls, source: Bundle) -> Importance | None:
         """That of a bundle; None where it has none. Raises InputError for one of another model."""
-        from convert.formats.gguf.calibration import read_matrices
-        from convert.formats.gguf.imatrix import check_imatrix, read_imatrix
-
-        files = [artifact.path for artifact in source.of(Role.IMATRIX)]
-        if not files:
-            return None
-        matrices, imatrix = read_matrices(source), read_imatrix(files[0])
-        for problem in check_imatrix(imatrix, matrices.shapes):
-            raise InputError(problem.where, problem.got, problem.wanted, problem.remedy)
-        return cls(imatrix, matrices)
+        found = ColumnImportance.of(source)
+        return None if found is None else cls(found)
 
     def costs(self, slab: Slab, columns: int) -> np.ndarray | None:
-        """float32 (columns,); None where nothing is known: of the embedding and the head, and of columns that moved."""
+        """What a squared error of each column costs; None where nothing is known of a matrix, or its columns move."""
         if not slab.piece.view.keeps_columns:
             return None
-        for name in self.matrices.made_of(slab.piece.source):
-            if name in self.imatrix.entries and self.matrices.shapes[name][-1] == columns:
-                found = self.imatrix.weights(name, columns)
-                return found[expert_of(slab)] if found is not None and found.ndim == 2 else found
-        return None
+        found = self.known.of_tensor(slab.piece.source, columns)
+        return found[expert_of(slab)] if found is not None and found.ndim == 2 else found
 
 
 def expert_of(slab: Slab) -> int:

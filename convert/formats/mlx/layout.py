@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 
@@ -42,10 +42,14 @@ class Scheme:
     mixed: str = ""
     overrides: tuple[tuple[str, Layout | None], ...] = ()
     dtype: str = ""  # of what is not quantized, and of scales; empty: as mlx_lm.convert has it
+    fitted: str = ""  # the size that layouts are chosen for, as names say it
+    chosen: Mapping[str, Layout | None] = field(default_factory=dict, hash=False)  # module -> layout, once they are
 
     @property
     def type(self) -> str:
-        """As in artifact kinds and names of folders: 4bit, 4bit-g32, mxfp4, mixed_3_6."""
+        """As in artifact kinds and names of folders: 4bit, 4bit-g32, mxfp4, mixed_3_6, 4.5bit, 4.2GB."""
+        if self.fitted:
+            return self.fitted
         group = "" if self.layout.group_size == Layout().group_size else f"-g{self.layout.group_size}"
         if self.mixed:
             return f"{self.mixed}{group}"
@@ -101,6 +105,10 @@ class Folder:
 
     checkpoint: Checkpoint
     scheme: Scheme
+
+    def with_layouts(self, chosen: Mapping[str, Layout | None]) -> Folder:
+        """The same with these modules' layouts."""
+        return Folder(self.checkpoint, replace(self.scheme, chosen=chosen))
 
     @cached_property
     def model(self) -> Model:
@@ -173,11 +181,17 @@ class Folder:
         for pattern, layout in self.scheme.overrides:
             if re.search(pattern, module):
                 return layout
+        if module in self.scheme.chosen:
+            return self.scheme.chosen[module]
         if self.scheme.mixed:
             return self._mixed(module)
         if _ends(module, self.model.whole):
             return None
         return EIGHT if _ends(module, self.model.eight) else self.scheme.layout
+
+    def ruled(self, module: str) -> bool:
+        """Whether `overrides` say what becomes of a module."""
+        return any(re.search(pattern, module) for pattern, _ in self.scheme.overrides)
 
     def _mixed(self, module: str) -> Layout:
         few, many = MIXES[self.scheme.mixed]

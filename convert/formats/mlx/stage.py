@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from convert.bundle import Artifact, Bundle, Role
 from convert.errors import ConvertError, Problem
+from convert.estimate.amounts import Size
 from convert.files import write_text
 from convert.formats.carried import copied
 from convert.model.memory_needs import LIBRARIES, cores_for
@@ -26,6 +27,7 @@ from convert.progress import Progress
 from convert.stage import Inputs, Stage, TensorType, checkpoint, only
 
 if TYPE_CHECKING:
+    from convert.formats.mlx.fit import Open, Target
     from convert.formats.mlx.layout import Folder, Scheme
     from convert.formats.mlx.write import Encoder
     from quantize.mlx_layout import Layout
@@ -68,6 +70,27 @@ def layout_of(mode: str, bits: int | None, group_size: int | None, default: Layo
     return Layout(mode, bits or usual.bits, group_size or usual.group_size)
 
 
+class MLXFit(Options):
+    """A size; every matrix gets the bits that lose least in it."""
+
+    file: Size | None = Field(None, description="bytes of the weights' files together: 4.2GB, 3.9GiB or a bare number")
+    bits: float | None = Field(None, gt=1, le=16, description="bits a weight, over all tensors, scales counted in")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.file is None) == (self.bits is None):
+            got = "file and bits" if self.file is not None else "no size"
+            raise ValueError(f"fit: {got}, wanted one of {{bits: 4.5}}, {{file: 4.2GB}}")
+        return self
+
+    @property
+    def target(self) -> Target:
+        """In the words of the format."""
+        from convert.formats.mlx.fit import Target
+
+        return Target(self.file, self.bits)
+
+
 class MLXOptions(Options):
     """In how many bits, and how they are found."""
 
@@ -81,6 +104,11 @@ class MLXOptions(Options):
         {},
         description="regular expression -> {bits, group_size, mode} of the modules whose names it matches, false to "
         "leave them as they are; the first match counts",
+    )
+    fit: MLXFit | None = Field(
+        None,
+        description="{bits: 4.5} or {file: 4.2GB}: every matrix gets the bits that lose least in that size; "
+        "`overrides` are kept, and `group_size` is asked of all",
     )
     method: Literal["plain", "search"] = Field(
         "search",
@@ -101,7 +129,11 @@ class MLXOptions(Options):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        default = layout_of(self.mode, self.bits, self.group_size)
+        if self.fit is not None:
+            ruled = [w for w in ("bits", "mixed", "mode", "method") if w in self.model_fields_set]
+            if ruled or self.group_size == 16:
+                raise ValueError(f"fit chooses bits, and {', '.join(ruled) or 'group_size: 16'} too: leave one out")
+        default = self._default
         if self.mixed and (self.mode != "affine" or self.bits is not None):
             raise ValueError("mixed: says the bits; leave bits and mode out")
         for override in self.overrides.values():
@@ -110,13 +142,18 @@ class MLXOptions(Options):
         return self
 
     @property
+    def _default(self) -> Layout:
+        """What most matrices have. Of those that a size decides it says which groups all can have: the smallest."""
+        return layout_of(self.mode, self.bits, self.group_size or (32 if self.fit else None))
+
+    @property
     def scheme(self) -> Scheme:
         """What is asked for."""
         from convert.formats.mlx.layout import Scheme
 
-        default = layout_of(self.mode, self.bits, self.group_size)
+        default, fitted = self._default, self.fit.target.label if self.fit else ""
         others = tuple((p, one.layout(default) if one else None) for p, one in self.overrides.items())
-        return Scheme(default, self.mixed or "", others, DTYPES.get(self.dtype or "", ""))
+        return Scheme(default, self.mixed or "", others, DTYPES.get(self.dtype or "", ""), fitted)
 
 
 class MLXStage(Stage[MLXOptions]):
@@ -134,7 +171,10 @@ class MLXStage(Stage[MLXOptions]):
     def check(self, options: MLXOptions, inputs: Inputs) -> list[Problem]:
         """What keeps the model from being made, by headers alone."""
         try:
-            _folder(options, inputs).check()
+            folder = _folder(options, inputs)
+            folder.check()
+            if options.fit is not None:
+                _opened(options, folder).room(options.fit.target)
         except ConvertError as error:
             return [p if isinstance(p, Problem) else Problem(self.NAME, p) for p in error.problems]
         return []
@@ -143,7 +183,7 @@ class MLXStage(Stage[MLXOptions]):
         """The bundle that `run` will return, with the weights' sizes but for their headers."""
         source, folder = checkpoint(self.NAME, inputs), _folder(options, inputs)
         home = Path(_name(options, source))
-        sizes = {file: sum(t.nbytes for t in tensors) for file, tensors in folder.shards.items()}
+        sizes = _sizes(options, folder)
         weights = _kinds(options, [Artifact("safetensors", home / file, size) for file, size in sizes.items()])
         config = next(a for a in source.of(Role.CONFIG) if a.path.name == "config.json")
         made = Artifact("json", home / "config.json", config.size + CONFIG_BYTES)
@@ -156,9 +196,13 @@ class MLXStage(Stage[MLXOptions]):
     def tensor_types(self, options: MLXOptions, inputs: Inputs) -> Iterable[TensorType]:
         """Every matrix with its layout."""
         folder = _folder(options, inputs)
+        free = _opened(options, folder).kinds if options.fit is not None else {}
         for file, tensors in folder.shards.items():
             for tensor in tensors:
                 one = tensor.layout
+                if tensor.module in free:
+                    yield "fit", tensor.name, f"2 … 8 bits, or {tensor.dtype}", "chosen by what it costs"
+                    continue
                 words = f"{one.mode} {one.bits} bits in {one.group_size}s" if one else tensor.dtype
                 yield file, tensor.name, words, "quantized" if one else "as it is"
 
@@ -167,6 +211,8 @@ class MLXStage(Stage[MLXOptions]):
         folder, source = _folder(options, inputs), only(inputs)
         made = [tensor for tensor in folder.tensors if tensor.layout is not None]
         yield f"{len(made)} of {len(folder.tensors)} tensors quantized, for {folder.model.library}"
+        if options.fit is not None:
+            yield f"fit {options.fit.target}: every matrix in 2 to 8 bits, chosen by what errors in it cost"
         if "vision_config" in folder.checkpoint.config and not folder.sees:
             yield "the text model alone, as mlx-lm makes it: the vision tower is left out"
         if options.method == "search":
@@ -193,13 +239,22 @@ class MLXStage(Stage[MLXOptions]):
         from convert.formats.mlx.write import write_weights
 
         source, folder = checkpoint(self.NAME, inputs), _folder(options, inputs)
+        reports: tuple[Artifact, ...] = ()
+        if options.fit is not None:
+            from convert.formats.mlx.fit import choose
+
+            chosen = choose(_opened(options, folder), options.fit.target, source, progress)
+            folder = folder.with_layouts(chosen.layouts)
+            words = json.dumps(chosen.report, indent=1)
+            reports = (write_text(out / f"{_name(options, source)}.fit.json", words, "json"),)
         home = out / _name(options, source)
         home.mkdir()
         progress.start(f"writing {home.name}", len(folder.tensors), "tensor")
         with _encoder(options, source, progress) as encoder:
             weights = write_weights(home, folder, encoder, progress.advance)
         index = write_text(home / "model.safetensors.index.json", json.dumps(folder.index, indent=4), "json")
-        return _finished(options, source, folder, home, (*weights, index))
+        made = _finished(options, source, folder, home, (*weights, index))
+        return made.with_(fit=reports)
 
 
 @contextmanager
@@ -224,6 +279,27 @@ def _folder(options: MLXOptions, inputs: Inputs) -> Folder:
     from convert.source.checkpoint import open_bundle
 
     return Folder(open_bundle(checkpoint("mlx", inputs)), options.scheme)
+
+
+def _opened(options: MLXOptions, folder: Folder) -> Open:
+    """What is to be chosen of a folder."""
+    from convert.formats.mlx.fit import Open
+
+    return Open.of(folder, options.group_size)
+
+
+def _sizes(options: MLXOptions, folder: Folder) -> dict[str, int]:
+    """Bytes by file, but for the headers; of a size that is asked for at their largest."""
+    if options.fit is None:
+        return {file: sum(t.nbytes for t in tensors) for file, tensors in folder.shards.items()}
+    from convert.formats.mlx.layout import SHARD_BYTES
+    from convert.source.checkpoint import SAFETENSORS
+
+    opened = _opened(options, folder)
+    around = sum(tensor.nbytes for tensor in folder.tensors if tensor.module not in opened.kinds)
+    left = around + opened.room(options.fit.target)
+    names = SAFETENSORS.names(-(-left // SHARD_BYTES))
+    return {file: min(SHARD_BYTES, left - number * SHARD_BYTES) for number, file in enumerate(names)}
 
 
 def _name(options: MLXOptions, source: Bundle) -> str:

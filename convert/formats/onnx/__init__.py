@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from convert.source.checkpoint import Checkpoint
 
 PART = "onnx-part"  # the kind of the other files of a graph: its data, the embedder
+SEES = "vision.onnx"  # of a folder for onnxruntime-genai that takes images
 TEXT_ONLY = "this format holds the text decoder alone"
 
 
@@ -48,9 +49,9 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
                 parts,
                 projector,
                 vision,
-                widened=weights.format == FORMAT.name and not weights.type.startswith("int"),
+                widened=weights.format == FORMAT.name and not weights.type.startswith(("int", "q4")),
                 shares_checkpoint=shares,
-                text_only=texts[weights.format],
+                text_only="" if any(file.path.name == SEES for file in parts) else texts[weights.format],
             )
 
 
@@ -92,7 +93,7 @@ def recognize(path: Path, projector: Path | None) -> Found | None:
 def previews(sample: Sample) -> Iterator[Asked]:
     """The portable graphs, and onnxruntime-genai's folder."""
     del sample
-    yield Asked("onnx", {"precision": ["fp32", "fp16", "int8", "int4"]}, slow=True)
+    yield Asked("onnx", {"precision": ["fp32", "fp16", "int8", "int4", "q4f16"]}, slow=True)
     yield Asked("onnx", {"flavor": "genai", "precision": "int4"}, "genai", slow=True)
 
 
@@ -106,8 +107,9 @@ def tensor_pairs(output: Output, folder: Path) -> Iterator[TensorPair]:
 def hyperparameters(output: Output, folder: Path) -> Iterator[Hyperparameter]:
     """What the config.json beside the graphs states of the model."""
     from convert.formats.stated import stated
+    from validate.runtimes._graph_session import home_of
 
-    return stated(output.weights.path.parent, folder)
+    return stated(home_of(output.weights.path), folder)
 
 
 def release(output: Output, folder: Path) -> Release:
@@ -118,9 +120,9 @@ def release(output: Output, folder: Path) -> Release:
     names = {file.path.name: file.path for file in output.files}
     if output.weights.format == FORMAT.name:
         files = {f"onnx/{name}": path for name, path in names.items()}
-        return Release("-ONNX", files, library="transformers.js", usage=usage.PORTABLE)
-    config = output.weights.path.with_name("genai_config.json")
-    names |= {config.name: config} if config.is_file() else {}
+        return Release(
+            "-ONNX", files, library="transformers.js", usage=usage.IMAGES if output.projector else usage.PORTABLE
+        )
     suffix = f"-ONNX-genai-{output.weights.type}"
     return Release(suffix, names, library="onnxruntime-genai", usage=usage.FOLDER)
 
@@ -130,8 +132,8 @@ RECIPE = (
         "onnx",
         "onnx",
         "Graphs of standard operators for ONNX Runtime, OpenVINO and transformers.js.",
-        "precision: [fp32, int8] # also fp16, bf16, int4: one trace serves all\n"
-        "# weights: own         # a browser wants data files of its own; shared links the checkpoint's",
+        "precision: [fp32, int8] # also fp16, bf16, int4, q4f16: one trace serves all\n"
+        "# layout: flat         # graphs beside config.json that read the checkpoint's own weights: almost no bytes",
     ),
 )
 

@@ -32,6 +32,7 @@ SPELLINGS = (
     (re.compile(r"\.attn\.(?=[qkvo]_proj)"), ".self_attn."),
     (re.compile(r"^model\.layers\.\d+\.final_norm_layernorm\."), "model.norm."),
 )
+FACTORS = "convert.factors"  # in the metadata of a graph whose norms took AWQ's factors
 PACKED = re.compile(r"_(Q4|Q8|int8)$")
 
 
@@ -60,13 +61,14 @@ class _Graph:
 
     def pairs(self, sources: Mapping[str, LazyTensor]) -> Iterator[TensorPair]:
         initializers = {t.name: t for t in self.model.graph.initializer}
+        folded = any(entry.key == FACTORS for entry in self.model.metadata_props)
         tables = {n.input[0] for n in self.model.graph.node if n.op_type == "Gather"}
         for name, tensor in initializers.items():
             packed = PACKED.search(name)
             plain = spelled(PACKED.sub("", name))
             source = sources.get(plain)
-            if source is None:
-                continue
+            if source is None or (folded and (packed is None or packed[1] == "Q4")):
+                continue  # with factors in norms and columns nothing is the checkpoint's by itself
             if packed is None and tensor.data_type in FLOATS:
                 yield _pair(plain, FLOATS[tensor.data_type], source, partial(self._values, tensor, source))
             elif packed is not None and f"{PACKED.sub('', name)}_scales" in initializers:

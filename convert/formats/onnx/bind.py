@@ -6,7 +6,7 @@ The names are those transformers itself gives the checkpoint's tensors when it l
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ import onnx_ir as ir
 
 from convert.bundle import Bundle, Role
 from convert.errors import InputError, Problem, StageError
+from convert.formats.onnx.experts import expert_name, stacked
+from convert.formats.onnx.joined import Joined, Recipe, Stored, expert
 from convert.formats.onnx.trace import sizes, weights
 from convert.source.checkpoint import SAFETENSORS, model_entries, open_bundle
 from convert.source.safetensors import read_header
@@ -31,18 +33,6 @@ NAMED = 5  # tensors that a message names
 PIECE_BYTES = 8 << 20
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A tensor where it lies: bytes `start` to `stop` of a safetensors file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    path: Path
-    start: int
-    stop: int
-
-
 HEADS = ("lm_head.weight", "embed_out.weight", "language_model.lm_head.weight")
 """What transformers' classes call the output head."""
 
@@ -51,10 +41,12 @@ HEADS = ("lm_head.weight", "embed_out.weight", "language_model.lm_head.weight")
 class Ledger:
     """Where every tensor of a checkpoint goes."""
 
-    of: Mapping[str, Stored]  # parameter -> its tensor; parameters that are tied to one have the same
+    of: Mapping[str, Stored | Joined]  # parameter -> its tensor; parameters that are tied to one have the same
+    stacked: Mapping[str, int] = field(default_factory=dict)  # parameter of all experts -> its entries, one an expert
     left_out: Mapping[str, str] = field(default_factory=dict)  # tensor -> why no graph has it
-    tied: tuple[tuple[Stored, Stored], ...] = ()  # (left out because equal, kept): to be proven
+    tied: tuple[tuple[Stored | Joined, Stored | Joined], ...] = ()  # (left out because equal, kept): to be proven
     problems: tuple[Problem, ...] = ()
+    missing: frozenset[str] = frozenset()  # parameters of a whole model without a tensor: no graph may need them
 
     @property
     def type(self) -> str:
@@ -64,9 +56,17 @@ class Ledger:
             count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.stop - tensor.start
         return max(count, key=lambda name: count[name], default="F32")
 
+    def entries(self, parameter: str) -> tuple[str, ...]:
+        """The names that a parameter's values have in a graph: of a stack of experts, one each."""
+        count = self.stacked.get(parameter)
+        return (parameter,) if count is None else tuple(expert_name(parameter, number) for number in range(count))
 
-def stored(source: Bundle) -> dict[str, Stored]:
-    """Every tensor of the checkpoint, by its own name. Raises InputError for files that are broken."""
+
+def stored(source: Bundle, *, heads: bool = False) -> dict[str, Stored]:
+    """Every tensor of the checkpoint, by its own name; with `heads`, those too that no text is made with.
+
+    Raises InputError for files that are broken.
+    """
     found = open_bundle(source).tensors
     if source.pending is not None:  # not written yet: what a plan needs is there
         home = Path(SAFETENSORS.single)
@@ -74,20 +74,28 @@ def stored(source: Bundle) -> dict[str, Stored]:
     return {
         entry.name: Stored(entry.name, entry.dtype, entry.shape, file.path, entry.start, entry.stop)
         for file in source.of(Role.WEIGHTS)
-        for entry in model_entries(read_header(file.path))
+        for entry in model_entries(read_header(file.path), heads=heads)
     }
 
 
-def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: bool = False) -> Ledger:
+def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, whole: bool = False) -> Ledger:
     """The ledger of a checkpoint for transformers' `model` (hollow, or on the meta device), problems included.
 
-    With `joins` tensors may be pieces of a parameter: somebody else joins them, and counts those parameters.
+    Of a `whole` model other heads than its own are left out, and what lacks is a problem only where a graph needs it.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     tied = _tied(model)
-    renamed, merged = _renamed(model, tensors, parameters)
-    found = {name: tensors[own] for name, own in renamed.items() if name in parameters}
-    left_out, unknown = _unused(model, renamed, parameters)
+    renamed, recipes, doubled = _renamed(model, tensors, parameters)
+    found: dict[str, Stored | Joined] = {name: tensors[own] for name, own in renamed.items() if name in parameters}
+    left_out, unknown = _unused(model, renamed, parameters, whole)
+    made, broken = _made(recipes, model)
+    for name, (made_whole, _) in made.items():
+        if name in parameters:
+            found[name] = made_whole
+        else:
+            others, strangers = _unused(model, {name: made_whole.sources[0].name}, parameters, whole)
+            left_out |= {tensor.name: why for why in others.values() for tensor in made_whole.sources}
+            unknown += [tensor.name for _ in strangers for tensor in made_whole.sources]
     pairs = []
     for name, keeper in tied.items():
         if name in found and keeper in found:
@@ -99,14 +107,50 @@ def match_tensors(model: nn.Module, tensors: Mapping[str, Stored], *, joins: boo
         if keeper in found:
             found[name] = found[keeper]
     missing = [name for name in parameters if name not in found]
+    optional = frozenset(missing) if whole else frozenset[str]()
+    missing = [name for name in missing if name not in optional]
     problems = [
-        *_merged({} if joins else merged),
-        *([] if merged else _headless(missing)),
-        *([] if merged else _lacking([n for n in missing if n not in HEADS], "lacks", "download the model again")),
+        *doubled,
+        *broken,
+        *_headless(missing),
+        *_lacking([n for n in missing if n not in HEADS], "lacks", "download the model again"),
         *_lacking(unknown, "has unknown tensors:", "config.json describes another model, or they are new"),
         *_misfits(found, parameters),
     ]
-    return Ledger(found, left_out, tuple(pairs), tuple(problems))
+    apart = {} if problems else _apart(found, made, model)
+    return Ledger({**found, **apart}, stacked(model), left_out, tuple(pairs), tuple(problems), optional)
+
+
+def _apart(
+    found: dict[str, Stored | Joined], made: Mapping[str, tuple[Joined, Recipe]], model: nn.Module
+) -> dict[str, Stored | Joined]:
+    """An entry for each expert's matrix in the place of the stack's."""
+    apart: dict[str, Stored | Joined] = {}
+    for name, count in stacked(model).items():
+        whole = found.pop(name, None)
+        if whole is None:
+            continue
+        for number in range(count):
+            entry = expert_name(name, number)
+            if isinstance(whole, Joined):
+                apart[entry] = expert(entry, made[name][1], whole, number, model)
+            else:
+                apart[entry] = whole.row(number)
+    return apart
+
+
+def _made(recipes: Sequence[Recipe], model: nn.Module) -> tuple[dict[str, tuple[Joined, Recipe]], list[Problem]]:
+    """(parameter -> what it is made of, and by what), and what could not be put together."""
+    made: dict[str, tuple[Joined, Recipe]] = {}
+    problems = []
+    for recipe in recipes:
+        try:
+            made |= {name: (whole, recipe) for name, whole in recipe.targets(model).items()}
+        except (ValueError, RuntimeError, KeyError, AttributeError, IndexError, TypeError) as error:
+            names = [tensor.name for tensors in recipe.tensors.values() for tensor in tensors]
+            got = f"{some(names)} cannot be put together into {recipe.target} ({str(error).splitlines()[0][:200]})"
+            problems.append(Problem("checkpoint", got, "every piece of a parameter, once", "download the model again"))
+    return made, problems
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
@@ -121,32 +165,47 @@ def _tied(model: nn.Module) -> dict[str, str]:
 
 
 def _renamed(
-    model: nn.Module, tensors: Iterable[str], parameters: Mapping[str, nn.Parameter]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """(parameter's name -> tensor's, names of tensors that transformers would join -> how), by its own tables."""
+    model: nn.Module, tensors: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter]
+) -> tuple[dict[str, str], list[Recipe], list[Problem]]:
+    """(parameter's name -> tensor's, what is put together of several, tensors that are the same parameter).
+
+    By transformers' own tables, in the order it reads them.
+    """
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, rename_source_key
+    from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
 
     rules = get_model_conversion_mapping(model)
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
     renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
+    of_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
     renamed: dict[str, str] = {}
-    merged: dict[str, str] = {}
-    for own in tensors:
-        name, joined = rename_source_key(own, renamings, converters, model.base_model_prefix, dict(parameters))
-        if joined is not None:
-            merged[own] = name
-        else:
-            renamed.setdefault(name, own)
-            if renamed[name] != own:
-                merged[own] = f"{name}, which {renamed[name]} is too"
-    return renamed, merged
+    gathered: dict[str, dict[str, list[Stored]]] = {}
+    doubled: list[Problem] = []
+    for own in sorted(tensors, key=dot_natural_key):
+        known = dict(parameters)
+        name, pattern = rename_source_key(own, renamings, converters, model.base_model_prefix, known)
+        if name not in parameters and own in parameters:
+            name, pattern = rename_source_key(own, [], [], model.base_model_prefix, known)
+        if pattern is not None:
+            gathered.setdefault(name, {}).setdefault(pattern, []).append(tensors[own])
+        elif renamed.setdefault(name, own) != own:
+            got = f"{own} and {renamed[name]} are both {name}"
+            doubled.append(Problem("checkpoint", got, "one tensor a parameter", "take one of them out"))
+    recipes = [
+        Recipe(of_pattern[next(iter(given))], name, {pattern: tuple(one) for pattern, one in given.items()})
+        for name, given in gathered.items()
+    ]
+    return renamed, recipes, doubled
 
 
 def _unused(
-    model: nn.Module, renamed: Mapping[str, str], parameters: Mapping[str, nn.Parameter]
+    model: nn.Module, renamed: Mapping[str, str], parameters: Mapping[str, nn.Parameter], whole: bool
 ) -> tuple[dict[str, str], list[str]]:
-    """(tensors that the model says it computes itself -> why they are left out, tensors nobody knows)."""
+    """(tensors that the model says it computes itself -> why they are left out, tensors nobody knows).
+
+    Of a `whole` model those beside its own modules are other heads.
+    """
+    modules = {name.partition(".")[0] for name in parameters}
     patterns = [re.compile(p) for p in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     buffers = {name for name, _ in model.named_buffers()}
     left_out, unknown = {}, []
@@ -157,17 +216,11 @@ def _unused(
             left_out[own] = "the graph has it computed from config.json"
         elif any(pattern.search(name) for pattern in patterns):
             left_out[own] = "transformers leaves it out too"
+        elif whole and name.partition(".")[0] not in modules:
+            left_out[own] = f"no part of {type(model).__name__}"
         else:
             unknown.append(own)
     return left_out, unknown
-
-
-def _merged(merged: Mapping[str, str]) -> list[Problem]:
-    if not merged:
-        return []
-    got = f"{_some(list(merged))} would have to be joined into {next(iter(merged.values()))}"
-    remedy = "models with a mixture of experts, or otherwise stored in pieces, are not exported to ONNX yet"
-    return [Problem("onnx", got, "one tensor a parameter", remedy)]
 
 
 def _headless(missing: Sequence[str]) -> list[Problem]:
@@ -188,15 +241,15 @@ def _headless(missing: Sequence[str]) -> list[Problem]:
 def _lacking(names: Sequence[str], what: str, remedy: str) -> list[Problem]:
     if not names:
         return []
-    return [Problem("checkpoint", f"{what} {_some(names)}", "every tensor used once or left out on purpose", remedy)]
+    return [Problem("checkpoint", f"{what} {some(names)}", "every tensor used once or left out on purpose", remedy)]
 
 
-def _misfits(found: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter]) -> list[Problem]:
+def _misfits(found: Mapping[str, Stored | Joined], parameters: Mapping[str, nn.Parameter]) -> list[Problem]:
     """Tensors of a type no graph has weights of, and those whose shape is not the parameter's."""
     problems = []
     if no_floats := sorted({f"{t.name} of {t.dtype}" for t in found.values() if t.dtype not in TYPES}):
         remedy = "convert the model it was made from"
-        problems.append(Problem("checkpoint", f"holds {_some(no_floats)}", f"one of {', '.join(TYPES)}", remedy))
+        problems.append(Problem("checkpoint", f"holds {some(no_floats)}", f"one of {', '.join(TYPES)}", remedy))
     misshapen = dict.fromkeys(  # of tied parameters both names have the one tensor
         f"{t.name} {list(t.shape)} where it says {list(parameters[name].shape)}"
         for name, t in found.items()
@@ -204,11 +257,12 @@ def _misfits(found: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter]
     )
     if misshapen:
         remedy = "config.json and weights are of two models, or one is damaged"
-        problems.append(Problem("config.json", f"disagrees with the weights: {_some(list(misshapen))}", "", remedy))
+        problems.append(Problem("config.json", f"disagrees with the weights: {some(list(misshapen))}", "", remedy))
     return problems
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
@@ -217,14 +271,16 @@ def prove_tied(ledger: Ledger) -> None:
     for left, kept in ledger.tied:
         if (left.dtype, left.shape) != (kept.dtype, kept.shape) or not _equal(left, kept):
             got = f"config.json ties {left.name} to {kept.name}, but their values differ"
-            raise InputError(str(left.path), got, "equal tensors", "set tie_word_embeddings to false in config.json")
+            raise InputError(left.name, got, "equal tensors", "set tie_word_embeddings to false in config.json")
 
 
-def _equal(left: Stored, kept: Stored) -> bool:
-    """Whether two tensors of one size have the same bytes; a piece of each is in memory at a time."""
-    with open(left.path, "rb") as one, open(kept.path, "rb") as other:
+def _equal(left: Stored | Joined, right: Stored | Joined) -> bool:
+    """Whether two tensors of one size have the same bytes; of stored ones a piece of each is in memory at a time."""
+    if not isinstance(left, Stored) or not isinstance(right, Stored):
+        return values_of(left).tobytes() == values_of(right).tobytes()
+    with open(left.path, "rb") as one, open(right.path, "rb") as other:
         one.seek(left.start)
-        other.seek(kept.start)
+        other.seek(right.start)
         rest = left.stop - left.start
         while rest:
             size = min(rest, PIECE_BYTES)
@@ -247,7 +303,7 @@ def bind(model: ir.Model, ledger: Ledger, *, widen: bool = False) -> None:
         if widen and tensor.dtype != "F32":
             value.const_value = widened(name, tensor)
         else:
-            value.const_value = in_place(name, tensor)
+            value.const_value = in_place(name, tensor) if isinstance(tensor, Stored) else lazy(name, tensor)
             if tensor.dtype != "F32":
                 _cast(model.graph, value, TYPES[tensor.dtype])
 
@@ -280,11 +336,26 @@ def in_place(name: str, tensor: Stored) -> ir.ExternalTensor:
     )
 
 
-def widened(name: str, tensor: Stored) -> ir.LazyTensor:
+def lazy(name: str, tensor: Joined) -> ir.LazyTensor:
+    """The tensor put together only while it is written."""
+    kind = TYPES[tensor.dtype]
+
+    def load() -> ir.Tensor:
+        return ir.Tensor(tensor.make(), dtype=kind, name=name)
+
+    return ir.LazyTensor(load, kind, ir.Shape(tensor.shape), name=name)
+
+
+def values_of(tensor: Stored | Joined) -> np.ndarray:
+    """A tensor's values in its stored type: a view of the file where they lie together."""
+    return in_place(tensor.name, tensor).numpy() if isinstance(tensor, Stored) else tensor.make()
+
+
+def widened(name: str, tensor: Stored | Joined) -> ir.LazyTensor:
     """The tensor in float32, in memory only while it is written."""
 
     def load() -> ir.Tensor:
-        return ir.Tensor(in_place(name, tensor).numpy().astype(np.float32), dtype=ir.DataType.FLOAT, name=name)
+        return ir.Tensor(values_of(tensor).astype(np.float32), dtype=ir.DataType.FLOAT, name=name)
 
     return ir.LazyTensor(load, ir.DataType.FLOAT, ir.Shape(tensor.shape), name=name)
 
@@ -342,7 +413,19 @@ def used(models: Iterable[ir.Model]) -> set[str]:
 
 def check_used(ledger: Ledger, taken: Callable[[str], bool]) -> None:
     """Raise InputError when a parameter that has a tensor is in no graph: what it does to the logits is lost."""
+    if lost := unused(ledger, taken):
+        raise InputError("checkpoint", f"has unknown tensors: {some(lost)}", "every tensor in a graph")
+
+
+def unused(ledger: Ledger, taken: Callable[[str], bool]) -> list[str]:
+    """The tensors that no graph takes."""
     kept = {tensor for name, tensor in ledger.of.items() if taken(name)}
-    lost = sorted({tensor.name for tensor in ledger.of.values() if tensor not in kept})
-    if lost:
-        raise InputError("checkpoint", f"has unknown tensors: {_some(lost)}", "every tensor in a graph")
+    return sorted({tensor.name for tensor in ledger.of.values() if tensor not in kept})
+
+
+def check_found(ledger: Ledger, taken: Collection[str]) -> None:
+    """Raise InputError where a graph needs what the checkpoint lacks."""
+    if lacking := sorted(ledger.missing & set(taken)):
+        got, wanted = f"lacks {some(lacking)}", "every tensor that the model's class computes with"
+        remedy = "download the model again; a base model without a head is exported by its own class in config.json"
+        raise InputError("checkpoint", got, wanted, remedy)

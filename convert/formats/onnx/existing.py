@@ -9,7 +9,9 @@ from convert.bundle import Artifact
 from convert.errors import InputError
 from convert.formats.base import Found
 from convert.formats.existing import artifact, names_in, with_companions
-from convert.formats.onnx.existing_graphs import read_graph
+from convert.formats.onnx.layouts import FOLDER
+from convert.json_types import JsonObject
+from convert.source.onnx_graph import read_graph
 from convert.source.untrusted import inside, listed, read_object, shown
 
 GENAI = "genai_config.json"
@@ -22,12 +24,18 @@ def recognize(path: Path, projector: Path | None) -> Found | None:
     """
     del projector
     if not path.is_dir():
-        return with_companions(path.parent, _graph(path, ""), f"an ONNX graph, {path.name}")
+        from validate.runtimes._graph_session import home_of
+
+        return with_companions(home_of(path), _graph(path, ""), f"an ONNX graph, {path.name}")
     names = names_in(path)
     if GENAI in names:
         return _genai(path)
-    graphs = [name for name in names if name.endswith(".onnx")]
-    return _graphs(path, graphs) if graphs else None
+    if graphs := [name for name in names if name.endswith(".onnx")]:
+        return _graphs(path, graphs)
+    if FOLDER in names and (path / FOLDER).is_dir():  # a repository of the hub
+        inner = [name for name in names_in(path / FOLDER) if name.endswith(".onnx")]
+        return _graphs(path / FOLDER, inner) if inner else None
+    return None
 
 
 def _graph(path: Path, type_: str) -> Found:
@@ -63,7 +71,7 @@ def _graph(path: Path, type_: str) -> Found:
 
 def _graphs(folder: Path, names: list[str]) -> Found:
     """Every graph in the folder that gives logits, each with the graphs of its precision."""
-    from validate.runtimes._graph_session import MAIN_STEMS
+    from validate.runtimes._graph_session import MAIN_STEMS, home_of
 
     stems = {name: stem for name in names for stem in MAIN_STEMS if name.startswith(stem)}
     if not stems:
@@ -77,7 +85,7 @@ def _graphs(folder: Path, names: list[str]) -> Found:
         alone = often[types[name]] == 1 or not suffix
         founds.append(_graph(folder / name, types[name] if alone else f"{types[name]}-{suffix}"))
     merged = Found(tuple(a for f in founds for a in f.weights), "", tuple(a for f in founds for a in f.projector))
-    return with_companions(folder, merged, f"ONNX graphs: {', '.join(sorted(stems))}")
+    return with_companions(home_of(folder / next(iter(stems))), merged, f"ONNX graphs: {', '.join(sorted(stems))}")
 
 
 def _genai(folder: Path) -> Found:
@@ -89,12 +97,29 @@ def _genai(folder: Path) -> Found:
     if not isinstance(name, str):
         raise InputError(str(where), f"model.decoder.filename is {shown(name)}", "the name of a graph beside it")
     main = read_graph(inside(folder, name, where))
-    parts = (*main.data, where)
+    parts = [*main.data, where, *_genai_images(folder, config)]
     weights = (
         artifact(f"onnx-genai/{main.type}", main.path),
         *(artifact(f"onnx-part/{main.type}", file) for file in parts),
     )
     return with_companions(folder, Found(weights, ""), f"a folder of onnxruntime-genai, {main.type}")
+
+
+def _genai_images(folder: Path, config: JsonObject) -> list[Path]:
+    """The files of a folder that takes images: its embedding and vision graphs, and what its processor reads."""
+    model = config["model"] if isinstance(config.get("model"), dict) else {}
+    found: list[Path] = []
+    for part in ("embedding", "vision"):
+        said = model.get(part)
+        name = said.get("filename") if isinstance(said, dict) else None
+        if isinstance(name, str):
+            graph = read_graph(inside(folder, name, folder / GENAI))
+            found += [graph.path, *graph.data]
+    vision = model.get("vision")
+    processor = vision.get("config_filename") if isinstance(vision, dict) else None
+    if isinstance(processor, str) and processor != "processor_config.json" and (folder / processor).is_file():
+        found.append(inside(folder, processor, folder / GENAI))
+    return list(dict.fromkeys(found))
 
 
 def _refuse_libraries(where: Path, value: object) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,10 @@ from convert.distribution import RELEASE
 from convert.errors import ConvertError, InputError, Problem
 from convert.files import HashedFile
 from convert.formats.onnx import families
+from convert.formats.onnx.blocks import Encode, Int4, rounded
+from convert.formats.onnx.layouts import FLAT, HUB, Layout, Names, rename
 from convert.formats.onnx.origin import origin
-from convert.formats.onnx.supports import STAGE, read_kind, transformers_config
+from convert.formats.onnx.supports import STAGE, read_kind
 from convert.progress import Progress
 from convert.source.checkpoint import SAFETENSORS
 from convert.source.companions import ROLES
@@ -27,12 +29,16 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from convert.formats.onnx.bind import Ledger
+    from convert.formats.onnx.joined import Stored
+    from convert.formats.onnx.tasks import Task
 
-SUFFIXES = {"fp32": "", "fp16": "_fp16", "bf16": "_bf16", "int8": "_int8", "int4": "_q4"}
-"""Precision -> what transformers.js calls its files; each precision asked for alone has bare names."""
-
+INT4 = ("int4", "q4f16")
 HALVES = {"fp16": "F16", "bf16": "BF16"}
+INNER = re.compile(r"additional_chat_templates|[0-9]_(Pooling|Dense)")  # folders of companions
 PROJECTORS = ("vision_encoder",)  # graphs that turn an image into embeddings
+
+
+Beyond = Callable[["ir.Model"], frozenset[str] | None]
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,18 @@ class ExportSettings:
     """What to make. `keep` None leaves it to each precision which layers stay in float32."""
 
     precisions: tuple[str, ...]
-    shared: bool = True
+    shared: bool = False
     keep: tuple[str, ...] | None = None
-    block_size: int = 32
-    symmetric: bool = True
+    int4: Int4 = field(default_factory=Int4)
+    encode: Encode = rounded  # who makes the numbers of int4
+    changed: Mapping[str, Stored] = field(default_factory=dict)  # in int4: tensors instead of the checkpoint's
+    beyond: Beyond | None = None  # of q4f16: which values pass float16's range
+    layout: Layout = HUB
+    pooling: bool = True  # an embedder's graph gives the vector of a text too
 
-    def suffix(self, precision: str) -> str:
-        return SUFFIXES[precision] if len(self.precisions) > 1 else ""
+    def names(self, part: str, precision: str) -> Names:
+        """What the files of a part are called in a precision."""
+        return Names(part, self.layout.suffix(precision, len(self.precisions)), self.layout.piece_bytes)
 
     def shares(self, precision: str, ledger: Ledger) -> bool:
         """Whether the graphs point into the checkpoint's own files: where no stored value changes."""
@@ -62,21 +73,24 @@ class Prepared:
     ledger: Ledger
     parts: Mapping[str, tuple[str, ...]]  # graph -> the parameters that may be in it
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()  # beginnings of names that need not be in any
 
 
-def prepare(source: Bundle) -> Prepared:
+def prepare(source: Bundle, *, pooling: bool = True) -> Prepared:
     """What the headers say of exporting `source`; worked out once, unless a file changes.
+
+    With `pooling` an embedder's graph gives the vector of a text too.
 
     Raises ConvertError for a model that is not exported, and for files that are broken.
     """
     paths = [artifact.path for _, artifact in source.artifacts() if artifact.path.is_file()]
     stamps = tuple((str(path), status.st_mtime_ns, status.st_size) for path in paths for status in [path.stat()])
-    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps)
+    return _prepared((source.model, tuple(source.roles.items()), source.pending), stamps, pooling)
 
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object
+    bundle: tuple[Model, tuple[tuple[Role, tuple[Artifact, ...]], ...], Pending | None], stamps: object, pooling: bool
 ) -> Prepared:
     from convert.formats.onnx.bind import match_tensors, stored
 
@@ -85,11 +99,22 @@ def _prepared(
     home = _home(source)
     tensors = stored(source)
     kind = read_kind(home, tensors, pending.config if pending else None)
-    config, cut = kind.config, families.load(kind.cut)
-    ledger = match_tensors(_skeleton(config), tensors)
-    made = cut.parts(config) if not ledger.problems else []
-    parts = {part.name: tuple(dict.fromkeys(part.parameters.values())) for part in made}
-    return Prepared(config, cut, ledger, parts, kind.notes)
+    config, cut = kind.config, kind.graphs(pooling=pooling)
+    if cut.is_whole:
+        tensors = stored(source, heads=True)
+    ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
+    made = families.parts_of(cut, config) if not ledger.problems else []
+    parts = {
+        part.name: tuple(dict.fromkeys(entry for name in part.parameters.values() for entry in _entries(ledger, name)))
+        for part in made
+    }
+    unused = tuple(start for part in made for start in part.unused)
+    return Prepared(config, cut, ledger, parts, kind.notes, unused)
+
+
+def _entries(ledger: Ledger, parameter: str) -> list[str]:
+    """What a parameter is called in a graph; nothing for one that the checkpoint lacks."""
+    return [name for name in ledger.entries(parameter) if name in ledger.of]
 
 
 def _home(source: Bundle) -> Path:
@@ -100,36 +125,17 @@ def _home(source: Bundle) -> Path:
     return path.parent
 
 
-def _skeleton(config: PretrainedConfig) -> nn.Module:
+def _skeleton(config: PretrainedConfig, task: Task) -> nn.Module:
     """transformers' whole model on no device: names and shapes."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto import modeling_auto as auto
-
-    from convert.formats.onnx.hollow import hollow
-
-    has_vision = config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    return hollow(config, AutoModelForImageTextToText if has_vision else AutoModelForCausalLM)
+    return task.model(config)
 
 
 def check(source: Bundle, settings: ExportSettings) -> list[Problem]:
     """What keeps the model from being exported, by headers and configs."""
     try:
-        return list(prepare(source).ledger.problems)
+        return list(prepare(source, pooling=settings.pooling).ledger.problems)
     except ConvertError as error:
         return [p if isinstance(p, Problem) else Problem(STAGE, p) for p in error.problems]
-
-
-def misfits(source: Bundle) -> list[Problem]:
-    """Where weights and config.json disagree, for a builder that would fill what lacks with random numbers."""
-    from convert.formats.onnx.bind import match_tensors, stored
-
-    try:
-        tensors = stored(source)
-        planned = source.pending.config if source.pending else None
-        model = _skeleton(transformers_config(_home(source), len(tensors), planned))
-    except InputError as error:
-        return [error.problem]
-    return list(match_tensors(model, tensors, joins=True).problems)
 
 
 def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progress) -> Bundle:
@@ -139,7 +145,7 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
     """
     from convert.formats.onnx import bind, write
 
-    prepared = prepare(source)
+    prepared = prepare(source, pooling=settings.pooling)
     if prepared.ledger.problems:
         raise InputError(*_words(prepared.ledger.problems[0]))
     bind.prove_tied(prepared.ledger)
@@ -148,9 +154,11 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
     for note in prepared.notes:
         progress.warn(note)
     traced = _traced(prepared, progress)
-    bind.check_used(prepared.ledger, bind.used(traced.values()).__contains__)
+    _check_used(prepared, traced, progress)
     sharing = [precision for precision in settings.precisions if settings.shares(precision, prepared.ledger)]
-    linked = write.share(source.of(Role.WEIGHTS), out, progress) if sharing else {}
+    home = out / settings.layout.folder
+    home.mkdir(exist_ok=True)
+    linked = write.share(source.of(Role.WEIGHTS), home, progress) if sharing else {}
     made: dict[Role, list[Artifact]] = {Role.WEIGHTS: [], Role.PROJECTOR: []}
     for precision in settings.precisions:
         shared = {path: file.path.name for path, file in linked.items()} if precision in sharing else {}
@@ -158,14 +166,30 @@ def export(source: Bundle, settings: ExportSettings, out: Path, progress: Progre
             name: in_precision(model, prepared.ledger, precision, settings, bool(shared))
             for name, model in traced.items()
         }
-        for model in graphs.values():
-            _label(model, precision, source, progress.key)
-        written = _written(graphs, settings.suffix(precision), out, shared, progress)
-        for role, artifact in _kinds(written, precision):
+        for name, model in graphs.items():
+            label(model, precision, source, progress.key)
+            rename(model, name, settings.layout)
+        names = {name: settings.names(name, precision) for name in graphs}
+        for role, artifact in _kinds(_written(graphs, names, home, shared, progress), precision):
             made[role].append(artifact)
     made[Role.WEIGHTS] += [replace(file, kind="onnx-part/shared") for file in linked.values()]
-    made[Role.WEIGHTS] += _index(source, out) if linked else []
-    return _bundle(source, out, made, _companions(source, prepared.cut, out))
+    made[Role.WEIGHTS] += _index(source, out) if linked and home == out else []
+    edited = _edited(source, prepared, made, settings)
+    return _bundle(source, out, made, _companions(source, prepared.cut, out, edited))
+
+
+def _edited(
+    source: Bundle, prepared: Prepared, made: Mapping[Role, Sequence[Artifact]], settings: ExportSettings
+) -> dict[str, str]:
+    """The texts of the companions that the layout's readers want otherwise than the checkpoint has them."""
+    from convert.formats.onnx import web_configs
+
+    if settings.layout is FLAT:
+        return {}
+    names = [artifact.path.name for files in made.values() for artifact in files]
+    graphs = [name for name in names if name.endswith(".onnx")]
+    pieces = {graph: sum(name.startswith(f"{graph}_data") for name in names) for graph in graphs}
+    return web_configs.texts(source, prepared.config, pieces, settings.precisions)
 
 
 def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
@@ -182,17 +206,46 @@ def _traced(prepared: Prepared, progress: Progress) -> dict[str, ir.Model]:
     return traced
 
 
+def _check_used(prepared: Prepared, traced: Mapping[str, ir.Model], progress: Progress) -> None:
+    """Raise InputError for a weight that is in no graph; of a whole model say only that nothing it gives needs it."""
+    from convert.formats.onnx import bind
+
+    taken = bind.used(traced.values())
+    if not prepared.cut.is_whole:
+        bind.check_used(prepared.ledger, lambda name: name in taken or name.startswith(prepared.unused))
+        return
+    if unused := bind.unused(prepared.ledger, taken.__contains__):
+        progress.note(f"left out: {bind.some(unused)}, which nothing that the model gives depends on")
+    bind.check_found(prepared.ledger, taken)
+
+
 def in_precision(traced: ir.Model, ledger: Ledger, precision: str, settings: ExportSettings, shared: bool) -> ir.Model:
     """A copy of the traced graph with its weights, in `precision`."""
     from convert.formats.onnx import bind, trace
+    from convert.formats.onnx.against import FACTORS
 
     model = traced.clone()
+    if precision in INT4 and settings.changed:
+        model.metadata_props[FACTORS] = "folded into norms"
+        ledger = replace(ledger, of={name: settings.changed.get(t.name, t) for name, t in ledger.of.items()})
     bind.bind(model, ledger, widen=precision == "fp32" and not shared)
     also = frozenset[str]()
-    if precision != "fp32":
+    if precision == "q4f16":
+        also = _to_q4f16(model, settings)
+    elif precision != "fp32":
         also = _change(model, precision, settings)
     trace.check_domains(model, also)
     return model
+
+
+def _to_q4f16(model: ir.Model, settings: ExportSettings) -> frozenset[str]:
+    """Change the graph to 4 bits and float16, after it was run to see what that has no room for."""
+    from convert.formats.onnx.q4f16 import to_q4f16
+
+    keep = [re.compile(pattern) for pattern in settings.keep] if settings.keep is not None else None
+    beyond = settings.beyond(model.clone()) if settings.beyond is not None else None
+    to_q4f16(model, settings.int4, keep, settings.encode, beyond)
+    return frozenset({"com.microsoft"})
 
 
 def _change(model: ir.Model, precision: str, settings: ExportSettings) -> frozenset[str]:
@@ -211,34 +264,37 @@ def _change(model: ir.Model, precision: str, settings: ExportSettings) -> frozen
     else:
         from convert.formats.onnx.int4 import to_int4
 
-        to_int4(model, settings.block_size, settings.symmetric, keep)
+        to_int4(model, settings.int4, keep, settings.encode)
         return frozenset({"com.microsoft"})
     return frozenset()
 
 
 def _written(
-    graphs: Mapping[str, ir.Model], suffix: str, out: Path, shared: Mapping[Path, str], progress: Progress
-) -> Iterator[tuple[str, Artifact, Artifact | None]]:
-    """Write one precision; gives each part's name, graph and weights."""
+    graphs: Mapping[str, ir.Model],
+    names: Mapping[str, Names],
+    home: Path,
+    shared: Mapping[Path, str],
+    progress: Progress,
+) -> Iterator[tuple[str, Artifact, list[Artifact]]]:
+    """Write one precision; gives each part's name, graph and files of weights."""
     from convert.formats.onnx import write
 
     own = sum(place.size for model in graphs.values() for place in write.layout(write.tensors_of(model), shared))
-    progress.start(f"writing {', '.join(f'{name}{suffix}.onnx' for name in graphs)}", own)
+    progress.start(f"writing {', '.join(each.graph for each in names.values())}", own)
     for name, model in graphs.items():
-        yield name, *write.write(model, out, write.Names(name, suffix), shared, progress)
+        yield name, *write.write(model, home, names[name], shared, progress)
 
 
-def _kinds(written: Iterator[tuple[str, Artifact, Artifact | None]], precision: str) -> Iterator[tuple[Role, Artifact]]:
+def _kinds(written: Iterator[tuple[str, Artifact, list[Artifact]]], precision: str) -> Iterator[tuple[Role, Artifact]]:
     """The artifacts with their roles; the main graph is the first, and a projector's graph is main in its own role."""
     for number, (name, graph, data) in enumerate(written):
         role = Role.PROJECTOR if name in PROJECTORS else Role.WEIGHTS
         main = number == 0 or role is Role.PROJECTOR
         yield role, replace(graph, kind=f"{'onnx' if main else 'onnx-part'}/{precision}")
-        if data is not None:
-            yield role, replace(data, kind=f"onnx-part/{precision}")
+        yield from ((role, replace(file, kind=f"onnx-part/{precision}")) for file in data)
 
 
-def _label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
+def label(model: ir.Model, precision: str, source: Bundle, key: str) -> None:
     """Say in the graph what it was made from and by what."""
     model.producer_name, model.producer_version = "convert", RELEASE
     model.metadata_props.update(origin(source, precision, key))
@@ -250,13 +306,19 @@ def _index(source: Bundle, out: Path) -> list[Artifact]:
     return [copy(path, out / path.name, "onnx-part/shared") for path in sorted(paths) if path.is_file()]
 
 
-def _companions(source: Bundle, cut: families.GraphCut, out: Path) -> dict[Role, tuple[Artifact, ...]]:
-    """Copies of tokenizer, templates, processors and configs, and the helper modules: the folder is whole."""
+def _companions(
+    source: Bundle, cut: families.GraphCut, out: Path, edited: Mapping[str, str]
+) -> dict[Role, tuple[Artifact, ...]]:
+    """Tokenizer, templates, processors and configs, as they are or by `edited`, and helper modules: a whole folder."""
     copies: dict[Role, tuple[Artifact, ...]] = {}
     for role, artifact in source.artifacts():
-        if role in set(ROLES.values()):
-            inside = inner_name(artifact.path)
+        inside = inner_name(artifact.path)
+        if role in set(ROLES.values()) and inside.as_posix() not in edited:
             copies[role] = (*copies.get(role, ()), copy(artifact.path, out / inside, artifact.kind))
+    for name, text in edited.items():
+        with HashedFile(out / name) as file:
+            file.write(text.encode())
+        copies[ROLES[name]] = (*copies.get(ROLES[name], ()), file.artifact("json"))
     for path, helper in helper_files(cut):
         copies[Role.PREPROCESSOR] = (*copies.get(Role.PREPROCESSOR, ()), copy(path, out / helper, "python"))
     return copies
@@ -273,8 +335,7 @@ def helper_files(cut: families.GraphCut) -> Iterator[tuple[Path, str]]:
 
 def inner_name(path: Path) -> Path:
     """Where a companion lies in a model's folder."""
-    inner = "additional_chat_templates"
-    return Path(inner, path.name) if path.parent.name == inner else Path(path.name)
+    return Path(path.parent.name, path.name) if INNER.fullmatch(path.parent.name) else Path(path.name)
 
 
 def copy(path: Path, target: Path, kind: str) -> Artifact:

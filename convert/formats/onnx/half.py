@@ -2,10 +2,10 @@
 
     x f32 ── Cast ── MatMul(half weight) ── Cast ── + bias, norm, softmax, rotary positions, SwiGLU product: f32
 
-What runs in the half type: the linear layers, and the two multiplications of attention (queries with keys, and the
-softmax with values). The key-value cache is held, concatenated and repeated in it; the residual stream, which adds up
-what every layer says, never leaves float32. Weights and embedding tables are stored in it; norm weights and biases,
-a few kilobytes, in float32 where they are not in it already.
+What runs in the half type: the linear layers, convolutions, and the two multiplications of attention (queries with
+keys, and the softmax with values). The key-value cache is held, concatenated and repeated in it; the residual stream,
+which adds up what every layer says, never leaves float32. Weights and embedding tables are stored in it; norm weights
+and biases, a few kilobytes, in float32 where they are not in it already.
 
 How the Casts stay few: operators that only move elements (Reshape, Concat, ...) have no type of their own. Values
 they connect form a group, and the group is half where everything that comes into it is, or everything that leaves it
@@ -40,6 +40,7 @@ from convert.formats.onnx.linears import (
     PRODUCTS,
     Patterns,
     chosen,
+    is_weight,
     lazy,
     linears,
     lookups,
@@ -73,14 +74,34 @@ def to_half(model: ir.Model, dtype: ir.DataType, keep: Patterns | None = None) -
     multiplications = attention.multiplications(model)
     attention.scale_queries(model)
     layers = {found.node for found in chosen(model, KEEP[dtype] if keep is None else keep)}
+    images = convolutions(model)
+    layers |= images.keys()
     weights = [found.weight for found in (*linears(model), *lookups(model))]
+    weights += [value for values in images.values() for value in values]
     for weight in dict.fromkeys(weights):
         _bare(weight)
         weight.const_value = stored(_held(weight), dtype)
         weight.type = ir.TensorType(dtype)  # not weight.dtype: that changes the type other copies share
     widen_small(model, dtype, dict.fromkeys(weights))
-    _Types(model.graph, dtype, layers | multiplications, weights).apply()
+    Types(model.graph, dtype, layers | multiplications, weights).apply()
     RemoveUnusedNodesPass()(model)
+
+
+def convolutions(model: ir.Model) -> dict[ir.Node, list[ir.Value]]:
+    """Every convolution with a weight -> its weight, and its bias where nothing else reads that."""
+    found: dict[ir.Node, list[ir.Value]] = {}
+    for node in model.graph:
+        if node.op_type in {"Conv", "ConvTranspose"} and not node.domain:
+            held = [value for value in map(_source, node.inputs[1:]) if value is not None and is_weight(value)]
+            if held and held[0] is _source(node.inputs[1]):
+                found[node] = [held[0], *(bias for bias in held[1:] if len(bias.uses()) == 1)]
+    return found
+
+
+def _source(value: ir.Value | None) -> ir.Value | None:
+    """What a value is behind the Casts to float32 in front of it."""
+    node = value.producer() if value is not None else None
+    return _source(node.inputs[0]) if node is not None and _widens(node) else value
 
 
 def stored(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
@@ -141,7 +162,7 @@ def _held(weight: ir.Value) -> ir.TensorProtocol:
     return weight.const_value
 
 
-class _Types:
+class Types:
     """Which values of a graph are half, and the Casts where two types meet."""
 
     def __init__(self, graph: ir.Graph, dtype: ir.DataType, halves: set[ir.Node], weights: Iterable[ir.Value]) -> None:

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from convert.errors import InputError
+from convert.formats.onnx import portability
 from convert.source.untrusted import shown
 
 STANDARD = ("", "ai.onnx")  # the default domain has two names
@@ -40,6 +41,7 @@ def read_onnx(path: Path) -> tuple[Mapping[str, object], list[tuple[str, str, tu
         **{f"output {value.name}": _shape(value) for value in graph.output},
         "operators": f"{len(graph.node)}, of them {', '.join(f'{n} {op}' for op, n in operators)}",
         "operators outside of the standard": _custom(graph) or "none",
+        **portability.facts(model),
         "weights in": ", ".join(dict.fromkeys(files)) or "this file",
         **{prop.key: prop.value for prop in model.metadata_props},
     }

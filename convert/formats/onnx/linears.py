@@ -22,7 +22,7 @@ Patterns = Sequence[re.Pattern[str]]
 _Of = TypeVar("_Of")
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 BETWEEN = frozenset({"Cast", "Transpose", "Reshape", "Identity"})  # on the way from a weight to its MatMul
-PRODUCTS = (re.compile(r"\bdown_proj\b"),)
+PRODUCTS = (re.compile(r"\bdown_proj\b"), re.compile(r"\bDenseReluDense\.wo\b"), re.compile(r"\bmlp\.Wo\b"))
 """Layers that read a product of two activations: in some tokens it is thousands of times what it is in others."""
 CHUNK = 1 << 20  # weights widened to float32 at a time: 4 MB
 
@@ -72,8 +72,8 @@ class Memo:
 
 def linears(model: ir.Model) -> list[Linear]:
     """Every matrix multiplication with a weight, in the graph's order; rotary frequencies are no weight."""
-    angles = _angles(model)
-    found = (_linear(node) for node in model.graph if node not in angles)
+    rotary = angles(model)
+    found = (_linear(node) for node in model.graph if node not in rotary)
     return [linear for linear in found if linear is not None]
 
 
@@ -217,7 +217,7 @@ def _moved(array: np.ndarray, moves: Sequence[tuple[str, tuple[int, ...]]]) -> n
     return array
 
 
-def _angles(model: ir.Model) -> set[ir.Node]:
+def angles(model: ir.Model) -> set[ir.Node]:
     """What gives the angles that Sin and Cos are taken of: positions times frequencies, which 16 bits cannot hold."""
     open_ = [node for node in model.graph if node.op_type in ("Sin", "Cos")]
     found: set[ir.Node] = set()

@@ -5,27 +5,32 @@ A model of no family of ours is exported as any decoder of text, where transform
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert import architectures
-from convert.architectures import DENSE, TEXT, TEXT_GRAPH, VISION, Family, Roles, in_words
+from convert.architectures import TASK_GRAPH, TEXT, TEXT_GRAPH, Family, Roles
 from convert.errors import ConvertError, InputError, Problem, raise_all
 from convert.formats.base import Support
+from convert.formats.onnx import families, tasks
 from convert.json_types import JsonObject
 from convert.source import quantized
 from convert.source.checkpoint import Checkpoint, read_config, stored_config
+from convert.source.sentences import read_sentences, sentence_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from validate.sentences import Sentences
+
+IMAGES = "images"  # the cut of a model whose images have one size: families/images.py
 STAGE = "onnx"  # as families call it that are tested in it
-LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # whose cache is keys and values
 COUNTS = {  # what transformers makes an object of each of -> how many there may be without a tensor for each
     re.compile(r"(num|n)_(hidden_)?layers?|(en|de)coder_layers|depth"): 1000,
     re.compile(r"(num|n)_(local_|routed_)?(experts|labels)"): 1 << 16,
@@ -39,12 +44,27 @@ class ModelKind:
     config: PretrainedConfig
     cut: str  # a name of families/
     notes: tuple[str, ...] = ()
+    task: tasks.Task = tasks.TEXT_GENERATION
+    sentences: Sentences | None = None  # what becomes of an encoder's vectors of tokens
+    files: Mapping[str, Path] = field(default_factory=dict)  # sentence-transformers', by their names
+
+    def graphs(self, *, pooling: bool = True) -> families.GraphCut:
+        """How it is cut into graphs; with `pooling`, an embedder's give the vector of a text too."""
+        if self.task.is_text:
+            return families.load(self.cut)
+        from convert.formats.onnx.families._pooling import Embedder
+
+        if self.sentences is None or not pooling:
+            return families.load_task(self.task, None)
+        return families.load_task(self.task, Embedder(self.sentences, self.files))
 
 
 def supports(checkpoint: Checkpoint) -> Support:
-    """Yes for decoders of text with attention and MLP, and for families whose own graphs are known."""
+    """Yes for what a task is known for, and for decoders that transformers can run without values."""
     try:
-        read_kind(checkpoint.folder, checkpoint.tensors)
+        kind = read_kind(checkpoint.folder, checkpoint.tensors)
+        if kind.task.is_text:
+            families.parts_of(kind.graphs(), kind.config)
     except ConvertError as error:
         return Support(tuple(map(str, error.problems)))
     return Support()
@@ -64,15 +84,24 @@ def read_kind(home: Path, tensors: Collection[str], planned: JsonObject | None =
     """
     config = transformers_config(home, len(tensors), planned)
     raw = read_config(home) if planned is None else planned
+    files = sentence_files(home)
+    sentences = read_sentences(files)
+    task = tasks.find(config, is_embedder=sentences is not None)
+    if not task.is_text:
+        return ModelKind(config, task.cut, task=task, sentences=sentences, files=files)
     family = _family(raw)
+    name = (config.architectures or [""])[0]
+    if family is None and name and not tasks.writes_text(name):
+        remedy = "name the class of the same model whose outputs you need in config.json's architectures"
+        raise InputError("config.json", f"no graph is known for what {name} gives", tasks.known(), remedy)
     if family:
         raise_all(list(_misfits(family, family.roles(raw, tensors))))
-    _check_layers(config, family)
+    cut = _cut(config, family)
     notes: tuple[str, ...] = ()
     if family is None or STAGE not in family.tested:
         kind = config.model_type
         notes = (f"'{kind}' is exported as any decoder of text; no test covers it: let a validate stage look at it",)
-    return ModelKind(config, family.graphs if family else TEXT_GRAPH, notes)
+    return ModelKind(config, cut, notes, task)
 
 
 def _family(raw: JsonObject) -> Family | None:
@@ -84,16 +113,14 @@ def _family(raw: JsonObject) -> Family | None:
 
 def _misfits(family: Family, roles: Roles) -> Iterator[Problem]:
     """What of the model has no graph, by what its tensors are for."""
+    if family.graphs == TASK_GRAPH:
+        return
     if roles.gives != TEXT:
         got = f"{family.title} gives {roles.gives}: no graph is known for that"
-        yield Problem(STAGE, got, "a decoder of text with rotary positions", "the gguf stage knows this family")
+        yield Problem(STAGE, got, "a decoder of text", "the gguf stage knows this family")
     elif not family.graphs:
-        what = "vision tower" if family.has_vision else "attention"
-        got = f"{family.title}: no graph is known for its {what}"
-        yield Problem(STAGE, got, "a decoder of text with rotary positions", "the gguf stage knows this family")
-    elif strange := roles.beyond(DENSE | VISION):
-        got = f"{family.title} has {in_words(strange)}: no graph is known for that"
-        yield Problem(STAGE, got, "attention with rotary positions, and an MLP", "the gguf stage knows this family")
+        got = f"{family.title}: no graph is known for it"
+        yield Problem(STAGE, got, "a decoder that transformers has built in", "the gguf stage knows this family")
 
 
 def transformers_config(home: Path, tensors: int, planned: JsonObject | None = None) -> PretrainedConfig:
@@ -130,29 +157,33 @@ def _check_counts(where: Path, raw: JsonObject, tensors: int) -> None:
             raise InputError(str(where), got, "the number of what there is", "download the model again")
 
 
-def _check_layers(config: PretrainedConfig, family: Family | None) -> None:
-    """Raise InputError for a model type, or for layers, whose graphs would be wrong."""
+def _cut(config: PretrainedConfig, family: Family | None) -> str:
+    """How the model is cut into graphs. Raises InputError for one that transformers has no decoder of."""
     from transformers.models.auto import modeling_auto as auto
 
-    kind, text = config.model_type, config.get_text_config()
-    where = "config.json"
-    has_vision = kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    own_graphs = family is not None and family.graphs != TEXT_GRAPH
-    if not own_graphs and (has_vision or kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        raise InputError(where, f"model type '{kind}' is not exported to ONNX", "a decoder of text")
-    if not hasattr(type(text)(), "num_key_value_heads"):  # encoders, and decoders from before rotary positions
-        raise InputError(where, f"model type '{kind}' is not exported to ONNX", "a decoder with rotary positions")
-    layers = set(getattr(text, "layer_types", None) or ())
-    if strange := sorted(layers - set(LAYERS)):
+    kind = config.model_type
+    if family is not None and family.graphs not in {"", TEXT_GRAPH}:
+        return family.graphs
+    if kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return _images(config)
+    if kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise InputError("config.json", f"model type '{kind}' is not exported to ONNX", "a decoder of text")
+    return TEXT_GRAPH
+
+
+def _images(config: PretrainedConfig) -> str:
+    """The cut of a model whose images have one size: what gives their embeddings takes pixels alone."""
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText._model_mapping[type(config)]
+    takes = inspect.signature(model.get_image_features).parameters if hasattr(model, "get_image_features") else {}
+    asked = [name for name, one in takes.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    if "pixel_values" not in takes or (more := [name for name in asked if name not in {"self", "pixel_values"}]):
+        asks = f"asks for {', '.join(more)} beside the pixels" if "pixel_values" in takes else "takes no pixel_values"
         raise InputError(
-            where, f"'{kind}' has layers of {', '.join(strange)}", "attention whose cache is keys and values"
+            "config.json",
+            f"the vision tower of '{config.model_type}' {asks}: no graph is known for it",
+            "a decoder of text, or a model whose images all have one size",
+            "save its language model alone as a checkpoint, and export that",
         )
-    if "dynamic" in _rope_types(getattr(text, "rope_parameters", None) or {}):
-        remedy = "set rope_parameters to another type in config.json, for the lengths you will use"
-        raise InputError(where, "its rotary embedding changes with the text's length (dynamic)", "a fixed one", remedy)
-
-
-def _rope_types(parameters: JsonObject) -> set[str]:
-    """The kinds of rotary embedding; some models have one for each kind of layer."""
-    each = [value for value in parameters.values() if isinstance(value, Mapping)] or [parameters]
-    return {str(one.get("rope_type")) for one in each}
+    return IMAGES

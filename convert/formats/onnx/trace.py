@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 
 from convert.errors import StageError
+from convert.formats.onnx import experts, scans
 from convert.formats.onnx.hollow import quiet
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def trace(part: TracedGraph) -> ir.Model:
     for weight in placeholders:
         graph.inputs.remove(weight)
         graph.initializers[weight.name] = weight
+    experts.expand(model)
     _name_axes(graph, part)
     _state_reshapes(graph)
     _tidy(model, part)
@@ -48,7 +50,8 @@ def trace(part: TracedGraph) -> ir.Model:
 
 def check_domains(model: ir.Model, also: frozenset[str] = frozenset()) -> None:
     """Raise StageError for an operator outside the default domain and those named in `also`."""
-    strange = sorted({f"{node.domain}::{node.op_type}" for node in model.graph if node.domain not in {"", *also}})
+    nodes = list(model.graph.all_nodes())
+    strange = sorted({f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in {"", *also}})
     if strange or model.functions:
         got = f"the graph has {', '.join(strange or map(str, model.functions))}"
         raise StageError("onnx", got, "standard operators only")
@@ -68,8 +71,10 @@ class _Listed(torch.nn.Module):  # type: ignore[misc]  # torch is not followed b
 
 def _export(part: TracedGraph) -> ir.Model:
     dynamic = [dict.fromkeys(given.axes, torch.export.Dim.DYNAMIC) for given in part.inputs.values()]
+    examples = {id(given.example) for given in part.inputs.values()}
+    assert len(examples) == len(part.inputs), "two inputs with one example: torch.export takes them for one input"
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), scans.in_place(part.module):
             exported = torch.export.export(
                 _Listed(part.module).eval(),
                 ([given.example for given in part.inputs.values()],),
@@ -163,8 +168,7 @@ def _name_axes(graph: ir.Graph, part: TracedGraph) -> None:
             named.setdefault(str(value.shape[axis]), name)
         value.shape = ir.Shape([given.axes.get(axis, size) for axis, size in enumerate(given.example.shape)])
         value.metadata_props.clear()
-    values = [output for node in graph for output in node.outputs]
-    for value in values:
+    for value in [output for node in graph.all_nodes() for output in node.outputs]:
         if value.shape is not None:
             value.shape = ir.Shape([_renamed(size, named) for size in value.shape])
     for value in graph.outputs:
@@ -239,16 +243,27 @@ def _tidy(model: ir.Model, part: TracedGraph) -> None:
     graph = model.graph
     graph.name, graph.doc_string = part.name, None
     graph.metadata_props.clear()
-    for node in graph:
+    nodes = list(graph.all_nodes())  # those of a Scan's steps too
+    for node in nodes:
         source = _source(node.metadata_props, outer)
         node.metadata_props.clear()
         node.doc_string = None
         if source:
             node.metadata_props[SOURCE] = source
-    for value in [*graph.initializers.values(), *(output for node in graph for output in node.outputs)]:
+        for inner in _inner(node):
+            inner.doc_string = None
+            inner.metadata_props.clear()
+    values = [output for node in nodes for output in node.outputs]
+    values += [given for node in nodes for inner in _inner(node) for given in inner.inputs]
+    for value in [*graph.initializers.values(), *values]:
         value.metadata_props.clear()
         value.doc_string = None
     _materialize(graph)
+
+
+def _inner(node: ir.Node) -> list[ir.Graph]:
+    """The graphs inside a node: what a Scan does at each step."""
+    return [one.as_graph() for one in node.attributes.values() if one.type == ir.AttributeType.GRAPH]
 
 
 def _source(props: Mapping[str, str], outer: str) -> str:

@@ -18,6 +18,18 @@ const generate = await pipeline("{task}", "{repository}", { dtype: "{dtype}" });
 console.log(await generate("Hello", { max_new_tokens: 32 }));
 """
 
+WITH_IMAGES = """\
+import { AutoModelForImageTextToText, AutoProcessor, RawImage } from "@huggingface/transformers";
+
+const processor = await AutoProcessor.from_pretrained("{repository}");
+const model = await AutoModelForImageTextToText.from_pretrained("{repository}", { dtype: "{dtype}" });
+const content = [{ type: "image" }, { type: "text", text: "What is this?" }];
+const prompt = processor.apply_chat_template([{ role: "user", content }], { add_generation_prompt: true });
+const inputs = await processor(prompt, await RawImage.read("image.png"));
+const ids = await model.generate({ ...inputs, max_new_tokens: 64 });
+console.log(processor.batch_decode(ids.slice(null, [inputs.input_ids.dims[1], null]), { skip_special_tokens: true }));
+"""
+
 GENAI = """\
 import onnxruntime_genai as og
 
@@ -32,8 +44,7 @@ while not generator.is_done():
 print(tokenizer.decode(generator.get_sequence(0)))
 """
 
-PORTABLE = (
-    Usage("ONNX Runtime (`pip install onnxruntime`)", LOOK, "python"),
-    Usage("transformers.js", JAVASCRIPT, "js", hub=True),
-)
+RUNTIME = Usage("ONNX Runtime (`pip install onnxruntime`)", LOOK, "python")
+PORTABLE = (RUNTIME, Usage("transformers.js", JAVASCRIPT, "js", hub=True))
+IMAGES = (RUNTIME, Usage("transformers.js", WITH_IMAGES, "js", hub=True))  # it has no pipeline for these
 FOLDER = (Usage("onnxruntime-genai (`pip install onnxruntime-genai`)", GENAI, "python"),)

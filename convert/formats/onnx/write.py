@@ -1,4 +1,4 @@
-"""Graph -> files: the graph itself, and beside it one file of weights, or the checkpoint's own files, shared.
+"""Graph -> files: the graph itself, and beside it files of weights, or the checkpoint's own files, shared.
 
 One weight is in memory at a time. Equal graphs give equal bytes: nothing written says when or where it was made.
 """
@@ -10,8 +10,9 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import onnx_ir as ir
 from convert.bundle import Artifact
 from convert.errors import StageError
 from convert.files import HashedFile
+from convert.formats.onnx.layouts import Names
 from convert.progress import Progress
 
 INLINE_BYTES = 1024  # smaller tensors are part of the graph's file
@@ -33,40 +35,32 @@ COPY_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
-class Names:
-    """What the files of one graph are called."""
-
-    stem: str  # decoder_model_merged
-    suffix: str = ""  # _fp16
-
-    @property
-    def graph(self) -> str:
-        return f"{self.stem}{self.suffix}.onnx"
-
-    @property
-    def data(self) -> str:
-        return f"{self.graph}_data"
-
-
-@dataclass(frozen=True)
 class Placed:
     """A tensor's place in a file of weights."""
 
     name: str
     offset: int
     size: int
+    piece: int = 0  # the number of the file
 
 
-def layout(tensors: Mapping[str, ir.TensorProtocol], shared: Mapping[Path, str]) -> list[Placed]:
-    """Where each tensor goes in the graph's own file of weights: those that are not shared, and not inline."""
+def layout(
+    tensors: Mapping[str, ir.TensorProtocol], shared: Mapping[Path, str], piece_bytes: int | None = None
+) -> list[Placed]:
+    """Where each tensor goes in the graph's own files of weights: those that are not shared, and not inline.
+
+    A file ends before it would be larger than `piece_bytes`; a tensor that is larger by itself has one of its own.
+    """
     placed = []
-    position = 0
+    position = piece = 0
     for name, tensor in tensors.items():
         size = nbytes(tensor)
         if size < INLINE_BYTES or location(tensor, shared) is not None:
             continue
         position += -position % (PAGE_BYTES if size >= PAGED_BYTES else ALIGNMENT)
-        placed.append(Placed(name, position, size))
+        if piece_bytes is not None and position and position + size > piece_bytes:
+            position, piece = 0, piece + 1
+        placed.append(Placed(name, position, size, piece))
         position += size
     return placed
 
@@ -96,29 +90,34 @@ def tensors_of(model: ir.Model) -> dict[str, ir.TensorProtocol]:
 
 def write(
     model: ir.Model, folder: Path, names: Names, shared: Mapping[Path, str], progress: Progress
-) -> tuple[Artifact, Artifact | None]:
-    """The graph's file and its file of weights, if it has any of its own. `model` is used up.
+) -> tuple[Artifact, list[Artifact]]:
+    """The graph's file and its files of weights, if it has any of its own. `model` is used up.
 
     `shared` maps checkpoint files to the names they have in `folder`. Raises StageError when onnx's own checker
     refuses the result.
     """
     tensors = tensors_of(model)
-    placed = layout(tensors, shared)
-    data = None
-    if placed:
-        with HashedFile(folder / names.data) as file:
-            for place in placed:
-                file.write(bytes(place.offset - file.size))
-                _write_tensor(file, tensors[place.name], place.size)
-                progress.advance(place.size)
-        data = file.artifact("")
-    _point(model, {place.name: place for place in placed}, names.data, shared)
+    placed = layout(tensors, shared, names.piece_bytes)
+    pieces = groupby(placed, key=lambda place: place.piece)
+    data = [_write_piece(folder / names.data(piece), places, tensors, progress) for piece, places in pieces]
+    _point(model, {place.name: place for place in placed}, names, shared)
     _forget_shapes(model)
     proto = ir.to_proto(model)
     with HashedFile(folder / names.graph) as file:
         file.write(proto.SerializeToString(deterministic=True))
     check(folder / names.graph)
     return file.artifact(""), data
+
+
+def _write_piece(
+    path: Path, places: Iterable[Placed], tensors: Mapping[str, ir.TensorProtocol], progress: Progress
+) -> Artifact:
+    with HashedFile(path) as file:
+        for place in places:
+            file.write(bytes(place.offset - file.size))
+            _write_tensor(file, tensors[place.name], place.size)
+            progress.advance(place.size)
+    return file.artifact("")
 
 
 def _write_tensor(file: HashedFile, tensor: ir.TensorProtocol, size: int) -> None:
@@ -133,7 +132,7 @@ def _write_tensor(file: HashedFile, tensor: ir.TensorProtocol, size: int) -> Non
         tensor.release()
 
 
-def _point(model: ir.Model, placed: Mapping[str, Placed], data: str, shared: Mapping[Path, str]) -> None:
+def _point(model: ir.Model, placed: Mapping[str, Placed], names: Names, shared: Mapping[Path, str]) -> None:
     """Make the initializers point into the files."""
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
@@ -146,7 +145,9 @@ def _point(model: ir.Model, placed: Mapping[str, Placed], data: str, shared: Map
             )
         elif name in placed:
             place = placed[name]
-            value.const_value = ir.ExternalTensor(data, place.offset, place.size, tensor.dtype, shape=shape, name=name)
+            value.const_value = ir.ExternalTensor(
+                names.data(place.piece), place.offset, place.size, tensor.dtype, shape=shape, name=name
+            )
         else:
             value.const_value = ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, shape=shape, name=name)
 

@@ -25,7 +25,7 @@ from convert.formats.base import (
 from validate.marks import Mark
 
 if TYPE_CHECKING:
-    from convert.architectures import Family
+    from convert.architectures import Family, Roles
     from convert.formats.facts import Facts
     from convert.source.checkpoint import Checkpoint
 
@@ -45,16 +45,32 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
 
 def supports(checkpoint: Checkpoint) -> Support:
     """What ONNX graphs are made of: an engine is built from one."""
+    from convert import architectures
+    from convert.errors import ConvertError
     from convert.formats.onnx.supports import supports
 
-    return supports(checkpoint)
+    support = supports(checkpoint)
+    try:
+        return _without_experts(support, architectures.roles(checkpoint.config, checkpoint.tensors))
+    except ConvertError:  # of no family of ours
+        return support
 
 
 def supports_family(family: Family) -> Support:
     """The same, by what the family's models usually have."""
     from convert.formats.onnx.supports import supports_family
 
-    return supports_family(family)
+    return _without_experts(supports_family(family), family.usual_roles())
+
+
+def _without_experts(support: Support, roles: Roles) -> Support:
+    """No, for a graph that sends tokens to experts: how many each gets depends on values."""
+    from convert.architectures import EXPERTS
+
+    if support.yes and roles.present & EXPERTS:
+        got = f"{roles.family.title} has experts: TensorRT splits tokens by no numbers that depend on values"
+        return Support((got,))
+    return support
 
 
 def inspect(path: Path, start: bytes) -> Facts | None:

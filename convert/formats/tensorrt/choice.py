@@ -13,14 +13,15 @@ from convert.formats.tensorrt import flavours
 from convert.formats.tensorrt.flavours import Flavour
 from convert.formats.tensorrt.graphs import read_graph
 from convert.formats.tensorrt.profiles import Made, Profile, of_graph, shapes
-from convert.formats.tensorrt.sizes import engine_bytes
+from convert.formats.tensorrt.sizes import engine_bytes, engine_weights
 from convert.json_types import JsonObject
 from convert.source.companions import read_json
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8-qdq")
 REFUSED = {
     "int8": "its DynamicQuantizeLinear and MatMulInteger are operators that TensorRT's parser has not",
     "int4": "its MatMulNBits is an operator of com.microsoft, for ONNX Runtime",
+    "q4f16": "its MatMulNBits is an operator of com.microsoft, for ONNX Runtime",
 }
 MAIN, SIDECAR = "model.engine", "engine.json"
 PARTS = ("embed_tokens", "vision_encoder")  # graphs that are not the one with logits, by how their files start
@@ -41,6 +42,7 @@ class BuildSettings:
     refittable: bool = False
     version_compatible: bool = False
     timing_cache: bool | Path = False
+    strip_weights: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -50,6 +52,7 @@ class BuildSettings:
             "WEIGHT_STREAMING": self.weight_streaming,
             "REFIT": self.refittable,
             "VERSION_COMPATIBLE": self.version_compatible,
+            "STRIP_PLAN": self.strip_weights,
         }
         return tuple(flag for flag, wanted in asked.items() if wanted)
 
@@ -100,9 +103,10 @@ def _option_problems(flavour: Flavour, settings: BuildSettings) -> Iterator[Prob
         if settings.version_compatible:
             remedy = "leave it out, and rebuild from onnx/ for another version"
             yield Problem("version_compatible", f"{name} has no lean runtime", "", remedy)
-        if settings.refittable and not flavours.has_driver():
+        refits = {"refittable": settings.refittable, "strip_weights": settings.strip_weights}
+        for word in (word for word, asked in refits.items() if asked and not flavours.has_driver()):
             remedy = "leave it out, or build on a machine with one"
-            yield Problem("refittable", f"{name} makes such engines with a CUDA device, and there is none", "", remedy)
+            yield Problem(word, f"{name} makes such engines with a CUDA device, and there is none", "", remedy)
         return
     if settings.capabilities:
         remedy = "leave it out, and build on such a machine"
@@ -221,6 +225,8 @@ def forecast(inputs: Mapping[str, Bundle], settings: BuildSettings) -> Bundle:
     for role, artifact in graphs.all:
         main = artifact == graphs.main
         size = engine_bytes(artifact, graphs.data, graphs.precision, settings.profiles)
+        if settings.strip_weights:
+            size -= engine_weights(artifact, graphs.data, graphs.precision, settings.profiles)
         made[role].append(Artifact(kind_of(role, main, graphs.precision), Path(engine_name(graphs, artifact)), size))
     made[Role.WEIGHTS] += [
         Artifact(f"tensorrt-part/{graphs.precision}", Path(SIDECAR), 4096),

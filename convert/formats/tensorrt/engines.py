@@ -139,7 +139,8 @@ def _sidecar(
         "options": {
             "tf32": settings.tf32,
             "weight_streaming": settings.weight_streaming,
-            "refittable": settings.refittable,
+            "refittable": settings.refittable or settings.strip_weights,
+            **({"strip_weights": True} if settings.strip_weights else {}),
             "version_compatible": settings.version_compatible,
             "workspace_bytes": settings.workspace,
         },

@@ -12,6 +12,12 @@ from convert.errors import InputError
 if TYPE_CHECKING:
     import onnx
 
+AXES = {  # what others call the axes of a text -> our word
+    "batch_size": "batch",
+    "sequence_length": "sequence",
+    "past_sequence_length": "past",
+    "total_sequence_length": "total",
+}
 STANDARD = ("", "ai.onnx")  # the default domain has two names
 SOURCE = "source"  # metadata of a node: the module of the model it was traced from
 
@@ -84,7 +90,12 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
 
     kind = value.type.tensor_type
     dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    return Tensor(value.name, dtype, tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim))
+    return Tensor(value.name, dtype, tuple(_axis(axis.dim_param) or axis.dim_value for axis in kind.shape.dim))
+
+
+def _axis(name: str) -> str:
+    """The name of an axis that changes, or a sum of them."""
+    return " + ".join(AXES.get(term, term) for term in name.split(" + "))
 
 
 def _locations(graph: onnx.GraphProto) -> Iterator[str]:

@@ -25,15 +25,25 @@ WIDTH = {"fp32": 4}  # bytes of a weight; 2 where nothing is said
 
 def engine_bytes(graph: Artifact, data: Sequence[Artifact], precision: str, profiles: Sequence[Profile]) -> int:
     """The size of the engine that will be built of a graph, from the files that hold weights."""
-    weights = _weight_bytes(graph, data, precision)
+    weights = engine_weights(graph, data, precision, profiles)
     if graph.path.stem.startswith(EMBEDDING):
         return weights + TABLE_BYTES
     if graph.path.stem.startswith(VISION):
         return weights + KERNEL_BYTES
+    return weights + KERNEL_BYTES * len(_largest(profiles))
+
+
+def engine_weights(graph: Artifact, data: Sequence[Artifact], precision: str, profiles: Sequence[Profile]) -> int:
+    """Of an engine's bytes those that are weights: what one that is stripped has not."""
+    layouts = len({size > 1 for size in _largest(profiles)})
+    once = graph.path.stem.startswith((EMBEDDING, VISION))
+    return _weight_bytes(graph, data, precision) * (1 if once else layouts)
+
+
+def _largest(profiles: Sequence[Profile]) -> list[int]:
+    """The most tokens at once of each profile for text; prefill and decode, where none are named."""
     texts = [profile.ranges["sequence"] for profile in profiles if "sequence" in profile.ranges]
-    largest = [sizes[-1] for sizes in texts] or [2, 1]  # prefill and decode, where none are named
-    layouts = len({size > 1 for size in largest})
-    return weights * layouts + KERNEL_BYTES * len(largest)
+    return [sizes[-1] for sizes in texts] or [2, 1]
 
 
 def _weight_bytes(graph: Artifact, data: Sequence[Artifact], precision: str) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from convert.formats.tensorrt.choice import BuildSettings
 
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8-qdq")
 MOST = 1 << 31
 
 
@@ -114,6 +114,9 @@ class TensorRTOptions(Options):
     tf32: bool = Field(False, description="let float32 products use 10-bit mantissas: faster, and no longer float32")
     weight_streaming: bool = Field(False, description="weights may stay in host memory and be streamed to the GPU")
     refittable: bool = Field(False, description="weights can be replaced later without a build")
+    strip_weights: bool = Field(
+        False, description="engines without weights, kernels alone: whoever runs them refits them from onnx/"
+    )
     version_compatible: bool = Field(False, description="runs on later versions too (data-centre TensorRT)")
     timing_cache: bool | RecipePath = Field(
         False,
@@ -147,6 +150,7 @@ def _settings(options: TensorRTOptions) -> BuildSettings:
         options.refittable,
         options.version_compatible,
         options.timing_cache,
+        options.strip_weights,
     )
 
 

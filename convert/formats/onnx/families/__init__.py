@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
+    from convert.formats.onnx.families._pooling import Embedder
+    from convert.formats.onnx.tasks import Task
+
 
 @dataclass(frozen=True)
 class Input:
@@ -38,6 +41,7 @@ class TracedGraph:
     output_axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # where tracing gives no better name
     half_outputs: frozenset[str] = frozenset()  # follow the graph's 16-bit type, as the cache's inputs do
     parameters: Mapping[str, str] = field(default_factory=dict)  # name in the module -> name in the whole model's
+    unused: tuple[str, ...] = ()  # beginnings of names of parameters that transformers' own code may not use
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,20 @@ class GraphCut:
 
     parts: Callable[[PretrainedConfig], list[TracedGraph]]
     helpers: tuple[str, ...] = ()  # modules of ours that are shipped beside the graphs: what happens between them
+    is_whole: bool = False  # the graphs give all that the model gives: a weight that is in none changes nothing
+
+
+_LAST: dict[tuple[GraphCut, str], list[TracedGraph]] = {}  # one: who asks what is supported asks again to export it
+
+
+def parts_of(cut: GraphCut, config: PretrainedConfig) -> list[TracedGraph]:
+    """The graphs of a config, as `cut.parts` gives them; the last ones are kept. Raises InputError where it does."""
+    key = cut, str(config.to_json_string(use_diff=False))
+    if key not in _LAST:
+        made = cut.parts(config)
+        _LAST.clear()
+        _LAST[key] = made
+    return _LAST[key]
 
 
 def names() -> list[str]:
@@ -60,3 +78,10 @@ def load(cut: str) -> GraphCut:
     """The cut that a family's file names."""
     found: GraphCut = importlib.import_module(f"{__name__}.{'_decoder' if cut == TEXT_GRAPH else cut}").CUT
     return found
+
+
+def load_task(task: Task, embedder: Embedder | None) -> GraphCut:
+    """The graphs of a whole model: what its task's module cuts it into."""
+    parts: Callable[[PretrainedConfig, Task, Embedder | None], list[TracedGraph]]
+    parts = importlib.import_module(f"{__name__}.{task.cut}").parts
+    return GraphCut(lambda config: parts(config, task, embedder), is_whole=True)

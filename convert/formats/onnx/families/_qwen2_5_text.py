@@ -6,23 +6,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from convert.formats.onnx.hollow import past, present
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from convert.formats.onnx.past import Layout
 
 
 class Decoder(torch.nn.Module):  # type: ignore[misc] # torch is not typed here
     """Embeddings, mask, positions along three axes and the cache -> logits and the longer cache."""
 
-    def __init__(self, language_model: nn.Module, lm_head: nn.Module) -> None:
+    def __init__(self, language_model: nn.Module, lm_head: nn.Module, layout: Layout) -> None:
         super().__init__()
         self.language_model, self.lm_head = language_model, lm_head
+        self._layout = layout
 
     def forward(
         self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        cache = past(tensors)
+        cache = self._layout.past(tensors)
         hidden = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -30,15 +31,4 @@ class Decoder(torch.nn.Module):  # type: ignore[misc] # torch is not typed here
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return self.lm_head(hidden), *present(cache)
-
-
-class Embedding(torch.nn.Module):  # type: ignore[misc] # torch is not typed here
-    """Token ids -> rows of the embedding table."""
-
-    def __init__(self, embed_tokens: nn.Module) -> None:
-        super().__init__()
-        self.embed_tokens = embed_tokens
-
-    def forward(self, input_ids: Tensor) -> tuple[Tensor]:
-        return (self.embed_tokens(input_ids),)
+        return self.lm_head(hidden), *self._layout.present(cache)

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's vision tower as one graph: windows, positions and masks are computed from image_grid_thw inside it.
+"""The vision tower of Qwen2.5-VL and Qwen2-VL as one graph: windows, positions and masks follow from image_grid_thw.
 
 Elsewhere they are Python loops over the images, which no graph can hold. Here each is a closed form over the place of a
 merge unit (merge x merge patches, one embedding of the output), so every shape follows from the number of patches:
@@ -11,6 +11,7 @@ order. So rows are cut into chunks as large as a window, and a chunk looks at it
 with the number of patches, not with its square. The last chunk is filled up with places beyond the last image; by the
 closed forms they are windows of frames that nothing else looks at.
 
+Qwen2-VL has no windows: then a window is one unit, so that both orders are the same, and all blocks see whole frames.
 Weights, norms and MLPs are those of transformers' own modules.
 Source: transformers, models/qwen2_5_vl/modeling_qwen2_5_vl.py, vision_utils.py.
 """
@@ -44,8 +45,9 @@ class Sizes:
     def of(cls, config: PretrainedConfig) -> Sizes:
         """Those of a vision config."""
         merge = config.spatial_merge_size
-        side = config.window_size // merge // config.patch_size
-        return cls(merge, side, config.num_heads, config.hidden_size // config.num_heads)
+        side = config.window_size // merge // config.patch_size if hasattr(config, "window_size") else 1
+        width = config.to_dict().get("embed_dim", config.hidden_size)  # Qwen2-VL's hidden_size is the text's
+        return cls(merge, side, config.num_heads, width // config.num_heads)
 
     @property
     def unit(self) -> int:
@@ -141,7 +143,7 @@ class VisionEncoder(nn.Module):  # type: ignore[misc] # torch is not typed here
         super().__init__()
         self.visual = visual
         self._sizes = Sizes.of(config)
-        self._full = frozenset(config.fullatt_block_indexes)
+        self._full = frozenset(getattr(config, "fullatt_block_indexes", range(config.depth)))
 
     def forward(self, pixel_values: Tensor, image_grid_thw: Tensor) -> tuple[Tensor]:
         visual = self.visual

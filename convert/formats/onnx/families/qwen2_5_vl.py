@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: three graphs, so that text alone needs no vision tower and tokens and images meet in between.
+"""Qwen2.5-VL and Qwen2-VL: three graphs, so that text needs no vision tower; tokens and images meet in between.
 
     decoder_model_merged    inputs_embeds, attention_mask, position_ids (3, batch, sequence), cache -> logits, cache
     embed_tokens            input_ids -> inputs_embeds
@@ -25,10 +25,11 @@ def parts(config: PretrainedConfig) -> list[TracedGraph]:
     """The three graphs, the decoder first."""
     from transformers import AutoModelForImageTextToText
 
+    from convert.formats.onnx.families.images import embedding
     from convert.formats.onnx.hollow import hollow
 
     model = hollow(config, AutoModelForImageTextToText)
-    return [_decoder(model, config.get_text_config()), _embedding(model, config), _vision(model, config.vision_config)]
+    return [_decoder(model, config.get_text_config()), embedding(model), _vision(model, config.vision_config)]
 
 
 def _decoder(model: PreTrainedModel, config: PretrainedConfig) -> TracedGraph:
@@ -36,6 +37,7 @@ def _decoder(model: PreTrainedModel, config: PretrainedConfig) -> TracedGraph:
 
     from convert.formats.onnx.families import _decoder as text
     from convert.formats.onnx.families._qwen2_5_text import Decoder
+    from convert.formats.onnx.hollow import layout_of
 
     beside = text.position_inputs()
     batch, sequence = beside["position_ids"].example.shape
@@ -45,35 +47,18 @@ def _decoder(model: PreTrainedModel, config: PretrainedConfig) -> TracedGraph:
         "position_ids": Input(
             beside["position_ids"].example.expand(AXES, batch, sequence).clone(), {1: "batch", 2: "sequence"}
         ),
-        **text.cache_inputs(config),
     }
-    cache = text.cache_outputs(config)
+    language_model = model.model.language_model
+    layout = layout_of(language_model, text.first_step(inputs), "past_key_values")
+    cache = text.cache_outputs(layout)
     return TracedGraph(
         "decoder_model_merged",
-        Decoder(model.model.language_model, model.lm_head),
-        inputs,
+        Decoder(language_model, model.lm_head, layout),
+        {**inputs, **text.cache_inputs(layout)},
         ("logits", *cache),
-        {"logits": {0: "batch", 1: "sequence"}} | {name: {0: "batch", 2: "total"} for name in cache},
+        {"logits": {0: "batch", 1: "sequence"}, **text.cache_axes(layout)},
         frozenset(cache),
-        _names("language_model", model.model.language_model, "model.language_model")
-        | _names("lm_head", model.lm_head, "lm_head"),
-    )
-
-
-def _embedding(model: PreTrainedModel, config: PretrainedConfig) -> TracedGraph:
-    import torch
-
-    from convert.formats.onnx.families._qwen2_5_text import Embedding
-
-    axes = {0: "batch", 1: "sequence"}
-    table = model.get_input_embeddings()
-    return TracedGraph(
-        "embed_tokens",
-        Embedding(table),
-        {"input_ids": Input(torch.zeros(2, 3, dtype=torch.long), axes)},
-        ("inputs_embeds",),
-        {"inputs_embeds": axes},
-        parameters=_names("embed_tokens", table, "model.language_model.embed_tokens"),
+        _names("language_model", language_model, "model.language_model") | _names("lm_head", model.lm_head, "lm_head"),
     )
 
 

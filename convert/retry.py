@@ -44,6 +44,10 @@ def response_of(error: BaseException | None) -> tuple[int | None, dict[str, str]
     """Status and headers of the answer behind an error, or behind what it was raised from; None where there is none."""
     while error is not None:
         response = vars(error).get("response")
+        if isinstance(response, dict):  # botocore's
+            words = response.get("ResponseMetadata", {})
+            headers = {str(k).lower(): str(v) for k, v in words.get("HTTPHeaders", {}).items()}
+            return words.get("HTTPStatusCode"), headers
         if response is not None:
             return int(response.status_code), {str(k).lower(): str(v) for k, v in response.headers.items()}
         error = error.__cause__ or error.__context__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_graph(path: Path) -> Graph:
         raise InputError(str(path), "holds no graph", "an ONNX graph")
     own = {tensor.name for tensor in graph.initializer}
     inputs = tuple(value.name for value in graph.input if value.name not in own)
-    return Graph(path, _type(model), _data(path, graph), inputs, tuple(value.name for value in graph.output))
+    return Graph(path, _type(model), _data(path, model), inputs, tuple(value.name for value in graph.output))
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -68,10 +69,26 @@ def _load(path: Path) -> onnx.ModelProto:
         raise InputError(str(path), "is not a file of a known format", wanted) from error
 
 
-def _data(path: Path, graph: onnx.GraphProto) -> tuple[Path, ...]:
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that a model holds: initializers and constants, of branches and of functions too."""
+    graphs, nodes = [model.graph], [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            yield from (part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices))
+            nodes += graph.node
+            continue
+        for attribute in nodes.pop().attribute:
+            yield from (attribute.t, *attribute.tensors)
+            yield from (part for one in attribute.sparse_tensors for part in (one.values, one.indices))
+            graphs += [attribute.g, *attribute.graphs] if attribute.g.node else attribute.graphs
+
+
+def _data(path: Path, model: onnx.ModelProto) -> tuple[Path, ...]:
     """The files beside it that hold weights, each large enough for what is said to lie in it."""
     ends: dict[str, int] = {}
-    for tensor in graph.initializer:
+    for tensor in _tensors(model):
         said = {entry.key: entry.value for entry in tensor.external_data}
         if tensor.data_location == 1 or said:  # EXTERNAL
             name = said.get("location", "")

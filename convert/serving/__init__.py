@@ -1,0 +1,1 @@
+"""`convert serve`: outputs in a browser on this machine, by transformers.js."""
