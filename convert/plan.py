@@ -114,7 +114,7 @@ class _Planner:
             self.recipe,
             self.folder,
             tuple(self.steps.values()),
-            tuple(self.problems),
+            tuple(dict.fromkeys(self.problems)),
             self.hashes,
             tuple(self.notes),
             self.needs_download,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EPILOG = "Exit codes: 0 good, 1 a stage failed, 2 the recipe or usage is wrong, 3 a validation limit was passed."
 INTERRUPTED = 130
+MOST_PROBLEMS, LONGEST_PROBLEM = 100, 1400  # lines that are shown, and characters of each: a file says what it likes
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 out_option = click.option(
@@ -168,8 +169,11 @@ def say_problems(problems: Iterable[object], as_json: bool, exit_code: int) -> N
     lines = [str(problem) for problem in problems]
     if as_json:
         say_json({"event": "error", "exit_code": exit_code, "problems": lines})
-    for line in lines:
-        click.echo(f"error: {line}", err=True)
+    for line in lines[:MOST_PROBLEMS]:
+        short = line if len(line) <= LONGEST_PROBLEM else f"{line[:LONGEST_PROBLEM]}…"
+        click.echo(f"error: {short}", err=True)
+    if len(lines) > MOST_PROBLEMS:
+        click.echo(f"and {len(lines) - MOST_PROBLEMS} more", err=True)
 
 
 def _result_json(result: Result) -> JsonDict:

@@ -263,7 +263,7 @@ def _trainer(name: str) -> Callable[[Place], None]:
 CASES = [
     *(_gadget(number, gadget) for number, gadget in enumerate(GADGETS)),
     *cases("evading", {name: _put(raw) for name, raw in EVADING.items()}),
-    *cases("pickle bomb", BOMBS),
+    *cases("pickle bomb", BOMBS, errors=2),
     *(Case("pickle beside", name, _beside(name), harmless=True) for name in OTHERS),
     Case("pickle", "in the second shard", _shard, says="wants to import"),
     Case("pickle", "a trainer's index", _trainer(".metadata")),
