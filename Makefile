@@ -4,6 +4,7 @@ BIN := .venv/bin
 UV := $(BIN)/python .ci/uv
 RECIPE ?= recipes/demo.yaml
 CHROMIUM := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --no-install-recommends chromium
+NODE := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --no-install-recommends nodejs npm
 
 # uv leaves bytecode to the first import, which is faster in all than compiling 16,000 files of which few are imported: let it be kept.
 unexport PYTHONDONTWRITEBYTECODE
@@ -31,7 +32,9 @@ browser:
 # transformers.js for the page of `convert serve`, the runtime transformers_js and the tests of both: from npm, by node 20.
 web: .cache/web/node_modules/.package-lock.json
 .cache/web/node_modules/.package-lock.json: web/package-lock.json
-	@command -v npm >/dev/null || { echo "no npm: install Node.js 20 or newer, then \`make web\`"; exit 1; }
+	@command -v npm >/dev/null || { command -v apt-get >/dev/null && test "$$(id -u)" = 0 && echo "installing Node.js" && \
+		{ $(NODE) || { timeout 300 apt-get update -qq && $(NODE); }; } >/dev/null 2>&1; \
+	} || { echo "no npm: install Node.js 20 or newer, then \`make web\`"; exit 1; }
 	mkdir -p .cache/web
 	cp web/package.json web/package-lock.json .cache/web
 	npm ci --prefix .cache/web --ignore-scripts --no-audit --no-fund
