@@ -22,7 +22,7 @@ from quantize.nbits_layout import Encoded, Layout
 if TYPE_CHECKING:
     from convert.formats.onnx.linears import Linear
 
-Encode = Callable[[Linear, Layout], tuple[np.ndarray, ...]]
+Encode = Callable[["Linear", Layout], tuple[np.ndarray, ...]]
 """(values, scales[, zeros]) of a layer's weight."""
 
 CHUNK = 1 << 22  # weights widened at a time: 16 MB
