@@ -182,6 +182,11 @@ def applicable(found: Gates, measured: Collection[str]) -> Gates:
     }
 
 
+def without(found: Gates, left_out: Collection[str]) -> Gates:
+    """The gates but the usual ones on metrics that a runtime is not asked for; a recipe's own count all the same."""
+    return {name: gate for name, gate in found.items() if name not in left_out or gate[1] == RECIPE}
+
+
 # A default says what a type does to most models; a small model that was trained for long loses several times as much.
 # A file of which all that it states is the source's, each tensor the source's as its type rounds, on a runtime that
 # was seen to compute the model right, is no broken one then. Still nothing is worse than the type with fewest bits.

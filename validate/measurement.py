@@ -127,6 +127,7 @@ class Measurement:
     images: list[vision.ImageDrift] = field(default_factory=list)
     clicks: vision.ClickScore | None = None
     vision_reason: str = ""  # why there is no vision part
+    left_out: tuple[str, ...] = ()  # metrics that its runtime is not asked for, whatever the file
     speed: Speed | None = None
     written: dict[str, list[list[int]]] = field(default_factory=dict)  # by part, what it wrote after each prompt
     answers: dict[str, list[str]] = field(default_factory=dict)  # by part, the same as text

@@ -132,6 +132,7 @@ PROJECTOR_LIMITS: Mapping[str, Mapping[str, float]] = {
     "BF16": {"image_cosine": 0.9, "image_cosine_unresized": 0.995},
     "INT8": {"image_cosine": 0.9, "image_cosine_unresized": 0.97},
     "INT4": {"image_cosine": 0.75, "image_cosine_unresized": 0.75},
+    "Q4F16": {"image_cosine": 0.75, "image_cosine_unresized": 0.75},
 }
 
 # Where a recipe sets no limit of its own: about eight times the drift published for each type on Llama-3-8B and
@@ -153,6 +154,7 @@ DEFAULT_LIMITS: Mapping[str, Mapping[str, float]] = {
     "FP16": {"kl_mean": 0.0005, "top1": 0.98, "decode_max_abs": 0.5},
     "INT8": {"kl_mean": 0.25, "top1": 0.8, "decode_kl": 0.2},
     "INT4": {"kl_mean": 0.4, "top1": 0.75, "decode_kl": 0.2},
+    "Q4F16": {"kl_mean": 0.4, "top1": 0.75, "decode_kl": 0.2},
     "F8": {"kl_mean": 0.1, "top1": 0.82},
     "W8A16": {"kl_mean": 0.012, "top1": 0.92},
     "W8A8": {"kl_mean": 0.1, "top1": 0.82, "decode_kl": 0.05},

@@ -36,7 +36,12 @@ def stated(folder: Path, source: Path) -> Iterator[Hyperparameter]:
 
 def _text(config: JsonObject) -> JsonObject:
     inner = config.get("text_config")
-    return {**config, **inner} if isinstance(inner, dict) else config
+    return {**config, **inner, **_kind(config)} if isinstance(inner, dict) else config
+
+
+def _kind(config: JsonObject) -> JsonObject:
+    """The whole model's, which the text model's own would hide."""
+    return {"model_type": config["model_type"]} if "model_type" in config else {}
 
 
 def _words(before: str, words: tuple[str, ...], mine: JsonObject, own: JsonObject) -> Iterator[Hyperparameter]:

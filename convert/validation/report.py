@@ -47,6 +47,7 @@ def report_rows(
         # images that could not be looked at are held to nothing but what the recipe itself asks of them
         held = replace(row, projector=None) if measurement.vision_reason else row
         limits = limits_of(options.limits, held, measurement.metrics, measurement.gives)
+        limits = gates.without(limits, measurement.left_out)
         limits = gates.of_proven(limits, measurement.metrics) if right else limits
         entries.append(_report_row(out, row, _demanded(options, row, measurement), limits, source))
     return entries

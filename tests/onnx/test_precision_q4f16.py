@@ -113,3 +113,15 @@ def test_a_graph_without_tokens_is_not_run(tmp_path: Path) -> None:
     model = graph(text, [ir.tensor(np.ones((32, 8), np.float32), name="w")])
     assert ranges.beyond(model, TOKENS, tmp_path) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_computes_nothing_has_nothing_beyond(tmp_path: Path) -> None:
+    """A table of embeddings takes tokens and has no operator in float16."""
+    table = ir.Value(name="table", shape=ir.Shape([32, 8]), type=ir.TensorType(ir.DataType.FLOAT))
+    table.const_value = ir.tensor(np.ones((32, 8), np.float32), name="table")
+    tokens = ir.Value(name="input_ids", shape=ir.Shape(["batch", "sequence"]), type=ir.TensorType(ir.DataType.INT64))
+    node = ir.node("Gather", [table, tokens])
+    graph = ir.Graph([tokens], node.outputs, nodes=[node], initializers=[table], opset_imports={"": 20}, name="embed")
+    node.outputs[0].name = "inputs_embeds"
+    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    assert ranges.beyond(ir.Model(graph, ir_version=10), TOKENS, tmp_path) == frozenset()

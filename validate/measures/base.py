@@ -90,6 +90,8 @@ class SessionMeasure(Measure):
 
     def without(self, running: RunningCandidate, ability: Ability) -> None:
         """What becomes of a candidate whose session has not what this needs: a failure, if nothing else is said."""
+        if not_asked(running.candidate, ability):
+            return
         raise Unsupported(f"this runtime has no {ability}")
 
     def begin(self, running: RunningCandidate, total: int, unit: str) -> None:
@@ -135,3 +137,8 @@ class FileMeasure(Measure):
     @abstractmethod
     def measure(self, candidate: Candidate, result: Measurement) -> None:
         """Write into `result` what there is to say."""
+
+
+def not_asked(candidate: Candidate, ability: Ability) -> str:
+    """Why a candidate's runtime is not asked for an ability, whatever the file; empty where it is."""
+    return candidate.runtime.NOT_ASKED.get(ability, "") if candidate.runtime is not None else ""

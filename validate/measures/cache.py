@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from validate import drift
 from validate.errors import Unsupported
-from validate.measures.base import RunningCandidate, SessionMeasure
+from validate.measures.base import RunningCandidate, SessionMeasure, not_asked
 from validate.runtimes.base import Ability
 
+METRICS = ("decode_max_abs", "decode_kl")
 DECODE_TOKENS = 32  # fed one at a time
 
 
@@ -18,7 +19,9 @@ class Cache(SessionMeasure):
     NEEDS = (Ability.DECODE,)
 
     def without(self, running: RunningCandidate, ability: Ability) -> None:
-        """Nothing was found."""
+        """Nothing was found; of a runtime that is not asked, no usual limit misses it."""
+        if not_asked(running.candidate, ability):
+            running.result.left_out += METRICS
 
     def measure(self, running: RunningCandidate) -> None:
         session, metrics = running.session, running.result.metrics

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from validate import behaviour, vision
 from validate.errors import RuntimeFailure, Unsupported
-from validate.measures.base import RunningCandidate, SessionMeasure
+from validate.measures.base import RunningCandidate, SessionMeasure, not_asked
 from validate.runtimes.base import Ability
 
 RULES_OF = "llama.cpp"  # the runtime whose own rules for images the source knows
@@ -29,8 +29,8 @@ class Images(SessionMeasure):
         candidate, result = running.candidate, running.result
         if not self.reference.identity().has_vision:
             result.vision_reason = vision.NO_VISION
-        elif candidate.text_only:
-            result.vision_reason = candidate.text_only
+        elif why := candidate.text_only or not_asked(candidate, Ability.IMAGES):
+            result.vision_reason = why
         elif candidate.projector is None or self._no_images_reason:
             result.vision_reason = (
                 self._no_images_reason if candidate.projector else "no projector was made beside this file"

@@ -317,6 +317,8 @@ class Runtime(ABC):
     """Formats of another runtime that it runs too, where it is asked for by name."""
     ISOLATED: ClassVar[bool] = True
     """Native code that may abort: run it in a process of its own."""
+    NOT_ASKED: ClassVar[Mapping[Ability, str]] = {}
+    """Abilities whose lack, or answers, say nothing of a file, each with why: a library's own limit or mistake."""
     IMAGE_BATCH: ClassVar[int] = 1
     """Images to answer at once, where one at a time takes minutes for the same answers."""
 

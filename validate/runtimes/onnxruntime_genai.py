@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from validate.json_types import JsonObject
 from validate.runtimes._folder import CheckpointFolder
 from validate.runtimes._folder_settings import IMAGES, POSITIONS
 from validate.runtimes._threads import useful_threads, weights_of
-from validate.runtimes.base import IMAGE_MARK, Identity, ModelSettings, Runtime, Setting
+from validate.runtimes.base import IMAGE_MARK, Ability, Identity, ModelSettings, Runtime, Setting
 
 if TYPE_CHECKING:
     from onnxruntime_genai import Generator, MultiModalProcessor, NamedTensors
@@ -264,6 +264,9 @@ class OnnxRuntimeGenai(Runtime):
     NAME = "onnxruntime-genai"
     DISTRIBUTIONS = ("onnxruntime-genai",)
     FORMATS = ("onnx-genai",)
+    NOT_ASKED: ClassVar[Mapping[Ability, str]] = {
+        Ability.IMAGES: "onnxruntime-genai gives no image's embeddings away; clicks are asked of it"
+    }
 
     def available(self) -> str | None:
         needs = {"onnxruntime_genai": "genai", "transformers": "onnx"}

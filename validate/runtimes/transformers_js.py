@@ -6,7 +6,9 @@ What it says of a folder is what a browser says: names of files, inputs and axes
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from validate import transformers_js
 from validate.errors import Unsupported
@@ -37,6 +39,13 @@ class TransformersJs(ElsewhereRuntime):
 
     NAME = "transformers.js"
     ALSO_RUNS = ("onnx",)
+    NOT_ASKED: ClassVar[Mapping[Ability, str]] = {
+        Ability.IMAGES: "transformers.js is asked for text; ONNX Runtime is shown the images, with the same graphs",
+        **dict.fromkeys(
+            (Ability.GENERATE, Ability.DECODE),
+            "what it writes behind a text alone, of a model that takes images, has wrong positions",
+        ),
+    }
 
     def __init__(self, environment: Environment | None = None) -> None:
         self._lack = ""

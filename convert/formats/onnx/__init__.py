@@ -42,16 +42,17 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
         if weights.format in texts:
             projector = next((a for a in bundle.of(Role.PROJECTOR) if a.kind == weights.kind), None)
             parts, vision = (parts_of(bundle.of(role), weights, PART) for role in (Role.WEIGHTS, Role.PROJECTOR))
+            sees = next((file for file in parts if file.path.name == SEES), None)
             shares = any(file.type == SHARED for file in parts)
             yield Output(
                 stage,
                 weights,
-                parts,
-                projector,
+                tuple(file for file in parts if file is not sees),
+                projector or sees,
                 vision,
                 widened=weights.format == FORMAT.name and not weights.type.startswith(("int", "q4")),
                 shares_checkpoint=shares,
-                text_only="" if any(file.path.name == SEES for file in parts) else texts[weights.format],
+                text_only="" if sees else texts[weights.format],
             )
 
 

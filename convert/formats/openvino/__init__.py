@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from convert.source.checkpoint import Checkpoint
 
 PART = "openvino-part"
+SEES = "openvino_vision_embeddings_model.xml"  # the first of those that turn an image into embeddings
 NOTE = "Computed in float32 on the CPU; devices compute in 16 bits."
 GENAI = """\
 import openvino_genai
@@ -48,7 +49,9 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
     """A folder is an output: the model with logits, and every file beside it."""
     for weights in bundle.of(Role.WEIGHTS):
         if weights.format == "openvino":
-            yield Output(stage, weights, parts_of(bundle.of(Role.WEIGHTS), weights, PART))
+            parts = parts_of(bundle.of(Role.WEIGHTS), weights, PART)
+            sees = next((file for file in parts if file.path.name == SEES), None)
+            yield Output(stage, weights, tuple(file for file in parts if file is not sees), sees)
 
 
 def supports(checkpoint: Checkpoint) -> Support:

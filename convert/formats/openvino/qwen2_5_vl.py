@@ -58,7 +58,7 @@ def _merger(visual: nn.Module, config: PretrainedConfig) -> TracedGraph:
         {
             "hidden_states": Input(torch.zeros(patches, config.hidden_size), {0: "patches"}),
             "attention_mask": mask,
-            "window_attention_mask": mask,
+            "window_attention_mask": Input(mask.example.clone(), mask.axes),
             "window_index": Input(torch.arange(UNITS), {0: "units"}),
             "rotary_pos_emb": Input(torch.zeros(patches, head // 2), {0: "patches"}),
         },
