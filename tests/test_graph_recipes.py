@@ -30,7 +30,7 @@ def problems(folder: Path, onnx: str, tensorrt: str = "", validate: str = "") ->
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("precision: q4", "4: precision: 'q4' is not one of fp32, fp16, bf16, int8, int4; did you mean int4?"),
+        ("precision: q4", "4: precision: 'q4' is not one of fp32, fp16, bf16, int8, int4, q4f16; did you mean int4?"),
         ("precision: [fp32, float16]", "did you mean fp16?"),
         ("keep_fp32: 3", "4: keep_fp32 is 3: input should be a valid list"),
         ("precision: fp16, keep_fp32: lm_haed", "4: keep_fp32: 'lm_haed' matches no weight's name; names are like"),

@@ -13,7 +13,7 @@ import pytest
 from tests import processes
 
 TESTS = Path(__file__).parent
-BY_HAND = ("peer_*.py", "bench/*.py")  # programs that a person starts
+BY_HAND = ("peer_*.py", "bench/*.py", "scale/*.py")  # programs that a person starts
 WAITS = re.compile(r"subprocess\.(run|Popen|call|check_call|check_output)\(|\.(wait|join|communicate)\(\)")
 ALLOWED = {"processes.py", "parity/upstream.py", "test_processes.py", "test_child.py"}  # limited, or in texts
 

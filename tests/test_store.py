@@ -173,7 +173,7 @@ def test_one_of_many_makes_it(url: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert len(taken) == 1
     taken[0].release()
     after = Lease(Objects(url), f"leases/{KEY}", Silent())
@@ -225,7 +225,7 @@ def test_a_lease_is_beaten_while_it_is_held(tmp_path: Path, monkeypatch: pytest.
         assert not deadline.wait(0.01)
     lease._stop.set()
     assert lease._beats is not None
-    lease._beats.join()
+    lease._beats.join(60)
     lease_of(objects, owner="another")
     lease.release()
     assert objects.read("lease") is not None, "another's is left to him"

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from convert.bundle import Bundle, Role
 from convert.errors import ConvertError
+from convert.estimate.amounts import size_in_bytes
 from convert.estimate.fit import room_for_weights
 from convert.estimate.setting import Setting
 from convert.formats.gguf import fit_proof
 from convert.formats.gguf.calibration_stage import STAGE as calibration
 from convert.formats.gguf.fit_costs import types_for
-from convert.formats.gguf.fit_options import size_in_bytes
 from convert.formats.gguf.fit_proof import Judge, Proved
 from convert.formats.gguf.memory import stored_file
 from convert.formats.gguf.reader import read_gguf_header

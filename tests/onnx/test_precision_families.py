@@ -21,7 +21,8 @@ from tests.fixtures_onnx_graphs import counts
 from tests.onnx.graphs import TextGraph, ledger_of, traced
 from tests.onnx.test_families import FAMILIES
 
-SHAPES = ("llama", "qwen2 tied", "qwen3", "phi3", "gemma2")  # all that differ in what stands around a layer
+SHAPES = ("llama with llama3 rope", "qwen2 tied", "qwen3", "phi3 with longrope", "gemma2: windows, soft caps")
+"""All that differ in what stands around a layer."""
 PASSES: dict[str, tuple[Callable[[ir.Model], None], float]] = {  # and the largest difference of a logit, of 1 and less
     "fp16": (lambda model: to_half(model, ir.DataType.FLOAT16), 0.004),
     "int8": (to_int8, 0.1),

@@ -98,7 +98,7 @@ def _forked(
     watch = _Watch(process.pid or 0, limits)
     process.join(processes.LIMIT * 2)
     watch.end()
-    process.join()
+    process.join(60)
     code = process.exitcode or 0
     process.close()
     return code, watch
@@ -157,7 +157,7 @@ class _Watch:
 
     def end(self) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(60)
         kill_session(self._session)
 
     def _look(self) -> None:

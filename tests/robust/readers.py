@@ -192,7 +192,7 @@ READERS: Mapping[str, Reader] = {
     "gguf, a source": Reader("x.gguf", _gguf_source, lambda: [_gguf()], largest=1 << 18),
     "gguf, structure": Reader("x.gguf", _structure, lambda: [_gguf()], largest=1 << 18),
     "onnx": Reader("x.onnx", _inspects, _onnx),
-    "onnx, judged": Reader("x.onnx", _of("convert.formats.onnx.existing_graphs:read_graph"), _onnx),
+    "onnx, judged": Reader("x.onnx", _of("convert.source.onnx_graph:read_graph"), _onnx),
     "onnx, structure": Reader("x.onnx", _structure, _onnx),
     "pickle": Reader("pytorch_model.bin", _of("convert.source.pickle_scan:scan"), _pickles),
     "trainer's index": Reader(".metadata", _trainer, _pickles),

@@ -57,10 +57,14 @@ def outputs(stage: str, bundle: Bundle) -> Iterator[Output]:
 
 
 def supports(checkpoint: Checkpoint) -> Support:
-    """Decoders whose tensors have roles that a graph is known for."""
-    from convert.formats.onnx.supports import supports
+    """What a task is known for and decoders that transformers can run without values, all tensors in their place."""
+    from convert.errors import ConvertError
+    from convert.formats.onnx.export import misfits
 
-    return supports(checkpoint)
+    try:
+        return Support(tuple(map(str, misfits(checkpoint))))
+    except ConvertError as error:
+        return Support(tuple(map(str, error.problems)))
 
 
 def supports_family(family: Family) -> Support:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from convert.formats.onnx.bind import Ledger
     from convert.formats.onnx.joined import Stored
     from convert.formats.onnx.tasks import Task
+    from convert.source.checkpoint import Checkpoint
 
 INT4 = ("int4", "q4f16")
 HALVES = {"fp16": "F16", "bf16": "BF16"}
@@ -128,6 +129,23 @@ def _home(source: Bundle) -> Path:
 def _skeleton(config: PretrainedConfig, task: Task) -> nn.Module:
     """transformers' whole model on no device: names and shapes."""
     return task.model(config)
+
+
+def misfits(checkpoint: Checkpoint) -> list[Problem]:
+    """What keeps a checkpoint that lies in a folder from being exported, by headers and config alone.
+
+    Raises ConvertError for a model that has no graphs.
+    """
+    from convert.formats.onnx.bind import match_tensors
+    from convert.formats.onnx.joined import Stored
+
+    kind = read_kind(checkpoint.folder, checkpoint.tensors)
+    cut = kind.graphs()
+    tensors = {name: Stored(name, t.dtype, t.shape, Path(), 0, 0) for name, t in checkpoint.tensors.items()}
+    ledger = match_tensors(_skeleton(kind.config, kind.task), tensors, whole=cut.is_whole)
+    if not ledger.problems:
+        families.parts_of(cut, kind.config)
+    return list(ledger.problems)
 
 
 def check(source: Bundle, settings: ExportSettings) -> list[Problem]:

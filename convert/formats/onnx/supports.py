@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from convert import architectures
 from convert.architectures import TASK_GRAPH, TEXT, TEXT_GRAPH, Family, Roles
-from convert.errors import ConvertError, InputError, Problem, raise_all
+from convert.errors import InputError, Problem, raise_all
 from convert.formats.base import Support
 from convert.formats.onnx import families, tasks
 from convert.json_types import JsonObject
 from convert.source import quantized
-from convert.source.checkpoint import Checkpoint, read_config, stored_config
+from convert.source.checkpoint import read_config, stored_config
 from convert.source.sentences import read_sentences, sentence_files
 
 if TYPE_CHECKING:
@@ -57,17 +57,6 @@ class ModelKind:
         if self.sentences is None or not pooling:
             return families.load_task(self.task, None)
         return families.load_task(self.task, Embedder(self.sentences, self.files))
-
-
-def supports(checkpoint: Checkpoint) -> Support:
-    """Yes for what a task is known for, and for decoders that transformers can run without values."""
-    try:
-        kind = read_kind(checkpoint.folder, checkpoint.tensors)
-        if kind.task.is_text:
-            families.parts_of(kind.graphs(), kind.config)
-    except ConvertError as error:
-        return Support(tuple(map(str, error.problems)))
-    return Support()
 
 
 def supports_family(family: Family) -> Support:

@@ -55,14 +55,14 @@ def check(cut: str) -> None:
 
 def supports(checkpoint: Checkpoint) -> Support:
     """Yes for what ONNX graphs are made of, where OpenVINO GenAI has a pipeline for it."""
+    from convert.formats.onnx.export import misfits
     from convert.formats.onnx.supports import read_kind
 
     try:
-        kind = read_kind(checkpoint.folder, checkpoint.tensors)
-        check(kind.cut)
+        check(read_kind(checkpoint.folder, checkpoint.tensors).cut)
+        return Support(tuple(map(str, misfits(checkpoint))))
     except ConvertError as error:
         return Support(tuple(map(str, error.problems)))
-    return Support()
 
 
 def names(cut: str) -> tuple[str, ...]:

@@ -47,9 +47,9 @@ def supports(checkpoint: Checkpoint) -> Support:
     """What ONNX graphs are made of: an engine is built from one."""
     from convert import architectures
     from convert.errors import ConvertError
-    from convert.formats.onnx.supports import supports
+    from convert.formats.onnx import FORMAT as ONNX
 
-    support = supports(checkpoint)
+    support = ONNX.supports(checkpoint)
     try:
         return _without_experts(support, architectures.roles(checkpoint.config, checkpoint.tensors))
     except ConvertError:  # of no family of ours

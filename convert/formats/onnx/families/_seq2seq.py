@@ -18,6 +18,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from convert.errors import InputError
 from convert.formats.onnx.families import Input, TracedGraph
 from convert.formats.onnx.families._encoder import AXES, text_inputs
 from convert.formats.onnx.families._forward import Forward, parameter_names
@@ -107,15 +108,23 @@ def _slots(cache: Mapping[str, Input]) -> dict[str, str]:
 
 def _shape(config: PretrainedConfig) -> tuple[int, int, int]:
     """Layers, heads and width of a head of a decoder, whatever its family calls them."""
-    said = config.to_dict()
-    layers = next(said[name] for name in ("decoder_layers", "num_decoder_layers", "num_layers") if name in said)
-    heads = next(said[name] for name in ("decoder_attention_heads", "num_heads") if name in said)
-    return layers, heads, said["d_kv"] if "d_kv" in said else said["d_model"] // heads
+    layers = _size(config, "decoder_layers", "num_decoder_layers", "num_layers")
+    heads = _size(config, "decoder_attention_heads", "num_heads")
+    return layers, heads, config.to_dict().get("d_kv") or _size(config, "d_model") // heads
 
 
 def _width(model: PreTrainedModel, config: PretrainedConfig) -> int:
-    width: int = config.to_dict()["d_model"]
-    return width
+    return _size(config, "d_model")
+
+
+def _size(config: PretrainedConfig, *names: str) -> int:
+    """The first of these numbers that the config says. Raises InputError for one of another kind of model."""
+    said = config.to_dict()
+    found = next((said[name] for name in names if isinstance(said.get(name), int)), None)
+    if found is None:
+        got = f"'{config.model_type}' says no {' or '.join(names)}: no graph is known for it"
+        raise InputError("config.json", got, "an encoder and a decoder, as T5, BART and Whisper are")
+    return int(found)
 
 
 def sound_inputs(model: PreTrainedModel, config: PretrainedConfig) -> dict[str, Input]:
