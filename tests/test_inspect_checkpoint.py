@@ -238,7 +238,7 @@ def test_bits_are_of_the_weights_in_the_file(vl: Path) -> None:
 def test_graphs_are_told_last_and_with_the_vision_encoder(vl: Path) -> None:
     told = asked(vl, quick=False)
     assert list(told)[-4:] == ["onnx", "onnx genai", "openvino", "tensorrt"]
-    assert [output.name for output in told["onnx"].outputs] == ["fp32", "fp16", "int8", "int4"]
+    assert [output.name for output in told["onnx"].outputs] == ["fp32", "fp16", "int8", "int4", "q4f16"]
     sizes = [output.size for output in told["onnx"].outputs]
     assert sizes == sorted(sizes, reverse=True)
 

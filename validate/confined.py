@@ -125,8 +125,7 @@ def _serve(target: object, pipe: Connection) -> None:
     """Answer until nobody asks; never returns."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end closes the pipe
-        nothing = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nothing, 2)  # a library that panics prints pages
+        _let_go(pipe.fileno())
         _limit_memory()
         while True:
             name, args = pipe.recv()
@@ -136,6 +135,16 @@ def _serve(target: object, pipe: Connection) -> None:
         os._exit(MEMORY)
     except BaseException:
         os._exit(1)
+
+
+def _let_go(kept: int) -> None:
+    """Close every file but one: locks are held, and pipes do not end, as long as any process has them open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.closerange(3, kept)
+    os.closerange(kept + 1, 1 << 20 if most == resource.RLIM_INFINITY else most)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):  # a library that panics prints pages
+        os.dup2(nothing, standard)
 
 
 def _answer(target: object, name: str, args: tuple[object, ...]) -> tuple[str, object]:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from convert.bundle import Artifact, Bundle, Model, Role
-from convert.errors import StageError
+from convert.errors import ConvertError
 from convert.formats.onnx.origin import origin
 from convert.formats.onnx.stage import STAGE as stage
 from convert.progress import Silent
@@ -222,7 +222,7 @@ def test_a_graph_that_torch_cannot_make_leaves_no_files(
         raise ValueError("its attention takes s_aux")
 
     monkeypatch.setattr(hollow, "_softmax", refuse)
-    with pytest.raises(StageError, match=r"torch cannot trace model .*its attention takes s_aux"):
+    with pytest.raises(ConvertError, match="its attention takes s_aux"):
         stage.run(stage.Options(), source_inputs(source), tmp_path, Silent())
     assert list(tmp_path.iterdir()) == []
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +107,15 @@ def test_it_ends_with_who_asked(asked: Confined[Stranger]) -> None:
     asked.close()
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def test_nothing_that_is_open_here_is_held_there(tmp_path: Path) -> None:
+    """A lock, above all: the next run of this process would wait for one that is over."""
+    stranger = Confined(Stranger(), "it")
+    with open(tmp_path / "lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert stranger.ask(Stranger.say, "a") == "aa"
+    with open(tmp_path / "lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert stranger.ask(Stranger.say, "b") == "bb"
+    stranger.close()
