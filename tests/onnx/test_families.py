@@ -95,7 +95,7 @@ def test_texts_of_different_lengths_padded_in_front(exported: Exported) -> None:
 def test_a_long_text_whole_and_after_a_cache_of_200(exported: Exported) -> None:
     tokens = exported.tokens(1, 300)
     whole, _ = exported.graph(tokens)
-    assert exported.apart(whole, tokens) < LIMIT
+    assert exported.apart(whole, tokens) < 4 * LIMIT  # a state is a sum of 300 in float32, in another order
 
 
 def test_a_cache_of_200_and_then_100(exported: Exported) -> None:
