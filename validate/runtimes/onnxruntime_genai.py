@@ -265,7 +265,7 @@ class OnnxRuntimeGenai(Runtime):
     DISTRIBUTIONS = ("onnxruntime-genai",)
     FORMATS = ("onnx-genai",)
     NOT_ASKED: ClassVar[Mapping[Ability, str]] = {
-        Ability.IMAGES: "onnxruntime-genai gives no image's embeddings away; clicks are asked of it"
+        Ability.IMAGES: "onnxruntime-genai gives no image's embeddings away, so images are not compared on it"
     }
 
     def available(self) -> str | None:
