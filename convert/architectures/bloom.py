@@ -64,4 +64,5 @@ FAMILY = Family(
     classes=("BloomForCausalLM", "BloomModel"),
     text=text,
     renames=(("transformer.", ""),),  # BigScience's own files have the names without
+    tested=("onnx",),
 )

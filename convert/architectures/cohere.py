@@ -56,4 +56,5 @@ FAMILY = Family(
     title="Command-R",
     classes=("CohereForCausalLM",),
     text=text,
+    tested=("onnx",),
 )

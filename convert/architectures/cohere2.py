@@ -44,4 +44,5 @@ FAMILY = Family(
     title="Command-R7B, Command-A",
     classes=("Cohere2ForCausalLM",),
     text=text,
+    tested=("onnx",),
 )

@@ -32,4 +32,5 @@ FAMILY = Family(
     title="Gemma 1",
     classes=("GemmaForCausalLM",),
     text=text,
+    tested=("onnx",),
 )

@@ -70,4 +70,5 @@ FAMILY = Family(
     title="Gemma 3",
     classes=("Gemma3ForCausalLM",),
     text=text,
+    tested=("onnx",),
 )

@@ -242,4 +242,5 @@ FAMILY = Family(
     ),
     text=text,
     renames=(NESTED,),
+    tested=("onnx",),
 )

@@ -69,4 +69,5 @@ FAMILY = Family(
     classes=("GPTNeoXForCausalLM",),
     text=text,
     renames=(("lm_head.", "embed_out."),),  # transformers 5
+    tested=("onnx",),
 )

@@ -56,4 +56,5 @@ FAMILY = Family(
     title="Ministral 3",
     classes=("Ministral3ForCausalLM",),
     text=text,
+    tested=("onnx",),
 )

@@ -77,4 +77,5 @@ FAMILY = Family(
     title="MPT",
     classes=("MPTForCausalLM", "MptForCausalLM"),
     text=text,
+    tested=("onnx",),
 )

@@ -45,4 +45,5 @@ FAMILY = Family(
     title="Phi-1, 1.5 and 2",
     classes=("PhiForCausalLM",),
     text=text,
+    tested=("onnx",),
 )

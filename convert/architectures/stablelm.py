@@ -55,4 +55,5 @@ FAMILY = Family(
     title="StableLM",
     classes=("StableLmForCausalLM", OLD),
     text=text,
+    tested=("onnx",),
 )

@@ -62,4 +62,5 @@ FAMILY = Family(
     classes=("GPTBigCodeForCausalLM",),
     text=text,
     renames=(("transformer.", ""),),
+    tested=("onnx",),
 )

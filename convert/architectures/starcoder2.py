@@ -38,4 +38,5 @@ FAMILY = Family(
     title="StarCoder 2",
     classes=("Starcoder2ForCausalLM",),
     text=text,
+    tested=("onnx",),
 )
