@@ -42,14 +42,14 @@ from quantize.simd import (
 PARTS = np.array([1.05 - 0.05 * k for k in range(11)], np.float32)
 """The parts of a group's range that a fit begins with."""
 TURNS = 2
-_KINDS = {"F32": 0, "F16": 1, "BF16": 2}
-_TINY = np.float32(1e-20)
+KINDS = {"F32": 0, "F16": 1, "BF16": 2}
+TINY = np.float32(1e-20)
 _BELOW, _TRIED = {"nvfp4": 2, "mxfp4": 1, "mxfp8": 1}, {"nvfp4": 8, "mxfp4": 3, "mxfp8": 3}
 
 
 @inlined
 def stored(value, kind):
-    """The numbers that the type of the file has for lanes; `kind` as in _KINDS."""
+    """The numbers that the type of the file has for lanes; `kind` as in KINDS."""
     if kind == 1:
         return from_float16(to_float16(minimum(maximum(value, splat(-65504)), splat(65504))))
     if kind == 2:
@@ -59,14 +59,14 @@ def stored(value, kind):
 
 
 @inlined
-def _inverse(scale):
+def inverse_of(scale):
     """1 / scale; 0 for one so small that all values of its group are equal."""
-    return where(fabs(scale) < _TINY, splat(0), splat(1) / where(fabs(scale) < _TINY, splat(1), scale))
+    return where(fabs(scale) < TINY, splat(0), splat(1) / where(fabs(scale) < TINY, splat(1), scale))
 
 
 @inlined
 def _error(x, w, n, scale, bias, top):
-    inverse, total = _inverse(scale), splat(0)
+    inverse, total = inverse_of(scale), splat(0)
     for i in range(n):
         value = load(x, i * LANES)
         off = limited_level((value - bias) * inverse, top) * scale + bias - value
@@ -94,7 +94,7 @@ def fit(flat, costs, columns, group, parts, turns, top, kind, scales, biases, fi
         best_scale, best_bias = stored(load(scales, place), kind), stored(load(biases, place), kind)
         best = _error(x, w, group, best_scale, best_bias, top)
         for t in range(parts.size):
-            scale = maximum((high - low) * (parts[t] / top), splat(_TINY))
+            scale = maximum((high - low) * (parts[t] / top), splat(TINY))
             bias = low + (high - low) * ((np.float32(1) - parts[t]) * np.float32(0.5))
             for _ in range(turns):  # the line through the values at their levels: of least weighted squares
                 inverse = splat(1) / scale
@@ -109,8 +109,8 @@ def fit(flat, costs, columns, group, parts, turns, top, kind, scales, biases, fi
                     x1 += weight * value
                     xq += of_level * value
                 spread = ones * q2 - q1 * q1
-                slope = (ones * xq - q1 * x1) / where(spread > _TINY, spread, splat(1))
-                better = (spread > _TINY) & (slope > _TINY)
+                slope = (ones * xq - q1 * x1) / where(spread > TINY, spread, splat(1))
+                better = (spread > TINY) & (slope > TINY)
                 bias = where(better, (x1 - slope * q1) / ones, bias)
                 scale = where(better, slope, scale)
             far = bias + scale * top
@@ -157,7 +157,7 @@ def searched(
 
 def encoded(values: np.ndarray, layout: Layout, scales: np.ndarray, biases: np.ndarray) -> Encoded:
     """The values at their nearest levels, of scales and biases (rows, groups) that the file can hold."""
-    usable = np.where(np.abs(scales) < _TINY, np.float32(1), scales)  # of a group of equal values: all are its bias
+    usable = np.where(np.abs(scales) < TINY, np.float32(1), scales)  # of a group of equal values: all are its bias
     return Encoded(mlx.pack(mlx.levels(values, layout, usable, biases), layout.bits), usable, biases)
 
 
@@ -171,7 +171,7 @@ def affine_scales(
     if more := max(0, LANES - scales.size):  # of so small a matrix: rows of zeros
         flat = np.concatenate([flat, np.zeros(more * width, np.float32)])
     found = [np.concatenate([part.reshape(-1), np.ones(more, np.float32)]) for part in (scales, biases)]
-    top, kind = np.float32((1 << layout.bits) - 1), _KINDS[dtype]
+    top, kind = np.float32((1 << layout.bits) - 1), KINDS[dtype]
     arrays = flat, np.resize(costs, columns + LANES * width), columns, width, PARTS, TURNS, top, kind, *found
     groups = found[0].size
     each = max(LANES, -(-groups // max(threads, 1)))

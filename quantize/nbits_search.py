@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from quantize import nbits
-from quantize.mlx_search import costs_of, stored
+from quantize.mlx_search import KINDS, TINY, costs_of, inverse_of, stored
 from quantize.nbits_layout import Encoded, Layout
 from quantize.simd import (
     LANES,
@@ -37,20 +37,12 @@ from quantize.simd import (
 
 RANGES = np.array([1.05, 0.97, 0.9, 0.82, 0.74, 0.66], np.float32)
 """The parts of a block's range that a search begins with."""
-_KINDS = {"F32": 0, "F16": 1, "BF16": 2}
-_TINY = np.float32(1e-20)
-
-
-@inlined
-def _inverse(scale):
-    small = fabs(scale) < _TINY
-    return where(small, splat(0), splat(1) / where(small, splat(1), scale))
 
 
 @inlined
 def _error(x, w, n, scale, zero, top):
     """What is left of the values, weighed; and the scale that fits their levels best."""
-    inverse = _inverse(scale)
+    inverse = inverse_of(scale)
     total, along, square = splat(0), splat(0), splat(0)
     for i in range(n):
         value, weight = load(x, i * LANES), load(w, i * LANES)
@@ -60,14 +52,14 @@ def _error(x, w, n, scale, zero, top):
         of_level = weight * level
         along += of_level * value
         square += of_level * level
-    fits = square > _TINY
+    fits = square > TINY
     return total, where(fits, along / where(fits, square, splat(1)), scale)
 
 
 @inlined
 def _line(x, w, n, scale, zero, top):
     """Scale and zero point, whole, of the line through the values at their levels: of least weighed squares."""
-    inverse = _inverse(scale)
+    inverse = inverse_of(scale)
     ones, q1, q2, x1, xq = splat(0), splat(0), splat(0), splat(0), splat(0)
     for i in range(n):
         value, weight = load(x, i * LANES), load(w, i * LANES)
@@ -79,9 +71,9 @@ def _line(x, w, n, scale, zero, top):
         x1 += weight * value
         xq += of_level * value
     spread = ones * q2 - q1 * q1
-    slope = (ones * xq - q1 * x1) / where(spread > _TINY, spread, splat(1))
-    good = (spread > _TINY) & (slope > _TINY)
-    slope = where(good, slope, where(fabs(scale) < _TINY, splat(1), scale))
+    slope = (ones * xq - q1 * x1) / where(spread > TINY, spread, splat(1))
+    good = (spread > TINY) & (slope > TINY)
+    slope = where(good, slope, where(fabs(scale) < TINY, splat(1), scale))
     crossing = (q1 - x1 / slope) / ones  # the level that is worth 0
     return where(good, slope, scale), where(good, limited_level(crossing, top), zero)
 
@@ -113,8 +105,8 @@ def fit(flat, costs, columns, width, ranges, top, symmetric, kind, scales, zeros
                     sign = np.float32(1) if side == 0 else np.float32(-1)
                     scale, zero = far * (sign * ranges[t] / middle), splat(middle)
                 else:
-                    scale = maximum((high - low) * (ranges[t] / top), splat(_TINY))
-                    zero = limited_level((-low * ranges[t]) * _inverse(scale), top)
+                    scale = maximum((high - low) * (ranges[t] / top), splat(TINY))
+                    zero = limited_level((-low * ranges[t]) * inverse_of(scale), top)
                     scale, zero = _line(x, w, width, scale, zero, top)
                 for _turn in range(2):
                     scale = stored(scale, kind)
@@ -147,7 +139,7 @@ def best_scales(whole: np.ndarray, layout: Layout, costs: np.ndarray, threads: i
         flat = np.concatenate([flat, np.zeros(more * width, np.float32)])
     found = [np.concatenate([part.reshape(-1), np.ones(more, np.float32)]) for part in (scales, zeros)]
     reach = np.resize(np.asarray(costs, np.float32), columns + LANES * width)
-    arrays = flat, reach, columns, width, RANGES, np.float32(layout.top), layout.symmetric, _KINDS[layout.scales]
+    arrays = flat, reach, columns, width, RANGES, np.float32(layout.top), layout.symmetric, KINDS[layout.scales]
     groups = found[0].size
     each = max(LANES, -(-groups // max(threads, 1)))
     parts = [(at, groups if groups - at < 2 * each else at + each) for at in range(0, groups - each + 1, each)]

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 
 import numpy as np
@@ -79,9 +79,14 @@ class Open:
         """Bytes by layout."""
         return {name: replace(tensor, layout=one).nbytes for name, one in self.kinds[tensor.module].items()}
 
+    @cached_property
+    def around(self) -> int:
+        """Bytes of the tensors that no choice is about."""
+        return sum(tensor.nbytes for tensor in self.folder.tensors if tensor.module not in self.kinds)
+
     def room(self, target: Target) -> int:
         """Bytes for the free tensors. Raises PlanError where their smallest layouts take more."""
-        around = sum(tensor.nbytes for tensor in self.folder.tensors if tensor.module not in self.kinds)
+        around = self.around
         values = sum(prod(tensor.placed.shape) for tensor in self.folder.tensors)
         header = self._headers if target.file is not None else 0
         asked = target.file if target.file is not None else int((target.bits or 0) * values / 8)
@@ -149,11 +154,12 @@ def choose(opened: Open, target: Target, source: Bundle, progress: Progress) -> 
     layouts = {module: opened.kinds[module][name] for module, name in found.choices.items()}
     counts = Counter(found.choices.values()).most_common()
     progress.note(f"fit {target}: " + ", ".join(f"{count} of {name}" for name, count in counts))
-    return Chosen(layouts, _report(opened, target, found, table, known.words))
+    asked = {"asked": str(target), "budget": opened.around + room, "by": known.words}
+    return Chosen(layouts, {**asked, **_report(opened, found, table)})
 
 
-def _report(opened: Open, target: Target, found: Best, table: Mapping[str, Mapping[str, Cost]], words: str) -> JsonDict:
-    """As the report of a fit has it (validate/report/schema_fit.py)."""
+def _report(opened: Open, found: Best, table: Mapping[str, Mapping[str, Cost]]) -> JsonDict:
+    """What was chosen, as the report of a fit has it (validate/report/schema_fit.py)."""
     losses = {module: table[module][name].loss for module, name in found.choices.items()}
     total = sum(losses.values()) or 1.0
     matrices = [
@@ -167,18 +173,8 @@ def _report(opened: Open, target: Target, found: Best, table: Mapping[str, Mappi
         }
         for tensor in opened.free
     ]
-    whole = sum(tensor.nbytes for tensor in opened.folder.tensors if tensor.module not in opened.kinds) + found.bytes
     why = {"why": "chosen for the size", "predicted": found.loss, "measured": None}
-    budget = whole - found.bytes + opened.room(target)
-    return {
-        "asked": str(target),
-        "budget": budget,
-        "bytes": whole,
-        "by": words,
-        **why,
-        "candidates": [why],
-        "matrices": matrices,
-    }
+    return {"bytes": opened.around + found.bytes, **why, "candidates": [why], "matrices": matrices}
 
 
 @dataclass(frozen=True, eq=False)

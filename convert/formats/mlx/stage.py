@@ -296,8 +296,7 @@ def _sizes(options: MLXOptions, folder: Folder) -> dict[str, int]:
     from convert.source.checkpoint import SAFETENSORS
 
     opened = _opened(options, folder)
-    around = sum(tensor.nbytes for tensor in folder.tensors if tensor.module not in opened.kinds)
-    left = around + opened.room(options.fit.target)
+    left = opened.around + opened.room(options.fit.target)
     names = SAFETENSORS.names(-(-left // SHARD_BYTES))
     return {file: min(SHARD_BYTES, left - number * SHARD_BYTES) for number, file in enumerate(names)}
 

@@ -25,12 +25,10 @@ from convert.source.companions import ROLES
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from torch import nn
     from transformers import PretrainedConfig
 
     from convert.formats.onnx.bind import Ledger
     from convert.formats.onnx.joined import Stored
-    from convert.formats.onnx.tasks import Task
     from convert.source.checkpoint import Checkpoint
 
 INT4 = ("int4", "q4f16")
@@ -103,7 +101,7 @@ def _prepared(
     config, cut = kind.config, kind.graphs(pooling=pooling)
     if cut.is_whole:
         tensors = stored(source, heads=True)
-    ledger = match_tensors(_skeleton(config, kind.task), tensors, whole=cut.is_whole)
+    ledger = match_tensors(kind.task.model(config), tensors, whole=cut.is_whole)
     made = families.parts_of(cut, config) if not ledger.problems else []
     parts = {
         part.name: tuple(dict.fromkeys(entry for name in part.parameters.values() for entry in _entries(ledger, name)))
@@ -126,11 +124,6 @@ def _home(source: Bundle) -> Path:
     return path.parent
 
 
-def _skeleton(config: PretrainedConfig, task: Task) -> nn.Module:
-    """transformers' whole model on no device: names and shapes."""
-    return task.model(config)
-
-
 def misfits(checkpoint: Checkpoint) -> list[Problem]:
     """What keeps a checkpoint that lies in a folder from being exported, by headers and config alone.
 
@@ -142,7 +135,7 @@ def misfits(checkpoint: Checkpoint) -> list[Problem]:
     kind = read_kind(checkpoint.folder, checkpoint.tensors)
     cut = kind.graphs()
     tensors = {name: Stored(name, t.dtype, t.shape, Path(), 0, 0) for name, t in checkpoint.tensors.items()}
-    ledger = match_tensors(_skeleton(kind.config, kind.task), tensors, whole=cut.is_whole)
+    ledger = match_tensors(kind.task.model(kind.config), tensors, whole=cut.is_whole)
     if not ledger.problems:
         families.parts_of(cut, kind.config)
     return list(ledger.problems)
